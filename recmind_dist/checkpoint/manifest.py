@@ -1,0 +1,93 @@
+"""manifest.json of a checkpoint: who saved which rows, every file's size and sha256, and the run's own `info`."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
+from recmind_dist.config import Settings
+from recmind_dist.errors import CheckpointError
+from recmind_dist.storage import read_json
+
+KIND = "checkpoint"
+SCHEMA = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class NewerSchemaError(CheckpointError):
+    """A newer program wrote this checkpoint: stepping back to an older one would lose its work, so nobody does."""
+
+
+class FileEntry(Settings):
+    """Size and hash of a file."""
+
+    bytes: int = Field(ge=0, strict=True)
+    sha256: str = Field(pattern=_SHA256.pattern, min_length=64, max_length=64)
+
+
+class Manifest(Settings):
+    """What a committed checkpoint holds. `row_ranges[r]` is the half-open range of table rows in rank r's file."""
+
+    kind: Literal["checkpoint"]
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    sequence: int = Field(ge=1, strict=True)
+    """Grows by one with every commit in the directory: newest trusts no clock, and no step (rollbacks repeat them)."""
+    world_size: int = Field(ge=1, strict=True)
+    num_rows: int = Field(ge=0, strict=True)
+    row_ranges: list[tuple[int, int]]
+    files: dict[str, FileEntry]
+    info: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _ranges_tile_the_table(self) -> "Manifest":
+        check_ranges(self.row_ranges, self.num_rows)
+        if len(self.row_ranges) != self.world_size:
+            raise ValueError(f"{len(self.row_ranges)} row ranges for {self.world_size} ranks")
+        expected = {DENSE, *map(rows_file, range(self.world_size))}
+        if set(self.files) != expected:
+            raise ValueError(f"files are {sorted(self.files)[:9]}, not the {len(expected)} of {self.world_size} ranks")
+        return self
+
+
+def check_ranges(ranges: list[tuple[int, int]], num_rows: int) -> None:
+    """Raises ValueError unless the ranges follow each other from 0 to num_rows."""
+    end = 0
+    for rank, (start, stop) in enumerate(ranges):
+        if start != end or stop < start:
+            raise ValueError(f"rank {rank} has rows {start} to {stop}, expected to start at {end}")
+        end = stop
+    if end != num_rows:
+        raise ValueError(f"rows end at {end}, the table has {num_rows}")
+
+
+def read_commit(path: Path) -> Manifest:
+    """The manifest of a committed checkpoint directory; hashes nothing but the manifest.
+
+    Raises:
+        NewerSchemaError: written by a newer program. CheckpointError: COMMIT or manifest damaged.
+    """
+    for name in (COMMIT, MANIFEST):
+        if (path / name).is_symlink() or not (path / name).is_file():
+            raise CheckpointError(f"{path / name}: missing or not a plain file: the checkpoint cannot be used")
+    commit, data = (path / COMMIT).read_bytes()[:200], (path / MANIFEST).read_bytes()
+    # before anything is read out of it: a flipped bit must not pass for a newer schema
+    if commit.strip().decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
+        raise CheckpointError(f"{path / COMMIT}: does not match {MANIFEST}: the checkpoint is damaged")
+    raw = read_json(path / MANIFEST, CheckpointError)
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise NewerSchemaError(
+            f"{path / MANIFEST}: schema version {schema}, this program reads {SCHEMA}: use the version that wrote it"
+        )
+    if schema != SCHEMA:
+        raise CheckpointError(f"{path / MANIFEST}: schema version {schema!r}, this program reads {SCHEMA}")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"])) or "manifest"
+        message = fault["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"{path / MANIFEST}: {key}: {message}: the manifest is damaged") from error

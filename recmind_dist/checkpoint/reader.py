@@ -1,0 +1,146 @@
+"""Finding and reading checkpoints: what verifies is used, what does not is named, nothing begins afresh in silence."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from recmind_dist.checkpoint.layout import COMMIT, DENSE, attempt_directories, rows_file, step_of
+from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_commit
+from recmind_dist.checkpoint.retention import score_of
+from recmind_dist.checkpoint.shards import read_rows, read_shard, shard_layout
+from recmind_dist.errors import CheckpointError
+from recmind_dist.storage import verify_manifest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint, open for reading on any number of ranks."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """Directory name, as `find_checkpoint` takes it."""
+        return self.path.name
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done when it was saved."""
+        return step_of(self.path.name) or 0
+
+    @property
+    def score(self) -> float | None:
+        """Validation score at that time, if there was one."""
+        return score_of(self.manifest.info)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the run said of itself: phase, epoch, step, cursor, metrics, config, hashes."""
+        return self.manifest.info
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the whole table."""
+        return self.manifest.num_rows
+
+    @property
+    def row_names(self) -> list[str]:
+        """Names of the tensors that are kept by row."""
+        return sorted(shard_layout(self.path / rows_file(0)))
+
+    def dense(self) -> dict[str, Tensor]:
+        """All tensors that are not by row."""
+        return read_shard(self.path / DENSE)
+
+    def rows(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Rows [start, stop) of every tensor kept by row, whoever saved them. Shapes: [stop - start, …]."""
+        if not 0 <= start <= stop <= self.num_rows:
+            raise CheckpointError(f"{self.path}: rows {start} to {stop} asked for, the table has {self.num_rows}")
+        shards = [(self.path / rows_file(rank), *span) for rank, span in enumerate(self.manifest.row_ranges)]
+        return read_rows(shards, start, stop)
+
+
+def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
+    """Opens one checkpoint directory.
+
+    Args:
+        verify: hash every file; False where another rank has just done so.
+    Raises:
+        CheckpointError: not committed, damaged, of a newer schema, or not a checkpoint at all.
+    """
+    if path.is_symlink() or not path.is_dir() or step_of(path.name) is None:
+        raise CheckpointError(f"{path}: not a checkpoint directory: give one named step-<step>.<attempt>")
+    if not (path / COMMIT).exists():
+        raise CheckpointError(f"{path}: never committed: its save was cut short, use another checkpoint")
+    manifest = read_commit(path)
+    files = {name: entry.model_dump() for name, entry in manifest.files.items()}
+    if verify:
+        verify_manifest(path, {"files": files}, CheckpointError)
+    for rank, (start, stop) in enumerate(manifest.row_ranges):
+        for name, (_, shape) in shard_layout(path / rows_file(rank)).items():
+            if not shape or shape[0] != stop - start:
+                raise CheckpointError(f"{path / rows_file(rank)}: {name} has shape {shape}, not {stop - start} rows")
+    shard_layout(path / DENSE)
+    return Checkpoint(path, manifest)
+
+
+def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -> Checkpoint | None:
+    """The checkpoint to go on from, None if none was ever committed.
+
+    Args:
+        directory: a run's checkpoints/; which: "last", "best" (by info["score"]; the newest if none has one), or a
+            name; verify: hash every file of the one that is returned.
+    Raises:
+        CheckpointError: checkpoints are there and none is good; or the named one is not; or one is of a newer schema.
+    """
+    directory = Path(directory)
+    if which not in ("last", "best"):
+        if step_of(which) is None:
+            raise CheckpointError(f"checkpoint {which!r}: give last, best, or a name like step-00001234.0a1b2c3d")
+        return open_checkpoint(directory / which, verify)
+    faults, readable = _readable(directory)
+    for path, _ in _by_preference(readable, which):
+        try:
+            return open_checkpoint(path, verify)
+        except NewerSchemaError:
+            raise
+        except CheckpointError as error:
+            faults.append(error)
+            log.warning("%s; trying the next checkpoint", error)
+    if faults:
+        raise CheckpointError(f"{directory}: {len(faults)} checkpoint(s), none is good: {faults[0]}") from faults[0]
+    return None
+
+
+def _readable(directory: Path) -> tuple[list[CheckpointError], list[tuple[Path, Manifest]]]:
+    faults: list[CheckpointError] = []
+    readable: list[tuple[Path, Manifest]] = []
+    for path in attempt_directories(directory):
+        try:
+            if path.is_symlink():
+                raise CheckpointError(f"{path}: a symbolic link: not followed, copy the checkpoint itself")
+            if (path / COMMIT).is_symlink() or (path / COMMIT).exists():
+                readable.append((path, read_commit(path)))
+        except NewerSchemaError:
+            raise
+        except CheckpointError as error:
+            faults.append(error)
+            log.warning("%s; passing it over", error)
+    return faults, readable
+
+
+def _by_preference(readable: list[tuple[Path, Manifest]], which: str) -> list[tuple[Path, Manifest]]:
+    newest = sorted(readable, key=lambda found: found[1].sequence, reverse=True)
+    if which == "last":
+        return newest
+    scored = [found for found in newest if score_of(found[1].info) is not None]
+    if newest and not scored:
+        log.warning("%s: no checkpoint has a score: the newest stands for the best", newest[0][0].parent)
+        return newest
+    return sorted(scored, key=lambda found: score_of(found[1].info) or 0.0, reverse=True)

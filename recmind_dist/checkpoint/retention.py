@@ -1,0 +1,60 @@
+"""Which checkpoints stay, and how the others go: COMMIT first, so that a kill between leaves no half checkpoint."""
+
+import logging
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.checkpoint.layout import COMMIT, attempt_directories, step_of
+from recmind_dist.checkpoint.manifest import Manifest, read_commit
+from recmind_dist.errors import CheckpointError
+from recmind_dist.storage import fsync_directory
+
+log = logging.getLogger(__name__)
+
+
+def score_of(info: Mapping[str, Any]) -> float | None:
+    """The validation score in a checkpoint's info (higher is better), None if it has none."""
+    score = info.get("score")
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+        return None
+    return float(score)
+
+
+def kept(manifests: Mapping[Path, Manifest], keep_last: int, keep_best: int) -> set[Path]:
+    """The paths to keep: newest by sequence, and best by score (of equal scores the newer)."""
+    newest = sorted(manifests, key=lambda path: manifests[path].sequence, reverse=True)
+    scores = {path: score for path in newest if (score := score_of(manifests[path].info)) is not None}
+    best = sorted(scores, key=lambda path: scores[path], reverse=True)
+    return {*newest[: max(keep_last, 1)], *best[:keep_best]}
+
+
+def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> None:
+    """Rank 0, just after `committed` came to be: deletes what retention does not keep.
+
+    Directories without COMMIT go too, if their step is not past that of `committed`: later ones may be shares that
+    another rank writes at this moment. Damaged checkpoints stay, for people to look at.
+    """
+    manifests: dict[Path, Manifest] = {}
+    for path in attempt_directories(directory):
+        if path.is_symlink():
+            continue
+        if not (path / COMMIT).exists():
+            if path.name != committed and (step_of(path.name) or 0) <= (step_of(committed) or 0):
+                remove(path)
+            continue
+        try:
+            manifests[path] = read_commit(path)
+        except CheckpointError as error:
+            log.warning("%s", error)
+    for path in set(manifests) - kept(manifests, keep_last, keep_best):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Deletes a checkpoint: from the unlinking of COMMIT on it does not exist for a reader."""
+    (path / COMMIT).unlink(missing_ok=True)
+    fsync_directory(path)
+    shutil.rmtree(path)

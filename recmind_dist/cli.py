@@ -1,0 +1,188 @@
+"""`recmind …`: thin commands over the rooms. An error a person can mend is one sentence and an exit code."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recmind_dist.errors import RecmindError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Trains RecMind: a language model and a gated LightGCN, on one machine or a Ray cluster.",
+)  # fmt: skip
+
+Config = Annotated[Path, typer.Argument(help="YAML file; see configs/", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, over the file's own", show_default=False)]
+Run = Annotated[Path, typer.Argument(help="a run directory", show_default=False)]
+Resume = Annotated[str, typer.Option(help="auto: go on where the run stands; must: fail if there is nothing; never: start over")]
+Mismatch = Annotated[bool, typer.Option("--allow-mismatch", help="go on although settings, graph or texts have changed")]
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, resume: Resume = "auto", allow_mismatch: Mismatch = False) -> None:
+    """All stages: fetch, prepare, embed, train, evaluate; then the variants to compare with. Skips what is done."""
+    from recmind_dist.report import comparison_table, print_table, strata_table
+    from recmind_dist.training import pipeline
+
+    main_config = _load(config, overrides)
+    _check_resume(resume)
+    results = {main_config.variant: pipeline.run(main_config, _say, resume, allow_mismatch)}
+    for variant in main_config.compare:
+        _say(f"variant {variant}:")
+        other = _load(config, [*(overrides or []), f"run_dir={main_config.run_dir}-{variant}"], variant)
+        results[variant] = pipeline.run(other, _say, resume, allow_mismatch)
+    print_table(comparison_table(results, title=f"{main_config.dataset.name}, test, full catalogue (cold: item degree ≤ 3)"))
+    print_table(strata_table(results))
+
+
+@app.command()
+def validate(config: Config, overrides: Overrides = None) -> None:
+    """Checks a config, its variant and its overrides; starts nothing."""
+    checked = _load(config, overrides)
+    for variant in checked.compare:
+        _load(config, overrides, variant)
+    _say(f"{config}: valid: {checked.variant} on {checked.dataset.name}, run directory {checked.run_dir}")
+
+
+@app.command()
+def fetch(names: Annotated[list[str], typer.Argument(help="ml-100k, minilm, smollm2", show_default=False)]) -> None:
+    """Brings data sets to data/ and models to models/, checked against their sha256."""
+    from recmind_dist.training.pipeline import fetch_asset
+
+    for name in names:
+        _say(f"{name}: at {fetch_asset(name)}")
+
+
+@app.command()
+def synth(
+    into: Annotated[Path, typer.Argument(help="directory to make", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="num_users=…, num_edges=…, seed=…", show_default=False)] = None,
+) -> None:
+    """Makes a synthetic data set: a power-law graph with planted communities that its texts tell of."""
+    from recmind_dist.config import resolve_settings
+    from recmind_dist.config.yaml import Document
+    from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
+
+    settings = resolve_settings(SyntheticSettings, Document("synth", {}), overrides)
+    _say(f"synthetic data: at {synthesize(settings, into)}")
+
+
+@app.command()
+def prepare(config: Config, overrides: Overrides = None) -> None:
+    """Fetches, ingests, splits and partitions."""
+    from recmind_dist.training import pipeline
+
+    pipeline.prepare(_load(config, overrides), _say)
+
+
+@app.command()
+def embed(config: Config, overrides: Overrides = None) -> None:
+    """Turns all texts into vectors; a second run embeds nothing, a changed text only its shard."""
+    from recmind_dist.training import fit, pipeline
+
+    checked = _load(config, overrides)
+    prepared = fit.prepare_texts(checked, pipeline.prepare(checked, _say))
+    if prepared.texts is None:
+        _say(f"variant {checked.variant} uses no text: nothing to embed")
+        return
+    fit.embed(checked, prepared.texts, None, _say)
+
+
+@app.command()
+def train(config: Config, overrides: Overrides = None, resume: Resume = "auto", allow_mismatch: Mismatch = False) -> None:
+    """Trains to the end of the joint phase, going on from the last checkpoint."""
+    from recmind_dist.report import RunDirectory
+    from recmind_dist.training import fit, pipeline
+
+    checked = _load(config, overrides)
+    _check_resume(resume)
+    if checked.variant == "popularity":
+        _say("variant popularity has nothing to train")
+        return
+    with RunDirectory(checked.run_dir).lock():
+        prepared = fit.prepare_texts(checked, pipeline.prepare(checked, _say))
+        fit.fit(checked, prepared, _say, resume, allow_mismatch)
+    _say(f"trained: at {checked.run_dir}")
+
+
+@app.command()
+def evaluate(run_dir: Run) -> None:
+    """Evaluates a run's best checkpoint on the test split and writes results.json."""
+    from recmind_dist.report import comparison_table, print_table, strata_table
+    from recmind_dist.training import pipeline
+    from recmind_dist.training.evaluate import read_run
+
+    directory, config, inputs = read_run(run_dir)
+    found = {config.variant: pipeline.evaluate(config.model_copy(update={"run_dir": run_dir}), inputs, directory)}
+    print_table(comparison_table(found, title=config.dataset.name))
+    print_table(strata_table(found))
+
+
+@app.command()
+def recommend(
+    run_dir: Run,
+    user: Annotated[str, typer.Option(help="external user id")],
+    k: Annotated[int, typer.Option(min=1, help="items")] = 10,
+) -> None:
+    """Prints the best items that a user has not had."""
+    from recmind_dist.export import load
+
+    recommender = load(run_dir)
+    print(f"for user {user}:")
+    for place, item in enumerate(recommender.recommend(user, k), 1):
+        print(f"{place:3d}  {item.score:9.4f}  {item.item_id:>10}  {item.title}")
+
+
+def _load(path: Path, overrides: list[str] | None, variant: str | None = None):  # type: ignore[no-untyped-def]
+    from recmind_dist.training.run_config import load_run_config
+
+    return load_run_config(path, overrides, variant)
+
+
+def _check_resume(resume: str) -> None:
+    if resume not in ("auto", "must", "never"):
+        raise RecmindError(f"--resume {resume}: choose auto, must or never")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code; RECMIND_TRACEBACK=1 shows where they arose."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("RECMIND_TRACEBACK"):
+            raise
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    """Prints the sentence for an error and returns the exit code. What is no user's error keeps its traceback."""
+    from click import ClickException
+
+    if isinstance(error, RecmindError):
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        print(f"error: {error.filename}: {error.strerror}: free space or check permissions, then run again", file=sys.stderr)
+        return 4
+    raise error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""From a file and `key.sub=value` words to a checked settings object."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from recmind_dist.config.settings import Settings
+from recmind_dist.config.yaml import Document, KeyPath, load_yaml, parse_yaml
+from recmind_dist.errors import ConfigError
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(model: type[S], path: Path, overrides: list[str] | None = None) -> S:
+    """Reads `path`, applies overrides in order, validates.
+
+    Raises:
+        ConfigError: one line a fault, each with file:line (or the override) and the key's full name.
+    """
+    return resolve_settings(model, load_yaml(path), overrides)
+
+
+def resolve_settings(model: type[S], document: Document, overrides: list[str] | None = None) -> S:
+    """As `load_settings`, from a document already read."""
+    from_override: dict[KeyPath, str] = {}
+    document = replace(document, values=deepcopy(document.values))  # the caller may resolve it again
+    for word in overrides or []:
+        _apply(document.values, word, from_override)
+    try:
+        return model.model_validate(document.values)
+    except ValidationError as error:
+        lines = [_sentence(dict(fault), document, from_override) for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _apply(values: dict[str, Any], word: str, from_override: dict[KeyPath, str]) -> None:
+    key, equals, text = word.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"override {word!r}: write key.sub=value")
+    value = parse_yaml(f"value: {text}", f"override {word!r}").values.get("value")
+    path = key.split(".")
+    place = values
+    for part in path[:-1]:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise ConfigError(f"override {word!r}: {part!r} is a value, not a group of settings")
+    place[path[-1]] = value
+    from_override[tuple(path)] = word
+
+
+def _sentence(fault: dict[str, Any], document: Document, from_override: dict[KeyPath, str]) -> str:
+    path = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    word = next((from_override[path[:end]] for end in range(len(path), 0, -1) if path[:end] in from_override), None)
+    where = f"override {word!r}" if word else document.where(path)
+    name = ".".join(map(str, path)) or "config"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: {name}: unknown key: see docs/config.md for the keys of this group"
+    if fault["type"] == "missing":
+        return f"{where}: {name}: missing: give it a value"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = repr(fault.get("input"))
+    return f"{where}: {name}: {message}" + ("" if fault["type"] == "value_error" else f" (got {shown[:80]})")

@@ -1,0 +1,143 @@
+"""YAML through ruamel.yaml's safe YAML 1.2 reader, which knows that `1e-3` is a number and keeps every key's line."""
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, DocumentStartEvent
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from recmind_dist.errors import ConfigError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: plain values and the line on which each key path stands."""
+
+    source: str
+    values: dict[str, Any]
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+
+    def where(self, path: KeyPath) -> str:
+        """`file:line` of a key, or of its nearest parent that the file has."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.lines:
+                return f"{self.source}:{self.lines[path[:end]]}"
+        return self.source
+
+
+def load_yaml(path: Path) -> Document:
+    """Reads a mapping from `path`. Raises ConfigError with file and line for anything that is not plain data."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}): give the path of a YAML file") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: {len(data)} bytes: a config is at most {MAX_BYTES}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Document:
+    """Parses YAML text. Raises ConfigError, as `load_yaml`."""
+    reader = YAML(typ="rt", pure=True)  # the round-trip reader builds plain data only, and refuses duplicate keys
+    try:
+        _refuse_depth(text, source)
+        _refuse_tags(YAML(typ="safe", pure=True).compose(io.StringIO(text)), source)
+        tree = reader.load(text)
+    except ConfigError:
+        raise
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        key = re.search(r'duplicate key "(.*?)"', str(error.problem))
+        raise ConfigError(f"{source}:{line}: key {key.group(1) if key else '?'!r} stands twice: remove one") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
+    if tree is None:
+        tree = CommentedMap()
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{source}:1: a config is a mapping of keys to values")
+    lines: dict[KeyPath, int] = {}
+    return Document(source, _plain(tree, (), lines, source), lines)
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Plain data as YAML text, keys in the order given."""
+    writer = YAML()
+    writer.default_flow_style = False
+    out = io.StringIO()
+    writer.dump(values, out)
+    return out.getvalue()
+
+
+def _refuse_depth(text: str, source: str) -> None:
+    """Reads events, which takes no recursion, and stops at the first too deep: composing would exhaust the stack."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
+        line = event.start_mark.line + 1
+        if isinstance(event, DocumentStartEvent) and event.version is not None:
+            raise ConfigError(f"{source}:{line}: %YAML directives are not read: remove the line")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{source}:{line}: nested more than {MAX_DEPTH} deep")
+
+
+def _refuse_tags(node: Node | None, source: str) -> None:
+    if node is None:
+        return
+    if node.anchor is not None:
+        raise ConfigError(f"{source}:{node.start_mark.line + 1}: anchors and aliases are not read: write the value out")
+    tag = str(node.tag)
+    if (
+        not tag.startswith("tag:yaml.org,2002:")
+        or "python" in tag
+        or tag.endswith(("binary", "set", "omap", "pairs", "merge", "value"))
+    ):
+        raise ConfigError(f"{source}:{node.start_mark.line + 1}: tag {tag!r} is not read: give plain data")
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            _refuse_tags(key, source)
+            _refuse_tags(value, source)
+    elif isinstance(node, SequenceNode):
+        for value in node.value:
+            _refuse_tags(value, source)
+
+
+def _plain(tree: Any, path: KeyPath, lines: dict[KeyPath, int], source: str) -> Any:
+    if isinstance(tree, CommentedMap):
+        out = {}
+        for key, value in tree.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{source}:{tree.lc.key(key)[0] + 1}: key {key!r} is not text: put it in quotes")
+            lines[(*path, key)] = tree.lc.key(key)[0] + 1
+            out[key] = _plain(value, (*path, key), lines, source)
+        return out
+    if isinstance(tree, CommentedSeq):
+        for i in range(len(tree)):
+            lines[(*path, i)] = tree.lc.item(i)[0] + 1
+        return [_plain(value, (*path, i), lines, source) for i, value in enumerate(tree)]
+    if isinstance(tree, bool) or tree is None:
+        return tree
+    for kind in (int, float, str):
+        if isinstance(tree, kind):
+            return kind(tree)
+    raise ConfigError(
+        f"{source}: value {tree!r} at {'.'.join(map(str, path))} is no number, text, list or mapping: put it in quotes"
+    )

@@ -1,0 +1,86 @@
+"""Recall, NDCG, HitRate and MRR at K, for each user apart, so that differences can be bootstrapped over users.
+
+For a user with n held-out items, of which the ranked list has hits at positions j (1-based):
+    Recall@K  = hits in the first K / n        (denominator n, as LightGCN has it, not min(K, n))
+    NDCG@K    = Σ_{hits j ≤ K} 1/log2(j + 1) / Σ_{j ≤ min(K, n)} 1/log2(j + 1)
+    HitRate@K = 1 if there is a hit in the first K
+    MRR@K     = 1 / position of the first hit if that is ≤ K, else 0
+Users without held-out items have no metrics and count in no mean.
+Shapes: u users, v users with held-out items, k ranked items.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recmind_dist.types import BoolArray, IntArray
+
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RankingMetrics:
+    """Metrics of each user with held-out items."""
+
+    users: IntArray
+    """[v] rows of these users in the ranking given."""
+    per_user: dict[str, Float64Array]
+    """"recall@20" → [v], …"""
+
+    def means(self) -> dict[str, float]:
+        """Mean over users. Empty if no user has held-out items."""
+        return {name: float(values.mean()) for name, values in self.per_user.items()} if len(self.users) else {}
+
+
+def ranking_metrics(
+    ranked: IntArray, held_indptr: IntArray, held_indices: IntArray, ks: Sequence[int]
+) -> RankingMetrics:
+    """Judges ranked lists by held-out items.
+
+    Args:
+        ranked: [u, k] item ids, best first, −1 for none; no item twice in a row;
+        held_indptr: [u + 1], held_indices: held-out item ids of each user, in the numbering of `ranked`;
+        ks: cut-offs, none above k.
+    """
+    if max(ks) > ranked.shape[1]:
+        raise ValueError(f"metrics at {max(ks)} of a ranking of {ranked.shape[1]}: rank at least {max(ks)} items")
+    hits, counts = hits_of(np.asarray(ranked, dtype=np.int64), held_indptr, held_indices)
+    users = np.flatnonzero(counts)
+    hits, counts = hits[users], counts[users]
+    assert (hits.sum(axis=1) <= counts).all(), "an item is ranked twice for a user"
+    per_user = {name: values for k in ks for name, values in _at(hits[:, :k], counts, k)}
+    if len(users) and counts.max() == 1:  # leave-one-out
+        for k in ks:
+            assert (per_user[f"ndcg@{k}"] <= per_user[f"recall@{k}"]).all(), "NDCG above Recall under leave-one-out"
+    return RankingMetrics(users, per_user)
+
+
+def hits_of(ranked: IntArray, held_indptr: IntArray, held_indices: IntArray) -> tuple[BoolArray, IntArray]:
+    """Where ranked items are held-out ones, [u, k], and each user's number of distinct held-out items, [u]."""
+    num_users = len(held_indptr) - 1
+    if ranked.shape[0] != num_users:
+        raise ValueError(f"{ranked.shape[0]} rankings for {num_users} users: give one row a user")
+    items = np.asarray(held_indices, dtype=np.int64)
+    stride = max(int(items.max(initial=0)), int(ranked.max(initial=0))) + 1
+    rows = np.repeat(np.arange(num_users, dtype=np.int64), np.diff(held_indptr))
+    keys = np.unique(rows * stride + items)
+    counts = np.bincount(keys // stride, minlength=num_users).astype(np.int64)
+    wanted = np.arange(num_users, dtype=np.int64)[:, None] * stride + ranked
+    if not len(keys):
+        return np.zeros(ranked.shape, dtype=np.bool_), counts
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return (keys[places] == wanted) & (ranked >= 0), counts
+
+
+def _at(hits: BoolArray, counts: IntArray, k: int) -> Iterator[tuple[str, Float64Array]]:
+    discount = 1.0 / np.log2(np.arange(2, k + 2))
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(counts, k)]
+    any_hit = hits.any(axis=1)
+    gain: Float64Array = (hits * discount).sum(axis=1)
+    yield f"recall@{k}", np.asarray(hits.sum(axis=1) / counts)
+    # the two sums may round apart, to 1 + ε
+    yield f"ndcg@{k}", np.asarray(np.minimum(gain / ideal, 1.0))
+    yield f"hitrate@{k}", any_hit.astype(np.float64)
+    yield f"mrr@{k}", np.where(any_hit, 1.0 / (hits.argmax(axis=1) + 1), 0.0)

@@ -1,0 +1,132 @@
+"""From final vectors to metrics over the full catalogue; users are shared out among the ranks.
+
+Items of the training set are masked; on the test split those of validation too, since they came before.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmind_dist.evaluation.metrics import ranking_metrics
+from recmind_dist.evaluation.popularity import rank_popular
+from recmind_dist.evaluation.settings import EvaluationSettings
+from recmind_dist.evaluation.strata import degree_bins, strata_metrics
+from recmind_dist.evaluation.topk import rank_items
+from recmind_dist.graph import Graph
+from recmind_dist.parallel import Ranks
+from recmind_dist.types import IntArray
+
+KINDS = ("recall", "ndcg", "hitrate", "mrr")
+RankUsers = Callable[[int, int, IntArray, IntArray], IntArray]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over all users with held-out items, the same by stratum, and the norm exponent p that was used."""
+
+    metrics: dict[str, float]
+    strata: dict[str, dict[str, Any]]
+    norm_exponent: float = 0.0
+    tried: dict[float, float] = field(default_factory=dict)
+    """Score of each exponent of the grid, where one was chosen."""
+
+
+def all_evaluate(
+    h_ND: Tensor, graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks, norm_exponent: float | None = None
+) -> Evaluation:
+    """Ranks the catalogue for every user with held-out items of `split`. Every rank must call.
+
+    Args:
+        h_ND: final vectors in node order; norm_exponent: p chosen before; None: the settings', or their grid's best, which
+        is allowed on "valid" alone.
+    """
+    fixed = settings.norm_exponent if norm_exponent is None else norm_exponent
+    assert fixed is not None or split == "valid", "the norm exponent is chosen on validation"
+    exponents = settings.norm_exponent_grid if fixed is None else (fixed,)
+    found = [all_evaluate_ranking(_by_score(h_ND, graph, settings, p), graph, split, settings, ranks) for p in exponents]
+    tried = {p: e.metrics.get(settings.metric, 0.0) for p, e in zip(exponents, found, strict=True)}
+    best = max(range(len(found)), key=lambda i: (tried[exponents[i]], -i))
+    return Evaluation(found[best].metrics, found[best].strata, exponents[best], tried if fixed is None else {})
+
+
+def all_evaluate_popularity(graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks) -> Evaluation:
+    """The same for the items of highest training degree. Every rank must call."""
+
+    def rank_users(start: int, stop: int, seen_indptr: IntArray, seen: IntArray) -> IntArray:
+        return rank_popular(np.asarray(graph.degree)[graph.num_users :], max(settings.ks), seen_indptr, seen)
+
+    return all_evaluate_ranking(rank_users, graph, split, settings, ranks)
+
+
+def all_evaluate_ranking(rank_users: RankUsers, graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks) -> Evaluation:
+    """Judges any ranking. Every rank must call.
+
+    Args:
+        rank_users: (first user, last user + 1, seen indptr, seen local items) → [u, k] local item ids.
+    """
+    bounds = [graph.num_users * r // ranks.world_size for r in (ranks.rank, ranks.rank + 1)]
+    held = graph.held_out(split)
+    indptr, items = _local(held.indptr, held.indices, *bounds, graph.num_users)
+    ranked = rank_users(*bounds, *seen_items(graph, split, *bounds))
+    degree = np.asarray(graph.degree)[graph.num_users :]
+    overall = ranking_metrics(ranked, indptr, items, settings.ks)
+    strata = strata_metrics(ranked, indptr, items, degree, settings.ks)
+    names = ["all", "cold", *(name for name, _, _ in degree_bins(int(degree.max(initial=0))))]
+    rows = {"all": {"users": len(overall.users), "pairs": len(items), **overall.means()}, **strata}
+    total = ranks.all_sum(torch.tensor(list(_sums(rows, names, settings)), dtype=torch.float64, device=ranks.device))
+    return _means(total.tolist(), names, settings)
+
+
+def seen_items(graph: Graph, split: str, start: int, stop: int) -> tuple[IntArray, IntArray]:
+    """Local ids of the items to mask for users [start, stop): training, and validation where test is ranked. CSR."""
+    indptr, items = _local(graph.indptr, graph.indices, start, stop, graph.num_users)
+    if split != "test":
+        return indptr, items
+    valid = graph.held_out("valid")
+    more_indptr, more = _local(valid.indptr, valid.indices, start, stop, graph.num_users)
+    users = np.concatenate([np.repeat(np.arange(stop - start), np.diff(p)) for p in (indptr, more_indptr)])
+    order = np.argsort(users, kind="stable")
+    return indptr + more_indptr, np.concatenate([items, more])[order]
+
+
+def _by_score(h_ND: Tensor, graph: Graph, settings: EvaluationSettings, exponent: float) -> RankUsers:
+    def rank_users(start: int, stop: int, seen_indptr: IntArray, seen: IntArray) -> IntArray:
+        ids, _ = rank_items(
+            h_ND[start:stop], h_ND[graph.num_users :], min(max(settings.ks), graph.num_items), seen_indptr, seen,
+            norm_exponent=exponent, user_block=settings.user_block,
+        )  # fmt: skip
+        return np.pad(ids.cpu().numpy(), ((0, 0), (0, max(settings.ks) - ids.shape[1])), constant_values=-1)
+
+    return rank_users
+
+
+def _local(indptr: IntArray, indices: IntArray, start: int, stop: int, num_users: int) -> tuple[IntArray, IntArray]:
+    own = np.asarray(indptr[start : stop + 1], dtype=np.int64)
+    return own - own[0], np.asarray(indices[own[0] : own[-1]], dtype=np.int64) - num_users
+
+
+def _columns(settings: EvaluationSettings) -> list[str]:
+    return [f"{kind}@{k}" for k in settings.ks for kind in KINDS]
+
+
+def _sums(rows: dict[str, dict[str, Any]], names: list[str], settings: EvaluationSettings) -> Iterable[float]:
+    for name in names:
+        row = rows.get(name, {})
+        users = row.get("users", 0)
+        yield from (users, row.get("pairs", 0), *((row.get(c) or 0.0) * users for c in _columns(settings)))
+
+
+def _means(total: list[float], names: list[str], settings: EvaluationSettings) -> Evaluation:
+    columns, rows = _columns(settings), {}
+    width = len(columns) + 2
+    for i, name in enumerate(names):
+        users, pairs, *sums = total[i * width : (i + 1) * width]
+        means = {c: s / users if users else None for c, s in zip(columns, sums, strict=True)}
+        rows[name] = {"users": int(users), "pairs": int(pairs), **means}
+    overall = rows.pop("all")
+    always = {name: row for name, row in rows.items() if row["users"] or name in ("0", "1-3", "cold")}
+    return Evaluation({c: overall[c] for c in columns if overall[c] is not None}, always)

@@ -1,0 +1,65 @@
+"""What a finished run is for: ranked items for a user."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recmind_dist.errors import DataError
+from recmind_dist.evaluation.ranking import seen_items
+from recmind_dist.evaluation.topk import rank_items
+from recmind_dist.parallel import Ranks
+from recmind_dist.training.evaluate import load_best, read_run
+from recmind_dist.training.rank_model import RankModel
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One ranked item: its external id, its title where the item file has one, and its score."""
+
+    item_id: str
+    title: str
+    score: float
+
+
+class Recommender:
+    """Final vectors of a run's best checkpoint, held in memory.
+
+    Args:
+        norm_exponent: p of the score, as chosen on validation.
+    """
+
+    def __init__(self, model: RankModel, norm_exponent: float) -> None:
+        self.graph, self.norm_exponent = model.graph, norm_exponent
+        self._h = model.all_final_vectors().h
+        self._uses_text = model.model.uses_text
+        self._text_absent = model.text.rows.absent[torch.from_numpy(np.argsort(model.nodes))] if model.text else None
+        frame = self.graph.items_frame()
+        titles = frame["title"] if "title" in frame.columns else frame["id"]
+        self._titles = titles.fill_null("").to_list()
+
+    def recommend(self, user_id: str | int, k: int = 10) -> list[Recommendation]:
+        """The k best items that the user has not had, best first.
+
+        Raises:
+            DataError: the user is not in the graph, or nothing is known of the user at all.
+        """
+        user = self.graph.user_index(user_id)
+        known = int(self.graph.degree[user]) > 0 or (self._text_absent is not None and not bool(self._text_absent[user]))
+        if not known:
+            raise DataError(f"user {str(user_id)!r} has no training interaction and no text: add one of them, and train again")
+        indptr, seen = seen_items(self.graph, "test", user, user + 1)
+        ids, scores = rank_items(
+            self._h[user : user + 1], self._h[self.graph.num_users :], min(k, self.graph.num_items), indptr, seen,
+            norm_exponent=self.norm_exponent,
+        )  # fmt: skip
+        pairs = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
+        return [Recommendation(str(self.graph.item_ids[i]), self._titles[i], s) for i, s in pairs if i >= 0]
+
+
+def load(run_dir: str | Path) -> Recommender:
+    """Opens a trained run for recommending. Raises StoreError or CheckpointError if it is not one, or is damaged."""
+    run, config, inputs = read_run(Path(run_dir))
+    model, cursor = load_best(config, inputs, run, Ranks.alone())
+    return Recommender(model, cursor.norm_exponent)

@@ -1,0 +1,64 @@
+"""Who owns which node: a permutation node → table row in which every part's rows are contiguous (N nodes)."""
+
+import numpy as np
+
+from recmind_dist.errors import DataError
+from recmind_dist.graph.settings import GraphSettings
+from recmind_dist.randomness import Permutation, stream_key
+from recmind_dist.types import Int32Array, IntArray
+
+Partition = tuple[IntArray, IntArray]  # row_of_node [N], part_rows [num_parts + 1]
+
+
+def partition_nodes(settings: GraphSettings, indptr: IntArray, indices: Int32Array) -> Partition:
+    """Deals the nodes of a CSR to `num_parts` parts.
+
+    Raises:
+        DataError: there are more parts than nodes.
+    """
+    num_nodes = len(indptr) - 1
+    if settings.num_parts > num_nodes:
+        raise DataError(f"graph.num_parts = {settings.num_parts} is more parts than the {num_nodes} nodes: lower it")
+    if settings.partition == "range":
+        return by_range(np.diff(indptr), settings.num_parts)
+    if settings.partition == "metis" and settings.num_parts > 1:
+        return by_metis(indptr, indices, settings.num_parts, settings.seed)
+    return by_hash(num_nodes, settings.num_parts, settings.seed)
+
+
+def even_cut(num_rows: int, num_parts: int) -> IntArray:
+    """Bounds of parts whose sizes differ by one at most. Shape: [num_parts + 1]."""
+    return (np.arange(num_parts + 1, dtype=np.int64) * num_rows) // num_parts
+
+
+def by_hash(num_nodes: int, num_parts: int, seed: int) -> Partition:
+    """A keyed shuffle, cut evenly: parts are alike in degree because they are samples of one another."""
+    shuffle = Permutation(num_nodes, stream_key(seed, "partition"))
+    return shuffle(np.arange(num_nodes, dtype=np.int64)), even_cut(num_nodes, num_parts)
+
+
+def by_range(degree: IntArray, num_parts: int) -> Partition:
+    """Node order kept, cut where the sums of (degree + 1) balance; no part is empty."""
+    num_nodes = len(degree)
+    weight = np.cumsum(degree + 1)
+    targets = weight[-1] * np.arange(1, num_parts) / num_parts
+    cuts = np.searchsorted(weight, targets) + 1
+    # a hub may be heavier than a part: cuts then coincide, and each moves on to leave one node behind it
+    place = np.arange(1, num_parts)
+    cuts = np.maximum.accumulate(cuts - place) + place
+    cuts = np.minimum(cuts, num_nodes - num_parts + place)
+    return np.arange(num_nodes, dtype=np.int64), np.r_[0, cuts, num_nodes].astype(np.int64)
+
+
+def by_metis(indptr: IntArray, indices: Int32Array, num_parts: int, seed: int) -> Partition:
+    """METIS k-way with weights degree + 1: parts of like degree with few edges between them. A part may be empty."""
+    import pymetis
+
+    options = pymetis.Options(seed=seed % (1 << 31))
+    adjacency = pymetis.CSRAdjacency(np.asarray(indptr), np.asarray(indices))
+    weights = np.diff(indptr) + 1
+    _, membership = pymetis.part_graph(num_parts, adjacency=adjacency, vweights=weights, options=options)
+    part = np.asarray(membership, dtype=np.int64)
+    row_of_node = np.empty(len(part), dtype=np.int64)
+    row_of_node[np.argsort(part, kind="stable")] = np.arange(len(part))
+    return row_of_node, np.r_[0, np.cumsum(np.bincount(part, minlength=num_parts))].astype(np.int64)

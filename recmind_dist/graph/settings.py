@@ -1,0 +1,36 @@
+"""How a data set becomes a graph: which interactions are held out, and who owns which nodes."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recmind_dist.config import Settings
+
+
+class GraphSettings(Settings):
+    """Split and partition."""
+
+    split: Literal["leave-one-out", "ratio", "global-time", "given"] = "leave-one-out"
+    """leave-one-out: a user's newest is test, second newest valid; ratio: newest shares of each user;
+    global-time: newest shares of the whole log; given: the data set's own test file"""
+    valid_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """share of interactions held out for validation (ratio, global-time; given without a validation file)"""
+    test_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """share of interactions held out for test (ratio, global-time)"""
+    partition: Literal["hash", "range", "metis"] = "hash"
+    """hash: keyed shuffle; range: node order, cut where degrees balance; metis: parts of like degree, few cut edges"""
+    num_parts: int = Field(default=2, ge=1)
+    """parts that the nodes are dealt to; a run with another number of ranks cuts rows evenly by count"""
+    seed: int = Field(default=0, ge=0)
+    """of the hash partition, of metis, and of the validation share of a given split"""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "GraphSettings":
+        if self.split in ("ratio", "global-time"):
+            if self.test_share == 0.0:
+                raise ValueError(f"graph.test_share is 0 with graph.split: {self.split}: give a share, say 0.1")
+            if self.valid_share + self.test_share >= 1.0:
+                raise ValueError("graph.valid_share + graph.test_share leave nothing to train on: keep the sum below 1")
+        elif self.test_share or (self.valid_share and self.split != "given"):
+            raise ValueError(f"graph.valid_share and graph.test_share mean nothing with split {self.split}: unset them")
+        return self

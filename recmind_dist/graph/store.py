@@ -1,0 +1,169 @@
+"""The graph on disk, memory-mapped (U users, I items, N = U + I nodes, E training edges)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recmind_dist.errors import DataError, StoreError
+from recmind_dist.storage import read_manifest, verify_manifest
+from recmind_dist.types import Int32Array, IntArray, NodeId
+
+KIND = "graph"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Items held out of training, per user. Shapes: indptr int64 [U + 1], indices int32 (global ids, ascending)."""
+
+    indptr: IntArray
+    indices: Int32Array
+
+    @property
+    def num_edges(self) -> int:
+        """How many interactions are held out."""
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A prepared graph. Training edges stand both ways in one CSR over global ids; arrays are read from disk on touch.
+
+    Shapes: indptr int64 [N + 1]; indices int32 [2E], rows ascending, the first E user → item; time_rank int32 [E]
+    (place of an edge in its user's chronology, 0 oldest); row_of_node int64 [N]; part_rows int64 [num_parts + 1].
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    indptr: IntArray
+    indices: Int32Array
+    time_rank: Int32Array
+    row_of_node: IntArray
+    part_rows: IntArray
+
+    @classmethod
+    def open(cls, path: Path, verify: bool = False) -> "Graph":
+        """Maps a graph directory.
+
+        Args:
+            verify: also check the sha256 of every file.
+
+        Raises:
+            StoreError: the directory is absent, incomplete or damaged, or of another schema version.
+        """
+        path = Path(path)
+        manifest = read_manifest(path, KIND, SCHEMA)
+        if verify:
+            verify_manifest(path, manifest)
+        num_nodes, num_edges = (
+            _count(path, manifest, "num_users") + _count(path, manifest, "num_items"),
+            _count(path, manifest, "num_edges"),
+        )
+        return cls(
+            path=path,
+            manifest=manifest,
+            indptr=_map(path / "indptr.npy", np.int64, num_nodes + 1),
+            indices=_map(path / "indices.npy", np.int32, 2 * num_edges),
+            time_rank=_map(path / "time_rank.npy", np.int32, num_edges),
+            row_of_node=_map(path / "row_of_node.npy", np.int64, num_nodes),
+            part_rows=_map(path / "part_rows.npy", np.int64, None),
+        )
+
+    @property
+    def key(self) -> str:
+        """Content key (hex) of the data set and the graph's settings."""
+        return str(self.manifest["key"])
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return str(self.manifest["name"])
+
+    @property
+    def num_users(self) -> int:
+        """U: users are the nodes [0, U)."""
+        return int(self.manifest["num_users"])
+
+    @property
+    def num_items(self) -> int:
+        """I: items are the nodes [U, U + I)."""
+        return int(self.manifest["num_items"])
+
+    @property
+    def num_nodes(self) -> int:
+        """N = U + I."""
+        return self.num_users + self.num_items
+
+    @property
+    def num_edges(self) -> int:
+        """E: training interactions, each counted once."""
+        return int(self.manifest["num_edges"])
+
+    @cached_property
+    def degree(self) -> IntArray:
+        """Training degree of every node. Shape: int64 [N]."""
+        return np.diff(self.indptr)
+
+    def held_out(self, split: str) -> HeldOut:
+        """The interactions of "valid" or "test". Opened only here, so that training never touches the test's."""
+        if split not in ("valid", "test"):
+            raise ValueError(f"split {split!r}: valid or test")
+        indptr = _map(self.path / f"{split}_indptr.npy", np.int64, self.num_users + 1)
+        return HeldOut(indptr, _map(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1])))
+
+    def users_frame(self) -> pl.DataFrame:
+        """Row k is user k: id, then its texts (null where there is none)."""
+        return pl.read_parquet(self.path / "users.parquet")
+
+    def items_frame(self) -> pl.DataFrame:
+        """Row k is item k, the node U + k: id, then its texts (null where there is none)."""
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @cached_property
+    def user_ids(self) -> pl.Series:
+        """External ids of the users, in node order. Read on first use."""
+        return pl.read_parquet(self.path / "users.parquet", columns=["id"]).get_column("id")
+
+    @cached_property
+    def item_ids(self) -> pl.Series:
+        """External ids of the items, in node order. Read on first use."""
+        return pl.read_parquet(self.path / "items.parquet", columns=["id"]).get_column("id")
+
+    def user_index(self, external_id: str | int) -> NodeId:
+        """The node of a user. Raises DataError, with an example of an id, for a user that is not in the graph."""
+        found = (self.user_ids == str(external_id)).arg_max()
+        if found is None or self.user_ids[found] != str(external_id):
+            raise DataError(
+                f"user {str(external_id)!r} is not in {self.name}: "
+                f"its {self.num_users} users have ids like {self.user_ids[0]!r}"
+            )
+        return int(found)
+
+
+def _count(path: Path, manifest: dict[str, Any], key: str) -> int:
+    value = manifest.get(key)
+    if not isinstance(value, int) or value < 0:
+        raise StoreError(f"{path}: the manifest's {key} is {value!r}: prepare the graph again")
+    return value
+
+
+def _map(path: Path, dtype: type[np.generic], length: int | None) -> NDArray[Any]:
+    """A .npy file, memory-mapped; one without elements is read, as nothing can be mapped."""
+    array: NDArray[Any]
+    try:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError:
+            array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path}: cannot be read ({str(error)[:120]}): prepare the graph again") from error
+    if array.ndim != 1 or array.dtype != dtype or (length is not None and len(array) != length):
+        raise StoreError(
+            f"{path}: {array.dtype} {list(array.shape)} where the manifest says {length}: prepare the graph again"
+        )
+    return array

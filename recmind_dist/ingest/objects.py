@@ -1,0 +1,115 @@
+"""JSON lines and Parquet as text columns. JSON goes object by object: so 12 and "12" in one column both survive."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as arrow_parquet
+
+from recmind_dist.errors import DataError
+from recmind_dist.ingest.ids import text_id
+from recmind_dist.ingest.rows import LINE, BadRow, Rows, numbered_lines
+
+CHUNK = 200_000  # objects held at a time
+MAX_DEPTH = 8  # nesting of lists and objects in one text field
+
+
+def read_jsonl(path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None] | str], limit: int) -> Rows:
+    """One object a line, as text columns: every key that any picked row has, null where a row lacks it.
+
+    Args:
+        pick: what to keep of an object, or the reason why it is no row; limit: stops once more rows than this are bad.
+    """
+    bad: list[BadRow] = []
+    frames: list[pl.DataFrame] = []
+    chunk: list[dict[str, str | None]] = []
+    lines: list[int] = []
+    for line, value in _objects(path):
+        picked = value if isinstance(value, str) else pick(value)
+        if isinstance(picked, str):
+            bad.append(BadRow(path, line, picked))
+            if len(bad) > limit:
+                break
+            continue
+        chunk.append(picked)
+        lines.append(line)
+        if len(chunk) == CHUNK:
+            frames.append(_frame(chunk, lines))
+            chunk, lines = [], []
+    frames.append(_frame(chunk, lines))
+    return Rows(path, pl.concat(frames, how="diagonal"), bad)
+
+
+def jsonl_columns(path: Path) -> list[str]:
+    """The keys of the first object, which stand for a header. Raises DataError if no line is an object."""
+    for _, value in _objects(path):
+        if isinstance(value, dict):
+            return list(value)
+    raise DataError(f"{path}: no line holds a JSON object: check the file's format, or set format by hand")
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Column names. Raises DataError if the file is no Parquet."""
+    try:
+        return list(arrow_parquet.read_schema(path).names)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0][:120]}): check the format"
+        ) from error
+
+
+def read_parquet(path: Path, wanted: list[str]) -> Rows:
+    """The wanted columns as they are; `LINE` is the row, from 1."""
+    try:
+        frame = pl.from_arrow(arrow_parquet.read_table(path, columns=wanted))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0][:120]}): check the format"
+        ) from error
+    assert isinstance(frame, pl.DataFrame)
+    return Rows(path, frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)), textual=False)
+
+
+def flat_text(value: Any, depth: int = 0) -> str | None:
+    """A JSON value as one text: lists joined by ", ", objects as "key: value". RecursionError beyond 8 levels."""
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(part for part in (flat_text(each, depth + 1) for each in value) if part) or None
+    if isinstance(value, dict):
+        parts = ((key, flat_text(each, depth + 1)) for key, each in value.items())
+        return ", ".join(f"{key}: {part}" for key, part in parts if part) or None
+    return text_id(value)
+
+
+def unpaired(text: str | None) -> bool:
+    """Whether a text holds half a surrogate pair (JSON may write one as \\ud800), which no file can store."""
+    return text is not None and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for line, raw in numbered_lines(path):
+        if not raw.strip():
+            continue
+        try:
+            value = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield line, f"not UTF-8 at byte {error.start} of the line"
+        except RecursionError:
+            yield line, "JSON nested too deep"
+        except ValueError as error:
+            yield line, f"not JSON ({error})"
+        else:
+            yield line, value if isinstance(value, dict) else "not a JSON object"
+
+
+def _frame(chunk: list[dict[str, str | None]], lines: list[int]) -> pl.DataFrame:
+    names = list(dict.fromkeys(name for row in chunk for name in row))
+    columns = [pl.Series(name, [row.get(name) for row in chunk], dtype=pl.String) for name in names]
+    return pl.DataFrame([*columns, pl.Series(LINE, lines, dtype=pl.Int64)])

@@ -1,0 +1,102 @@
+"""What every reader hands back: a frame of raw text columns with their line numbers, and the rows that were no rows."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recmind_dist.errors import DataError
+
+CLIP = 200  # characters of a bad row kept in quarantine.jsonl
+LINE = "__line"
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was set aside. `line` counts from 1, the header included (Parquet: the row, from 1)."""
+
+    file: Path
+    line: int
+    reason: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one file: raw columns as strings, `LINE` beside them; and what could not be read."""
+
+    file: Path
+    frame: pl.DataFrame
+    bad: list[BadRow] = field(default_factory=list)
+    textual: bool = True  # the file has lines to quote from
+
+
+class Quarantine:
+    """Collects bad rows of all files; refuses when they are more than allowed."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.rows: list[BadRow] = []
+
+    @property
+    def room(self) -> int:
+        """How many more bad rows there may be."""
+        return self.limit - len(self.rows)
+
+    def add(self, bad: list[BadRow]) -> None:
+        """Takes the bad rows of one file, in any order. Raises DataError when they are too many."""
+        bad = sorted(bad, key=lambda row: row.line)
+        if len(bad) > self.room:
+            first = (self.rows + bad)[0]
+            raise DataError(
+                f"{first.file}:{first.line}: {first.reason}: more than dataset.max_bad_rows = {self.limit} bad rows: "
+                "mend the file, or raise dataset.max_bad_rows to set such rows aside"
+            )
+        self.rows += bad
+
+    def write(self, path: Path) -> None:
+        """Writes quarantine.jsonl, one bad row a line with the head of its text."""
+        quotes: dict[tuple[Path, int], str] = {}
+        for file in dict.fromkeys(row.file for row in self.rows if not row.text):
+            quotes |= {(file, line): text for line, text in quote(file, {r.line for r in self.rows if r.file == file})}
+        with path.open("w", encoding="utf-8") as out:
+            for row in self.rows:
+                text = row.text or quotes.get((row.file, row.line), "")
+                record = {"file": str(row.file), "line": row.line, "reason": row.reason, "text": text[:CLIP]}
+                out.write(json.dumps(record, ensure_ascii=True) + "\n")
+
+
+def quote(path: Path, wanted: set[int]) -> Iterator[tuple[int, str]]:
+    """The head of each wanted line of a text file."""
+    last = max(wanted, default=0)
+    for number, raw in numbered_lines(path):
+        if number > last:
+            return
+        if number in wanted:
+            yield number, raw[: 4 * CLIP].decode("utf-8", errors="replace")[:CLIP]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, from 1, without line end and byte order mark."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            yield number, (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).rstrip(b"\r\n")
+
+
+def check_file(path: Path, key: str) -> None:
+    """Raises DataError unless `path` is a file with something in it."""
+    if not path.is_file():
+        what = "is a directory, not a file" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {what}: give the path of a file in {key}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty: give a file with rows in {key}")
+
+
+def missing_column(path: Path, key: str, wanted: Any, there: Iterable[str]) -> DataError:
+    """The sentence for a column that is not there."""
+    names = list(there)
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return DataError(f"{path}: no column {wanted!r}: set {key} to one of the columns there are: {shown or 'none'}")

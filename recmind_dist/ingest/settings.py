@@ -1,0 +1,113 @@
+"""What a data set is made of: the log, the item and user files, and which rows become its graph."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from recmind_dist.config import Settings
+
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "atomic", "lightgcn"]
+TableFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet", "atomic"]
+ColumnName = str | int | None
+
+
+class LogColumns(Settings):
+    """Which column of the log is which. A number counts columns from 0; unset, the usual names are looked for."""
+
+    user: ColumnName = None
+    """unset: `user` or `user_id`"""
+    item: ColumnName = None
+    """unset: `item` or `item_id`"""
+    time: ColumnName = None
+    """unset: `time`, `timestamp` or `order`, if there is one; none: file order is time"""
+    rating: ColumnName = None
+    """unset: `rating`, if there is one; read only where `min_rating` or this key asks for it"""
+
+
+class LogSettings(Settings):
+    """The interaction log. A path (or list of paths) alone stands for a log that needs nothing else said."""
+
+    path: Path | list[Path]
+    """one file, or several of the same layout, read one after the other; relative to the current directory"""
+    format: Format = "auto"
+    """auto: by suffix (.csv .tsv .jsonl .parquet .inter .txt)"""
+    columns: LogColumns = LogColumns()
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """unset: comma for csv, tab for tsv and atomic"""
+    has_header: bool = True
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files, in the order in which they are read."""
+        return self.path if isinstance(self.path, list) else [self.path]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path | list) else value
+
+    @field_validator("path")
+    @classmethod
+    def _some_path(cls, value: Path | list[Path]) -> Path | list[Path]:
+        if value == []:
+            raise ValueError("no file named: give at least one path")
+        return value
+
+
+class TableSettings(Settings):
+    """The texts of items or users, one a line. A path alone stands for a file that needs nothing else said."""
+
+    path: Path
+    format: TableFormat = "auto"
+    """auto: by suffix (.csv .tsv .jsonl .parquet .item .user)"""
+    id: str | None = None
+    """the column that holds the id; unset: `id`, `item_id`/`user_id` or `item`/`user`"""
+    fields: list[str] | Literal["all"] = "all"
+    """the text columns to keep, in this order"""
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """unset: comma for csv, tab for tsv and atomic"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+    @field_validator("fields")
+    @classmethod
+    def _distinct(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ValueError("a field stands twice: name each once")
+        return value
+
+
+class DatasetSettings(Settings):
+    """A data set: where its files are and how rows are chosen. Order: quarantine, rating, repeats, k-core."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """letters, digits, dot, dash; the folder name under the cache"""
+    interactions: LogSettings
+    items: TableSettings | None = None
+    users: TableSettings | None = None
+    test: Path | None = None
+    """held-out log of a given split, laid out as `interactions` (LightGCN: test.txt)"""
+    valid: Path | None = None
+    """validation log of a given split; needs `test`"""
+    min_rating: float | None = None
+    """rows with a lower rating are no interaction; unset: every row is one"""
+    repeats: Literal["first", "last"] = "first"
+    """which of several interactions of one user with one item stays"""
+    k_core: int = Field(default=0, ge=0)
+    """users and items with fewer interactions are dropped, again until none has; 0: off"""
+    include_unseen: bool = True
+    """users and items that stand only in their own file become nodes of degree 0 (never those that k_core dropped)"""
+    max_bad_rows: int = Field(default=0, ge=0)
+    """malformed rows set aside in quarantine.jsonl before it is an error, all files together"""
+
+    @model_validator(mode="after")
+    def _agree(self) -> "DatasetSettings":
+        if self.valid is not None and self.test is None:
+            raise ValueError("dataset.valid is given without dataset.test: a given split needs its test file")
+        if self.test is not None and self.k_core > 1:
+            raise ValueError("dataset.k_core with dataset.test: a k-core would change the given split: leave one out")
+        return self

@@ -1,0 +1,132 @@
+"""The gated LightGCN: plain torch, no collectives; rows of the table come in, views and scores come out.
+
+Legend: N sampled nodes, S seeds (a prefix of them), D dims, L layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recmind_dist.model.gate import Gate
+from recmind_dist.model.item_scale import ItemScale
+from recmind_dist.model.propagation import Block, propagate
+from recmind_dist.model.settings import ModelSettings
+from recmind_dist.model.text_view import TextView
+
+Learn = Literal["all", "embeddings", "gates"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the model says of the seeds.
+
+    Shapes:
+        h: [S, D] final vectors; graph: [S, D] z^G; text: [S, D] z; gamma: per layer [nodes of that layer, 1].
+    """
+
+    h: Tensor
+    graph: Tensor
+    text: Tensor
+    gamma: list[Tensor] = field(default_factory=list)
+
+
+class GatedLightGCN(nn.Module):
+    """RecMind's collaborative side. With gates and text off it is LightGCN (arXiv:2002.02126).
+
+    Per layer l and node v (arXiv:2509.06286): γ = σ(w_l·[E ‖ z ‖ d̃] + b_l), Ê = γ E + (1 − γ) z, and
+    E^{l+1}_v = Σ_{u ∈ N(v)} Ê^l_u / √(deg_u deg_v). The constructor follows PyG's LightGCN.
+
+    Args:
+        num_nodes: with a number the module owns its table `embedding`, as PyG's; None: rows are handed to `forward`
+            (the table is sharded).
+        embedding_dim: D; num_layers: L; text_dim: T, width of the text vectors, 0 without text; settings: the rest.
+    """
+
+    def __init__(
+        self, num_nodes: int | None, embedding_dim: int, num_layers: int, text_dim: int = 0, settings: ModelSettings | None = None
+    ) -> None:
+        super().__init__()
+        settings = settings or ModelSettings(use_text=text_dim > 0)
+        self.settings = settings
+        self.embedding_dim, self.num_layers = embedding_dim, num_layers
+        self.embedding = nn.Embedding(num_nodes, embedding_dim) if num_nodes is not None else None
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=settings.init_scale)
+        self.uses_text = settings.use_text and text_dim > 0
+        self.text_view = TextView(text_dim, embedding_dim, settings.fallback) if self.uses_text else None
+        gated = self.uses_text and settings.gate.enabled
+        self.gates = nn.ModuleList(Gate(embedding_dim, settings.gate) for _ in range(num_layers + 1 if gated else 0))
+        self.readout_gate = Gate(embedding_dim, settings.gate) if settings.readout == "gate" and self.uses_text else None
+        self.scale = ItemScale() if settings.item_scale else None
+
+    def forward(
+        self, e_ND: Tensor, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, blocks: Sequence[Block],
+        degree_feature_N: Tensor, learn: Learn = "all",
+    ) -> Views:  # fmt: skip
+        """Views of the seeds.
+
+        Args:
+            e_ND: base rows E⁰; z_ND: text views; degree_N: training degrees; is_user_N: bool; blocks: hops from the seeds
+            outwards, L of them; degree_feature_N: d̃; learn: who takes gradient: "embeddings" leaves gates and item scale
+            at rest, "gates" all else.
+        """
+        z_ND = z_ND if z_ND is not None else torch.zeros_like(e_ND)
+        if learn == "gates":
+            e_ND, z_ND = e_ND.detach(), z_ND.detach()
+        num_seeds = blocks[0].num_dst if blocks else len(e_ND)
+        src_scale_N = degree_N.clamp(min=1).to(e_ND.dtype).rsqrt()
+        states, fused, gamma = [e_ND], [], []
+        for layer in range(self.num_layers + 1):
+            x = states[-1]
+            fused_x, gamma_x = self.fuse(layer, x, z_ND[: len(x)], degree_feature_N[: len(x)], is_user_N[: len(x)], learn)
+            fused.append(fused_x)
+            gamma.append(gamma_x)
+            if layer < self.num_layers:
+                block = blocks[self.num_layers - 1 - layer]
+                states.append(propagate(fused_x, src_scale_N[: len(x)], block))
+        graph = _mean(states, num_seeds)
+        seeds = z_ND[:num_seeds], degree_feature_N[:num_seeds], is_user_N[:num_seeds]
+        h = self.read_out(graph, _mean(fused, num_seeds), *seeds, learn)
+        return Views(h, graph, z_ND[:num_seeds], gamma if len(self.gates) else [])
+
+    def get_embedding(self, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, block: Block, degree_feature_N: Tensor) -> Tensor:
+        """Final vectors of all nodes from the module's own table, over the whole graph (PyG's name). Shape: [N, D]."""
+        assert self.embedding is not None, "rows are handed to forward: this module owns no table"
+        return self(self.embedding.weight, z_ND, degree_N, is_user_N, [block] * self.num_layers, degree_feature_N).h
+
+    def fuse(self, layer: int, x: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all") -> tuple[Tensor, Tensor]:
+        """Ê^l and γ^l of nodes from their state, text view and degree feature. Shapes: [n, D], [n, 1]."""
+        if not len(self.gates):
+            return x, x.new_ones(len(x), 1)
+        gamma = self.gates[layer](x, z, d, learn != "embeddings")
+        if self.settings.gate.sides == "items":
+            gamma = torch.where(is_user[:, None], torch.ones_like(gamma), gamma)
+        return gamma * x + (1 - gamma) * z, gamma
+
+    def read_out(self, graph: Tensor, fused: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all") -> Tensor:
+        """Final vectors h from the mean state z^G, the mean fused state and the text view. Shape: [n, D]."""
+        kind = self.settings.readout
+        if kind == "fused" or not self.uses_text:
+            h = fused
+        elif kind == "graph":
+            h = graph
+        elif kind == "text":
+            h = z
+        else:
+            alpha = self.settings.alpha if self.readout_gate is None else self.readout_gate(graph, z, d, learn != "embeddings")
+            h = alpha * graph + (1 - alpha) * z
+        return h if self.scale is None else self.scale(h, d, is_user, learn != "embeddings")
+
+
+def score(h_users: Tensor, h_items: Tensor, norm_exponent: float = 0.0) -> Tensor:
+    """s(u, i) = ⟨h_u, h_i⟩ / ‖h_i‖^p for all pairs. Shape: [U, I]."""
+    norms = functional.normalize(h_items, dim=1).mul(h_items).sum(1).clamp(min=1e-12)
+    return h_users @ (h_items / norms.pow(norm_exponent)[:, None]).T
+
+
+def _mean(layers: list[Tensor], num_seeds: int) -> Tensor:
+    return torch.stack([x[:num_seeds] for x in layers]).mean(0)

@@ -1,0 +1,79 @@
+"""The terms of the objective. Every term is a *sum* over this rank's share divided by the global count, so that the
+ranks' terms add up to the loss of the global batch.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def bpr(h_users: Tensor, h_pos: Tensor, h_neg: Tensor, weight: Tensor, total: int) -> Tensor:
+    """Bayesian personalised ranking against the highest-scoring of each pair's negatives.
+
+    Args:
+        h_users, h_pos: [b, D]; h_neg: [b, num, D]; weight: [b]; total: pairs of the global batch.
+    Source: arXiv:1205.2618; the hardest of m draws is dynamic negative sampling (SIGIR 2013).
+    """
+    positive = (h_users * h_pos).sum(1)
+    negative = torch.einsum("bd,bnd->bn", h_users, h_neg).amax(1) if h_neg.shape[1] > 1 else (h_users * h_neg[:, 0]).sum(1)
+    return (weight * functional.softplus(negative - positive)).sum() / max(total, 1)
+
+
+def sampled_softmax(
+    h_users: Tensor, h_pos: Tensor, h_shared: Tensor, is_positive: Tensor, temperature: float, weight: Tensor, total: int
+) -> Tensor:
+    """−log of the softmax of cosine / temperature of the positive among shared negatives.
+
+    Args:
+        h_users, h_pos: [b, D]; h_shared: [M, D]; is_positive: [b, M], shared items that are positives of the user: left
+        out; weight: [b]; total: pairs of the global batch.
+    Source: arXiv:2201.02327 (sampled softmax for item recommendation).
+    """
+    u, i, n = functional.normalize(h_users, dim=1), functional.normalize(h_pos, dim=1), functional.normalize(h_shared, dim=1)
+    positive = (u * i).sum(1, keepdim=True) / temperature
+    negative = (u @ n.T / temperature).masked_fill(is_positive, float("-inf"))
+    return (weight * (torch.logsumexp(torch.cat([positive, negative], 1), 1) - positive[:, 0])).sum() / max(total, 1)
+
+
+def info_nce(
+    anchors: Tensor, positives: Tensor, anchor_ids: Tensor, keys: Tensor, key_ids: Tensor, temperature: float, *,
+    queue: Tensor, queue_ids: Tensor, hardness: float, total: int,
+) -> Tensor:  # fmt: skip
+    """InfoNCE on cosine / temperature: each anchor's other view against keys of the batch of all ranks and the queue.
+
+    A key of the anchor's own entity is never its negative. In-batch negatives weigh exp(hardness × cosine), mean 1.
+
+    Args:
+        anchors, positives: [b, D], row k of both is one entity; anchor_ids: [b]; keys: [G, D] the other view of all ranks'
+        anchors; key_ids: [G]; queue: [Q, D] normalised, without gradient; queue_ids: [Q], −1 where empty.
+        total: anchors of the global batch.
+    Source: arXiv:1911.05722 (queue), arXiv:2010.04592 (hardness).
+    """
+    a = functional.normalize(anchors, dim=1)
+    positive = (a * functional.normalize(positives, dim=1)).sum(1, keepdim=True) / temperature
+    cosine = a @ functional.normalize(keys, dim=1).T
+    own = anchor_ids[:, None] == key_ids[None, :]
+    logits = cosine / temperature
+    if hardness > 0:
+        logits = logits + _log_hardness(cosine.detach(), own, hardness)
+    parts = [positive, logits.masked_fill(own, float("-inf"))]
+    if len(queue):
+        masked = (anchor_ids[:, None] == queue_ids[None, :]) | (queue_ids < 0)[None, :]
+        parts.append((a @ queue.T / temperature).masked_fill(masked, float("-inf")))
+    return (torch.logsumexp(torch.cat(parts, 1), 1) - positive[:, 0]).sum() / max(total, 1)
+
+
+def base_row_penalty(rows: list[Tensor], total: int) -> Tensor:
+    """Half the squared norm of the base rows of a batch, per pair of the global batch. Source: LightGCN's code."""
+    return torch.stack([0.5 * r.square().sum() for r in rows]).sum() / max(total, 1)
+
+
+def tail_weights(degree: Tensor, exponent: float) -> Tensor:
+    """(degree + 1)^-q. Shape: as `degree`, float32."""
+    return (degree.to(torch.float32) + 1.0).pow(-exponent)
+
+
+def _log_hardness(cosine: Tensor, own: Tensor, hardness: float) -> Tensor:
+    raw = (hardness * cosine).masked_fill(own, float("-inf"))
+    count = (~own).sum(1, keepdim=True).clamp(min=1)
+    return (hardness * cosine) - torch.logsumexp(raw, 1, keepdim=True).nan_to_num(0.0, neginf=0.0) + count.log()

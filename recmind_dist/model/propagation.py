@@ -1,0 +1,94 @@
+"""One LightGCN hop: a sum over sampled neighbours, scaled so that its expectation is the full graph's.
+
+Source: arXiv:2002.02126 eq. 3. The operator is linear, so its backward is its transpose.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+
+class Block(Protocol):
+    """One bipartite hop, CSR over local ids (see `sampling.Hop`)."""
+
+    @property
+    def indptr(self) -> Tensor: ...
+    @property
+    def indices(self) -> Tensor: ...
+    @property
+    def dst_scale(self) -> Tensor: ...
+    @property
+    def num_src(self) -> int: ...
+    @property
+    def num_dst(self) -> int: ...
+
+
+def propagate(x_SD: Tensor, src_scale_S: Tensor, block: Block) -> Tensor:
+    """out_v = dst_scale_v Σ_{u ∈ N(v)} src_scale_u x_u.
+
+    Args:
+        x_SD: fused states of the block's source nodes; src_scale_S: 1/√degree of each.
+    Returns: [num_dst, D].
+    """
+    out: Tensor = _Propagate.apply(x_SD, src_scale_S, block)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Propagate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, src_scale: Tensor, block: Block) -> Tensor:
+        ctx.block, ctx.src_scale = block, src_scale
+        if x.device.type == "cpu":
+            arrays = (block.indptr.numpy(), block.indices.numpy(), block.dst_scale.numpy(), src_scale.numpy())
+            return torch.from_numpy(_gather_sum(*arrays, x.detach().contiguous().numpy()))
+        weighted: Tensor = _sparse(block) @ (x * src_scale[:, None])
+        return weighted * block.dst_scale[:, None]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad, block, src_scale = grads[0], ctx.block, ctx.src_scale
+        if grad.device.type == "cpu":
+            arrays = (block.indptr.numpy(), block.indices.numpy(), block.dst_scale.numpy(), src_scale.numpy())
+            return torch.from_numpy(_scatter_sum(*arrays, grad.contiguous().numpy(), block.num_src)), None, None
+        back: Tensor = _sparse(block).t() @ (grad * block.dst_scale[:, None])
+        return back * src_scale[:, None], None, None
+
+
+def _sparse(block: Block) -> Tensor:
+    ones = torch.ones(len(block.indices), device=block.indices.device)
+    return torch.sparse_csr_tensor(block.indptr, block.indices.long(), ones, (block.num_dst, block.num_src))
+
+
+@njit(cache=True, nogil=True, fastmath=False)
+def _gather_sum(indptr, indices, dst_scale, src_scale, x):  # type: ignore[no-untyped-def]
+    num_dst, dim = len(indptr) - 1, x.shape[1]
+    out = np.zeros((num_dst, dim), np.float32)
+    for v in range(num_dst):
+        row = out[v]
+        for e in range(indptr[v], indptr[v + 1]):
+            u = indices[e]
+            scale, source = src_scale[u], x[u]
+            for d in range(dim):
+                row[d] += scale * source[d]
+        for d in range(dim):
+            row[d] *= dst_scale[v]
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=False)
+def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, num_src):  # type: ignore[no-untyped-def]
+    num_dst, dim = len(indptr) - 1, grad.shape[1]
+    out = np.zeros((num_src, dim), np.float32)
+    for v in range(num_dst):
+        row, scale = grad[v], dst_scale[v]
+        for e in range(indptr[v], indptr[v + 1]):
+            target = out[indices[e]]
+            for d in range(dim):
+                target[d] += scale * row[d]
+    for u in range(num_src):
+        for d in range(dim):
+            out[u, d] *= src_scale[u]
+    return out

@@ -1,0 +1,97 @@
+"""Settings of the model and its objective. The variants of the papers are settings of this one model."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from recmind_dist.config import Settings
+
+
+class GateSettings(Settings):
+    """The gate inside every layer: γ is the weight of the graph, 1 − γ that of language."""
+
+    enabled: bool = True
+    sides: Literal["both", "items"] = "both"
+    """items: users keep γ = 1."""
+    hidden_dim: int = Field(0, ge=0)
+    """0: the paper's linear gate; above: a hidden layer of that width."""
+    degree_input: bool = True
+    """Whether the gate sees d̃ = log(1 + degree) / log(1 + max degree)."""
+    initial_bias: float = 0.0
+    """0 starts every gate at γ = 1/2."""
+    learn_on: Literal["heldout", "train"] = "heldout"
+    """heldout: the gates' gradient comes only from held-out training edges; train: the paper's literal form."""
+    heldout_share: float = Field(0.1, gt=0, le=1)
+    """Share of the users whose newest training edge teaches the gates."""
+    batch_size: int = Field(0, ge=0)
+    """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
+    cold_share: float = Field(0.0, ge=0, le=1)
+    """Share of a gate batch's items that play degree 0..3 (idea: DropoutNet, NeurIPS 2017)."""
+    redraw_epochs: int = Field(0, ge=0)
+    """Draw another held-out slice every so many epochs; 0: never. Needs texts that are not made of training items."""
+    fold_back: float = Field(0.2, ge=0, le=1)
+    """In this last share of the epochs the gates rest and the held-out edges train the embeddings too."""
+
+
+class FallbackSettings(Settings):
+    """The small network that stands in where a node has no text."""
+
+    hidden_dim: int = Field(64, ge=1)
+    category_buckets: int = Field(64, ge=0)
+    """Hash buckets of the category field; 0: no category input."""
+    category_field: str | None = None
+    """Field of the item file that holds the category."""
+    hide_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the nodes with text that are treated as if they had none, so that the network learns."""
+
+
+class ModelSettings(Settings):
+    """The gated LightGCN."""
+
+    embedding_dim: int = Field(64, ge=1)
+    num_layers: int = Field(2, ge=0, le=8)
+    use_text: bool = True
+    """False: no language anywhere (plain LightGCN)."""
+    readout: Literal["fused", "alpha", "gate", "graph", "text"] = "fused"
+    """What the final vector is: see docs/model.md."""
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the graph view where readout is alpha."""
+    init: Literal["text", "normal"] = "text"
+    """E⁰ from the whitened, PCA-reduced text vectors, or normal."""
+    init_scale: float = Field(0.1, gt=0)
+    """Root mean square of an entry of E⁰ at the start."""
+    text_whitening: Literal["none", "center", "whiten"] = "whiten"
+    item_scale: bool = False
+    """Item vectors are normalised and take a learnt scale by log-degree."""
+    gate: GateSettings = GateSettings()
+    fallback: FallbackSettings = FallbackSettings()
+
+
+class LossSettings(Settings):
+    """What is minimised beside the alignment."""
+
+    kind: Literal["bpr", "ssm"] = "bpr"
+    """bpr: Bayesian personalised ranking; ssm: sampled softmax on cosine / temperature."""
+    temperature: float = Field(0.1, gt=0)
+    """Of the sampled softmax."""
+    tail_exponent: float = Field(0.0, ge=0, le=1)
+    """Pairs weigh (degree of the item + 1)^-q."""
+    regularization: float = Field(1e-4, ge=0)
+    """L2 on the base rows that a batch touches, the gates and the adapters."""
+
+
+class AlignmentSettings(Settings):
+    """Symmetric InfoNCE between the graph view and the text view, users and items apart."""
+
+    weight: float = Field(0.1, ge=0)
+    users: bool = True
+    items: bool = True
+    temperature: float = Field(0.2, gt=0)
+    hardness: float = Field(0.0, ge=0)
+    """In-batch negatives weigh exp(hardness × similarity), mean 1; 0: all alike."""
+    anchors: int = Field(512, ge=1)
+    """Pairs of the global batch that are aligned each step."""
+    queue_size: int = Field(4096, ge=0)
+    """Keys kept of each kind; 0: the batch alone."""
+    momentum: float = Field(0.99, ge=0, lt=1)
+    """Of the copies of projection and gates that make the keys."""

@@ -1,0 +1,77 @@
+"""The embedding table, sharded by rows: each rank holds its own rows and their optimizer state, and nobody a copy.
+
+It stays outside DeepSpeed: ZeRO's cost grows with the table, this one's with the batch (docs/distribution.md).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from recmind_dist.parallel.settings import TableSettings
+
+InitRows = Callable[[int, int], Tensor]
+
+
+class ShardedTable:
+    """Rows [start, stop) of a table of `num_rows`.
+
+    Args:
+        row_range: this rank's rows; num_rows: of all ranks; dim: D; settings: optimizer; device.
+    """
+
+    def __init__(self, row_range: tuple[int, int], num_rows: int, dim: int, settings: TableSettings, device: torch.device) -> None:
+        self.start, self.stop = row_range
+        self.num_rows, self.dim, self.settings = num_rows, dim, settings
+        rows = self.stop - self.start
+        self.weight = torch.zeros(rows, dim, device=device)
+        self.state: dict[str, Tensor] = {}
+        if settings.optimizer == "adam":
+            self.state["exp_avg"] = torch.zeros(rows, dim, device=device)
+            self.state["exp_avg_sq"] = torch.zeros(rows, dim, device=device)
+            self.state["steps"] = torch.zeros(rows, dtype=torch.int64, device=device)
+        else:
+            self.state["sum_sq"] = torch.zeros(rows, device=device)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def gather(self, local_rows: Tensor) -> Tensor:
+        """A leaf that takes gradient, [n, D]. `local_rows` are positions in this shard."""
+        return self.weight[local_rows].requires_grad_()
+
+    def update(self, local_rows: Tensor, grad: Tensor, lr_factor: float = 1.0) -> None:
+        """One step of the row-wise optimizer on distinct rows.
+
+        Args:
+            local_rows: [n] distinct; grad: [n, D]; lr_factor: the schedule's multiple of the learning rate.
+        Source: Adam with a step count a row, so that a rarely seen row gets its own bias correction ("lazy" Adam);
+        row-wise Adagrad keeps one number a row (arXiv:1903.12287).
+        """
+        lr = self.settings.learning_rate * lr_factor
+        if self.settings.optimizer == "adagrad":
+            total = self.state["sum_sq"][local_rows] + grad.square().mean(1)
+            self.state["sum_sq"][local_rows] = total
+            self.weight[local_rows] -= lr * grad / (total.sqrt() + self.settings.eps)[:, None]
+            return
+        beta1, beta2 = self.settings.beta1, self.settings.beta2
+        step = self.state["steps"][local_rows] + 1
+        exp_avg = self.state["exp_avg"][local_rows].lerp_(grad, 1 - beta1)
+        exp_avg_sq = self.state["exp_avg_sq"][local_rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        self.state["steps"][local_rows] = step
+        self.state["exp_avg"][local_rows] = exp_avg
+        self.state["exp_avg_sq"][local_rows] = exp_avg_sq
+        correction1 = (1 - beta1 ** step.double()).float()[:, None]
+        correction2 = (1 - beta2 ** step.double()).float()[:, None]
+        denominator = (exp_avg_sq / correction2).sqrt_().add_(self.settings.eps)
+        self.weight[local_rows] -= lr * (exp_avg / correction1).div_(denominator)
+
+    def rows(self) -> dict[str, Tensor]:
+        """Weight and optimizer state of this shard, by name; first dimension is the shard's rows."""
+        return {"weight": self.weight, **self.state}
+
+    def load_rows(self, rows: dict[str, Tensor]) -> None:
+        """Takes what `rows` gave, for the same row range."""
+        self.weight.copy_(rows["weight"])
+        for name, value in self.state.items():
+            value.copy_(rows[name])

@@ -1,0 +1,18 @@
+"""What a run says of itself: metrics log, progress, tables, and the run directory that holds them."""
+
+from recmind_dist.report.metrics_log import MetricsLog, read_metrics
+from recmind_dist.report.progress import Progress
+from recmind_dist.report.results import Results
+from recmind_dist.report.run_directory import RunDirectory
+from recmind_dist.report.tables import comparison_table, print_table, strata_table
+
+__all__ = [
+    "MetricsLog",
+    "Progress",
+    "Results",
+    "RunDirectory",
+    "comparison_table",
+    "print_table",
+    "read_metrics",
+    "strata_table",
+]

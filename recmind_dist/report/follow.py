@@ -1,0 +1,82 @@
+"""A person's view of training: progress drawn from metrics.jsonl as the workers write it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.report.progress import Progress
+
+
+@contextmanager
+def follow_training(metrics: Path, every_s: float = 0.5) -> Iterator[None]:
+    """While it lasts, a thread reads what is added to `metrics` and shows it."""
+    stop = threading.Event()
+    offset = metrics.stat().st_size if metrics.exists() else 0
+    thread = threading.Thread(target=_follow, args=(metrics, offset, stop, every_s), daemon=True, name="follow-training")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _follow(metrics: Path, offset: int, stop: threading.Event, every_s: float) -> None:
+    view = _View()
+    rest = b""
+    while True:
+        last_look = stop.is_set()
+        if metrics.exists():
+            with metrics.open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+            offset += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                view.show(_parsed(line))
+        if last_look:
+            view.close()
+            return
+        stop.wait(every_s)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}  # a line torn by a killed writer: read_metrics says so to whoever reads the file
+    return value if isinstance(value, dict) else {}
+
+
+class _View:
+    """One bar a phase; restarts and validations as lines."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def show(self, entry: dict[str, Any]) -> None:
+        kind = entry.get("kind")
+        if kind == "start":
+            self.close()
+        elif kind == "step":
+            self._step(entry)
+        elif kind == "validation" and self._bar is not None:
+            shown = {name: entry[name] for name in ("recall@20", "ndcg@20") if entry.get(name) is not None}
+            self._bar.update(0, **shown)
+
+    def _step(self, entry: dict[str, Any]) -> None:
+        if self._bar is None or self._bar.task != entry["phase"]:
+            self.close()
+            self._bar = Progress(entry["phase"], entry["total"], done=entry["step"])
+            self._bar.__enter__()
+        stage = f"epoch {entry['epoch'] + 1}/{entry['epochs']}"
+        self._bar.update(max(entry["step"] - self._bar.done, 0), stage=stage, loss=entry["loss"])
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None

@@ -1,0 +1,115 @@
+"""metrics.jsonl: the truth about a run, one JSON object a line, appended and flushed line by line."""
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from recmind_dist.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """Appends to one file; safe to call from several threads of one process.
+
+    A full disk does not stop the run: lines that cannot be written are counted, and the first of a row is logged.
+
+    Args:
+        path: metrics.jsonl; clock: unix seconds.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = Path(path)
+        self.lost_lines = 0
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._disk_refuses = False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab", buffering=0)
+        self._torn = _ends_torn(self.path)
+
+    def log(self, kind: str, **fields: Any) -> None:
+        """Writes {"time": unix seconds, "kind": kind, **fields}. NaN and infinities become null, arrays lists."""
+        record = {"time": round(self._clock(), 3), "kind": kind, **fields}
+        line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with self._lock:
+            self._write(line)
+
+    def close(self) -> None:
+        """Closes the file; logs how many lines a full disk has cost."""
+        self._file.close()
+        if self.lost_lines:
+            log.warning("%s: %d lines were lost to write errors", self.path, self.lost_lines)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, line: bytes) -> None:
+        data = b"\n" + line if self._torn else line  # a line cut short by a kill must not swallow this one
+        try:
+            written = self._file.write(data)
+            self._torn = written != len(data)
+            lost = self._torn
+        except OSError as error:
+            lost = True
+            if not self._disk_refuses:
+                log.warning("%s: cannot be written (%s): training goes on without it", self.path, error)
+        self._disk_refuses = lost
+        self.lost_lines += lost
+
+
+def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
+    """Records in order, of one kind or all. A line cut short by a kill is skipped with a warning that names it.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}): give a run directory's metrics.jsonl") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            log.warning("%s:%d: not a JSON object (%d bytes), cut short or damaged: skipped", path, number, len(line))
+        elif kind is None or record.get("kind") == kind:
+            yield record
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON data: scalars and arrays of numpy or torch become numbers and lists, what is not finite null."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return False
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"

@@ -1,0 +1,64 @@
+"""The shape of results.json, checked before it is written: what other programs and people's papers rely on."""
+
+import re
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_METRIC = r"^(recall|ndcg|hitrate|mrr)@[1-9]\d*$"
+
+
+class StratumResult(BaseModel):
+    """Metrics over the held-out items of one stratum; null where no user has any. Keys like "recall@20"."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | None]
+
+    users: int = Field(ge=0)
+
+
+class GateRow(BaseModel):
+    """Gate statistics of one layer and side, either in one degree bin or as the rank correlation with degree."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    layer: int = Field(ge=0)
+    side: str = Field(pattern="^(user|item)$")
+    degree_bin: str | None = None
+    mean: float | None = None
+    median: float | None = None
+    p10: float | None = None
+    p90: float | None = None
+    count: int = Field(ge=0)
+    spearman: float | None = None
+
+
+class Results(BaseModel):
+    """results.json. Further keys are allowed beside these; these keep their meaning."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    dataset: str
+    variant: str
+    seed: int
+    commit: str | None
+    split: str = Field(pattern="^(test|valid)$")
+    metrics: dict[str, float]
+    strata: dict[str, StratumResult]
+    gate: list[GateRow]
+
+    @field_validator("metrics")
+    @classmethod
+    def _metric_names(cls, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if not re.match(_METRIC, name):
+                raise ValueError(f"{name!r} is no metric: write recall@20, ndcg@20, hitrate@20 or mrr@20")
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is {value}, outside [0, 1]")
+        return metrics
+
+    @field_validator("strata")
+    @classmethod
+    def _cold_strata(cls, strata: dict[str, StratumResult]) -> dict[str, StratumResult]:
+        if missing := [name for name in ("0", "1-3", "cold") if name not in strata]:
+            raise ValueError(f"no stratum {missing[0]!r}: empty strata are listed too")
+        return strata

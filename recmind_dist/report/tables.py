@@ -1,0 +1,83 @@
+"""Results side by side: models as rows, metrics as columns, the best of each column marked."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+DEFAULT_METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
+_PLAIN_WIDTH = 160  # without a terminal rich would clip at 80 columns
+
+
+def comparison_table(
+    results: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    strata: Sequence[str] = ("cold",),
+    title: str = "",
+) -> Table:
+    """One row a model, one column a metric: over all users, then over each stratum in `strata`.
+
+    Args:
+        results: model name → content of its results.json. The best value of a column is bold and has a star; missing
+            values show as –.
+    """
+    columns: dict[str, dict[str, float | None]] = {
+        _label(metric): {name: result["metrics"].get(metric) for name, result in results.items()} for metric in metrics
+    }
+    for stratum in strata:
+        for metric in metrics:
+            values = {name: result["strata"].get(stratum, {}).get(metric) for name, result in results.items()}
+            columns[f"{stratum} {_label(metric)}"] = values
+    return _table("model", list(results), columns, title)
+
+
+def strata_table(results: Mapping[str, Mapping[str, Any]], metric: str = "recall@20", title: str = "") -> Table:
+    """One row a model, one column a stratum with its number of users, by training degree of the held-out item."""
+    strata = {name: row for result in results.values() for name, row in result["strata"].items()}
+    columns = {
+        f"{name}\n({row['users']} users)": {
+            model: result["strata"].get(name, {}).get(metric) for model, result in results.items()
+        }
+        for name, row in sorted(strata.items(), key=lambda item: _stratum_order(item[0]))
+    }
+    return _table(f"{_label(metric)} by degree", list(results), columns, title)
+
+
+def print_table(table: Table, stream: TextIO | None = None) -> None:
+    """Prints with bold on a terminal, and as plain text, unclipped, elsewhere."""
+    stream = stream or sys.stdout
+    Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False).print(table)
+
+
+def _table(corner: str, models: list[str], columns: Mapping[str, Mapping[str, float | None]], title: str) -> Table:
+    table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
+    table.add_column(corner)
+    best = {}
+    for label, values in columns.items():
+        table.add_column(label, justify="right", no_wrap=True)
+        best[label] = max((value for value in values.values() if value is not None), default=None)
+    for model in models:
+        table.add_row(escape(model), *(_cell(values.get(model), best[label]) for label, values in columns.items()))
+    return table
+
+
+def _cell(value: float | None, best: float | None) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.4f}"
+    return f"[bold]{text}*[/bold]" if best is not None and text == f"{best:.4f}" else f"{text} "
+
+
+def _label(metric: str) -> str:
+    name, _, k = metric.partition("@")
+    shown = {"recall": "Recall", "ndcg": "NDCG", "hitrate": "HitRate", "mrr": "MRR"}.get(name, name)
+    return f"{shown}@{k}" if k else shown
+
+
+def _stratum_order(name: str) -> tuple[int, int]:
+    first = name.split("-")[0]
+    return (0, int(first)) if first.isdigit() else (1, 0)

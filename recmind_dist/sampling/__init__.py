@@ -1,0 +1,13 @@
+"""Mini-batches out of the graph: hidden edges, sampled neighbourhoods, negatives, a loader that works ahead."""
+
+from recmind_dist.sampling.batches import Batch, NeighborLoader, StepBatches, make_sampler
+from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, edge_endpoints, held_out_slice
+from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler, SampledHops
+from recmind_dist.sampling.prefetch import Prefetcher
+from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
+
+__all__ = [
+    "NOTHING_HIDDEN", "Batch", "HiddenEdges", "Hop", "NegativeSettings", "NeighborLoader", "NeighborSampler",
+    "NumbaNeighborSampler", "Prefetcher", "SampledHops", "SamplerSettings", "StepBatches", "edge_endpoints",
+    "held_out_slice", "make_sampler",
+]  # fmt: skip

@@ -1,0 +1,196 @@
+"""Mini-batches with PyG's field names, the same on any number of ranks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmind_dist.errors import ConfigError
+from recmind_dist.graph import Graph
+from recmind_dist.randomness import Permutation, integers, stream_key, uniforms
+from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, edge_endpoints
+from recmind_dist.sampling.negatives import NegativeSampler
+from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler
+from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler
+from recmind_dist.sampling.settings import SamplerSettings
+from recmind_dist.types import BoolArray, IntArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global mini-batch of training edges, with the sampled neighbourhood of every node it needs.
+
+    Shapes (b pairs of this rank, S seeds, N distinct nodes, M shared negatives):
+        n_id: [N] global ids, seeds first; degree: [N] training degrees; hops: from the seeds outwards.
+        input_id: [b] positions in the global batch; src_index, dst_pos_index: [b] local ids;
+        dst_neg_index: [b, num] or [b, 0]; shared_index: [M]; shared_positive: [b, M], True where the shared item is a
+        training positive of the pair's user.
+    """
+
+    n_id: Tensor
+    degree: Tensor
+    hops: list[Hop]
+    input_id: Tensor
+    src_index: Tensor
+    dst_pos_index: Tensor
+    dst_neg_index: Tensor
+    shared_index: Tensor
+    shared_positive: Tensor
+    global_pairs: Tensor
+    """Global ids (user, item) of the step's pairs on all ranks, [2, GB]: every rank derives them, nobody sends them."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """GB, what losses are averaged over."""
+        return self.global_pairs.shape[1]
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs of this rank."""
+        return len(self.input_id)
+
+    @property
+    def num_seeds(self) -> int:
+        return self.hops[0].num_dst
+
+    @property
+    def num_sampled_nodes(self) -> list[int]:
+        """Distinct nodes that each hop adds, seeds first (PyG)."""
+        sizes = [self.num_seeds, *(hop.num_src for hop in self.hops)]
+        return [sizes[0], *np.diff(sizes).tolist()]
+
+    @property
+    def num_sampled_edges(self) -> list[int]:
+        return [len(hop.indices) for hop in self.hops]
+
+    @property
+    def edge_index(self) -> Tensor:
+        """All sampled edges as PyG's COO, source row first, local ids. Shape: [2, edges]."""
+        parts = []
+        for hop in self.hops:
+            dst = torch.repeat_interleave(torch.arange(hop.num_dst), hop.indptr.diff())
+            parts.append(torch.stack([hop.indices.long(), dst]))
+        return torch.cat(parts, dim=1)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Moves every tensor."""
+        if device.type == "cpu":
+            return self
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        hops = [replace(h, **{k: v.to(device, non_blocking=True) for k, v in vars(h).items() if isinstance(v, Tensor)}) for h in self.hops]
+        return replace(self, **moved, hops=hops)
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """What one training step works on: the pairs that train the embeddings and, beside them, those that teach the gates."""
+
+    step: int
+    main: Batch
+    gate: Batch | None = field(default=None)
+
+
+def make_sampler(graph: Graph, settings: SamplerSettings, hidden: HiddenEdges = NOTHING_HIDDEN) -> NeighborSampler:
+    """The backend that the settings name."""
+    kind = PygNeighborSampler if settings.backend == "pyg" else NumbaNeighborSampler
+    return kind(graph, settings.num_neighbors, hidden)
+
+
+class NeighborLoader:
+    """Iterates the training edges in global mini-batches and yields this rank's share of each.
+
+    Everything is a function of (seed, epoch, step), so an epoch can be entered at any step, on any number of ranks.
+    Named after PyG's loader; one batch carries the fields of its LinkNeighborLoader with triplet negatives.
+
+    Args:
+        graph: the training graph.
+        settings: fan-outs, negatives, backend.
+        batch_size: pairs of the *global* batch.
+        negatives: "pairs" (BPR), "shared" (sampled softmax) or "none" (alignment only).
+        held_out: mask over the user half of edges that teach the gates, [E]; they are absent from the training pairs and
+            from every propagation.
+        gate_batch_size: held-out pairs of the global batch a step; 0 for none.
+        cold_share: share of the gate batch's items that play cold (degree 0..3).
+        seed, rank, world_size: who asks.
+    """
+
+    def __init__(
+        self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *,
+        held_out: BoolArray | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
+        seed: int = 0, rank: int = 0, world_size: int = 1,
+    ) -> None:  # fmt: skip
+        if batch_size < world_size:
+            raise ConfigError(f"train.batch_size is {batch_size}, fewer than one pair for each of {world_size} ranks: raise it")
+        self.graph, self.settings, self.batch_size, self.negatives = graph, settings, batch_size, negatives
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.gate_batch_size, self.cold_share = gate_batch_size, cold_share
+        self._held_out = held_out
+        self._held_out_edges = np.flatnonzero(held_out) if held_out is not None else np.zeros(0, np.int64)
+        hidden = HiddenEdges.of_edges(graph, self._held_out_edges) if len(self._held_out_edges) else NOTHING_HIDDEN
+        self._sampler = make_sampler(graph, settings, hidden)
+        self._negatives = NegativeSampler(graph, settings.negatives)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.graph.num_edges // self.batch_size)
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
+        """This rank's share of every global batch of `epoch`, from `first_step` on. Every rank gets as many."""
+        order = Permutation(self.graph.num_edges, stream_key(self.seed, "epoch", epoch))
+        for i in range(first_step, self.steps_per_epoch):
+            step = epoch * self.steps_per_epoch + i
+            positions = np.arange(i * self.batch_size, min((i + 1) * self.batch_size, self.graph.num_edges), dtype=np.int64)
+            edges = order(positions)
+            if self._held_out is not None:
+                edges = edges[~self._held_out[edges]]
+            gate = self._gate_batch(step) if self.gate_batch_size and len(self._held_out_edges) else None
+            yield StepBatches(step, self._batch(edges, stream_key(self.seed, "batch", step)), gate)
+
+    def _gate_batch(self, step: int) -> Batch:
+        count = len(self._held_out_edges)
+        order = Permutation(count, stream_key(self.seed, "gate-order"))
+        draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + step * self.gate_batch_size) % count)
+        key = stream_key(self.seed, "gate-batch", step)
+        edges = self._held_out_edges[draws]
+        return self._batch(edges, key, self._simulated_degrees(edges, key))
+
+    def _simulated_degrees(self, edges: IntArray, key: int) -> dict[int, int]:
+        if not self.cold_share:
+            return {}
+        items = np.unique(self.graph.indices[edges]).astype(np.int64)
+        cold = items[uniforms(stream_key(key, "plays-cold"), items) < self.cold_share]
+        degrees = integers(stream_key(key, "cold-degree"), cold, 4)
+        return dict(zip(cold.tolist(), degrees.tolist(), strict=True))
+
+    def _batch(self, edges: IntArray, key: int, simulated: dict[int, int] | None = None) -> Batch:
+        """This rank's share of the global batch made of `edges` (positions in the user half)."""
+        bounds = [len(edges) * r // self.world_size for r in (self.rank, self.rank + 1)]
+        input_id = np.arange(*bounds, dtype=np.int64)
+        all_users, all_items = edge_endpoints(self.graph, edges)
+        users, items = all_users[input_id], all_items[input_id]
+        pairs, shared = np.zeros((len(users), 0), np.int64), np.zeros(0, np.int64)
+        if self.negatives == "pairs":
+            pairs = self._negatives.for_pairs(users, input_id, stream_key(key, "negatives"), all_items)
+        elif self.negatives == "shared":
+            shared = self._negatives.shared(stream_key(key, "shared"), all_items)
+        wanted = np.concatenate([users, items, pairs.ravel(), shared])
+        seeds, local = np.unique(wanted, return_inverse=True)
+        hide = self.settings.hide_batch_edges and simulated is None
+        hidden = HiddenEdges.of_edges(self.graph, edges) if hide else NOTHING_HIDDEN
+        sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden, simulated)
+        b = len(users)
+        index = torch.from_numpy(local)
+        return Batch(
+            n_id=torch.from_numpy(sampled.n_id),
+            degree=torch.from_numpy(sampled.degree),
+            hops=sampled.hops,
+            input_id=torch.from_numpy(input_id),
+            src_index=index[:b],
+            dst_pos_index=index[b : 2 * b],
+            dst_neg_index=index[2 * b : 2 * b + pairs.size].view(pairs.shape),
+            shared_index=index[2 * b + pairs.size :],
+            shared_positive=torch.from_numpy(self._negatives.positives_among(users, shared)),
+            global_pairs=torch.from_numpy(np.stack([all_users, all_items])),
+        )

@@ -1,0 +1,82 @@
+"""Edges that a batch must not see: the held-out slice that teaches the gates, and the batch's own edges."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from recmind_dist.graph import Graph
+from recmind_dist.randomness import stream_key, uniforms
+from recmind_dist.types import BoolArray, IntArray
+
+
+@dataclass(frozen=True)
+class HiddenEdges:
+    """Hidden neighbours by node, as positions inside the node's CSR row.
+
+    Shapes:
+        nodes: [n] distinct nodes with a hidden edge; indptr: [n + 1]; positions: [hidden], ascending within a node.
+    """
+
+    nodes: IntArray
+    indptr: IntArray
+    positions: IntArray
+
+    @staticmethod
+    def of_edges(graph: Graph, edges: IntArray) -> "HiddenEdges":
+        """Hides training edges, given by their positions in the user half of `graph.indices`, in both directions."""
+        edges = np.unique(edges)
+        users, items = edge_endpoints(graph, edges)
+        node = np.concatenate([users, items])
+        position = np.concatenate([edges - graph.indptr[users], _positions_in_rows(graph.indptr, graph.indices, items, users)])
+        order = np.lexsort((position, node))
+        node, position = node[order], position[order]
+        nodes, starts = np.unique(node, return_index=True)
+        return HiddenEdges(nodes, np.append(starts, len(node)).astype(np.int64), position)
+
+
+NOTHING_HIDDEN = HiddenEdges(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int64))
+
+
+def edge_endpoints(graph: Graph, edges: IntArray) -> tuple[IntArray, IntArray]:
+    """Global ids (user, item) of edges given by position in the user half. Shapes: as `edges`."""
+    users = np.searchsorted(graph.indptr[: graph.num_users + 1], edges, side="right") - 1
+    return users.astype(np.int64), graph.indices[edges].astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _positions_in_rows(indptr, indices, rows, values):  # type: ignore[no-untyped-def]
+    out = np.empty(len(rows), np.int64)
+    for i in range(len(rows)):
+        start, stop = indptr[rows[i]], indptr[rows[i] + 1]
+        out[i] = np.searchsorted(indices[start:stop], values[i])
+    return out
+
+
+def held_out_slice(graph: Graph, share: float, seed: int, period: int = 0) -> BoolArray:
+    """The edges from which the gates learn: the newest training edge of a random share of the users.
+
+    Users with a single edge keep it, so that nobody is emptied. Depends on (seed, period) alone.
+
+    Args:
+        share: of the users, in [0, 1]; period: redraw counter.
+    Returns:
+        Mask over the user half of the edges, [E]. Source: DESIGN of this project, docs/model.md.
+    """
+    mask = np.zeros(graph.num_edges, np.bool_)
+    users = np.arange(graph.num_users, dtype=np.int64)
+    degree = np.diff(graph.indptr[: graph.num_users + 1])
+    chosen = users[(degree >= 2) & (uniforms(stream_key(seed, "held-out", period), users) < share)]
+    if len(chosen):
+        newest = _newest_edges(graph.indptr, graph.time_rank, chosen)
+        mask[newest] = True
+    return mask
+
+
+@njit(cache=True, nogil=True)
+def _newest_edges(indptr, time_rank, users):  # type: ignore[no-untyped-def]
+    out = np.empty(len(users), np.int64)
+    for i in range(len(users)):
+        start, stop = indptr[users[i]], indptr[users[i] + 1]
+        out[i] = start + np.argmax(time_rank[start:stop])
+    return out

@@ -1,0 +1,93 @@
+"""Negative items: drawn by counter, never a training positive of the user."""
+
+import numpy as np
+from numba import njit
+
+from recmind_dist.graph import Graph
+from recmind_dist.randomness import integers, mix64, mix64_pair, uniforms
+from recmind_dist.sampling.settings import NegativeSettings
+from recmind_dist.types import BoolArray, IntArray
+
+_ATTEMPTS = 64
+
+
+class NegativeSampler:
+    """Draws items for users.
+
+    Args:
+        graph: training graph, whose positives are never drawn; settings: kind of distribution and counts.
+    """
+
+    def __init__(self, graph: Graph, settings: NegativeSettings) -> None:
+        self.graph = graph
+        self.settings = settings
+        degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
+        weights = np.maximum(degree, 1.0) ** settings.beta if settings.kind == "popularity" else np.ones(graph.num_items)
+        self._cumulative = np.cumsum(weights) / weights.sum()
+
+    def for_pairs(self, users: IntArray, sample_ids: IntArray, key: int, batch_items: IntArray) -> IntArray:
+        """Negatives of each pair; draw j of sample s is a function of (key, s, j).
+
+        A user who has nearly everything may get a positive after 64 tries: the pair then teaches nothing.
+
+        Args:
+            users: [b] global ids; sample_ids: [b] global sample indices; batch_items: [GB] positives of the global batch.
+        Returns: [b, num] global item ids.
+        """
+        in_batch = self.settings.kind == "in_batch" and len(batch_items) > 0
+        pool = batch_items if in_batch else np.zeros(0, np.int64)
+        return _draw(
+            self.graph.indptr, self.graph.indices, users, sample_ids, np.uint64(key), self.settings.num,
+            self._cumulative, pool, self.graph.num_users,
+        )  # fmt: skip
+
+    def shared(self, key: int, batch_items: IntArray) -> IntArray:
+        """Distinct items that serve as negatives for the whole step, ascending. At most `num_shared`."""
+        counters = np.arange(self.settings.num_shared, dtype=np.int64)
+        if self.settings.kind == "in_batch" and len(batch_items):
+            return np.unique(batch_items[integers(key, counters, len(batch_items))])
+        drawn = np.searchsorted(self._cumulative, uniforms(key, counters), side="right")
+        return np.unique(np.minimum(drawn, self.graph.num_items - 1)) + self.graph.num_users
+
+    def positives_among(self, users: IntArray, shared: IntArray) -> BoolArray:
+        """Which of the shared items are training positives of which user. Shape: [b, len(shared)]."""
+        return _positives_among(self.graph.indptr, self.graph.indices, users, shared)
+
+
+@njit(cache=True, nogil=True)
+def _draw(indptr, indices, users, sample_ids, key, num, cumulative, pool, num_users):  # type: ignore[no-untyped-def]
+    out = np.empty((len(users), num), np.int64)
+    for b in range(len(users)):
+        row = indices[indptr[users[b]] : indptr[users[b] + 1]]
+        base = mix64_pair(key, np.uint64(sample_ids[b]))
+        for j in range(num):
+            item = 0
+            for attempt in range(_ATTEMPTS):
+                word = mix64(base + np.uint64(j * _ATTEMPTS + attempt) * np.uint64(0x9E3779B97F4A7C15))
+                u = np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+                if len(pool):
+                    item = pool[min(np.int64(u * len(pool)), len(pool) - 1)]
+                else:
+                    item = min(np.searchsorted(cumulative, u, side="right"), len(cumulative) - 1) + num_users
+                at = np.searchsorted(row, item)
+                if at == len(row) or row[at] != item:
+                    break
+            out[b, j] = item
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _positives_among(indptr, indices, users, shared):  # type: ignore[no-untyped-def]
+    out = np.zeros((len(users), len(shared)), np.bool_)
+    if len(shared) == 0:
+        return out
+    low, high = shared[0], shared[-1]
+    slot = np.full(high - low + 1, -1, np.int32)
+    for s in range(len(shared)):
+        slot[shared[s] - low] = s
+    for b in range(len(users)):
+        for e in range(indptr[users[b]], indptr[users[b] + 1]):
+            item = indices[e]
+            if low <= item <= high and slot[item - low] >= 0:
+                out[b, slot[item - low]] = True
+    return out

@@ -1,0 +1,93 @@
+"""PyG's own sampler (pyg-lib's op) behind the same interface.
+
+What differs from numba: draws come from pyg-lib's generator, so a block depends on who builds it, and hidden edges are
+dropped after the draw (a node whose draws are all hidden gets an empty sum). Parity across ranks needs numba.
+Source: https://github.com/pyg-team/pyg-lib, `torch.ops.pyg.neighbor_sample`.
+"""
+
+import numpy as np
+import torch
+
+from recmind_dist.errors import ConfigError
+from recmind_dist.graph import Graph
+from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges
+from recmind_dist.sampling.neighbours import Hop, SampledHops
+from recmind_dist.types import BoolArray, IntArray
+
+
+def pyg_op_resolves() -> bool:
+    """Whether pyg-lib's op itself is there; PyG's flags say only that a package of the name is installed."""
+    try:
+        import pyg_lib  # type: ignore[import-not-found]  # noqa: F401  # registers the op
+    except (ImportError, OSError):
+        return False
+    try:
+        return bool(torch.ops.pyg.neighbor_sample)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+class PygNeighborSampler:
+    """See `NeighborSampler`. Hops are drawn one by one, so every layer gets its own neighbourhoods."""
+
+    def __init__(self, graph: Graph, num_neighbors: tuple[int, ...], hidden: HiddenEdges = NOTHING_HIDDEN) -> None:
+        if not pyg_op_resolves():
+            raise ConfigError(
+                "sampler.backend: pyg, but pyg-lib's neighbor_sample is not there: "
+                "install pyg-lib from PyG's wheel index (README.md), or set sampler.backend: numba"
+            )
+        self.graph = graph
+        self.num_neighbors = num_neighbors
+        self._colptr = torch.from_numpy(np.array(graph.indptr))
+        self._row = torch.from_numpy(np.asarray(graph.indices).astype(np.int64))
+        self._always = _edge_positions(graph, hidden)
+
+    def sample(
+        self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN, simulated: dict[int, int] | None = None
+    ) -> SampledHops:
+        if simulated:
+            raise ConfigError("gate.cold_share is above 0, which sampler.backend: pyg cannot do: set it to numba")
+        never = np.union1d(self._always, _edge_positions(self.graph, hidden))
+        torch.manual_seed(key & 0x7FFF_FFFF_FFFF_FFFF)
+        n_id, hops = seeds.astype(np.int64), []
+        for fan_out in self.num_neighbors:
+            hop, n_id = self._hop(n_id, fan_out, never)
+            hops.append(hop)
+        return SampledHops(n_id, np.asarray(self.graph.degree)[n_id], hops)
+
+    def _hop(self, frontier: IntArray, fan_out: int, never: IntArray) -> tuple[Hop, IntArray]:
+        row, col, node, edge, _, _ = torch.ops.pyg.neighbor_sample(
+            self._colptr, self._row, torch.from_numpy(frontier), [fan_out],
+            None, None, None, None, True, False, True, False, "uniform", True,
+        )  # fmt: skip
+        visible = ~_contains(never, edge.numpy())
+        dst, src_node = row.numpy()[visible], node.numpy()[col.numpy()[visible]]
+        order = np.argsort(dst, kind="stable")
+        dst, src_node = dst[order], src_node[order]
+        new = src_node[~np.isin(src_node, frontier)]
+        n_id = np.concatenate([frontier, new[np.sort(np.unique(new, return_index=True)[1])]])
+        by_id = np.argsort(n_id)
+        local = by_id[np.searchsorted(n_id[by_id], src_node)]
+        counts = np.bincount(dst, minlength=len(frontier))
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        degree = np.asarray(self.graph.degree)[frontier].astype(np.float64)
+        available = degree - self._hidden_counts(frontier, never)
+        scale = np.divide(available, counts * np.sqrt(degree), out=np.zeros(len(frontier)), where=counts > 0)
+        return Hop.of_arrays(indptr, local.astype(np.int32), scale.astype(np.float32), len(n_id)), n_id
+
+    def _hidden_counts(self, frontier: IntArray, never: IntArray) -> IntArray:
+        starts, stops = self.graph.indptr[frontier], self.graph.indptr[frontier + 1]
+        return np.searchsorted(never, stops) - np.searchsorted(never, starts)
+
+
+def _edge_positions(graph: Graph, hidden: HiddenEdges) -> IntArray:
+    """Positions in `graph.indices` of hidden edges, ascending, both directions."""
+    return np.sort(np.repeat(graph.indptr[hidden.nodes], np.diff(hidden.indptr)) + hidden.positions)
+
+
+def _contains(ascending: IntArray, values: IntArray) -> BoolArray:
+    at = np.searchsorted(ascending, values)
+    found = np.zeros(len(values), np.bool_)
+    inside = at < len(ascending)
+    found[inside] = ascending[at[inside]] == values[inside]
+    return found

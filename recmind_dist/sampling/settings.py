@@ -1,0 +1,41 @@
+"""Settings of mini-batches: fan-outs, negatives, held-out slice."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recmind_dist.config import Settings
+
+
+class NegativeSettings(Settings):
+    """Which items stand against a positive one. A draw that is a training positive of the user is redrawn (or masked)."""
+
+    kind: Literal["uniform", "popularity", "in_batch"] = "popularity"
+    """uniform over the catalogue; popularity: proportional to degree^beta; in_batch: positives of the global batch."""
+    beta: float = Field(0.5, ge=-2, le=2)
+    """Exponent of `popularity`, of either sign. Items of degree 0 count as degree 1."""
+    num: int = Field(1, ge=1, le=64)
+    """Draws per pair for BPR; with more than one the highest-scoring is used (hard negatives)."""
+    num_shared: int = Field(1024, ge=1)
+    """Items drawn once a step for everybody, for the sampled softmax."""
+
+
+class SamplerSettings(Settings):
+    """How a mini-batch is cut out of the graph."""
+
+    backend: Literal["auto", "numba", "pyg"] = "auto"
+    """auto takes numba: pyg-lib is the choice of whoever wants PyG's own sampler (see docs/sampling.md)."""
+    num_neighbors: tuple[int, ...] = (10, 10)
+    """Fan-out of each hop, from the seeds outwards; -1 takes all neighbours."""
+    hide_batch_edges: bool = True
+    """Edges of the global batch are absent from its own propagation."""
+    prefetch: int = Field(2, ge=0, le=64)
+    """Batches made ahead by a background thread; 0 makes them in the training thread."""
+    negatives: NegativeSettings = NegativeSettings()
+
+    @model_validator(mode="after")
+    def _fan_outs_are_counts(self) -> "SamplerSettings":
+        for n in self.num_neighbors:
+            if n < -1 or n == 0:
+                raise ValueError(f"num_neighbors holds {n}: give counts above 0, or -1 for all neighbours")
+        return self

@@ -1,0 +1,20 @@
+"""Directories that appear whole or not at all, manifests that say what is in them, locks. Knows no content."""
+
+from recmind_dist.storage.atomic import atomic_directory, fsync_directory, write_bytes, write_json
+from recmind_dist.storage.keys import content_key, sha256_file
+from recmind_dist.storage.lock import directory_lock
+from recmind_dist.storage.manifest import read_json, read_manifest, verify_manifest, write_manifest
+
+__all__ = [
+    "atomic_directory",
+    "content_key",
+    "directory_lock",
+    "fsync_directory",
+    "read_json",
+    "read_manifest",
+    "sha256_file",
+    "verify_manifest",
+    "write_bytes",
+    "write_json",
+    "write_manifest",
+]

@@ -1,0 +1,18 @@
+"""Names made of content: the same inputs give the same key, so work that is done is found and skipped."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def content_key(value: Any) -> str:
+    """sha256 (hex) of plain data in canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

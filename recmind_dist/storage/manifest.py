@@ -1,0 +1,79 @@
+"""manifest.json: what a directory holds, with size and sha256 of every file, so that damage is found by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.errors import RecmindError, StoreError
+from recmind_dist.storage.atomic import write_json
+from recmind_dist.storage.keys import sha256_file
+from recmind_dist.storage.lock import NAME as LOCK_NAME
+
+NAME = "manifest.json"
+MAX_BYTES = 64 << 20
+
+
+def read_json(path: Path, error: type[RecmindError] = StoreError) -> Any:
+    """Reads JSON that may be damaged or hostile. Raises `error`, naming the file."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise error(f"{path}: larger than {MAX_BYTES} bytes: not a file of ours")
+        return json.loads(path.read_bytes())
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror})") from cause
+    except (ValueError, RecursionError) as cause:
+        if isinstance(cause, RecmindError):
+            raise
+        raise error(f"{path}: not JSON: the file is damaged") from cause
+
+
+def write_manifest(directory: Path, kind: str, schema: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Writes the manifest over all files now in `directory`, last. Returns it.
+
+    Args:
+        kind: what the directory is ("graph", "text", …); schema: version of its layout; content: anything else to keep.
+    """
+    files = {
+        str(file.relative_to(directory)): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file not in (directory / NAME, directory / LOCK_NAME)
+    }
+    manifest = {"kind": kind, "schema": schema, **content, "files": files}
+    write_json(directory / NAME, manifest)
+    return manifest
+
+
+def read_manifest(directory: Path, kind: str, schema: int, error: type[RecmindError] = StoreError) -> dict[str, Any]:
+    """The manifest of `directory`. Raises `error` if it is absent, damaged, of another kind or schema version."""
+    path = directory / NAME
+    if not path.is_file():
+        raise error(f"{directory}: no {NAME}: not a complete {kind} directory")
+    manifest = read_json(path, error)
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        raise error(f"{path}: not the manifest of a {kind} directory")
+    if manifest.get("schema") != schema:
+        raise error(
+            f"{path}: schema version {manifest.get('schema')!r}, this program reads {schema}: use the one that wrote it"
+        )
+    if not isinstance(manifest.get("files"), dict):
+        raise error(f"{path}: lists no files: the manifest is damaged")
+    return manifest
+
+
+def verify_manifest(directory: Path, manifest: dict[str, Any], error: type[RecmindError] = StoreError) -> None:
+    """Checks size and sha256 of every listed file. Raises `error` naming the first that differs."""
+    root = directory.resolve()
+    for name, expected in manifest["files"].items():
+        if not isinstance(expected, dict) or "\0" in name:
+            raise error(f"{directory / NAME}: entry {name!r} is no size and sha256: the manifest is damaged")
+        file = directory / name
+        if not file.resolve().is_relative_to(root) or file.is_symlink():
+            raise error(f"{directory}: manifest names {name!r}, outside the directory: refused")
+        if not file.is_file():
+            raise error(f"{file}: missing: restore it or make the directory again")
+        if file.stat().st_size != expected.get("bytes"):
+            raise error(
+                f"{file}: {file.stat().st_size} bytes, manifest says {expected.get('bytes')}: truncated or changed"
+            )
+        if sha256_file(file) != expected.get("sha256"):
+            raise error(f"{file}: sha256 differs from the manifest: the file is damaged")

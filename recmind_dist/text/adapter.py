@@ -1,0 +1,125 @@
+"""LoRA adapters: where they go, how they start, how they are kept (safetensors and a manifest)."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recmind_dist.errors import TextError
+from recmind_dist.randomness import normals, stream_key
+from recmind_dist.storage import (
+    atomic_directory,
+    content_key,
+    read_manifest,
+    verify_manifest,
+    write_bytes,
+    write_manifest,
+)
+from recmind_dist.text.settings import LoraSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+KIND = "adapter"
+SCHEMA = 1
+TENSORS = "adapter.safetensors"
+ENCODER_NAMES = ("query", "key", "value", "dense")  # of BERT and its kin
+
+
+def attach_lora(backbone: Any, lora: LoraSettings, seed: int) -> Any:
+    """The backbone with adapters: B starts at zero, so that nothing moves yet; A from (seed, name, row).
+
+    Raises:
+        TextError: no layer has a name of `target_modules`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_pattern(target_names(backbone, lora)),
+        bias="none",
+    )
+    model = get_peft_model(backbone, config)
+    for name, parameter in lora_parameters(model).items():
+        if "lora_A" in name:
+            _start(parameter, stream_key(seed, name))
+    return model
+
+
+def target_names(backbone: "nn.Module", lora: LoraSettings) -> list[str]:
+    """Full names of the linear layers to adapt."""
+    from torch import nn
+
+    linears = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    if lora.target_modules != "auto":
+        wanted: tuple[str, ...] = tuple(lora.target_modules)
+    elif any(name.endswith(".query") for name in linears):
+        wanted = ENCODER_NAMES
+    else:
+        wanted = tuple({name.rpartition(".")[2] for name in linears})
+    names = [name for name in linears if name.rpartition(".")[2] in wanted]
+    if lora.last_layers is not None:
+        layers = sorted({layer for name in names if (layer := _layer(name)) is not None})
+        names = [name for name in names if _layer(name) in layers[-lora.last_layers :]]
+    if not names:
+        has = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+        raise TextError(f"text.lora.target_modules: none of {', '.join(wanted)} in the model, which has {has}")
+    return names
+
+
+def lora_parameters(backbone: "nn.Module") -> "dict[str, nn.Parameter]":
+    """The adapters' parameters by name; empty without adapters."""
+    return {name: parameter for name, parameter in backbone.named_parameters() if ".lora_" in name}
+
+
+def save_adapter(directory: Path, state: "dict[str, Tensor]", lora: LoraSettings) -> str:
+    """Writes adapters and their settings to a directory of their own, atomically. Returns their hash."""
+    from safetensors.torch import save
+
+    with atomic_directory(directory) as temporary:
+        write_bytes(temporary / TENSORS, save({name: tensor.contiguous() for name, tensor in state.items()}))
+        manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": lora.model_dump()})
+    return _hash_of(manifest)
+
+
+def load_adapter(directory: Path) -> "tuple[LoraSettings, dict[str, Tensor]]":
+    """Settings and tensors of `save_adapter`, verified. Raises TextError if absent or damaged."""
+    from safetensors.torch import load_file
+
+    manifest = read_manifest(directory, KIND, SCHEMA, TextError)
+    verify_manifest(directory, manifest, TextError)
+    return LoraSettings.model_validate(manifest["lora"]), load_file(directory / TENSORS)
+
+
+def adapter_hash(directory: Path) -> str:
+    """What the adapter does, as a hash: part of the key of every vector made with it."""
+    return _hash_of(read_manifest(directory, KIND, SCHEMA, TextError))
+
+
+def _hash_of(manifest: dict[str, Any]) -> str:
+    # learning rate and batch do not change what a trained adapter does
+    shape = {key: manifest["lora"][key] for key in ("r", "alpha", "target_modules", "last_layers")}
+    return content_key([manifest["files"][TENSORS]["sha256"], shape])
+
+
+def _pattern(names: list[str]) -> str:
+    # peft's own layers_to_transform does not see the layers of a bare AutoModel; a pattern over full names does
+    return "(" + "|".join(re.escape(name) for name in names) + ")"
+
+
+def _layer(name: str) -> int | None:
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found.group(1)) if found else None
+
+
+def _start(parameter: "nn.Parameter", key: int) -> None:
+    """Variance 1 / (3 · fan-in), as peft's uniform start has, but a function of the seed alone, equal on every rank."""
+    import torch
+
+    rows, fan_in = parameter.shape
+    values = normals(key, np.arange(rows), fan_in) / np.sqrt(3.0 * fan_in)
+    with torch.no_grad():
+        parameter.copy_(torch.from_numpy(values.astype(np.float32)))

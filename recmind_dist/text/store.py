@@ -1,0 +1,282 @@
+"""Text vectors on disk: Zarr v3, float16, one writer a shard, checksummed chunks, and a ledger of what is complete.
+
+    <store>/store.json              encoder key, width, rows, layout
+    <store>/items, <store>/users    arrays [rows, T]; a row without text is NaN
+    <store>/ledger/items-00000.json rows, sha256 of the float16 bytes, content key: written after the shard is durable
+
+Zarr reads a missing shard as fill value and has no notion of "all there": the ledger has.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recmind_dist.errors import StoreError, TextError
+from recmind_dist.storage import fsync_directory, read_json, write_json
+from recmind_dist.types import IntArray
+
+SIDES = ("items", "users")
+KIND = "text"
+SCHEMA = 1
+META = "store.json"
+REMEDY = "run `recmind embed`, which makes only this shard again"
+HalfArray = NDArray[np.float16]
+
+
+class TextStore:
+    """Vectors of one encoder for all items and users. Opened with `open`, made with `create`.
+
+    Reading verifies each shard against the ledger the first time it is touched.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+        self._arrays: dict[str, Any] = {}
+        self._verified: set[tuple[str, int]] = set()
+
+    @classmethod
+    def open(cls, path: Path) -> "TextStore":
+        """Raises StoreError if `path` holds no text store of this schema. Shards are looked at when they are read."""
+        if not (path / META).is_file():
+            raise StoreError(f"{path}: no {META}: not a text store: run `recmind embed`")
+        meta = read_json(path / META)
+        if not isinstance(meta, dict) or meta.get("kind") != KIND:
+            raise StoreError(f"{path / META}: not that of a text store: delete {path} and run `recmind embed`")
+        if meta.get("schema") != SCHEMA:
+            raise StoreError(
+                f"{path / META}: schema version {meta.get('schema')!r}, this program reads {SCHEMA}: "
+                "use the version that wrote it"
+            )
+        return cls(path, meta)
+
+    @classmethod
+    def create(
+        cls, path: Path, encoder: dict[str, Any], dim: int, num_rows: dict[str, int], shard_rows: int, chunk_rows: int
+    ) -> "TextStore":
+        """Makes a store, or fits an existing one to other numbers of rows; its layout and good shards stay.
+
+        Args:
+            encoder: plain data that decides the vectors, kept for people to read.
+            num_rows: by side; shard_rows, chunk_rows: layout of a new store.
+        """
+        if (path / META).is_file():
+            store = cls.open(path)
+            if store.dim != dim:
+                raise StoreError(f"{path}: vectors of width {store.dim}, the model gives {dim}: delete the directory")
+            store._resize(num_rows)
+            return store
+        for directory in (path, path / "ledger"):
+            directory.mkdir(parents=True, exist_ok=True)
+        meta = {"kind": KIND, "schema": SCHEMA, "dim": dim, "num_rows": dict(num_rows)}
+        meta |= {"shard_rows": shard_rows, "chunk_rows": chunk_rows, "encoder": encoder}
+        store = cls(path, meta)
+        for side in SIDES:
+            store._create_array(side)
+        write_json(path / META, meta)
+        return store
+
+    @property
+    def dim(self) -> int:
+        """Width T."""
+        return int(self.meta["dim"])
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a full shard."""
+        return int(self.meta["shard_rows"])
+
+    def num_rows(self, side: str) -> int:
+        """Rows of "items" or "users", with and without text."""
+        return int(self.meta["num_rows"][side])
+
+    def num_shards(self, side: str) -> int:
+        """Shard files of a side."""
+        return -(-self.num_rows(side) // self.shard_rows)
+
+    def shard_range(self, side: str, shard: int) -> tuple[int, int]:
+        """Rows [start, stop) of a shard."""
+        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows(side))
+
+    def read(self, side: str, start: int, stop: int) -> HalfArray:
+        """Rows [start, stop). Shape: [stop - start, T] float16, NaN where there is no text."""
+        out = np.empty((stop - start, self.dim), dtype=np.float16)
+        for shard in range(start // self.shard_rows, -(-stop // self.shard_rows)):
+            first, last = self.shard_range(side, shard)
+            low, high = max(first, start), min(last, stop)
+            if (side, shard) in self._verified:
+                out[low - start : high - start] = self._rows(side, shard, low, high)
+            else:
+                out[low - start : high - start] = self.read_shard(side, shard)[low - first : high - first]
+        return out
+
+    def read_all(self, side: str) -> HalfArray:
+        """All rows of a side. Shape: [rows, T] float16."""
+        return self.read(side, 0, self.num_rows(side))
+
+    def gather(self, side: str, rows: IntArray) -> HalfArray:
+        """Any rows, in the order given, at the price of one pass over their shards. Shape: [len(rows), T] float16."""
+        out = np.empty((len(rows), self.dim), dtype=np.float16)
+        shard_of = np.asarray(rows) // self.shard_rows
+        for shard in np.unique(shard_of).tolist():
+            chosen = np.flatnonzero(shard_of == shard)
+            out[chosen] = self.read_shard(side, shard)[np.asarray(rows)[chosen] - shard * self.shard_rows]
+        return out
+
+    def shards(self, side: str) -> Iterator[HalfArray]:
+        """The rows of a side, one verified shard at a time."""
+        for shard in range(self.num_shards(side)):
+            yield self.read_shard(side, shard)
+
+    def read_shard(self, side: str, shard: int) -> HalfArray:
+        """One whole shard, verified. Raises StoreError, naming it, if it is missing, incomplete or damaged."""
+        entry = self.entry(side, shard)
+        name = f"{self.path}: shard {shard} of {side}"
+        start, stop = self.shard_range(side, shard)
+        if entry is None:
+            raise StoreError(f"{name} has no entry in the ledger: {REMEDY}")
+        if not self.shard_file(side, shard).is_file():
+            raise StoreError(f"{name} is missing: {REMEDY}")
+        vectors = self._rows(side, shard, start, stop)
+        if entry.get("rows") != stop - start or entry.get("sha256") != _sha256(vectors):
+            raise StoreError(f"{name} differs from its ledger entry: {REMEDY}")
+        self._verified.add((side, shard))
+        return vectors
+
+    def write_shard(self, side: str, shard: int, vectors: HalfArray, content_key: str) -> None:
+        """Writes a shard durably, reads it back, and only then enters it in the ledger. One writer a shard.
+
+        Raises:
+            TextError: wrong shape, or a row that is neither finite nor wholly NaN.
+            StoreError: the disk is full or gives back other bytes.
+        """
+        start, stop = self.shard_range(side, shard)
+        _refuse_bad_vectors(vectors, (stop - start, self.dim), f"shard {shard} of {side}")
+        file = self.shard_file(side, shard)
+        try:
+            self._ledger_file(side, shard).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)  # Zarr would merge into what is there, which may be damaged
+            self._array(side)[start:stop] = vectors
+            _fsync(file)
+            back = self._rows(side, shard, start, stop)
+            if not np.array_equal(back.view(np.uint16), vectors.view(np.uint16)):
+                raise StoreError(f"{file}: other bytes came back than were written: check the disk, then {REMEDY}")
+            entry = {"rows": stop - start, "sha256": _sha256(vectors), "content_key": content_key}
+            write_json(self._ledger_file(side, shard), entry)
+        except OSError as error:
+            raise StoreError(
+                f"{file}: cannot be written ({error.strerror}): free space, then run again: finished shards are kept"
+            ) from error
+        self._verified.discard((side, shard))
+
+    def entry(self, side: str, shard: int) -> dict[str, Any] | None:
+        """The ledger's entry of a shard, or None if it was never completed. Raises StoreError if it is not readable."""
+        path = self._ledger_file(side, shard)
+        if not path.is_file():
+            return None
+        entry = read_json(path)
+        return entry if isinstance(entry, dict) else {}
+
+    def verify(self) -> None:
+        """Reads everything. Raises StoreError naming the first shard that is missing or damaged."""
+        for side in SIDES:
+            for shard in range(self.num_shards(side)):
+                self.read_shard(side, shard)
+
+    def clean(self) -> int:
+        """Removes half-written files of writers that died; returns how many. Only the holder of the lock may."""
+        stray = [path for path in self.path.rglob("*") if path.name.endswith(".partial") or ".partial-" in path.name]
+        for path in stray:
+            path.unlink(missing_ok=True)
+        return len(stray)
+
+    def shard_file(self, side: str, shard: int) -> Path:
+        """Where Zarr keeps a shard."""
+        return self.path / side / "c" / str(shard) / "0"
+
+    def _ledger_file(self, side: str, shard: int) -> Path:
+        return self.path / "ledger" / f"{side}-{shard:05d}.json"
+
+    def _rows(self, side: str, shard: int, start: int, stop: int) -> HalfArray:
+        try:
+            return np.asarray(self._array(side)[start:stop], dtype=np.float16)
+        except (ValueError, OSError, RuntimeError, KeyError) as error:
+            raise StoreError(f"{self.path}: shard {shard} of {side} is damaged ({error}): {REMEDY}") from error
+
+    def _array(self, side: str) -> Any:
+        if side not in self._arrays:
+            array = self._open_array(side)
+            if array.shape != (self.num_rows(side), self.dim):
+                raise StoreError(
+                    f"{self.path / side}: {array.shape[0]} rows, {META} says {self.num_rows(side)}: run `recmind embed`"
+                )
+            self._arrays[side] = array
+        return self._arrays[side]
+
+    def _open_array(self, side: str) -> Any:
+        import zarr
+
+        path = self.path / side
+        try:
+            # a shard without any text gets a file too, so that a missing file always means a loss
+            return zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{path}: not a Zarr array ({error}): delete {self.path}, run `recmind embed`") from error
+
+    def _create_array(self, side: str) -> None:
+        import zarr
+        from zarr.codecs import Crc32cCodec
+
+        self._arrays[side] = zarr.create_array(
+            store=self.path / side,
+            shape=(self.num_rows(side), self.dim),
+            dtype="float16",
+            chunks=(int(self.meta["chunk_rows"]), self.dim),
+            shards=(self.shard_rows, self.dim),
+            fill_value=float("nan"),
+            compressors=[Crc32cCodec()],  # a flipped bit is an error; float16 vectors hardly compress (1.1 times)
+            config={"write_empty_chunks": True},
+            overwrite=True,
+        )
+
+    def _resize(self, num_rows: dict[str, int]) -> None:
+        """Shards that keep their rows stay valid; the others lose their ledger entry first: a crash leaves no lie."""
+        for side in SIDES:
+            old = [self.shard_range(side, shard) for shard in range(self.num_shards(side))]
+            self.meta["num_rows"][side] = num_rows[side]
+            for shard, rows in enumerate(old):
+                if self.shard_range(side, shard) != rows:
+                    self._ledger_file(side, shard).unlink(missing_ok=True)
+                    self.shard_file(side, shard).unlink(missing_ok=True)
+            array = self._open_array(side)
+            if array.shape[0] != num_rows[side]:
+                array.resize((num_rows[side], self.dim))
+            self._arrays[side] = array
+        self._verified.clear()
+        write_json(self.path / META, self.meta)
+
+
+def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -> None:
+    if vectors.shape != shape or vectors.dtype != np.float16:
+        found = f"{vectors.dtype} {vectors.shape}"
+        raise TextError(f"{name}: the encoder gave {found}, not float16 {shape}: check text.model")
+    bad = ~np.isfinite(vectors).all(axis=1) & ~np.isnan(vectors).all(axis=1)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise TextError(f"{name}: row {row} is not finite in float16: check text.model and text.dtype")
+
+
+def _sha256(vectors: HalfArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vectors).view(np.uint8).data).hexdigest()
+
+
+def _fsync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+    fsync_directory(file.parent)
+    fsync_directory(file.parent.parent)

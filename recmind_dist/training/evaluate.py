@@ -1,0 +1,76 @@
+"""Evaluation of a finished run on the test split: best checkpoint, exact propagation, full catalogue, results.json."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.config import resolve_settings
+from recmind_dist.config.yaml import load_yaml
+from recmind_dist.errors import CheckpointError
+from recmind_dist.evaluation import gate_statistics
+from recmind_dist.evaluation.ranking import Evaluation, all_evaluate, all_evaluate_popularity
+from recmind_dist.graph import Graph
+from recmind_dist.parallel import Ranks
+from recmind_dist.report import RunDirectory
+from recmind_dist.training.fit import read_inputs
+from recmind_dist.training.rank_model import Inputs, RankModel
+from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.state import Cursor
+
+
+def read_run(path: Path) -> tuple[RunDirectory, RunConfig, Inputs]:
+    """A run directory, its config as resolved, and its inputs. Raises ConfigError or StoreError if it is no run."""
+    run = RunDirectory(path)
+    config = resolve_settings(RunConfig, load_yaml(run.config))
+    return run, config, read_inputs(run)
+
+
+def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks) -> tuple[RankModel, Cursor]:
+    """The model of the checkpoint that validation preferred. Raises CheckpointError if the run has none."""
+    found = find_checkpoint(run.checkpoints, "best")
+    if found is None:
+        raise CheckpointError(f"{run.checkpoints}: no checkpoint: train the run first")
+    model = RankModel(config, inputs, ranks)
+    model.load_for_inference(found)
+    return model, Cursor.from_info(found.info)
+
+
+def all_evaluate_run(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks, split: str = "test") -> dict[str, Any]:
+    """Content of results.json. Every rank must call; rank 0 writes it."""
+    model, cursor = load_best(config, inputs, run, ranks)
+    vectors = model.all_final_vectors()
+    found = all_evaluate(vectors.h, model.graph, split, config.evaluation, ranks, cursor.norm_exponent)
+    gate = gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users) if len(vectors.gamma) else []
+    results = _results(config, split, found, gate) | {"norm_exponent": cursor.norm_exponent, "epoch": cursor.epoch}
+    if ranks.rank == 0:
+        run.write_results(results)
+    return results
+
+
+def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -> dict[str, Any]:
+    """The same for the popularity baseline, which needs no training."""
+    found = all_evaluate_popularity(Graph.open(graph), "test", config.evaluation, Ranks.alone())
+    results = _results(config, "test", found, [])
+    run.create()
+    run.write_config(config.model_dump(mode="json"))
+    run.write_results(results)
+    return results
+
+
+def _results(config: RunConfig, split: str, found: Evaluation, gate: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "dataset": config.dataset.name, "variant": config.variant, "seed": config.train.seed, "commit": _commit(),
+        "split": split, "metrics": found.metrics, "strata": found.strata, "gate": gate,
+    }  # fmt: skip
+
+
+def _commit() -> str | None:
+    """The commit of this program's checkout; None where it is installed without one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,93 @@
+"""Fresh texts of the warm-up: a few of a step's anchors go through the language model, so that its adapters learn.
+
+Legend: k fresh texts of this rank, T model width, D embedding dims.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recmind_dist.model import GatedLightGCN
+from recmind_dist.sampling import Batch
+from recmind_dist.text import TextEncoder, Texts, Whitening
+
+SIDES = ("user", "item")
+
+
+@dataclass(frozen=True)
+class FreshText:
+    """Tokenised texts of some of this rank's anchors.
+
+    Shapes: anchor: by side [k_side], positions among this rank's anchors; tokens: user texts, then item texts, [k, S].
+    A rank without any carries one blank text, so that all ranks run the same graph.
+    """
+
+    anchor: dict[str, Tensor]
+    tokens: dict[str, Tensor]
+
+
+class FreshTextPicker:
+    """Chooses anchors by their place in the global batch, so any number of ranks chooses the same.
+
+    Args:
+        texts: of all nodes; encoder: whose tokenizer is used; texts_per_step: over all ranks and both sides.
+    """
+
+    def __init__(self, texts: Texts, encoder: TextEncoder, texts_per_step: int) -> None:
+        self._texts = {"user": texts.users, "item": texts.items}
+        self._encoder = encoder
+        self._sides = [side for side in SIDES if any(t is not None for t in self._texts[side])]
+        self._per_side = max(1, texts_per_step // max(len(self._sides), 1))
+
+    def pick(self, batch: Batch, stride: int) -> FreshText:
+        """Tokenises this rank's share. `stride`: every how-manieth pair of the global batch is an anchor."""
+        anchors = batch.input_id[batch.input_id % stride == 0]
+        num_anchors = -(-batch.global_batch_size // stride)
+        every = max(1, -(-num_anchors // self._per_side))
+        num_users_and_items = {"user": 0, "item": len(self._texts["user"])}
+        chosen: dict[str, Tensor] = {}
+        words: list[str] = []
+        for row, side in enumerate(SIDES):
+            local = np.flatnonzero((anchors.numpy() // stride) % every == 0) if side in self._sides else np.zeros(0, np.int64)
+            nodes = batch.global_pairs[row][anchors[local]].numpy() - num_users_and_items[side]
+            texts = [self._texts[side][int(n)] for n in nodes]
+            kept = [i for i, text in enumerate(texts) if text is not None]
+            chosen[side] = torch.from_numpy(local[kept].astype(np.int64))
+            words += [t for t in texts if t is not None]
+        limit = self._encoder.settings.user_max_tokens if "user" in self._sides else self._encoder.settings.max_tokens
+        return FreshText(chosen, self._encoder.tokenize(words or [" "], limit))
+
+
+class FreshTextEncoder(nn.Module):
+    """The language model with trainable adapters, followed by the whitening that was fitted to the stored vectors.
+
+    It stays in evaluation mode: dropout would make the loss depend on who drew it.
+    """
+
+    def __init__(self, encoder: TextEncoder, whitening: Whitening) -> None:
+        super().__init__()
+        self.encoder = encoder
+        for side, name in (("user", "users"), ("item", "items")):
+            self.register_buffer(f"{side}_mean", torch.from_numpy(whitening.mean[name]).to(encoder.device))
+            self.register_buffer(f"{side}_matrix", torch.from_numpy(whitening.matrix[name]).to(encoder.device))
+
+    def train(self, mode: bool = True) -> "FreshTextEncoder":
+        """Keeps evaluation mode, whatever the engine asks."""
+        return super().train(False)
+
+    def replace(self, views: dict[str, Tensor], fresh: FreshText, model: GatedLightGCN) -> dict[str, Tensor]:
+        """`views` with the text views of the chosen anchors made anew, through the language model."""
+        assert model.text_view is not None
+        pooled = self.encoder.forward_pooled(fresh.tokens)
+        views, start = dict(views), 0
+        for side in SIDES:
+            count = len(fresh.anchor[side])
+            mean, matrix = self.get_buffer(f"{side}_mean"), self.get_buffer(f"{side}_matrix")
+            z = model.text_view.project((pooled[start : start + count] - mean) @ matrix)
+            views[f"{side}_text"] = views[f"{side}_text"].index_copy(0, fresh.anchor[side].to(z.device), z)
+            start += count
+        # a rank's blank text, and nothing else, has weight zero: its gradient exists on every rank all the same
+        views["item_text"] = views["item_text"] + 0.0 * pooled[start:].sum()
+        return views

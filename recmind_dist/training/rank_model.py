@@ -1,0 +1,110 @@
+"""A rank's share of the model: its table rows, its text rows and a whole dense part; and the vectors they give."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmind_dist.checkpoint.reader import Checkpoint
+from recmind_dist.errors import CheckpointError
+from recmind_dist.evaluation.propagation import FinalVectors, FullPropagation
+from recmind_dist.graph import Graph, row_bounds
+from recmind_dist.model import GatedLightGCN
+from recmind_dist.parallel import Ranks, ShardedTable
+from recmind_dist.randomness import stream_key
+from recmind_dist.text import TextStore, Whitening
+from recmind_dist.training.owned import OwnedText, degree_feature, initial_rows, load_owned_text, text_scale
+from recmind_dist.training.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run's prepared things, as paths and keys that travel to workers.
+
+    Attributes:
+        texts: JSON of all texts, which the warm-up's adapters read; texts_key: content key of the same.
+    """
+
+    graph: Path
+    text: Path | None = None
+    whitening: Path | None = None
+    texts: Path | None = None
+    texts_key: str = ""
+
+
+class RankModel:
+    """Built alike for training, evaluation and serving.
+
+    Args:
+        inputs: prepared stores; ranks: who takes part.
+    """
+
+    def __init__(self, config: RunConfig, inputs: Inputs, ranks: Ranks) -> None:
+        self.config, self.inputs, self.ranks = config, inputs, ranks
+        self.graph = Graph.open(inputs.graph)
+        self.bounds = row_bounds(self.graph, ranks.world_size)
+        self.row_range = (int(self.bounds[ranks.rank]), int(self.bounds[ranks.rank + 1]))
+        self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
+        self.whitening = Whitening.load(inputs.whitening) if config.model.use_text and inputs.whitening else None
+        self.text = self._load_text()
+        self.table = ShardedTable(self.row_range, self.graph.num_nodes, config.model.embedding_dim, config.table, ranks.device)
+        self.model = self.build_dense()
+        self._propagation: FullPropagation | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have been made from to be continued here."""
+        texts = self.inputs.texts_key if self.config.model.use_text else ""
+        return {"settings": self.config.identity(), "graph": self.graph.key, "texts": texts}
+
+    def initialise(self) -> None:
+        """Fills this rank's rows for a run that starts."""
+        self.table.weight.copy_(initial_rows(self.nodes, self.text, self.config.model, self.config.train.seed))
+
+    def load_for_inference(self, checkpoint: Checkpoint) -> None:
+        """Takes rows and dense parameters of a checkpoint, without optimizers."""
+        self.table.weight.copy_(checkpoint.rows(*self.row_range)["weight"])
+        dense = checkpoint.dense()
+        names = list(self.model.state_dict())
+        missing = [name for name in names if f"param.model.{name}" not in dense]
+        if missing:
+            raise CheckpointError(f"{checkpoint.path}: has no tensor 'model.{missing[0]}': it is of another model")
+        self.model.load_state_dict({name: dense[f"param.model.{name}"] for name in names})
+
+    @torch.no_grad()
+    def all_final_vectors(self) -> FinalVectors:
+        """Exact full propagation with the present parameters. Every rank must call."""
+        if self._propagation is None:
+            feature = degree_feature(torch.from_numpy(np.array(self.graph.degree)), int(self.graph.degree.max()))
+            self._propagation = FullPropagation(self.graph, self.bounds, self.ranks, feature)
+        return self._propagation.all_final_vectors(self.model, self.table.weight, self._text_views())
+
+    def _text_views(self) -> Tensor | None:
+        if self.text is None or self.model.text_view is None:
+            return None
+        everything = torch.arange(len(self.nodes), device=self.ranks.device)
+        blocks = [self.model.text_view(self.text.select(rows)) for rows in everything.split(65_536)]
+        return torch.cat(blocks) if blocks else self.table.weight.new_zeros(0, self.table.dim)
+
+    def _load_text(self) -> OwnedText | None:
+        if self.whitening is None or self.inputs.text is None:
+            return None
+        store = TextStore.open(self.inputs.text)
+        return load_owned_text(self.graph, store, self.whitening, self.nodes, self.config.model.fallback, self.ranks.device)
+
+    def build_dense(self) -> GatedLightGCN:
+        """A dense part at its start, the same on every rank: torch's generator is seeded from the run's seed alone."""
+        settings = self.config.model
+        text_dim = self.whitening.dim if self.whitening is not None else 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_key(self.config.train.seed, "dense") & 0x7FFF_FFFF_FFFF_FFFF)
+            model = GatedLightGCN(None, settings.embedding_dim, settings.num_layers, text_dim, settings)
+        if model.text_view is not None and settings.init == "text":
+            # z starts where E⁰ starts, so that gates mix like with like
+            weight = model.text_view.projection.weight
+            with torch.no_grad():
+                weight.zero_().fill_diagonal_(text_scale(text_dim, settings))
+        return model.to(self.ranks.device)

@@ -1,0 +1,114 @@
+"""Everything a run is, in one tree: the settings of all rooms, the variant, and where it keeps its files."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from recmind_dist.checkpoint import CheckpointSettings
+from recmind_dist.config import Settings, resolve_settings
+from recmind_dist.config.yaml import load_yaml
+from recmind_dist.evaluation import EvaluationSettings
+from recmind_dist.graph import GraphSettings
+from recmind_dist.ingest import DatasetSettings
+from recmind_dist.model.settings import AlignmentSettings, LossSettings, ModelSettings
+from recmind_dist.parallel.settings import ScalingSettings, TableSettings, ZeroSettings
+from recmind_dist.sampling.settings import SamplerSettings
+from recmind_dist.text.settings import TextSettings
+from recmind_dist.training.settings import TrainSettings
+from recmind_dist.training.variants import VARIANTS, merged
+
+Variant = Literal[
+    "recmind", "lightgcn", "popularity", "llm_only", "late_fusion", "no_alignment", "no_user_alignment", "no_item_alignment",
+    "no_warmup", "gate_items_only",
+]  # fmt: skip
+
+
+class RunConfig(Settings):
+    """One run. `load_run_config` reads it from YAML."""
+
+    run_dir: Path = Path("runs/run")
+    """Where results, metrics and checkpoints go."""
+    cache_dir: Path = Path("cache")
+    """Where prepared data, graphs and text vectors go; runs on the same data share them."""
+    variant: Variant = "recmind"
+    """A named set of settings, laid over this file."""
+    compare: tuple[Variant, ...] = ()
+    """Variants trained and evaluated beside this one, each in `<run_dir>-<variant>`."""
+    fetch: tuple[Literal["ml-100k", "minilm", "smollm2"], ...] = ()
+    """Data and models to bring first, where they are absent."""
+    dataset: DatasetSettings
+    graph: GraphSettings = GraphSettings()
+    text: TextSettings = TextSettings()
+    sampler: SamplerSettings = SamplerSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    table: TableSettings = TableSettings()
+    zero: ZeroSettings = ZeroSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @property
+    def heldout_gates(self) -> bool:
+        """Whether gates learn from held-out edges: only then is a slice held out, and its titles kept from user texts."""
+        return self.model.use_text and self.model.gate.enabled and self.model.gate.learn_on == "heldout"
+
+    @property
+    def gate_batch_size(self) -> int:
+        return (self.model.gate.batch_size or max(1, self.train.batch_size // 4)) if self.heldout_gates else 0
+
+    @property
+    def fold_back_epoch(self) -> int:
+        """First epoch in which gates rest and held-out edges train the embeddings."""
+        return self.train.epochs - int(self.train.epochs * self.model.gate.fold_back)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what a step computes: a checkpoint is continued only under the same ones."""
+        rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train", "text"}
+        values = self.model_dump(mode="json", include=rooms)
+        for room, free in (("sampler", ("prefetch",)), ("zero", ("stage",)), ("train", ("log_every_steps",)), ("text", ("num_actors", "max_retries"))):
+            values[room] = {k: v for k, v in values[room].items() if k not in free}
+        return values
+
+    @model_validator(mode="after")
+    def _rooms_agree(self) -> "RunConfig":
+        faults = [sentence for wrong, sentence in self._checks() if wrong]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _checks(self) -> list[tuple[bool, str]]:
+        hops, layers = len(self.sampler.num_neighbors), self.model.num_layers
+        gate, text = self.model.gate, self.model.use_text
+        init = text and self.model.init == "text"
+        return [
+            (hops != layers, f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one fan-out per layer"),
+            (text and self.dataset.items is None and self.dataset.users is None,
+             "model.use_text needs dataset.items or dataset.users: name a file with texts, or set variant: lightgcn"),
+            (init and self.model.text_whitening != "whiten", "model.init: text needs model.text_whitening: whiten"),
+            (self.train.batch_size < self.scaling.num_workers,
+             f"train.batch_size {self.train.batch_size} is below scaling.num_workers {self.scaling.num_workers}: raise it"),
+            (self.heldout_gates and gate.redraw_epochs > 0 and self.text.max_user_items > 0,
+             "model.gate.redraw_epochs needs text.max_user_items: 0, or user texts would hold the items held out later"),
+            (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
+            (gate.cold_share > 0 and self.sampler.backend == "pyg", "model.gate.cold_share needs sampler.backend: numba"),
+            (self.variant in self.compare, f"compare names {self.variant}, which is this run's own variant: leave it out"),
+        ]  # fmt: skip
+
+
+def load_run_config(path: Path, overrides: list[str] | None = None, variant: str | None = None) -> RunConfig:
+    """Reads a config, lays its variant's settings (or those of `variant`) over it, applies overrides, validates.
+
+    Raises:
+        ConfigError: one line a fault, with file:line.
+    """
+    document = load_yaml(path)
+    chosen = variant or next((o.partition("=")[2] for o in reversed(overrides or []) if o.startswith("variant=")), None)
+    chosen = chosen or document.values.get("variant", "recmind")
+    document.values.update(merged(document.values, VARIANTS.get(str(chosen), {})))
+    if variant:
+        document.values.update(variant=variant, compare=[])
+    return resolve_settings(RunConfig, document, [o for o in overrides or [] if variant is None or not o.startswith(("variant=", "compare="))])

@@ -1,0 +1,149 @@
+"""Ray Train: the only file that imports it. Starts the workers, restarts them after a loss, brings errors home."""
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import FailureConfig, ScalingConfig, report
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from recmind_dist import errors
+from recmind_dist.errors import RecmindError, TrainingError
+from recmind_dist.parallel import Ranks
+from recmind_dist.report import RunDirectory
+from recmind_dist.report.follow import follow_training
+from recmind_dist.storage import read_json, write_json
+from recmind_dist.training.evaluate import all_evaluate_run
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+def start_ray(config: RunConfig) -> None:
+    """Joins the cluster that is named or found (RAY_ADDRESS), or starts one on this machine for this process alone."""
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    address = config.scaling.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, **options)
+        return
+    # on one machine workers are processes that share its cores, so more of them than cores is allowed
+    num_cpus = max(os.cpu_count() or 1, config.scaling.num_workers)
+    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+
+
+def train(
+    config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str = "auto", allow_mismatch: bool = False
+) -> None:
+    """Trains `phases` on Ray workers, restarting them after a loss up to scaling.max_failures times.
+
+    Raises:
+        RecmindError: what a worker refused, as it said it; TrainingError: workers were lost too often.
+    """
+    run = RunDirectory(config.run_dir.absolute())
+    order = {"phases": list(phases), "resume": resume, "allow_mismatch": allow_mismatch}
+    with follow_training(run.metrics):
+        _run_workers(train_on_worker, config, inputs, config.scaling.num_workers, order)
+
+
+def evaluate_on_workers(config: RunConfig, inputs: Inputs) -> None:
+    """Evaluates a run on evaluation.num_workers Ray workers, which write results.json. Raises as `train`."""
+    _run_workers(evaluate_on_worker, config, inputs, config.evaluation.num_workers, {})
+
+
+def _run_workers(
+    function: Callable[[dict[str, Any]], None], config: RunConfig, inputs: Inputs, num_workers: int, more: dict[str, Any]
+) -> None:
+    start_ray(config)
+    run = RunDirectory(config.run_dir.absolute())
+    run.create()
+    call = uuid.uuid4().hex[:8]
+    refusal = run.logs / f"refused-{call}.json"
+    order = {
+        "config": config.model_dump(mode="json"),
+        "inputs": {name: str(value) if value else None for name, value in vars(inputs).items()},
+        "run_dir": str(run.path), "begun": str(run.logs / f"begun-{call}"), "refusal": str(refusal), **more,
+    }  # fmt: skip
+    use_gpu = _wants_gpu(config)
+    trainer = TorchTrainer(
+        function,
+        train_loop_config=order,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=config.scaling.collective_timeout_s),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        run_config=RayRunConfig(
+            name=call, storage_path=str(run.logs / "ray"), failure_config=FailureConfig(max_failures=config.scaling.max_failures)
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _told(refusal, error) from error
+    if refusal.exists():
+        raise _told(refusal, None)
+
+
+def train_on_worker(order: dict[str, Any]) -> None:
+    """What Ray runs on each training worker."""
+    with _joined(order) as (config, inputs, ranks, run):
+        if ranks is None:
+            return
+        attempt = ranks.all_text(uuid.uuid4().hex)
+        resume = "auto" if Path(order["begun"]).exists() else order["resume"]
+        worker = Worker(config, inputs, ranks, run, attempt, report, resume, order["allow_mismatch"])
+        ranks.all_barrier()
+        Path(order["begun"]).touch()  # a restart of this call resumes, whatever the call said
+        worker.all_fit(tuple(order["phases"]))
+
+
+def evaluate_on_worker(order: dict[str, Any]) -> None:
+    """What Ray runs on each evaluating worker."""
+    with _joined(order) as (config, inputs, ranks, run):
+        if ranks is not None:
+            all_evaluate_run(config, inputs, run, ranks)
+
+
+@contextmanager
+def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | None, RunDirectory]]:
+    """A worker's place and settings. An error that a person must mend is written down, and then not tried again."""
+    refusal = Path(order["refusal"])
+    config = RunConfig.model_validate(order["config"])
+    values = order["inputs"]
+    paths = {name: Path(values[name]) if values[name] else None for name in ("text", "whitening", "texts")}
+    inputs = Inputs(Path(values["graph"]), **paths, texts_key=values["texts_key"] or "")
+    run = RunDirectory(Path(order["run_dir"]))
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    if refusal.exists():
+        yield config, inputs, None, run
+        return
+    try:
+        yield config, inputs, Ranks.all_join(get_device()), run
+    except RecmindError as error:
+        write_json(refusal, {"error": type(error).__name__, "message": str(error)})
+        raise
+
+
+def _wants_gpu(config: RunConfig) -> bool:
+    if config.scaling.device == "auto":
+        return bool(ray.cluster_resources().get("GPU", 0) >= config.scaling.num_workers)
+    return config.scaling.device == "cuda"
+
+
+def _told(refusal: Path, error: Exception | None) -> RecmindError:
+    """The error that a worker wrote down, or what Ray says."""
+    if refusal.exists():
+        told = read_json(refusal)
+        kind: Callable[[str], RecmindError] = getattr(errors, str(told.get("error")), TrainingError)
+        return kind(str(told.get("message")))
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return TrainingError(f"workers failed: {lines[-1] if lines else error}: see the logs, then run the same command again")

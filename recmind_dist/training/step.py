@@ -1,0 +1,141 @@
+"""One training step: sample → fetch rows → forward → losses → backward → return rows → update → enqueue."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmind_dist.errors import TrainingError
+from recmind_dist.graph import Graph
+from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
+from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
+from recmind_dist.parallel.engine import DenseEngine
+from recmind_dist.randomness import stream_key
+from recmind_dist.sampling import Batch, StepBatches
+from recmind_dist.training.fresh_text import FreshTextPicker
+from recmind_dist.training.objective import VIEWS, Objective, Outcome, PreparedStep, anchor_stride
+from recmind_dist.training.owned import OwnedText, degree_feature
+
+
+class StepPlanner:
+    """Makes a batch ready for a step in the prefetching thread: degree features, the exchange's plan, fresh texts.
+
+    Args:
+        row_of_node: [N] the partition's permutation; picker: in the warm-up with adapters; anchors: alignment.anchors.
+    """
+
+    def __init__(self, graph: Graph, exchange: RowExchange, ranks: Ranks, anchors: int, picker: FreshTextPicker | None) -> None:
+        self._graph, self._exchange, self._ranks, self._anchors, self._picker = graph, exchange, ranks, anchors, picker
+        self._max_degree = int(graph.degree.max())
+
+    def all_prepare(self, batches: StepBatches) -> PreparedStep:
+        """Every rank must call, step by step: ids are exchanged."""
+        main, gate, device = batches.main, batches.gate, self._ranks.device
+        wanted = [main.n_id.numpy()] + ([gate.n_id.numpy()] if gate else [])
+        nodes, where = np.unique(np.concatenate(wanted), return_inverse=True)
+        index = torch.from_numpy(where.astype(np.int64)).to(device)
+        plan = self._exchange.all_plan(np.asarray(self._graph.row_of_node)[nodes])
+        stride = anchor_stride(main.global_batch_size, self._anchors)
+        return PreparedStep(
+            step=batches.step,
+            main=main.to(device),
+            gate=gate.to(device) if gate else None,
+            plan=plan,
+            main_index=index[: len(main.n_id)],
+            gate_index=index[len(main.n_id) :] if gate else None,
+            main_feature=self._feature(main),
+            gate_feature=self._feature(gate) if gate else None,
+            fresh=self._picker.pick(main, stride) if self._picker else None,
+        )
+
+    def _feature(self, batch: Batch) -> Tensor:
+        return degree_feature(batch.degree, self._max_degree).to(self._ranks.device)
+
+
+class MomentumKeys:
+    """Slow copies of projection and gates that make the queue's keys, and the queues. Source: arXiv:1911.05722."""
+
+    def __init__(self, model: GatedLightGCN, queue_size: int, momentum: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.momentum = momentum
+        device = next(model.parameters()).device
+        self.queues = {view: KeyQueue(queue_size, model.embedding_dim, device) for view in VIEWS}
+
+    def follow(self, parameters: dict[str, Tensor]) -> None:
+        """k ← m k + (1 − m) q for every parameter of the copy."""
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                p.lerp_(parameters[name].to(p.device), 1 - self.momentum)
+
+    def enqueue(self, outcome: Outcome, pairs: Tensor, anchors: int, step: int) -> None:
+        """Puts the step's gathered keys into the queues, in the order of the global batch."""
+        ids = pairs[:, :: anchor_stride(pairs.shape[1], anchors)]
+        for view, keys in outcome.keys.items():
+            self.queues[view].enqueue(keys, ids[0 if view.startswith("user") else 1], step)
+
+
+class TrainingStep:
+    """What a rank does with one prepared batch.
+
+    Args:
+        hide_share: share of the nodes with text whose text is hidden, so that the fallback learns; nodes: [n] global ids of
+        this rank's rows; seed: of the run.
+    """
+
+    def __init__(
+        self, engine: DenseEngine, table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
+        *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float],
+    ) -> None:  # fmt: skip
+        self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks
+        self.hide_share, self.nodes, self.seed, self.lr_factor = hide_share, nodes, seed, lr_factor
+
+    @property
+    def objective(self) -> Objective:
+        module = self.engine.module
+        assert isinstance(module, Objective)
+        return module
+
+    def all_train(self, step: PreparedStep) -> dict[str, float]:
+        """One step; returns the global batch's loss terms. Every rank must call."""
+        rows = step.plan.local_rows
+        e_uD = self.table.gather(rows)
+        text_u = self._text_rows(step)
+        outcome: Outcome = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self.keys.queues if self.keys else {})
+        self.engine.all_backward(outcome.total)
+        assert e_uD.grad is not None
+        row_grad = e_uD.grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average
+        losses = self._all_losses(outcome, row_grad, step)
+        self.table.update(rows, row_grad, self.lr_factor(step.step))
+        self.engine.all_step(self.lr_factor(step.step))
+        if self.keys:
+            self.keys.follow(self.engine.all_parameters("model."))
+            self.keys.enqueue(outcome, step.main.global_pairs, self.objective.alignment.anchors, step.step)
+        return losses
+
+    def staleness(self, step: int) -> dict[str, float]:
+        """Mean age of the queue's keys in steps; nothing without a queue."""
+        return {"queue_staleness": self.keys.queues["item_text"].staleness(step)} if self.keys else {}
+
+    def _text_rows(self, step: PreparedStep) -> TextRows | None:
+        if self.text is None:
+            return None
+        key = stream_key(self.seed, "step", step.step)
+        return self.text.select(step.plan.local_rows, self.hide_share, key, self.nodes[step.plan.local_rows])
+
+    def _all_losses(self, outcome: Outcome, row_grad: Tensor, step: PreparedStep) -> dict[str, float]:
+        """Sums the terms over ranks and stops *all* ranks before the update if any of it is not finite."""
+        names = list(outcome.terms)
+        bad = (~torch.isfinite(row_grad)).any().to(torch.float64)
+        local = torch.stack([*(outcome.terms[n].detach().double() for n in names), bad])
+        values = self.ranks.all_sum(local).tolist()
+        losses = dict(zip(names, values[:-1], strict=True))
+        if values[-1] or not all(math.isfinite(v) for v in losses.values()):
+            pairs = step.main.global_pairs[:, :3].T.tolist()
+            raise TrainingError(
+                f"step {step.step}: loss or gradient is not finite ({losses}); first pairs of the batch {pairs}: "
+                "lower table.learning_rate or zero.learning_rate, or set zero.gradient_clipping"
+            )
+        return losses | {"loss": sum(losses.values())}

@@ -1,0 +1,245 @@
+"""One rank of a training run: phase after phase, epoch after epoch, saved and validated on the way."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recmind_dist.checkpoint import attempt_name
+from recmind_dist.checkpoint.reader import Checkpoint, find_checkpoint, open_checkpoint
+from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.errors import CheckpointError
+from recmind_dist.evaluation.ranking import all_evaluate
+from recmind_dist.parallel import Ranks, RowExchange
+from recmind_dist.parallel.engine import DenseEngine
+from recmind_dist.randomness import stream_key
+from recmind_dist.report import MetricsLog, RunDirectory
+from recmind_dist.sampling import NeighborLoader, Prefetcher, held_out_slice
+from recmind_dist.text import TextEncoder, Texts, save_adapter
+from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
+from recmind_dist.training.objective import Objective, PreparedStep
+from recmind_dist.training.rank_model import Inputs, RankModel
+from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.state import Cursor, all_dense_state, all_load_dense, load_table, refuse_other_run
+from recmind_dist.training.step import MomentumKeys, StepPlanner, TrainingStep
+
+log = logging.getLogger(__name__)
+Report = Callable[[dict[str, Any]], None]
+
+
+class Worker:
+    """What runs on one rank, under Ray Train or by itself.
+
+    Args:
+        attempt: the same on every rank, fresh at each start of the workers; report: called by every rank after a commit;
+        resume: "auto", "must" or "never".
+    """
+
+    def __init__(
+        self, config: RunConfig, inputs: Inputs, ranks: Ranks, run: RunDirectory, attempt: str, report: Report,
+        resume: str = "auto", allow_mismatch: bool = False,
+    ) -> None:  # fmt: skip
+        self.config, self.ranks, self.run = config, ranks, run
+        self.attempt, self.report = attempt, report
+        self.parts = RankModel(config, inputs, ranks)
+        self.exchange = RowExchange(self.parts.bounds, ranks)
+        self.metrics = MetricsLog(run.metrics) if ranks.rank == 0 else None
+        self.checkpointer = Checkpointer(
+            run.checkpoints, ranks.rank, ranks.world_size, self.parts.row_range, self.parts.graph.num_nodes, config.checkpoint
+        )
+        self.checkpoint = self._find(resume, allow_mismatch)
+        self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()
+
+    def all_fit(self, phases: tuple[str, ...]) -> Cursor:
+        """Trains until the run has left `phases`. Every rank must call."""
+        self._log("start", phase=self.cursor.phase, epoch=self.cursor.epoch, world_size=self.ranks.world_size, attempt=self.attempt)
+        if self.checkpoint:
+            load_table(self.checkpoint, self.parts.table)
+        else:
+            self.parts.initialise()
+        dense = self.checkpoint.dense() if self.checkpoint else None
+        with self.checkpointer:
+            while self.cursor.phase in phases:
+                dense = self._all_run_phase(dense)
+            self._all_report(self.checkpointer.wait())
+        return self.cursor
+
+    def _all_run_phase(self, dense: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Runs the cursor's phase to its end, from the dense state of a checkpoint or of the phase before; returns its own."""
+        phase = Phase(self, self.cursor.phase)
+        if dense is not None:
+            all_load_dense(dense, phase.engine, phase.keys)
+        else:
+            self._all_save(phase)  # a run that dies in its first epoch has something to go on from
+        while self.cursor.phase == phase.name:
+            self._all_run_epoch(phase)
+        dense = all_dense_state(phase.engine, phase.keys)
+        phase.close()
+        return dense
+
+    def _all_run_epoch(self, phase: "Phase") -> None:
+        cursor, start = self.cursor, time.perf_counter()
+        steps = Prefetcher(phase.prepared_steps(cursor.epoch, cursor.step_in_epoch), self.config.sampler.prefetch)
+        for prepared in steps:
+            losses = phase.step.all_train(prepared)
+            cursor.step_in_epoch += 1
+            cursor.steps_done += 1
+            cursor.score = None
+            if (prepared.step + 1) % self.config.train.log_every_steps == 0:
+                done = {"step": prepared.step + 1, "total": phase.total_steps, "epoch": cursor.epoch, "epochs": phase.epochs}
+                self._log("step", phase=phase.name, **done, **losses, **phase.step.staleness(prepared.step))
+            every = self.config.checkpoint.every_steps
+            if every and cursor.steps_done % every == 0 and cursor.step_in_epoch < phase.steps_per_epoch:
+                self._all_save(phase)
+        seconds = time.perf_counter() - start
+        stall = 100.0 * steps.stall_s / max(seconds, 1e-9)
+        self._log("epoch", phase=phase.name, epoch=cursor.epoch, seconds=seconds, sampler_stall_percent=stall, loss=losses["loss"])
+        cursor.epoch, cursor.step_in_epoch = cursor.epoch + 1, 0
+        self._all_validate(phase)
+        self._all_end_epoch(phase)
+
+    def _all_validate(self, phase: "Phase") -> None:
+        cursor, settings = self.cursor, self.config.evaluation
+        due = cursor.epoch % settings.every_epochs == 0 or cursor.epoch == phase.epochs
+        if phase.name != "joint" or not due or not self.parts.graph.held_out("valid").num_edges:
+            return
+        with phase.engine.all_whole_parameters():
+            found = all_evaluate(self.parts.all_final_vectors().h, self.parts.graph, "valid", settings, self.ranks)
+        cursor.score, cursor.norm_exponent, cursor.metrics = found.metrics[settings.metric], found.norm_exponent, found.metrics
+        better = cursor.best is None or cursor.score > cursor.best
+        cursor.bad_validations = 0 if better else cursor.bad_validations + 1
+        cursor.best = cursor.score if better else cursor.best
+        self._log("validation", epoch=cursor.epoch, norm_exponent=found.norm_exponent, **found.metrics)
+
+    def _all_end_epoch(self, phase: "Phase") -> None:
+        cursor, patience = self.cursor, self.config.train.patience
+        stop_early = phase.name == "joint" and 0 < patience <= cursor.bad_validations
+        if cursor.epoch >= phase.epochs or stop_early:
+            if phase.adapts:
+                self._all_save_adapter(phase)
+            cursor.phase, cursor.epoch = ("joint", 0) if phase.name == "warmup" else ("done", cursor.epoch)
+        self._all_save(phase)
+
+    def _all_save_adapter(self, phase: "Phase") -> None:
+        state = phase.engine.all_parameters("fresh_encoder.encoder.backbone.")
+        lora = self.config.text.lora
+        if self.ranks.rank == 0 and lora is not None:
+            save_adapter(self.run.path / "adapter", {name: value.cpu() for name, value in state.items()}, lora)
+        self.ranks.all_barrier()
+
+    def _all_save(self, phase: "Phase") -> None:
+        dense = all_dense_state(phase.engine, phase.keys)
+        info = {"cursor": self.cursor.to_info(), "score": self.cursor.score, "identity": self.parts.identity}
+        info["config"] = self.config.model_dump(mode="json")
+        lead = self.ranks.rank == 0
+        name = attempt_name(self.cursor.steps_done, self.attempt)
+        self._all_report(self.checkpointer.wait())
+        self.checkpointer.save(name, self.parts.table.rows(), dense if lead else None, info if lead else None)
+
+    def _all_report(self, committed: list[str]) -> None:
+        for name in committed:
+            self._log("checkpoint", name=name)
+        self.report({"checkpoint": committed[-1] if committed else "", "step": self.cursor.steps_done, **self.cursor.metrics})
+
+    def _start(self) -> Cursor:
+        warm = self.config.train.warmup_epochs > 0 and self.config.model.use_text and self.config.alignment.weight > 0
+        return Cursor(phase="warmup" if warm else "joint", norm_exponent=self.config.evaluation.norm_exponent or 0.0)
+
+    def _find(self, resume: str, allow_mismatch: bool) -> Checkpoint | None:
+        if resume == "never":
+            return None
+        found = find_checkpoint(self.run.checkpoints) if self.ranks.rank == 0 else None
+        name = self.ranks.all_text(found.name if found else "")  # rank 0 has verified it: the others take the same
+        found = found or (open_checkpoint(self.run.checkpoints / name, verify=False) if name else None)
+        if found is None and resume == "must":
+            raise CheckpointError(f"{self.run.checkpoints}: nothing to resume: start with --resume auto or never")
+        if found is not None and not allow_mismatch:
+            refuse_other_run(found, self.parts.identity)
+        return found
+
+    def _log(self, kind: str, **fields: Any) -> None:
+        if self.metrics is not None:
+            self.metrics.log(kind, **fields)
+
+
+class Phase:
+    """What lives as long as a phase does: engine, momentum keys, step, and the stream of prepared batches."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        config, parts = worker.config, worker.parts
+        self.name, self.config, self.worker = name, config, worker
+        self.joint = name == "joint"
+        parts.model = parts.build_dense()  # ZeRO 3 leaves an old phase's module in pieces
+        self._loaders: dict[int, NeighborLoader] = {}
+        self.epochs = config.train.epochs if self.joint else config.train.warmup_epochs
+        self.steps_per_epoch = -(-parts.graph.num_edges // config.train.batch_size)
+        self.adapts = not self.joint and config.text.lora is not None and parts.whitening is not None
+        fresh = self._fresh_encoder() if self.adapts else None
+        objective = Objective(
+            parts.model, fresh, worker.exchange, worker.ranks, config.loss, config.alignment,
+            num_users=parts.graph.num_users, heldout_gates=config.heldout_gates, joint=self.joint,
+        )  # fmt: skip
+        self.keys = MomentumKeys(parts.model, config.alignment.queue_size, config.alignment.momentum) if objective.aligns and config.alignment.queue_size else None
+        self.engine = DenseEngine(objective, config.zero, config.train.batch_size, worker.ranks.device)
+        self.step = TrainingStep(
+            self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
+            nodes=torch.from_numpy(parts.nodes), seed=stream_key(config.train.seed, name), lr_factor=self._lr_factor,
+        )  # fmt: skip
+        self.planner = StepPlanner(parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh))
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def prepared_steps(self, epoch: int, first_step: int) -> Iterator[PreparedStep]:
+        """Batches of an epoch, ready for a step; iterated in the prefetching thread."""
+        period = self._held_out_period(epoch)
+        if period not in self._loaders:
+            self._loaders = {period: self._loader(period)}
+        for batches in self._loaders[period].batches(epoch, first_step):
+            yield self.planner.all_prepare(batches)
+
+    def close(self) -> None:
+        """Ends the phase's engine."""
+        self.engine.close()
+
+    def _held_out_period(self, epoch: int) -> int:
+        """Which held-out slice an epoch leaves to the gates; -1: none, all edges train the embeddings."""
+        gate = self.config.model.gate
+        if not self.config.heldout_gates or (self.joint and epoch >= self.config.fold_back_epoch):
+            return -1
+        return epoch // gate.redraw_epochs if gate.redraw_epochs else 0
+
+    def _loader(self, period: int) -> NeighborLoader:
+        config, graph, ranks = self.config, self.worker.parts.graph, self.worker.ranks
+        gate, seed = config.model.gate, config.train.seed
+        held_out = held_out_slice(graph, gate.heldout_share, seed, period) if period >= 0 else None
+        negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if self.joint else "none"
+        return NeighborLoader(
+            graph, config.sampler, config.train.batch_size, negatives, held_out=held_out,
+            gate_batch_size=config.gate_batch_size if self.joint and period >= 0 else 0, cold_share=gate.cold_share,
+            seed=stream_key(seed, self.name), rank=ranks.rank, world_size=ranks.world_size,
+        )  # fmt: skip
+
+    def _fresh_encoder(self) -> FreshTextEncoder:
+        config, parts = self.config, self.worker.parts
+        assert config.text.lora is not None and parts.whitening is not None
+        encoder = TextEncoder.load(config.text, parts.ranks.device)
+        encoder.add_lora(config.text.lora, config.train.seed)
+        return FreshTextEncoder(encoder, parts.whitening)
+
+    def _picker(self, fresh: FreshTextEncoder | None) -> FreshTextPicker | None:
+        if fresh is None or self.config.text.lora is None or self.worker.parts.inputs.texts is None:
+            return None
+        values = json.loads(self.worker.parts.inputs.texts.read_text())
+        return FreshTextPicker(Texts(values["items"], values["users"]), fresh.encoder, self.config.text.lora.texts_per_step)
+
+    def _lr_factor(self, step: int) -> float:
+        if not self.joint or self.config.train.schedule == "constant":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * min(step / max(self.total_steps, 1), 1.0)))

@@ -1,0 +1,274 @@
+"""Saving and reading: any number of ranks to any other, back-pressure, failures of disk and peers, retention."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recmind_dist.checkpoint import CheckpointSettings, attempt_name, compare_identity, saver
+from recmind_dist.checkpoint.layout import COMMIT, rows_file
+from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.errors import CheckpointError
+
+NUM_ROWS = 23
+DENSE = {"gate.weight": torch.arange(6, dtype=torch.float64).view(2, 3), "step": torch.tensor(7)}
+
+
+def table(num_rows: int = NUM_ROWS) -> dict[str, Tensor]:
+    rows = torch.arange(num_rows)
+    return {
+        "embedding": torch.sin(rows[:, None] * torch.arange(1, 5)),
+        "adam.step": rows.to(torch.int32),
+        "text": torch.cos(rows[:, None].float()).to(torch.bfloat16),
+    }
+
+
+def ranges(world_size: int, num_rows: int = NUM_ROWS) -> list[tuple[int, int]]:
+    bounds = [num_rows * rank // world_size for rank in range(world_size + 1)]
+    return list(zip(bounds, bounds[1:], strict=False))
+
+
+def savers(directory: Path, world_size: int, **settings: Any) -> list[Checkpointer]:
+    chosen = CheckpointSettings(**{"wait_s": 20, **settings})
+    return [
+        Checkpointer(directory, rank, world_size, span, NUM_ROWS, chosen) for rank, span in enumerate(ranges(world_size))
+    ]
+
+
+def save_all(
+    ranks: list[Checkpointer], name: str, rows: dict[str, Tensor] | None = None, **info: Any
+) -> list[list[str]]:
+    rows = table() if rows is None else rows
+    for saver_of_rank in ranks:
+        first = saver_of_rank.rank == 0
+        start, stop = saver_of_rank.row_range
+        share = {key: tensor[start:stop] for key, tensor in rows.items()}
+        saver_of_rank.save(name, share, DENSE if first else None, info if first else None)
+    return [saver_of_rank.wait() for saver_of_rank in ranks]
+
+
+def test_any_number_of_ranks_reads_what_any_other_saved(tmp_path: Path) -> None:
+    whole = table()
+    for step, world_size in enumerate((2, 1, 3, 4, 2)):  # 2 → 1 → 3 → 4 → 2, each from what the former read
+        name = attempt_name(step, "abcdefgh")
+        read = whole if step == 0 else {}
+        if step:
+            found = find_checkpoint(tmp_path)
+            assert found is not None
+            parts = [found.rows(start, stop) for start, stop in ranges(world_size)]
+            read = {key: torch.cat([part[key] for part in parts]) for key in found.row_names}
+        assert save_all(savers(tmp_path, world_size), name, read, step=step) == [[name]] * world_size
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.step, found.info) == (4, {"step": 4})
+    for key, tensor in found.rows(0, NUM_ROWS).items():
+        assert tensor.dtype == whole[key].dtype
+        assert torch.equal(tensor, whole[key])
+    for key, tensor in found.dense().items():
+        assert torch.equal(tensor, DENSE[key])
+
+
+def test_every_range_of_rows(tmp_path: Path) -> None:
+    save_all(savers(tmp_path, 4), attempt_name(1, "abcdefgh"))
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    for start in range(NUM_ROWS + 1):
+        for stop in range(start, NUM_ROWS + 1):
+            part = found.rows(start, stop)
+            assert all(torch.equal(part[key], tensor[start:stop]) for key, tensor in table().items())
+    with pytest.raises(CheckpointError, match="rows 3 to 24 asked for, the table has 23"):
+        found.rows(3, 24)
+
+
+def test_a_rank_without_rows_takes_part(tmp_path: Path) -> None:
+    spans = [(0, NUM_ROWS), (NUM_ROWS, NUM_ROWS)]
+    ranks = [Checkpointer(tmp_path, r, 2, span, NUM_ROWS, CheckpointSettings(wait_s=20)) for r, span in enumerate(spans)]
+    save_all(ranks, attempt_name(1, "abcdefgh"))
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert torch.equal(found.rows(20, 23)["embedding"], table()["embedding"][20:])
+
+
+def test_what_training_does_after_save_does_not_reach_the_checkpoint(tmp_path: Path) -> None:
+    (one,) = savers(tmp_path, 1)
+    rows, info = table(), {"cursor": [1, 2]}
+    one.save(attempt_name(1, "abcdefgh"), rows, DENSE, info)
+    rows["embedding"].zero_()
+    info["cursor"].append(3)
+    one.wait()
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert torch.equal(found.rows(0, NUM_ROWS)["embedding"], table()["embedding"])
+    assert found.info == {"cursor": [1, 2]}
+
+
+def test_a_save_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, running = threading.Event(), []
+    write_shard = saver.write_shard
+
+    def slow(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        running.append(path.parent.name)
+        gate.wait(20)
+        return write_shard(path, tensors)
+
+    monkeypatch.setattr(saver, "write_shard", slow)
+    (one,) = savers(tmp_path, 1)
+    first, second = attempt_name(1, "abcdefgh"), attempt_name(2, "abcdefgh")
+    one.save(first, table(), DENSE, {})  # returns though nothing can be written yet
+    threading.Timer(0.2, gate.set).start()
+    one.save(second, table(), DENSE, {})
+    assert (tmp_path / first / COMMIT).is_file()
+    assert one.wait() == [first, second]
+    assert one.wait() == []
+    assert running == [first, first, second, second]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_failures_are_counted_then_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, background: bool
+) -> None:
+    (one,) = savers(tmp_path, 1, max_failures=3, background=background)
+    good = attempt_name(1, "abcdefgh")
+    save_all([one], good)
+    full = fails_with(OSError(28, "No space left on device"))
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "write_shard", full)
+        for step in (2, 3):
+            with caplog.at_level(logging.WARNING):
+                assert save_all([one], attempt_name(step, "abcdefgh")) == [[]]
+            assert f"failure {step - 1} of 3 in a row" in caplog.text
+        assert [path.name for path in tmp_path.iterdir()] == [good]  # nothing half-written stays
+    assert save_all([one], attempt_name(4, "abcdefgh")) == [[attempt_name(4, "abcdefgh")]]  # and the count starts again
+    monkeypatch.setattr(saver, "write_shard", full)
+    for step in (5, 6):
+        save_all([one], attempt_name(step, "abcdefgh"))
+    with pytest.raises(CheckpointError, match="3 checkpoints in a row could not be saved.*No space left"):
+        save_all([one], attempt_name(7, "abcdefgh"))
+
+
+def fails_with(error: Exception) -> Callable[..., dict[str, Any]]:
+    def fail(*_: Any) -> dict[str, Any]:
+        raise error
+
+    return fail
+
+
+def test_a_failed_rank_frees_the_others_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = savers(tmp_path, 3, wait_s=300)
+    write_shard = saver.write_shard
+
+    def second_rank_fails(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        if path.name == rows_file(1):
+            raise OSError(28, "No space left on device")
+        return write_shard(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "write_shard", second_rank_fails)
+        assert save_all(ranks, attempt_name(1, "abcdefgh")) == [[], [], []]
+    assert find_checkpoint(tmp_path) is None
+    name = attempt_name(2, "abcdefgh")
+    assert save_all(ranks, name) == [[name]] * 3
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # the failed attempt went with the pruning
+
+
+def test_a_missing_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ranks = savers(tmp_path, 4, wait_s=0.3)
+    save_all([ranks[0], ranks[2]], attempt_name(1, "abcdefgh"))
+    assert "rank 1, 3 has not saved its rows after 0.3 s" in caplog.text
+    assert find_checkpoint(tmp_path) is None
+
+
+def test_closing_after_an_error_does_not_wait_for_lost_ranks(tmp_path: Path) -> None:
+    ranks = savers(tmp_path, 2, wait_s=300)
+
+    def training_stops() -> None:
+        with ranks[1] as second:
+            start, stop = second.row_range
+            second.save(attempt_name(1, "abcdefgh"), {k: t[start:stop] for k, t in table().items()}, None, None)
+            raise RuntimeError("a loss that is not finite")
+
+    with pytest.raises(RuntimeError, match="not finite"):
+        training_stops()
+    ranks[0].close()
+
+
+def test_ranks_that_disagree_commit_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = CheckpointSettings(wait_s=20)
+    gap = [Checkpointer(tmp_path, r, 2, span, NUM_ROWS, settings) for r, span in enumerate([(0, 10), (11, 23)])]
+    assert save_all(gap, attempt_name(1, "abcdefgh"))[0] == []
+    assert "rank 1 has rows 11 to 23, expected to start at 10" in caplog.text
+    ranks = savers(tmp_path, 2)
+    name = attempt_name(2, "abcdefgh")
+    ranks[1].save(name, {"other": torch.zeros(12, 1)}, None, None)
+    assert save_all(ranks[:1], name) == [[]]
+    assert "other tensors than rank 0" in caplog.text
+
+
+def test_an_attempt_name_serves_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (one,) = savers(tmp_path, 1)
+    name = attempt_name(1, "abcdefgh")
+    save_all([one], name)
+    assert save_all([one], name) == [[]]
+    assert "every start of the workers needs its own attempt name" in caplog.text
+    assert find_checkpoint(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("../evil", {}, {}, {}), "make it with attempt_name"),
+        (("step-00000001.abcdefgh", {"e": torch.zeros(5, 2)}, {}, {}), "this rank owns 23 rows"),
+        (("step-00000001.abcdefgh", {}, None, {}), "give both"),
+        (("step-00000001.abcdefgh", {}, {}, {"loss": float("nan")}), "not plain JSON"),
+        (("step-00000001.abcdefgh", {}, {}, {"path": Path()}), "not plain JSON"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_at_once(tmp_path: Path, arguments: Any, sentence: str) -> None:
+    (one,) = savers(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=sentence):
+        one.save(*arguments)
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    (one,) = savers(tmp_path, 1, keep_last=2, keep_best=2)
+    for step, score in enumerate([0.1, 0.9, None, 0.7, 0.2, None, 0.3], 1):
+        save_all([one], attempt_name(step, "abcdefgh"), score=score)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [attempt_name(s, "abcdefgh") for s in (2, 4, 6, 7)]
+    best, last = find_checkpoint(tmp_path, "best"), find_checkpoint(tmp_path)
+    assert best is not None
+    assert last is not None
+    assert (best.step, best.score, last.step) == (2, 0.9, 7)
+
+
+def test_after_a_rollback_the_newest_commit_is_last_not_the_highest_step(tmp_path: Path) -> None:
+    (one,) = savers(tmp_path, 1, keep_last=3)
+    for name in (attempt_name(100, "abcdefgh"), attempt_name(200, "abcdefgh"), attempt_name(150, "ijklmnop")):
+        save_all([one], name)
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == "step-00000150.ijklmnop"
+
+
+def test_a_file_system_without_links_commits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.link", fails_with(PermissionError(1, "Operation not permitted")))
+    save_all(savers(tmp_path, 2), attempt_name(1, "abcdefgh"))
+    assert find_checkpoint(tmp_path) is not None
+
+
+def test_differences_of_identity_are_said_line_by_line() -> None:
+    saved = {"config": {"model": {"dim": 64, "layers": [10, 5]}, "lr": 1}, "graph": "aa", "gone": True}
+    current = {"config": {"model": {"dim": 32, "layers": (10, 5)}, "lr": 1.0}, "graph": "bb", "new": None}
+    assert compare_identity(saved, current) == [
+        "config.model.dim: checkpoint 64, now 32",
+        "graph: checkpoint 'aa', now 'bb'",
+        "gone: checkpoint True, now absent",
+        "new: checkpoint absent, now None",
+    ]
+    assert compare_identity(saved, saved) == []
+    assert compare_identity({"a": True}, {"a": 1}) == ["a: checkpoint True, now 1"]

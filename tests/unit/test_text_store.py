@@ -1,0 +1,318 @@
+"""The store believes its ledger and nothing else; whitening is exact, deterministic and calm with few rows."""
+
+import errno
+import json
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tiny_language_model import WIDTH, make_bert
+
+from recmind_dist.errors import LockedError, StoreError, TextError
+from recmind_dist.storage import directory_lock
+from recmind_dist.text import (
+    TextEncoder,
+    Texts,
+    TextSettings,
+    TextStore,
+    Whitening,
+    embed_texts,
+    plan_shards,
+    store_path,
+)
+from recmind_dist.text.pool import embed_shard
+
+DIM = 8
+
+
+def make_store(path: Path, items: int = 20, users: int = 9) -> tuple[TextStore, dict[str, np.ndarray]]:
+    """Shards of 8 rows in chunks of 4; every third item has no text."""
+    store = TextStore.create(path, {}, DIM, {"items": items, "users": users}, shard_rows=8, chunk_rows=4)
+    rng = np.random.default_rng(0)
+    vectors = {side: rng.normal(size=(n, DIM)).astype(np.float16) for side, n in (("items", items), ("users", users))}
+    vectors["items"][::3] = np.nan
+    for side, rows in vectors.items():
+        for shard in range(store.num_shards(side)):
+            start, stop = store.shard_range(side, shard)
+            store.write_shard(side, shard, rows[start:stop], f"key-{shard}")
+    return store, vectors
+
+
+def test_rows_come_back_bit_for_bit(tmp_path: Path) -> None:
+    _, vectors = make_store(tmp_path)
+    store = TextStore.open(tmp_path)
+    store.verify()
+    for side, rows in vectors.items():
+        np.testing.assert_array_equal(store.read_all(side), rows)
+        np.testing.assert_array_equal(store.read(side, 3, 9), rows[3:9])
+    picked = np.array([19, 0, 8, 7, 19])
+    np.testing.assert_array_equal(store.gather("items", picked), vectors["items"][picked])
+    np.testing.assert_array_equal(np.concatenate(list(store.shards("users"))), vectors["users"])
+    assert (store.dim, store.num_rows("items"), store.num_shards("items")) == (DIM, 20, 3)
+
+
+def test_empty_side_is_an_empty_array(tmp_path: Path) -> None:
+    store, _ = make_store(tmp_path, users=0)
+    assert TextStore.open(tmp_path).read_all("users").shape == (0, DIM)
+    store.verify()
+
+
+def flip(file: Path, position: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[position] ^= 4
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("position", [0, 40, -3])
+def test_a_flipped_bit_names_its_shard(tmp_path: Path, position: int) -> None:
+    store, vectors = make_store(tmp_path)
+    flip(store.shard_file("items", 1), position)
+    damaged = TextStore.open(tmp_path)
+    np.testing.assert_array_equal(damaged.read("items", 0, 8), vectors["items"][:8])
+    with pytest.raises(StoreError, match=r"shard 1 of items .*recmind embed"):
+        damaged.read("items", 8, 9)
+    with pytest.raises(StoreError, match="shard 1 of items"):
+        damaged.verify()
+
+
+def test_missing_shard_and_missing_entry_are_errors_not_fill_values(tmp_path: Path) -> None:
+    store, _ = make_store(tmp_path)
+    store.shard_file("users", 0).unlink()
+    with pytest.raises(StoreError, match="shard 0 of users is missing"):
+        TextStore.open(tmp_path).read_all("users")
+    (tmp_path / "ledger" / "items-00002.json").unlink()
+    with pytest.raises(StoreError, match="shard 2 of items has no entry"):
+        TextStore.open(tmp_path).read("items", 16, 20)
+    (tmp_path / "ledger" / "items-00001.json").write_text('{"rows": 8')
+    with pytest.raises(StoreError, match=r"items-00001\.json: not JSON"):
+        TextStore.open(tmp_path).read("items", 8, 9)
+
+
+def test_a_shard_of_another_time_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    store, _ = make_store(tmp_path)
+    store.shard_file("items", 1).write_bytes(store.shard_file("items", 0).read_bytes())
+    with pytest.raises(StoreError, match="shard 1 of items differs from its ledger entry"):
+        TextStore.open(tmp_path).read_all("items")
+
+
+def test_vectors_that_cannot_be_used_are_not_written(tmp_path: Path) -> None:
+    store, vectors = make_store(tmp_path)
+    narrow = np.zeros((8, DIM - 1), dtype=np.float16)
+    with pytest.raises(TextError, match=r"float16 \(8, 7\), not float16 \(8, 8\)"):
+        store.write_shard("items", 0, narrow, "k")
+    half_nan = vectors["items"][:8].copy()
+    half_nan[4, 2] = np.nan
+    with pytest.raises(TextError, match="row 4 is not finite"):
+        store.write_shard("items", 0, half_nan, "k")
+    np.testing.assert_array_equal(TextStore.open(tmp_path).read_all("items"), vectors["items"])
+
+
+@pytest.mark.parametrize("rows", [17, 24, 31, 16, 4])
+def test_other_numbers_of_rows_cost_only_the_shards_that_changed(tmp_path: Path, rows: int) -> None:
+    _, vectors = make_store(tmp_path)
+    store = TextStore.create(tmp_path, {}, DIM, {"items": rows, "users": 9}, shard_rows=999, chunk_rows=999)
+    assert store.shard_rows == 8
+    whole = [shard for shard in range(store.num_shards("items")) if store.entry("items", shard)]
+    assert whole == list(range(min(rows, 16) // 8))
+    np.testing.assert_array_equal(store.read_all("users"), vectors["users"])
+    for shard in range(len(whole), store.num_shards("items")):
+        start, stop = store.shard_range("items", shard)
+        store.write_shard("items", shard, np.full((stop - start, DIM), shard, np.float16), "k")
+    again = TextStore.open(tmp_path)
+    again.verify()
+    assert again.read_all("items").shape == (rows, DIM)
+
+
+def test_an_interrupted_resize_is_finished_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_store(tmp_path)
+
+    def power_cut(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recmind_dist.text.store.write_json", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, 8, 4)
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="30 rows, store.json says 20"):
+        TextStore.open(tmp_path).read_all("items")
+    store = TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, 8, 4)
+    assert [bool(store.entry("items", shard)) for shard in range(4)] == [True, True, False, False]
+    assert store.read("items", 0, 16).shape == (16, DIM)
+
+
+def test_full_disk_is_one_sentence_and_leaves_no_entry(tmp_path: Path) -> None:
+    store, vectors = make_store(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))  # the kernel refuses the write, as a full disk does
+        with pytest.raises(
+            StoreError, match=rf"items/c/1/0: cannot be written \({os.strerror(errno.EFBIG)}\): free space"
+        ):
+            store.write_shard("items", 1, vectors["items"][8:16], "key-1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.entry("items", 1) is None
+    np.testing.assert_array_equal(store.read("items", 0, 8), vectors["items"][:8])
+    store.clean()
+    assert not list(tmp_path.rglob("*.partial*"))
+    store.write_shard("items", 1, vectors["items"][8:16], "key-1")
+    TextStore.open(tmp_path).verify()
+
+
+def test_foreign_or_newer_directories_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no store\.json"):
+        TextStore.open(tmp_path)
+    make_store(tmp_path)
+    meta = json.loads((tmp_path / "store.json").read_text())
+    (tmp_path / "store.json").write_text(json.dumps({**meta, "schema": 99}))
+    with pytest.raises(StoreError, match="schema version 99"):
+        TextStore.open(tmp_path)
+    (tmp_path / "store.json").write_text(json.dumps({**meta, "kind": "graph"}))
+    with pytest.raises(StoreError, match="not that of a text store"):
+        TextStore.open(tmp_path)
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> tuple[Texts, TextSettings, Path]:
+    """A store filled in this process by a real tiny model, as an actor would."""
+    settings = TextSettings(model=str(make_bert(tmp_path / "bert")), dtype="fp32", shard_rows=8, chunk_rows=8)
+    texts = Texts([f"space {i}" if i % 5 else None for i in range(20)], [f"war {i}" for i in range(6)])
+    fill(texts, settings, tmp_path)
+    return texts, settings, tmp_path
+
+
+def fill(texts: Texts, settings: TextSettings, cache: Path) -> list[tuple[str, int]]:
+    path = store_path(settings, cache)
+    jobs, _ = plan_shards(texts, settings, path)
+    encoder = TextEncoder.load(settings)
+    for job in jobs:
+        embed_shard(encoder, TextStore.open(path), job)
+    return [(job.side, job.shard) for job in jobs]
+
+
+def test_second_run_needs_neither_ray_nor_the_model_in_memory(
+    embedded: tuple[Texts, TextSettings, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, settings, cache = embedded
+    monkeypatch.setattr(TextEncoder, "load", None)
+    report = embed_texts(texts, settings, cache)  # Ray is not initialised here: an actor could not start
+    assert (report.embedded, report.total, report.skipped_shards) == (0, 22, 4)
+    assert report.seconds < 1.0
+    assert np.isnan(TextStore.open(report.path).read_all("items")[::5]).all()
+
+
+def test_only_what_changed_is_planned(embedded: tuple[Texts, TextSettings, Path]) -> None:
+    texts, settings, cache = embedded
+    before = TextStore.open(store_path(settings, cache)).read_all("items")
+    changed = Texts([*texts.items[:10], "love story", *texts.items[11:]], texts.users)
+    assert fill(changed, settings, cache) == [("items", 1)]
+    after = TextStore.open(store_path(settings, cache)).read_all("items")
+    moved = [row for row in range(20) if before[row].tobytes() != after[row].tobytes()]
+    assert moved == [10]
+    grown = Texts([*changed.items, "night"], texts.users)
+    assert fill(grown, settings, cache) == [("items", 2)]
+    assert fill(grown, settings, cache) == []
+
+
+def test_damage_is_mended_by_embedding_only_that_shard(embedded: tuple[Texts, TextSettings, Path]) -> None:
+    texts, settings, cache = embedded
+    store = TextStore.open(store_path(settings, cache))
+    before = store.read_all("items")
+    flip(store.shard_file("items", 0), 33)
+    store.shard_file("users", 0).unlink()
+    (store.path / "items" / "c" / "1" / "0.1234.partial").write_bytes(b"torn")
+    assert fill(texts, settings, cache) == [("items", 0), ("users", 0)]
+    again = TextStore.open(store.path)
+    again.verify()
+    np.testing.assert_array_equal(again.read_all("items"), before)
+    assert not list(store.path.rglob("*.partial"))
+
+
+def test_two_extractions_into_one_store_are_refused(embedded: tuple[Texts, TextSettings, Path]) -> None:
+    texts, settings, cache = embedded
+    with directory_lock(store_path(settings, cache)), pytest.raises(LockedError):
+        embed_texts(texts, settings, cache)
+
+
+def test_equal_texts_are_encoded_once(
+    embedded: tuple[Texts, TextSettings, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, settings, cache = embedded
+    texts = Texts(["king"] * 4 + [None] + ["queen"] * 3, [])
+    encoder = TextEncoder.load(settings)
+    seen: list[str] = []
+    encode = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda texts, n: seen.extend(texts) or encode(texts, n))
+    path = store_path(settings, cache / "other")
+    jobs, _ = plan_shards(texts, settings, path)
+    for job in jobs:
+        embed_shard(encoder, TextStore.open(path), job)
+    assert seen == ["king", "queen"]
+    rows = TextStore.open(path).read_all("items")
+    assert rows.shape == (8, WIDTH)
+    assert (rows[0] == rows[3]).all()
+    assert not (rows[0] == rows[5]).all()
+    assert np.isnan(rows[4]).all()
+
+
+def whitening_store(path: Path, rows: int, dim: int = 16) -> TextStore:
+    rng = np.random.default_rng(1)
+    scale = np.linspace(3, 0.2, dim)
+    store = TextStore.create(path, {}, dim, {"items": rows + 5, "users": 3}, 64, 32)
+    items = (rng.normal(size=(rows + 5, dim)) * scale @ np.linalg.qr(rng.normal(size=(dim, dim)))[0] + 2).astype("f2")
+    items[:5] = np.nan
+    for shard in range(store.num_shards("items")):
+        start, stop = store.shard_range("items", shard)
+        store.write_shard("items", shard, items[start:stop], "k")
+    store.write_shard("users", 0, np.full((3, dim), np.nan, dtype=np.float16), "k")
+    return store
+
+
+def test_whitened_rows_are_centred_uncorrelated_and_of_unit_mean_square(tmp_path: Path) -> None:
+    store = whitening_store(tmp_path, 2000)
+    rows = store.read_all("items")
+    map_ = Whitening.fit(store, eps_rel=0.0)
+    white = map_.apply("items", rows)
+    assert white.dtype == np.float32
+    assert (white[:5] == 0).all()
+    np.testing.assert_allclose(white[5:].mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(white[5:].T @ white[5:] / 2000, np.eye(16) / 16, atol=1e-4)
+    reduced = Whitening.fit(store, dim=4).apply("items", rows)
+    assert reduced.shape == (2005, 4)
+    assert (map_.apply("users", store.read_all("users")) == 0).all()
+    for mode in ("none", "center", "whiten"):
+        for dim in (None, 4):
+            out = Whitening.fit(store, mode=mode, dim=dim).apply("items", rows)[5:]
+            assert np.isclose((out**2).sum(1).mean(), 1.0, atol=1e-3), (mode, dim)
+    centred = Whitening.fit(store, mode="center").apply("items", rows)[5:]
+    raw = rows[5:].astype(np.float32)
+    expected = (raw - raw.mean(0)) / np.sqrt(((raw - raw.mean(0)) ** 2).sum(1).mean())
+    np.testing.assert_allclose(centred, expected, atol=1e-4)
+    with pytest.raises(TextError, match="whitening to 17 dimensions: the text vectors have 16"):
+        Whitening.fit(store, dim=17)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_few_rows_are_regularised(tmp_path: Path, rows: int) -> None:
+    store = whitening_store(tmp_path, rows)
+    map_ = Whitening.fit(store)
+    assert np.isfinite(map_.matrix["items"]).all()
+    # an unseen row must not be blown up by directions in which the few rows do not differ
+    unseen = np.random.default_rng(3).normal(size=(50, 16)).astype(np.float32) * 2 + 2
+    assert np.abs(map_.apply("items", unseen)).max() < 20
+
+
+def test_whitening_is_deterministic_and_survives_disk(tmp_path: Path) -> None:
+    store = whitening_store(tmp_path / "store", 300)
+    map_, again = Whitening.fit(store, dim=8), Whitening.fit(TextStore.open(tmp_path / "store"), dim=8)
+    np.testing.assert_array_equal(map_.matrix["items"], again.matrix["items"])
+    map_.save(tmp_path / "whitening.safetensors")
+    loaded = Whitening.load(tmp_path / "whitening.safetensors")
+    np.testing.assert_array_equal(loaded.matrix["users"], map_.matrix["users"])
+    np.testing.assert_array_equal(loaded.mean["items"], map_.mean["items"])
+    assert loaded.dim == 8
+    (tmp_path / "whitening.safetensors").write_bytes(b"torn")
+    with pytest.raises(StoreError, match=r"whitening\.safetensors: not a whitening file"):
+        Whitening.load(tmp_path / "whitening.safetensors")
