@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-WORDS = "a person who liked movie space war love story comedy drama thriller night day king queen".split()
+WORDS = ["a", "person", "who", "liked", "movie", "space", "war", "love", "story"]
+WORDS += ["comedy", "drama", "thriller", "night", "day", "king", "queen"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WIDTH = 32
 

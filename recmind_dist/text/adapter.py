@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recmind_dist.errors import TextError
-from recmind_dist.randomness import normals, stream_key
 from recmind_dist.storage import (
     atomic_directory,
     content_key,
@@ -34,6 +33,8 @@ def attach_lora(backbone: Any, lora: LoraSettings, seed: int) -> Any:
         TextError: no layer has a name of `target_modules`.
     """
     from peft import LoraConfig, get_peft_model
+
+    from recmind_dist.randomness import stream_key
 
     config = LoraConfig(
         r=lora.r,
@@ -118,6 +119,8 @@ def _layer(name: str) -> int | None:
 def _start(parameter: "nn.Parameter", key: int) -> None:
     """Variance 1 / (3 · fan-in), as peft's uniform start has, but a function of the seed alone, equal on every rank."""
     import torch
+
+    from recmind_dist.randomness import normals  # numba, whose import takes seconds that workers need not spend
 
     rows, fan_in = parameter.shape
     values = normals(key, np.arange(rows), fan_in) / np.sqrt(3.0 * fan_in)

@@ -71,7 +71,7 @@ def _run_workers(
     call = uuid.uuid4().hex[:8]
     refusal = run.logs / f"refused-{call}.json"
     order = {
-        "config": config.model_dump(mode="json"),
+        "config": _with_absolute_paths(config).model_dump(mode="json"),
         "inputs": {name: str(value) if value else None for name, value in vars(inputs).items()},
         "run_dir": str(run.path), "begun": str(run.logs / f"begun-{call}"), "refusal": str(refusal), **more,
     }  # fmt: skip
@@ -131,6 +131,14 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
     except RecmindError as error:
         write_json(refusal, {"error": type(error).__name__, "message": str(error)})
         raise
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Ray gives each worker a current directory of its own."""
+    model = Path(config.text.model)
+    text = config.text.model_copy(update={"model": str(model.absolute())}) if model.is_dir() else config.text
+    paths = {"run_dir": config.run_dir.absolute(), "cache_dir": config.cache_dir.absolute()}
+    return config.model_copy(update={**paths, "text": text})
 
 
 def _wants_gpu(config: RunConfig) -> bool:

@@ -13,10 +13,10 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_language_model import WIDTH, make_bert
 
 from recmind_dist.errors import TextError
 from recmind_dist.text import LoraSettings, TextEncoder, Texts, TextSettings, TextStore, embed_texts, save_adapter
+from tests.tiny_language_model import WIDTH, make_bert
 
 
 @pytest.fixture(scope="module", autouse=True)

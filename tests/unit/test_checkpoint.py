@@ -37,7 +37,8 @@ def ranges(world_size: int, num_rows: int = NUM_ROWS) -> list[tuple[int, int]]:
 def savers(directory: Path, world_size: int, **settings: Any) -> list[Checkpointer]:
     chosen = CheckpointSettings(**{"wait_s": 20, **settings})
     return [
-        Checkpointer(directory, rank, world_size, span, NUM_ROWS, chosen) for rank, span in enumerate(ranges(world_size))
+        Checkpointer(directory, rank, world_size, span, NUM_ROWS, chosen)
+        for rank, span in enumerate(ranges(world_size))
     ]
 
 
@@ -88,7 +89,9 @@ def test_every_range_of_rows(tmp_path: Path) -> None:
 
 def test_a_rank_without_rows_takes_part(tmp_path: Path) -> None:
     spans = [(0, NUM_ROWS), (NUM_ROWS, NUM_ROWS)]
-    ranks = [Checkpointer(tmp_path, r, 2, span, NUM_ROWS, CheckpointSettings(wait_s=20)) for r, span in enumerate(spans)]
+    ranks = [
+        Checkpointer(tmp_path, r, 2, span, NUM_ROWS, CheckpointSettings(wait_s=20)) for r, span in enumerate(spans)
+    ]
     save_all(ranks, attempt_name(1, "abcdefgh"))
     found = find_checkpoint(tmp_path)
     assert found is not None

@@ -95,9 +95,7 @@ def _torch_file(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_and_the_previous_good_one_used(
-    two: Path, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
+def test_damage_is_named_and_the_previous_good_one_used(two: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     damage, named = DAMAGE[name]
     damage(two / NEW)
     with caplog.at_level(logging.WARNING):
@@ -155,7 +153,9 @@ def test_only_names_of_checkpoints_are_taken(two: Path, name: str) -> None:
         find_checkpoint(two, name)
 
 
-def test_linked_checkpoints_and_directories_are_not_followed(two: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_linked_checkpoints_and_directories_are_not_followed(
+    two: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / NEW).symlink_to(two / NEW)
     with pytest.raises(CheckpointError, match="symbolic link"):

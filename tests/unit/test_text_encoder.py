@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_language_model import WIDTH, make_bert, make_llama
 
 from recmind_dist.errors import TextError
 from recmind_dist.storage import sha256_file
 from recmind_dist.text import LoraSettings, TextEncoder, TextSettings, encoder_key, load_adapter, save_adapter
 from recmind_dist.text.adapter import lora_parameters, target_names
+from tests.tiny_language_model import WIDTH, make_bert, make_llama
 
 TEXTS = ["space war", "love story comedy drama night day king queen", "a", "thriller night 1 2 3", "space war"]
 PROMPT = 'a movie: "{text}" liked:'

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny_language_model import WIDTH, make_bert
 
 from recmind_dist.errors import LockedError, StoreError, TextError
 from recmind_dist.storage import directory_lock
@@ -23,6 +22,7 @@ from recmind_dist.text import (
     store_path,
 )
 from recmind_dist.text.pool import embed_shard
+from tests.tiny_language_model import WIDTH, make_bert
 
 DIM = 8
 
@@ -135,7 +135,7 @@ def test_an_interrupted_resize_is_finished_by_the_next_run(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, 8, 4)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="30 rows, store.json says 20"):
+    with pytest.raises(StoreError, match=r"30 rows, store\.json says 20"):
         TextStore.open(tmp_path).read_all("items")
     store = TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, 8, 4)
     assert [bool(store.entry("items", shard)) for shard in range(4)] == [True, True, False, False]

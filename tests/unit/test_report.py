@@ -1,0 +1,202 @@
+"""Metrics log, progress lines, tables and the run directory."""
+
+import errno
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recmind_dist.errors import LockedError, StoreError
+from recmind_dist.report import (
+    MetricsLog,
+    Progress,
+    RunDirectory,
+    comparison_table,
+    print_table,
+    read_metrics,
+    strata_table,
+)
+
+RESULTS: dict[str, Any] = {
+    "dataset": "ml-100k",
+    "variant": "recmind",
+    "seed": 1,
+    "commit": None,
+    "split": "test",
+    "metrics": {"recall@20": 0.25, "ndcg@20": 0.125},
+    "strata": {
+        "0": {"users": 0, "recall@20": None},
+        "1-3": {"users": 2, "recall@20": 0.5},
+        "cold": {"users": 2, "recall@20": 0.5},
+    },
+    "gate": [
+        {"layer": 0, "side": "user", "degree_bin": "0", "mean": 0.5, "median": 0.5, "p10": 0.4, "p90": 0.6, "count": 3},
+        {"layer": 0, "side": "user", "spearman": None, "count": 3},
+    ],
+}
+
+
+def test_every_line_is_one_object_and_is_there_at_once(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "logs" / "metrics.jsonl", clock=lambda: 12.3456)
+    log.log("step", loss=float("nan"), rate=np.float32(0.5), by_k={20: np.array([1.0, np.inf])}, text="a\nb")
+    line = log.path.read_text()
+    assert json.loads(line) == {
+        "time": 12.346, "kind": "step", "loss": None, "rate": 0.5, "by_k": {"20": [1.0, None]}, "text": "a\nb",
+    }  # fmt: skip
+    assert line.count("\n") == 1
+    log.log("epoch", epoch=1)
+    log.close()
+    assert [record["kind"] for record in read_metrics(log.path)] == ["step", "epoch"]
+    assert [record["epoch"] for record in read_metrics(log.path, kind="epoch")] == [1]
+
+
+def test_a_torn_line_is_skipped_named_and_does_not_swallow_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"kind": "a"}\n{"kind": "b", "lo')
+    assert [record["kind"] for record in read_metrics(path)] == ["a"]
+    assert "metrics.jsonl:2" in caplog.text
+    with MetricsLog(path) as log:  # the run that goes on after the kill
+        log.log("c")
+        log.log("d")
+    assert [record["kind"] for record in read_metrics(path)] == ["a", "c", "d"]
+
+
+def test_a_full_disk_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_file", Full())
+        log.log("lost")
+        log.log("lost")
+    log.log("kept")
+    log.close()
+    assert caplog.text.count("No space left on device") == 1
+    assert "2 lines were lost" in caplog.text
+    assert [record["kind"] for record in read_metrics(log.path)] == ["kept"]
+
+
+def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be read"):
+        list(read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def test_plain_progress_speaks_at_most_every_few_seconds_and_at_the_end() -> None:
+    now, out = [0.0], io.StringIO()
+    with Progress("train", 980, stage="epoch 3/20", done=100, stream=out, clock=lambda: now[0]) as progress:
+        for _ in range(20):
+            now[0] += 0.6
+            progress.update(loss=0.41234)
+    assert out.getvalue().splitlines() == [
+        "train  epoch 3/20  step 109/980  1.667 steps/s  ETA 8 min 43 s  loss 0.4123",
+        "train  epoch 3/20  step 118/980  1.667 steps/s  ETA 8 min 37 s  loss 0.4123",
+        "train  epoch 3/20  step 120/980  1.667 steps/s  ETA 8 min 36 s  loss 0.4123",
+    ]
+
+
+def test_progress_on_a_terminal_draws_a_bar() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    with Progress("embed [x]", 2, unit="text", stream=out) as progress:
+        progress.update(2)
+    assert "embed [x]" in out.getvalue()
+    assert "text 2/2" in out.getvalue()
+    assert "━" in out.getvalue()
+
+
+def test_progress_of_unknown_length_has_no_time_left() -> None:
+    progress = Progress("read", None, unit="row", stream=io.StringIO(), clock=iter([0.0, 2.0, 2.0]).__next__)
+    progress.done = 10
+    assert progress.line() == "read  row 10  5 rows/s"
+
+
+def test_tables_mark_the_best_of_each_column() -> None:
+    weaker = {**RESULTS, "metrics": {"recall@20": 0.2, "ndcg@20": 0.13}}
+    out = io.StringIO()
+    print_table(comparison_table({"RecMind [full]": RESULTS, "LightGCN": weaker}, ("recall@20", "ndcg@20")), out)
+    rows = [line.split() for line in out.getvalue().splitlines() if "." in line]
+    assert rows == [
+        ["RecMind", "[full]", "0.2500*", "0.1250", "0.5000*", "–"],
+        ["LightGCN", "0.2000", "0.1300*", "0.5000*", "–"],
+    ]
+    out = io.StringIO()
+    print_table(strata_table({"RecMind": RESULTS}), out)
+    header = next(line for line in out.getvalue().splitlines() if "cold" in line)
+    assert header.split() == ["0", "1-3", "cold"]
+    assert "(2 users)" in out.getvalue()
+
+
+def test_the_run_directory_keeps_results_of_the_agreed_shape(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    run.write_results({**RESULTS, "metrics": {"recall@20": np.float64(0.25)}, "seconds": 3.5})
+    assert run.read_results()["metrics"] == {"recall@20": 0.25}
+    assert run.read_results()["seconds"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"metrics": {"recall": 0.5}}, "no metric"),
+        ({"metrics": {"recall@20": 1.5}}, "outside"),
+        ({"metrics": {"recall@20": float("nan")}}, "metrics.recall@20"),
+        ({"strata": {"0": {"users": 0}}}, "no stratum '1-3'"),
+        ({"gate": [{"layer": 0, "side": "left", "count": 1}]}, "gate.0.side"),
+        ({"split": "train"}, "split"),
+        ({"seed": None}, "seed"),
+    ],
+)
+def test_results_of_another_shape_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    run = RunDirectory(tmp_path)
+    with pytest.raises(StoreError, match=sentence):
+        run.write_results({**RESULTS, **change})
+    assert not run.results.exists()
+
+
+def test_one_run_a_directory(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with run.lock(), pytest.raises(LockedError, match="in use by process"), RunDirectory(tmp_path / "run").lock():
+        pass
+    with run.lock():
+        assert run.checkpoints.is_dir()
+        assert run.logs.is_dir()
+
+
+def test_the_config_comes_back_as_it_was(tmp_path: Path) -> None:
+    from recmind_dist.config.yaml import load_yaml
+
+    run = RunDirectory(tmp_path)
+    values = {"model": {"dim": 64, "lr": 1e-3, "name": "1e-3", "flags": [True, None, "off"]}}
+    run.write_config(values)
+    assert load_yaml(run.config).values == values
+
+
+def test_a_run_directory_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="set another run directory"):
+        RunDirectory(tmp_path / "file").create()
+
+
+def test_the_log_is_read_while_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with MetricsLog(tmp_path / "metrics.jsonl") as log, caplog.at_level(logging.WARNING):
+        for step in range(3):
+            log.log("step", step=step)
+            assert [record["step"] for record in read_metrics(log.path)] == list(range(step + 1))
+    assert not caplog.records
