@@ -3,11 +3,14 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recmind_dist.errors import RecmindError
+
+if TYPE_CHECKING:
+    from recmind_dist.training import RunConfig, Trainer
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -17,24 +20,29 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Argument(help="YAML file; see configs/", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, over the file's own", show_default=False)]
 Run = Annotated[Path, typer.Argument(help="a run directory", show_default=False)]
-Resume = Annotated[str, typer.Option(help="auto: go on where the run stands; must: fail if there is nothing; never: start over")]
-Mismatch = Annotated[bool, typer.Option("--allow-mismatch", help="go on although settings, graph or texts have changed")]
+Resume = Annotated[
+    str, typer.Option(help="auto: go on where the run stands; must: fail if there is nothing; never: start over")
+]
+Mismatch = Annotated[
+    bool, typer.Option("--allow-mismatch", help="go on although settings, graph or texts have changed")
+]
 
 
 @app.command()
 def run(config: Config, overrides: Overrides = None, resume: Resume = "auto", allow_mismatch: Mismatch = False) -> None:
     """All stages: fetch, prepare, embed, train, evaluate; then the variants to compare with. Skips what is done."""
     from recmind_dist.report import comparison_table, print_table, strata_table
-    from recmind_dist.training import pipeline
+    from recmind_dist.training import Trainer
 
-    main_config = _load(config, overrides)
     _check_resume(resume)
-    results = {main_config.variant: pipeline.run(main_config, _say, resume, allow_mismatch)}
-    for variant in main_config.compare:
-        _say(f"variant {variant}:")
-        other = _load(config, [*(overrides or []), f"run_dir={main_config.run_dir}-{variant}"], variant)
-        results[variant] = pipeline.run(other, _say, resume, allow_mismatch)
-    print_table(comparison_table(results, title=f"{main_config.dataset.name}, test, full catalogue (cold: item degree ≤ 3)"))
+    main_config = _load(config, overrides)
+    others = [_load(config, [*(overrides or []), f"run_dir={main_config.run_dir}-{v}"], v) for v in main_config.compare]
+    results: dict[str, Any] = {}
+    for one in (main_config, *others):
+        _say(f"variant {one.variant}: in {one.run_dir}")
+        results[one.variant] = Trainer(one, _say).run(resume, allow_mismatch)
+    title = f"{main_config.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
+    print_table(comparison_table(results, title=title))
     print_table(strata_table(results))
 
 
@@ -50,7 +58,7 @@ def validate(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def fetch(names: Annotated[list[str], typer.Argument(help="ml-100k, minilm, smollm2", show_default=False)]) -> None:
     """Brings data sets to data/ and models to models/, checked against their sha256."""
-    from recmind_dist.training.pipeline import fetch_asset
+    from recmind_dist.training.trainer import fetch_asset
 
     for name in names:
         _say(f"{name}: at {fetch_asset(name)}")
@@ -59,7 +67,9 @@ def fetch(names: Annotated[list[str], typer.Argument(help="ml-100k, minilm, smol
 @app.command()
 def synth(
     into: Annotated[Path, typer.Argument(help="directory to make", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(help="num_users=…, num_edges=…, seed=…", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="num_users=…, num_edges=…, seed=…", show_default=False)
+    ] = None,
 ) -> None:
     """Makes a synthetic data set: a power-law graph with planted communities that its texts tell of."""
     from recmind_dist.config import resolve_settings
@@ -73,52 +83,41 @@ def synth(
 @app.command()
 def prepare(config: Config, overrides: Overrides = None) -> None:
     """Fetches, ingests, splits and partitions."""
-    from recmind_dist.training import pipeline
-
-    pipeline.prepare(_load(config, overrides), _say)
+    _trainer(config, overrides).prepare()
 
 
 @app.command()
 def embed(config: Config, overrides: Overrides = None) -> None:
     """Turns all texts into vectors; a second run embeds nothing, a changed text only its shard."""
-    from recmind_dist.training import fit, pipeline
-
-    checked = _load(config, overrides)
-    prepared = fit.prepare_texts(checked, pipeline.prepare(checked, _say))
-    if prepared.texts is None:
-        _say(f"variant {checked.variant} uses no text: nothing to embed")
-        return
-    fit.embed(checked, prepared.texts, None, _say)
+    trainer = _trainer(config, overrides)
+    if trainer.embed() is None:
+        _say(f"variant {trainer.config.variant} uses no text: nothing to embed")
 
 
 @app.command()
-def train(config: Config, overrides: Overrides = None, resume: Resume = "auto", allow_mismatch: Mismatch = False) -> None:
+def train(
+    config: Config, overrides: Overrides = None, resume: Resume = "auto", allow_mismatch: Mismatch = False
+) -> None:
     """Trains to the end of the joint phase, going on from the last checkpoint."""
-    from recmind_dist.report import RunDirectory
-    from recmind_dist.training import fit, pipeline
-
-    checked = _load(config, overrides)
     _check_resume(resume)
-    if checked.variant == "popularity":
+    trainer = _trainer(config, overrides)
+    if trainer.config.variant == "popularity":
         _say("variant popularity has nothing to train")
         return
-    with RunDirectory(checked.run_dir).lock():
-        prepared = fit.prepare_texts(checked, pipeline.prepare(checked, _say))
-        fit.fit(checked, prepared, _say, resume, allow_mismatch)
-    _say(f"trained: at {checked.run_dir}")
+    trainer.fit(resume, allow_mismatch)
+    _say(f"trained: at {trainer.config.run_dir}")
 
 
 @app.command()
 def evaluate(run_dir: Run) -> None:
     """Evaluates a run's best checkpoint on the test split and writes results.json."""
     from recmind_dist.report import comparison_table, print_table, strata_table
-    from recmind_dist.training import pipeline
-    from recmind_dist.training.evaluate import read_run
+    from recmind_dist.training import Trainer
 
-    directory, config, inputs = read_run(run_dir)
-    found = {config.variant: pipeline.evaluate(config.model_copy(update={"run_dir": run_dir}), inputs, directory)}
-    print_table(comparison_table(found, title=config.dataset.name))
-    print_table(strata_table(found))
+    trainer = Trainer.of_run(run_dir, _say)
+    results: dict[str, Any] = {trainer.config.variant: trainer.evaluate()}
+    print_table(comparison_table(results, title=trainer.config.dataset.name))
+    print_table(strata_table(results))
 
 
 @app.command()
@@ -136,10 +135,16 @@ def recommend(
         print(f"{place:3d}  {item.score:9.4f}  {item.item_id:>10}  {item.title}")
 
 
-def _load(path: Path, overrides: list[str] | None, variant: str | None = None):  # type: ignore[no-untyped-def]
+def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":
     from recmind_dist.training.run_config import load_run_config
 
     return load_run_config(path, overrides, variant)
+
+
+def _trainer(path: Path, overrides: list[str] | None) -> "Trainer":
+    from recmind_dist.training import Trainer
+
+    return Trainer(_load(path, overrides), _say)
 
 
 def _check_resume(resume: str) -> None:
@@ -151,10 +156,14 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def main() -> None:
-    """Entry point: errors become one line and an exit code; RECMIND_TRACEBACK=1 shows where they arose."""
+def main(words: list[str] | None = None) -> None:
+    """Entry point. Errors become one line and an exit code; RECMIND_TRACEBACK=1 shows where they arose.
+
+    Args:
+        words: the command line; None: sys.argv's.
+    """
     try:
-        app(standalone_mode=False)
+        app(words, standalone_mode=False)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except typer.Abort:
@@ -179,7 +188,10 @@ def _explain(error: Exception) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, OSError) and error.filename is not None:
-        print(f"error: {error.filename}: {error.strerror}: free space or check permissions, then run again", file=sys.stderr)
+        print(
+            f"error: {error.filename}: {error.strerror}: free space or check permissions, then run again",
+            file=sys.stderr,
+        )
         return 4
     raise error
 

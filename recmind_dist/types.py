@@ -1,4 +1,7 @@
-"""Names shared by all rooms. Shapes: N nodes, U users, I items, E training edges, D dims, T text dims, B batch, P ranks."""
+"""Names shared by all rooms.
+
+Shapes: N nodes, U users, I items, E training edges, D dims, T text dims, B batch, P ranks.
+"""
 
 from typing import TypeAlias
 
@@ -11,5 +14,6 @@ Row: TypeAlias = int  # position of a node in the table, after the partition's p
 
 IntArray: TypeAlias = NDArray[np.int64]
 Int32Array: TypeAlias = NDArray[np.int32]
+IndexArray: TypeAlias = IntArray | Int32Array
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]

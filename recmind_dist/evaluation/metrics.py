@@ -79,8 +79,9 @@ def _at(hits: BoolArray, counts: IntArray, k: int) -> Iterator[tuple[str, Float6
     ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(counts, k)]
     any_hit = hits.any(axis=1)
     gain: Float64Array = (hits * discount).sum(axis=1)
-    yield f"recall@{k}", np.asarray(hits.sum(axis=1) / counts)
+    recall: Float64Array = hits.sum(axis=1) / counts
+    yield f"recall@{k}", recall
     # the two sums may round apart, to 1 + ε
-    yield f"ndcg@{k}", np.asarray(np.minimum(gain / ideal, 1.0))
+    yield f"ndcg@{k}", np.minimum(gain / ideal, np.ones(len(gain)))
     yield f"hitrate@{k}", any_hit.astype(np.float64)
     yield f"mrr@{k}", np.where(any_hit, 1.0 / (hits.argmax(axis=1) + 1), 0.0)

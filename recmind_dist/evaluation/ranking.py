@@ -18,7 +18,7 @@ from recmind_dist.evaluation.strata import degree_bins, strata_metrics
 from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.graph import Graph
 from recmind_dist.parallel import Ranks
-from recmind_dist.types import IntArray
+from recmind_dist.types import IndexArray, IntArray
 
 KINDS = ("recall", "ndcg", "hitrate", "mrr")
 RankUsers = Callable[[int, int, IntArray, IntArray], IntArray]
@@ -36,7 +36,12 @@ class Evaluation:
 
 
 def all_evaluate(
-    h_ND: Tensor, graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks, norm_exponent: float | None = None
+    h_ND: Tensor,
+    graph: Graph,
+    split: str,
+    settings: EvaluationSettings,
+    ranks: Ranks,
+    norm_exponent: float | None = None,
 ) -> Evaluation:
     """Ranks the catalogue for every user with held-out items of `split`. Every rank must call.
 
@@ -47,7 +52,9 @@ def all_evaluate(
     fixed = settings.norm_exponent if norm_exponent is None else norm_exponent
     assert fixed is not None or split == "valid", "the norm exponent is chosen on validation"
     exponents = settings.norm_exponent_grid if fixed is None else (fixed,)
-    found = [all_evaluate_ranking(_by_score(h_ND, graph, settings, p), graph, split, settings, ranks) for p in exponents]
+    found = [
+        all_evaluate_ranking(_by_score(h_ND, graph, settings, p), graph, split, settings, ranks) for p in exponents
+    ]
     tried = {p: e.metrics.get(settings.metric, 0.0) for p, e in zip(exponents, found, strict=True)}
     best = max(range(len(found)), key=lambda i: (tried[exponents[i]], -i))
     return Evaluation(found[best].metrics, found[best].strata, exponents[best], tried if fixed is None else {})
@@ -62,21 +69,26 @@ def all_evaluate_popularity(graph: Graph, split: str, settings: EvaluationSettin
     return all_evaluate_ranking(rank_users, graph, split, settings, ranks)
 
 
-def all_evaluate_ranking(rank_users: RankUsers, graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks) -> Evaluation:
+def all_evaluate_ranking(
+    rank_users: RankUsers, graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks
+) -> Evaluation:
     """Judges any ranking. Every rank must call.
 
     Args:
         rank_users: (first user, last user + 1, seen indptr, seen local items) → [u, k] local item ids.
     """
-    bounds = [graph.num_users * r // ranks.world_size for r in (ranks.rank, ranks.rank + 1)]
+    start, stop = (graph.num_users * r // ranks.world_size for r in (ranks.rank, ranks.rank + 1))
     held = graph.held_out(split)
-    indptr, items = _local(held.indptr, held.indices, *bounds, graph.num_users)
-    ranked = rank_users(*bounds, *seen_items(graph, split, *bounds))
+    indptr, items = _local(held.indptr, held.indices, start, stop, graph.num_users)
+    ranked = rank_users(start, stop, *seen_items(graph, split, start, stop))
     degree = np.asarray(graph.degree)[graph.num_users :]
     overall = ranking_metrics(ranked, indptr, items, settings.ks)
     strata = strata_metrics(ranked, indptr, items, degree, settings.ks)
     names = ["all", "cold", *(name for name, _, _ in degree_bins(int(degree.max(initial=0))))]
-    rows = {"all": {"users": len(overall.users), "pairs": len(items), **overall.means()}, **strata}
+    rows: dict[str, dict[str, Any]] = {
+        "all": {"users": len(overall.users), "pairs": len(items), **overall.means()},
+        **strata,
+    }
     total = ranks.all_sum(torch.tensor(list(_sums(rows, names, settings)), dtype=torch.float64, device=ranks.device))
     return _means(total.tolist(), names, settings)
 
@@ -104,7 +116,7 @@ def _by_score(h_ND: Tensor, graph: Graph, settings: EvaluationSettings, exponent
     return rank_users
 
 
-def _local(indptr: IntArray, indices: IntArray, start: int, stop: int, num_users: int) -> tuple[IntArray, IntArray]:
+def _local(indptr: IntArray, indices: IndexArray, start: int, stop: int, num_users: int) -> tuple[IntArray, IntArray]:
     own = np.asarray(indptr[start : stop + 1], dtype=np.int64)
     return own - own[0], np.asarray(indices[own[0] : own[-1]], dtype=np.int64) - num_users
 
@@ -121,7 +133,8 @@ def _sums(rows: dict[str, dict[str, Any]], names: list[str], settings: Evaluatio
 
 
 def _means(total: list[float], names: list[str], settings: EvaluationSettings) -> Evaluation:
-    columns, rows = _columns(settings), {}
+    columns = _columns(settings)
+    rows: dict[str, dict[str, Any]] = {}
     width = len(columns) + 2
     for i, name in enumerate(names):
         users, pairs, *sums = total[i * width : (i + 1) * width]

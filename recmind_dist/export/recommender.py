@@ -46,9 +46,13 @@ class Recommender:
             DataError: the user is not in the graph, or nothing is known of the user at all.
         """
         user = self.graph.user_index(user_id)
-        known = int(self.graph.degree[user]) > 0 or (self._text_absent is not None and not bool(self._text_absent[user]))
+        known = int(self.graph.degree[user]) > 0 or (
+            self._text_absent is not None and not bool(self._text_absent[user])
+        )
         if not known:
-            raise DataError(f"user {str(user_id)!r} has no training interaction and no text: add one of them, and train again")
+            raise DataError(
+                f"user {str(user_id)!r} has no training interaction and no text: add one of them, and train again"
+            )
         indptr, seen = seen_items(self.graph, "test", user, user + 1)
         ids, scores = rank_items(
             self._h[user : user + 1], self._h[self.graph.num_users :], min(k, self.graph.num_items), indptr, seen,

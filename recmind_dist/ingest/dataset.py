@@ -79,7 +79,7 @@ def is_complete(directory: Path, kind: str, schema: int) -> bool:
         for name, expected in manifest["files"].items():
             if (directory / name).stat().st_size != expected["bytes"]:
                 raise StoreError(f"{directory / name}: not as long as the manifest says")
-    except (OSError, StoreError) as error:
+    except (OSError, StoreError, LookupError, TypeError) as error:
         logger.warning("%s: damaged, made again (%s)", directory, error)
         return False
     return True

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from recmind_dist.ingest.ids import text_id
 from recmind_dist.ingest.rows import LINE, BadRow, Rows, numbered_lines
 
 CHUNK = 200_000  # objects held at a time
+HEAD = 1000  # objects looked at for the names of keys: an optional one may be absent from the first
 MAX_DEPTH = 8  # nesting of lists and objects in one text field
 
 
@@ -43,11 +45,12 @@ def read_jsonl(path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None
 
 
 def jsonl_columns(path: Path) -> list[str]:
-    """The keys of the first object, which stand for a header. Raises DataError if no line is an object."""
-    for _, value in _objects(path):
-        if isinstance(value, dict):
-            return list(value)
-    raise DataError(f"{path}: no line holds a JSON object: check the file's format, or set format by hand")
+    """The keys of the first objects, which stand for a header. Raises DataError if no line is an object."""
+    objects = (value for _, value in _objects(path) if isinstance(value, dict))
+    names = list(dict.fromkeys(name for value in islice(objects, HEAD) for name in value))
+    if not names:
+        raise DataError(f"{path}: no line holds a JSON object: check the file's format, or set format by hand")
+    return names
 
 
 def parquet_columns(path: Path) -> list[str]:

@@ -47,7 +47,12 @@ class GatedLightGCN(nn.Module):
     """
 
     def __init__(
-        self, num_nodes: int | None, embedding_dim: int, num_layers: int, text_dim: int = 0, settings: ModelSettings | None = None
+        self,
+        num_nodes: int | None,
+        embedding_dim: int,
+        num_layers: int,
+        text_dim: int = 0,
+        settings: ModelSettings | None = None,
     ) -> None:
         super().__init__()
         settings = settings or ModelSettings(use_text=text_dim > 0)
@@ -60,7 +65,9 @@ class GatedLightGCN(nn.Module):
         self.text_view = TextView(text_dim, embedding_dim, settings.fallback) if self.uses_text else None
         gated = self.uses_text and settings.gate.enabled
         self.gates = nn.ModuleList(Gate(embedding_dim, settings.gate) for _ in range(num_layers + 1 if gated else 0))
-        self.readout_gate = Gate(embedding_dim, settings.gate) if settings.readout == "gate" and self.uses_text else None
+        self.readout_gate = (
+            Gate(embedding_dim, settings.gate) if settings.readout == "gate" and self.uses_text else None
+        )
         self.scale = ItemScale() if settings.item_scale else None
 
     def forward(
@@ -82,7 +89,9 @@ class GatedLightGCN(nn.Module):
         states, fused, gamma = [e_ND], [], []
         for layer in range(self.num_layers + 1):
             x = states[-1]
-            fused_x, gamma_x = self.fuse(layer, x, z_ND[: len(x)], degree_feature_N[: len(x)], is_user_N[: len(x)], learn)
+            fused_x, gamma_x = self.fuse(
+                layer, x, z_ND[: len(x)], degree_feature_N[: len(x)], is_user_N[: len(x)], learn
+            )
             fused.append(fused_x)
             gamma.append(gamma_x)
             if layer < self.num_layers:
@@ -93,12 +102,18 @@ class GatedLightGCN(nn.Module):
         h = self.read_out(graph, _mean(fused, num_seeds), *seeds, learn)
         return Views(h, graph, z_ND[:num_seeds], gamma if len(self.gates) else [])
 
-    def get_embedding(self, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, block: Block, degree_feature_N: Tensor) -> Tensor:
+    def get_embedding(
+        self, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, block: Block, degree_feature_N: Tensor
+    ) -> Tensor:
         """Final vectors of all nodes from the module's own table, over the whole graph (PyG's name). Shape: [N, D]."""
         assert self.embedding is not None, "rows are handed to forward: this module owns no table"
-        return self(self.embedding.weight, z_ND, degree_N, is_user_N, [block] * self.num_layers, degree_feature_N).h
+        blocks = [block] * self.num_layers
+        views: Views = self(self.embedding.weight, z_ND, degree_N, is_user_N, blocks, degree_feature_N)
+        return views.h
 
-    def fuse(self, layer: int, x: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all") -> tuple[Tensor, Tensor]:
+    def fuse(
+        self, layer: int, x: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all"
+    ) -> tuple[Tensor, Tensor]:
         """Ê^l and γ^l of nodes from their state, text view and degree feature. Shapes: [n, D], [n, 1]."""
         if not len(self.gates):
             return x, x.new_ones(len(x), 1)
@@ -107,7 +122,9 @@ class GatedLightGCN(nn.Module):
             gamma = torch.where(is_user[:, None], torch.ones_like(gamma), gamma)
         return gamma * x + (1 - gamma) * z, gamma
 
-    def read_out(self, graph: Tensor, fused: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all") -> Tensor:
+    def read_out(
+        self, graph: Tensor, fused: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all"
+    ) -> Tensor:
         """Final vectors h from the mean state z^G, the mean fused state and the text view. Shape: [n, D]."""
         kind = self.settings.readout
         if kind == "fused" or not self.uses_text:
@@ -117,7 +134,11 @@ class GatedLightGCN(nn.Module):
         elif kind == "text":
             h = z
         else:
-            alpha = self.settings.alpha if self.readout_gate is None else self.readout_gate(graph, z, d, learn != "embeddings")
+            alpha = (
+                self.settings.alpha
+                if self.readout_gate is None
+                else self.readout_gate(graph, z, d, learn != "embeddings")
+            )
             h = alpha * graph + (1 - alpha) * z
         return h if self.scale is None else self.scale(h, d, is_user, learn != "embeddings")
 

@@ -15,12 +15,20 @@ def bpr(h_users: Tensor, h_pos: Tensor, h_neg: Tensor, weight: Tensor, total: in
     Source: arXiv:1205.2618; the hardest of m draws is dynamic negative sampling (SIGIR 2013).
     """
     positive = (h_users * h_pos).sum(1)
-    negative = torch.einsum("bd,bnd->bn", h_users, h_neg).amax(1) if h_neg.shape[1] > 1 else (h_users * h_neg[:, 0]).sum(1)
+    negative = (
+        torch.einsum("bd,bnd->bn", h_users, h_neg).amax(1) if h_neg.shape[1] > 1 else (h_users * h_neg[:, 0]).sum(1)
+    )
     return (weight * functional.softplus(negative - positive)).sum() / max(total, 1)
 
 
 def sampled_softmax(
-    h_users: Tensor, h_pos: Tensor, h_shared: Tensor, is_positive: Tensor, temperature: float, weight: Tensor, total: int
+    h_users: Tensor,
+    h_pos: Tensor,
+    h_shared: Tensor,
+    is_positive: Tensor,
+    temperature: float,
+    weight: Tensor,
+    total: int,
 ) -> Tensor:
     """−log of the softmax of cosine / temperature of the positive among shared negatives.
 
@@ -29,7 +37,11 @@ def sampled_softmax(
         out; weight: [b]; total: pairs of the global batch.
     Source: arXiv:2201.02327 (sampled softmax for item recommendation).
     """
-    u, i, n = functional.normalize(h_users, dim=1), functional.normalize(h_pos, dim=1), functional.normalize(h_shared, dim=1)
+    u, i, n = (
+        functional.normalize(h_users, dim=1),
+        functional.normalize(h_pos, dim=1),
+        functional.normalize(h_shared, dim=1),
+    )
     positive = (u * i).sum(1, keepdim=True) / temperature
     negative = (u @ n.T / temperature).masked_fill(is_positive, float("-inf"))
     return (weight * (torch.logsumexp(torch.cat([positive, negative], 1), 1) - positive[:, 0])).sum() / max(total, 1)

@@ -37,7 +37,9 @@ class TextView(nn.Module):
         self.projection = nn.Linear(text_dim, embedding_dim, bias=False)
         self.category_buckets = fallback.category_buckets
         inputs = 1 + text_dim + fallback.category_buckets
-        self.fallback = nn.Sequential(nn.Linear(inputs, fallback.hidden_dim), nn.ReLU(), nn.Linear(fallback.hidden_dim, embedding_dim))
+        self.fallback = nn.Sequential(
+            nn.Linear(inputs, fallback.hidden_dim), nn.ReLU(), nn.Linear(fallback.hidden_dim, embedding_dim)
+        )
 
     def forward(self, rows: TextRows) -> Tensor:
         """z of each row. Shape: [n, D]. Both branches run whatever the rows, so that every rank's graph is the same."""

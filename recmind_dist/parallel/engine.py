@@ -36,7 +36,9 @@ class DenseEngine:
         _join_deepspeed(device)
         self.module, self.settings = module, settings
         self.named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam([p for _, p in self.named], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.Adam(
+            [p for _, p in self.named], lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         world_size = dist.get_world_size()
         config = {
             "train_batch_size": max(batch_size // world_size, 1) * world_size,
@@ -44,7 +46,11 @@ class DenseEngine:
             "gradient_clipping": settings.gradient_clipping,
             "zero_allow_untested_optimizer": True,
             # small shares, small buckets: the defaults reserve gigabytes
-            "zero_optimization": {"stage": settings.stage, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000},
+            "zero_optimization": {
+                "stage": settings.stage,
+                "reduce_bucket_size": 5_000_000,
+                "allgather_bucket_size": 5_000_000,
+            },
             "steps_per_print": 2**31,
         }
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -85,7 +91,9 @@ class DenseEngine:
         state = {f"param.{name}": value.cpu() for name, value in self.all_parameters().items()}
         for kind in _ADAM_STATE:
             for name, p in self.named:
-                value = self._adam.state[p][kind] if self.settings.stage == 0 else safe_get_full_optimizer_state(p, kind)
+                value = (
+                    self._adam.state[p][kind] if self.settings.stage == 0 else safe_get_full_optimizer_state(p, kind)
+                )
                 state[f"{kind}.{name}"] = value.detach().cpu().clone()
         steps = {float(self._adam.state[flat]["step"]) for flat in self._flat}
         assert len(steps) == 1, "Adam's partitions disagree on the step"
@@ -137,7 +145,9 @@ class DenseEngine:
         zero = self._engine.optimizer
         if self.settings.stage == 0:
             return [p for _, p in self.named]
-        return list(zero.fp32_partitioned_groups_flat if self.settings.stage == 3 else zero.single_partition_of_fp32_groups)
+        return list(
+            zero.fp32_partitioned_groups_flat if self.settings.stage == 3 else zero.single_partition_of_fp32_groups
+        )
 
     def close(self) -> None:
         """Gives back hooks and buffers, so that another phase can wrap the same module."""
@@ -146,7 +156,7 @@ class DenseEngine:
 
 def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:
     """This rank's part of a stage-3 parameter's whole value, padded as DeepSpeed pads (its own setter does not)."""
-    part = p.partition_numel()
+    part = int(p.partition_numel())  # type: ignore[attr-defined]  # DeepSpeed adds it to the parameter
     padded = torch.zeros(part * dist.get_world_size(), device=value.device)
     padded[: value.numel()] = value.flatten()
     return padded[dist.get_rank() * part :][:part]

@@ -63,7 +63,11 @@ class RowExchange:
         local_rows, reply = torch.unique(asked - int(self.bounds[self.ranks.rank]), return_inverse=True)
         device = self.ranks.device
         return ExchangePlan(
-            torch.from_numpy(position).to(device), local_rows.to(device), reply.to(device), asked_counts.tolist(), wanted_counts.tolist()
+            torch.from_numpy(position).to(device),
+            local_rows.to(device),
+            reply.to(device),
+            asked_counts.tolist(),
+            wanted_counts.tolist(),
         )
 
     def all_fetch(self, owned: Tensor, plan: ExchangePlan) -> Tensor:

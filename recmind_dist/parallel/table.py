@@ -20,7 +20,9 @@ class ShardedTable:
         row_range: this rank's rows; num_rows: of all ranks; dim: D; settings: optimizer; device.
     """
 
-    def __init__(self, row_range: tuple[int, int], num_rows: int, dim: int, settings: TableSettings, device: torch.device) -> None:
+    def __init__(
+        self, row_range: tuple[int, int], num_rows: int, dim: int, settings: TableSettings, device: torch.device
+    ) -> None:
         self.start, self.stop = row_range
         self.num_rows, self.dim, self.settings = num_rows, dim, settings
         rows = self.stop - self.start

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,9 +79,10 @@ class Batch:
         """Moves every tensor."""
         if device.type == "cpu":
             return self
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        hops = [replace(h, **{k: v.to(device, non_blocking=True) for k, v in vars(h).items() if isinstance(v, Tensor)}) for h in self.hops]
-        return replace(self, **moved, hops=hops)
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved, hops=[hop.to(device) for hop in self.hops])
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,9 @@ class NeighborLoader:
         seed: int = 0, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if batch_size < world_size:
-            raise ConfigError(f"train.batch_size is {batch_size}, fewer than one pair for each of {world_size} ranks: raise it")
+            raise ConfigError(
+                f"train.batch_size is {batch_size}, fewer than one pair for each of {world_size} ranks: raise it"
+            )
         self.graph, self.settings, self.batch_size, self.negatives = graph, settings, batch_size, negatives
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.gate_batch_size, self.cold_share = gate_batch_size, cold_share
@@ -141,7 +145,9 @@ class NeighborLoader:
         order = Permutation(self.graph.num_edges, stream_key(self.seed, "epoch", epoch))
         for i in range(first_step, self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + i
-            positions = np.arange(i * self.batch_size, min((i + 1) * self.batch_size, self.graph.num_edges), dtype=np.int64)
+            positions = np.arange(
+                i * self.batch_size, min((i + 1) * self.batch_size, self.graph.num_edges), dtype=np.int64
+            )
             edges = order(positions)
             if self._held_out is not None:
                 edges = edges[~self._held_out[edges]]

@@ -28,7 +28,9 @@ class HiddenEdges:
         edges = np.unique(edges)
         users, items = edge_endpoints(graph, edges)
         node = np.concatenate([users, items])
-        position = np.concatenate([edges - graph.indptr[users], _positions_in_rows(graph.indptr, graph.indices, items, users)])
+        position = np.concatenate(
+            [edges - graph.indptr[users], _positions_in_rows(graph.indptr, graph.indices, items, users)]
+        )
         order = np.lexsort((position, node))
         node, position = node[order], position[order]
         nodes, starts = np.unique(node, return_index=True)

@@ -22,7 +22,9 @@ class NegativeSampler:
         self.graph = graph
         self.settings = settings
         degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
-        weights = np.maximum(degree, 1.0) ** settings.beta if settings.kind == "popularity" else np.ones(graph.num_items)
+        weights = (
+            np.maximum(degree, 1.0) ** settings.beta if settings.kind == "popularity" else np.ones(graph.num_items)
+        )
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     def for_pairs(self, users: IntArray, sample_ids: IntArray, key: int, batch_items: IntArray) -> IntArray:
@@ -36,10 +38,11 @@ class NegativeSampler:
         """
         in_batch = self.settings.kind == "in_batch" and len(batch_items) > 0
         pool = batch_items if in_batch else np.zeros(0, np.int64)
-        return _draw(
+        drawn: IntArray = _draw(
             self.graph.indptr, self.graph.indices, users, sample_ids, np.uint64(key), self.settings.num,
             self._cumulative, pool, self.graph.num_users,
         )  # fmt: skip
+        return drawn
 
     def shared(self, key: int, batch_items: IntArray) -> IntArray:
         """Distinct items that serve as negatives for the whole step, ascending. At most `num_shared`."""
@@ -51,7 +54,8 @@ class NegativeSampler:
 
     def positives_among(self, users: IntArray, shared: IntArray) -> BoolArray:
         """Which of the shared items are training positives of which user. Shape: [b, len(shared)]."""
-        return _positives_among(self.graph.indptr, self.graph.indices, users, shared)
+        found: BoolArray = _positives_among(self.graph.indptr, self.graph.indices, users, shared)
+        return found
 
 
 @njit(cache=True, nogil=True)

@@ -38,6 +38,11 @@ class Hop:
     def num_dst(self) -> int:
         return len(self.indptr) - 1
 
+    def to(self, device: torch.device) -> "Hop":
+        """Moves every tensor."""
+        indptr, indices, scale = (t.to(device, non_blocking=True) for t in (self.indptr, self.indices, self.dst_scale))
+        return Hop(indptr, indices, scale, self.num_src)
+
     @staticmethod
     def of_arrays(indptr: np.ndarray, indices: np.ndarray, dst_scale: np.ndarray, num_src: int) -> "Hop":
         """Wraps numpy arrays without a copy."""
@@ -133,7 +138,9 @@ class NumbaNeighborSampler:
         starts = np.where(both, self._hidden.indptr[np.maximum(slots, 0)], 0)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         extra = self._hidden.positions[np.repeat(starts, counts) + within]
-        rank = np.concatenate([np.repeat(np.arange(len(slots)), np.diff(step.indptr)), np.repeat(np.arange(len(slots)), counts)])
+        rank = np.concatenate(
+            [np.repeat(np.arange(len(slots)), np.diff(step.indptr)), np.repeat(np.arange(len(slots)), counts)]
+        )
         position = np.concatenate([step.positions, extra])
         pairs = np.unique(np.stack([rank, position]), axis=1)
         indptr = np.searchsorted(pairs[0], np.arange(len(slots) + 1)).astype(np.int64)

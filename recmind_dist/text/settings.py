@@ -57,7 +57,7 @@ class TextSettings(Settings):
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the driver has CUDA or a CPU with bf16 instructions, else fp32. Part of the vectors' key."""
     batch_tokens: int | None = Field(None, ge=64)
-    """Padded tokens of one forward pass; none: 1,024 on a CPU, whose cache then holds a layer, 65,536 on a GPU."""
+    """Padded tokens of one forward pass; none: 512 on a CPU, whose cache then holds a layer, 65,536 on a GPU."""
     window: int = Field(4096, ge=1)
     """Texts sorted by length together; 4,096 leaves 2-4 % padding."""
     num_actors: int = Field(0, ge=0)

@@ -36,12 +36,18 @@ def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks
     return model, Cursor.from_info(found.info)
 
 
-def all_evaluate_run(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks, split: str = "test") -> dict[str, Any]:
+def all_evaluate_run(
+    config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks, split: str = "test"
+) -> dict[str, Any]:
     """Content of results.json. Every rank must call; rank 0 writes it."""
     model, cursor = load_best(config, inputs, run, ranks)
     vectors = model.all_final_vectors()
     found = all_evaluate(vectors.h, model.graph, split, config.evaluation, ranks, cursor.norm_exponent)
-    gate = gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users) if len(vectors.gamma) else []
+    gate = (
+        gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users)
+        if len(vectors.gamma)
+        else []
+    )
     results = _results(config, split, found, gate) | {"norm_exponent": cursor.norm_exponent, "epoch": cursor.epoch}
     if ranks.rank == 0:
         run.write_results(results)
@@ -69,7 +75,12 @@ def _commit() -> str | None:
     """The commit of this program's checkout; None where it is installed without one."""
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -12,7 +12,16 @@ from recmind_dist.graph import Graph
 from recmind_dist.report import Progress, RunDirectory
 from recmind_dist.sampling import held_out_slice
 from recmind_dist.storage import content_key, read_json, write_json
-from recmind_dist.text import EmbedReport, Texts, TextStore, Whitening, build_texts, embed_texts, plan_shards, store_path
+from recmind_dist.text import (
+    EmbedReport,
+    Texts,
+    TextStore,
+    Whitening,
+    build_texts,
+    embed_texts,
+    plan_shards,
+    store_path,
+)
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.state import Cursor
@@ -99,7 +108,9 @@ def _text_inputs(config: RunConfig, run: RunDirectory, prepared: Prepared, say: 
     if config.text.lora is not None:
         texts.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     lora_texts = texts.absolute() if config.text.lora is not None else None
-    return Inputs(prepared.graph.absolute(), base.path.absolute(), whitening.absolute(), lora_texts, content_key(values))
+    return Inputs(
+        prepared.graph.absolute(), base.path.absolute(), whitening.absolute(), lora_texts, content_key(values)
+    )
 
 
 def _cursor(run: RunDirectory) -> Cursor | None:

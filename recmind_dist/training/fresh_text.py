@@ -50,7 +50,11 @@ class FreshTextPicker:
         chosen: dict[str, Tensor] = {}
         words: list[str] = []
         for row, side in enumerate(SIDES):
-            local = np.flatnonzero((anchors.numpy() // stride) % every == 0) if side in self._sides else np.zeros(0, np.int64)
+            local = (
+                np.flatnonzero((anchors.numpy() // stride) % every == 0)
+                if side in self._sides
+                else np.zeros(0, np.int64)
+            )
             nodes = batch.global_pairs[row][anchors[local]].numpy() - num_users_and_items[side]
             texts = [self._texts[side][int(n)] for n in nodes]
             kept = [i for i, text in enumerate(texts) if text is not None]

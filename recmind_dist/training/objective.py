@@ -4,12 +4,12 @@ Legend: N sampled nodes, u distinct owned rows that the step touches anywhere, D
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from recmind_dist.model import AlignmentSettings, GatedLightGCN, KeyQueue, Learn, LossSettings, TextRows, Views
-from recmind_dist.model import losses
+from recmind_dist.model import AlignmentSettings, GatedLightGCN, KeyQueue, Learn, LossSettings, TextRows, Views, losses
 from recmind_dist.parallel import ExchangePlan, Ranks, RowExchange, all_gather_rows
 from recmind_dist.sampling import Batch
 from recmind_dist.training.fresh_text import FreshText, FreshTextEncoder
@@ -67,7 +67,12 @@ class Objective(nn.Module):
         self._num_users = num_users
 
     def forward(
-        self, step: PreparedStep, e_uD: Tensor, text_u: TextRows | None, key_model: GatedLightGCN | None, queues: dict[str, KeyQueue]
+        self,
+        step: PreparedStep,
+        e_uD: Tensor,
+        text_u: TextRows | None,
+        key_model: GatedLightGCN | None,
+        queues: dict[str, KeyQueue],
     ) -> Outcome:
         """Loss terms. Every rank must call: rows are exchanged and views gathered, here and in backward."""
         out = Outcome()
@@ -100,11 +105,18 @@ class Objective(nn.Module):
         if key_model is not None and key_model.text_view is not None:
             with torch.no_grad():
                 columns.append(key_model.text_view(text_u))
-        parts = self._exchange.all_fetch(torch.cat(columns, 1), plan).split(e_uD.shape[1], dim=1)
+        parts = self._exchange.all_fetch(torch.cat(columns, 1), plan).chunk(len(columns), dim=1)
         return parts[0], parts[1], parts[2].detach() if len(parts) > 2 else None
 
     def _views(
-        self, model: GatedLightGCN, batch: Batch, index: Tensor, feature: Tensor, e: Tensor, z: Tensor | None, learn: Learn
+        self,
+        model: GatedLightGCN,
+        batch: Batch,
+        index: Tensor,
+        feature: Tensor,
+        e: Tensor,
+        z: Tensor | None,
+        learn: Learn,
     ) -> Views:
         is_user = batch.n_id < self._num_users
         z_batch = z.index_select(0, index) if z is not None else None
@@ -117,7 +129,9 @@ class Objective(nn.Module):
         total = batch.global_batch_size
         if self.loss.kind == "ssm":
             shared = h_SD[batch.shared_index]
-            return losses.sampled_softmax(users, positives, shared, batch.shared_positive, self.loss.temperature, weight, total)
+            return losses.sampled_softmax(
+                users, positives, shared, batch.shared_positive, self.loss.temperature, weight, total
+            )
         return losses.bpr(users, positives, h_SD[batch.dst_neg_index], weight, total)
 
     def _penalty(self, e_ND: Tensor, batch: Batch) -> Tensor:
@@ -127,13 +141,17 @@ class Objective(nn.Module):
         dense = 0.5 * torch.stack(gates).sum() / self._ranks.world_size if gates else e_ND.new_zeros(())
         return losses.base_row_penalty(rows, batch.global_batch_size) + dense
 
-    def _keys(self, key_model: GatedLightGCN | None, step: PreparedStep, e: Tensor, key_z: Tensor | None) -> Views | None:
+    def _keys(
+        self, key_model: GatedLightGCN | None, step: PreparedStep, e: Tensor, key_z: Tensor | None
+    ) -> Views | None:
         if key_model is None:
             return None
         with torch.no_grad():
             return self._views(key_model, step.main, step.main_index, step.main_feature, e, key_z, "all")
 
-    def _all_align(self, out: Outcome, views: Views, step: PreparedStep, keys: Views | None, queues: dict[str, KeyQueue]) -> None:
+    def _all_align(
+        self, out: Outcome, views: Views, step: PreparedStep, keys: Views | None, queues: dict[str, KeyQueue]
+    ) -> None:
         batch = step.main
         stride, counts = anchor_stride(batch.global_batch_size, self.alignment.anchors), self._anchor_counts(batch)
         mine = batch.input_id % stride == 0
@@ -167,7 +185,7 @@ class Objective(nn.Module):
         stride, world = anchor_stride(batch.global_batch_size, self.alignment.anchors), self._ranks.world_size
         bounds = [batch.global_batch_size * r // world for r in range(world + 1)]
         before = [-(-b // stride) for b in bounds]
-        return [after - start for start, after in zip(before, before[1:], strict=False)]
+        return [after - start for start, after in pairwise(before)]
 
 
 def anchor_stride(global_batch_size: int, anchors: int) -> int:

@@ -32,7 +32,9 @@ class OwnedText:
 
     rows: TextRows
 
-    def select(self, local_rows: Tensor, hide_share: float = 0.0, key: int = 0, nodes: Tensor | None = None) -> TextRows:
+    def select(
+        self, local_rows: Tensor, hide_share: float = 0.0, key: int = 0, nodes: Tensor | None = None
+    ) -> TextRows:
         """The rows at `local_rows`; with hide_share some that have text are treated as if they had none.
 
         Args:
@@ -55,7 +57,12 @@ def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
 
 
 def load_owned_text(
-    graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray, fallback: FallbackSettings, device: torch.device
+    graph: Graph,
+    store: TextStore,
+    whitening: Whitening,
+    nodes: IntArray,
+    fallback: FallbackSettings,
+    device: torch.device,
 ) -> OwnedText:
     """Reads this rank's text vectors from the store, once, and derives what the fallback needs.
 
@@ -111,7 +118,14 @@ def _neighbour_means(graph: Graph, store: TextStore, whitening: Whitening, nodes
     count = np.zeros(len(nodes), np.int64)
     for side, start, block in _blocks(graph, store):
         _add_neighbours(
-            graph.indptr, graph.indices, nodes, start, whitening.apply(side, block), ~np.isnan(block[:, 0]), total, count
+            graph.indptr,
+            graph.indices,
+            nodes,
+            start,
+            whitening.apply(side, block),
+            ~np.isnan(block[:, 0]),
+            total,
+            count,
         )
     return (total / np.maximum(count, 1)[:, None]).astype(np.float16)
 
@@ -146,7 +160,9 @@ def _category_buckets(graph: Graph, fallback: FallbackSettings) -> IntArray:
     frame = graph.items_frame()
     if fallback.category_field not in frame.columns:
         names = ", ".join(frame.columns)
-        raise ConfigError(f"model.fallback.category_field: {fallback.category_field!r} is no field of the item file: it has {names}")
+        raise ConfigError(
+            f"model.fallback.category_field: {fallback.category_field!r} is no field of the item file: it has {names}"
+        )
     values = frame[fallback.category_field].fill_null("").to_list()
     buckets[graph.num_users :] = [zlib.crc32(v.encode()) % fallback.category_buckets if v else 0 for v in values]
     return buckets

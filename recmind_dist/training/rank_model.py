@@ -19,6 +19,8 @@ from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.owned import OwnedText, degree_feature, initial_rows, load_owned_text, text_scale
 from recmind_dist.training.run_config import RunConfig
 
+_BLOCK_ROWS = 65_536
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -50,7 +52,9 @@ class RankModel:
         self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
         self.whitening = Whitening.load(inputs.whitening) if config.model.use_text and inputs.whitening else None
         self.text = self._load_text()
-        self.table = ShardedTable(self.row_range, self.graph.num_nodes, config.model.embedding_dim, config.table, ranks.device)
+        self.table = ShardedTable(
+            self.row_range, self.graph.num_nodes, config.model.embedding_dim, config.table, ranks.device
+        )
         self.model = self.build_dense()
         self._propagation: FullPropagation | None = None
 
@@ -86,14 +90,16 @@ class RankModel:
         if self.text is None or self.model.text_view is None:
             return None
         everything = torch.arange(len(self.nodes), device=self.ranks.device)
-        blocks = [self.model.text_view(self.text.select(rows)) for rows in everything.split(65_536)]
-        return torch.cat(blocks) if blocks else self.table.weight.new_zeros(0, self.table.dim)
+        starts = range(0, max(len(self.nodes), 1), _BLOCK_ROWS)
+        return torch.cat([self.model.text_view(self.text.select(everything[s : s + _BLOCK_ROWS])) for s in starts])
 
     def _load_text(self) -> OwnedText | None:
         if self.whitening is None or self.inputs.text is None:
             return None
         store = TextStore.open(self.inputs.text)
-        return load_owned_text(self.graph, store, self.whitening, self.nodes, self.config.model.fallback, self.ranks.device)
+        return load_owned_text(
+            self.graph, store, self.whitening, self.nodes, self.config.model.fallback, self.ranks.device
+        )
 
     def build_dense(self) -> GatedLightGCN:
         """A dense part at its start, the same on every rank: torch's generator is seeded from the run's seed alone."""

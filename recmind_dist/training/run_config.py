@@ -69,7 +69,12 @@ class RunConfig(Settings):
         """The settings that decide what a step computes: a checkpoint is continued only under the same ones."""
         rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train", "text"}
         values = self.model_dump(mode="json", include=rooms)
-        for room, free in (("sampler", ("prefetch",)), ("zero", ("stage",)), ("train", ("log_every_steps",)), ("text", ("num_actors", "max_retries"))):
+        for room, free in (
+            ("sampler", ("prefetch",)),
+            ("zero", ("stage",)),
+            ("train", ("log_every_steps",)),
+            ("text", ("num_actors", "max_retries")),
+        ):
             values[room] = {k: v for k, v in values[room].items() if k not in free}
         return values
 
@@ -111,4 +116,8 @@ def load_run_config(path: Path, overrides: list[str] | None = None, variant: str
     document.values.update(merged(document.values, VARIANTS.get(str(chosen), {})))
     if variant:
         document.values.update(variant=variant, compare=[])
-    return resolve_settings(RunConfig, document, [o for o in overrides or [] if variant is None or not o.startswith(("variant=", "compare="))])
+    return resolve_settings(
+        RunConfig,
+        document,
+        [o for o in overrides or [] if variant is None or not o.startswith(("variant=", "compare="))],
+    )

@@ -63,7 +63,11 @@ def evaluate_on_workers(config: RunConfig, inputs: Inputs) -> None:
 
 
 def _run_workers(
-    function: Callable[[dict[str, Any]], None], config: RunConfig, inputs: Inputs, num_workers: int, more: dict[str, Any]
+    function: Callable[[dict[str, Any]], None],
+    config: RunConfig,
+    inputs: Inputs,
+    num_workers: int,
+    more: dict[str, Any],
 ) -> None:
     start_ray(config)
     run = RunDirectory(config.run_dir.absolute())
@@ -82,7 +86,9 @@ def _run_workers(
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=config.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RayRunConfig(
-            name=call, storage_path=str(run.logs / "ray"), failure_config=FailureConfig(max_failures=config.scaling.max_failures)
+            name=call,
+            storage_path=str(run.logs / "ray"),
+            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
         ),
     )
     try:
@@ -154,4 +160,6 @@ def _told(refusal: Path, error: Exception | None) -> RecmindError:
         kind: Callable[[str], RecmindError] = getattr(errors, str(told.get("error")), TrainingError)
         return kind(str(told.get("message")))
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return TrainingError(f"workers failed: {lines[-1] if lines else error}: see the logs, then run the same command again")
+    return TrainingError(
+        f"workers failed: {lines[-1] if lines else error}: see the logs, then run the same command again"
+    )

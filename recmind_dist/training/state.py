@@ -75,7 +75,9 @@ def all_load_dense(state: dict[str, Tensor], engine: DenseEngine, keys: Momentum
 def load_table(checkpoint: Checkpoint, table: ShardedTable) -> None:
     """Reads this rank's rows, whoever saved them."""
     if checkpoint.num_rows != table.num_rows:
-        raise CheckpointError(f"{checkpoint.path}: table of {checkpoint.num_rows} rows, the graph has {table.num_rows} nodes")
+        raise CheckpointError(
+            f"{checkpoint.path}: table of {checkpoint.num_rows} rows, the graph has {table.num_rows} nodes"
+        )
     table.load_rows(checkpoint.rows(table.start, table.stop))
 
 

@@ -27,7 +27,9 @@ class StepPlanner:
         row_of_node: [N] the partition's permutation; picker: in the warm-up with adapters; anchors: alignment.anchors.
     """
 
-    def __init__(self, graph: Graph, exchange: RowExchange, ranks: Ranks, anchors: int, picker: FreshTextPicker | None) -> None:
+    def __init__(
+        self, graph: Graph, exchange: RowExchange, ranks: Ranks, anchors: int, picker: FreshTextPicker | None
+    ) -> None:
         self._graph, self._exchange, self._ranks, self._anchors, self._picker = graph, exchange, ranks, anchors, picker
         self._max_degree = int(graph.degree.max())
 
@@ -103,7 +105,9 @@ class TrainingStep:
         rows = step.plan.local_rows
         e_uD = self.table.gather(rows)
         text_u = self._text_rows(step)
-        outcome: Outcome = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self.keys.queues if self.keys else {})
+        outcome: Outcome = self.engine(
+            step, e_uD, text_u, self.keys and self.keys.model, self.keys.queues if self.keys else {}
+        )
         self.engine.all_backward(outcome.total)
         assert e_uD.grad is not None
         row_grad = e_uD.grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average

@@ -5,11 +5,20 @@ from typing import Any
 VARIANTS: dict[str, dict[str, Any]] = {
     "recmind": {},
     "lightgcn": {
-        "model": {"use_text": False, "init": "normal", "readout": "graph", "item_scale": False, "gate": {"enabled": False}},
+        "model": {
+            "use_text": False,
+            "init": "normal",
+            "readout": "graph",
+            "item_scale": False,
+            "gate": {"enabled": False},
+        },
         "alignment": {"weight": 0},
         "train": {"warmup_epochs": 0},
     },
-    "popularity": {"model": {"use_text": False, "init": "normal", "gate": {"enabled": False}}, "alignment": {"weight": 0}},
+    "popularity": {
+        "model": {"use_text": False, "init": "normal", "gate": {"enabled": False}},
+        "alignment": {"weight": 0},
+    },
     "llm_only": {"model": {"readout": "text", "gate": {"enabled": False}}, "alignment": {"weight": 0}},
     "late_fusion": {"model": {"readout": "alpha", "gate": {"enabled": False}}},
     "no_alignment": {"alignment": {"weight": 0}, "train": {"warmup_epochs": 0}},

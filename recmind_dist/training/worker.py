@@ -50,14 +50,25 @@ class Worker:
         self.exchange = RowExchange(self.parts.bounds, ranks)
         self.metrics = MetricsLog(run.metrics) if ranks.rank == 0 else None
         self.checkpointer = Checkpointer(
-            run.checkpoints, ranks.rank, ranks.world_size, self.parts.row_range, self.parts.graph.num_nodes, config.checkpoint
+            run.checkpoints,
+            ranks.rank,
+            ranks.world_size,
+            self.parts.row_range,
+            self.parts.graph.num_nodes,
+            config.checkpoint,
         )
         self.checkpoint = self._find(resume, allow_mismatch)
         self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()
 
     def all_fit(self, phases: tuple[str, ...]) -> Cursor:
         """Trains until the run has left `phases`. Every rank must call."""
-        self._log("start", phase=self.cursor.phase, epoch=self.cursor.epoch, world_size=self.ranks.world_size, attempt=self.attempt)
+        self._log(
+            "start",
+            phase=self.cursor.phase,
+            epoch=self.cursor.epoch,
+            world_size=self.ranks.world_size,
+            attempt=self.attempt,
+        )
         if self.checkpoint:
             load_table(self.checkpoint, self.parts.table)
         else:
@@ -91,14 +102,26 @@ class Worker:
             cursor.steps_done += 1
             cursor.score = None
             if (prepared.step + 1) % self.config.train.log_every_steps == 0:
-                done = {"step": prepared.step + 1, "total": phase.total_steps, "epoch": cursor.epoch, "epochs": phase.epochs}
+                done = {
+                    "step": prepared.step + 1,
+                    "total": phase.total_steps,
+                    "epoch": cursor.epoch,
+                    "epochs": phase.epochs,
+                }
                 self._log("step", phase=phase.name, **done, **losses, **phase.step.staleness(prepared.step))
             every = self.config.checkpoint.every_steps
             if every and cursor.steps_done % every == 0 and cursor.step_in_epoch < phase.steps_per_epoch:
                 self._all_save(phase)
         seconds = time.perf_counter() - start
         stall = 100.0 * steps.stall_s / max(seconds, 1e-9)
-        self._log("epoch", phase=phase.name, epoch=cursor.epoch, seconds=seconds, sampler_stall_percent=stall, loss=losses["loss"])
+        self._log(
+            "epoch",
+            phase=phase.name,
+            epoch=cursor.epoch,
+            seconds=seconds,
+            sampler_stall_percent=stall,
+            loss=losses["loss"],
+        )
         cursor.epoch, cursor.step_in_epoch = cursor.epoch + 1, 0
         self._all_validate(phase)
         self._all_end_epoch(phase)
@@ -110,7 +133,11 @@ class Worker:
             return
         with phase.engine.all_whole_parameters():
             found = all_evaluate(self.parts.all_final_vectors().h, self.parts.graph, "valid", settings, self.ranks)
-        cursor.score, cursor.norm_exponent, cursor.metrics = found.metrics[settings.metric], found.norm_exponent, found.metrics
+        cursor.score, cursor.norm_exponent, cursor.metrics = (
+            found.metrics[settings.metric],
+            found.norm_exponent,
+            found.metrics,
+        )
         better = cursor.best is None or cursor.score > cursor.best
         cursor.bad_validations = 0 if better else cursor.bad_validations + 1
         cursor.best = cursor.score if better else cursor.best
@@ -144,7 +171,9 @@ class Worker:
     def _all_report(self, committed: list[str]) -> None:
         for name in committed:
             self._log("checkpoint", name=name)
-        self.report({"checkpoint": committed[-1] if committed else "", "step": self.cursor.steps_done, **self.cursor.metrics})
+        self.report(
+            {"checkpoint": committed[-1] if committed else "", "step": self.cursor.steps_done, **self.cursor.metrics}
+        )
 
     def _start(self) -> Cursor:
         warm = self.config.train.warmup_epochs > 0 and self.config.model.use_text and self.config.alignment.weight > 0
@@ -184,13 +213,19 @@ class Phase:
             parts.model, fresh, worker.exchange, worker.ranks, config.loss, config.alignment,
             num_users=parts.graph.num_users, heldout_gates=config.heldout_gates, joint=self.joint,
         )  # fmt: skip
-        self.keys = MomentumKeys(parts.model, config.alignment.queue_size, config.alignment.momentum) if objective.aligns and config.alignment.queue_size else None
+        self.keys = (
+            MomentumKeys(parts.model, config.alignment.queue_size, config.alignment.momentum)
+            if objective.aligns and config.alignment.queue_size
+            else None
+        )
         self.engine = DenseEngine(objective, config.zero, config.train.batch_size, worker.ranks.device)
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
             nodes=torch.from_numpy(parts.nodes), seed=stream_key(config.train.seed, name), lr_factor=self._lr_factor,
         )  # fmt: skip
-        self.planner = StepPlanner(parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh))
+        self.planner = StepPlanner(
+            parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh)
+        )
 
     @property
     def total_steps(self) -> int:
@@ -228,7 +263,8 @@ class Phase:
 
     def _fresh_encoder(self) -> FreshTextEncoder:
         config, parts = self.config, self.worker.parts
-        assert config.text.lora is not None and parts.whitening is not None
+        assert config.text.lora is not None
+        assert parts.whitening is not None
         encoder = TextEncoder.load(config.text, parts.ranks.device)
         encoder.add_lora(config.text.lora, config.train.seed)
         return FreshTextEncoder(encoder, parts.whitening)
@@ -237,7 +273,9 @@ class Phase:
         if fresh is None or self.config.text.lora is None or self.worker.parts.inputs.texts is None:
             return None
         values = json.loads(self.worker.parts.inputs.texts.read_text())
-        return FreshTextPicker(Texts(values["items"], values["users"]), fresh.encoder, self.config.text.lora.texts_per_step)
+        return FreshTextPicker(
+            Texts(values["items"], values["users"]), fresh.encoder, self.config.text.lora.texts_per_step
+        )
 
     def _lr_factor(self, step: int) -> float:
         if not self.joint or self.config.train.schedule == "constant":

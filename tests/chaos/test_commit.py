@@ -1,4 +1,4 @@
-"""Real processes, really killed, around the one moment at which a checkpoint comes to be; and a disk that is really full."""
+"""Real processes, really killed, around the moment at which a checkpoint comes to be; and a full disk."""
 
 import os
 import signal
@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, commit, saver
 
-directory, rank, world_size, attempt, fault = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+directory, attempt, fault = Path(sys.argv[1]), sys.argv[4], sys.argv[5]
+rank, world_size = int(sys.argv[2]), int(sys.argv[3])
 start, stop = 10 * rank // world_size, 10 * (rank + 1) // world_size
 
 

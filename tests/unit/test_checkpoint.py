@@ -1,5 +1,6 @@
 """Saving and reading: any number of ranks to any other, back-pressure, failures of disk and peers, retention."""
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def table(num_rows: int = NUM_ROWS) -> dict[str, Tensor]:
 
 def ranges(world_size: int, num_rows: int = NUM_ROWS) -> list[tuple[int, int]]:
     bounds = [num_rows * rank // world_size for rank in range(world_size + 1)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(itertools.pairwise(bounds))
 
 
 def savers(directory: Path, world_size: int, **settings: Any) -> list[Checkpointer]:
@@ -151,7 +152,7 @@ def test_failures_are_counted_then_stop_the_run(
     monkeypatch.setattr(saver, "write_shard", full)
     for step in (5, 6):
         save_all([one], attempt_name(step, "abcdefgh"))
-    with pytest.raises(CheckpointError, match="3 checkpoints in a row could not be saved.*No space left"):
+    with pytest.raises(CheckpointError, match=r"3 checkpoints in a row could not be saved.*No space left"):
         save_all([one], attempt_name(7, "abcdefgh"))
 
 

@@ -115,7 +115,7 @@ def test_damage_without_a_good_one_left_is_an_error(two: Path, name: str) -> Non
     damage, named = DAMAGE[name]
     damage(two / NEW)
     (two / OLD / COMMIT).unlink()
-    with pytest.raises(CheckpointError, match="1 checkpoint.s., none is good") as refusal:
+    with pytest.raises(CheckpointError, match=r"1 checkpoint\(s\), none is good") as refusal:
         find_checkpoint(two)
     assert named in str(refusal.value)
 

@@ -45,7 +45,7 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def killed_at(change: int, after: bool) -> Iterator[None]:
-    """Within the block the `change`-th change on disk is the last that happens (`after`), or the first that does not."""
+    """In the block the `change`-th change on disk is the last that happens (`after`), or the first that does not."""
     count = itertools.count()
 
     def counting(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""YAML that is read as written, faults that name file, line and key, and nothing that could be executed or exhaust us."""
+"""YAML read as written, faults that name file, line and key, and nothing that could be executed or exhaust us."""
 
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,8 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False),
     st.text(st.characters(blacklist_categories=["Cs", "Cc", "Cn", "Co"]), max_size=12),
-    st.sampled_from(["1e-3", "off", "null", "~", "0x1", "1_000", "2020-01-01", "=", "<<", "- a", "a: b", "# a", "", " x ", "a\nb"]),
+    st.sampled_from(["1e-3", "off", "null", "~", "0x1", "1_000", "2020-01-01", "=", "<<"]),
+    st.sampled_from(["- a", "a: b", "# a", "", " x ", "a\nb"]),
 )  # fmt: skip
 names = st.text("abcdef", min_size=1, max_size=3)
 nested = st.recursive(

@@ -113,7 +113,8 @@ def test_a_cut_off_beyond_the_ranking_is_refused() -> None:
 _RANX = """
 import json, ranx, sys
 case = json.load(sys.stdin)
-found = ranx.evaluate(ranx.Qrels(case["qrels"]), ranx.Run(case["run"]), ["recall@10", "ndcg@10", "hit_rate@10", "mrr@10"])
+names = ["recall@10", "ndcg@10", "hit_rate@10", "mrr@10"]
+found = ranx.evaluate(ranx.Qrels(case["qrels"]), ranx.Run(case["run"]), names)
 print(json.dumps({name: float(value) for name, value in found.items()}))
 """
 

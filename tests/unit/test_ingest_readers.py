@@ -52,6 +52,13 @@ def test_every_text_layout_reads_the_same_log(tmp_path: Path, name: str, content
     assert (log.rows_in, quarantine.rows) == (3, [])
 
 
+def test_a_key_that_the_first_object_lacks_is_a_column_all_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", '{"user": 1, "item": 2}\n{"user": 1, "item": 3, "time": 9}\n')
+    log, quarantine = read(path, limit=1)
+    assert (pairs(log), log.has_time) == ([("1", "3")], True)
+    assert [(row.line, row.reason) for row in quarantine.rows] == [(1, "time is not a finite number")]
+
+
 def test_parquet_reads_the_same_log_and_float_ids_lose_their_point(tmp_path: Path) -> None:
     frame = pl.DataFrame({"u": [1.0, 1.0, 2.0], "i": ["a", "b", "a"], "when": pl.Series([5, 6, 7])})
     frame.write_parquet(tmp_path / "log.parquet")

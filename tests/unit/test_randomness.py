@@ -19,7 +19,8 @@ def test_numba_and_numpy_draw_the_same(key: int, counters: list[int]) -> None:
 
 def test_streams_differ_by_seed_name_and_every_counter() -> None:
     found = [
-        stream_key(1, "hop"), stream_key(2, "hop"), stream_key(-1, "hop"), stream_key(1, "hop", 0), stream_key(1, "hop", 1),
+        stream_key(1, "hop"), stream_key(2, "hop"), stream_key(-1, "hop"),
+        stream_key(1, "hop", 0), stream_key(1, "hop", 1),
         stream_key(1, "hop", 0, 0), stream_key(1, "hop", 0, 1), stream_key(1, "hop", 1, 0), stream_key(1, "hop", -1),
         stream_key(1, "hop\0"), stream_key(1, "abcdefgh"), stream_key(1, "abcdefghi"),
         stream_key(1, "abcdefgh", ord("i")), stream_key(1, ""), stream_key(1, "", 0),

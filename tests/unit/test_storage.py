@@ -1,4 +1,4 @@
-"""Directories and files that are whole or absent; manifests that name what is damaged; locks that die with the process."""
+"""Directories and files whole or absent; manifests that name what is damaged; locks that die with the process."""
 
 import json
 import os
@@ -35,9 +35,8 @@ def make(directory: Path, text: str = "content") -> dict[str, Any]:
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     final = tmp_path / "deep" / "final"
-    with pytest.raises(RuntimeError), atomic_directory(final) as partial:
-        (partial / "half").write_text("x")
-        raise RuntimeError
+    with pytest.raises(TypeError), atomic_directory(final) as partial:
+        write_manifest(partial, "thing", 1, {"half": object()})
     assert list(final.parent.iterdir()) == []
     make(final, "one")
     make(final, "two")  # replaces

@@ -1,0 +1,36 @@
+# `make quickstart` and `make test` work from a bare clone: Python 3.11, pip and a package index are all they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test unit check chaos clean
+
+quickstart: $(STAMP)
+	$(BIN)/recmind run configs/quickstart.yaml
+	$(BIN)/recmind recommend runs/quickstart --user 1 --k 10
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit
+
+chaos: $(STAMP)
+	$(BIN)/python -m pytest tests/chaos -v
+
+check: $(STAMP)
+	$(BIN)/ruff check recmind_dist launchers tests
+	$(BIN)/ruff format --check recmind_dist launchers tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+# pip's own file of exact versions; --editable so that a change of the code needs no second installation
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,gguf]'
+	touch $(STAMP)
+
+clean:
+	rm -rf runs cache data models

@@ -1,0 +1,1 @@
+"""Recipes as YAML, installed with the package as `recmind_dist.configs`."""

@@ -1,0 +1,32 @@
+"""Runs a whole job on a Ray cluster, from where `ray job submit` puts it.
+
+    ray job submit --address http://HEAD:8265 --working-dir . -- python launchers/train.py --config configs/quickstart.yaml
+    ray job submit --address http://HEAD:8265 --working-dir launchers -- python train.py
+
+Words after the options are overrides (`train.epochs=3`). Without --config it runs the packaged quick start. Give run_dir
+and cache_dir on storage that every node sees: a job's own directory is deleted when its cluster goes.
+"""
+
+import argparse
+import os
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from recmind_dist.cli import main
+
+
+def parse() -> tuple[Path | None, str, list[str]]:
+    """Config file, how to resume, overrides."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file; none: the quick start that comes with the package")
+    parser.add_argument("--resume", default="auto", choices=("auto", "must", "never"))
+    parser.add_argument("overrides", nargs="*", help="key.sub=value")
+    arguments = parser.parse_args()
+    return arguments.config, arguments.resume, arguments.overrides
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_ADDRESS", "auto")  # a job runs on its cluster, never on one of its own
+    config, resume, overrides = parse()
+    with as_file(files("recmind_dist.configs") / "quickstart.yaml") as quickstart:
+        main(["run", str(config or quickstart), *overrides, "--resume", resume])
