@@ -77,11 +77,13 @@ def hits_of(ranked: IntArray, held_indptr: IntArray, held_indices: IntArray) -> 
 def _at(hits: BoolArray, counts: IntArray, k: int) -> Iterator[tuple[str, Float64Array]]:
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(counts, k)]
-    any_hit = hits.any(axis=1)
+    any_hit = np.asarray(hits.any(axis=1))
     gain: Float64Array = (hits * discount).sum(axis=1)
     recall: Float64Array = hits.sum(axis=1) / counts
     yield f"recall@{k}", recall
     # the two sums may round apart, to 1 + ε
-    yield f"ndcg@{k}", np.minimum(gain / ideal, np.ones(len(gain)))
-    yield f"hitrate@{k}", any_hit.astype(np.float64)
-    yield f"mrr@{k}", np.where(any_hit, 1.0 / (hits.argmax(axis=1) + 1), 0.0)
+    ndcg: Float64Array = np.minimum(gain / ideal, 1.0)
+    yield f"ndcg@{k}", ndcg
+    yield f"hitrate@{k}", np.asarray(any_hit, dtype=np.float64)
+    mrr: Float64Array = any_hit / (hits.argmax(axis=1) + 1.0)
+    yield f"mrr@{k}", mrr

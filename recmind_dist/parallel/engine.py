@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO for the dense part, and its state as plain named tensors that fit any world size and stage."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import deepspeed
@@ -29,15 +29,28 @@ class DenseEngine:
 
     Args:
         module: whose forward gives the loss; settings: ZeRO stage and optimizer; batch_size: global, for DeepSpeed's books;
-        device: CPU runs on gloo, CUDA on NCCL.
+        device: CPU runs on gloo, CUDA on NCCL; learning_rates: of parameters by the prefix of their name, where it is not
+        the settings'.
     """
 
-    def __init__(self, module: nn.Module, settings: ZeroSettings, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: ZeroSettings,
+        batch_size: int,
+        device: torch.device,
+        learning_rates: dict[str, float] | None = None,
+    ) -> None:
         _join_deepspeed(device)
         self.module, self.settings = module, settings
-        self.named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self.named = _trainable(module)
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, p in self.named:
+            rate = next((r for prefix, r in (learning_rates or {}).items() if name.startswith(prefix)), None)
+            groups.setdefault(rate or settings.learning_rate, []).append(p)
+        self._learning_rates = list(groups)
         optimizer = torch.optim.Adam(
-            [p for _, p in self.named], lr=settings.learning_rate, weight_decay=settings.weight_decay
+            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()], weight_decay=settings.weight_decay
         )
         world_size = dist.get_world_size()
         config = {
@@ -70,8 +83,8 @@ class DenseEngine:
 
     def all_step(self, lr_factor: float) -> None:
         """Updates the dense parameters at `lr_factor` times the learning rate. Every rank must call."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * lr_factor
+        for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
+            group["lr"] = rate * lr_factor
         self._engine.step()
 
     def all_parameters(self, prefix: str = "") -> dict[str, Tensor]:
@@ -152,6 +165,60 @@ class DenseEngine:
     def close(self) -> None:
         """Gives back hooks and buffers, so that another phase can wrap the same module."""
         self._engine.destroy()
+
+
+class NoDense:
+    """Stands for the engine where a model has no dense parameter (plain LightGCN): all that is learnt is the table's."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward."""
+        return self.module(*args, **kwargs)
+
+    def all_backward(self, loss: Tensor) -> None:
+        """As `DenseEngine.all_backward`, with its scale."""
+        (loss * dist.get_world_size()).backward()  # type: ignore[no-untyped-call]
+
+    def all_step(self, lr_factor: float) -> None:
+        """Has nothing to update."""
+
+    def all_parameters(self, prefix: str = "") -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def all_whole_parameters(self) -> AbstractContextManager[None]:
+        """As `DenseEngine.all_whole_parameters`."""
+        return nullcontext()
+
+    def all_state(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def all_load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes nothing."""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+Engine = DenseEngine | NoDense
+
+
+def make_engine(
+    module: nn.Module,
+    settings: ZeroSettings,
+    batch_size: int,
+    device: torch.device,
+    learning_rates: dict[str, float] | None = None,
+) -> Engine:
+    """A DeepSpeed engine, or none where `module` has nothing for it. Arguments as `DenseEngine`."""
+    return DenseEngine(module, settings, batch_size, device, learning_rates) if _trainable(module) else NoDense(module)
+
+
+def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
 
 def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:

@@ -153,17 +153,18 @@ def _sample_hop(  # type: ignore[no-untyped-def]
     always_slot, always_indptr, always_positions, step_slot, step_indptr, step_positions, simulated,
 ):  # fmt: skip
     num_dst = len(n_id)
-    total = 0
+    total, widest = 0, np.int64(max(fan_out, 1))
     for i in range(num_dst):
         degree = indptr[n_id[i] + 1] - indptr[n_id[i]]
         total += degree if fan_out < 0 else min(degree, fan_out)
+        widest = max(widest, np.int64(simulated[n_id[i]]))
     out_indptr = np.empty(num_dst + 1, np.int64)
     out = np.empty(total, np.int32)
     scale = np.zeros(num_dst, np.float32)
     nodes = np.empty(min(num_dst + total, len(local_of)), np.int64)
     nodes[:num_dst] = n_id
     num_nodes, edge = num_dst, 0
-    picked = np.empty(max(fan_out, 1), np.int64)
+    picked = np.empty(widest, np.int64)  # under fan-out -1 only a node that plays cold is drawn for
     for i in range(num_dst):
         out_indptr[i] = edge
         v = n_id[i]

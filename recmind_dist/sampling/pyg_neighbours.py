@@ -56,9 +56,10 @@ class PygNeighborSampler:
         return SampledHops(n_id, np.asarray(self.graph.degree)[n_id], hops)
 
     def _hop(self, frontier: IntArray, fan_out: int, never: IntArray) -> tuple[Hop, IntArray]:
+        # csc=False: row is the node that was asked for, col its neighbour; PyG passes True and gets them the other way round
         row, col, node, edge, _, _ = torch.ops.pyg.neighbor_sample(
             self._colptr, self._row, torch.from_numpy(frontier), [fan_out],
-            None, None, None, None, True, False, True, False, "uniform", True,
+            None, None, None, None, False, False, True, False, "uniform", True,
         )  # fmt: skip
         visible = ~_contains(never, edge.numpy())
         dst, src_node = row.numpy()[visible], node.numpy()[col.numpy()[visible]]

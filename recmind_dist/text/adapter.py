@@ -39,7 +39,7 @@ def attach_lora(backbone: Any, lora: LoraSettings, seed: int) -> Any:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
+        lora_dropout=0.0,
         target_modules=_pattern(target_names(backbone, lora)),
         bias="none",
     )

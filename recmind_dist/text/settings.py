@@ -18,8 +18,6 @@ class LoraSettings(Settings):
     """Rank of the update."""
     alpha: float = Field(16.0, gt=0)
     """The update is scaled by alpha / r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the first low-rank matrix, training only."""
     target_modules: list[str] | Literal["auto"] = "auto"
     """Last names of the layers to adapt; auto: query, key, value, dense of encoders, every linear of decoders."""
     last_layers: int | None = Field(None, ge=1)

@@ -69,7 +69,7 @@ def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", a
 
     run = RunDirectory(config.run_dir)
     cursor = None if resume == "never" else _cursor(run)
-    inputs, adapts = Inputs(prepared.graph), False
+    inputs, adapts = Inputs(prepared.graph.absolute()), False
     if prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, fresh=cursor is None)
         adapts = config.text.lora is not None and config.train.warmup_epochs > 0 and config.alignment.weight > 0

@@ -10,7 +10,7 @@ from recmind_dist.checkpoint import compare_identity
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.errors import CheckpointError
 from recmind_dist.parallel import ShardedTable
-from recmind_dist.parallel.engine import DenseEngine
+from recmind_dist.parallel.engine import Engine
 from recmind_dist.training.step import MomentumKeys
 
 PHASES = ("warmup", "joint", "done")
@@ -46,7 +46,7 @@ class Cursor:
         return Cursor(**cursor)
 
 
-def all_dense_state(engine: DenseEngine, keys: MomentumKeys | None) -> dict[str, Tensor]:
+def all_dense_state(engine: Engine, keys: MomentumKeys | None) -> dict[str, Tensor]:
     """Everything that is not by row. Every rank must call."""
     state = engine.all_state()
     if keys is not None:
@@ -56,7 +56,7 @@ def all_dense_state(engine: DenseEngine, keys: MomentumKeys | None) -> dict[str,
     return state
 
 
-def all_load_dense(state: dict[str, Tensor], engine: DenseEngine, keys: MomentumKeys | None) -> None:
+def all_load_dense(state: dict[str, Tensor], engine: Engine, keys: MomentumKeys | None) -> None:
     """Takes what `all_dense_state` gave. Every rank must call.
 
     Raises:

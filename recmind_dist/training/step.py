@@ -12,7 +12,7 @@ from recmind_dist.errors import TrainingError
 from recmind_dist.graph import Graph
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
-from recmind_dist.parallel.engine import DenseEngine
+from recmind_dist.parallel.engine import Engine
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import Batch, StepBatches
 from recmind_dist.training.fresh_text import FreshTextPicker
@@ -88,7 +88,7 @@ class TrainingStep:
     """
 
     def __init__(
-        self, engine: DenseEngine, table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
+        self, engine: Engine, table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
         *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float],
     ) -> None:  # fmt: skip
         self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks

@@ -16,7 +16,7 @@ from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 from recmind_dist.evaluation.ranking import all_evaluate
 from recmind_dist.parallel import Ranks, RowExchange
-from recmind_dist.parallel.engine import DenseEngine
+from recmind_dist.parallel.engine import make_engine
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.sampling import NeighborLoader, Prefetcher, held_out_slice
@@ -218,7 +218,8 @@ class Phase:
             if objective.aligns and config.alignment.queue_size
             else None
         )
-        self.engine = DenseEngine(objective, config.zero, config.train.batch_size, worker.ranks.device)
+        rates = {"fresh_encoder.": config.text.lora.learning_rate} if self.adapts and config.text.lora else {}
+        self.engine = make_engine(objective, config.zero, config.train.batch_size, worker.ranks.device, rates)
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
             nodes=torch.from_numpy(parts.nodes), seed=stream_key(config.train.seed, name), lr_factor=self._lr_factor,

@@ -181,6 +181,12 @@ def test_without_scores_the_newest_stands_for_the_best_and_says_so(two: Path, ca
     assert "no checkpoint has a score" in caplog.text
 
 
+def test_unverified_reading_still_follows_no_link(two: Path) -> None:
+    DAMAGE["shard is a link"][0](two / NEW)
+    with pytest.raises(CheckpointError, match="not a plain file"):
+        open_checkpoint(two / NEW, verify=False)
+
+
 def test_unverified_reading_still_checks_shapes(two: Path) -> None:
     flip_a_bit(two / NEW / SHARD)
     assert open_checkpoint(two / NEW, verify=False).num_rows == 4
