@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -168,9 +169,9 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(130)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns Ctrl-C and SIGTERM into exits of its own
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if getattr(stop, "code", None) == SIGTERM else 130)
     except Exception as error:
         if os.environ.get("RECMIND_TRACEBACK"):
             raise

@@ -112,6 +112,8 @@ def _read_objects(settings: TableSettings, side: str, key: str, limit: int) -> R
         return _pick(value, chosen[0], settings)
 
     rows = read_jsonl(settings.path, pick, limit)
+    if not chosen and rows.bad and not seen:
+        return Rows(rows.file, pl.DataFrame(schema={"id": pl.String, LINE: pl.Int64}), rows.bad)  # no line is an object
     if not chosen:
         raise missing_column(settings.path, f"{key}.id", " or ".join(usual), seen)
     _choose(settings.model_copy(update={"id": chosen[0]}), side, key, list(seen))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recmind_dist.checkpoint.reader import find_checkpoint
-from recmind_dist.errors import StoreError
+from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.report import Progress, RunDirectory
 from recmind_dist.sampling import held_out_slice
@@ -39,10 +39,16 @@ class Prepared:
 
 
 def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
-    """Renders all texts; titles of edges that are held out for the gates stay out of the user texts."""
+    """Checks that every worker gets a share, and renders all texts; titles of edges that are held out for the gates stay out of the user texts."""
+    graph = Graph.open(graph_path)
+    workers = config.scaling.num_workers
+    if workers > min(graph.num_users, graph.num_items):
+        raise ConfigError(
+            f"scaling.num_workers is {workers}, more ranks than the {graph.num_users} users or {graph.num_items} items of "
+            f"{graph.name}: lower it"
+        )
     if not config.model.use_text:
         return Prepared(graph_path, None)
-    graph = Graph.open(graph_path)
     hidden = held_out_slice(graph, config.model.gate.heldout_share, config.train.seed) if config.heldout_gates else None
     return Prepared(graph_path, build_texts(graph, config.text, hidden))
 

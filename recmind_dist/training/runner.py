@@ -33,6 +33,7 @@ def start_ray(config: RunConfig) -> None:
     """Joins the cluster that is named or found (RAY_ADDRESS), or starts one on this machine for this process alone."""
     if ray.is_initialized():
         return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for the next one: by default 2 s
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     address = config.scaling.address or os.environ.get("RAY_ADDRESS")
     if address:

@@ -66,6 +66,7 @@ class Worker:
             "start",
             phase=self.cursor.phase,
             epoch=self.cursor.epoch,
+            steps_done=self.cursor.steps_done,
             world_size=self.ranks.world_size,
             attempt=self.attempt,
         )

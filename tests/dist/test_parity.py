@@ -1,0 +1,90 @@
+"""The same global batch gives the same loss on one, two and three ranks, in both phases and with everything on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recmind_dist.training.rank_model import Inputs
+from tests.processes import run_ranks
+from tests.training_runs import all_fit, config_of, curve_of, make_inputs
+
+TOLERANCE = 1e-5
+TERMS = {"align_user", "align_item", "loss"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.fixture(scope="module")
+def inputs(home: Path) -> Inputs:
+    return make_inputs(home)
+
+
+def table_of(found: list[dict[str, Any]]) -> np.ndarray:
+    """The whole table in node order, whoever holds which row."""
+    nodes = np.concatenate([share["nodes"] for share in found])
+    return np.concatenate([share["rows"]["weight"] for share in found])[np.argsort(nodes)]
+
+
+def assert_same_run(home: Path, inputs: Inputs, worlds: tuple[int, ...], **changes: Any) -> list[dict[str, Any]]:
+    """Trains on each number of ranks; every term of every step, the table and the validation agree."""
+    curves, tables, scores = [], [], []
+    name = "-".join(f"{room}-{value}" for room, value in changes.items()).translate({ord(c): "_" for c in " {}':,"})
+    for world in worlds:
+        config = config_of(home, f"{name}-{world}", **changes, scaling={"num_workers": world})
+        found = run_ranks(all_fit, world, config, inputs, f"attempt{world}")
+        curves.append(curve_of(config.run_dir))
+        tables.append(table_of(found))
+        scores.append(found[0]["cursor"]["metrics"])
+    first = curves[0]
+    assert len(first) >= 5
+    for curve, table, score in zip(curves[1:], tables[1:], scores[1:], strict=True):
+        for ours, theirs in zip(first, curve, strict=True):
+            assert set(ours) == set(theirs)
+            for term in set(ours) - {"time", "kind", "phase"}:
+                assert theirs[term] == pytest.approx(ours[term], rel=TOLERANCE, abs=TOLERANCE), (ours["step"], term)
+        np.testing.assert_allclose(table, tables[0], atol=2e-4)
+        assert score == pytest.approx(scores[0], abs=1e-9)
+    return first
+
+
+@pytest.mark.parametrize("kind", ["ssm", "bpr"])
+def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(home: Path, inputs: Inputs, kind: str) -> None:
+    curve = assert_same_run(home, inputs, (1, 2, 3), loss={"kind": kind, "tail_exponent": 0.2})
+    warm, joint = ([r for r in curve if r["phase"] == phase] for phase in ("warmup", "joint"))
+    assert set(warm[0]) >= TERMS
+    assert not set(warm[0]) & {"rank", "gate"}
+    assert set(joint[0]) >= TERMS | {"rank", "gate", "regularization"}
+    assert "gate" not in joint[-1]  # folded back
+    assert joint[-1]["queue_staleness"] > 0
+    assert joint[-1]["rank"] < joint[0]["rank"]
+
+
+def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
+    model = {"readout": "gate", "init": "normal", "item_scale": True, "gate": {"learn_on": "train", "hidden_dim": 4}}
+    negatives = {"kind": "in_batch", "num": 3}
+    curve = assert_same_run(
+        home, inputs, (1, 2), model={"embedding_dim": 8, **model}, loss={"kind": "bpr"},
+        sampler={"num_neighbors": [4, 3], "negatives": negatives}, table={"optimizer": "adagrad"}, zero={"stage": 2},
+    )  # fmt: skip
+    assert "gate" not in curve[-1]
+
+
+def test_plain_lightgcn_and_cold_simulation_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
+    plain = {"embedding_dim": 8, "use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
+    curve = assert_same_run(home, Inputs(inputs.graph), (1, 2), model=plain, alignment={"weight": 0})
+    assert set(curve[0]) >= {"rank", "regularization"}
+    assert curve[0]["phase"] == "joint"
+    cold = {"embedding_dim": 8, "gate": {"cold_share": 0.5, "heldout_share": 0.5, "batch_size": 40}}
+    assert_same_run(home, inputs, (1, 2), model=cold, zero={"stage": 3})
+
+
+def test_ranks_without_a_pair_and_without_a_row_take_part(tmp_path: Path) -> None:
+    """The last batch has fewer pairs than ranks, and every user's newest edge is held out."""
+    inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
+    model = {"embedding_dim": 8, "gate": {"heldout_share": 1.0, "fold_back": 0.0}}
+    assert_same_run(tmp_path, inputs, (1, 3), model=model, train={"batch_size": 4, "warmup_epochs": 1, "epochs": 1})

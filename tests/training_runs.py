@@ -1,0 +1,81 @@
+"""Whole training runs for tests, on plain gloo processes without Ray: real graph, real text store, real worker.
+
+Text vectors are random numbers written with the store's own writer, so no language model is needed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.text import TextStore, Whitening
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import RunConfig
+from tests.graphs import make_graph, random_pairs
+
+TEXT_DIM = 12
+
+
+def make_inputs(home: Path, *, num_users: int = 70, num_items: int = 45, num_pairs: int = 500, seed: int = 0) -> Inputs:
+    """A graph with a validation pair for most users, and vectors of all nodes but every fifth user and ninth item."""
+    pairs = random_pairs(num_users - 1, num_items - 1, num_pairs + num_users, seed)
+    held = {u: (u, i) for u, i in pairs}  # the newest pair of each user
+    train = [pair for pair in pairs if held[pair[0]] != pair]
+    graph = make_graph(home, train, num_users, num_items, valid=sorted(held.values()), num_parts=2)
+    store = TextStore.create(
+        home / "text", {"made": "for a test"}, TEXT_DIM, {"users": num_users, "items": num_items}, 32, 16
+    )
+    rng = np.random.default_rng(seed)
+    for side, rows, gap in (("users", num_users, 5), ("items", num_items, 9)):
+        vectors = rng.normal(size=(rows, TEXT_DIM)).astype(np.float16)
+        vectors[::gap] = np.nan
+        for shard in range(store.num_shards(side)):
+            store.write_shard(side, shard, vectors[slice(*store.shard_range(side, shard))], "test")
+    Whitening.fit(store).save(home / "whitening.safetensors")
+    return Inputs(graph.path, store.path, home / "whitening.safetensors", texts_key="test")
+
+
+def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
+    """A small run with everything on: gates on held-out edges, alignment, queue, fallback, both phases.
+
+    Args:
+        changes: laid over it, room by room.
+    """
+    values: dict[str, Any] = {
+        "run_dir": home / run,
+        "dataset": {"name": "toy", "interactions": home / "train.tsv", "items": home / "items.jsonl"},
+        "sampler": {"num_neighbors": [4, 3], "negatives": {"num_shared": 12}},
+        "model": {"embedding_dim": 8, "fallback": {"hidden_dim": 6, "category_field": "genre", "category_buckets": 5},
+                  "gate": {"heldout_share": 0.5, "fold_back": 0.34}},
+        "loss": {"kind": "ssm"},
+        "alignment": {"anchors": 24, "queue_size": 40, "hardness": 0.5},
+        "train": {"batch_size": 96, "warmup_epochs": 1, "epochs": 3, "log_every_steps": 1, "seed": 3},
+        "evaluation": {"ks": [5], "metric": "ndcg@5", "norm_exponent": None},
+    }  # fmt: skip
+    for room, change in changes.items():
+        values[room] = {**values[room], **change} if isinstance(values.get(room), dict) else change
+    return RunConfig.model_validate(values)
+
+
+def all_fit(
+    config: RunConfig, inputs: Inputs, attempt: str, phases: tuple[str, ...] = ("warmup", "joint"), resume: str = "never"
+) -> dict[str, Any]:
+    """Trains on this rank, for `run_ranks`. Returns this rank's rows, the dense state and the cursor at the end."""
+    import torch
+
+    from recmind_dist.parallel import Ranks
+    from recmind_dist.training.worker import Worker
+
+    run = RunDirectory(config.run_dir)
+    run.create()
+    ranks = Ranks.all_join(torch.device("cpu"))
+    worker = Worker(config, inputs, ranks, run, attempt, lambda _: None, resume)
+    cursor = worker.all_fit(phases)
+    rows = {name: value.numpy().copy() for name, value in worker.parts.table.rows().items()}
+    return {"rows": rows, "cursor": cursor.to_info(), "nodes": worker.parts.nodes}
+
+
+def curve_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The step records of a run's metrics.jsonl, in order."""
+    return list(read_metrics(RunDirectory(run_dir).metrics, "step"))
