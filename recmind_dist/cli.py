@@ -18,6 +18,9 @@ app = typer.Typer(
     help="Trains RecMind: a language model and a gated LightGCN, on one machine or a Ray cluster.",
 )  # fmt: skip
 
+# the base of whatever is wrong with a command line: typer has a click of its own, and exports of it only what derives from this
+UsageError: Any = typer.BadParameter.__mro__[1]
+
 Config = Annotated[Path, typer.Argument(help="YAML file; see configs/", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, over the file's own", show_default=False)]
 Run = Annotated[Path, typer.Argument(help="a run directory", show_default=False)]
@@ -180,14 +183,12 @@ def main(words: list[str] | None = None) -> None:
 
 def _explain(error: Exception) -> int:
     """Prints the sentence for an error and returns the exit code. What is no user's error keeps its traceback."""
-    from click import ClickException
-
     if isinstance(error, RecmindError):
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    if isinstance(error, ClickException):
+    if isinstance(error, UsageError):
         error.show()
-        return error.exit_code
+        return int(error.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
         print(
             f"error: {error.filename}: {error.strerror}: free space or check permissions, then run again",

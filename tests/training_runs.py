@@ -79,3 +79,50 @@ def all_fit(
 def curve_of(run_dir: Path) -> list[dict[str, Any]]:
     """The step records of a run's metrics.jsonl, in order."""
     return list(read_metrics(RunDirectory(run_dir).metrics, "step"))
+
+
+class Cut(Exception):
+    """The end of a run that is cut short on purpose."""
+
+
+def all_fit_until(config: RunConfig, inputs: Inputs, attempt: str, step: int) -> int:
+    """As `all_fit`, but dies at the first report at or after `step`. Returns the step at which it died."""
+    import torch
+
+    from recmind_dist.parallel import Ranks
+    from recmind_dist.training.worker import Worker
+
+    def report(told: dict[str, Any]) -> None:
+        if told["step"] >= step:
+            raise Cut
+
+    run = RunDirectory(config.run_dir)
+    run.create()
+    worker = Worker(config, inputs, Ranks.all_join(torch.device("cpu")), run, attempt, report, "never")
+    try:
+        worker.all_fit(("warmup", "joint"))
+    except Cut:
+        return worker.cursor.steps_done
+    raise AssertionError(f"the run ended before step {step}")
+
+
+def all_resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
+    """Loads the last checkpoint into this world's tables, engine and queues and saves it again. Returns its name."""
+    import torch
+
+    from recmind_dist.parallel import Ranks
+    from recmind_dist.training.state import all_load_dense, load_table
+    from recmind_dist.training.worker import Phase, Worker
+
+    worker = Worker(
+        config, inputs, Ranks.all_join(torch.device("cpu")), RunDirectory(config.run_dir), attempt, lambda _: None, "must"
+    )
+    assert worker.checkpoint is not None
+    load_table(worker.checkpoint, worker.parts.table)
+    phase = Phase(worker, worker.cursor.phase)
+    all_load_dense(worker.checkpoint.dense(), phase.engine, phase.keys)
+    worker._all_save(phase)
+    names = worker.checkpointer.wait()
+    worker.checkpointer.close()
+    phase.close()
+    return names[0]

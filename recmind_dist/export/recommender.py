@@ -4,19 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 
 from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import seen_items
 from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.parallel import Ranks
+from recmind_dist.text.template import Template
 from recmind_dist.training.evaluate import load_best, read_run
 from recmind_dist.training.rank_model import RankModel
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One ranked item: its external id, its title where the item file has one, and its score."""
+    """One ranked item: its external id, its title by text.item_title (empty without one), and its score."""
 
     item_id: str
     title: str
@@ -35,9 +37,7 @@ class Recommender:
         self._h = model.all_final_vectors().h
         self._uses_text = model.model.uses_text
         self._text_absent = model.text.rows.absent[torch.from_numpy(np.argsort(model.nodes))] if model.text else None
-        frame = self.graph.items_frame()
-        titles = frame["title"] if "title" in frame.columns else frame["id"]
-        self._titles = titles.fill_null("").to_list()
+        self._titles = _titles(self.graph.items_frame(), model.config.text.item_title)
 
     def recommend(self, user_id: str | int, k: int = 10) -> list[Recommendation]:
         """The k best items that the user has not had, best first.
@@ -60,6 +60,13 @@ class Recommender:
         )  # fmt: skip
         pairs = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
         return [Recommendation(str(self.graph.item_ids[i]), self._titles[i], s) for i, s in pairs if i >= 0]
+
+
+def _titles(frame: pl.DataFrame, template: str) -> list[str]:
+    """Titles as user texts have them; empty where the item file has none of the template's fields."""
+    parsed = Template.parse(template)
+    there = [name for name in parsed.fields if name in frame.columns]
+    return [parsed.render(row) or "" for row in frame.select("id", *there).iter_rows(named=True)]
 
 
 def load(run_dir: str | Path) -> Recommender:

@@ -50,7 +50,8 @@ class DenseEngine:
             groups.setdefault(rate or settings.learning_rate, []).append(p)
         self._learning_rates = list(groups)
         optimizer = torch.optim.Adam(
-            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()], weight_decay=settings.weight_decay
+            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
+            weight_decay=settings.weight_decay,
         )
         world_size = dist.get_world_size()
         config = {

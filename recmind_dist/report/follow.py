@@ -1,6 +1,7 @@
 """A person's view of training: progress drawn from metrics.jsonl as the workers write it."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ def follow_training(metrics: Path, every_s: float = 0.5) -> Iterator[None]:
     """While it lasts, a thread reads what is added to `metrics` and shows it."""
     stop = threading.Event()
     offset = metrics.stat().st_size if metrics.exists() else 0
-    thread = threading.Thread(target=_follow, args=(metrics, offset, stop, every_s), daemon=True, name="follow-training")
+    thread = threading.Thread(
+        target=_follow, args=(metrics, offset, stop, every_s), daemon=True, name="follow-training"
+    )
     thread.start()
     try:
         yield
@@ -61,6 +64,10 @@ class _View:
         kind = entry.get("kind")
         if kind == "start":
             self.close()
+            if entry.get("steps_done"):
+                self._say(f"going on at step {entry['steps_done']} ({entry['phase']}), {entry['world_size']} workers")
+        elif kind == "warning":
+            self._say(f"warning: {entry.get('message')}")
         elif kind == "step":
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
@@ -74,6 +81,9 @@ class _View:
             self._bar.__enter__()
         stage = f"epoch {entry['epoch'] + 1}/{entry['epochs']}"
         self._bar.update(max(entry["step"] - self._bar.done, 0), stage=stage, loss=entry["loss"])
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from recmind_dist.errors import StoreError
+from recmind_dist.types import Rank
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,28 @@ class MetricsLog:
                 log.warning("%s: cannot be written (%s): training goes on without it", self.path, error)
         self._disk_refuses = lost
         self.lost_lines += lost
+
+
+class WarningsToMetrics(logging.Handler):
+    """Brings a worker's warnings into metrics.jsonl, where whoever follows the run sees them.
+
+    Args:
+        path: metrics.jsonl; rank: of the worker.
+    """
+
+    def __init__(self, path: Path, rank: Rank) -> None:
+        super().__init__(logging.WARNING)
+        self._metrics, self._rank = MetricsLog(path), rank
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one warning, unless it is about the log itself."""
+        if record.name != __name__:
+            self._metrics.log("warning", rank=self._rank, message=record.getMessage())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._metrics.close()
+        super().close()
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:

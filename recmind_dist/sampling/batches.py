@@ -167,7 +167,7 @@ class NeighborLoader:
             return {}
         items = np.unique(self.graph.indices[edges]).astype(np.int64)
         cold = items[uniforms(stream_key(key, "plays-cold"), items) < self.cold_share]
-        degrees = integers(stream_key(key, "cold-degree"), cold, 4)
+        degrees = np.minimum(integers(stream_key(key, "cold-degree"), cold, 4), self.graph.degree[cold])
         return dict(zip(cold.tolist(), degrees.tolist(), strict=True))
 
     def _batch(self, edges: IntArray, key: int, simulated: dict[int, int] | None = None) -> Batch:

@@ -63,6 +63,8 @@ class Prefetcher(Generic[T]):
                 self.stall_s += time.perf_counter() - start
                 return item
             except queue.Empty:
+                if self._stop.is_set():
+                    raise RuntimeError("the prefetcher has ended: make a new one") from None
                 if self._on_wait:
                     self._on_wait(time.perf_counter() - start)
 

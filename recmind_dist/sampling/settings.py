@@ -24,7 +24,7 @@ class SamplerSettings(Settings):
     """How a mini-batch is cut out of the graph."""
 
     backend: Literal["auto", "numba", "pyg"] = "auto"
-    """auto takes numba: pyg-lib is the choice of whoever wants PyG's own sampler (see docs/sampling.md)."""
+    """auto takes numba, which is faster than pyg-lib and draws the same for every rank (docs/distribution.md)."""
     num_neighbors: tuple[int, ...] = (10, 10)
     """Fan-out of each hop, from the seeds outwards; -1 takes all neighbours."""
     hide_batch_edges: bool = True

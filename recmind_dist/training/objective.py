@@ -82,6 +82,10 @@ class Objective(nn.Module):
         if self.joint:
             out.terms["rank"] = self._rank_loss(views.h, step.main)
             out.terms["regularization"] = self.loss.regularization * self._penalty(e_ND[step.main_index], step.main)
+        elif self.fresh_encoder is not None:
+            adapters = [p.square().sum() for p in self.fresh_encoder.parameters() if p.requires_grad]
+            half_norm = 0.5 * torch.stack(adapters).sum() / self._ranks.world_size
+            out.terms["regularization"] = self.loss.regularization * half_norm
         if self.aligns:
             keys = self._keys(key_model, step, e_ND, key_ND)
             self._all_align(out, views, step, keys, queues)

@@ -20,6 +20,7 @@ from recmind_dist.errors import RecmindError, TrainingError
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
+from recmind_dist.report.metrics_log import WarningsToMetrics
 from recmind_dist.storage import read_json, write_json
 from recmind_dist.training.evaluate import all_evaluate_run
 from recmind_dist.training.rank_model import Inputs
@@ -133,11 +134,17 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
     if refusal.exists():
         yield config, inputs, None, run
         return
+    ranks = Ranks.all_join(get_device())
+    warnings = WarningsToMetrics(run.metrics, ranks.rank)
+    logging.getLogger("recmind_dist").addHandler(warnings)
     try:
-        yield config, inputs, Ranks.all_join(get_device()), run
+        yield config, inputs, ranks, run
     except RecmindError as error:
         write_json(refusal, {"error": type(error).__name__, "message": str(error)})
         raise
+    finally:
+        logging.getLogger("recmind_dist").removeHandler(warnings)
+        warnings.close()
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

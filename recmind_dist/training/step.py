@@ -93,6 +93,8 @@ class TrainingStep:
     ) -> None:  # fmt: skip
         self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks
         self.hide_share, self.nodes, self.seed, self.lr_factor = hide_share, nodes, seed, lr_factor
+        none = {view: KeyQueue(0, table.dim, ranks.device) for view in VIEWS}
+        self._queues = keys.queues if keys else none
 
     @property
     def objective(self) -> Objective:
@@ -105,9 +107,7 @@ class TrainingStep:
         rows = step.plan.local_rows
         e_uD = self.table.gather(rows)
         text_u = self._text_rows(step)
-        outcome: Outcome = self.engine(
-            step, e_uD, text_u, self.keys and self.keys.model, self.keys.queues if self.keys else {}
-        )
+        outcome: Outcome = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self._queues)
         self.engine.all_backward(outcome.total)
         assert e_uD.grad is not None
         row_grad = e_uD.grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average

@@ -1,0 +1,79 @@
+"""Rows fetched over real processes are plain indexing, forward and backward, whoever asks for what."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recmind_dist.parallel import Ranks, RowExchange, all_gather_rows
+from tests.processes import run_ranks
+
+ROWS, COLUMNS = 11, 3
+Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def whole_table() -> Tensor:
+    return torch.arange(ROWS * COLUMNS, dtype=torch.float32).view(ROWS, COLUMNS).sin()
+
+
+def fetch(bounds: list[int], wanted: list[list[int]]) -> Answer:
+    """Rows fetched, this rank's gradient of its own rows, and the rows of its shard that anybody needed."""
+    ranks = Ranks.all_join(torch.device("cpu"))
+    exchange = RowExchange(np.array(bounds), ranks)
+    plan = exchange.all_plan(np.array(wanted[ranks.rank], dtype=np.int64))
+    start = bounds[ranks.rank]
+    owned = whole_table()[start + plan.local_rows].requires_grad_()
+    rows = exchange.all_fetch(owned, plan)
+    (rows * weights(wanted[ranks.rank], ranks.rank)).sum().backward()
+    assert owned.grad is not None
+    return rows.detach().numpy(), owned.grad.numpy(), (start + plan.local_rows).numpy()
+
+
+def weights(wanted: list[int], rank: int) -> Tensor:
+    return (torch.tensor(wanted, dtype=torch.float32)[:, None] + rank + 1) * torch.tensor([1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "wanted"),
+    [
+        ([0, 11], [[3, 0, 10]]),
+        ([0, 4, 11], [[9, 1, 5, 0], [1, 10]]),  # row 1 is needed by both
+        ([0, 4, 11], [[], [2, 0, 3]]),  # one rank needs nothing, and nobody needs rank 1's
+        ([0, 4, 4, 11], [[4, 3, 10], [3, 4], []]),  # rank 1 owns nothing
+        ([0, 2, 7, 11], [[], [], []]),
+    ],
+)
+def test_fetching_rows_is_indexing_forward_and_backward(bounds: list[int], wanted: list[list[int]]) -> None:
+    answers: list[Answer] = run_ranks(fetch, len(wanted), bounds, wanted)
+    gradient = torch.zeros(ROWS, COLUMNS)
+    for rank, (rows, _, _) in enumerate(answers):
+        np.testing.assert_array_equal(rows, whole_table()[wanted[rank]].reshape(-1, COLUMNS))
+        gradient.index_add_(0, torch.tensor(wanted[rank], dtype=torch.int64), weights(wanted[rank], rank))
+    for rank, (_, grad, needed) in enumerate(answers):
+        np.testing.assert_allclose(grad, gradient[needed], atol=1e-6)
+        assert len(set(needed.tolist())) == len(needed)
+        assert all(bounds[rank] <= row < bounds[rank + 1] for row in needed)
+    assert sorted(np.concatenate([needed for _, _, needed in answers])) == sorted(set(sum(wanted, [])))
+
+
+def gather(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    ranks = Ranks.all_join(torch.device("cpu"))
+    x = (torch.arange(counts[ranks.rank] * 2.0).view(-1, 2) + 100 * ranks.rank).requires_grad_()
+    rows = all_gather_rows(x, counts, ranks)
+    (rows * (ranks.rank + 1.0) * torch.arange(1.0, len(rows) + 1)[:, None]).sum().backward()
+    assert x.grad is not None
+    assert float(ranks.all_sum(torch.tensor([1.0]))) == len(counts)
+    assert ranks.all_text("attempt-7") == "attempt-7"
+    return rows.detach().numpy(), x.grad.numpy()
+
+
+@pytest.mark.parametrize("counts", [[3], [2, 0], [0, 1, 4]])
+def test_gathered_rows_stand_in_rank_order_and_send_their_gradient_home(counts: list[int]) -> None:
+    answers = run_ranks(gather, len(counts), counts)
+    expected = np.concatenate([np.arange(n * 2.0).reshape(-1, 2) + 100 * r for r, n in enumerate(counts)])
+    before = np.cumsum([0, *counts])
+    for rank, (rows, grad) in enumerate(answers):
+        np.testing.assert_array_equal(rows, expected)
+        places = np.arange(1.0, len(expected) + 1)[before[rank] : before[rank + 1], None]
+        total = sum(range(1, len(counts) + 1))
+        np.testing.assert_allclose(grad, np.broadcast_to(places * total, grad.shape))

@@ -1,0 +1,125 @@
+"""Row-wise optimizers against torch's own, rows in and out, and what one process alone exchanges."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recmind_dist.parallel import Ranks, RowExchange, ShardedTable, TableSettings, all_gather_rows
+
+ROWS, DIM, STEPS = 12, 5, 25
+CPU = torch.device("cpu")
+
+
+def table(start: Tensor | None = None, **settings: object) -> ShardedTable:
+    made = ShardedTable((3, 3 + ROWS), 40, DIM, TableSettings.model_validate(settings), CPU)
+    if start is not None:
+        made.weight.copy_(start)
+    return made
+
+
+def gradient(step: int) -> Tensor:
+    """Of very different sizes, with zeros among them."""
+    generator = torch.Generator().manual_seed(step)
+    g = torch.randn(ROWS, DIM, generator=generator) * 10.0 ** torch.randint(-4, 2, (ROWS, 1), generator=generator)
+    return g * (torch.rand(ROWS, DIM, generator=generator) > 0.2)
+
+
+def start() -> Tensor:
+    return torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(99))
+
+
+def factor(step: int) -> float:
+    return 1.0 - step / 50
+
+
+@pytest.mark.parametrize("theirs", [torch.optim.Adam, torch.optim.SparseAdam])
+def test_touching_every_row_every_step_is_torchs_adam(theirs: Callable[..., torch.optim.Optimizer]) -> None:
+    ours, weight = table(start(), learning_rate=0.03, beta1=0.8, beta2=0.95), torch.nn.Parameter(start())
+    optimizer = theirs([weight], lr=0.03, betas=(0.8, 0.95), eps=1e-8)
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
+    for step in range(STEPS):
+        grad = gradient(step)
+        sparse = theirs is torch.optim.SparseAdam
+        weight.grad = torch.sparse_coo_tensor(torch.arange(ROWS)[None], grad, grad.shape) if sparse else grad
+        optimizer.param_groups[0]["lr"] = 0.03 * factor(step)
+        optimizer.step()
+        ours.update(order, grad[order], factor(step))
+    assert torch.allclose(ours.weight, weight, atol=1e-6)
+    assert ours.state["steps"].tolist() == [STEPS] * ROWS
+
+
+def test_a_rare_row_gets_its_own_bias_correction() -> None:
+    """A row's course depends on its own updates alone: as if an Adam of its own had made them."""
+    ours = table(start(), learning_rate=0.03)
+    alone = [torch.nn.Parameter(row.clone()) for row in start()]
+    optimizers = [torch.optim.Adam([row], lr=0.03) for row in alone]
+    for step in range(STEPS):
+        rows = torch.tensor([r for r in range(ROWS) if (r + 1) * step % 7 < 3])
+        grad = gradient(step)[rows]
+        ours.update(rows, grad)
+        for row, g in zip(rows.tolist(), grad, strict=True):
+            alone[row].grad = g
+            optimizers[row].step()
+    assert torch.allclose(ours.weight, torch.stack(list(alone)), atol=1e-6)
+    assert len(set(ours.state["steps"].tolist())) > 1
+
+
+def test_adagrad_keeps_one_number_a_row() -> None:
+    ours, expected, total = table(start(), optimizer="adagrad", learning_rate=0.1), start().double(), torch.zeros(ROWS)
+    for step in range(STEPS):
+        grad = gradient(step)
+        ours.update(torch.arange(ROWS), grad)
+        total = total + grad.square().mean(1)
+        expected -= 0.1 * grad / (total.sqrt() + 1e-8)[:, None]
+    assert torch.allclose(ours.weight.double(), expected, atol=1e-5)
+    assert ours.state["sum_sq"].shape == (ROWS,)
+
+
+def test_untouched_rows_and_no_rows_stay_as_they_are() -> None:
+    ours = table(start())
+    ours.update(torch.tensor([4, 1]), torch.ones(2, DIM))
+    ours.update(torch.zeros(0, dtype=torch.int64), torch.zeros(0, DIM))
+    changed = (ours.weight != start()).any(1)
+    assert changed.nonzero()[:, 0].tolist() == [1, 4]
+    assert ours.state["exp_avg"].any(1).nonzero()[:, 0].tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_rows_saved_and_loaded_go_on_alike(optimizer: str) -> None:
+    ours, other = table(start(), optimizer=optimizer), table(optimizer=optimizer)
+    for step in range(3):
+        ours.update(torch.arange(ROWS), gradient(step))
+    rows = {name: value.clone() for name, value in ours.rows().items()}
+    assert {len(value) for value in rows.values()} == {ROWS}
+    other.load_rows(rows)
+    for t in (ours, other):
+        t.update(torch.arange(0, ROWS, 2), gradient(3)[::2])
+    assert all(torch.equal(a, b) for a, b in zip(ours.rows().values(), other.rows().values(), strict=True))
+    ours.load_rows(rows)
+    assert not torch.equal(ours.weight, other.weight)
+
+
+def test_gathered_rows_are_a_leaf_that_does_not_touch_the_table() -> None:
+    ours = table(start())
+    leaf = ours.gather(torch.tensor([2, 0]))
+    (leaf * 3).sum().backward()
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, torch.full((2, DIM), 3.0))
+    assert not ours.weight.requires_grad
+    assert len(ours) == ROWS
+
+
+def test_one_process_alone_exchanges_by_indexing() -> None:
+    exchange, wanted = RowExchange(np.array([0, 9]), Ranks.alone()), np.array([7, 0, 3])
+    plan = exchange.all_plan(wanted)
+    assert plan.local_rows.tolist() == [0, 3, 7]
+    content = torch.arange(9.0)[:, None].expand(9, 2)[plan.local_rows].clone().requires_grad_()
+    rows = exchange.all_fetch(content, plan)
+    assert rows[:, 0].tolist() == wanted.tolist()
+    rows[1].sum().backward()
+    assert content.grad is not None
+    assert content.grad[:, 0].tolist() == [1.0, 0.0, 0.0]
+    assert all_gather_rows(rows, [3], Ranks.alone()) is rows

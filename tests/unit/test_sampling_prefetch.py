@@ -1,0 +1,88 @@
+"""Working ahead: order kept, exceptions brought home, threads ended, waiting counted."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from recmind_dist.sampling import Prefetcher
+
+
+def prefetch_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_items_come_in_order_and_the_thread_ends(depth: int) -> None:
+    assert list(Prefetcher(range(50), depth)) == list(range(50))
+    assert not prefetch_threads()
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_exception_of_the_source_is_raised_in_the_consumer(depth: int) -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise OSError("disk gone")
+
+    seen = []
+    with pytest.raises(OSError, match="disk gone"):
+        for item in Prefetcher(source(), depth):
+            seen.append(item)  # noqa: PERF402
+    assert seen == [1]
+    assert not prefetch_threads()
+
+
+def test_it_works_at_most_depth_ahead_and_leaving_early_ends_it() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for k in range(1000):
+            made.append(k)
+            yield k
+
+    steps = Prefetcher(source(), 3)
+    iterator = iter(steps)
+    assert next(iterator) == 0
+    deadline = time.monotonic() + 5
+    while len(made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(made) == 5  # one taken, three ready, one in hand
+    iterator.close()  # type: ignore[attr-defined]
+    assert not prefetch_threads()
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_waiting_is_counted(depth: int) -> None:
+    def slow() -> Iterator[int]:
+        for k in range(3):
+            time.sleep(0.1)
+            yield k
+
+    steps = Prefetcher(slow(), depth)
+    list(steps)
+    assert 0.25 < steps.stall_s < 2.0
+    fast = Prefetcher(iter(range(3)), depth)
+    for _ in fast:
+        time.sleep(0.1)
+    assert fast.stall_s < 0.2
+
+
+def test_a_closed_prefetcher_says_so_instead_of_waiting_for_ever() -> None:
+    steps = Prefetcher(range(3), 2)
+    assert list(steps) == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="ended"):
+        next(iter(steps))
+
+
+def test_the_caller_hears_of_a_long_wait() -> None:
+    waits: list[float] = []
+
+    def slow() -> Iterator[int]:
+        time.sleep(1.3)
+        yield 1
+
+    assert list(Prefetcher(slow(), 1, waits.append)) == [1]
+    assert waits
+    assert waits[0] >= 1.0
