@@ -5,8 +5,9 @@ Trainer.from_yaml("configs/quickstart.yaml").run()
 load("runs/quickstart").recommend(user_id=1, k=10)
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from recmind_dist.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from recmind_dist.export import load
@@ -25,8 +26,4 @@ _HOMES = {  # imported when asked for: the command line's light commands need no
     "load": "export",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

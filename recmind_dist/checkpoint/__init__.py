@@ -1,21 +1,15 @@
 """Sharded checkpoints that exist whole or not at all, and are read back on any number of ranks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recmind_dist.checkpoint.identity import compare_identity
 from recmind_dist.checkpoint.layout import attempt_name
 from recmind_dist.checkpoint.settings import CheckpointSettings
+from recmind_dist.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from recmind_dist.checkpoint.reader import Checkpoint, find_checkpoint, open_checkpoint
     from recmind_dist.checkpoint.saver import Checkpointer
-
-_LAZY = {  # these import torch, which takes seconds
-    "Checkpoint": "reader",
-    "Checkpointer": "saver",
-    "find_checkpoint": "reader",
-    "open_checkpoint": "reader",
-}
 
 __all__ = [
     "Checkpoint",
@@ -27,10 +21,5 @@ __all__ = [
     "open_checkpoint",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+_HOMES = dict.fromkeys(("Checkpoint", "find_checkpoint", "open_checkpoint"), "reader") | {"Checkpointer": "saver"}
+__getattr__ = lazy_exports(__name__, _HOMES)  # these import torch

@@ -1,14 +1,15 @@
 """Ranking of the full catalogue and its worth: metrics, strata by degree, gate statistics, popularity baseline."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from recmind_dist.evaluation.gates import gate_statistics
 from recmind_dist.evaluation.metrics import RankingMetrics, ranking_metrics
 from recmind_dist.evaluation.popularity import rank_popular
 from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.evaluation.strata import degree_bins, strata_metrics
+from recmind_dist.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from recmind_dist.evaluation.gates import gate_statistics
     from recmind_dist.evaluation.topk import rank_items
 
 __all__ = [
@@ -22,10 +23,4 @@ __all__ = [
     "strata_metrics",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "rank_items":  # needs torch, which takes seconds to import
-        from recmind_dist.evaluation.topk import rank_items
-
-        return rank_items
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, {"gate_statistics": "gates", "rank_items": "topk"})  # scipy and torch

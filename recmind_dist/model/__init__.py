@@ -1,12 +1,21 @@
 """The model in plain torch: text view, gates, propagation, losses, queue. No Ray, no collectives, no sampling."""
 
-from recmind_dist.model.gated_lightgcn import GatedLightGCN, Learn, Views, score
-from recmind_dist.model.propagation import propagate
-from recmind_dist.model.queue import KeyQueue
+from typing import TYPE_CHECKING
+
+from recmind_dist.lazy import lazy_exports
 from recmind_dist.model.settings import AlignmentSettings, FallbackSettings, GateSettings, LossSettings, ModelSettings
-from recmind_dist.model.text_view import TextRows, TextView
+
+if TYPE_CHECKING:
+    from recmind_dist.model.gated_lightgcn import GatedLightGCN, Learn, Views, score
+    from recmind_dist.model.propagation import propagate
+    from recmind_dist.model.queue import KeyQueue
+    from recmind_dist.model.text_view import TextRows, TextView
 
 __all__ = [
     "AlignmentSettings", "FallbackSettings", "GateSettings", "GatedLightGCN", "KeyQueue", "Learn", "LossSettings",
     "ModelSettings", "TextRows", "TextView", "Views", "propagate", "score",
 ]  # fmt: skip
+
+_HOMES = dict.fromkeys(("GatedLightGCN", "Learn", "Views", "score"), "gated_lightgcn")
+_HOMES |= {"propagate": "propagation", "KeyQueue": "queue", "TextRows": "text_view", "TextView": "text_view"}
+__getattr__ = lazy_exports(__name__, _HOMES)

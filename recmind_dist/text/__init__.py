@@ -1,7 +1,8 @@
 """Texts to vectors: templates, the language model, LoRA, the actor pool, the Zarr store, whitening."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from recmind_dist.lazy import lazy_exports
 from recmind_dist.text.adapter import adapter_hash, load_adapter, save_adapter
 from recmind_dist.text.pool import EmbedReport, embed_texts, plan_shards, store_path
 from recmind_dist.text.prompts import Texts, build_texts
@@ -31,11 +32,4 @@ __all__ = [
     "store_path",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # the encoder needs torch, whose import takes seconds that planning and reading texts need not spend
-    if name == "TextEncoder":
-        from recmind_dist.text.encoder import TextEncoder
-
-        return TextEncoder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, {"TextEncoder": "encoder"})  # needs torch; planning and reading texts do not

@@ -39,7 +39,10 @@ class Prepared:
 
 
 def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
-    """Checks that every worker gets a share, and renders all texts; titles of edges that are held out for the gates stay out of the user texts."""
+    """Checks that every worker gets a share, and renders all texts.
+
+    Titles of edges that are held out for the gates stay out of the user texts.
+    """
     graph = Graph.open(graph_path)
     workers = config.scaling.num_workers
     if workers > min(graph.num_users, graph.num_items):

@@ -66,17 +66,23 @@ class RunConfig(Settings):
         return self.train.epochs - int(self.train.epochs * self.model.gate.fold_back)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide what a step computes: a checkpoint is continued only under the same ones."""
-        rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train", "text"}
+        """The settings that decide what a step computes: a checkpoint is continued only under the same ones.
+
+        Model and templates are not here: the key of the texts (`Inputs.texts_key`) says them by content.
+        """
+        rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train"}
         values = self.model_dump(mode="json", include=rooms)
-        for room, free in (
-            ("sampler", ("prefetch",)),
-            ("zero", ("stage",)),
-            ("train", ("log_every_steps",)),
-            ("text", ("num_actors", "max_retries")),
-        ):
-            values[room] = {k: v for k, v in values[room].items() if k not in free}
-        return values
+        for room, free in (("sampler", "prefetch"), ("zero", "stage"), ("train", "log_every_steps")):
+            del values[room][free]
+        lora = self.text.lora if self.model.use_text else None
+        return {**values, "lora": lora.model_dump(mode="json") if lora else None}
+
+    def absolute(self) -> "RunConfig":
+        """The same with absolute paths: workers of Ray have current directories of their own."""
+        model = Path(self.text.model)
+        text = self.text.model_copy(update={"model": str(model.absolute())}) if model.is_dir() else self.text
+        paths = {"run_dir": self.run_dir.absolute(), "cache_dir": self.cache_dir.absolute()}
+        return self.model_copy(update={**paths, "text": text})
 
     @model_validator(mode="after")
     def _rooms_agree(self) -> "RunConfig":

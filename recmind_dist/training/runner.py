@@ -77,7 +77,7 @@ def _run_workers(
     call = uuid.uuid4().hex[:8]
     refusal = run.logs / f"refused-{call}.json"
     order = {
-        "config": _with_absolute_paths(config).model_dump(mode="json"),
+        "config": config.absolute().model_dump(mode="json"),
         "inputs": {name: str(value) if value else None for name, value in vars(inputs).items()},
         "run_dir": str(run.path), "begun": str(run.logs / f"begun-{call}"), "refusal": str(refusal), **more,
     }  # fmt: skip
@@ -145,14 +145,6 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
     finally:
         logging.getLogger("recmind_dist").removeHandler(warnings)
         warnings.close()
-
-
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Ray gives each worker a current directory of its own."""
-    model = Path(config.text.model)
-    text = config.text.model_copy(update={"model": str(model.absolute())}) if model.is_dir() else config.text
-    paths = {"run_dir": config.run_dir.absolute(), "cache_dir": config.cache_dir.absolute()}
-    return config.model_copy(update={**paths, "text": text})
 
 
 def _wants_gpu(config: RunConfig) -> bool:

@@ -25,7 +25,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, say: Say = print) -> None:
         self.config, self.say = config, say
-        self.directory = RunDirectory(config.run_dir)
+        self.directory = RunDirectory(config.run_dir.absolute())
 
     @staticmethod
     def from_yaml(path: str | Path, overrides: list[str] | None = None, say: Say = print) -> "Trainer":
