@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from recmind_dist.text import (
     Whitening,
     build_texts,
     embed_texts,
+    encoder_key,
     plan_shards,
     store_path,
 )
@@ -58,6 +60,7 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
 
 def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> EmbedReport:
     """Brings the text store up to date through the actor pool; starts Ray only if there is something to embed."""
+    config = config.absolute()
     cache = config.cache_dir / config.dataset.name
     path = store_path(config.text, cache, adapter)
     jobs, _ = plan_shards(texts, config.text, path, adapter)
@@ -76,8 +79,11 @@ def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", a
     """Trains a run to its end, from wherever it stands. Returns (and keeps in inputs.json) what it was trained on."""
     from recmind_dist.training.runner import train
 
+    config = config.absolute()
     run = RunDirectory(config.run_dir)
-    cursor = None if resume == "never" else _cursor(run)
+    if resume == "never":
+        _start_over(run, say)
+    cursor = _cursor(run)
     inputs, adapts = Inputs(prepared.graph.absolute()), False
     if prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, fresh=cursor is None)
@@ -90,7 +96,7 @@ def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", a
         adapted = embed(config, prepared.texts, run.path / "adapter", say)
         inputs = Inputs(inputs.graph, adapted.path.absolute(), inputs.whitening, inputs.texts, inputs.texts_key)
     write_json(run.path / "inputs.json", {name: str(value) if value else None for name, value in vars(inputs).items()})
-    cursor = None if resume == "never" else _cursor(run)
+    cursor = _cursor(run)
     if cursor is None or cursor.phase != "done":
         train(config, inputs, ("warmup", "joint"), resume, allow_mismatch)
     return inputs
@@ -118,8 +124,25 @@ def _text_inputs(config: RunConfig, run: RunDirectory, prepared: Prepared, say: 
         texts.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     lora_texts = texts.absolute() if config.text.lora is not None else None
     return Inputs(
-        prepared.graph.absolute(), base.path.absolute(), whitening.absolute(), lora_texts, content_key(values)
+        prepared.graph.absolute(),
+        base.path.absolute(),
+        whitening.absolute(),
+        lora_texts,
+        _texts_key(config, prepared.texts),
     )
+
+
+def _texts_key(config: RunConfig, texts: Texts) -> str:
+    """All that decides the vectors before adapters: model, tokenizer, prompt, pooling, dtype, and the texts."""
+    return content_key([encoder_key(config.text), texts.items, texts.users])
+
+
+def _start_over(run: RunDirectory, say: Say) -> None:
+    """An old checkpoint with a better score would be taken for the new run's best."""
+    if any(run.checkpoints.glob("step-*")):
+        say(f"--resume never: the checkpoints in {run.checkpoints} are removed")
+        shutil.rmtree(run.checkpoints)
+    run.create()
 
 
 def _cursor(run: RunDirectory) -> Cursor | None:
