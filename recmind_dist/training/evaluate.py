@@ -73,10 +73,13 @@ def _results(config: RunConfig, split: str, found: Evaluation, gate: list[dict[s
 
 def _commit() -> str | None:
     """The commit of this program's checkout; None where it is installed without one."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
+            cwd=checkout,
             capture_output=True,
             text=True,
             timeout=10,

@@ -98,7 +98,7 @@ def test_a_log_in_unseen_layouts_trains_by_config_alone(shop: Shop) -> None:
     assert set(results["metrics"]) == {f"{m}@{k}" for m in ("recall", "ndcg", "hitrate", "mrr") for k in (20, 40)}
     assert 0 < results["metrics"]["ndcg@20"] < results["metrics"]["recall@40"] <= 1
     assert results["strata"]["cold"]["users"] == results["strata"]["0"]["users"] + results["strata"]["1-3"]["users"]
-    assert {row["layer"] for row in results["gate"]} == {0, 1}
+    assert {row["layer"] for row in results["gate"]} == {0, 1, 2}
 
     logged = kinds(shop.run)
     assert set(logged) == {"start", "step", "epoch", "validation", "checkpoint"}
