@@ -65,7 +65,9 @@ def make_shop(home: Path) -> Path:
         for row in items.iter_rows(named=True):
             label = "space " * 16_667 if row["id"] == "i1" else label_of(row["id"], row["title"])
             nested = {"weight": 3.5, "sizes": [1, 2]}
-            out.write(json.dumps({"code": row["id"], "label": label, "kinds": [row["category"]], "more": nested}) + "\n")
+            out.write(
+                json.dumps({"code": row["id"], "label": label, "kinds": [row["category"]], "more": nested}) + "\n"
+            )
     users = pl.read_parquet(home / "synth" / "users.parquet").rename({"id": "ref", "category": "trade"})
     users = pl.concat([users, pl.DataFrame({"ref": ["u-new"], "trade": ["coffee"]})])
     users.with_columns(born=pl.lit(1980)).write_parquet(home / "people.parquet")

@@ -59,7 +59,11 @@ def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
 
 
 def all_fit(
-    config: RunConfig, inputs: Inputs, attempt: str, phases: tuple[str, ...] = ("warmup", "joint"), resume: str = "never"
+    config: RunConfig,
+    inputs: Inputs,
+    attempt: str,
+    phases: tuple[str, ...] = ("warmup", "joint"),
+    resume: str = "never",
 ) -> dict[str, Any]:
     """Trains on this rank, for `run_ranks`. Returns this rank's rows, the dense state and the cursor at the end."""
     import torch
@@ -115,7 +119,13 @@ def all_resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
     from recmind_dist.training.worker import Phase, Worker
 
     worker = Worker(
-        config, inputs, Ranks.all_join(torch.device("cpu")), RunDirectory(config.run_dir), attempt, lambda _: None, "must"
+        config,
+        inputs,
+        Ranks.all_join(torch.device("cpu")),
+        RunDirectory(config.run_dir),
+        attempt,
+        lambda _: None,
+        "must",
     )
     assert worker.checkpoint is not None
     load_table(worker.checkpoint, worker.parts.table)

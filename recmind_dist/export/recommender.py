@@ -53,7 +53,10 @@ class Recommender:
             raise DataError(
                 f"user {str(user_id)!r} has no training interaction and no text: add one of them, and train again"
             )
-        indptr, seen = seen_items(self.graph, "test", user, user + 1)
+        _, seen = seen_items(self.graph, "test", user, user + 1)
+        test = self.graph.held_out("test")  # had as well, though the model has not seen it
+        seen = np.concatenate([seen, test.indices[test.indptr[user] : test.indptr[user + 1]] - self.graph.num_users])
+        indptr = np.array([0, len(seen)])
         ids, scores = rank_items(
             self._h[user : user + 1], self._h[self.graph.num_users :], min(k, self.graph.num_items), indptr, seen,
             norm_exponent=self.norm_exponent,

@@ -90,10 +90,9 @@ def writing(cache: Path) -> Iterator[None]:
     """Turns a full disk or a read-only cache into one sentence. Nothing half-written is left."""
     try:
         yield
-    except OSError as error:
-        raise StoreError(
-            f"{cache}: cannot be written ({error.strerror or error}): free space or choose another cache"
-        ) from error
+    except (OSError, pl.exceptions.ComputeError) as error:  # the second is what polars makes of a full disk
+        reason = getattr(error, "strerror", None) or str(error).rpartition("error: ")[2]
+        raise StoreError(f"{cache}: cannot be written ({reason}): free space or choose another cache") from error
 
 
 def _inputs(settings: DatasetSettings) -> list[Path]:

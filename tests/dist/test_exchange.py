@@ -53,7 +53,9 @@ def test_fetching_rows_is_indexing_forward_and_backward(bounds: list[int], wante
         np.testing.assert_allclose(grad, gradient[needed], atol=1e-6)
         assert len(set(needed.tolist())) == len(needed)
         assert all(bounds[rank] <= row < bounds[rank + 1] for row in needed)
-    assert sorted(np.concatenate([needed for _, _, needed in answers])) == sorted(set(sum(wanted, [])))
+    assert sorted(np.concatenate([needed for _, _, needed in answers])) == sorted(
+        {row for rows in wanted for row in rows}
+    )
 
 
 def gather(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,10 @@ def train(home: Path) -> Curve:
             "batch_size": 96, "warmup_epochs": 1, "epochs": 2, "log_every_steps": 1, "seed": 3})  # fmt: skip
         run_ranks(all_fit, 1, config, inputs, "attempt0")
         records = curve_of(config.run_dir)
-        curves[kind] = [{k: r[k] for k in sorted(r) if isinstance(r[k], float) and k != "time"} for r in records]
+        curves[kind] = [
+            {k: r[k] for k in sorted(r) if isinstance(r[k], float) and k not in ("time", "queue_staleness")}
+            for r in records
+        ]
     return curves
 
 

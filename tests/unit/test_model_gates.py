@@ -4,9 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from recmind_dist.graph import Graph
-from recmind_dist.model import FallbackSettings, GatedLightGCN, GateSettings, Learn, ModelSettings, TextRows, TextView
-from recmind_dist.model import Views, score
+from recmind_dist.model import (
+    FallbackSettings,
+    GatedLightGCN,
+    GateSettings,
+    Learn,
+    ModelSettings,
+    TextRows,
+    TextView,
+    Views,
+    score,
+)
 from recmind_dist.model.gate import Gate
 from recmind_dist.model.item_scale import ItemScale
 from recmind_dist.sampling import Hop
@@ -119,7 +127,7 @@ def test_fused_readout_lets_language_reach_a_node_without_edges() -> None:
 
 
 def test_gates_for_items_only_leave_users_to_the_graph() -> None:
-    views, _, z = run(build(gate={"sides": "items"}))
+    views = run(build(gate={"sides": "items"}))[0]
     for gamma in views.gamma:
         assert bool((gamma[:USERS] == 1).all())
         assert bool((gamma[USERS:] < 1).all())
@@ -130,7 +138,9 @@ def test_gates_for_items_only_leave_users_to_the_graph() -> None:
 def test_without_text_gates_and_readout_play_no_part() -> None:
     e, _, degree, is_user, d = inputs()
     for readout in ("fused", "alpha", "gate", "graph", "text"):
-        plain = GatedLightGCN(None, DIM, LAYERS, 0, ModelSettings.model_validate({"use_text": True, "readout": readout}))
+        plain = GatedLightGCN(
+            None, DIM, LAYERS, 0, ModelSettings.model_validate({"use_text": True, "readout": readout})
+        )
         assert not list(plain.parameters())
         views = plain(e, None, degree, is_user, [block()] * LAYERS, d)
         assert torch.equal(views.h, views.graph)

@@ -9,7 +9,13 @@ import torch
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
 from recmind_dist.sampling import (
-    Batch, NeighborLoader, SamplerSettings, StepBatches, edge_endpoints, held_out_slice, make_sampler,
+    Batch,
+    NeighborLoader,
+    SamplerSettings,
+    StepBatches,
+    edge_endpoints,
+    held_out_slice,
+    make_sampler,
 )  # fmt: skip
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler, pyg_op_resolves
 from tests.graphs import adjacency, make_graph, random_pairs
@@ -177,11 +183,13 @@ def test_more_ranks_than_pairs_are_refused_and_empty_shares_are_served(graph: Gr
 def test_pygs_backend_is_refused_where_it_is_not(graph: Graph) -> None:
     if pyg_op_resolves():
         pytest.skip("pyg-lib is here")
-    with pytest.raises(ConfigError, match="sampler.backend: pyg"):
+    with pytest.raises(ConfigError, match=r"sampler\.backend: pyg"):
         make_sampler(graph, SamplerSettings(backend="pyg"))
 
 
-@pytest.mark.skipif(not pyg_op_resolves(), reason="pyg-lib's neighbor_sample is not installed (README.md names its index)")
+@pytest.mark.skipif(
+    not pyg_op_resolves(), reason="pyg-lib's neighbor_sample is not installed (README.md names its index)"
+)
 @pytest.mark.parametrize("fan_out", [-1, 3])
 def test_pygs_backend_samples_the_same_neighbourhoods(graph: Graph, fan_out: int) -> None:
     from recmind_dist.sampling import HiddenEdges

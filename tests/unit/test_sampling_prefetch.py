@@ -25,11 +25,10 @@ def test_an_exception_of_the_source_is_raised_in_the_consumer(depth: int) -> Non
         yield 1
         raise OSError("disk gone")
 
-    seen = []
+    items = iter(Prefetcher(source(), depth))
+    assert next(items) == 1
     with pytest.raises(OSError, match="disk gone"):
-        for item in Prefetcher(source(), depth):
-            seen.append(item)  # noqa: PERF402
-    assert seen == [1]
+        next(items)
     assert not prefetch_threads()
 
 
