@@ -14,6 +14,7 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
+    set_z3_leaf_modules,
 )
 from torch import Tensor, nn
 
@@ -28,7 +29,8 @@ class DenseEngine:
     Parameters without `requires_grad` are left alone. Every rank must make the same calls.
 
     Args:
-        module: whose forward gives the loss; settings: ZeRO stage and optimizer; batch_size: global, for DeepSpeed's books;
+        module: whose forward takes a tensor with gradient and gives a tensor or a tuple of them (ZeRO 3's hooks see no
+        other); settings: ZeRO stage and optimizer; batch_size: global, for DeepSpeed's books;
         device: CPU runs on gloo, CUDA on NCCL; learning_rates: of parameters by the prefix of their name, where it is not
         the settings'.
     """
@@ -53,6 +55,9 @@ class DenseEngine:
             [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
             weight_decay=settings.weight_decay,
         )
+        if settings.stage == 3:
+            # gates are read outside their own forward (at rest, in the penalty): all parts are whole for the whole step
+            set_z3_leaf_modules(module, [type(module)])
         world_size = dist.get_world_size()
         config = {
             "train_batch_size": max(batch_size // world_size, 1) * world_size,

@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def num_seeds(self) -> int:
-        return self.hops[0].num_dst
+        return self.hops[0].num_dst if self.hops else len(self.n_id)
 
     @property
     def num_sampled_nodes(self) -> list[int]:

@@ -36,6 +36,10 @@ class HiddenEdges:
         nodes, starts = np.unique(node, return_index=True)
         return HiddenEdges(nodes, np.append(starts, len(node)).astype(np.int64), position)
 
+    def in_csr(self, graph: Graph) -> IntArray:
+        """The same as positions in `graph.indices`, ascending. Shape: [hidden]."""
+        return np.sort(np.repeat(graph.indptr[self.nodes], np.diff(self.indptr)) + self.positions)
+
 
 NOTHING_HIDDEN = HiddenEdges(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int64))
 

@@ -30,7 +30,7 @@ class NegativeSampler:
     def for_pairs(self, users: IntArray, sample_ids: IntArray, key: int, batch_items: IntArray) -> IntArray:
         """Negatives of each pair; draw j of sample s is a function of (key, s, j).
 
-        A user who has nearly everything may get a positive after 64 tries: the pair then teaches nothing.
+        A user who has nearly everything may get a positive after all, when 64 draws have each hit one.
 
         Args:
             users: [b] global ids; sample_ids: [b] global sample indices; batch_items: [GB] positives of the global batch.

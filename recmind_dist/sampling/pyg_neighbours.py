@@ -40,14 +40,14 @@ class PygNeighborSampler:
         self.num_neighbors = num_neighbors
         self._colptr = torch.from_numpy(np.array(graph.indptr))
         self._row = torch.from_numpy(np.asarray(graph.indices).astype(np.int64))
-        self._always = _edge_positions(graph, hidden)
+        self._always = hidden.in_csr(graph)
 
     def sample(
         self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN, simulated: dict[int, int] | None = None
     ) -> SampledHops:
         if simulated:
             raise ConfigError("gate.cold_share is above 0, which sampler.backend: pyg cannot do: set it to numba")
-        never = np.union1d(self._always, _edge_positions(self.graph, hidden))
+        never = np.union1d(self._always, hidden.in_csr(self.graph))
         torch.manual_seed(key & 0x7FFF_FFFF_FFFF_FFFF)
         n_id, hops = seeds.astype(np.int64), []
         for fan_out in self.num_neighbors:
@@ -79,11 +79,6 @@ class PygNeighborSampler:
     def _hidden_counts(self, frontier: IntArray, never: IntArray) -> IntArray:
         starts, stops = self.graph.indptr[frontier], self.graph.indptr[frontier + 1]
         return np.searchsorted(never, stops) - np.searchsorted(never, starts)
-
-
-def _edge_positions(graph: Graph, hidden: HiddenEdges) -> IntArray:
-    """Positions in `graph.indices` of hidden edges, ascending, both directions."""
-    return np.sort(np.repeat(graph.indptr[hidden.nodes], np.diff(hidden.indptr)) + hidden.positions)
 
 
 def _contains(ascending: IntArray, values: IntArray) -> BoolArray:

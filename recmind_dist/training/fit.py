@@ -87,7 +87,7 @@ def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", a
     inputs, adapts = Inputs(prepared.graph.absolute()), False
     if prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, fresh=cursor is None)
-        adapts = config.text.lora is not None and config.train.warmup_epochs > 0 and config.alignment.weight > 0
+        adapts = config.text.lora is not None and config.warms_up
     run.write_config(config.model_dump(mode="json"))
     if adapts and prepared.texts is not None:
         if cursor is None or cursor.phase == "warmup":

@@ -65,6 +65,7 @@ class Objective(nn.Module):
         self.loss, self.alignment = loss, alignment
         self.heldout_gates, self.joint = heldout_gates, joint
         self._num_users = num_users
+        self.outcome = Outcome()
 
     def forward(
         self,
@@ -73,9 +74,12 @@ class Objective(nn.Module):
         text_u: TextRows | None,
         key_model: GatedLightGCN | None,
         queues: dict[str, KeyQueue],
-    ) -> Outcome:
-        """Loss terms. Every rank must call: rows are exchanged and views gathered, here and in backward."""
-        out = Outcome()
+    ) -> tuple[Tensor, ...]:
+        """Values of the loss terms, a plain tuple for ZeRO 3's hooks; names and keys are left in `outcome`.
+
+        Every rank must call: rows are exchanged and views gathered, here and in backward.
+        """
+        out = self.outcome = Outcome()
         e_ND, z_ND, key_ND = self._all_fetch(step.plan, e_uD, text_u, key_model)
         learn: Learn = "embeddings" if self.heldout_gates or not self.joint else "all"
         views = self._views(self.model, step.main, step.main_index, step.main_feature, e_ND, z_ND, learn)
@@ -92,7 +96,7 @@ class Objective(nn.Module):
         if step.gate is not None and step.gate_index is not None and step.gate_feature is not None:
             gate_views = self._views(self.model, step.gate, step.gate_index, step.gate_feature, e_ND, z_ND, "gates")
             out.terms["gate"] = self._rank_loss(gate_views.h, step.gate)
-        return out
+        return tuple(out.terms.values())
 
     @property
     def aligns(self) -> bool:

@@ -16,6 +16,7 @@ from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.model import FallbackSettings, ModelSettings, TextRows
 from recmind_dist.randomness import normals, stream_key, uniforms
+from recmind_dist.sampling import HiddenEdges
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.text.store import HalfArray
 from recmind_dist.types import BoolArray, IntArray
@@ -57,18 +58,17 @@ def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
 
 
 def load_owned_text(
-    graph: Graph,
-    store: TextStore,
-    whitening: Whitening,
-    nodes: IntArray,
-    fallback: FallbackSettings,
-    device: torch.device,
-) -> OwnedText:
+    graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray, fallback: FallbackSettings,
+    device: torch.device, held_out: BoolArray | None = None,
+) -> OwnedText:  # fmt: skip
     """Reads this rank's text vectors from the store, once, and derives what the fallback needs.
 
     Args:
-        nodes: [n] global ids in row order.
+        nodes: [n] global ids in row order; held_out: [E] edges from which the gates learn: they stay out of the means.
     """
+    hidden = np.zeros(2 * graph.num_edges, np.bool_)
+    if held_out is not None:
+        hidden[HiddenEdges.of_edges(graph, np.flatnonzero(held_out)).in_csr(graph)] = True
     text, absent = _own_vectors(graph, store, whitening, nodes)
     features = degree_feature(torch.from_numpy(np.asarray(graph.degree)[nodes]), int(graph.degree.max()))
     rows = TextRows(
@@ -76,7 +76,7 @@ def load_owned_text(
         torch.from_numpy(absent).to(device),
         features.to(device),
         torch.from_numpy(_category_buckets(graph, fallback)[nodes]).to(device),
-        torch.from_numpy(_neighbour_means(graph, store, whitening, nodes)).to(device),
+        torch.from_numpy(_neighbour_means(graph, store, whitening, nodes, hidden)).to(device),
     )
     return OwnedText(rows)
 
@@ -112,8 +112,14 @@ def _own_vectors(graph: Graph, store: TextStore, whitening: Whitening, nodes: In
     return out, absent
 
 
-def _neighbour_means(graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray) -> HalfArray:
-    """Mean whitened vector of each node's training neighbours that have text, zero where none has. Shape: [n, T]."""
+def _neighbour_means(
+    graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray, hidden: BoolArray
+) -> HalfArray:
+    """Mean whitened vector of each node's visible neighbours that have text, zero where none has. Shape: [n, T].
+
+    Args:
+        hidden: [2E] True for edges, in either direction, that the gates learn from.
+    """
     total = np.zeros((len(nodes), whitening.dim), np.float32)
     count = np.zeros(len(nodes), np.int64)
     for side, start, block in _blocks(graph, store):
@@ -121,6 +127,7 @@ def _neighbour_means(graph: Graph, store: TextStore, whitening: Whitening, nodes
             graph.indptr,
             graph.indices,
             nodes,
+            hidden,
             start,
             whitening.apply(side, block),
             ~np.isnan(block[:, 0]),
@@ -131,15 +138,16 @@ def _neighbour_means(graph: Graph, store: TextStore, whitening: Whitening, nodes
 
 
 @njit(cache=True, nogil=True)
-def _add_neighbours(indptr, indices, nodes, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
+def _add_neighbours(indptr, indices, nodes, hidden, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
     stop = start + len(vectors)
     for k in range(len(nodes)):
-        row = indices[indptr[nodes[k]] : indptr[nodes[k] + 1]]
-        for e in range(np.searchsorted(row, start), len(row)):
-            if row[e] >= stop:
+        first, last = indptr[nodes[k]], indptr[nodes[k] + 1]
+        for e in range(first + np.searchsorted(indices[first:last], start), last):
+            u = indices[e]
+            if u >= stop:
                 break
-            if present[row[e] - start]:
-                total[k] += vectors[row[e] - start]
+            if present[u - start] and not hidden[e]:
+                total[k] += vectors[u - start]
                 count[k] += 1
 
 

@@ -15,6 +15,7 @@ from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.model import GatedLightGCN
 from recmind_dist.parallel import Ranks, ShardedTable
 from recmind_dist.randomness import stream_key
+from recmind_dist.sampling import held_out_slice
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.owned import OwnedText, degree_feature, initial_rows, load_owned_text, text_scale
 from recmind_dist.training.run_config import RunConfig
@@ -97,9 +98,10 @@ class RankModel:
         if self.whitening is None or self.inputs.text is None:
             return None
         store = TextStore.open(self.inputs.text)
-        return load_owned_text(
-            self.graph, store, self.whitening, self.nodes, self.config.model.fallback, self.ranks.device
-        )
+        gate, seed = self.config.model.gate, self.config.train.seed
+        held_out = held_out_slice(self.graph, gate.heldout_share, seed) if self.config.heldout_gates else None
+        fallback, device = self.config.model.fallback, self.ranks.device
+        return load_owned_text(self.graph, store, self.whitening, self.nodes, fallback, device, held_out)
 
     def build_dense(self) -> GatedLightGCN:
         """A dense part at its start, the same on every rank: torch's generator is seeded from the run's seed alone."""

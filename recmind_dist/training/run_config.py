@@ -57,6 +57,17 @@ class RunConfig(Settings):
         return self.model.use_text and self.model.gate.enabled and self.model.gate.learn_on == "heldout"
 
     @property
+    def aligns(self) -> bool:
+        """Whether graph and text views are pulled together at all."""
+        wanted = self.alignment.users or self.alignment.items
+        return self.model.use_text and self.alignment.weight > 0 and wanted
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether there is a phase of alignment alone."""
+        return self.aligns and self.train.warmup_epochs > 0
+
+    @property
     def gate_batch_size(self) -> int:
         return (self.model.gate.batch_size or max(1, self.train.batch_size // 4)) if self.heldout_gates else 0
 

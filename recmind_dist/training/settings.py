@@ -15,7 +15,7 @@ class TrainSettings(Settings):
     """Pairs of the global batch, whatever the number of workers."""
     warmup_epochs: int = Field(1, ge=0)
     """Epochs of alignment alone, in which the language model's adapters learn."""
-    epochs: int = Field(20, ge=0)
+    epochs: int = Field(20, ge=1)
     """Epochs of the joint phase."""
     patience: int = Field(0, ge=0)
     """Validations without a better score after which training ends; 0: never before its time."""

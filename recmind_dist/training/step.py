@@ -84,17 +84,18 @@ class TrainingStep:
 
     Args:
         hide_share: share of the nodes with text whose text is hidden, so that the fallback learns; nodes: [n] global ids of
-        this rank's rows; seed: of the run.
+        this rank's rows; seed: of the run; steps_done: of all phases, before this one's next.
     """
 
     def __init__(
         self, engine: Engine, table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
-        *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float],
+        *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float], steps_done: int = 0,
     ) -> None:  # fmt: skip
         self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks
         self.hide_share, self.nodes, self.seed, self.lr_factor = hide_share, nodes, seed, lr_factor
         none = {view: KeyQueue(0, table.dim, ranks.device) for view in VIEWS}
         self._queues = keys.queues if keys else none
+        self.steps_done = steps_done
 
     @property
     def objective(self) -> Objective:
@@ -107,7 +108,9 @@ class TrainingStep:
         rows = step.plan.local_rows
         e_uD = self.table.gather(rows)
         text_u = self._text_rows(step)
-        outcome: Outcome = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self._queues)
+        values = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self._queues)
+        outcome = self.objective.outcome
+        outcome.terms = dict(zip(outcome.terms, values, strict=True))  # the tensors that carry ZeRO's hooks
         self.engine.all_backward(outcome.total)
         assert e_uD.grad is not None
         row_grad = e_uD.grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average
@@ -116,12 +119,13 @@ class TrainingStep:
         self.engine.all_step(self.lr_factor(step.step))
         if self.keys:
             self.keys.follow(self.engine.all_parameters("model."))
-            self.keys.enqueue(outcome, step.main.global_pairs, self.objective.alignment.anchors, step.step)
+            self.keys.enqueue(outcome, step.main.global_pairs, self.objective.alignment.anchors, self.steps_done)
+        self.steps_done += 1
         return losses
 
-    def staleness(self, step: int) -> dict[str, float]:
+    def staleness(self) -> dict[str, float]:
         """Mean age of the queue's keys in steps; nothing without a queue."""
-        return {"queue_staleness": self.keys.queues["item_text"].staleness(step)} if self.keys else {}
+        return {"queue_staleness": self.keys.queues["item_text"].staleness(self.steps_done)} if self.keys else {}
 
     def _text_rows(self, step: PreparedStep) -> TextRows | None:
         if self.text is None:

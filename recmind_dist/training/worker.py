@@ -109,7 +109,7 @@ class Worker:
                     "epoch": cursor.epoch,
                     "epochs": phase.epochs,
                 }
-                self._log("step", phase=phase.name, **done, **losses, **phase.step.staleness(prepared.step))
+                self._log("step", phase=phase.name, **done, **losses, **phase.step.staleness())
             every = self.config.checkpoint.every_steps
             if every and cursor.steps_done % every == 0 and cursor.step_in_epoch < phase.steps_per_epoch:
                 self._all_save(phase)
@@ -177,8 +177,8 @@ class Worker:
         )
 
     def _start(self) -> Cursor:
-        warm = self.config.train.warmup_epochs > 0 and self.config.model.use_text and self.config.alignment.weight > 0
-        return Cursor(phase="warmup" if warm else "joint", norm_exponent=self.config.evaluation.norm_exponent or 0.0)
+        exponent = self.config.evaluation.norm_exponent or 0.0
+        return Cursor(phase="warmup" if self.config.warms_up else "joint", norm_exponent=exponent)
 
     def _find(self, resume: str, allow_mismatch: bool) -> Checkpoint | None:
         if resume == "never":
@@ -223,7 +223,8 @@ class Phase:
         self.engine = make_engine(objective, config.zero, config.train.batch_size, worker.ranks.device, rates)
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
-            nodes=torch.from_numpy(parts.nodes), seed=stream_key(config.train.seed, name), lr_factor=self._lr_factor,
+            nodes=torch.from_numpy(parts.nodes), seed=stream_key(config.train.seed, name),
+            lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done,
         )  # fmt: skip
         self.planner = StepPlanner(
             parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh)

@@ -81,7 +81,6 @@ def test_plain_lightgcn_and_cold_simulation_agree_on_2_ranks(home: Path, inputs:
     assert_same_run(home, inputs, (1, 2), model=cold, alignment={"queue_size": 0})
 
 
-@pytest.mark.xfail(strict=True, reason="the objective returns a dataclass, which ZeRO 3's hooks do not look into")
 def test_zero_3_trains_like_zero_1_on_2_ranks(home: Path, inputs: Inputs) -> None:
     curves = []
     for stage in (1, 3):
