@@ -13,6 +13,7 @@ from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.parallel import Ranks
 from recmind_dist.text.template import Template
 from recmind_dist.training.evaluate import load_best, read_run
+from recmind_dist.training.fit import read_inputs
 from recmind_dist.training.rank_model import RankModel
 
 
@@ -35,7 +36,6 @@ class Recommender:
     def __init__(self, model: RankModel, norm_exponent: float) -> None:
         self.graph, self.norm_exponent = model.graph, norm_exponent
         self._h = model.all_final_vectors().h
-        self._uses_text = model.model.uses_text
         self._text_absent = model.text.rows.absent[torch.from_numpy(np.argsort(model.nodes))] if model.text else None
         self._titles = _titles(self.graph.items_frame(), model.config.text.item_title)
 
@@ -74,6 +74,6 @@ def _titles(frame: pl.DataFrame, template: str) -> list[str]:
 
 def load(run_dir: str | Path) -> Recommender:
     """Opens a trained run for recommending. Raises StoreError or CheckpointError if it is not one, or is damaged."""
-    run, config, inputs = read_run(Path(run_dir))
-    model, cursor = load_best(config, inputs, run, Ranks.alone())
+    run, config = read_run(Path(run_dir))
+    model, cursor = load_best(config, read_inputs(run), run, Ranks.alone())
     return Recommender(model, cursor.norm_exponent)

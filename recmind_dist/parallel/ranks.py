@@ -1,6 +1,7 @@
 """Who takes part: rank, world, device, and the process groups for rows and for ids."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -24,10 +25,14 @@ class Ranks:
         return Ranks(0, 1, torch.device(device))
 
     @staticmethod
-    def all_join(device: torch.device) -> "Ranks":
-        """Joins the default process group, which exists. Every rank must call."""
+    def all_join(device: torch.device, timeout_s: int = 300) -> "Ranks":
+        """Joins the default process group, which exists. Every rank must call.
+
+        Args:
+            timeout_s: of an exchange of ids; the default group has its own.
+        """
         world_size = dist.get_world_size()
-        id_group = dist.new_group(backend="gloo") if world_size > 1 else None
+        id_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if world_size > 1 else None
         return Ranks(dist.get_rank(), world_size, device, id_group)
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:

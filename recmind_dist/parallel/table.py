@@ -3,14 +3,10 @@
 It stays outside DeepSpeed: ZeRO's cost grows with the table, this one's with the batch (docs/distribution.md).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from recmind_dist.parallel.settings import TableSettings
-
-InitRows = Callable[[int, int], Tensor]
 
 
 class ShardedTable:

@@ -80,7 +80,7 @@ class NeighborSampler(Protocol):
 class NumbaNeighborSampler:
     """Floyd's method with counter-based randomness over the memory-mapped CSR.
 
-    Holds a first-touch array of 4 bytes a node, so one instance serves one thread.
+    Holds three to four arrays of 4 bytes a node, so one instance serves one thread.
 
     Args:
         graph: the training graph; num_neighbors: fan-out a hop, -1 for all; hidden: edges that no batch may see.

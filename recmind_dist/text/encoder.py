@@ -96,6 +96,10 @@ class TextEncoder(nn.Module):
         """Wraps in the prompt, clips, pads right. Shapes: input_ids and attention_mask [n, S] int64, S ≤ max_tokens."""
         return self._pad(self._token_ids(texts, max_tokens))
 
+    def tokenize_groups(self, groups: list[tuple[list[str], int]]) -> Batch:
+        """As `tokenize`, of several groups of texts, each with its own budget, padded together in order."""
+        return self._pad([ids for texts, max_tokens in groups if texts for ids in self._token_ids(texts, max_tokens)])
+
     def forward(self, batch: Batch) -> Tensor:
         """As `forward_pooled`; so that an engine that owns the module can call it."""
         return self.forward_pooled(batch)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recmind_dist.errors import StoreError, TextError
+from recmind_dist.storage import content_key as content_key_of
 from recmind_dist.storage import fsync_directory, read_json, write_json
 from recmind_dist.types import IntArray
 
@@ -181,6 +182,11 @@ class TextStore:
             return None
         entry = read_json(path)
         return entry if isinstance(entry, dict) else {}
+
+    def content_key(self) -> str:
+        """What all shards were made of, as the ledger has it: another run's texts in the same store change it."""
+        shards = ((side, shard) for side in SIDES for shard in range(self.num_shards(side)))
+        return content_key_of([(self.entry(side, shard) or {}).get("content_key") for side, shard in shards])
 
     def verify(self) -> None:
         """Reads everything. Raises StoreError naming the first shard that is missing or damaged."""

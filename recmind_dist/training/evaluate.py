@@ -13,17 +13,16 @@ from recmind_dist.evaluation.ranking import Evaluation, all_evaluate, all_evalua
 from recmind_dist.graph import Graph
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.fit import read_inputs
 from recmind_dist.training.rank_model import Inputs, RankModel
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.state import Cursor
 
 
-def read_run(path: Path) -> tuple[RunDirectory, RunConfig, Inputs]:
-    """A run directory, its config as resolved, and its inputs. Raises ConfigError or StoreError if it is no run."""
+def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
+    """A run directory and its config as resolved. Raises ConfigError if it is no run."""
     run = RunDirectory(path)
     config = resolve_settings(RunConfig, load_yaml(run.config))
-    return run, config, read_inputs(run)
+    return run, config.model_copy(update={"run_dir": path})
 
 
 def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks) -> tuple[RankModel, Cursor]:

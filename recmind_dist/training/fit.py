@@ -4,11 +4,11 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recmind_dist.checkpoint.reader import find_checkpoint
-from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.report import Progress, RunDirectory
 from recmind_dist.sampling import held_out_slice
@@ -24,9 +24,9 @@ from recmind_dist.text import (
     plan_shards,
     store_path,
 )
-from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.rank_model import Inputs, run_identity
 from recmind_dist.training.run_config import RunConfig
-from recmind_dist.training.state import Cursor
+from recmind_dist.training.state import Cursor, refuse_other_run
 
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
@@ -76,30 +76,50 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
 
 
 def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", allow_mismatch: bool = False) -> Inputs:
-    """Trains a run to its end, from wherever it stands. Returns (and keeps in inputs.json) what it was trained on."""
-    from recmind_dist.training.runner import train
+    """Trains a run to its end, from wherever it stands. Returns (and keeps in inputs.json) what it was trained on.
 
+    Raises:
+        CheckpointError: nothing to resume where resume is "must"; or the run was made under other settings, graph or texts.
+    """
     config = config.absolute()
     run = RunDirectory(config.run_dir)
     if resume == "never":
         _start_over(run, say)
-    cursor = _cursor(run)
+    texts_key = _texts_key(config, prepared.texts) if prepared.texts is not None else ""
+    found = find_checkpoint(run.checkpoints)
+    if found is None and resume == "must":
+        raise CheckpointError(f"{run.checkpoints}: nothing to resume: start with --resume auto or never")
+    if found is not None and not allow_mismatch:
+        refuse_other_run(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
     inputs, adapts = Inputs(prepared.graph.absolute()), False
     if prepared.texts is not None:
-        inputs = _text_inputs(config, run, prepared, say, fresh=cursor is None)
+        inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
         adapts = config.text.lora is not None and config.warms_up
     run.write_config(config.model_dump(mode="json"))
+    phases: tuple[str, ...] = ("warmup", "joint")
     if adapts and prepared.texts is not None:
-        if cursor is None or cursor.phase == "warmup":
-            train(config, inputs, ("warmup",), resume, allow_mismatch)
-            resume = "must"
+        _train_past(run, config, inputs, ("warmup",), allow_mismatch)
         adapted = embed(config, prepared.texts, run.path / "adapter", say)
-        inputs = Inputs(inputs.graph, adapted.path.absolute(), inputs.whitening, inputs.texts, inputs.texts_key)
-    write_json(run.path / "inputs.json", {name: str(value) if value else None for name, value in vars(inputs).items()})
-    cursor = _cursor(run)
-    if cursor is None or cursor.phase != "done":
-        train(config, inputs, ("warmup", "joint"), resume, allow_mismatch)
+        store_key = TextStore.open(adapted.path).content_key()
+        inputs, phases = replace(inputs, text=adapted.path.absolute(), store_key=store_key), ("joint",)
+    write_json(run.path / "inputs.json", inputs.to_json())
+    _train_past(run, config, inputs, phases, allow_mismatch)
     return inputs
+
+
+def _train_past(
+    run: RunDirectory, config: RunConfig, inputs: Inputs, phases: tuple[str, ...], allow_mismatch: bool
+) -> None:
+    """Trains until the run's newest good checkpoint has left `phases`; nothing is done if it has."""
+    from recmind_dist.training.runner import train
+
+    cursor = _cursor(run)
+    if cursor is not None and cursor.phase not in phases:
+        return
+    train(config, inputs, phases, "auto", allow_mismatch)
+    cursor = _cursor(run)
+    if cursor is None or cursor.phase in phases:
+        raise CheckpointError(f"{run.checkpoints}: the end of training could not be saved: free space, then run again")
 
 
 def read_inputs(run: RunDirectory) -> Inputs:
@@ -107,12 +127,12 @@ def read_inputs(run: RunDirectory) -> Inputs:
     path = run.path / "inputs.json"
     if not path.is_file():
         raise StoreError(f"{run.path}: no inputs.json: not a trained run: run `recmind run` or `recmind train` first")
-    values = read_json(path)
-    paths = {name: Path(values[name]) if values.get(name) else None for name in ("text", "whitening", "texts")}
-    return Inputs(Path(values["graph"]), **paths, texts_key=values.get("texts_key") or "")
+    return Inputs.from_json(read_json(path))
 
 
-def _text_inputs(config: RunConfig, run: RunDirectory, prepared: Prepared, say: Say, fresh: bool) -> Inputs:
+def _text_inputs(
+    config: RunConfig, run: RunDirectory, prepared: Prepared, say: Say, texts_key: str, fresh: bool
+) -> Inputs:
     assert prepared.texts is not None
     base = embed(config, prepared.texts, None, say)
     whitening, texts = run.path / "whitening.safetensors", run.path / "texts.json"
@@ -123,12 +143,9 @@ def _text_inputs(config: RunConfig, run: RunDirectory, prepared: Prepared, say: 
     if config.text.lora is not None:
         texts.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     lora_texts = texts.absolute() if config.text.lora is not None else None
+    store_key = TextStore.open(base.path).content_key()
     return Inputs(
-        prepared.graph.absolute(),
-        base.path.absolute(),
-        whitening.absolute(),
-        lora_texts,
-        _texts_key(config, prepared.texts),
+        prepared.graph.absolute(), base.path.absolute(), whitening.absolute(), lora_texts, texts_key, store_key
     )
 
 
@@ -146,5 +163,5 @@ def _start_over(run: RunDirectory, say: Say) -> None:
 
 
 def _cursor(run: RunDirectory) -> Cursor | None:
-    found = find_checkpoint(run.checkpoints, verify=False)
+    found = find_checkpoint(run.checkpoints)
     return Cursor.from_info(found.info) if found else None

@@ -46,22 +46,24 @@ class FreshTextPicker:
         anchors = batch.input_id[batch.input_id % stride == 0]
         num_anchors = -(-batch.global_batch_size // stride)
         every = max(1, -(-num_anchors // self._per_side))
-        num_users_and_items = {"user": 0, "item": len(self._texts["user"])}
+        first_node = {"user": 0, "item": len(self._texts["user"])}
         chosen: dict[str, Tensor] = {}
-        words: list[str] = []
+        limits = {"user": self._encoder.settings.user_max_tokens, "item": self._encoder.settings.max_tokens}
+        groups: list[tuple[list[str], int]] = []
         for row, side in enumerate(SIDES):
             local = (
                 np.flatnonzero((anchors.numpy() // stride) % every == 0)
                 if side in self._sides
                 else np.zeros(0, np.int64)
             )
-            nodes = batch.global_pairs[row][anchors[local]].numpy() - num_users_and_items[side]
+            nodes = batch.global_pairs[row][anchors[local]].numpy() - first_node[side]
             texts = [self._texts[side][int(n)] for n in nodes]
             kept = [i for i, text in enumerate(texts) if text is not None]
             chosen[side] = torch.from_numpy(local[kept].astype(np.int64))
-            words += [t for t in texts if t is not None]
-        limit = self._encoder.settings.user_max_tokens if "user" in self._sides else self._encoder.settings.max_tokens
-        return FreshText(chosen, self._encoder.tokenize(words or [" "], limit))
+            groups.append(([t for t in texts if t is not None], limits[side]))
+        if not any(texts for texts, _ in groups):
+            groups = [([" "], limits["item"])]
+        return FreshText(chosen, self._encoder.tokenize_groups(groups))
 
 
 class FreshTextEncoder(nn.Module):

@@ -85,7 +85,7 @@ class Objective(nn.Module):
         views = self._views(self.model, step.main, step.main_index, step.main_feature, e_ND, z_ND, learn)
         if self.joint:
             out.terms["rank"] = self._rank_loss(views.h, step.main)
-            out.terms["regularization"] = self.loss.regularization * self._penalty(e_ND[step.main_index], step.main)
+            out.terms["regularization"] = self.loss.regularization * self._penalty(e_ND[step.main_index], step)
         elif self.fresh_encoder is not None:
             adapters = [p.square().sum() for p in self.fresh_encoder.parameters() if p.requires_grad]
             half_norm = 0.5 * torch.stack(adapters).sum() / self._ranks.world_size
@@ -142,12 +142,16 @@ class Objective(nn.Module):
             )
         return losses.bpr(users, positives, h_SD[batch.dst_neg_index], weight, total)
 
-    def _penalty(self, e_ND: Tensor, batch: Batch) -> Tensor:
-        """Ω: base rows of the pairs and, a rank's share of it, gates and adapters."""
+    def _penalty(self, e_ND: Tensor, step: PreparedStep) -> Tensor:
+        """Ω: base rows of the pairs and, a rank's share of it, the gates where this step teaches them."""
+        batch, model = step.main, self.model
         rows = [e_ND[batch.src_index], e_ND[batch.dst_pos_index], e_ND[batch.dst_neg_index]]
-        gates = [p.square().sum() for p in self.model.gates.parameters()]
-        dense = 0.5 * torch.stack(gates).sum() / self._ranks.world_size if gates else e_ND.new_zeros(())
-        return losses.base_row_penalty(rows, batch.global_batch_size) + dense
+        penalty = losses.base_row_penalty(rows, batch.global_batch_size)
+        if step.gate is None and self.heldout_gates:
+            return penalty
+        gates = [*model.gates.parameters(), *(model.readout_gate.parameters() if model.readout_gate else ())]
+        dense = torch.stack([p.square().sum() for p in gates]).sum() if gates else e_ND.new_zeros(())
+        return penalty + 0.5 * dense / self._ranks.world_size
 
     def _keys(
         self, key_model: GatedLightGCN | None, step: PreparedStep, e: Tensor, key_z: Tensor | None

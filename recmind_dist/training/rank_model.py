@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.checkpoint.reader import Checkpoint
-from recmind_dist.errors import CheckpointError
+from recmind_dist.errors import CheckpointError, StoreError
 from recmind_dist.evaluation.propagation import FinalVectors, FullPropagation
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.model import GatedLightGCN
@@ -28,7 +28,8 @@ class Inputs:
     """A run's prepared things, as paths and keys that travel to workers.
 
     Attributes:
-        texts: JSON of all texts, which the warm-up's adapters read; texts_key: content key of the same.
+        texts: JSON of all texts, which the warm-up's adapters read; texts_key: key of texts and language model;
+        store_key: `TextStore.content_key` when the vectors were made.
     """
 
     graph: Path
@@ -36,6 +37,25 @@ class Inputs:
     whitening: Path | None = None
     texts: Path | None = None
     texts_key: str = ""
+    store_key: str = ""
+
+    def to_json(self) -> dict[str, str | None]:
+        """Plain data, for inputs.json and for workers."""
+        return {name: str(value) if value else None for name, value in vars(self).items()}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Inputs":
+        """What `to_json` gave."""
+        graph, text, whitening, texts = (
+            Path(v) if (v := values.get(n)) else None for n in ("graph", "text", "whitening", "texts")
+        )
+        assert graph is not None, "inputs name no graph"
+        return Inputs(graph, text, whitening, texts, values.get("texts_key") or "", values.get("store_key") or "")
+
+
+def run_identity(config: RunConfig, graph_key: str, texts_key: str) -> dict[str, Any]:
+    """What a checkpoint must have been made from to be continued."""
+    return {"settings": config.identity(), "graph": graph_key, "texts": texts_key if config.model.use_text else ""}
 
 
 class RankModel:
@@ -62,8 +82,7 @@ class RankModel:
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have been made from to be continued here."""
-        texts = self.inputs.texts_key if self.config.model.use_text else ""
-        return {"settings": self.config.identity(), "graph": self.graph.key, "texts": texts}
+        return run_identity(self.config, self.graph.key, self.inputs.texts_key)
 
     def initialise(self) -> None:
         """Fills this rank's rows for a run that starts."""
@@ -98,8 +117,14 @@ class RankModel:
         if self.whitening is None or self.inputs.text is None:
             return None
         store = TextStore.open(self.inputs.text)
+        if store.content_key() != self.inputs.store_key:
+            raise StoreError(
+                f"{store.path}: holds vectors of other texts than this run's, made by a run that shares the cache: "
+                "run `recmind run` with this run's config again, which embeds them anew"
+            )
         gate, seed = self.config.model.gate, self.config.train.seed
-        held_out = held_out_slice(self.graph, gate.heldout_share, seed) if self.config.heldout_gates else None
+        share = 1.0 if gate.redraw_epochs else gate.heldout_share  # whatever a later slice will hold stays out too
+        held_out = held_out_slice(self.graph, share, seed) if self.config.heldout_gates else None
         fallback, device = self.config.model.fallback, self.ranks.device
         return load_owned_text(self.graph, store, self.whitening, self.nodes, fallback, device, held_out)
 

@@ -85,6 +85,8 @@ class RunConfig(Settings):
         values = self.model_dump(mode="json", include=rooms)
         for room, free in (("sampler", "prefetch"), ("zero", "stage"), ("train", "log_every_steps")):
             del values[room][free]
+        judged = {"metric", "ks", "norm_exponent", "norm_exponent_grid"}
+        values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)
         lora = self.text.lora if self.model.use_text else None
         return {**values, "lora": lora.model_dump(mode="json") if lora else None}
 
@@ -116,6 +118,8 @@ class RunConfig(Settings):
             (self.heldout_gates and gate.redraw_epochs > 0 and self.text.max_user_items > 0,
              "model.gate.redraw_epochs needs text.max_user_items: 0, or user texts would hold the items held out later"),
             (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
+            (self.model.item_scale and self.loss.kind == "ssm",
+             "model.item_scale learns nothing under loss.kind: ssm, which normalises it away: set loss.kind: bpr"),
             (gate.cold_share > 0 and self.sampler.backend == "pyg", "model.gate.cold_share needs sampler.backend: numba"),
             (self.variant in self.compare, f"compare names {self.variant}, which is this run's own variant: leave it out"),
         ]  # fmt: skip
@@ -131,6 +135,9 @@ def load_run_config(path: Path, overrides: list[str] | None = None, variant: str
     chosen = variant or next((o.partition("=")[2] for o in reversed(overrides or []) if o.startswith("variant=")), None)
     chosen = chosen or document.values.get("variant", "recmind")
     document.values.update(merged(document.values, VARIANTS.get(str(chosen), {})))
+    others = document.values.get("compare")
+    if isinstance(others, list):
+        document.values["compare"] = [other for other in others if other != chosen]
     if variant:
         document.values.update(variant=variant, compare=[])
     return resolve_settings(

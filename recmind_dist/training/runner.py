@@ -78,7 +78,7 @@ def _run_workers(
     refusal = run.logs / f"refused-{call}.json"
     order = {
         "config": config.absolute().model_dump(mode="json"),
-        "inputs": {name: str(value) if value else None for name, value in vars(inputs).items()},
+        "inputs": inputs.to_json(),
         "run_dir": str(run.path), "begun": str(run.logs / f"begun-{call}"), "refusal": str(refusal), **more,
     }  # fmt: skip
     use_gpu = _wants_gpu(config)
@@ -126,15 +126,13 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
     """A worker's place and settings. An error that a person must mend is written down, and then not tried again."""
     refusal = Path(order["refusal"])
     config = RunConfig.model_validate(order["config"])
-    values = order["inputs"]
-    paths = {name: Path(values[name]) if values[name] else None for name in ("text", "whitening", "texts")}
-    inputs = Inputs(Path(values["graph"]), **paths, texts_key=values["texts_key"] or "")
+    inputs = Inputs.from_json(order["inputs"])
     run = RunDirectory(Path(order["run_dir"]))
     torch.set_num_threads(config.scaling.threads_per_worker)
     if refusal.exists():
         yield config, inputs, None, run
         return
-    ranks = Ranks.all_join(get_device())
+    ranks = Ranks.all_join(get_device(), config.scaling.collective_timeout_s)
     warnings = WarningsToMetrics(run.metrics, ranks.rank)
     logging.getLogger("recmind_dist").addHandler(warnings)
     try:

@@ -35,15 +35,13 @@ class Trainer:
     @staticmethod
     def of_run(run_dir: str | Path, say: Say = print) -> "Trainer":
         """A run that exists, by its own config.yaml. Raises ConfigError or StoreError if it is none."""
-        _, config, _ = read_run(Path(run_dir))
-        return Trainer(config.model_copy(update={"run_dir": Path(run_dir)}), say)
+        return Trainer(read_run(Path(run_dir))[1], say)
 
     def run(self, resume: str = "auto", allow_mismatch: bool = False) -> dict[str, Any]:
         """All stages. Returns the content of results.json."""
         with self.directory.lock():
-            if self.config.variant == "popularity":
-                return evaluate_popularity_run(self.config, self.prepare(), self.directory)
-            self._fit(resume, allow_mismatch)
+            if self.config.variant != "popularity":
+                self._fit(resume, allow_mismatch)
             return self.evaluate()
 
     def prepare(self) -> Path:
@@ -67,6 +65,8 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """Test metrics of the best checkpoint, here or on evaluation.num_workers Ray workers; writes results.json."""
+        if self.config.variant == "popularity":
+            return evaluate_popularity_run(self.config, self.prepare(), self.directory)
         inputs = read_inputs(self.directory)
         if self.config.evaluation.num_workers == 1:
             return all_evaluate_run(self.config, inputs, self.directory, Ranks.alone())

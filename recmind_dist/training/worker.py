@@ -13,7 +13,7 @@ from torch import Tensor
 from recmind_dist.checkpoint import attempt_name
 from recmind_dist.checkpoint.reader import Checkpoint, find_checkpoint, open_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
-from recmind_dist.errors import CheckpointError
+from recmind_dist.errors import CheckpointError, TrainingError
 from recmind_dist.evaluation.ranking import all_evaluate
 from recmind_dist.parallel import Ranks, RowExchange
 from recmind_dist.parallel.engine import make_engine
@@ -162,6 +162,11 @@ class Worker:
 
     def _all_save(self, phase: "Phase") -> None:
         dense = all_dense_state(phase.engine, phase.keys)
+        broken = next((name for name, value in dense.items() if not torch.isfinite(value).all()), None)
+        if broken is not None:
+            raise TrainingError(
+                f"step {self.cursor.steps_done}: {broken} is not finite, nothing saved: lower zero.learning_rate"
+            )
         info = {"cursor": self.cursor.to_info(), "score": self.cursor.score, "identity": self.parts.identity}
         info["config"] = self.config.model_dump(mode="json")
         lead = self.ranks.rank == 0
@@ -223,7 +228,7 @@ class Phase:
         self.engine = make_engine(objective, config.zero, config.train.batch_size, worker.ranks.device, rates)
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
-            nodes=torch.from_numpy(parts.nodes), seed=stream_key(config.train.seed, name),
+            nodes=torch.from_numpy(parts.nodes).to(worker.ranks.device), seed=stream_key(config.train.seed, name),
             lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done,
         )  # fmt: skip
         self.planner = StepPlanner(

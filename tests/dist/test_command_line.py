@@ -21,8 +21,8 @@ from recmind_dist.storage import directory_lock
 from tests.shop import RECMIND, SIZE, environment, make_shop, ray_processes, recmind, wait_until_none
 from tests.tiny_language_model import make_bert
 
-INTERRUPTED_EPOCHS = 60
-LIGHTGCN = ["shop.yaml", "variant=lightgcn", f"train.epochs={INTERRUPTED_EPOCHS}", "evaluation.every_epochs=60"]
+INTERRUPTED_EPOCHS = 40
+LIGHTGCN = ["shop.yaml", "variant=lightgcn", f"train.epochs={INTERRUPTED_EPOCHS}", "evaluation.every_epochs=40"]
 
 
 @dataclass(frozen=True)
