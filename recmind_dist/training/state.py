@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -10,8 +10,10 @@ from recmind_dist.checkpoint import compare_identity
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.errors import CheckpointError
 from recmind_dist.parallel import ShardedTable
-from recmind_dist.parallel.engine import Engine
 from recmind_dist.training.step import MomentumKeys
+
+if TYPE_CHECKING:  # DeepSpeed is for workers: the driver need not wait for it
+    from recmind_dist.parallel.engine import Engine
 
 PHASES = ("warmup", "joint", "done")
 
@@ -46,7 +48,7 @@ class Cursor:
         return Cursor(**cursor)
 
 
-def all_dense_state(engine: Engine, keys: MomentumKeys | None) -> dict[str, Tensor]:
+def all_dense_state(engine: "Engine", keys: MomentumKeys | None) -> dict[str, Tensor]:
     """Everything that is not by row. Every rank must call."""
     state = engine.all_state()
     if keys is not None:
@@ -56,7 +58,7 @@ def all_dense_state(engine: Engine, keys: MomentumKeys | None) -> dict[str, Tens
     return state
 
 
-def all_load_dense(state: dict[str, Tensor], engine: Engine, keys: MomentumKeys | None) -> None:
+def all_load_dense(state: dict[str, Tensor], engine: "Engine", keys: MomentumKeys | None) -> None:
     """Takes what `all_dense_state` gave. Every rank must call.
 
     Raises:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from recmind_dist.errors import TrainingError
 from recmind_dist.graph import Graph
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
-from recmind_dist.parallel.engine import Engine
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import Batch, StepBatches
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.objective import VIEWS, Objective, Outcome, PreparedStep, anchor_stride
 from recmind_dist.training.owned import OwnedText, degree_feature
+
+if TYPE_CHECKING:  # DeepSpeed is for workers: the driver need not wait for it
+    from recmind_dist.parallel.engine import Engine
 
 
 class StepPlanner:
@@ -88,7 +91,7 @@ class TrainingStep:
     """
 
     def __init__(
-        self, engine: Engine, table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
+        self, engine: "Engine", table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
         *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float], steps_done: int = 0,
     ) -> None:  # fmt: skip
         self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks
