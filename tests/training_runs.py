@@ -33,7 +33,9 @@ def make_inputs(home: Path, *, num_users: int = 70, num_items: int = 45, num_pai
         for shard in range(store.num_shards(side)):
             store.write_shard(side, shard, vectors[slice(*store.shard_range(side, shard))], "test")
     Whitening.fit(store).save(home / "whitening.safetensors")
-    return Inputs(graph.path, store.path, home / "whitening.safetensors", texts_key="test", store_key=store.content_key())
+    return Inputs(
+        graph.path, store.path, home / "whitening.safetensors", texts_key="test", store_key=store.content_key()
+    )
 
 
 def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
