@@ -169,11 +169,9 @@ def _sample_hop(  # type: ignore[no-untyped-def]
         out_indptr[i] = edge
         v = n_id[i]
         start, stop = indptr[v], indptr[v + 1]
-        hidden = step_positions[:0]
-        if step_slot[v] >= 0:
-            hidden = step_positions[step_indptr[step_slot[v]] : step_indptr[step_slot[v] + 1]]
-        elif len(always_slot) and always_slot[v] >= 0:
-            hidden = always_positions[always_indptr[always_slot[v]] : always_indptr[always_slot[v] + 1]]
+        hidden = _hidden_of(v, step_slot, step_indptr, step_positions)
+        if not len(hidden) and len(always_slot):
+            hidden = _hidden_of(v, always_slot, always_indptr, always_positions)
         degree = stop - start
         available = degree - len(hidden)
         want = available if fan_out < 0 else min(fan_out, available)
@@ -212,6 +210,14 @@ def _sample_hop(  # type: ignore[no-untyped-def]
             edge += 1
     out_indptr[num_dst] = edge
     return out_indptr, out[:edge].copy(), scale, nodes[:num_nodes].copy()
+
+
+@njit(inline="always", cache=True)
+def _hidden_of(v, slot, indptr, positions):  # type: ignore[no-untyped-def]
+    """Hidden positions of a node's row, ascending; none where it has no slot."""
+    if slot[v] < 0:
+        return positions[:0]
+    return positions[indptr[slot[v]] : indptr[slot[v] + 1]]
 
 
 @njit(inline="always", cache=True)
