@@ -1,7 +1,7 @@
 """Centring and whitening of text vectors: raw vectors of language models share one direction that carries no meaning.
 
 Shapes: n rows, T width of the store, T' width after reduction.
-Why: on Amazon-Beauty text alone ranks with Recall@20 .039 raw, .050 centred, .061 whitened.
+Source: PCA whitening.
 """
 
 from collections.abc import Iterable
