@@ -1,4 +1,4 @@
-"""`recmind …`: thin commands over the rooms. An error a person can mend is one sentence and an exit code."""
+"""The program and its main commands; those of other files are added at the end of this one. An error a person can mend is one sentence and an exit code."""
 
 import os
 import sys
@@ -197,6 +197,3 @@ def _explain(error: Exception) -> int:
         return 4
     raise error
 
-
-if __name__ == "__main__":
-    main()

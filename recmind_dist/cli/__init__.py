@@ -1,0 +1,5 @@
+"""`recmind …`: thin commands over the rooms, a file for each group of them."""
+
+from recmind_dist.cli.app import main
+
+__all__ = ["main"]
