@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from recmind_dist.evaluation.significance import spearman_interval
 from recmind_dist.evaluation.strata import degree_bins
 from recmind_dist.types import FloatArray, IntArray
 
@@ -20,7 +21,8 @@ def gate_statistics(gamma_LN: FloatArray, degree_N: IntArray, num_users: int) ->
         gamma_LN: γ of each layer and node, in [0, 1]; degree_N: training degrees; num_users: nodes before it are users.
     Returns:
         For each layer and side, one row a degree bin that has nodes: {"layer", "side", "degree_bin", "mean", "median",
-        "p10", "p90", "count"}; then one row {"layer", "side", "spearman", "count"}, null where γ or degree is constant.
+        "p10", "p90", "count"}; then one row {"layer", "side", "spearman", "spearman_low", "spearman_high", "count"}, the
+        correlation with its 95 % bootstrap interval over nodes, null where γ or degree is constant.
     Raises:
         ValueError: a γ is outside [0, 1] or not finite.
     """
@@ -52,4 +54,8 @@ def _by_degree(gamma: np.ndarray, degree: np.ndarray, layer: int, side: str) -> 
 
 def _rank_correlation(gamma: np.ndarray, degree: np.ndarray) -> dict[str, Any]:
     constant = len(gamma) < 2 or gamma.min() == gamma.max() or degree.min() == degree.max()
-    return {"spearman": None if constant else float(spearmanr(gamma, degree).statistic), "count": len(gamma)}
+    if constant:
+        return {"spearman": None, "spearman_low": None, "spearman_high": None, "count": len(gamma)}
+    low, high = spearman_interval(gamma, degree) or (None, None)
+    middle = float(spearmanr(gamma, degree).statistic)
+    return {"spearman": middle, "spearman_low": low, "spearman_high": high, "count": len(gamma)}

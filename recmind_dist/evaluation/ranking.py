@@ -4,14 +4,14 @@ Items of the training set are masked; on the test split those of validation too,
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recmind_dist.evaluation.metrics import ranking_metrics
+from recmind_dist.evaluation.metrics import Float64Array, ranking_metrics
 from recmind_dist.evaluation.popularity import rank_popular
 from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.evaluation.strata import degree_bins, strata_metrics
@@ -33,6 +33,9 @@ class Evaluation:
     norm_exponent: float = 0.0
     tried: dict[float, float] = field(default_factory=dict)
     """Score of each exponent of the grid, where one was chosen."""
+    per_user: dict[str, Float64Array] = field(default_factory=dict)
+    """Of this rank's users with held-out items, all [v]: "user" (node), "degree" (training degree of the held-out item,
+    NaN where there are several), then the metrics."""
 
 
 def all_evaluate(
@@ -57,7 +60,8 @@ def all_evaluate(
     ]
     tried = {p: e.metrics.get(settings.metric, 0.0) for p, e in zip(exponents, found, strict=True)}
     best = max(range(len(found)), key=lambda i: (tried[exponents[i]], -i))
-    return Evaluation(found[best].metrics, found[best].strata, exponents[best], tried if fixed is None else {})
+    tried = tried if fixed is None else {}
+    return replace(found[best], norm_exponent=exponents[best], tried=tried)
 
 
 def all_evaluate_popularity(graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks) -> Evaluation:
@@ -90,7 +94,10 @@ def all_evaluate_ranking(
         **strata,
     }
     total = ranks.all_sum(torch.tensor(list(_sums(rows, names, settings)), dtype=torch.float64, device=ranks.device))
-    return _means(total.tolist(), names, settings)
+    one = np.diff(indptr)[overall.users] == 1
+    held_degree = np.where(one, degree[items[indptr[overall.users]]], np.nan)
+    per_user = {"user": (overall.users + start).astype(np.float64), "degree": held_degree, **overall.per_user}
+    return replace(_means(total.tolist(), names, settings), per_user=per_user)
 
 
 def seen_items(graph: Graph, split: str, start: int, stop: int) -> tuple[IntArray, IntArray]:

@@ -8,7 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ITEM_BLOCK = 16_384  # of 4 k to 200 k items, the width where matmul and topk together were quickest on one core
+ITEM_BLOCK = 65_536  # wide blocks: what is done once a block, merging above all, is done less often
+SCORES_PER_USER = 16_384  # wider blocks take fewer users at once, so that memory stays user_block × this
+GROUP = 16  # columns looked at through their maximum; 8 to 32 were alike on one core, benchmarks/evaluate.py
 PADDING = -1
 
 IndexArray = NDArray[np.int64] | NDArray[np.int32]
@@ -33,7 +35,8 @@ def rank_items(
     Args:
         h_users: [u, D]; h_items: [I, D], on one device;
         seen_indptr: [u + 1], seen_indices: local item ids (0 is the first item), row by row: never recommended;
-        norm_exponent: p, in [0, 1]; user_block, item_block: block sizes, for memory and speed alone.
+        norm_exponent: p, in [0, 1]; user_block, item_block: block sizes, for memory and speed alone: at most
+        user_block × 16,384 scores are held.
     Returns:
         ids [u, k], int64 local item ids, and scores [u, k], both on the CPU; a user with fewer than k unseen items
         is padded with id −1 and score −inf.
@@ -44,10 +47,13 @@ def rank_items(
     scaled = h_items if norm_exponent == 0.0 else h_items / _norms(h_items) ** norm_exponent
     ids = torch.full((h_users.shape[0], k), PADDING, dtype=torch.int64)
     scores = torch.full((h_users.shape[0], k), -torch.inf, dtype=h_users.dtype)
-    for start in range(0, h_users.shape[0], user_block):
-        stop = min(start + user_block, h_users.shape[0])
+    item_block = min(item_block, h_items.shape[0])
+    rows_at_once = max(1, min(user_block, user_block * SCORES_PER_USER // item_block, h_users.shape[0]))
+    buffer = h_users.new_empty(rows_at_once * item_block)  # one for all blocks: page faults would cost a third
+    for start in range(0, h_users.shape[0], rows_at_once):
+        stop = min(start + rows_at_once, h_users.shape[0])
         rows, items = _seen(seen_indptr, seen_indices, start, stop, h_users.device)
-        block_scores, block_ids = _rank_block(h_users[start:stop], scaled, k, rows, items, item_block)
+        block_scores, block_ids = _rank_block(h_users[start:stop], scaled, k, rows, items, item_block, buffer)
         width = block_ids.shape[1]
         ids[start:stop, :width] = torch.where(block_scores == -torch.inf, PADDING, block_ids).cpu()
         scores[start:stop, :width] = block_scores.cpu()
@@ -62,7 +68,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Shapes: scores [u, n] → values, columns [u, min(k, n)]. −inf stands for «not to be chosen» and its ties stay open.
     """
     width = min(k, scores.shape[1])
-    values, columns = scores.topk(min(width + 1, scores.shape[1]), dim=1)
+    values, columns = _best(scores, min(width + 1, scores.shape[1]))
     if values.shape[1] > width:
         cut = values[:, width - 1]
         tied = ((cut == values[:, width]) & (cut > -torch.inf)).nonzero().squeeze(1)
@@ -74,6 +80,24 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, columns.gather(1, order)
 
 
+def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`torch.topk`, which reads rows slowly, of a few columns only: those of the `count` groups with the highest maxima.
+
+    What lies in no such group is at most the count-th value found, so values are exact; equal ones may have other columns.
+    """
+    groups = scores.shape[1] // GROUP
+    if groups < 4 * count:
+        return scores.topk(count, dim=1)
+    maxima = scores[:, : groups * GROUP].view(len(scores), GROUP, groups).amax(dim=1)
+    chosen = maxima.topk(count, dim=1, sorted=False).indices
+    members = torch.arange(GROUP, device=scores.device) * groups
+    columns = (chosen[:, :, None] + members).flatten(1)
+    rest = torch.arange(groups * GROUP, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    values, places = scores.gather(1, columns).topk(count, dim=1)
+    return values, columns.gather(1, places)
+
+
 def _lowest_of_ties(scores: Tensor, cut: Tensor, width: int) -> Tensor:
     above, equal = scores > cut, scores == cut
     room = width - above.sum(dim=1, keepdim=True)
@@ -82,13 +106,12 @@ def _lowest_of_ties(scores: Tensor, cut: Tensor, width: int) -> Tensor:
 
 
 def _rank_block(
-    h_users: Tensor, h_items: Tensor, k: int, rows: Tensor, items: Tensor, item_block: int
+    h_users: Tensor, h_items: Tensor, k: int, rows: Tensor, items: Tensor, item_block: int, buffer: Tensor
 ) -> tuple[Tensor, Tensor]:
     best: tuple[Tensor, Tensor] | None = None
-    buffer = h_users.new_empty(h_users.shape[0] * min(item_block, h_items.shape[0]))
     for first in range(0, h_items.shape[0], item_block):
         width = min(item_block, h_items.shape[0] - first)
-        scores = buffer[: h_users.shape[0] * width].view(h_users.shape[0], width)  # reused: page faults cost a third
+        scores = buffer[: h_users.shape[0] * width].view(h_users.shape[0], width)
         torch.matmul(h_users, h_items[first : first + width].T, out=scores)
         inside = (items >= first) & (items < first + width)
         scores[rows[inside], items[inside] - first] = -torch.inf

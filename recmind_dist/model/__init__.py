@@ -3,7 +3,14 @@
 from typing import TYPE_CHECKING
 
 from recmind_dist.lazy import lazy_exports
-from recmind_dist.model.settings import AlignmentSettings, FallbackSettings, GateSettings, LossSettings, ModelSettings
+from recmind_dist.model.settings import (
+    AlignmentSettings,
+    ContrastSettings,
+    FallbackSettings,
+    GateSettings,
+    LossSettings,
+    ModelSettings,
+)
 
 if TYPE_CHECKING:
     from recmind_dist.model.gated_lightgcn import GatedLightGCN, Learn, Views, score
@@ -12,7 +19,7 @@ if TYPE_CHECKING:
     from recmind_dist.model.text_view import TextRows, TextView
 
 __all__ = [
-    "AlignmentSettings", "FallbackSettings", "GateSettings", "GatedLightGCN", "KeyQueue", "Learn", "LossSettings",
+    "AlignmentSettings", "ContrastSettings", "FallbackSettings", "GateSettings", "GatedLightGCN", "KeyQueue", "Learn", "LossSettings",
     "ModelSettings", "TextRows", "TextView", "Views", "propagate", "score",
 ]  # fmt: skip
 

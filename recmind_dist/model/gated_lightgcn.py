@@ -3,7 +3,7 @@
 Legend: N sampled nodes, S seeds (a prefix of them), D dims, L layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,11 +13,15 @@ from torch.nn import functional
 
 from recmind_dist.model.gate import Gate
 from recmind_dist.model.item_scale import ItemScale
-from recmind_dist.model.propagation import Block, propagate
+from recmind_dist.model.mix import Mix
+from recmind_dist.model.propagation import Block, sampled_hops
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextView
 
 Learn = Literal["all", "embeddings", "gates"]
+Hop = Callable[[Tensor], Tensor]
+"""States of a hop's source nodes → summed states of its destinations, a prefix of them (`sampled_hops`, `FullPropagation`)."""
+Perturb = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,15 @@ class Views:
     """What the model says of the seeds.
 
     Shapes:
-        h: [S, D] final vectors; graph: [S, D] z^G; text: [S, D] z; gamma: per layer [nodes of that layer, 1].
+        h: [S, C] final vectors (C is D, but 2 D + 1 under readout: mix); graph: [S, D] z^G; text: [S, D] z; gamma: per layer
+        [nodes of that layer, 1]; layers: E^0..E^L of the seeds, [S, D] each.
     """
 
     h: Tensor
     graph: Tensor
     text: Tensor
     gamma: list[Tensor] = field(default_factory=list)
+    layers: list[Tensor] = field(default_factory=list)
 
 
 class GatedLightGCN(nn.Module):
@@ -62,45 +68,61 @@ class GatedLightGCN(nn.Module):
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=settings.init_scale)
         self.uses_text = settings.use_text and text_dim > 0
-        self.text_view = TextView(text_dim, embedding_dim, settings.fallback) if self.uses_text else None
+        self.text_view = TextView(text_dim, embedding_dim, settings.fallback, settings.projection_hidden_dim) if self.uses_text else None
         gated = self.uses_text and settings.gate.enabled
         self.gates = nn.ModuleList(Gate(embedding_dim, settings.gate) for _ in range(num_layers + 1 if gated else 0))
         self.readout_gate = (
             Gate(embedding_dim, settings.gate) if settings.readout == "gate" and self.uses_text else None
         )
+        self.mix = Mix(settings.gate) if settings.readout == "mix" and self.uses_text else None
         self.scale = ItemScale() if settings.item_scale else None
 
     def forward(
         self, e_ND: Tensor, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, blocks: Sequence[Block],
         degree_feature_N: Tensor, learn: Learn = "all",
     ) -> Views:  # fmt: skip
-        """Views of the seeds.
+        """Views of the seeds of sampled blocks.
 
         Args:
             e_ND: base rows E⁰; z_ND: text views; degree_N: training degrees; is_user_N: bool; blocks: hops from the seeds
-            outwards, L of them; degree_feature_N: d̃; learn: who takes gradient: "embeddings" leaves gates and item scale
-            at rest, "gates" all else.
+            outwards, L of them; degree_feature_N: d̃; learn: as `views`.
         """
-        z_ND = z_ND if z_ND is not None else torch.zeros_like(e_ND)
+        return self.views(e_ND, z_ND, is_user_N, sampled_hops(degree_N, blocks), degree_feature_N, learn)
+
+    def views(
+        self, e_ND: Tensor, z_ND: Tensor | None, is_user_N: Tensor, hops: Sequence[Hop], degree_feature_N: Tensor,
+        learn: Learn = "all", perturb: Perturb | None = None,
+    ) -> Views:  # fmt: skip
+        """Views of what the last hop leaves of the nodes.
+
+        Args:
+            e_ND, z_ND, is_user_N, degree_feature_N: as `forward`; hops: in the order of the layers, L of them; learn: who
+            takes gradient: "embeddings" leaves gates, mix and item scale at rest, "gates" all else; perturb: what is done
+            to each state that a hop gives (state, layer).
+        """
+        if self.settings.base == "text" and z_ND is not None:
+            e_ND = z_ND + 0.0 * e_ND  # the table's rows rest, with a gradient of zero
+        z_ND = z_ND if z_ND is not None else e_ND.new_zeros(1, 1).expand_as(e_ND)  # without text nothing reads it
         if learn == "gates":
             e_ND, z_ND = e_ND.detach(), z_ND.detach()
-        num_seeds = blocks[0].num_dst if blocks else len(e_ND)
-        src_scale_N = degree_N.clamp(min=1).to(e_ND.dtype).rsqrt()
         states, fused, gamma = [e_ND], [], []
         for layer in range(self.num_layers + 1):
-            x = states[-1]
-            fused_x, gamma_x = self.fuse(
-                layer, x, z_ND[: len(x)], degree_feature_N[: len(x)], is_user_N[: len(x)], learn
-            )
+            x, n = states[-1], len(states[-1])
+            fused_x, gamma_x = self.fuse(layer, x, z_ND[:n], degree_feature_N[:n], is_user_N[:n], learn)
             fused.append(fused_x)
             gamma.append(gamma_x)
             if layer < self.num_layers:
-                block = blocks[self.num_layers - 1 - layer]
-                states.append(propagate(fused_x, src_scale_N[: len(x)], block))
-        graph = _mean(states, num_seeds)
-        seeds = z_ND[:num_seeds], degree_feature_N[:num_seeds], is_user_N[:num_seeds]
-        h = self.read_out(graph, _mean(fused, num_seeds), *seeds, learn)
-        return Views(h, graph, z_ND[:num_seeds], gamma if len(self.gates) else [])
+                state = hops[layer](fused_x)
+                states.append(state if perturb is None else perturb(state, layer))
+        seeds = len(states[-1])
+        graph = _mean(states, seeds)
+        z_SD = z_ND[:seeds]
+        if self.settings.user_view != "text" and self.uses_text:
+            both = self.settings.user_view == "both"
+            z_SD = _with_items(z_SD, hops[-1](z_ND[: len(states[-2])]), is_user_N[:seeds], both)
+        d, is_user = degree_feature_N[:seeds], is_user_N[:seeds]
+        h = self.read_out(graph, _mean(fused, seeds) if len(self.gates) else graph, z_SD, d, is_user, learn)
+        return Views(h, graph, z_SD, gamma if len(self.gates) else [], [x[:seeds] for x in states])
 
     def get_embedding(
         self, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, block: Block, degree_feature_N: Tensor
@@ -116,7 +138,7 @@ class GatedLightGCN(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Ê^l and γ^l of nodes from their state, text view and degree feature. Shapes: [n, D], [n, 1]."""
         if not len(self.gates):
-            return x, x.new_ones(len(x), 1)
+            return x, x.new_ones(1, 1).expand(len(x), 1)
         gamma = self.gates[layer](x, z, d, learn != "embeddings")
         if self.settings.gate.sides == "items":
             gamma = torch.where(is_user[:, None], torch.ones_like(gamma), gamma)
@@ -133,6 +155,8 @@ class GatedLightGCN(nn.Module):
             h = graph
         elif kind == "text":
             h = z
+        elif self.mix is not None:
+            h = self.mix(graph, z, d, is_user, learn != "embeddings")
         else:
             alpha = (
                 self.settings.alpha
@@ -150,4 +174,13 @@ def score(h_users: Tensor, h_items: Tensor, norm_exponent: float = 0.0) -> Tenso
 
 
 def _mean(layers: list[Tensor], num_seeds: int) -> Tensor:
-    return torch.stack([x[:num_seeds] for x in layers]).mean(0)
+    total = layers[0][:num_seeds]
+    for x in layers[1:]:
+        total = total + x[:num_seeds]
+    return total / len(layers)
+
+
+def _with_items(z_SD: Tensor, spread_SD: Tensor, is_user_S: Tensor, both: bool) -> Tensor:
+    """Users' text views made of those of their items; items keep their own, whether they have edges or not."""
+    own, spread = functional.normalize(z_SD, dim=1), functional.normalize(spread_SD, dim=1)
+    return torch.where(is_user_S[:, None], own + spread if both else spread, own)

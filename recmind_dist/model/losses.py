@@ -6,45 +6,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recmind_dist.model.pair_scores import pair_scores
 
-def bpr(h_users: Tensor, h_pos: Tensor, h_neg: Tensor, weight: Tensor, total: int) -> Tensor:
+
+def bpr(h_SD: Tensor, users: Tensor, positives: Tensor, negatives: Tensor, weight: Tensor, total: int) -> Tensor:
     """Bayesian personalised ranking against the highest-scoring of each pair's negatives.
 
     Args:
-        h_users, h_pos: [b, D]; h_neg: [b, num, D]; weight: [b]; total: pairs of the global batch.
+        h_SD: vectors that the indices point into; users, positives: [b]; negatives: [b, num]; weight: [b]; total: pairs of
+        the global batch.
     Source: arXiv:1205.2618; the hardest of m draws is dynamic negative sampling (SIGIR 2013).
     """
-    positive = (h_users * h_pos).sum(1)
-    negative = (
-        torch.einsum("bd,bnd->bn", h_users, h_neg).amax(1) if h_neg.shape[1] > 1 else (h_users * h_neg[:, 0]).sum(1)
-    )
-    return (weight * functional.softplus(negative - positive)).sum() / max(total, 1)
+    positive = pair_scores(h_SD, users, positives)
+    against = torch.stack([pair_scores(h_SD, users, negatives[:, j].contiguous()) for j in range(negatives.shape[1])], 1)
+    return (weight * functional.softplus(against.amax(1) - positive)).sum() / max(total, 1)
 
 
 def sampled_softmax(
-    h_users: Tensor,
-    h_pos: Tensor,
-    h_shared: Tensor,
-    is_positive: Tensor,
-    temperature: float,
-    weight: Tensor,
-    total: int,
-) -> Tensor:
-    """−log of the softmax of cosine / temperature of the positive among shared negatives.
+    h_SD: Tensor, users: Tensor, user_of_pair: Tensor, positives: Tensor, shared: Tensor, is_positive: Tensor,
+    temperature: float | None, weight: Tensor, total: int,
+) -> Tensor:  # fmt: skip
+    """−log of the softmax of cosine / temperature of each pair's positive among shared negatives.
 
     Args:
-        h_users, h_pos: [b, D]; h_shared: [M, D]; is_positive: [b, M], shared items that are positives of the user: left
-        out; weight: [b]; total: pairs of the global batch.
+        h_SD: vectors that the indices point into; users: [U] distinct; user_of_pair: [b], places in `users`;
+        positives: [b]; shared: [M] negatives of everybody; is_positive: [U, M], shared items that are positives of the
+        user: left out; temperature: None takes inner products as they are; weight: [b]; total: pairs of the global batch.
     Source: arXiv:2201.02327 (sampled softmax for item recommendation).
     """
-    u, i, n = (
-        functional.normalize(h_users, dim=1),
-        functional.normalize(h_pos, dim=1),
-        functional.normalize(h_shared, dim=1),
-    )
-    positive = (u * i).sum(1, keepdim=True) / temperature
-    negative = (u @ n.T / temperature).masked_fill(is_positive, float("-inf"))
-    return (weight * (torch.logsumexp(torch.cat([positive, negative], 1), 1) - positive[:, 0])).sum() / max(total, 1)
+    h = h_SD if temperature is None else functional.normalize(h_SD, dim=1)
+    scale = 1.0 if temperature is None else 1.0 / temperature
+    positive = scale * pair_scores(h, users.index_select(0, user_of_pair), positives)
+    # once a user, however many of the batch's pairs are theirs
+    logits = (scale * h.index_select(0, users)) @ h.index_select(0, shared).T
+    negative = torch.logsumexp(logits.masked_fill_(is_positive, float("-inf")), 1).index_select(0, user_of_pair)
+    return (weight * (torch.logaddexp(positive, negative) - positive)).sum() / max(total, 1)
 
 
 def info_nce(

@@ -3,6 +3,8 @@
 Source: arXiv:2002.02126 eq. 3. The operator is linear, so its backward is its transpose.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +37,20 @@ def propagate(x_SD: Tensor, src_scale_S: Tensor, block: Block) -> Tensor:
     """
     out: Tensor = _Propagate.apply(x_SD, src_scale_S, block)  # type: ignore[no-untyped-call]
     return out
+
+
+def sampled_hops(degree_N: Tensor, blocks: Sequence[Block]) -> list[Callable[[Tensor], Tensor]]:
+    """Blocks, which are from the seeds outwards, as hops in the order of the layers.
+
+    Args:
+        degree_N: training degrees of the blocks' nodes.
+    """
+    src_scale_N = degree_N.clamp(min=1).to(torch.float32).rsqrt()
+    return [partial(_hop, src_scale_N, block) for block in reversed(blocks)]
+
+
+def _hop(src_scale_N: Tensor, block: Block, x_SD: Tensor) -> Tensor:
+    return propagate(x_SD, src_scale_N[: len(x_SD)], block)
 
 
 class _Propagate(torch.autograd.Function):

@@ -27,6 +27,13 @@ class GateSettings(Settings):
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
     cold_share: float = Field(0.0, ge=0, le=1)
     """Share of a gate batch's items that play degree 0..3 (idea: DropoutNet, NeurIPS 2017)."""
+    seed: int = Field(0, ge=0)
+    """Of the held-out slice; not train.seed, so that runs of other seeds share user texts that leave the slice out."""
+    withheld_items: float = Field(0.0, ge=0, lt=1)
+    """Share of the items that keep only 0..3 training edges while gates learn: the others teach the gates what an item
+    without edges is. Needs sampler.propagation: full."""
+    tail_exponent: float = Field(0.0, ge=0, le=1)
+    """Held-out pairs weigh (degree of the item + 1)^-q: moves the balance between head and tail."""
     redraw_epochs: int = Field(0, ge=0)
     """Draw another held-out slice every so many epochs; 0: never. Needs texts that are not made of training items."""
     fold_back: float = Field(0.2, ge=0, le=1)
@@ -52,7 +59,7 @@ class ModelSettings(Settings):
     num_layers: int = Field(2, ge=0, le=8)
     use_text: bool = True
     """False: no language anywhere (plain LightGCN)."""
-    readout: Literal["fused", "alpha", "gate", "graph", "text"] = "fused"
+    readout: Literal["fused", "alpha", "gate", "mix", "graph", "text"] = "fused"
     """What the final vector is: see docs/model.md."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the graph view where readout is alpha."""
@@ -60,11 +67,30 @@ class ModelSettings(Settings):
     """E⁰ from the whitened, PCA-reduced text vectors, or normal."""
     init_scale: float = Field(0.1, gt=0)
     """Root mean square of an entry of E⁰ at the start."""
+    base: Literal["table", "text"] = "table"
+    """What propagation starts from: a row of the table, or the text view alone (AlphaRec, arXiv:2407.05441)."""
+    projection_hidden_dim: int = Field(0, ge=0)
+    """0: the text view is linear in the text vector; above: a hidden layer of that width."""
+    user_view: Literal["text", "items", "both"] = "text"
+    """A user's text view: of the user's own text, the sum of the views of the user's visible items, or both."""
     text_whitening: Literal["none", "center", "whiten"] = "whiten"
     item_scale: bool = False
     """Item vectors are normalised and take a learnt scale by log-degree."""
     gate: GateSettings = GateSettings()
     fallback: FallbackSettings = FallbackSettings()
+
+
+class ContrastSettings(Settings):
+    """Self-supervision of the graph view by noise, for the baselines SimGCL and XSimGCL."""
+
+    kind: Literal["none", "simgcl", "xsimgcl"] = "none"
+    """simgcl: two noisy views (arXiv:2112.08679); xsimgcl: last and `layer`-th state of one (arXiv:2209.02544)."""
+    weight: float = Field(0.2, ge=0)
+    temperature: float = Field(0.2, gt=0)
+    noise: float = Field(0.1, ge=0)
+    """Length of the noise added to each state that a hop gives."""
+    layer: int = Field(1, ge=0)
+    """State that xsimgcl compares with the mean of all."""
 
 
 class LossSettings(Settings):
@@ -76,6 +102,9 @@ class LossSettings(Settings):
     """Of the sampled softmax."""
     tail_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the item + 1)^-q."""
+    text_weight: float = Field(1.0, ge=0)
+    """Under readout: mix, weight of the ranking loss of the text view by itself, beside that of the graph view."""
+    contrast: ContrastSettings = ContrastSettings()
     regularization: float = Field(1e-4, ge=0)
     """L2 on the base rows that a batch touches, the gates and the adapters."""
 

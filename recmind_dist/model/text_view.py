@@ -28,13 +28,16 @@ class TextView(nn.Module):
     """z_v = W_proj e_v, or a small MLP over (d̃_v, category, mean neighbour text) where v has no text.
 
     Args:
-        text_dim: T; embedding_dim: D.
+        text_dim: T; embedding_dim: D; hidden_dim: of the projection, 0 for a linear one.
     Source: arXiv:2509.06286 (projection); the fallback is this project's own.
     """
 
-    def __init__(self, text_dim: int, embedding_dim: int, fallback: FallbackSettings) -> None:
+    def __init__(self, text_dim: int, embedding_dim: int, fallback: FallbackSettings, hidden_dim: int = 0) -> None:
         super().__init__()
-        self.projection = nn.Linear(text_dim, embedding_dim, bias=False)
+        self.projection: nn.Module = nn.Linear(text_dim, embedding_dim, bias=False)
+        if hidden_dim:
+            layers = nn.Linear(text_dim, hidden_dim), nn.LeakyReLU(), nn.Linear(hidden_dim, embedding_dim)
+            self.projection = nn.Sequential(*layers)
         self.category_buckets = fallback.category_buckets
         inputs = 1 + text_dim + fallback.category_buckets
         self.fallback = nn.Sequential(

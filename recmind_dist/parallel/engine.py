@@ -18,6 +18,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from recmind_dist import faults
+from recmind_dist.parallel.ranks import collective
 from recmind_dist.parallel.settings import ZeroSettings
 
 _ADAM_STATE = ("exp_avg", "exp_avg_sq")
@@ -78,6 +80,9 @@ class DenseEngine:
         zero = self._engine.optimizer
         self._adam: torch.optim.Adam = zero if settings.stage == 0 else zero.optimizer
         self._prime_adam()
+        self._broken, self._backwards = torch.zeros((), dtype=torch.float64, device=device), 0
+        # seen here, on their own rank, before ZeRO reduces and scatters them: one name for all stages
+        self._hooks = [p.register_hook(self._look_at) for _, p in self.named]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, with ZeRO's hooks."""
@@ -85,13 +90,25 @@ class DenseEngine:
 
     def all_backward(self, loss: Tensor) -> None:
         """Back-propagates this rank's share of the loss; gradients are *summed* over ranks. Every rank must call."""
-        self._engine.backward(loss * dist.get_world_size())  # DeepSpeed averages
+        self._broken.zero_()
+        self._backwards += 1
+        with collective("the sum of dense gradients"):
+            self._engine.backward(loss * dist.get_world_size())  # DeepSpeed averages
+
+    def broken_gradients(self) -> Tensor:
+        """How many dense parameters got a gradient that is not finite from this rank in the last backward. Shape: []."""
+        return self._broken
+
+    def _look_at(self, grad: Tensor) -> None:
+        faults.check("dense gradient", dist.get_rank(), self._backwards, grad)
+        self._broken += (~torch.isfinite(grad)).any()
 
     def all_step(self, lr_factor: float) -> None:
         """Updates the dense parameters at `lr_factor` times the learning rate. Every rank must call."""
         for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
             group["lr"] = rate * lr_factor
-        self._engine.step()
+        with collective("the update of dense parameters"):
+            self._engine.step()
 
     def all_parameters(self, prefix: str = "") -> dict[str, Tensor]:
         """Copies of the whole trainable parameters whose name starts with `prefix`, without it. Every rank must call."""
@@ -170,6 +187,8 @@ class DenseEngine:
 
     def close(self) -> None:
         """Gives back hooks and buffers, so that another phase can wrap the same module."""
+        for hook in self._hooks:
+            hook.remove()
         self._engine.destroy()
 
 
@@ -186,6 +205,10 @@ class NoDense:
     def all_backward(self, loss: Tensor) -> None:
         """As `DenseEngine.all_backward`, with its scale."""
         (loss * dist.get_world_size()).backward()  # type: ignore[no-untyped-call]
+
+    def broken_gradients(self) -> Tensor:
+        """None."""
+        return torch.zeros((), dtype=torch.float64)
 
     def all_step(self, lr_factor: float) -> None:
         """Has nothing to update."""

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recmind_dist.parallel.ranks import Ranks
+from recmind_dist.parallel.ranks import Ranks, collective
 from recmind_dist.types import IntArray
 
 
@@ -53,6 +53,10 @@ class RowExchange:
         Args:
             rows: [N] distinct table rows.
         """
+        if self.ranks.world_size == 1:  # nothing travels: every row is here, in the order asked for
+            here = torch.from_numpy(rows.astype(np.int64)).to(self.ranks.device)
+            place = torch.arange(len(rows), device=self.ranks.device)
+            return ExchangePlan(place, here, place, [len(rows)], [len(rows)])
         owner = np.searchsorted(self.bounds, rows, side="right") - 1
         order = np.argsort(owner, kind="stable")
         position = np.empty(len(rows), np.int64)
@@ -78,9 +82,10 @@ class RowExchange:
         Args:
             owned: [u, C] content of `plan.local_rows`.
         """
+        if self.ranks.world_size == 1:
+            return owned
         replies = owned.index_select(0, plan.reply)
-        if self.ranks.world_size > 1:
-            replies = _AllToAll.apply(replies, plan.send_splits, plan.receive_splits)  # type: ignore[no-untyped-call]
+        replies = _AllToAll.apply(replies, plan.send_splits, plan.receive_splits)  # type: ignore[no-untyped-call]
         return replies.index_select(0, plan.position)
 
     def _all_send_ids(self, wanted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,9 +93,10 @@ class RowExchange:
             return wanted, counts
         group = self.ranks.id_group
         asked_counts = torch.empty_like(counts)
-        dist.all_to_all_single(asked_counts, counts, group=group)
-        asked = torch.empty(int(asked_counts.sum()), dtype=torch.int64)
-        dist.all_to_all_single(asked, wanted, asked_counts.tolist(), counts.tolist(), group=group)
+        with collective("the exchange of ids"):
+            dist.all_to_all_single(asked_counts, counts, group=group)
+            asked = torch.empty(int(asked_counts.sum()), dtype=torch.int64)
+            dist.all_to_all_single(asked, wanted, asked_counts.tolist(), counts.tolist(), group=group)
         return asked, asked_counts
 
 
@@ -101,14 +107,16 @@ class _AllToAll(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, send: list[int], receive: list[int]) -> Tensor:
         ctx.send, ctx.receive = send, receive
         out = x.new_empty(sum(receive), *x.shape[1:])
-        dist.all_to_all_single(out, x.contiguous(), receive, send)
+        with collective("the exchange of rows"):
+            dist.all_to_all_single(out, x.contiguous(), receive, send)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         grad = grads[0].contiguous()
         out = grad.new_empty(sum(ctx.send), *grad.shape[1:])
-        dist.all_to_all_single(out, grad, ctx.send, ctx.receive)
+        with collective("the exchange of gradients"):
+            dist.all_to_all_single(out, grad, ctx.send, ctx.receive)
         return out, None, None
 
 

@@ -1,10 +1,40 @@
 """Who takes part: rank, world, device, and the process groups for rows and for ids."""
 
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from recmind_dist.errors import WorkerLostError
+
+# what gloo and NCCL say of a peer that is late, gone, or out of reach; gloo raises plain RuntimeErrors
+_LOST = re.compile(r"timed? ?out|connection (closed|reset|refused)|broken pipe|socket|gloo|nccl", re.IGNORECASE)
+
+
+@contextmanager
+def collective(operation: str) -> Iterator[None]:
+    """Around calls in which ranks wait for each other: names rank and operation where gloo does not.
+
+    Raises:
+        WorkerLostError: another rank died, hangs, or cannot be reached.
+    """
+    start = time.monotonic()
+    try:
+        yield
+    except RuntimeError as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if not isinstance(error, dist.DistError) and not _LOST.search(first):
+            raise
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        raise WorkerLostError(
+            f"rank {rank} of {world}: {operation} failed after {time.monotonic() - start:.1f} s ({first[:200]}): another "
+            "rank died or hangs: see its log, or raise scaling.collective_timeout_s if it is only slow"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -32,13 +62,15 @@ class Ranks:
             timeout_s: of an exchange of ids; the default group has its own.
         """
         world_size = dist.get_world_size()
-        id_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if world_size > 1 else None
+        with collective("joining the group for ids"):
+            id_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if world_size > 1 else None
         return Ranks(dist.get_rank(), world_size, device, id_group)
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a small tensor, in place. Every rank must call."""
         if self.world_size > 1:
-            dist.all_reduce(values)
+            with collective("the sum over ranks"):
+                dist.all_reduce(values)
         return values
 
     def all_text(self, text: str) -> str:
@@ -49,10 +81,12 @@ class Ranks:
         encoded = text.encode("ascii")
         assert len(encoded) <= len(data)
         data[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
-        dist.broadcast(data, src=0)
+        with collective("rank 0's word to all"):
+            dist.broadcast(data, src=0)
         return bytes(data.tolist()).rstrip(b"\0").decode("ascii")
 
     def all_barrier(self) -> None:
         """Waits for every rank. Every rank must call."""
         if self.world_size > 1:
-            dist.barrier()
+            with collective("the barrier"):
+                dist.barrier()

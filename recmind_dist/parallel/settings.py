@@ -20,6 +20,8 @@ class ScalingSettings(Settings):
     """Restarts of the worker group before the run gives up; -1: no limit."""
     collective_timeout_s: int = Field(300, ge=1)
     """A collective that takes longer is an error that ends the attempt."""
+    heartbeat_s: float = Field(10.0, gt=0)
+    """Seconds between the heartbeats that rank 0 writes to metrics.jsonl."""
     address: str | None = None
     """Ray cluster to use; none: RAY_ADDRESS, or a local one for this run."""
 

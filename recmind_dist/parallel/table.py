@@ -3,7 +3,9 @@
 It stays outside DeepSpeed: ZeRO's cost grows with the table, this one's with the batch (docs/distribution.md).
 """
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from recmind_dist.parallel.settings import TableSettings
@@ -34,11 +36,11 @@ class ShardedTable:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def gather(self, local_rows: Tensor) -> Tensor:
-        """A leaf that takes gradient, [n, D]. `local_rows` are positions in this shard."""
-        return self.weight[local_rows].requires_grad_()
+    def gather(self, local_rows: Tensor | slice) -> Tensor:
+        """A leaf that takes gradient, [n, D]. `local_rows` are positions in this shard, or slice(None) for all, uncopied."""
+        return self.weight[local_rows].detach().requires_grad_()
 
-    def update(self, local_rows: Tensor, grad: Tensor, lr_factor: float = 1.0) -> None:
+    def update(self, local_rows: Tensor | slice, grad: Tensor, lr_factor: float = 1.0) -> None:
         """One step of the row-wise optimizer on distinct rows.
 
         Args:
@@ -53,6 +55,14 @@ class ShardedTable:
             self.weight[local_rows] -= lr * grad / (total.sqrt() + self.settings.eps)[:, None]
             return
         beta1, beta2 = self.settings.beta1, self.settings.beta2
+        if self.weight.device.type == "cpu":
+            rows = np.arange(len(self)) if isinstance(local_rows, slice) else local_rows.numpy()
+            arrays = [self.state[name].numpy() for name in ("exp_avg", "exp_avg_sq", "steps")]
+            _adam_rows(
+                self.weight.numpy(), *arrays, rows, grad.contiguous().numpy(), np.float32(lr), beta1, beta2,
+                np.float32(self.settings.eps),
+            )  # fmt: skip
+            return
         step = self.state["steps"][local_rows] + 1
         exp_avg = self.state["exp_avg"][local_rows].lerp_(grad, 1 - beta1)
         exp_avg_sq = self.state["exp_avg_sq"][local_rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -73,3 +83,19 @@ class ShardedTable:
         self.weight.copy_(rows["weight"])
         for name, value in self.state.items():
             value.copy_(rows[name])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _adam_rows(weight, exp_avg, exp_avg_sq, steps, rows, grad, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
+    """Adam of distinct rows in one pass over memory."""
+    a1, a2, b2 = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(beta2)
+    for k in range(len(rows)):
+        r = rows[k]
+        steps[r] += 1
+        correction1 = np.float32(1 - beta1 ** np.float64(steps[r]))
+        correction2 = np.float32(1 - beta2 ** np.float64(steps[r]))
+        w, m, v, g = weight[r], exp_avg[r], exp_avg_sq[r], grad[k]
+        for d in range(weight.shape[1]):
+            m[d] += a1 * (g[d] - m[d])
+            v[d] = b2 * v[d] + a2 * g[d] * g[d]
+            w[d] -= lr * (m[d] / correction1) / (np.sqrt(v[d] / correction2) + eps)

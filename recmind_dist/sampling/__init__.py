@@ -6,7 +6,7 @@ from recmind_dist.lazy import lazy_exports
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 
 if TYPE_CHECKING:
-    from recmind_dist.sampling.batches import Batch, NeighborLoader, StepBatches, make_sampler
+    from recmind_dist.sampling.batches import Batch, NeighborLoader, StepBatches, make_sampler, steps_per_epoch
     from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, edge_endpoints, held_out_slice
     from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler, SampledHops
     from recmind_dist.sampling.prefetch import Prefetcher
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 __all__ = [
     "NOTHING_HIDDEN", "Batch", "HiddenEdges", "Hop", "NegativeSettings", "NeighborLoader", "NeighborSampler",
     "NumbaNeighborSampler", "Prefetcher", "SampledHops", "SamplerSettings", "StepBatches", "edge_endpoints",
-    "held_out_slice", "make_sampler",
+    "held_out_slice", "make_sampler", "steps_per_epoch",
 ]  # fmt: skip
 
-_HOMES = dict.fromkeys(("Batch", "NeighborLoader", "StepBatches", "make_sampler"), "batches")
+_HOMES = dict.fromkeys(("Batch", "NeighborLoader", "StepBatches", "make_sampler", "steps_per_epoch"), "batches")
 _HOMES |= dict.fromkeys(("NOTHING_HIDDEN", "HiddenEdges", "edge_endpoints", "held_out_slice"), "hidden")
 _HOMES |= dict.fromkeys(("Hop", "NeighborSampler", "NumbaNeighborSampler", "SampledHops"), "neighbours")
 _HOMES |= {"Prefetcher": "prefetch"}

@@ -13,9 +13,9 @@ from recmind_dist.graph import Graph
 from recmind_dist.randomness import Permutation, integers, stream_key, uniforms
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, edge_endpoints
 from recmind_dist.sampling.negatives import NegativeSampler
-from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler
+from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler, SampledHops
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler
-from recmind_dist.sampling.settings import SamplerSettings
+from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.types import BoolArray, IntArray
 
 
@@ -26,8 +26,8 @@ class Batch:
     Shapes (b pairs of this rank, S seeds, N distinct nodes, M shared negatives):
         n_id: [N] global ids, seeds first; degree: [N] training degrees; hops: from the seeds outwards.
         input_id: [b] positions in the global batch; src_index, dst_pos_index: [b] local ids;
-        dst_neg_index: [b, num] or [b, 0]; shared_index: [M]; shared_positive: [b, M], True where the shared item is a
-        training positive of the pair's user.
+        dst_neg_index: [b, num] or [b, 0]; user_index: [U] local ids of the distinct users; user_of_pair: [b] places among
+        them; shared_index: [M]; shared_positive: [U, M], True where the shared item is a training positive of the user.
     """
 
     n_id: Tensor
@@ -37,10 +37,14 @@ class Batch:
     src_index: Tensor
     dst_pos_index: Tensor
     dst_neg_index: Tensor
+    user_index: Tensor
+    user_of_pair: Tensor
     shared_index: Tensor
     shared_positive: Tensor
     global_pairs: Tensor
     """Global ids (user, item) of the step's pairs on all ranks, [2, GB]: every rank derives them, nobody sends them."""
+    hidden_edges: Tensor
+    """[hidden] edges (positions in the user half) that full propagation passes by; sampled blocks have left them out."""
 
     @property
     def global_batch_size(self) -> int:
@@ -109,19 +113,21 @@ class NeighborLoader:
     Args:
         graph: the training graph.
         settings: fan-outs, negatives, backend.
-        batch_size: pairs of the *global* batch.
+        batch_size: pairs, or users, of the *global* batch.
+        batch_of: "pairs", or "users" with all their training edges.
         negatives: "pairs" (BPR), "shared" (sampled softmax) or "none" (alignment only).
         held_out: mask over the user half of edges that teach the gates, [E]; they are absent from the training pairs and
             from every propagation.
         gate_batch_size: held-out pairs of the global batch a step; 0 for none.
         cold_share: share of the gate batch's items that play cold (degree 0..3).
+        gate_negatives: of the gate batch, where they are others than the main one's.
         seed, rank, world_size: who asks.
     """
 
     def __init__(
-        self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *,
+        self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *, batch_of: str = "pairs",
         held_out: BoolArray | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
-        seed: int = 0, rank: int = 0, world_size: int = 1,
+        gate_negatives: NegativeSettings | None = None, seed: int = 0, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if batch_size < world_size:
             raise ConfigError(
@@ -129,30 +135,37 @@ class NeighborLoader:
             )
         self.graph, self.settings, self.batch_size, self.negatives = graph, settings, batch_size, negatives
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.gate_batch_size, self.cold_share = gate_batch_size, cold_share
+        self.gate_batch_size, self.cold_share, self.batch_of = gate_batch_size, cold_share, batch_of
         self._held_out = held_out
         self._held_out_edges = np.flatnonzero(held_out) if held_out is not None else np.zeros(0, np.int64)
         hidden = HiddenEdges.of_edges(graph, self._held_out_edges) if len(self._held_out_edges) else NOTHING_HIDDEN
-        self._sampler = make_sampler(graph, settings, hidden)
+        self._full = settings.propagation == "full"
+        self._sampler = None if self._full else make_sampler(graph, settings, hidden)
         self._negatives = NegativeSampler(graph, settings.negatives)
+        self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives)
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.graph.num_edges // self.batch_size)
+        return steps_per_epoch(self.graph, self.settings, self.batch_size, self.batch_of)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
         """This rank's share of every global batch of `epoch`, from `first_step` on. Every rank gets as many."""
-        order = Permutation(self.graph.num_edges, stream_key(self.seed, "epoch", epoch))
         for i in range(first_step, self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + i
-            positions = np.arange(
-                i * self.batch_size, min((i + 1) * self.batch_size, self.graph.num_edges), dtype=np.int64
-            )
-            edges = order(positions)
+            edges = self._edges(epoch, i)
             if self._held_out is not None:
                 edges = edges[~self._held_out[edges]]
             gate = self._gate_batch(step) if self.gate_batch_size and len(self._held_out_edges) else None
             yield StepBatches(step, self._batch(edges, stream_key(self.seed, "batch", step)), gate)
+
+    def _edges(self, epoch: int, i: int) -> IntArray:
+        """Positions in the user half of the edges of an epoch's i-th global batch."""
+        users = self.batch_of == "users"
+        count = self.graph.num_users if users else self.graph.num_edges
+        size = self.batch_size * (self.settings.batches_per_propagation if self._full else 1)
+        order = Permutation(count, stream_key(self.seed, "epoch", epoch))
+        drawn = order(np.arange(i * size, min((i + 1) * size, count), dtype=np.int64))
+        return edges_of_users(self.graph, drawn) if users else drawn
 
     def _gate_batch(self, step: int) -> Batch:
         count = len(self._held_out_edges)
@@ -160,7 +173,7 @@ class NeighborLoader:
         draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + step * self.gate_batch_size) % count)
         key = stream_key(self.seed, "gate-batch", step)
         edges = self._held_out_edges[draws]
-        return self._batch(edges, key, self._simulated_degrees(edges, key))
+        return self._batch(edges, key, self._simulated_degrees(edges, key), self._gate_negatives)
 
     def _simulated_degrees(self, edges: IntArray, key: int) -> dict[int, int]:
         if not self.cold_share:
@@ -170,24 +183,31 @@ class NeighborLoader:
         degrees = np.minimum(integers(stream_key(key, "cold-degree"), cold, 4), self.graph.degree[cold])
         return dict(zip(cold.tolist(), degrees.tolist(), strict=True))
 
-    def _batch(self, edges: IntArray, key: int, simulated: dict[int, int] | None = None) -> Batch:
+    def _batch(
+        self, edges: IntArray, key: int, simulated: dict[int, int] | None = None, negatives: NegativeSampler | None = None
+    ) -> Batch:
         """This rank's share of the global batch made of `edges` (positions in the user half)."""
+        negatives = negatives or self._negatives
         bounds = [len(edges) * r // self.world_size for r in (self.rank, self.rank + 1)]
         input_id = np.arange(*bounds, dtype=np.int64)
         all_users, all_items = edge_endpoints(self.graph, edges)
         users, items = all_users[input_id], all_items[input_id]
         pairs, shared = np.zeros((len(users), 0), np.int64), np.zeros(0, np.int64)
         if self.negatives == "pairs":
-            pairs = self._negatives.for_pairs(users, input_id, stream_key(key, "negatives"), all_items)
+            pairs = negatives.for_pairs(users, input_id, stream_key(key, "negatives"), all_items)
         elif self.negatives == "shared":
-            shared = self._negatives.shared(stream_key(key, "shared"), all_items)
+            shared = negatives.shared(stream_key(key, "shared"), all_items)
         wanted = np.concatenate([users, items, pairs.ravel(), shared])
         seeds, local = np.unique(wanted, return_inverse=True)
         hide = self.settings.hide_batch_edges and simulated is None
-        hidden = HiddenEdges.of_edges(self.graph, edges) if hide else NOTHING_HIDDEN
-        sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden, simulated)
+        if self._sampler is None:
+            sampled = SampledHops(seeds, np.asarray(self.graph.degree)[seeds], [])
+        else:
+            hidden = HiddenEdges.of_edges(self.graph, edges) if hide else NOTHING_HIDDEN
+            sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden, simulated)
         b = len(users)
         index = torch.from_numpy(local)
+        user_index, first, user_of_pair = np.unique(local[:b], return_index=True, return_inverse=True)
         return Batch(
             n_id=torch.from_numpy(sampled.n_id),
             degree=torch.from_numpy(sampled.degree),
@@ -196,7 +216,23 @@ class NeighborLoader:
             src_index=index[:b],
             dst_pos_index=index[b : 2 * b],
             dst_neg_index=index[2 * b : 2 * b + pairs.size].view(pairs.shape),
+            user_index=torch.from_numpy(user_index),
+            user_of_pair=torch.from_numpy(user_of_pair),
             shared_index=index[2 * b + pairs.size :],
-            shared_positive=torch.from_numpy(self._negatives.positives_among(users, shared)),
+            shared_positive=torch.from_numpy(negatives.positives_among(users[first], shared)),
             global_pairs=torch.from_numpy(np.stack([all_users, all_items])),
+            hidden_edges=torch.from_numpy(edges if hide and self._full else edges[:0]),
         )
+
+
+def steps_per_epoch(graph: Graph, settings: SamplerSettings, batch_size: int, batch_of: str = "pairs") -> int:
+    """Updates an epoch, the same on any number of ranks."""
+    size = batch_size * (settings.batches_per_propagation if settings.propagation == "full" else 1)
+    return -(-(graph.num_users if batch_of == "users" else graph.num_edges) // size)
+
+
+def edges_of_users(graph: Graph, users: IntArray) -> IntArray:
+    """Positions in the user half of all edges of `users`, ascending within each. Shape: [their degrees' sum]."""
+    counts = np.asarray(graph.degree)[users]
+    starts = np.repeat(graph.indptr[users] - np.cumsum(counts) + counts, counts)
+    return np.asarray(starts + np.arange(counts.sum()), dtype=np.int64)

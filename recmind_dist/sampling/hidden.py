@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from recmind_dist.graph import Graph
-from recmind_dist.randomness import stream_key, uniforms
+from recmind_dist.randomness import integers, stream_key, uniforms, words
 from recmind_dist.types import BoolArray, IntArray
 
 
@@ -59,13 +59,16 @@ def _positions_in_rows(indptr, indices, rows, values):  # type: ignore[no-untype
     return out
 
 
-def held_out_slice(graph: Graph, share: float, seed: int, period: int = 0) -> BoolArray:
-    """The edges from which the gates learn: the newest training edge of a random share of the users.
+def held_out_slice(
+    graph: Graph, share: float, seed: int, period: int = 0, withheld_items: float = 0.0
+) -> BoolArray:
+    """The edges from which the gates learn: the newest training edge of a random share of the users, and of a random
+    share of the items all but 0..3 edges.
 
     Users with a single edge keep it, so that nobody is emptied. Depends on (seed, period) alone.
 
     Args:
-        share: of the users, in [0, 1]; period: redraw counter.
+        share: of the users, in [0, 1]; period: redraw counter; withheld_items: of the items.
     Returns:
         Mask over the user half of the edges, [E]. Source: DESIGN of this project, docs/model.md.
     """
@@ -76,6 +79,29 @@ def held_out_slice(graph: Graph, share: float, seed: int, period: int = 0) -> Bo
     if len(chosen):
         newest = _newest_edges(graph.indptr, graph.time_rank, chosen)
         mask[newest] = True
+    if withheld_items:
+        mask |= withheld_edges(graph, withheld_items, stream_key(seed, "withheld", period))
+    return mask
+
+
+def withheld_edges(graph: Graph, share: float, key: int) -> BoolArray:
+    """Edges of a random share of the items, all but 0..3 of each, drawn; a user keeps at least one. Shape: [E]."""
+    items = np.arange(graph.num_items, dtype=np.int64)
+    chosen = uniforms(stream_key(key, "items"), items) < share
+    keeps = integers(stream_key(key, "keeps"), items, 4)
+    edges = np.arange(graph.num_edges, dtype=np.int64)
+    item = np.asarray(graph.indices[: graph.num_edges], dtype=np.int64) - graph.num_users
+    draw = words(stream_key(key, "edges"), edges)
+    order = np.lexsort((draw, item))
+    first = np.searchsorted(item[order], items)
+    place = np.empty(graph.num_edges, np.int64)
+    place[order] = np.arange(graph.num_edges) - first[item[order]]
+    mask = np.asarray(chosen[item] & (place >= keeps[item]))
+    # a user all of whose items are withheld keeps the first of them
+    user = np.repeat(np.arange(graph.num_users), np.asarray(graph.degree)[: graph.num_users])
+    left = np.bincount(user[~mask], minlength=graph.num_users)
+    emptied = np.flatnonzero((left == 0) & (np.asarray(graph.degree)[: graph.num_users] > 0))
+    mask[graph.indptr[emptied]] = False
     return mask
 
 

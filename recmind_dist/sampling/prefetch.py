@@ -1,26 +1,40 @@
 """Work ahead in a background thread, and know how long training waited for it."""
 
+import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
+from recmind_dist.errors import WorkerLostError
+
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+CLOSE_S = 10.0
 
 
 class Prefetcher(Generic[T]):
     """Iterates `source` in a background thread, at most `depth` items ahead.
 
-    An exception of the source is raised in the consumer. `stall_s` is the time the consumer waited.
+    An exception of the source is raised in the consumer, and so is a thread that died or makes nothing for `timeout_s`:
+    a WorkerLostError. `stall_s` is the time the consumer waited.
 
     Args:
         source: made and used in the thread alone; depth: items held ready, 0 for no thread; on_wait: called about once a
-            second while the consumer waits.
+            second while the consumer waits; timeout_s: longest time for one item, absent: no limit.
     """
 
-    def __init__(self, source: Iterable[T], depth: int, on_wait: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        source: Iterable[T],
+        depth: int,
+        on_wait: Callable[[float], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         self.stall_s = 0.0
+        self._timeout_s = timeout_s
         self._source = source
         self._on_wait = on_wait
         self._stop = threading.Event()
@@ -46,10 +60,14 @@ class Prefetcher(Generic[T]):
             self.close()
 
     def close(self) -> None:
-        """Stops the thread; what it made ahead is dropped."""
+        """Stops the thread; what it made ahead is dropped. A thread that hangs is left behind: it ends with the process."""
         self._stop.set()
         if self._thread and self._thread is not threading.current_thread():
+            deadline = time.monotonic() + CLOSE_S
             while self._thread.is_alive():
+                if time.monotonic() > deadline:
+                    log.warning("the sampler's thread does not end: left behind at %s", self._place())
+                    return
                 try:
                     self._queue.get_nowait()
                 except queue.Empty:
@@ -65,8 +83,26 @@ class Prefetcher(Generic[T]):
             except queue.Empty:
                 if self._stop.is_set():
                     raise RuntimeError("the prefetcher has ended: make a new one") from None
+                waited = time.perf_counter() - start
                 if self._on_wait:
-                    self._on_wait(time.perf_counter() - start)
+                    self._on_wait(waited)
+                self._watch(waited)
+
+    def _watch(self, waited_s: float) -> None:
+        """Raises WorkerLostError if nothing can come any more, or nothing has come for too long."""
+        assert self._thread is not None
+        if not self._thread.is_alive() and self._queue.empty():
+            raise WorkerLostError("the sampler's thread died and left no error: see the worker's log, then run again")
+        if self._timeout_s is not None and waited_s > self._timeout_s:
+            raise WorkerLostError(
+                f"the sampler's thread has made no batch for {waited_s:.0f} s, it stands at {self._place()}: look there, or "
+                "raise scaling.collective_timeout_s if it is only slow"
+            )
+
+    def _place(self) -> str:
+        """Where the thread is: file, line and function."""
+        frame = sys._current_frames().get(self._thread.ident or 0) if self._thread else None
+        return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})" if frame else "its end"
 
     def _timed_source(self) -> Iterator[T]:
         iterator = iter(self._source)

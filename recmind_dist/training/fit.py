@@ -12,7 +12,8 @@ from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.report import Progress, RunDirectory
 from recmind_dist.sampling import held_out_slice
-from recmind_dist.storage import content_key, read_json, write_json
+from recmind_dist.storage import check_seal, content_key, read_json, write_sealed, write_sealed_json
+from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import (
     EmbedReport,
     Texts,
@@ -30,6 +31,8 @@ from recmind_dist.training.state import Cursor, refuse_other_run
 
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
+TrainPhases = Callable[[RunConfig, Inputs, tuple[str, ...], str, bool], None]
+"""Trains phases: (config, inputs, phases, resume, allow_mismatch). By default on Ray workers."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
         )
     if not config.model.use_text:
         return Prepared(graph_path, None)
-    hidden = held_out_slice(graph, config.model.gate.heldout_share, config.train.seed) if config.heldout_gates else None
+    hidden = held_out_slice(
+        graph, config.model.gate.heldout_share, config.model.gate.seed, 0, config.model.gate.withheld_items
+    ) if config.heldout_gates else None
     return Prepared(graph_path, build_texts(graph, config.text, hidden))
 
 
@@ -75,9 +80,14 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
     return found
 
 
-def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", allow_mismatch: bool = False) -> Inputs:
+def fit(
+    config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", allow_mismatch: bool = False,
+    train: TrainPhases | None = None,
+) -> Inputs:  # fmt: skip
     """Trains a run to its end, from wherever it stands. Returns (and keeps in inputs.json) what it was trained on.
 
+    Args:
+        train: who trains; None: Ray workers.
     Raises:
         CheckpointError: nothing to resume where resume is "must"; or the run was made under other settings, graph or texts.
     """
@@ -85,7 +95,7 @@ def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", a
     run = RunDirectory(config.run_dir)
     if resume == "never":
         _start_over(run, say)
-    texts_key = _texts_key(config, prepared.texts) if prepared.texts is not None else ""
+    texts_key = key_of_texts(config, prepared.texts) if prepared.texts is not None else ""
     found = find_checkpoint(run.checkpoints)
     if found is None and resume == "must":
         raise CheckpointError(f"{run.checkpoints}: nothing to resume: start with --resume auto or never")
@@ -98,24 +108,27 @@ def fit(config: RunConfig, prepared: Prepared, say: Say, resume: str = "auto", a
     run.write_config(config.model_dump(mode="json"))
     phases: tuple[str, ...] = ("warmup", "joint")
     if adapts and prepared.texts is not None:
-        _train_past(run, config, inputs, ("warmup",), allow_mismatch)
+        _train_past(run, config, inputs, ("warmup",), allow_mismatch, train)
         adapted = embed(config, prepared.texts, run.path / "adapter", say)
         store_key = TextStore.open(adapted.path).content_key()
         inputs, phases = replace(inputs, text=adapted.path.absolute(), store_key=store_key), ("joint",)
-    write_json(run.path / "inputs.json", inputs.to_json())
-    _train_past(run, config, inputs, phases, allow_mismatch)
+    write_sealed_json(run.path / "inputs.json", inputs.to_json())
+    _train_past(run, config, inputs, phases, allow_mismatch, train)
     return inputs
 
 
 def _train_past(
-    run: RunDirectory, config: RunConfig, inputs: Inputs, phases: tuple[str, ...], allow_mismatch: bool
-) -> None:
+    run: RunDirectory, config: RunConfig, inputs: Inputs, phases: tuple[str, ...], allow_mismatch: bool,
+    train: TrainPhases | None,
+) -> None:  # fmt: skip
     """Trains until the run's newest good checkpoint has left `phases`; nothing is done if it has."""
-    from recmind_dist.training.runner import train
-
     cursor = _cursor(run)
     if cursor is not None and cursor.phase not in phases:
         return
+    if train is None:
+        from recmind_dist.training.runner import train as train_on_ray
+
+        train = train_on_ray
     train(config, inputs, phases, "auto", allow_mismatch)
     cursor = _cursor(run)
     if cursor is None or cursor.phase in phases:
@@ -127,7 +140,10 @@ def read_inputs(run: RunDirectory) -> Inputs:
     path = run.path / "inputs.json"
     if not path.is_file():
         raise StoreError(f"{run.path}: no inputs.json: not a trained run: run `recmind run` or `recmind train` first")
-    return Inputs.from_json(read_json(path))
+    check_seal(path, DOCTOR)
+    inputs = Inputs.from_json(read_json(path))
+    Graph.open(inputs.graph, verify=True)  # once, and not by every rank
+    return inputs
 
 
 def _text_inputs(
@@ -141,7 +157,7 @@ def _text_inputs(
         Whitening.fit(TextStore.open(base.path), config.model.text_whitening).save(whitening)
     values = {"items": prepared.texts.items, "users": prepared.texts.users}
     if config.text.lora is not None:
-        texts.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        write_sealed(texts, json.dumps(values, ensure_ascii=False).encode())
     lora_texts = texts.absolute() if config.text.lora is not None else None
     store_key = TextStore.open(base.path).content_key()
     return Inputs(
@@ -149,7 +165,7 @@ def _text_inputs(
     )
 
 
-def _texts_key(config: RunConfig, texts: Texts) -> str:
+def key_of_texts(config: RunConfig, texts: Texts) -> str:
     """All that decides the vectors before adapters: model, tokenizer, prompt, pooling, dtype, and the texts."""
     return content_key([encoder_key(config.text), texts.items, texts.users])
 

@@ -10,29 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from recmind_dist.model import AlignmentSettings, GatedLightGCN, KeyQueue, Learn, LossSettings, TextRows, Views, losses
-from recmind_dist.parallel import ExchangePlan, Ranks, RowExchange, all_gather_rows
+from recmind_dist.parallel import Ranks, RowExchange, all_gather_rows
 from recmind_dist.sampling import Batch
-from recmind_dist.training.fresh_text import FreshText, FreshTextEncoder
+from recmind_dist.training.fresh_text import FreshTextEncoder
+from recmind_dist.training.prepared import PreparedStep
+from recmind_dist.training.views import FullViews, SampledViews, StepViews
 
 VIEWS = ("user_graph", "user_text", "item_graph", "item_text")
-
-
-@dataclass(frozen=True)
-class PreparedStep:
-    """Everything a step needs that can be made ahead, in the prefetching thread.
-
-    Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch; degree features [N].
-    """
-
-    step: int
-    main: Batch
-    gate: Batch | None
-    plan: ExchangePlan
-    main_index: Tensor
-    gate_index: Tensor | None
-    main_feature: Tensor
-    gate_feature: Tensor | None
-    fresh: FreshText | None = None
 
 
 @dataclass
@@ -52,19 +36,22 @@ class Objective(nn.Module):
 
     Args:
         model: the dense part; fresh_encoder: the language model with adapters, in the warm-up only; exchange, ranks: where
-            rows come from; heldout_gates: whether gates learn from the gate batch alone.
+            rows come from; heldout_gates: whether gates learn from the gate batch alone; full: whether propagation is full;
+            gate_tail_exponent: pairs of the gate batch weigh (degree of the item + 1)^-q; seed: of noise.
     """
 
     def __init__(
         self, model: GatedLightGCN, fresh_encoder: FreshTextEncoder | None, exchange: RowExchange, ranks: Ranks,
         loss: LossSettings, alignment: AlignmentSettings, *, num_users: int, heldout_gates: bool, joint: bool,
+        full: bool = False, gate_tail_exponent: float = 0.0, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.fresh_encoder = model, fresh_encoder
-        self._exchange, self._ranks = exchange, ranks
+        self._ranks = ranks
+        self.gate_tail_exponent = gate_tail_exponent
         self.loss, self.alignment = loss, alignment
         self.heldout_gates, self.joint = heldout_gates, joint
-        self._num_users = num_users
+        self._source = FullViews(exchange, loss, self.aligns, seed) if full else SampledViews(exchange, num_users)
         self.outcome = Outcome()
 
     def forward(
@@ -80,86 +67,76 @@ class Objective(nn.Module):
         Every rank must call: rows are exchanged and views gathered, here and in backward.
         """
         out = self.outcome = Outcome()
-        e_ND, z_ND, key_ND = self._all_fetch(step.plan, e_uD, text_u, key_model)
         learn: Learn = "embeddings" if self.heldout_gates or not self.joint else "all"
-        views = self._views(self.model, step.main, step.main_index, step.main_feature, e_ND, z_ND, learn)
+        views = self._source.all_views(self.model, step, e_uD, text_u, key_model if self.aligns else None, learn)
         if self.joint:
-            out.terms["rank"] = self._rank_loss(views.h, step.main)
-            out.terms["regularization"] = self.loss.regularization * self._penalty(e_ND[step.main_index], step)
+            self._rank(out, views, step)
+            out.terms["regularization"] = self._penalty(views.base, step)
         elif self.fresh_encoder is not None:
             adapters = [p.square().sum() for p in self.fresh_encoder.parameters() if p.requires_grad]
             half_norm = 0.5 * torch.stack(adapters).sum() / self._ranks.world_size
             out.terms["regularization"] = self.loss.regularization * half_norm
         if self.aligns:
-            keys = self._keys(key_model, step, e_ND, key_ND)
-            self._all_align(out, views, step, keys, queues)
-        if step.gate is not None and step.gate_index is not None and step.gate_feature is not None:
-            gate_views = self._views(self.model, step.gate, step.gate_index, step.gate_feature, e_ND, z_ND, "gates")
-            out.terms["gate"] = self._rank_loss(gate_views.h, step.gate)
+            self._all_align(out, views.main, step, views.keys, queues)
+        if step.gate is not None and views.gate_h is not None:
+            temperature = None if self.model.mix is not None else self.loss.temperature
+            out.terms["gate"] = self._rank_loss(views.gate_h, step.gate, temperature, self.gate_tail_exponent)
         return tuple(out.terms.values())
+
+    def _rank(self, out: Outcome, views: StepViews, step: PreparedStep) -> None:
+        """The ranking loss of the final vectors; under readout: mix that of each view by itself, since mixing is learnt
+        from held-out edges.
+        """
+        temperature, tail = self.loss.temperature, self.loss.tail_exponent
+        if self.model.mix is None:
+            out.terms["rank"] = self._rank_loss(views.main.h, step.main, temperature, tail)
+        else:
+            out.terms["rank"] = self._rank_loss(views.main.graph, step.main, temperature, tail)
+            out.terms["rank_text"] = self.loss.text_weight * self._rank_loss(views.main.text, step.main, temperature, tail)
+            if not self.heldout_gates:
+                out.terms["gate"] = self._rank_loss(views.main.h, step.main, None, self.gate_tail_exponent)
+        if views.contrast is not None:
+            out.terms["contrast"] = self.loss.contrast.weight * self._contrast(views.contrast, step.main)
+
+    def _contrast(self, pair: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        """InfoNCE between two views of the same nodes, users and items apart, in the batch of this rank."""
+        terms = []
+        for index in (batch.user_index, torch.unique(batch.dst_pos_index)):
+            first, second = pair[0][index], pair[1][index]
+            nobody = first.new_zeros(0, first.shape[1]), index.new_zeros(0)
+            terms.append(losses.info_nce(
+                first, second, index, second, index, self.loss.contrast.temperature,
+                queue=nobody[0], queue_ids=nobody[1], hardness=0.0, total=len(index) * self._ranks.world_size,
+            ))  # fmt: skip
+        return terms[0] + terms[1]
 
     @property
     def aligns(self) -> bool:
         """Whether graph and text views are pulled together at all."""
         return self.model.uses_text and self.alignment.weight > 0 and (self.alignment.users or self.alignment.items)
 
-    def _all_fetch(
-        self, plan: ExchangePlan, e_uD: Tensor, text_u: TextRows | None, key_model: GatedLightGCN | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """E⁰, z and the momentum copy's z of all needed nodes; projected at the owner, so bytes sent do not grow with T."""
-        if text_u is None or self.model.text_view is None:
-            return self._exchange.all_fetch(e_uD, plan), None, None
-        columns = [e_uD, self.model.text_view(text_u)]
-        if key_model is not None and key_model.text_view is not None:
-            with torch.no_grad():
-                columns.append(key_model.text_view(text_u))
-        parts = self._exchange.all_fetch(torch.cat(columns, 1), plan).chunk(len(columns), dim=1)
-        return parts[0], parts[1], parts[2].detach() if len(parts) > 2 else None
-
-    def _views(
-        self,
-        model: GatedLightGCN,
-        batch: Batch,
-        index: Tensor,
-        feature: Tensor,
-        e: Tensor,
-        z: Tensor | None,
-        learn: Learn,
-    ) -> Views:
-        is_user = batch.n_id < self._num_users
-        z_batch = z.index_select(0, index) if z is not None else None
-        views: Views = model(e.index_select(0, index), z_batch, batch.degree, is_user, batch.hops, feature, learn)
-        return views
-
-    def _rank_loss(self, h_SD: Tensor, batch: Batch) -> Tensor:
-        users, positives = h_SD[batch.src_index], h_SD[batch.dst_pos_index]
-        weight = losses.tail_weights(batch.degree[batch.dst_pos_index], self.loss.tail_exponent)
+    def _rank_loss(self, h_SC: Tensor, batch: Batch, temperature: float | None, tail_exponent: float) -> Tensor:
+        weight = losses.tail_weights(batch.degree[batch.dst_pos_index], tail_exponent)
         total = batch.global_batch_size
         if self.loss.kind == "ssm":
-            shared = h_SD[batch.shared_index]
             return losses.sampled_softmax(
-                users, positives, shared, batch.shared_positive, self.loss.temperature, weight, total
-            )
-        return losses.bpr(users, positives, h_SD[batch.dst_neg_index], weight, total)
+                h_SC, batch.user_index, batch.user_of_pair, batch.dst_pos_index, batch.shared_index, batch.shared_positive,
+                temperature, weight, total,
+            )  # fmt: skip
+        return losses.bpr(h_SC, batch.src_index, batch.dst_pos_index, batch.dst_neg_index, weight, total)
 
-    def _penalty(self, e_ND: Tensor, step: PreparedStep) -> Tensor:
+    def _penalty(self, base_SD: Tensor, step: PreparedStep) -> Tensor:
         """Ω: base rows of the pairs and, a rank's share of it, the gates where this step teaches them."""
         batch, model = step.main, self.model
-        rows = [e_ND[batch.src_index], e_ND[batch.dst_pos_index], e_ND[batch.dst_neg_index]]
+        if self.loss.regularization == 0:
+            return base_SD.new_zeros(())
+        rows = [base_SD[batch.src_index], base_SD[batch.dst_pos_index], base_SD[batch.dst_neg_index]]
         penalty = losses.base_row_penalty(rows, batch.global_batch_size)
         if step.gate is None and self.heldout_gates:
-            return penalty
+            return self.loss.regularization * penalty
         gates = [*model.gates.parameters(), *(model.readout_gate.parameters() if model.readout_gate else ())]
-        dense = torch.stack([p.square().sum() for p in gates]).sum() if gates else e_ND.new_zeros(())
-        return penalty + 0.5 * dense / self._ranks.world_size
-
-    def _keys(
-        self, key_model: GatedLightGCN | None, step: PreparedStep, e: Tensor, key_z: Tensor | None
-    ) -> Views | None:
-        if key_model is None:
-            return None
-        with torch.no_grad():
-            return self._views(key_model, step.main, step.main_index, step.main_feature, e, key_z, "all")
+        dense = torch.stack([p.square().sum() for p in gates]).sum() if gates else base_SD.new_zeros(())
+        return self.loss.regularization * (penalty + 0.5 * dense / self._ranks.world_size)
 
     def _all_align(
         self, out: Outcome, views: Views, step: PreparedStep, keys: Views | None, queues: dict[str, KeyQueue]

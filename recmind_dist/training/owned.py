@@ -34,7 +34,7 @@ class OwnedText:
     rows: TextRows
 
     def select(
-        self, local_rows: Tensor, hide_share: float = 0.0, key: int = 0, nodes: Tensor | None = None
+        self, local_rows: Tensor | slice, hide_share: float = 0.0, key: int = 0, nodes: Tensor | None = None
     ) -> TextRows:
         """The rows at `local_rows`; with hide_share some that have text are treated as if they had none.
 

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.errors import CheckpointError, StoreError
-from recmind_dist.evaluation.propagation import FinalVectors, FullPropagation
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.model import GatedLightGCN
 from recmind_dist.parallel import Ranks, ShardedTable
+from recmind_dist.parallel.propagation import FinalVectors, FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import held_out_slice
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.owned import OwnedText, degree_feature, initial_rows, load_owned_text, text_scale
 from recmind_dist.training.run_config import RunConfig
+from recmind_dist.types import BoolArray
 
 _BLOCK_ROWS = 65_536
 
@@ -102,9 +103,20 @@ class RankModel:
     def all_final_vectors(self) -> FinalVectors:
         """Exact full propagation with the present parameters. Every rank must call."""
         if self._propagation is None:
-            feature = degree_feature(torch.from_numpy(np.array(self.graph.degree)), int(self.graph.degree.max()))
-            self._propagation = FullPropagation(self.graph, self.bounds, self.ranks, feature)
+            self._propagation = self.operator()
         return self._propagation.all_final_vectors(self.model, self.table.weight, self._text_views())
+
+    def operator(self, held_out: BoolArray | None = None) -> FullPropagation:
+        """Full propagation without held-out edges, [E]. Items of which edges were withheld count by those that are left."""
+        degree = np.array(self.graph.degree)
+        feature_base = int(degree.max())
+        if held_out is not None and self.config.model.gate.withheld_items:
+            items = np.asarray(self.graph.indices[: self.graph.num_edges])[held_out]
+            hidden = np.bincount(items, minlength=self.graph.num_nodes)
+            degree = degree - hidden
+        feature = degree_feature(torch.from_numpy(degree), feature_base)
+        absent = np.flatnonzero(held_out) if held_out is not None else None
+        return FullPropagation(self.graph, self.bounds, self.ranks, feature, absent, degree)
 
     def _text_views(self) -> Tensor | None:
         if self.text is None or self.model.text_view is None:
@@ -122,9 +134,9 @@ class RankModel:
                 f"{store.path}: holds vectors of other texts than this run's, made by a run that shares the cache: "
                 "run `recmind run` with this run's config again, which embeds them anew"
             )
-        gate, seed = self.config.model.gate, self.config.train.seed
+        gate, seed = self.config.model.gate, self.config.model.gate.seed
         share = 1.0 if gate.redraw_epochs else gate.heldout_share  # whatever a later slice will hold stays out too
-        held_out = held_out_slice(self.graph, share, seed) if self.config.heldout_gates else None
+        held_out = held_out_slice(self.graph, share, seed, 0, gate.withheld_items) if self.config.heldout_gates else None
         fallback, device = self.config.model.fallback, self.ranks.device
         return load_owned_text(self.graph, store, self.whitening, self.nodes, fallback, device, held_out)
 
@@ -135,9 +147,11 @@ class RankModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_key(self.config.train.seed, "dense") & 0x7FFF_FFFF_FFFF_FFFF)
             model = GatedLightGCN(None, settings.embedding_dim, settings.num_layers, text_dim, settings)
-        if model.text_view is not None and settings.init == "text":
+        if model.text_view is not None and settings.init == "text" and not settings.projection_hidden_dim:
             # z starts where E⁰ starts, so that gates mix like with like
-            weight = model.text_view.projection.weight
+            projection = model.text_view.projection
+            assert isinstance(projection, nn.Linear)
+            weight = projection.weight
             with torch.no_grad():
                 weight.zero_().fill_diagonal_(text_scale(text_dim, settings))
         return model.to(self.ranks.device)

@@ -54,7 +54,8 @@ class RunConfig(Settings):
     @property
     def heldout_gates(self) -> bool:
         """Whether gates learn from held-out edges: only then is a slice held out, and its titles kept from user texts."""
-        return self.model.use_text and self.model.gate.enabled and self.model.gate.learn_on == "heldout"
+        gated = self.model.gate.enabled or self.model.readout in ("gate", "mix")
+        return self.model.use_text and gated and self.model.gate.learn_on == "heldout"
 
     @property
     def aligns(self) -> bool:
@@ -66,6 +67,11 @@ class RunConfig(Settings):
     def warms_up(self) -> bool:
         """Whether there is a phase of alignment alone."""
         return self.aligns and self.train.warmup_epochs > 0
+
+    @property
+    def propagates_fully(self) -> bool:
+        """Whether training propagates the whole graph, not sampled blocks."""
+        return self.sampler.propagation == "full"
 
     @property
     def gate_batch_size(self) -> int:
@@ -108,8 +114,17 @@ class RunConfig(Settings):
         hops, layers = len(self.sampler.num_neighbors), self.model.num_layers
         gate, text = self.model.gate, self.model.use_text
         init = text and self.model.init == "text"
+        full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
         return [
-            (hops != layers, f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one fan-out per layer"),
+            (not full and self.loss.contrast.kind != "none", "loss.contrast needs sampler.propagation: full"),
+            (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
+            (full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
+            (gate_kind and not text, "model.readout: mix needs model.use_text"),
+            (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
+            (self.model.user_view != "text" and layers == 0, "model.user_view: items or both needs model.num_layers of 1 or more"),
+            (self.loss.contrast.kind == "xsimgcl" and self.loss.contrast.layer > layers,
+             f"loss.contrast.layer {self.loss.contrast.layer} is above model.num_layers {layers}"),
+            (not full and hops != layers, f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one fan-out per layer"),
             (text and self.dataset.items is None and self.dataset.users is None,
              "model.use_text needs dataset.items or dataset.users: name a file with texts, or set variant: lightgcn"),
             (init and self.model.text_whitening != "whiten", "model.init: text needs model.text_whitening: whiten"),

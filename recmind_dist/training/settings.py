@@ -12,7 +12,9 @@ class TrainSettings(Settings):
 
     seed: int = Field(0, ge=0)
     batch_size: int = Field(2048, ge=1)
-    """Pairs of the global batch, whatever the number of workers."""
+    """Pairs (or users) of the global batch, whatever the number of workers."""
+    batch_of: Literal["pairs", "users"] = "pairs"
+    """users: a batch is so many users with all their training items, which share one product with the negatives."""
     warmup_epochs: int = Field(1, ge=0)
     """Epochs of alignment alone, in which the language model's adapters learn."""
     epochs: int = Field(20, ge=1)

@@ -13,11 +13,13 @@ from recmind_dist.errors import TrainingError
 from recmind_dist.graph import Graph
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import Batch, StepBatches
 from recmind_dist.training.fresh_text import FreshTextPicker
-from recmind_dist.training.objective import VIEWS, Objective, Outcome, PreparedStep, anchor_stride
+from recmind_dist.training.objective import VIEWS, Objective, Outcome, anchor_stride
 from recmind_dist.training.owned import OwnedText, degree_feature
+from recmind_dist.training.prepared import PreparedStep
 
 if TYPE_CHECKING:  # DeepSpeed is for workers: the driver need not wait for it
     from recmind_dist.parallel.engine import Engine
@@ -36,8 +38,12 @@ class StepPlanner:
         self._graph, self._exchange, self._ranks, self._anchors, self._picker = graph, exchange, ranks, anchors, picker
         self._max_degree = int(graph.degree.max())
 
-    def all_prepare(self, batches: StepBatches) -> PreparedStep:
-        """Every rank must call, step by step: ids are exchanged."""
+    def all_prepare(self, batches: StepBatches, operator: FullPropagation | None = None) -> PreparedStep:
+        """Every rank must call, step by step: ids are exchanged.
+
+        Args:
+            operator: of the step, under full propagation.
+        """
         main, gate, device = batches.main, batches.gate, self._ranks.device
         wanted = [main.n_id.numpy()] + ([gate.n_id.numpy()] if gate else [])
         nodes, where = np.unique(np.concatenate(wanted), return_inverse=True)
@@ -54,6 +60,8 @@ class StepPlanner:
             main_feature=self._feature(main),
             gate_feature=self._feature(gate) if gate else None,
             fresh=self._picker.pick(main, stride) if self._picker else None,
+            operator=operator,
+            hidden=operator.positions(main.hidden_edges.numpy()) if operator else None,
         )
 
     def _feature(self, batch: Batch) -> Tensor:
@@ -108,7 +116,7 @@ class TrainingStep:
 
     def all_train(self, step: PreparedStep) -> dict[str, float]:
         """One step; returns the global batch's loss terms. Every rank must call."""
-        rows = step.plan.local_rows
+        rows = step.rows
         e_uD = self.table.gather(rows)
         text_u = self._text_rows(step)
         values = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self._queues)
@@ -134,7 +142,7 @@ class TrainingStep:
         if self.text is None:
             return None
         key = stream_key(self.seed, "step", step.step)
-        return self.text.select(step.plan.local_rows, self.hide_share, key, self.nodes[step.plan.local_rows])
+        return self.text.select(step.rows, self.hide_share, key, self.nodes[step.rows])
 
     def _all_losses(self, outcome: Outcome, row_grad: Tensor, step: PreparedStep) -> dict[str, float]:
         """Sums the terms over ranks and stops *all* ranks before the update if any of it is not finite."""

@@ -11,18 +11,24 @@ import torch
 from torch import Tensor
 
 from recmind_dist.checkpoint import attempt_name
-from recmind_dist.checkpoint.reader import Checkpoint, find_checkpoint, open_checkpoint
+from recmind_dist.checkpoint.agreement import all_find_checkpoint
+from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError, TrainingError
 from recmind_dist.evaluation.ranking import all_evaluate
 from recmind_dist.parallel import Ranks, RowExchange
 from recmind_dist.parallel.engine import make_engine
+from recmind_dist.parallel.memory import keep_freed_memory
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
-from recmind_dist.sampling import NeighborLoader, Prefetcher, held_out_slice
+from recmind_dist.sampling import NeighborLoader, Prefetcher, held_out_slice, steps_per_epoch
+from recmind_dist.storage import check_seal
+from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextEncoder, Texts, save_adapter
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
-from recmind_dist.training.objective import Objective, PreparedStep
+from recmind_dist.training.objective import Objective
+from recmind_dist.training.prepared import PreparedStep
 from recmind_dist.training.rank_model import Inputs, RankModel
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.state import Cursor, all_dense_state, all_load_dense, load_table, refuse_other_run
@@ -44,6 +50,7 @@ class Worker:
         self, config: RunConfig, inputs: Inputs, ranks: Ranks, run: RunDirectory, attempt: str, report: Report,
         resume: str = "auto", allow_mismatch: bool = False,
     ) -> None:  # fmt: skip
+        keep_freed_memory()
         self.config, self.ranks, self.run = config, ranks, run
         self.attempt, self.report = attempt, report
         self.parts = RankModel(config, inputs, ranks)
@@ -169,6 +176,7 @@ class Worker:
             )
         info = {"cursor": self.cursor.to_info(), "score": self.cursor.score, "identity": self.parts.identity}
         info["config"] = self.config.model_dump(mode="json")
+        info["inputs"] = self.parts.inputs.to_json()  # for `recmind doctor`, which makes config.yaml and inputs.json of them
         lead = self.ranks.rank == 0
         name = attempt_name(self.cursor.steps_done, self.attempt)
         self._all_report(self.checkpointer.wait())
@@ -188,9 +196,7 @@ class Worker:
     def _find(self, resume: str, allow_mismatch: bool) -> Checkpoint | None:
         if resume == "never":
             return None
-        found = find_checkpoint(self.run.checkpoints) if self.ranks.rank == 0 else None
-        name = self.ranks.all_text(found.name if found else "")  # rank 0 has verified it: the others take the same
-        found = found or (open_checkpoint(self.run.checkpoints / name, verify=False) if name else None)
+        found = all_find_checkpoint(self.run.checkpoints, "last", self.ranks)
         if found is None and resume == "must":
             raise CheckpointError(f"{self.run.checkpoints}: nothing to resume: start with --resume auto or never")
         if found is not None and not allow_mismatch:
@@ -210,14 +216,17 @@ class Phase:
         self.name, self.config, self.worker = name, config, worker
         self.joint = name == "joint"
         parts.model = parts.build_dense()  # ZeRO 3 leaves an old phase's module in pieces
-        self._loaders: dict[int, NeighborLoader] = {}
+        self._loaders: dict[int, tuple[NeighborLoader, FullPropagation | None]] = {}
         self.epochs = config.train.epochs if self.joint else config.train.warmup_epochs
-        self.steps_per_epoch = -(-parts.graph.num_edges // config.train.batch_size)
+        self.steps_per_epoch = steps_per_epoch(
+            parts.graph, config.sampler, config.train.batch_size, config.train.batch_of
+        )
         self.adapts = not self.joint and config.text.lora is not None and parts.whitening is not None
         fresh = self._fresh_encoder() if self.adapts else None
         objective = Objective(
             parts.model, fresh, worker.exchange, worker.ranks, config.loss, config.alignment,
-            num_users=parts.graph.num_users, heldout_gates=config.heldout_gates, joint=self.joint,
+            num_users=parts.graph.num_users, heldout_gates=config.heldout_gates, joint=self.joint, full=config.propagates_fully,
+            gate_tail_exponent=config.model.gate.tail_exponent, seed=config.train.seed,
         )  # fmt: skip
         self.keys = (
             MomentumKeys(parts.model, config.alignment.queue_size, config.alignment.momentum)
@@ -244,8 +253,9 @@ class Phase:
         period = self._held_out_period(epoch)
         if period not in self._loaders:
             self._loaders = {period: self._loader(period)}
-        for batches in self._loaders[period].batches(epoch, first_step):
-            yield self.planner.all_prepare(batches)
+        loader, operator = self._loaders[period]
+        for batches in loader.batches(epoch, first_step):
+            yield self.planner.all_prepare(batches, operator)
 
     def close(self) -> None:
         """Ends the phase's engine."""
@@ -258,16 +268,22 @@ class Phase:
             return -1
         return epoch // gate.redraw_epochs if gate.redraw_epochs else 0
 
-    def _loader(self, period: int) -> NeighborLoader:
-        config, graph, ranks = self.config, self.worker.parts.graph, self.worker.ranks
-        gate, seed = config.model.gate, config.train.seed
-        held_out = held_out_slice(graph, gate.heldout_share, seed, period) if period >= 0 else None
+    def _loader(self, period: int) -> tuple[NeighborLoader, FullPropagation | None]:
+        """Batches of a period and, under full propagation, the operator without its held-out edges."""
+        config, parts, ranks = self.config, self.worker.parts, self.worker.ranks
+        graph, gate, seed = parts.graph, config.model.gate, config.train.seed
+        held_out = None
+        if period >= 0:
+            held_out = held_out_slice(graph, gate.heldout_share, gate.seed, period, gate.withheld_items)
         negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if self.joint else "none"
-        return NeighborLoader(
-            graph, config.sampler, config.train.batch_size, negatives, held_out=held_out,
+        # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are drawn for the views
+        uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
+        loader = NeighborLoader(
+            graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out,
             gate_batch_size=config.gate_batch_size if self.joint and period >= 0 else 0, cold_share=gate.cold_share,
-            seed=stream_key(seed, self.name), rank=ranks.rank, world_size=ranks.world_size,
+            gate_negatives=uniform if config.model.readout == "mix" else None, seed=stream_key(seed, self.name), rank=ranks.rank, world_size=ranks.world_size,
         )  # fmt: skip
+        return loader, parts.operator(held_out) if config.propagates_fully else None
 
     def _fresh_encoder(self) -> FreshTextEncoder:
         config, parts = self.config, self.worker.parts
@@ -280,6 +296,7 @@ class Phase:
     def _picker(self, fresh: FreshTextEncoder | None) -> FreshTextPicker | None:
         if fresh is None or self.config.text.lora is None or self.worker.parts.inputs.texts is None:
             return None
+        check_seal(self.worker.parts.inputs.texts, DOCTOR)
         values = json.loads(self.worker.parts.inputs.texts.read_text())
         return FreshTextPicker(
             Texts(values["items"], values["users"]), fresh.encoder, self.config.text.lora.texts_per_step

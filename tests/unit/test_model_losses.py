@@ -31,7 +31,9 @@ def test_bpr_counts_the_highest_scoring_negative_of_each_pair(num: int) -> None:
         hardest = max(float(users[k] @ n) for n in negatives[k])
         margin = float(users[k] @ positives[k]) - hardest
         expected += float(weight[k]) * -math.log(1 / (1 + math.exp(-margin)))
-    assert float(losses.bpr(users, positives, negatives, weight, 10)) == pytest.approx(expected / 10, rel=1e-5)
+    assert float(losses.bpr(
+        torch.cat([users, positives, negatives.view(-1, DIM)]), torch.arange(6), torch.arange(6, 12),
+        12 + torch.arange(6 * num).view(6, num), weight, 10)) == pytest.approx(expected / 10, rel=1e-5)
 
 
 def test_sampled_softmax_leaves_out_shared_items_that_are_positives() -> None:
@@ -43,7 +45,9 @@ def test_sampled_softmax_leaves_out_shared_items_that_are_positives() -> None:
         positive = math.exp(cosine(users[k], positives[k]) / tau)
         rest = sum(math.exp(cosine(users[k], shared[m]) / tau) for m in range(7) if not masked[k, m])
         expected -= float(weight[k]) * math.log(positive / (positive + rest))
-    found = losses.sampled_softmax(users, positives, shared, masked, tau, weight, 8)
+    found = losses.sampled_softmax(
+        torch.cat([users, positives, shared]), torch.arange(4), torch.arange(4), torch.arange(4, 8), torch.arange(8, 15),
+        masked, tau, weight, 8)
     assert float(found) == pytest.approx(expected / 8, rel=1e-5)
 
 
@@ -114,10 +118,11 @@ def test_hardness_weights_themselves_take_no_gradient() -> None:
 
 
 def test_shares_of_ranks_add_up_to_the_global_loss() -> None:
-    users, positives, negatives, weight = draw(7, DIM), draw(7, DIM, seed=1), draw(7, 2, DIM, seed=2), torch.rand(7)
-    whole = losses.bpr(users, positives, negatives, weight, 7)
+    rows, weight = draw(28, DIM), torch.rand(7)
+    users, positives, negatives = torch.arange(7), torch.arange(7, 14), torch.arange(14, 28).view(7, 2)
+    whole = losses.bpr(rows, users, positives, negatives, weight, 7)
     cuts = [slice(0, 2), slice(2, 2), slice(2, 7)]  # one rank has nothing
-    shares = [losses.bpr(users[c], positives[c], negatives[c], weight[c], 7) for c in cuts]
+    shares = [losses.bpr(rows, users[c], positives[c], negatives[c], weight[c], 7) for c in cuts]
     assert float(sum(shares)) == pytest.approx(float(whole), rel=1e-6)
     assert shares[1].item() == 0.0
 
@@ -133,9 +138,10 @@ def test_penalty_and_tail_weights_are_their_formulas() -> None:
 
 def test_a_batch_without_pairs_costs_nothing_and_divides_by_nothing() -> None:
     empty, ids = torch.zeros(0, DIM, requires_grad=True), torch.zeros(0, dtype=torch.int64)
+    rows = draw(3, DIM).requires_grad_()
     terms = [
-        losses.bpr(empty, empty, torch.zeros(0, 1, DIM), torch.zeros(0), 0),
-        losses.sampled_softmax(empty, empty, draw(3, DIM), torch.zeros(0, 3, dtype=torch.bool), 0.1, torch.zeros(0), 0),
+        losses.bpr(rows, ids, ids, ids.view(0, 1), torch.zeros(0), 0),
+        losses.sampled_softmax(rows, ids, ids, ids, torch.arange(3), torch.zeros(0, 3).bool(), 0.1, torch.zeros(0), 0),
         losses.info_nce(empty, empty, ids, empty, ids, 0.1, queue=empty.detach(), queue_ids=ids, hardness=1.0, total=0),
     ]
     assert [t.item() for t in terms] == [0.0, 0.0, 0.0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import LightGCN
 
-from recmind_dist.evaluation.propagation import FullPropagation
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings, propagate
 from recmind_dist.parallel import Ranks

@@ -71,7 +71,8 @@ def test_the_ranks_shares_are_the_global_batch(graph: Graph, world_size: int, ne
                 drawn = part.n_id[part.dst_neg_index]
                 assert torch.equal(drawn, expected.n_id[expected.dst_neg_index][part.input_id])
                 assert torch.equal(part.n_id[part.shared_index], expected.n_id[expected.shared_index])
-                assert torch.equal(part.shared_positive, expected.shared_positive[part.input_id])
+                theirs = expected.shared_positive[expected.user_of_pair]
+                assert torch.equal(part.shared_positive[part.user_of_pair], theirs[part.input_id])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

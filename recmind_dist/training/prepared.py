@@ -1,0 +1,37 @@
+"""A step's inputs, made ahead of it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from recmind_dist.parallel import ExchangePlan
+from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.sampling import Batch
+from recmind_dist.training.fresh_text import FreshText
+from recmind_dist.types import IntArray
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """Everything a step needs that can be made ahead, in the prefetching thread.
+
+    Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch; degree features [N];
+    hidden: positions in the rows of `operator`, which stands for sampled blocks under full propagation.
+    """
+
+    step: int
+    main: Batch
+    gate: Batch | None
+    plan: ExchangePlan
+    main_index: Tensor
+    gate_index: Tensor | None
+    main_feature: Tensor
+    gate_feature: Tensor | None
+    fresh: FreshText | None = None
+    operator: FullPropagation | None = None
+    hidden: IntArray | None = None
+
+    @property
+    def rows(self) -> Tensor | slice:
+        """Rows of this rank's shard that the step reads and updates."""
+        return self.plan.local_rows if self.operator is None else slice(None)

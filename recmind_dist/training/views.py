@@ -1,0 +1,149 @@
+"""Where the views of a step come from: base rows fetched and propagated over sampled blocks, or the whole graph propagated
+at the owners and final views fetched.
+
+Legend: u rows of this shard that the step touches, n all rows of this shard, S seeds of a batch, C columns of h.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recmind_dist.model import GatedLightGCN, Learn, LossSettings, TextRows, Views
+from recmind_dist.parallel import RowExchange
+from recmind_dist.randomness import stream_key, uniforms
+from recmind_dist.sampling import Batch
+from recmind_dist.training.prepared import PreparedStep
+
+
+@dataclass(frozen=True)
+class StepViews:
+    """What the losses of a step are made of.
+
+    Shapes: main: views of the main batch's seeds; base: [S, D] their base rows; gate_h: [S', C] of the gate batch's seeds;
+    keys: the momentum copy's; contrast: two views [S, D] of the seeds under noise.
+    """
+
+    main: Views
+    base: Tensor
+    gate_h: Tensor | None = None
+    keys: Views | None = None
+    contrast: tuple[Tensor, Tensor] | None = None
+
+
+class SampledViews:
+    """Fetches base rows of all sampled nodes, then propagates over the batch's blocks."""
+
+    def __init__(self, exchange: RowExchange, num_users: int) -> None:
+        self._exchange, self._num_users = exchange, num_users
+
+    def all_views(
+        self, model: GatedLightGCN, step: PreparedStep, e_uD: Tensor, text_u: TextRows | None,
+        key_model: GatedLightGCN | None, learn: Learn,
+    ) -> StepViews:  # fmt: skip
+        """Every rank must call, in forward and in backward."""
+        e_ND, z_ND, key_ND = self._all_fetch(model, step, e_uD, text_u, key_model)
+        main = self._views(model, step.main, step.main_index, step.main_feature, e_ND, z_ND, learn)
+        keys, gate_h = None, None
+        if key_model is not None:
+            with torch.no_grad():
+                keys = self._views(key_model, step.main, step.main_index, step.main_feature, e_ND, key_ND, "all")
+        if step.gate is not None and step.gate_index is not None and step.gate_feature is not None:
+            gate_h = self._views(model, step.gate, step.gate_index, step.gate_feature, e_ND, z_ND, "gates").h
+        return StepViews(main, e_ND[step.main_index], gate_h, keys)
+
+    def _all_fetch(
+        self, model: GatedLightGCN, step: PreparedStep, e_uD: Tensor, text_u: TextRows | None,
+        key_model: GatedLightGCN | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        """E⁰, z and the momentum copy's z of all needed nodes; projected at the owner, so bytes sent do not grow with T."""
+        if text_u is None or model.text_view is None:
+            return self._exchange.all_fetch(e_uD, step.plan), None, None
+        columns = [e_uD, model.text_view(text_u)]
+        if key_model is not None and key_model.text_view is not None:
+            with torch.no_grad():
+                columns.append(key_model.text_view(text_u))
+        parts = self._exchange.all_fetch(torch.cat(columns, 1), step.plan).chunk(len(columns), dim=1)
+        return parts[0], parts[1], parts[2].detach() if len(parts) > 2 else None
+
+    def _views(
+        self, model: GatedLightGCN, batch: Batch, index: Tensor, feature: Tensor, e: Tensor, z: Tensor | None,
+        learn: Learn,
+    ) -> Views:  # fmt: skip
+        is_user = batch.n_id < self._num_users
+        z_batch = z.index_select(0, index) if z is not None else None
+        views: Views = model(e.index_select(0, index), z_batch, batch.degree, is_user, batch.hops, feature, learn)
+        return views
+
+
+class FullViews:
+    """Propagates the whole graph at the owners of its rows, then fetches the final views of the seeds.
+
+    Args:
+        loss: noise for SimGCL and XSimGCL, and whether base rows are penalised; aligns: whether graph and text views are
+        wanted by themselves; seed: of the noise.
+    """
+
+    def __init__(self, exchange: RowExchange, loss: LossSettings, aligns: bool, seed: int) -> None:
+        self._exchange, self._contrast, self._seed = exchange, loss.contrast, seed
+        self._needs_views, self._needs_base = aligns, loss.regularization > 0
+
+    def all_views(
+        self, model: GatedLightGCN, step: PreparedStep, e_nD: Tensor, text_n: TextRows | None,
+        key_model: GatedLightGCN | None, learn: Learn,
+    ) -> StepViews:  # fmt: skip
+        """Every rank must call, in forward and in backward."""
+        operator = step.operator
+        assert operator is not None, "full propagation without an operator"
+        z_nD = model.text_view(text_n) if text_n is not None and model.text_view is not None else None
+        noisy = self._contrast.kind == "xsimgcl"
+        own = self._propagate(model, step, e_nD, z_nD, learn, "first" if noisy else None)
+        contrast = None
+        if noisy:
+            contrast = own.graph, own.layers[self._contrast.layer]
+        elif self._contrast.kind == "simgcl":
+            first, second = (self._propagate(model, step, e_nD, z_nD, learn, name).graph for name in ("first", "second"))
+            contrast = first, second
+        if model.mix is None and not self._needs_views:  # plain ranking reads h alone
+            own = Views(own.h, own.h, own.h)
+        columns = [own.h, own.graph, own.text, e_nD if self._needs_base else own.h, *(contrast or ())]
+        h, graph, text, base, *noise = self._all_fetch(columns, step, step.main_index)
+        keys, gate_h = None, None
+        if key_model is not None:
+            with torch.no_grad():
+                key_z = key_model.text_view(text_n) if text_n is not None and key_model.text_view is not None else None
+                made = self._propagate(key_model, step, e_nD, key_z, "all", None)
+                key_graph, key_text = self._all_fetch([made.graph, made.text], step, step.main_index)
+                keys = Views(key_graph, key_graph, key_text)
+        if step.gate_index is not None:
+            hops = [operator.hop()] * model.num_layers
+            gate = model.views(e_nD, z_nD, operator.is_user, hops, operator.feature, "gates")
+            [gate_h] = self._all_fetch([gate.h], step, step.gate_index)
+        return StepViews(Views(h, graph, text), base, gate_h, keys, (noise[0], noise[1]) if noise else None)
+
+    def _propagate(
+        self, model: GatedLightGCN, step: PreparedStep, e: Tensor, z: Tensor | None, learn: Learn, noise: str | None
+    ) -> Views:
+        operator = step.operator
+        assert operator is not None
+        hops = [operator.hop(step.hidden)] * model.num_layers
+
+        def perturb(state: Tensor, layer: int) -> Tensor:
+            """Uniform noise in the state's orthant, of a length of its own. Source: arXiv:2112.08679 eq. 7."""
+            key = stream_key(self._seed, f"noise-{noise}", step.step, layer)
+            dim = state.shape[1]
+            counters = operator.own_nodes[:, None] * dim + torch.arange(dim).numpy()[None, :]
+            drawn = torch.from_numpy(uniforms(key, counters)).to(state)
+            return state + state.detach().sign() * functional.normalize(drawn, dim=1) * self._contrast.noise
+
+        return model.views(e, z, operator.is_user, hops, operator.feature, learn, perturb if noise else None)
+
+    def _all_fetch(self, columns: list[Tensor], step: PreparedStep, index: Tensor) -> list[Tensor]:
+        """Rows of these columns for a batch's seeds; what is the same tensor travels once."""
+        distinct = list({id(c): c for c in columns}.values())
+        rows = torch.cat([c.index_select(0, step.plan.local_rows) for c in distinct], 1)
+        fetched = self._exchange.all_fetch(rows, step.plan).index_select(0, index)
+        parts = dict(zip(map(id, distinct), torch.split(fetched, [c.shape[1] for c in distinct], dim=1), strict=True))
+        return [parts[id(c)] for c in columns]
+
