@@ -5,10 +5,14 @@
 
 Words after the options are overrides (`train.epochs=3`). Without --config it runs the packaged quick start. Give run_dir
 and cache_dir on storage that every node sees: a job's own directory is deleted when its cluster goes.
+
+The cluster is expected to ask for a token (launchers/cluster.py starts one that does); RAY_AUTH_MODE=disabled says that
+it does not.
 """
 
 import argparse
 import os
+import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -25,8 +29,22 @@ def parse() -> tuple[Path | None, str, list[str]]:
     return arguments.config, arguments.resume, arguments.overrides
 
 
+def explain(error: Exception) -> None:
+    """One sentence instead of Ray's traceback where the token is the matter; other errors are raised again."""
+    if type(error).__name__ != "AuthenticationError":
+        raise error
+    reason = str(error).splitlines()[0].rstrip(".")
+    remedy = "set RAY_AUTH_TOKEN_PATH to the cluster's token file, or RAY_AUTH_MODE=disabled if it has none"
+    print(f"error: {reason}: {remedy}", file=sys.stderr)
+    sys.exit(2)
+
+
 if __name__ == "__main__":
     os.environ.setdefault("RAY_ADDRESS", "auto")  # a job runs on its cluster, never on one of its own
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     config, resume, overrides = parse()
     with as_file(files("recmind_dist.configs") / "quickstart.yaml") as quickstart:
-        main(["run", str(config or quickstart), *overrides, "--resume", resume])
+        try:
+            main(["run", str(config or quickstart), *overrides, "--resume", resume])
+        except Exception as error:
+            explain(error)

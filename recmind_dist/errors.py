@@ -39,3 +39,7 @@ class TrainingError(RecmindError):
     """Training stopped: a loss or gradient that is not finite, a worker lost too often, a time-out."""
 
     exit_code = 3
+
+
+class WorkerLostError(TrainingError):
+    """A worker died, hangs, or cannot be reached. Unlike other errors it is tried again: a new start may well succeed."""

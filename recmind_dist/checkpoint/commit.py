@@ -13,7 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recmind_dist.checkpoint.layout import COMMIT, DENSE, FAILED, MANIFEST, attempt_directories, done_file, rows_file
+from recmind_dist import faults
+from recmind_dist.checkpoint.layout import (
+    COMMIT,
+    DENSE,
+    FAILED,
+    MANIFEST,
+    attempt_directories,
+    done_file,
+    rows_file,
+    step_of,
+)
 from recmind_dist.checkpoint.manifest import KIND, SCHEMA, check_ranges, read_commit
 from recmind_dist.errors import CheckpointError
 from recmind_dist.storage import fsync_directory, read_json, write_bytes, write_json
@@ -84,6 +94,7 @@ def commit(path: Path, world_size: int, num_rows: int, dense: dict[str, Any], in
     }
     write_json(path / MANIFEST, manifest)
     fsync_directory(path)
+    faults.check("commit", 0, step_of(path.name) or 0)
     write_commit(path)
 
 

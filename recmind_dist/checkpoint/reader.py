@@ -100,12 +100,10 @@ def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -
         CheckpointError: checkpoints are there and none is good; or the named one is not; or one is of a newer schema.
     """
     directory = Path(directory)
+    paths, faults = candidates(directory, which)
     if which not in ("last", "best"):
-        if step_of(which) is None:
-            raise CheckpointError(f"checkpoint {which!r}: give last, best, or a name like step-00001234.0a1b2c3d")
-        return open_checkpoint(directory / which, verify)
-    faults, readable = _readable(directory)
-    for path, _ in _by_preference(readable, which):
+        return open_checkpoint(paths[0], verify)
+    for path in paths:
         try:
             return open_checkpoint(path, verify)
         except NewerSchemaError:
@@ -116,6 +114,20 @@ def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -
     if faults:
         raise CheckpointError(f"{directory}: {len(faults)} checkpoint(s), none is good: {faults[0]}") from faults[0]
     return None
+
+
+def candidates(directory: Path, which: str) -> tuple[list[Path], list[CheckpointError]]:
+    """Checkpoints whose manifest can be read, the preferred first, and what is wrong with the others. Hashes no data.
+
+    Raises:
+        CheckpointError: `which` is no name; NewerSchemaError: a checkpoint is of a newer schema.
+    """
+    if which not in ("last", "best"):
+        if step_of(which) is None:
+            raise CheckpointError(f"checkpoint {which!r}: give last, best, or a name like step-00001234.0a1b2c3d")
+        return [directory / which], []
+    faults, readable = _readable(directory)
+    return [path for path, _ in _by_preference(readable, which)], faults
 
 
 def _readable(directory: Path) -> tuple[list[CheckpointError], list[tuple[Path, Manifest]]]:

@@ -49,7 +49,8 @@ def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> No
             manifests[path] = read_commit(path)
         except CheckpointError as error:
             log.warning("%s", error)
-    for path in set(manifests) - kept(manifests, keep_last, keep_best):
+    # the one just committed is the only one whose bytes were hashed a moment ago: it stays, whatever the others say
+    for path in set(manifests) - kept(manifests, keep_last, keep_best) - {directory / committed}:
         remove(path)
 
 

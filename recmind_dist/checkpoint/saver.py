@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from recmind_dist import faults
 from recmind_dist.checkpoint.commit import commit, wait_for, write_done
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, FAILED, done_file, rows_file, step_of
 from recmind_dist.checkpoint.retention import prune
@@ -164,9 +165,11 @@ class Checkpointer:
             log.warning("%s: other ranks cannot be told and will time out: %s", path, error)
 
     def _write_share(self, path: Path, rows: dict[str, Tensor]) -> None:
+        faults.check("shard", self.rank, step_of(path.name) or 0)
         entry = write_shard(path / rows_file(self.rank), rows)
         layout = shard_layout(path / rows_file(self.rank))
         one_row = {name: [dtype, shape[1:]] for name, (dtype, shape) in sorted(layout.items())}
+        faults.check("share", self.rank, step_of(path.name) or 0)
         write_done(path, self.rank, self.row_range, entry, one_row)
 
     def _commit(self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]) -> None:

@@ -197,3 +197,7 @@ def _explain(error: Exception) -> int:
         return 4
     raise error
 
+
+import recmind_dist.cli.experiment  # noqa: E402, F401  (adds its command)
+import recmind_dist.cli.tune  # noqa: E402, F401
+import recmind_dist.cli.doctor  # noqa: E402, F401

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from recmind_dist.config.settings import Settings
-from recmind_dist.config.yaml import Document, KeyPath, load_yaml, parse_yaml
+from recmind_dist.config.yaml import MAX_DEPTH, Document, KeyPath, load_yaml, parse_yaml
 from recmind_dist.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
@@ -40,8 +40,13 @@ def _apply(values: dict[str, Any], word: str, from_override: dict[KeyPath, str])
     key, equals, text = word.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {word!r}: write key.sub=value")
-    value = parse_yaml(f"value: {text}", f"override {word!r}").values.get("value")
     path = key.split(".")
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(f"override {word[:80]!r}…: nested more than {MAX_DEPTH} deep")
+    given = parse_yaml(f"value: {text}", f"override {word!r}").values
+    if list(given) != ["value"]:
+        raise ConfigError(f"override {word!r}: more than one value: give each key a word of its own")
+    value = given["value"]
     place = values
     for part in path[:-1]:
         if place.get(part) is None:
@@ -56,6 +61,8 @@ def _apply(values: dict[str, Any], word: str, from_override: dict[KeyPath, str])
 def _sentence(fault: dict[str, Any], document: Document, from_override: dict[KeyPath, str]) -> str:
     path = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("function-")))
     word = next((from_override[path[:end]] for end in range(len(path), 0, -1) if path[:end] in from_override), None)
+    if word is None and path and fault["type"] != "value_error":  # an override made a group of what is none
+        word = next((below for key, below in from_override.items() if key[: len(path)] == path), None)
     where = f"override {word!r}" if word else document.where(path)
     name = ".".join(map(str, path)) or "config"
     if fault["type"] == "extra_forbidden":

@@ -102,7 +102,8 @@ def _membership(groups_U: IntArray | None, num_users: int) -> Float64Array:
     present = np.unique(groups[groups >= 0])
     if not len(present):
         raise ValueError("no user is in any group: give strata that have held-out items")
-    return (groups[:, None] == present[None, :]).astype(np.float64)
+    member_UG: Float64Array = (groups[:, None] == present[None, :]).astype(np.float64)
+    return member_UG
 
 
 def _draws(drawn: np.random.Generator, resamples: int, size: int) -> Float64Array:

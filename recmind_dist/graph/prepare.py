@@ -11,13 +11,13 @@ from recmind_dist.graph import splits
 from recmind_dist.graph.csr import both_directions, edge_order, held_out_rows
 from recmind_dist.graph.partition import partition_nodes
 from recmind_dist.graph.settings import GraphSettings
-from recmind_dist.graph.splits import TEST, TRAIN, VALID, Interactions, Labels
+from recmind_dist.graph.splits import TEST, TRAIN, VALID, WITHHELD, Interactions, Labels
 from recmind_dist.graph.store import KIND, SCHEMA
 from recmind_dist.ingest.dataset import KIND as DATASET_KIND
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.ingest.dataset import is_complete, writing
 from recmind_dist.ingest.ids import natural_order
-from recmind_dist.storage import atomic_directory, content_key, read_manifest, write_manifest
+from recmind_dist.storage import atomic_directory, content_key, read_manifest, verify_manifest, write_manifest
 from recmind_dist.types import IntArray
 
 MAX_NODES = 2**31 - 1  # node ids are int32 on disk
@@ -41,6 +41,7 @@ def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path) -> Pa
     final = cache / str(dataset["name"]) / f"graph-{key[:12]}"
     if is_complete(final, KIND, SCHEMA):
         return final
+    verify_manifest(dataset_dir, dataset)
     _check_split(dataset, settings)
     frame = pl.read_parquet(dataset_dir / "interactions.parquet")
     users = _nodes(frame.get_column("user"), dataset_dir / "users.parquet")
@@ -49,6 +50,8 @@ def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path) -> Pa
         raise DataError(f"{dataset_dir}: {users.height + items.height} nodes: a graph holds at most {MAX_NODES}")
     log = _encode(frame, users, items)
     labels = _label(log, frame, items.height, dataset, settings)
+    if settings.withhold_items:
+        labels = splits.withhold(labels, log, items.height, settings.withhold_items, settings.seed)
     if not (labels == TRAIN).any():
         raise DataError(
             f"{dataset['name']}: graph.split {settings.split} leaves no training interaction: hold out less"
@@ -120,6 +123,7 @@ def _counts(log: Interactions, labels: Labels) -> dict[str, int]:
     return {
         "num_edges": int((labels == TRAIN).sum()),
         "num_valid": int((labels == VALID).sum()),
+        "num_withheld": int((labels == WITHHELD).sum()),
         "num_test": int((labels == TEST).sum()),
         "users_without_test": int(len(np.unique(log.user)) - len(tested)),
     }

@@ -17,12 +17,14 @@ class GraphSettings(Settings):
     """share of interactions held out for validation (ratio, global-time; given without a validation file)"""
     test_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     """share of interactions held out for test (ratio, global-time)"""
+    withhold_items: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """cold protocol: share of the items, drawn, that keep only 0..3 of their training edges; the others are dropped"""
     partition: Literal["hash", "range", "metis"] = "hash"
     """hash: keyed shuffle; range: node order, cut where degrees balance; metis: parts of like degree, few cut edges"""
     num_parts: int = Field(default=2, ge=1)
     """parts that the nodes are dealt to; a run with another number of ranks cuts rows evenly by count"""
     seed: int = Field(default=0, ge=0)
-    """of the hash partition, of metis, and of the validation share of a given split"""
+    """of the hash partition, of metis, of withheld items, and of the validation share of a given split"""
 
     @model_validator(mode="after")
     def _shares(self) -> "GraphSettings":

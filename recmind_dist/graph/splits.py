@@ -1,7 +1,8 @@
 """Which interactions are trained on and which are held out: pure functions on arrays.
 
 Arrays are aligned by interaction [M]: `user` and `item` are codes from 0, `time` and `row` decide what is newer (equal
-times go by source row). Each function returns labels int8 [M]: TRAIN, VALID or TEST.
+times go by source row). Each function returns labels int8 [M]: TRAIN, VALID or TEST
+(or WITHHELD, under the cold protocol).
 """
 
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recmind_dist.randomness import stream_key, words
+from recmind_dist.randomness import integers, stream_key, uniforms, words
 from recmind_dist.types import IntArray
 
-TRAIN, VALID, TEST = 0, 1, 2
+TRAIN, VALID, TEST, WITHHELD = 0, 1, 2, 3
 MIN_FOR_HOLDOUT = 3  # leave-one-out needs one interaction each to train on, to validate on and to test on
 
 Labels = NDArray[np.int8]
@@ -86,6 +87,29 @@ def share_of_training(labels: Labels, log: Interactions, num_items: int, valid_s
     from_end, count = _place_from_end(log.user[order])
     out = labels.copy()
     out[order[from_end < _share_of(count, valid_share)]] = VALID
+    return out
+
+
+def withhold(labels: Labels, log: Interactions, num_items: int, share: float, seed: int) -> Labels:
+    """The cold protocol: items drawn by `share` keep 0..3 of their TRAIN interactions, the rest become WITHHELD.
+
+    Which items and which interactions is a function of (seed, user, item). A user's last interaction left stays.
+    """
+    items = np.arange(num_items, dtype=np.int64)
+    key = stream_key(seed, "withheld items")
+    chosen = uniforms(stream_key(key, "items"), items) < share
+    keeps = integers(stream_key(key, "keeps"), items, 4)
+    train = np.flatnonzero(labels == TRAIN)
+    draw = words(stream_key(key, "edges"), log.user[train] * num_items + log.item[train])
+    order = train[np.lexsort((draw, log.item[train]))]
+    from_end, _ = _place_from_end(log.item[order])
+    dropped = order[chosen[log.item[order]] & (from_end >= keeps[log.item[order]])]
+    out = labels.copy()
+    out[dropped] = WITHHELD
+    left = np.bincount(log.user[out == TRAIN], minlength=int(log.user.max(initial=-1)) + 1)
+    emptied = dropped[left[log.user[dropped]] == 0]
+    _, first = np.unique(log.user[emptied], return_index=True)
+    out[emptied[first]] = TRAIN
     return out
 
 

@@ -14,7 +14,14 @@ from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import Quarantine, check_file
 from recmind_dist.ingest.settings import DatasetSettings, TableSettings
 from recmind_dist.ingest.tables import empty_table, read_table
-from recmind_dist.storage import atomic_directory, content_key, read_manifest, sha256_file, write_manifest
+from recmind_dist.storage import (
+    atomic_directory,
+    content_key,
+    read_manifest,
+    sha256_file,
+    verify_manifest,
+    write_manifest,
+)
 
 KIND = "dataset"
 SCHEMA = 1
@@ -71,14 +78,12 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
 
 
 def is_complete(directory: Path, kind: str, schema: int) -> bool:
-    """Whether a cached directory is there with all its files in full; a damaged one is reported and made again."""
+    """Whether a cached directory is there with all its files sound; a damaged one is reported and made again."""
     if not directory.exists():
         return False
     try:
         manifest = read_manifest(directory, kind, schema)
-        for name, expected in manifest["files"].items():
-            if (directory / name).stat().st_size != expected["bytes"]:
-                raise StoreError(f"{directory / name}: not as long as the manifest says")
+        verify_manifest(directory, manifest)
     except (OSError, StoreError, LookupError, TypeError) as error:
         logger.warning("%s: damaged, made again (%s)", directory, error)
         return False

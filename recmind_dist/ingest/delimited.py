@@ -1,7 +1,8 @@
 """CSV, TSV and RecBole atomic files as text columns: pyarrow where all lines are sound, else line by line."""
 
 import csv
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.rows import LINE, BadRow, Rows, numbered_lines
+from recmind_dist.ingest.rows import BOM, LINE, MAX_LINE, BadRow, Rows, check_columns, numbered_lines
 
 CHUNK = 200_000  # rows held as Python objects at a time on the slow path
-MAX_FIELD = 1 << 24  # characters in one field
+BLOCK = 8 << 20  # bytes looked at together on the fast path
+MAX_RECORD = 1 << 24  # bytes of one quoted record
 MAX_LINES = 1000  # physical lines of one quoted record
 
 
@@ -32,18 +34,19 @@ class Dialect:
 def read_header(path: Path, dialect: Dialect) -> list[str]:
     """Column names: the header's, or the columns' numbers as text. Raises DataError on a name that stands twice."""
     for number, raw in numbered_lines(path):
-        if not raw.strip():
+        if _is_blank(raw, dialect):
             continue
         try:
             fields = _cut(raw.decode("utf-8"), dialect)
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path}:{number}: the header cannot be read ({error}): save the file as UTF-8") from error
+        check_columns(path, fields)
         if not dialect.has_header:
             return [str(i) for i in range(len(fields))]
         names = [
             name.strip().rpartition(":")[0] or name.strip() if dialect.typed_header else name.strip() for name in fields
         ]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = next((name for name, times in Counter(names).items() if times > 1), None)
         if twice is not None:
             raise DataError(f"{path}:{number}: column {twice!r} stands twice in the header: rename one")
         return names
@@ -66,6 +69,9 @@ def read_delimited(path: Path, dialect: Dialect, wanted: list[str], limit: int) 
 def _read_fast(path: Path, dialect: Dialect, names: list[str], wanted: list[str]) -> pl.DataFrame | None:
     """None where any line is not as it should be: the slow path then says which."""
     header = int(dialect.has_header)
+    lines = _count_sound_lines(path, dialect)
+    if lines is None:
+        return None
     try:
         with pa.OSFile(str(path)) as file:
             table = arrow_csv.read_csv(
@@ -85,20 +91,45 @@ def _read_fast(path: Path, dialect: Dialect, names: list[str], wanted: list[str]
     except pa.ArrowException:
         return None
     # a quote that never closes swallows lines, a blank line shifts them: then line numbers would lie
-    if table.num_rows != _count_lines(path) - header:
+    if table.num_rows != lines - header:
         return None
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame.with_columns(pl.int_range(1 + header, pl.len() + 1 + header, dtype=pl.Int64).alias(LINE))
 
 
-def _count_lines(path: Path) -> int:
-    lines, last = 0, b"\n"
+def _count_sound_lines(path: Path, dialect: Dialect) -> int | None:
+    """The number of lines; None where pyarrow would take a line for what the slow path does not take it for."""
+    lines, last, start = 0, b"\n", True
     with path.open("rb") as file:
-        while block := file.read(8 << 20):
-            lines += int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+        while block := file.read(BLOCK) + file.readline(MAX_LINE):
+            if start and dialect.has_header and _is_blank(block.partition(b"\n")[0].removeprefix(BOM), dialect):
+                return None
+            start, block = False, block.removeprefix(BOM) if start else block
+            if block.count(b"\r") != block.count(b"\r\n") or not _is_utf8(block):
+                return None
+            if dialect.quoted and not _quotes_in_place(block, dialect.separator):
+                return None
+            lines += block.count(b"\n")
             last = block[-1:]
     return lines + (last != b"\n")
+
+
+def _is_utf8(block: bytes) -> bool:
+    try:
+        return block.isascii() or bool(block.decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
+
+
+def _quotes_in_place(block: bytes, separator: str) -> bool:
+    """Whether quotes open only where a field begins, and close only where one ends. Of whole lines."""
+    octets = np.frombuffer(b"\n" + block + b"\n", np.uint8)
+    quotes = np.flatnonzero(octets == ord('"'))
+    before, after = octets[quotes[::2] - 1], octets[quotes[1::2] + 1]
+    around = np.frombuffer(f'{separator}\n"'.encode(), np.uint8)  # a quote beside a quote: one of the text, doubled
+    opens = np.isin(before, around).all()
+    return len(quotes) % 2 == 0 and bool(opens and (np.isin(after, around) | (after == ord("\r"))).all())
 
 
 def _read_slow(path: Path, dialect: Dialect, names: list[str], wanted: list[str], limit: int) -> Rows:
@@ -107,13 +138,14 @@ def _read_slow(path: Path, dialect: Dialect, names: list[str], wanted: list[str]
     frames: list[pl.DataFrame] = []
     columns: list[list[str]] = [[] for _ in wanted]
     lines: list[int] = []
-    for line, record in _records(path, dialect):
+    for span, record in _records(path, dialect):
         if isinstance(record, str):
-            bad.append(BadRow(path, line, record))
+            bad.append(BadRow(path, span[0], record))
         elif len(record) != len(names):
-            bad.append(BadRow(path, line, f"{len(record)} fields where the file has {len(names)}"))
+            bad.append(BadRow(path, span[0], f"{len(record)} fields where the file has {len(names)}"))
+            bad += [BadRow(path, line, f"part of the record of line {span[0]}") for line in span[1:]]
         else:
-            lines.append(line)
+            lines.append(span[0])
             for column, place in zip(columns, places, strict=True):
                 column.append(record[place])
         if len(lines) == CHUNK:
@@ -130,35 +162,39 @@ def _frame(names: list[str], columns: list[list[str]], lines: list[int]) -> pl.D
     return pl.DataFrame([*series, pl.Series(LINE, lines, dtype=pl.Int64)])
 
 
-def _records(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str] | str]]:
-    """Each record's first line with its fields, or with the reason why it has none."""
-    pending: list[tuple[int, bytes]] = []  # lines to be read again after a quote that never closed
+def _records(path: Path, dialect: Dialect) -> Iterator[tuple[range, list[str] | str]]:
+    """The lines of each record with its fields, or with the reason why it has none."""
+    pending: deque[tuple[int, bytes]] = deque()  # lines to be read again after a quote that never closed
     source = numbered_lines(path)
+
+    def take() -> tuple[int, bytes] | None:
+        return pending.popleft() if pending else next(source, None)
+
     header_due = dialect.has_header
-    while (head := pending.pop(0) if pending else next(source, None)) is not None:
+    while (head := take()) is not None:
         line, raw = head
-        if not raw.strip(b" \t\r") and (not raw or dialect.separator.encode() not in raw):
+        if _is_blank(raw, dialect):
             continue
         if header_due:
             header_due = False
             continue
         taken: list[tuple[int, bytes]] = []
         record = _record(raw, dialect)
-        while record is None and dialect.multiline and len(taken) < MAX_LINES:
-            more = pending.pop(0) if pending else next(source, None)
-            if more is None:
-                break
-            taken.append(more)
-            record = _record(b"\n".join([raw, *(text for _, text in taken)]), dialect)
+        if record is None and dialect.multiline:
+            record = _continued(raw, take, taken, dialect)
         if record is None:
-            pending = taken + pending
-            yield line, "a quote is opened and not closed"
+            pending.extendleft(reversed(taken))  # an opened quote costs its own line only
+            yield range(line, line + 1), "a quote is opened and not closed"
         else:
-            yield line, record
+            yield range(line, line + 1 + len(taken)), record
+
+
+def _is_blank(raw: bytes, dialect: Dialect) -> bool:
+    return not raw.strip(b" \t\r") and (not raw or dialect.separator.encode() not in raw)
 
 
 def _record(raw: bytes, dialect: Dialect) -> list[str] | str | None:
-    """Fields, or the reason why there are none, or None where a quote is still open."""
+    """Fields of one line, or the reason why there are none, or None where a quote is still open."""
     try:
         return _cut(raw.decode("utf-8"), dialect)
     except UnicodeDecodeError as error:
@@ -167,9 +203,27 @@ def _record(raw: bytes, dialect: Dialect) -> list[str] | str | None:
         return None if "unexpected end of data" in str(error) else f"not CSV ({error})"
 
 
+def _continued(
+    head: bytes, take: Callable[[], tuple[int, bytes] | None], taken: list[tuple[int, bytes]], dialect: Dialect
+) -> list[str] | None:
+    """Fields of a record that goes on over the next lines, which are put into `taken`; None if it never ends well."""
+
+    def lines() -> Iterator[str]:
+        size = len(head)
+        yield head.decode("utf-8") + "\n"
+        while len(taken) < MAX_LINES and size < MAX_RECORD and (more := take()) is not None:
+            taken.append(more)
+            size += len(more[1])
+            yield more[1].decode("utf-8") + "\n"
+
+    try:
+        return next(csv.reader(lines(), delimiter=dialect.separator, strict=True))
+    except (csv.Error, UnicodeDecodeError):
+        return None
+
+
 def _cut(text: str, dialect: Dialect) -> list[str]:
     if not dialect.quoted or '"' not in text:
         return text.split(dialect.separator)
-    csv.field_size_limit(MAX_FIELD)
-    *heads, tail = text.split("\n")  # not splitlines: U+2028 inside a text is no line end here
-    return next(csv.reader([*(head + "\n" for head in heads), tail], delimiter=dialect.separator, strict=True))
+    csv.field_size_limit(MAX_RECORD)
+    return next(csv.reader([text], delimiter=dialect.separator, strict=True))

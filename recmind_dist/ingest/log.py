@@ -103,7 +103,9 @@ def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> R
         return read_lightgcn(path, limit)
     if layout == "jsonl":
         columns = _columns(path, settings, jsonl_columns(path), need_rating)
-        return read_jsonl(path, lambda value: _pick(value, columns), limit)
+        rows = read_jsonl(path, lambda value: _pick(value, columns), limit)
+        absent = [pl.lit(None, pl.String).alias(role) for role in columns if role not in rows.frame.columns]
+        return Rows(path, rows.frame.with_columns(absent), rows.bad)  # no object may have been sound
     if layout == "parquet":
         columns = _columns(path, settings, parquet_columns(path), need_rating)
         rows = read_parquet(path, list(dict.fromkeys(columns.values())))
@@ -164,11 +166,13 @@ def _sound(rows: Rows) -> tuple[pl.DataFrame, list[BadRow]]:
     frame = rows.frame
     columns = [_checked_ids(frame.get_column(role), role, rows.file) for role in ("user", "item")]
     checks = [(pl.col(role).is_null(), f"no {role}") for role in ("user", "item")]
+    numbers = [role for role in ("time", "rating") if role in frame.columns]
+    for role in numbers:
+        _must_be_single(frame.get_column(role), rows.file)
     if "time" in frame.columns:
         columns.append(_times(frame.get_column("time"), rows.file))
     if "rating" in frame.columns:
         columns.append(_numbers(frame.get_column("rating")))
-    numbers = [role for role in ("time", "rating") if role in frame.columns]
     checks += [(pl.col(role).is_null(), f"{role} is not a finite number") for role in numbers]
     reason = pl.coalesce(pl.when(test).then(pl.lit(words)) for test, words in checks)
     lines = frame.get_column(LINE)
@@ -198,6 +202,11 @@ def _checked_ids(column: pl.Series, role: str, path: Path) -> pl.Series:
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Boolean):
         raise DataError(f"{path}: column {column.name!r} ({role}) holds {column.dtype}: ids are text or numbers")
     return id_column(column).alias(role)
+
+
+def _must_be_single(column: pl.Series, path: Path) -> None:
+    if column.dtype.is_nested():
+        raise DataError(f"{path}: column {column.name!r} holds {column.dtype}: give a number or a date")
 
 
 def _numbers(column: pl.Series) -> pl.Series:

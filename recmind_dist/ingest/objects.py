@@ -1,21 +1,28 @@
 """JSON lines and Parquet as text columns. JSON goes object by object: so 12 and "12" in one column both survive."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.ids import text_id
-from recmind_dist.ingest.rows import LINE, BadRow, Rows, numbered_lines
+from recmind_dist.ingest.rows import LINE, BadRow, Rows, check_columns, numbered_lines
 
 CHUNK = 200_000  # objects held at a time
 HEAD = 1000  # objects looked at for the names of keys: an optional one may be absent from the first
 MAX_DEPTH = 8  # nesting of lists and objects in one text field
+MAX_KEYS = 512  # different keys of all objects: each becomes a column of every row
+MAX_BYTES = (
+    os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+)  # of columns in memory; a few kB may claim more
 
 
 def read_jsonl(path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None] | str], limit: int) -> Rows:
@@ -28,6 +35,7 @@ def read_jsonl(path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None
     frames: list[pl.DataFrame] = []
     chunk: list[dict[str, str | None]] = []
     lines: list[int] = []
+    keys: set[str] = set()
     for line, value in _objects(path):
         picked = value if isinstance(value, str) else pick(value)
         if isinstance(picked, str):
@@ -35,6 +43,9 @@ def read_jsonl(path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None
             if len(bad) > limit:
                 break
             continue
+        if not keys.issuperset(picked):
+            keys.update(picked)
+            check_columns(path, keys, MAX_KEYS)
         chunk.append(picked)
         lines.append(line)
         if len(chunk) == CHUNK:
@@ -55,24 +66,68 @@ def jsonl_columns(path: Path) -> list[str]:
 
 def parquet_columns(path: Path) -> list[str]:
     """Column names. Raises DataError if the file is no Parquet."""
-    try:
-        return list(arrow_parquet.read_schema(path).names)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0][:120]}): check the format"
-        ) from error
+    with _refused(path):
+        names = list(arrow_parquet.read_schema(path).names)
+    check_columns(path, names)
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: a column stands twice ({', '.join(sorted(names))[:120]}): rename one")
+    return names
 
 
 def read_parquet(path: Path, wanted: list[str]) -> Rows:
-    """The wanted columns as they are; `LINE` is the row, from 1."""
-    try:
-        frame = pl.from_arrow(arrow_parquet.read_table(path, columns=wanted))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0][:120]}): check the format"
-        ) from error
+    """The wanted columns as they are; `LINE` is the row, from 1.
+
+    Raises:
+        DataError: the file is damaged or lies about itself, a column is of a type that is no id, number, date or text,
+            or the columns would take more than half of the memory.
+    """
+    batches: list[pa.RecordBatch] = []
+    with _refused(path), arrow_parquet.ParquetFile(path) as file:
+        schema = pa.schema([file.schema_arrow.field(name) for name in wanted])
+        for field in schema:
+            if not _is_readable(field.type):
+                raise DataError(f"{path}: column {field.name!r} holds {field.type}: convert it or leave it out")
+        size = 0
+        for batch in file.iter_batches(columns=wanted):
+            batch.validate(full=True)  # text that is not UTF-8 would be undefined behaviour later on
+            size += batch.nbytes
+            if size > MAX_BYTES:
+                raise DataError(f"{path}: its columns take more than {MAX_BYTES} bytes of memory: split the file")
+            batches.append(batch.select(wanted))
+        if sum(batch.num_rows for batch in batches) != file.metadata.num_rows:
+            raise DataError(f"{path}: not the {file.metadata.num_rows} rows that it says it has: write it again")
+        frame = pl.from_arrow(_decoded(pa.Table.from_batches(batches, None if batches else schema)))
     assert isinstance(frame, pl.DataFrame)
     return Rows(path, frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)), textual=False)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise DataError(f"{path}: cannot be read as Parquet ({reason}): check the format") from error
+
+
+def _is_readable(kind: Any) -> bool:
+    """Whether a column of this type can be ids, numbers, dates, or a text or list of texts."""
+    if pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_readable(kind.value_type) and not pa.types.is_nested(kind.value_type)
+    plain = (
+        pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal128,
+        pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_date, pa.types.is_timestamp,
+    )  # fmt: skip
+    return any(test(kind) for test in plain)
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """Dictionaries written out: a category cannot be read as a number."""
+    plain = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in table.schema]
+    fields = [pa.field(field.name, kind) for field, kind in zip(table.schema, plain, strict=True)]
+    return table.cast(pa.schema(fields))
 
 
 def flat_text(value: Any, depth: int = 0) -> str | None:

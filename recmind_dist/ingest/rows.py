@@ -1,7 +1,7 @@
 """What every reader hands back: a frame of raw text columns with their line numbers, and the rows that were no rows."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from recmind_dist.errors import DataError
 
 CLIP = 200  # characters of a bad row kept in quarantine.jsonl
 LINE = "__line"
+MAX_LINE = 1 << 24  # bytes; JSON of that length may take thirty times as much memory
+MAX_COLUMNS = 4096
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,12 @@ def quote(path: Path, wanted: set[int]) -> Iterator[tuple[int, str]]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, from 1, without line end and byte order mark."""
+    """The lines of a file, from 1, without line end and byte order mark. Raises DataError for one beyond `MAX_LINE`."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            yield number, (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).rstrip(b"\r\n")
+        for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+            if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
+                raise DataError(f"{path}:{number}: longer than {MAX_LINE} bytes: is the file of another format?")
+            yield number, (raw.removeprefix(BOM) if number == 1 else raw).rstrip(b"\r\n")
 
 
 def check_file(path: Path, key: str) -> None:
@@ -93,6 +98,14 @@ def check_file(path: Path, key: str) -> None:
         raise DataError(f"{path}: {what}: give the path of a file in {key}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty: give a file with rows in {key}")
+
+
+def check_columns(path: Path, names: Collection[str], limit: int = MAX_COLUMNS) -> None:
+    """Raises DataError if there are too many columns to be meant, or one has a name that this room needs itself."""
+    if len(names) > limit:
+        raise DataError(f"{path}: more than {limit} columns: check the format, or name the fields to keep")
+    if LINE in names:
+        raise DataError(f"{path}: column {LINE!r}: that name is reserved: rename it")
 
 
 def missing_column(path: Path, key: str, wanted: Any, there: Iterable[str]) -> DataError:

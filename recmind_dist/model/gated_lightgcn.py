@@ -100,6 +100,8 @@ class GatedLightGCN(nn.Module):
             takes gradient: "embeddings" leaves gates, mix and item scale at rest, "gates" all else; perturb: what is done
             to each state that a hop gives (state, layer).
         """
+        if z_ND is not None and not self.settings.users_have_text:
+            z_ND = z_ND.masked_fill(is_user_N[:, None], 0.0)
         if self.settings.base == "text" and z_ND is not None:
             e_ND = z_ND + 0.0 * e_ND  # the table's rows rest, with a gradient of zero
         z_ND = z_ND if z_ND is not None else e_ND.new_zeros(1, 1).expand_as(e_ND)  # without text nothing reads it
@@ -117,12 +119,19 @@ class GatedLightGCN(nn.Module):
         seeds = len(states[-1])
         graph = _mean(states, seeds)
         z_SD = z_ND[:seeds]
-        if self.settings.user_view != "text" and self.uses_text:
-            both = self.settings.user_view == "both"
-            z_SD = _with_items(z_SD, hops[-1](z_ND[: len(states[-2])]), is_user_N[:seeds], both)
+        if self.settings.text_layers and self.uses_text:
+            sizes = [len(x) for x in states[self.num_layers - self.settings.text_layers :]]
+            z_SD = self._propagate_text(z_ND, hops[-self.settings.text_layers :], sizes)
         d, is_user = degree_feature_N[:seeds], is_user_N[:seeds]
         h = self.read_out(graph, _mean(fused, seeds) if len(self.gates) else graph, z_SD, d, is_user, learn)
         return Views(h, graph, z_SD, gamma if len(self.gates) else [], [x[:seeds] for x in states])
+
+    def _propagate_text(self, z_ND: Tensor, hops: Sequence[Hop], sizes: list[int]) -> Tensor:
+        """Mean of the text views' states over the last hops, of which source k has `sizes[k]` nodes. Shape: [S, D]."""
+        states = [z_ND[: sizes[0]]]
+        for hop in hops:
+            states.append(hop(states[-1]))
+        return _mean(states, sizes[-1])
 
     def get_embedding(
         self, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, block: Block, degree_feature_N: Tensor
@@ -178,9 +187,3 @@ def _mean(layers: list[Tensor], num_seeds: int) -> Tensor:
     for x in layers[1:]:
         total = total + x[:num_seeds]
     return total / len(layers)
-
-
-def _with_items(z_SD: Tensor, spread_SD: Tensor, is_user_S: Tensor, both: bool) -> Tensor:
-    """Users' text views made of those of their items; items keep their own, whether they have edges or not."""
-    own, spread = functional.normalize(z_SD, dim=1), functional.normalize(spread_SD, dim=1)
-    return torch.where(is_user_S[:, None], own + spread if both else spread, own)

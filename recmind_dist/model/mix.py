@@ -15,23 +15,25 @@ _START_SCALE = 10.0  # 1 / temperature of the cosines at the start
 
 
 class Mix(nn.Module):
-    """γ, scale s and bias b of a node from its degree feature.
+    """γ, scale s and bias b of a node from its degree and the length of its graph view, which grows with degree.
 
     Args:
-        settings: degree_input False leaves constants; hidden_dim: width of the hidden layer, 0 means 16.
+        settings: degree_input False leaves three constants a side; hidden_dim: width of the hidden layer, 0 means 16.
     """
 
     def __init__(self, settings: GateSettings) -> None:
         super().__init__()
         self.degree_input = settings.degree_input
         width = settings.hidden_dim or 16
-        self.users = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 3))
-        self.items = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 3))
+        self.users = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3))
+        self.items = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3))
         for side in (self.users, self.items):
             last = side[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
+            with torch.no_grad():
+                last.bias[0] = settings.initial_bias
 
     def forward(
         self, graph_SD: Tensor, text_SD: Tensor, degree_feature_S: Tensor, is_user_S: Tensor, learn: bool = True
@@ -45,8 +47,9 @@ class Mix(nn.Module):
         self, graph_SD: Tensor, degree_feature_S: Tensor, is_user_S: Tensor, learn: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """γ, s and b, [S, 1] each; s and b of users are 1."""
-        d = degree_feature_S if self.degree_input else torch.zeros_like(degree_feature_S)
-        x = torch.stack([d, d.square()], dim=1)
+        d, length = degree_feature_S, graph_SD.detach().norm(dim=1).clamp(min=1e-6).log()
+        x = torch.stack([d, d.square(), length], dim=1)
+        x = x if self.degree_input else torch.zeros_like(x)
         user, item = (_run(side, x, learn) for side in (self.users, self.items))
         out = torch.where(is_user_S[:, None], user, item)
         gamma, one = torch.sigmoid(out[:, :1]), torch.ones_like(out[:, :1])

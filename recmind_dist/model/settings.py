@@ -71,9 +71,13 @@ class ModelSettings(Settings):
     """What propagation starts from: a row of the table, or the text view alone (AlphaRec, arXiv:2407.05441)."""
     projection_hidden_dim: int = Field(0, ge=0)
     """0: the text view is linear in the text vector; above: a hidden layer of that width."""
-    user_view: Literal["text", "items", "both"] = "text"
-    """A user's text view: of the user's own text, the sum of the views of the user's visible items, or both."""
+    text_layers: int = Field(0, ge=0, le=8)
+    """Hops over which text views are propagated too, at most num_layers: mean of all their states (AlphaRec)."""
+    users_have_text: bool = True
+    """False: users' text views start from nothing, and come from their items through text_layers."""
     text_whitening: Literal["none", "center", "whiten"] = "whiten"
+    text_components: int = Field(0, ge=0)
+    """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
     item_scale: bool = False
     """Item vectors are normalised and take a learnt scale by log-degree."""
     gate: GateSettings = GateSettings()
@@ -102,6 +106,8 @@ class LossSettings(Settings):
     """Of the sampled softmax."""
     tail_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the item + 1)^-q."""
+    user_exponent: float = Field(0.0, ge=0, le=1)
+    """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
     text_weight: float = Field(1.0, ge=0)
     """Under readout: mix, weight of the ranking loss of the text view by itself, beside that of the graph view."""
     contrast: ContrastSettings = ContrastSettings()

@@ -23,6 +23,11 @@ class TextRows:
     category: Tensor
     neighbour_text: Tensor
 
+    def select(self, rows: Tensor) -> "TextRows":
+        """Those of some rows."""
+        fields = (self.text, self.absent, self.degree_feature, self.category, self.neighbour_text)
+        return TextRows(*(x.index_select(0, rows) for x in fields))
+
 
 class TextView(nn.Module):
     """z_v = W_proj e_v, or a small MLP over (d̃_v, category, mean neighbour text) where v has no text.

@@ -82,7 +82,7 @@ class DenseEngine:
         self._prime_adam()
         self._broken, self._backwards = torch.zeros((), dtype=torch.float64, device=device), 0
         # seen here, on their own rank, before ZeRO reduces and scatters them: one name for all stages
-        self._hooks = [p.register_hook(self._look_at) for _, p in self.named]
+        self._hooks = [p.register_hook(self._look_at) for _, p in self.named]  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, with ZeRO's hooks."""

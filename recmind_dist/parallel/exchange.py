@@ -85,8 +85,8 @@ class RowExchange:
         if self.ranks.world_size == 1:
             return owned
         replies = owned.index_select(0, plan.reply)
-        replies = _AllToAll.apply(replies, plan.send_splits, plan.receive_splits)  # type: ignore[no-untyped-call]
-        return replies.index_select(0, plan.position)
+        arrived: Tensor = _AllToAll.apply(replies, plan.send_splits, plan.receive_splits)  # type: ignore[no-untyped-call]
+        return arrived.index_select(0, plan.position)
 
     def _all_send_ids(self, wanted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         if self.ranks.world_size == 1:

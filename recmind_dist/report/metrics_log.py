@@ -3,8 +3,10 @@
 import json
 import logging
 import math
+import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,7 @@ from recmind_dist.errors import StoreError
 from recmind_dist.types import Rank
 
 log = logging.getLogger(__name__)
+_CRC = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*$')
 
 
 class MetricsLog:
@@ -38,7 +41,7 @@ class MetricsLog:
     def log(self, kind: str, **fields: Any) -> None:
         """Writes {"time": unix seconds, "kind": kind, **fields}. NaN and infinities become null, arrays lists."""
         record = {"time": round(self._clock(), 3), "kind": kind, **fields}
-        line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = _with_crc(json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode()) + b"\n"
         with self._lock:
             self._write(line)
 
@@ -92,6 +95,37 @@ class WarningsToMetrics(logging.Handler):
         super().close()
 
 
+class Heartbeat:
+    """While it lasts, a thread writes a record of kind "heartbeat" every so often: a run that hangs shows by its silence
+    of steps, one that is dead by its silence altogether.
+
+    Args:
+        metrics: of rank 0, None elsewhere, where nothing is done; every_s: seconds; state: called for the record's fields.
+    """
+
+    def __init__(self, metrics: MetricsLog | None, every_s: float, state: Callable[[], dict[str, Any]]) -> None:
+        self._metrics, self._every_s, self._state = metrics, every_s, state
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
+
+    def __enter__(self) -> "Heartbeat":
+        if self._metrics is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._metrics is not None:
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._every_s):
+            if self._metrics is not None:
+                self._metrics.log("heartbeat", **self._state())
+
+
 def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
     """Records in order, of one kind or all. A line cut short by a kill is skipped with a warning that names it.
 
@@ -105,14 +139,40 @@ def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            log.warning("%s:%d: not a JSON object (%d bytes), cut short or damaged: skipped", path, number, len(line))
+        record = parse_line(line)
+        if record is None:
+            log.warning("%s:%d: not a line as written (%d bytes), cut short or damaged: skipped", path, number, len(line))
         elif kind is None or record.get("kind") == kind:
             yield record
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """A record of metrics.jsonl without its "crc32"; None if it is damaged. Lines of older programs have no crc32."""
+    found = _CRC.search(line)
+    if found is not None and found.group(1) != _crc(line[: found.start()] + b"}"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(record, dict):
+        record.pop("crc32", None)
+        return record
+    return None
+
+
+def has_crc(line: bytes) -> bool:
+    """Whether a line of metrics.jsonl can be verified."""
+    return _CRC.search(line) is not None
+
+
+def _crc(body: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(body)
+
+
+def _with_crc(body: bytes) -> bytes:
+    """A JSON object with the CRC-32 of its own bytes as last key: a flipped bit must not pass for a figure."""
+    return body[:-1] + b', "crc32": "' + _crc(body) + b'"}'
 
 
 def plain(value: Any) -> Any:

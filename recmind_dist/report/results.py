@@ -30,6 +30,8 @@ class GateRow(BaseModel):
     p90: float | None = None
     count: int = Field(ge=0)
     spearman: float | None = None
+    spearman_low: float | None = None
+    spearman_high: float | None = None
 
 
 class Results(BaseModel):

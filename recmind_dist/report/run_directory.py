@@ -11,7 +11,7 @@ from recmind_dist.config import dump_yaml
 from recmind_dist.errors import StoreError
 from recmind_dist.report.metrics_log import plain
 from recmind_dist.report.results import Results
-from recmind_dist.storage import directory_lock, read_json, write_bytes, write_json
+from recmind_dist.storage import check_seal, directory_lock, read_json, write_sealed, write_sealed_json
 
 
 class RunDirectory:
@@ -34,6 +34,11 @@ class RunDirectory:
     def results(self) -> Path:
         """results.json."""
         return self.path / "results.json"
+
+    @property
+    def per_user(self) -> Path:
+        """per_user.parquet: the metrics of results.json for each user apart."""
+        return self.path / "per_user.parquet"
 
     @property
     def checkpoints(self) -> Path:
@@ -62,7 +67,7 @@ class RunDirectory:
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Writes config.yaml, whole or not at all. Args: values: plain data, as `settings.model_dump(mode="json")`."""
-        write_bytes(self.config, dump_yaml(values).encode())
+        write_sealed(self.config, dump_yaml(values).encode())
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all. Numbers of numpy and torch are taken; NaN becomes null.
@@ -72,11 +77,12 @@ class RunDirectory:
         """
         values = plain(results)
         _check(values, self.results)
-        write_json(self.results, values)
+        write_sealed_json(self.results, values)
 
     def read_results(self) -> dict[str, Any]:
         """results.json, checked. Raises StoreError if it is not there, or not of its shape."""
         values = read_json(self.results)
+        check_seal(self.results, "evaluate the run again")
         _check(values, self.results)
         return dict(values)
 

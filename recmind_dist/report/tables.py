@@ -53,6 +53,20 @@ def print_table(table: Table, stream: TextIO | None = None) -> None:
     Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False).print(table)
 
 
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown, ending in a newline: numbers to four places and to the right, None as –, pipes escaped."""
+    texts = [[_markdown_cell(value) for value in row] for row in rows]
+    numeric = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(headers))]
+    lines = [list(map(_markdown_cell, headers)), ["---:" if right else "---" for right in numeric], *texts]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+
+
 def _table(corner: str, models: list[str], columns: Mapping[str, Mapping[str, float | None]], title: str) -> Table:
     table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
     table.add_column(corner)

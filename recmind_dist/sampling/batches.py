@@ -116,8 +116,8 @@ class NeighborLoader:
         batch_size: pairs, or users, of the *global* batch.
         batch_of: "pairs", or "users" with all their training edges.
         negatives: "pairs" (BPR), "shared" (sampled softmax) or "none" (alignment only).
-        held_out: mask over the user half of edges that teach the gates, [E]; they are absent from the training pairs and
-            from every propagation.
+        held_out: mask over the user half of edges, [E], that are absent from the training pairs and from every propagation;
+            teaches: those of them that teach the gates, all by default.
         gate_batch_size: held-out pairs of the global batch a step; 0 for none.
         cold_share: share of the gate batch's items that play cold (degree 0..3).
         gate_negatives: of the gate batch, where they are others than the main one's.
@@ -126,7 +126,7 @@ class NeighborLoader:
 
     def __init__(
         self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *, batch_of: str = "pairs",
-        held_out: BoolArray | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
+        held_out: BoolArray | None = None, teaches: BoolArray | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
         gate_negatives: NegativeSettings | None = None, seed: int = 0, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if batch_size < world_size:
@@ -137,8 +137,9 @@ class NeighborLoader:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.gate_batch_size, self.cold_share, self.batch_of = gate_batch_size, cold_share, batch_of
         self._held_out = held_out
-        self._held_out_edges = np.flatnonzero(held_out) if held_out is not None else np.zeros(0, np.int64)
-        hidden = HiddenEdges.of_edges(graph, self._held_out_edges) if len(self._held_out_edges) else NOTHING_HIDDEN
+        absent = np.flatnonzero(held_out) if held_out is not None else np.zeros(0, np.int64)
+        self._held_out_edges = absent if teaches is None else np.flatnonzero(teaches)
+        hidden = HiddenEdges.of_edges(graph, absent) if len(absent) else NOTHING_HIDDEN
         self._full = settings.propagation == "full"
         self._sampler = None if self._full else make_sampler(graph, settings, hidden)
         self._negatives = NegativeSampler(graph, settings.negatives)

@@ -4,9 +4,11 @@ from recmind_dist.storage.atomic import atomic_directory, fsync_directory, write
 from recmind_dist.storage.keys import content_key, sha256_file
 from recmind_dist.storage.lock import directory_lock
 from recmind_dist.storage.manifest import read_json, read_manifest, verify_manifest, write_manifest
+from recmind_dist.storage.seals import check_seal, write_sealed, write_sealed_json
 
 __all__ = [
     "atomic_directory",
+    "check_seal",
     "content_key",
     "directory_lock",
     "fsync_directory",
@@ -17,4 +19,6 @@ __all__ = [
     "write_bytes",
     "write_json",
     "write_manifest",
+    "write_sealed",
+    "write_sealed_json",
 ]

@@ -1,30 +1,63 @@
 """manifest.json: what a directory holds, with size and sha256 of every file, so that damage is found by name."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 from recmind_dist.errors import RecmindError, StoreError
 from recmind_dist.storage.atomic import write_json
-from recmind_dist.storage.keys import sha256_file
+from recmind_dist.storage.keys import content_key, sha256_file
 from recmind_dist.storage.lock import NAME as LOCK_NAME
 
 NAME = "manifest.json"
-MAX_BYTES = 64 << 20
+SELF = "manifest_sha256"  # content key of all the rest
+MAX_BYTES = 16 << 20  # JSON takes up to thirty times as much memory
+MAX_DEPTH = 64
+MAX_DIGITS = 100
+MAX_NAME = 255  # bytes that a file system takes for one name
 
 
 def read_json(path: Path, error: type[RecmindError] = StoreError) -> Any:
     """Reads JSON that may be damaged or hostile. Raises `error`, naming the file."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise error(f"{path}: not a plain file: refused")  # a pipe would be waited for, a device never ends
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise error(f"{path}: larger than {MAX_BYTES} bytes: not a file of ours")
-        return json.loads(path.read_bytes())
+        value = json.loads(data, parse_int=_whole_number)
+        _refuse_unwritable(value)
+        return value
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror})") from cause
     except (ValueError, RecursionError) as cause:
         if isinstance(cause, RecmindError):
             raise
         raise error(f"{path}: not JSON: the file is damaged") from cause
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("a number of too many digits")
+    return int(digits)
+
+
+def _refuse_unwritable(value: Any) -> None:
+    """Raises ValueError for what reads well but can later be neither walked through nor written or printed."""
+    pending = [(value, 0)]
+    while pending:
+        part, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deep")
+        if isinstance(part, str):
+            part.encode()  # fails for half a surrogate pair
+        elif isinstance(part, dict):
+            pending += [(inner, depth + 1) for pair in part.items() for inner in pair]
+        elif isinstance(part, list):
+            pending += [(inner, depth + 1) for inner in part]
 
 
 def write_manifest(directory: Path, kind: str, schema: int, content: dict[str, Any]) -> dict[str, Any]:
@@ -39,13 +72,15 @@ def write_manifest(directory: Path, kind: str, schema: int, content: dict[str, A
         if file.is_file() and file not in (directory / NAME, directory / LOCK_NAME)
     }
     manifest = {"kind": kind, "schema": schema, **content, "files": files}
-    write_json(directory / NAME, manifest)
+    write_json(directory / NAME, {**manifest, SELF: content_key(manifest)})
     return manifest
 
 
 def read_manifest(directory: Path, kind: str, schema: int, error: type[RecmindError] = StoreError) -> dict[str, Any]:
     """The manifest of `directory`. Raises `error` if it is absent, damaged, of another kind or schema version."""
     path = directory / NAME
+    if path.is_symlink():
+        raise error(f"{path}: a symbolic link: refused, copy the directory itself")
     if not path.is_file():
         raise error(f"{directory}: no {NAME}: not a complete {kind} directory")
     manifest = read_json(path, error)
@@ -57,6 +92,9 @@ def read_manifest(directory: Path, kind: str, schema: int, error: type[RecmindEr
         )
     if not isinstance(manifest.get("files"), dict):
         raise error(f"{path}: lists no files: the manifest is damaged")
+    found = manifest.pop(SELF, None)  # older ones have none
+    if found is not None and found != content_key(manifest):
+        raise error(f"{path}: differs from its own hash: the manifest is damaged")
     return manifest
 
 
@@ -64,8 +102,10 @@ def verify_manifest(directory: Path, manifest: dict[str, Any], error: type[Recmi
     """Checks size and sha256 of every listed file. Raises `error` naming the first that differs."""
     root = directory.resolve()
     for name, expected in manifest["files"].items():
-        if not isinstance(expected, dict) or "\0" in name:
-            raise error(f"{directory / NAME}: entry {name!r} is no size and sha256: the manifest is damaged")
+        if not isinstance(expected, dict) or "\0" in name or len(name) > MAX_NAME:
+            raise error(
+                f"{directory / NAME}: entry {name[:80]!r} is no file's size and sha256: the manifest is damaged"
+            )
         file = directory / name
         if not file.resolve().is_relative_to(root) or file.is_symlink():
             raise error(f"{directory}: manifest names {name!r}, outside the directory: refused")

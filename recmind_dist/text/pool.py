@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from recmind_dist import faults
 from recmind_dist.errors import RecmindError, StoreError, TextError
 from recmind_dist.storage import content_key, directory_lock
 from recmind_dist.text.adapter import adapter_hash
@@ -149,7 +150,8 @@ class EmbedActor:
             torch.set_num_threads(self.threads)
             self.encoder = TextEncoder.load(self.settings, self.device, self.adapter)
             self.batch_tokens = self.encoder.batch_tokens
-        self.encoder.batch_tokens = max(1, self.batch_tokens >> job.attempt)
+        # what once did not fit is not tried again: the encoder has halved it for good
+        self.encoder.batch_tokens = min(self.encoder.batch_tokens, max(1, self.batch_tokens >> job.attempt))
         embed_shard(self.encoder, TextStore.open(self.path), job)
 
 
@@ -172,6 +174,7 @@ def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
                 f"text.model: the vector of row {where} of {job.side} is not finite (text {text[:40]!r}): "
                 "the shard is rejected: check the model's weights and text.dtype"
             )
+    faults.check("embedded", 0, job.shard)
     store.write_shard(job.side, job.shard, rows, job.content_key)
 
 

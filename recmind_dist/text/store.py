@@ -141,7 +141,7 @@ class TextStore:
         start, stop = self.shard_range(side, shard)
         if entry is None:
             raise StoreError(f"{name} has no entry in the ledger: {REMEDY}")
-        if not self.shard_file(side, shard).is_file():
+        if not entry.get("textless") and not self.shard_file(side, shard).is_file():
             raise StoreError(f"{name} is missing: {REMEDY}")
         vectors = self._rows(side, shard, start, stop)
         if entry.get("rows") != stop - start or entry.get("sha256") != _sha256(vectors):
@@ -163,11 +163,13 @@ class TextStore:
             self._ledger_file(side, shard).unlink(missing_ok=True)
             file.unlink(missing_ok=True)  # Zarr would merge into what is there, which may be damaged
             self._array(side)[start:stop] = vectors
-            _fsync(file)
+            textless = bool(np.isnan(vectors).all())
+            if not textless:  # of a shard without a single text Zarr keeps no file: it is what fill values stand for
+                _fsync(file)
             back = self._rows(side, shard, start, stop)
             if not np.array_equal(back.view(np.uint16), vectors.view(np.uint16)):
                 raise StoreError(f"{file}: other bytes came back than were written: check the disk, then {REMEDY}")
-            entry = {"rows": stop - start, "sha256": _sha256(vectors), "content_key": content_key}
+            entry = {"rows": stop - start, "sha256": _sha256(vectors), "content_key": content_key, "textless": textless}
             write_json(self._ledger_file(side, shard), entry)
         except OSError as error:
             raise StoreError(
@@ -187,6 +189,17 @@ class TextStore:
         """What all shards were made of, as the ledger has it: another run's texts in the same store change it."""
         shards = ((side, shard) for side in SIDES for shard in range(self.num_shards(side)))
         return content_key_of([(self.entry(side, shard) or {}).get("content_key") for side, shard in shards])
+
+    def layout(self, side: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the array, of a shard and of a chunk, as Zarr has them."""
+        array = self._open_array(side)
+        return tuple(array.shape), tuple(array.shards or ()), tuple(array.chunks)
+
+    def forget(self, side: str, shard: int) -> None:
+        """Takes a shard out of the ledger, so that the next extraction makes it, and only it, again."""
+        self._ledger_file(side, shard).unlink(missing_ok=True)
+        fsync_directory(self.path / "ledger")
+        self._verified.discard((side, shard))
 
     def verify(self) -> None:
         """Reads everything. Raises StoreError naming the first shard that is missing or damaged."""

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recmind_dist.errors import StoreError, TextError
+from recmind_dist.storage import check_seal
+from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text.store import SIDES, HalfArray, TextStore
 from recmind_dist.types import FloatArray
 
@@ -72,10 +74,10 @@ class Whitening:
         """Writes a safetensors file, atomically."""
         from safetensors.numpy import save
 
-        from recmind_dist.storage import write_bytes
+        from recmind_dist.storage import write_sealed
 
         tensors = {f"{side}.mean": self.mean[side] for side in SIDES}
-        write_bytes(path, save(tensors | {f"{side}.matrix": self.matrix[side] for side in SIDES}))
+        write_sealed(path, save(tensors | {f"{side}.matrix": self.matrix[side] for side in SIDES}))
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
@@ -83,6 +85,8 @@ class Whitening:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        if path.is_file():
+            check_seal(path, DOCTOR)
         try:
             tensors = load_file(path)
             mean = {side: tensors[f"{side}.mean"] for side in SIDES}

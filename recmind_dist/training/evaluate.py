@@ -1,18 +1,24 @@
-"""Evaluation of a finished run on the test split: best checkpoint, exact propagation, full catalogue, results.json."""
+"""Evaluation of a finished run: best checkpoint, exact propagation, full catalogue, results.json and per_user.parquet."""
 
+import io
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from recmind_dist.checkpoint.reader import find_checkpoint
+import polars as pl
+import torch
+
+from recmind_dist.checkpoint.agreement import all_find_checkpoint
 from recmind_dist.config import resolve_settings
 from recmind_dist.config.yaml import load_yaml
-from recmind_dist.errors import CheckpointError
+from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.evaluation import gate_statistics
 from recmind_dist.evaluation.ranking import Evaluation, all_evaluate, all_evaluate_popularity
 from recmind_dist.graph import Graph
-from recmind_dist.parallel import Ranks
+from recmind_dist.parallel import Ranks, all_gather_rows
 from recmind_dist.report import RunDirectory
+from recmind_dist.storage import check_seal, write_sealed
+from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.training.rank_model import Inputs, RankModel
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.state import Cursor
@@ -21,13 +27,15 @@ from recmind_dist.training.state import Cursor
 def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
     """A run directory and its config as resolved. Raises ConfigError if it is no run."""
     run = RunDirectory(path)
+    if run.config.is_file():
+        check_seal(run.config, DOCTOR, ConfigError)
     config = resolve_settings(RunConfig, load_yaml(run.config))
     return run, config.model_copy(update={"run_dir": path})
 
 
 def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks) -> tuple[RankModel, Cursor]:
     """The model of the checkpoint that validation preferred. Raises CheckpointError if the run has none."""
-    found = find_checkpoint(run.checkpoints, "best")
+    found = all_find_checkpoint(run.checkpoints, "best", ranks)
     if found is None:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint: train the run first")
     model = RankModel(config, inputs, ranks)
@@ -38,7 +46,7 @@ def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks
 def all_evaluate_run(
     config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks, split: str = "test"
 ) -> dict[str, Any]:
-    """Content of results.json. Every rank must call; rank 0 writes it."""
+    """Content of results.json. Every rank must call; rank 0 writes it, and the users' own metrics beside it."""
     model, cursor = load_best(config, inputs, run, ranks)
     vectors = model.all_final_vectors()
     found = all_evaluate(vectors.h, model.graph, split, config.evaluation, ranks, cursor.norm_exponent)
@@ -48,7 +56,9 @@ def all_evaluate_run(
         else []
     )
     results = _results(config, split, found, gate) | {"norm_exponent": cursor.norm_exponent, "epoch": cursor.epoch}
+    users = all_per_user(found, ranks)
     if ranks.rank == 0:
+        write_per_user(users, run)
         run.write_results(results)
     return results
 
@@ -59,8 +69,29 @@ def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -
     results = _results(config, "test", found, [])
     run.create()
     run.write_config(config.model_dump(mode="json"))
+    write_per_user(all_per_user(found, Ranks.alone()), run)
     run.write_results(results)
     return results
+
+
+def all_per_user(found: Evaluation, ranks: Ranks) -> pl.DataFrame:
+    """The metrics of each user with held-out items, in node order. Every rank must call.
+
+    Columns: user (node), degree (of her held-out item, null where there are several), recall@20, ….
+    """
+    counts = torch.zeros(ranks.world_size, dtype=torch.int64, device=ranks.device)
+    counts[ranks.rank] = len(found.per_user["user"])
+    columns = torch.stack([torch.from_numpy(values) for values in found.per_user.values()], 1).to(ranks.device)
+    rows = all_gather_rows(columns, ranks.all_sum(counts).tolist(), ranks).cpu().numpy()
+    frame = pl.DataFrame(dict(zip(found.per_user, rows.T, strict=True)))
+    return frame.with_columns(pl.col("user").cast(pl.Int64), pl.col("degree").fill_nan(None).cast(pl.Int64))
+
+
+def write_per_user(users: pl.DataFrame, run: RunDirectory) -> None:
+    """Writes per_user.parquet, whole or not at all."""
+    out = io.BytesIO()
+    users.write_parquet(out)
+    write_sealed(run.per_user, out.getvalue())
 
 
 def _results(config: RunConfig, split: str, found: Evaluation, gate: list[dict[str, Any]]) -> dict[str, Any]:

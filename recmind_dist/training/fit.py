@@ -154,7 +154,8 @@ def _text_inputs(
     whitening, texts = run.path / "whitening.safetensors", run.path / "texts.json"
     if fresh or not whitening.is_file():
         # fitted once a run, to the untouched model: the projection learns in these coordinates and keeps them
-        Whitening.fit(TextStore.open(base.path), config.model.text_whitening).save(whitening)
+        store, components = TextStore.open(base.path), config.model.text_components
+        Whitening.fit(store, config.model.text_whitening, dim=components or None).save(whitening)
     values = {"items": prepared.texts.items, "users": prepared.texts.users}
     if config.text.lora is not None:
         write_sealed(texts, json.dumps(values, ensure_ascii=False).encode())

@@ -117,6 +117,7 @@ class Objective(nn.Module):
 
     def _rank_loss(self, h_SC: Tensor, batch: Batch, temperature: float | None, tail_exponent: float) -> Tensor:
         weight = losses.tail_weights(batch.degree[batch.dst_pos_index], tail_exponent)
+        weight = weight * losses.tail_weights(batch.degree[batch.src_index], self.loss.user_exponent)
         total = batch.global_batch_size
         if self.loss.kind == "ssm":
             return losses.sampled_softmax(

@@ -143,7 +143,7 @@ class RankModel:
     def build_dense(self) -> GatedLightGCN:
         """A dense part at its start, the same on every rank: torch's generator is seeded from the run's seed alone."""
         settings = self.config.model
-        text_dim = self.whitening.dim if self.whitening is not None else 0
+        text_dim = self.whitening.dim if self.whitening is not None and self.config.views_text else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_key(self.config.train.seed, "dense") & 0x7FFF_FFFF_FFFF_FFFF)
             model = GatedLightGCN(None, settings.embedding_dim, settings.num_layers, text_dim, settings)

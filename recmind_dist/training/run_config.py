@@ -19,8 +19,9 @@ from recmind_dist.training.settings import TrainSettings
 from recmind_dist.training.variants import VARIANTS, merged
 
 Variant = Literal[
-    "recmind", "lightgcn", "popularity", "llm_only", "late_fusion", "no_alignment", "no_user_alignment", "no_item_alignment",
-    "no_warmup", "gate_items_only",
+    "recmind", "popularity", "lightgcn", "lightgcn_bpr", "bpr_mf", "simgcl", "xsimgcl", "lightgcn_text", "alpharec",
+    "rlmrec", "llm_only", "late_fusion", "no_alignment", "no_user_alignment", "no_item_alignment", "no_warmup",
+    "gate_items_only",
 ]  # fmt: skip
 
 
@@ -35,6 +36,8 @@ class RunConfig(Settings):
     """A named set of settings, laid over this file."""
     compare: tuple[Variant, ...] = ()
     """Variants trained and evaluated beside this one, each in `<run_dir>-<variant>`."""
+    profile: bool = False
+    """Write where the time of the first steps goes, as a Chrome trace and as text, to <run_dir>/profile."""
     fetch: tuple[Literal["ml-100k", "minilm", "smollm2"], ...] = ()
     """Data and models to bring first, where they are absent."""
     dataset: DatasetSettings
@@ -67,6 +70,13 @@ class RunConfig(Settings):
     def warms_up(self) -> bool:
         """Whether there is a phase of alignment alone."""
         return self.aligns and self.train.warmup_epochs > 0
+
+    @property
+    def views_text(self) -> bool:
+        """Whether the model has a text view; without one texts may still be what the table starts from."""
+        model = self.model
+        reads = model.gate.enabled or model.readout in ("alpha", "gate", "mix", "text") or model.base == "text"
+        return model.use_text and (reads or self.aligns)
 
     @property
     def propagates_fully(self) -> bool:
@@ -116,12 +126,16 @@ class RunConfig(Settings):
         init = text and self.model.init == "text"
         full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
         return [
+            (self.train.batch_of == "users" and self.sampler.hide_batch_edges,
+             "train.batch_of: users would hide all edges of a batch's users: set sampler.hide_batch_edges: false"),
             (not full and self.loss.contrast.kind != "none", "loss.contrast needs sampler.propagation: full"),
             (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
             (full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
             (gate_kind and not text, "model.readout: mix needs model.use_text"),
             (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
-            (self.model.user_view != "text" and layers == 0, "model.user_view: items or both needs model.num_layers of 1 or more"),
+            (self.model.text_layers > layers, f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}"),
+            (text and not self.model.users_have_text and self.model.text_layers == 0 and self.model.base == "table",
+             "model.users_have_text: false needs model.text_layers of 1 or more: users would have no text view"),
             (self.loss.contrast.kind == "xsimgcl" and self.loss.contrast.layer > layers,
              f"loss.contrast.layer {self.loss.contrast.layer} is above model.num_layers {layers}"),
             (not full and hops != layers, f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one fan-out per layer"),

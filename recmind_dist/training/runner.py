@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from recmind_dist import errors
-from recmind_dist.errors import RecmindError, TrainingError
+from recmind_dist.errors import RecmindError, TrainingError, WorkerLostError
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
@@ -137,6 +137,10 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
     logging.getLogger("recmind_dist").addHandler(warnings)
     try:
         yield config, inputs, ranks, run
+    except WorkerLostError as error:
+        log.warning("%s", error)  # into metrics.jsonl; a new start may succeed, so this is no refusal
+        write_json(_lost(refusal), {"error": type(error).__name__, "message": str(error)})
+        raise
     except RecmindError as error:
         write_json(refusal, {"error": type(error).__name__, "message": str(error)})
         raise
@@ -151,10 +155,19 @@ def _wants_gpu(config: RunConfig) -> bool:
     return config.scaling.device == "cuda"
 
 
+def _lost(refusal: Path) -> Path:
+    """Where workers write that they lost each other."""
+    return refusal.with_name(refusal.name.replace("refused", "lost"))
+
+
 def _told(refusal: Path, error: Exception | None) -> RecmindError:
     """The error that a worker wrote down, or what Ray says."""
-    if refusal.exists():
-        told = read_json(refusal)
+    # that ranks lost each other is worth telling only where no rank has another failure, which will be the cause
+    failures = getattr(error, "worker_failures", {}).values()
+    only_lost = bool(failures) and all(WorkerLostError.__name__ in str(failure) for failure in failures)
+    written = refusal if refusal.exists() or not only_lost else _lost(refusal)
+    if written.exists():
+        told = read_json(written)
         kind: Callable[[str], RecmindError] = getattr(errors, str(told.get("error")), TrainingError)
         return kind(str(told.get("message")))
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -1,22 +1,23 @@
 """One training step: sample → fetch rows → forward → losses → backward → return rows → update → enqueue."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from recmind_dist.errors import TrainingError
 from recmind_dist.graph import Graph
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import Batch, StepBatches
+from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextPicker
+from recmind_dist.training.guards import all_finite_losses
 from recmind_dist.training.objective import VIEWS, Objective, Outcome, anchor_stride
 from recmind_dist.training.owned import OwnedText, degree_feature
 from recmind_dist.training.prepared import PreparedStep
@@ -117,20 +118,25 @@ class TrainingStep:
     def all_train(self, step: PreparedStep) -> dict[str, float]:
         """One step; returns the global batch's loss terms. Every rank must call."""
         rows = step.rows
-        e_uD = self.table.gather(rows)
-        text_u = self._text_rows(step)
-        values = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self._queues)
+        with record_function("recmind::gather"):
+            e_uD, text_u = self.table.gather(rows), self._text_rows(step)
+        with record_function("recmind::forward"):
+            values = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self._queues)
         outcome = self.objective.outcome
         outcome.terms = dict(zip(outcome.terms, values, strict=True))  # the tensors that carry ZeRO's hooks
-        self.engine.all_backward(outcome.total)
+        with record_function("recmind::backward"):
+            self.engine.all_backward(outcome.total)
         assert e_uD.grad is not None
         row_grad = e_uD.grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average
-        losses = self._all_losses(outcome, row_grad, step)
-        self.table.update(rows, row_grad, self.lr_factor(step.step))
-        self.engine.all_step(self.lr_factor(step.step))
+        faults.check("gradient", self.ranks.rank, self.steps_done, row_grad)
+        losses = all_finite_losses(outcome.terms, row_grad, self.engine.broken_gradients(), self.ranks, step.step)
+        with record_function("recmind::update"):
+            self.table.update(rows, row_grad, self.lr_factor(step.step))
+            self.engine.all_step(self.lr_factor(step.step))
         if self.keys:
-            self.keys.follow(self.engine.all_parameters("model."))
-            self.keys.enqueue(outcome, step.main.global_pairs, self.objective.alignment.anchors, self.steps_done)
+            with record_function("recmind::queue"):
+                self.keys.follow(self.engine.all_parameters("model."))
+                self.keys.enqueue(outcome, step.main.global_pairs, self.objective.alignment.anchors, self.steps_done)
         self.steps_done += 1
         return losses
 
@@ -139,22 +145,7 @@ class TrainingStep:
         return {"queue_staleness": self.keys.queues["item_text"].staleness(self.steps_done)} if self.keys else {}
 
     def _text_rows(self, step: PreparedStep) -> TextRows | None:
-        if self.text is None:
+        if self.text is None or not self.objective.model.uses_text:
             return None
         key = stream_key(self.seed, "step", step.step)
         return self.text.select(step.rows, self.hide_share, key, self.nodes[step.rows])
-
-    def _all_losses(self, outcome: Outcome, row_grad: Tensor, step: PreparedStep) -> dict[str, float]:
-        """Sums the terms over ranks and stops *all* ranks before the update if any of it is not finite."""
-        names = list(outcome.terms)
-        bad = (~torch.isfinite(row_grad)).any().to(torch.float64)
-        local = torch.stack([*(outcome.terms[n].detach().double() for n in names), bad])
-        values = self.ranks.all_sum(local).tolist()
-        losses = dict(zip(names, values[:-1], strict=True))
-        if values[-1] or not all(math.isfinite(v) for v in losses.values()):
-            pairs = step.main.global_pairs[:, :3].T.tolist()
-            raise TrainingError(
-                f"step {step.step}: loss or gradient is not finite ({losses}); first pairs of the batch {pairs}: "
-                "lower table.learning_rate or zero.learning_rate, or set zero.gradient_clipping"
-            )
-        return losses | {"loss": sum(losses.values())}

@@ -2,31 +2,20 @@
 
 from typing import Any
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "recmind": {},
-    "lightgcn": {
-        "model": {
-            "use_text": False,
-            "init": "normal",
-            "readout": "graph",
-            "item_scale": False,
-            "gate": {"enabled": False},
-        },
-        "alignment": {"weight": 0},
-        "train": {"warmup_epochs": 0},
+_PLAIN: dict[str, Any] = {
+    "model": {
+        "use_text": False,
+        "init": "normal",
+        "readout": "graph",
+        "text_layers": 0,
+        "users_have_text": True,
+        "item_scale": False,
+        "gate": {"enabled": False, "withheld_items": 0.0},
     },
-    "popularity": {
-        "model": {"use_text": False, "init": "normal", "gate": {"enabled": False}},
-        "alignment": {"weight": 0},
-    },
-    "llm_only": {"model": {"readout": "text", "gate": {"enabled": False}}, "alignment": {"weight": 0}},
-    "late_fusion": {"model": {"readout": "alpha", "gate": {"enabled": False}}},
-    "no_alignment": {"alignment": {"weight": 0}, "train": {"warmup_epochs": 0}},
-    "no_user_alignment": {"alignment": {"users": False}},
-    "no_item_alignment": {"alignment": {"items": False}},
-    "no_warmup": {"train": {"warmup_epochs": 0}},
-    "gate_items_only": {"model": {"gate": {"sides": "items"}}},
+    "alignment": {"weight": 0},
+    "train": {"warmup_epochs": 0},
 }
+_UNGATED: dict[str, Any] = {"gate": {"enabled": False, "withheld_items": 0.0}}
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -36,3 +25,31 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(change, dict) and isinstance(out.get(key), dict)
         out[key] = merged(out[key], change) if both else change
     return out
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "recmind": {},
+    "popularity": _PLAIN,
+    # graph alone
+    "lightgcn": _PLAIN,
+    "lightgcn_bpr": merged(_PLAIN, {"loss": {"kind": "bpr"}, "train": {"batch_of": "pairs"}}),
+    "bpr_mf": merged(_PLAIN, {
+        "model": {"num_layers": 0}, "sampler": {"num_neighbors": []}, "loss": {"kind": "bpr"},
+        "train": {"batch_of": "pairs"}}),
+    "simgcl": merged(_PLAIN, {"loss": {"contrast": {"kind": "simgcl"}}}),
+    "xsimgcl": merged(_PLAIN, {"loss": {"contrast": {"kind": "xsimgcl"}}}),
+    # graph and text without gates
+    "lightgcn_text": merged(_PLAIN, {"model": {"use_text": True, "init": "text"}}),
+    "alpharec": merged(_PLAIN, {
+        "model": {"use_text": True, "base": "text", "projection_hidden_dim": 256, "users_have_text": False}}),
+    "rlmrec": {
+        "model": {"use_text": True, "init": "normal", "readout": "graph", **_UNGATED}, "train": {"warmup_epochs": 0}},
+    "llm_only": {"model": {"readout": "text", **_UNGATED}, "alignment": {"weight": 0}},
+    "late_fusion": {"model": {"readout": "alpha", **_UNGATED}},
+    # RecMind without one thing
+    "no_alignment": {"alignment": {"weight": 0}, "train": {"warmup_epochs": 0}},
+    "no_user_alignment": {"alignment": {"users": False}},
+    "no_item_alignment": {"alignment": {"items": False}},
+    "no_warmup": {"train": {"warmup_epochs": 0}},
+    "gate_items_only": {"model": {"gate": {"sides": "items"}}},
+}  # fmt: skip

@@ -96,9 +96,9 @@ class FullViews:
         """Every rank must call, in forward and in backward."""
         operator = step.operator
         assert operator is not None, "full propagation without an operator"
-        z_nD = model.text_view(text_n) if text_n is not None and model.text_view is not None else None
+        z_nD = _text_views(model, text_n, operator.is_user)
         noisy = self._contrast.kind == "xsimgcl"
-        own = self._propagate(model, step, e_nD, z_nD, learn, "first" if noisy else None)
+        own = own_views = self._propagate(model, step, e_nD, z_nD, learn, "first" if noisy else None)
         contrast = None
         if noisy:
             contrast = own.graph, own.layers[self._contrast.layer]
@@ -112,14 +112,18 @@ class FullViews:
         keys, gate_h = None, None
         if key_model is not None:
             with torch.no_grad():
-                key_z = key_model.text_view(text_n) if text_n is not None and key_model.text_view is not None else None
+                key_z = _text_views(key_model, text_n, operator.is_user)
                 made = self._propagate(key_model, step, e_nD, key_z, "all", None)
                 key_graph, key_text = self._all_fetch([made.graph, made.text], step, step.main_index)
                 keys = Views(key_graph, key_graph, key_text)
         if step.gate_index is not None:
-            hops = [operator.hop()] * model.num_layers
-            gate = model.views(e_nD, z_nD, operator.is_user, hops, operator.feature, "gates")
-            [gate_h] = self._all_fetch([gate.h], step, step.gate_index)
+            if len(model.gates) or (step.hidden is not None and len(step.hidden)):
+                hops = [operator.hop()] * model.num_layers
+                h_gate = model.views(e_nD, z_nD, operator.is_user, hops, operator.feature, "gates").h
+            else:  # the same states as the main views': only the readout has something to learn
+                views = own_views.graph.detach(), own_views.graph.detach(), own_views.text.detach()
+                h_gate = model.read_out(*views, operator.feature, operator.is_user, "gates")
+            [gate_h] = self._all_fetch([h_gate], step, step.gate_index)
         return StepViews(Views(h, graph, text), base, gate_h, keys, (noise[0], noise[1]) if noise else None)
 
     def _propagate(
@@ -147,3 +151,14 @@ class FullViews:
         parts = dict(zip(map(id, distinct), torch.split(fetched, [c.shape[1] for c in distinct], dim=1), strict=True))
         return [parts[id(c)] for c in columns]
 
+
+def _text_views(model: GatedLightGCN, text_n: TextRows | None, is_user_n: Tensor) -> Tensor | None:
+    """z of all rows; nothing is computed for users whose text view comes from their items. Shape: [n, D]."""
+    if text_n is None or model.text_view is None:
+        return None
+    if model.settings.users_have_text:
+        z: Tensor = model.text_view(text_n)
+        return z
+    items = (~is_user_n).nonzero().squeeze(1)
+    z_items: Tensor = model.text_view(text_n.select(items))
+    return z_items.new_zeros(len(is_user_n), z_items.shape[1]).index_copy(0, items, z_items)

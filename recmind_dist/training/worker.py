@@ -22,13 +22,17 @@ from recmind_dist.parallel.memory import keep_freed_memory
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
+from recmind_dist.report.metrics_log import Heartbeat
 from recmind_dist.sampling import NeighborLoader, Prefetcher, held_out_slice, steps_per_epoch
 from recmind_dist.storage import check_seal
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextEncoder, Texts, save_adapter
+from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
+from recmind_dist.training.guards import all_train_guarded
 from recmind_dist.training.objective import Objective
 from recmind_dist.training.prepared import PreparedStep
+from recmind_dist.training.profile import StepProfile, named
 from recmind_dist.training.rank_model import Inputs, RankModel
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.state import Cursor, all_dense_state, all_load_dense, load_table, refuse_other_run
@@ -53,6 +57,7 @@ class Worker:
         keep_freed_memory()
         self.config, self.ranks, self.run = config, ranks, run
         self.attempt, self.report = attempt, report
+        self.profile = StepProfile(run.path, ranks.rank, config.profile)
         self.parts = RankModel(config, inputs, ranks)
         self.exchange = RowExchange(self.parts.bounds, ranks)
         self.metrics = MetricsLog(run.metrics) if ranks.rank == 0 else None
@@ -82,7 +87,7 @@ class Worker:
         else:
             self.parts.initialise()
         dense = self.checkpoint.dense() if self.checkpoint else None
-        with self.checkpointer:
+        with self.checkpointer, Heartbeat(self.metrics, self.config.scaling.heartbeat_s, self._place):
             while self.cursor.phase in phases:
                 dense = self._all_run_phase(dense)
             self._all_report(self.checkpointer.wait())
@@ -103,9 +108,12 @@ class Worker:
 
     def _all_run_epoch(self, phase: "Phase") -> None:
         cursor, start = self.cursor, time.perf_counter()
-        steps = Prefetcher(phase.prepared_steps(cursor.epoch, cursor.step_in_epoch), self.config.sampler.prefetch)
-        for prepared in steps:
-            losses = phase.step.all_train(prepared)
+        patience_s = 2 * self.config.scaling.collective_timeout_s  # the thread's own exchanges time out first
+        batches = named(phase.prepared_steps(cursor.epoch, cursor.step_in_epoch), "sample")
+        steps = Prefetcher(batches, self.config.sampler.prefetch, timeout_s=patience_s)
+        for prepared in self.profile.follow(iter(steps), phase.name):
+            faults.check("step", self.ranks.rank, cursor.steps_done)
+            losses = all_train_guarded(phase.step.all_train, prepared, self.run.path, self.ranks, phase.name)
             cursor.step_in_epoch += 1
             cursor.steps_done += 1
             cursor.score = None
@@ -184,6 +192,7 @@ class Worker:
 
     def _all_report(self, committed: list[str]) -> None:
         for name in committed:
+            faults.check("report", self.ranks.rank, self.cursor.steps_done)
             self._log("checkpoint", name=name)
         self.report(
             {"checkpoint": committed[-1] if committed else "", "step": self.cursor.steps_done, **self.cursor.metrics}
@@ -202,6 +211,9 @@ class Worker:
         if found is not None and not allow_mismatch:
             refuse_other_run(found, self.parts.identity)
         return found
+
+    def _place(self) -> dict[str, Any]:
+        return {"phase": self.cursor.phase, "epoch": self.cursor.epoch, "steps_done": self.cursor.steps_done}
 
     def _log(self, kind: str, **fields: Any) -> None:
         if self.metrics is not None:
@@ -255,6 +267,7 @@ class Phase:
             self._loaders = {period: self._loader(period)}
         loader, operator = self._loaders[period]
         for batches in loader.batches(epoch, first_step):
+            faults.check("sample", self.worker.ranks.rank, batches.step)
             yield self.planner.all_prepare(batches, operator)
 
     def close(self) -> None:
@@ -272,14 +285,16 @@ class Phase:
         """Batches of a period and, under full propagation, the operator without its held-out edges."""
         config, parts, ranks = self.config, self.worker.parts, self.worker.ranks
         graph, gate, seed = parts.graph, config.model.gate, config.train.seed
-        held_out = None
+        held_out, teaches = None, None
         if period >= 0:
             held_out = held_out_slice(graph, gate.heldout_share, gate.seed, period, gate.withheld_items)
+            # of the withheld items, too, only what is a user's newest: as often as an item without edges is met
+            teaches = held_out_slice(graph, gate.heldout_share, gate.seed, period)
         negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if self.joint else "none"
         # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are drawn for the views
         uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
         loader = NeighborLoader(
-            graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out,
+            graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out, teaches=teaches,
             gate_batch_size=config.gate_batch_size if self.joint and period >= 0 else 0, cold_share=gate.cold_share,
             gate_negatives=uniform if config.model.readout == "mix" else None, seed=stream_key(seed, self.name), rank=ranks.rank, world_size=ranks.world_size,
         )  # fmt: skip

@@ -56,8 +56,8 @@ def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_
     """Users with all their items, withheld items, noise of XSimGCL, views mixed by gates that learn on held-out edges."""
     runs = []
     for ranks in (1, 2):
-        sampler = {"num_neighbors": EVERY, "negatives": {"num_shared": 12}, "propagation": "full"}
-        model = {"readout": "mix", "user_view": "both", "gate": {"withheld_items": 0.2, "heldout_share": 0.3}}
+        sampler = {"num_neighbors": EVERY, "negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
+        model = {"readout": "mix", "text_layers": 2, "users_have_text": False, "gate": {"withheld_items": 0.2, "heldout_share": 0.3}}
         runs.append(curve(
             tmp_path, inputs, f"mix{ranks}", ranks, sampler=sampler, model=model,
             train={"batch_of": "users", "batch_size": 16, "epochs": 3},

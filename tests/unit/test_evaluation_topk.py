@@ -84,6 +84,16 @@ def test_top_k_of_tied_and_untied_rows_together() -> None:
     assert values.tolist() == [[5.0, 5.0], [9.0, 4.0]]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 30), st.integers(64, 900), st.integers(1, 6), st.sampled_from([3, 40, 100_000]))
+def test_wide_rows_equal_a_full_sort_with_few_or_many_ties(seed: int, width: int, k: int, distinct: int) -> None:
+    drawn = np.random.default_rng(seed)
+    scores = drawn.integers(0, distinct, (5, width)).astype(np.float32)
+    values, columns = top_k(torch.from_numpy(scores), k)
+    assert columns.tolist() == brute_force(scores, k, [set()] * 5)
+    assert values.tolist() == np.take_along_axis(scores, columns.numpy(), 1).tolist()
+
+
 def test_a_vector_that_is_not_finite_is_named() -> None:
     items = torch.ones(4, 2)
     items[2, 1] = torch.nan

@@ -81,3 +81,21 @@ def test_rank_in_time_is_each_users_own_clock() -> None:
 def test_shares_are_not_lost_to_rounding(count: int) -> None:
     labels = splits.ratio(log_of([0] * count, list(range(count))), 0.1, 0.2)
     assert ((labels == VALID).sum(), (labels == TEST).sum()) == (count // 10, count // 5)
+
+
+def test_the_cold_protocol_leaves_chosen_items_nought_to_three_edges_and_no_user_empty() -> None:
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, [60, 25], size=(900, 2)), axis=0)
+    log = splits.Interactions(pairs[:, 0], pairs[:, 1], np.arange(len(pairs)), np.arange(len(pairs)))
+    before = splits.leave_one_out(log)
+    after = splits.withhold(before, log, 25, 0.4, seed=1)
+    assert np.array_equal(before[before != splits.TRAIN], after[before != splits.TRAIN])  # nothing held out is touched
+    degree = np.bincount(log.item[after == splits.TRAIN], minlength=25)
+    full = np.bincount(log.item[before == splits.TRAIN], minlength=25)
+    changed = np.flatnonzero(degree < full)
+    assert 4 <= len(changed) <= 16
+    assert (degree[changed] <= 4).all()  # 0..3, and what a user would be empty without
+    assert set(log.user[before == splits.TRAIN]) == set(log.user[after == splits.TRAIN])
+    order = rng.permutation(len(pairs))
+    shuffled = splits.Interactions(*(column[order] for column in (log.user, log.item, log.time, log.row)))
+    assert np.array_equal(splits.withhold(before[order], shuffled, 25, 0.4, seed=1), after[order])

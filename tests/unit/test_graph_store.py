@@ -181,6 +181,10 @@ def test_damage_is_named(dataset: Path, tmp_path: Path) -> None:
         Graph.open(path)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"num_users": "many"}))
+    with pytest.raises(StoreError, match="differs from its own hash"):
+        Graph.open(path)
+    del manifest["manifest_sha256"]  # as older programs wrote it
+    (path / "manifest.json").write_text(json.dumps(manifest | {"num_users": "many"}))
     with pytest.raises(StoreError, match="num_users is 'many'"):
         Graph.open(path)
     with pytest.raises(StoreError, match="not a complete graph directory"):

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def test_every_line_is_one_object_and_is_there_at_once(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "logs" / "metrics.jsonl", clock=lambda: 12.3456)
     log.log("step", loss=float("nan"), rate=np.float32(0.5), by_k={20: np.array([1.0, np.inf])}, text="a\nb")
     line = log.path.read_text()
-    assert json.loads(line) == {
+    written = json.loads(line)
+    assert written.pop("crc32") == f"{zlib.crc32(json.dumps(written, ensure_ascii=False).encode()):08x}"
+    assert written == {
         "time": 12.346, "kind": "step", "loss": None, "rate": 0.5, "by_k": {"20": [1.0, None]}, "text": "a\nb",
     }  # fmt: skip
     assert line.count("\n") == 1
@@ -65,6 +68,21 @@ def test_a_torn_line_is_skipped_named_and_does_not_swallow_the_next(
         log.log("c")
         log.log("d")
     assert [record["kind"] for record in read_metrics(path)] == ["a", "c", "d"]
+
+
+def test_a_flipped_bit_in_a_line_is_never_read_as_another_figure(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.log("validation", recall=0.25)
+    whole = path.read_bytes()
+    [record] = read_metrics(path)
+    assert record["recall"] == 0.25
+    for bit in range(8 * (len(whole) - 1)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        # a bit of the word crc32 itself may leave the record readable, with all its figures
+        assert all(record.items() <= read.items() for read in read_metrics(path)), data
 
 
 def test_a_full_disk_does_not_stop_the_run(

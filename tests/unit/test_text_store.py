@@ -314,5 +314,8 @@ def test_whitening_is_deterministic_and_survives_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.mean["items"], map_.mean["items"])
     assert loaded.dim == 8
     (tmp_path / "whitening.safetensors").write_bytes(b"torn")
+    with pytest.raises(StoreError, match=r"whitening\.safetensors: sha256 differs"):
+        Whitening.load(tmp_path / "whitening.safetensors")
+    (tmp_path / "SHA256SUMS").unlink()  # as older programs left it
     with pytest.raises(StoreError, match=r"whitening\.safetensors: not a whitening file"):
         Whitening.load(tmp_path / "whitening.safetensors")

@@ -1,0 +1,1 @@
+"""Benchmarks: one command a question. See benchmarks/README.md."""

@@ -1,0 +1,130 @@
+"""How fast do texts become vectors? Texts/s and useful FLOP/s against the matmul limit and sentence-transformers."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.child import Child
+from benchmarks.environments import SENTENCE_TRANSFORMERS
+from benchmarks.measure import ROOT, Report, interleave
+from recmind_dist.errors import RecmindError
+from recmind_dist.ingest import fetch
+from recmind_dist.ingest.vocabulary import PLAIN, TRADES
+from recmind_dist.text import TextEncoder, TextSettings
+from recmind_dist.text.source import resolve_dtype
+
+MAX_TOKENS = 64
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def main(
+    quick: bool = typer.Option(False, help="fewer texts and rounds, under 4 minutes"),
+    threads: int = typer.Option(1, help="of torch, on every side"),
+) -> None:
+    """Encodes the same texts with MiniLM by the project's encoder and by sentence-transformers, in turn."""
+    torch.set_num_threads(threads)
+    report = Report("extract", quick)
+    texts = make_texts(96 if quick else 1024)
+    model = fetch("minilm", ROOT / "models")
+    settings = {dtype: TextSettings(model=str(model), dtype=dtype) for dtype in DTYPES}
+    encoders = {dtype: TextEncoder.load(settings[dtype]) for dtype in DTYPES}
+    auto = resolve_dtype(TextSettings(model=str(model)))
+    flop = useful_flop(encoders[auto], texts)
+
+    def ours(dtype: str) -> Callable[[], float]:
+        return lambda: len(texts) / _seconds(lambda: encoders[dtype].encode(texts, MAX_TOKENS))
+
+    sides = {f"recmind {dtype}{' (auto)' if dtype == auto else ''}": ours(dtype) for dtype in DTYPES}
+    mine = next(name for name in sides if name.endswith("(auto)"))
+    peer = _peer(report, threads, model, texts)
+    if peer is not None:
+        sides["sentence-transformers, default"] = lambda: len(texts) / peer.ask("encode", dtype="fp32")["seconds"]
+        sides["sentence-transformers, bf16"] = lambda: len(texts) / peer.ask("encode", dtype="bf16")["seconds"]
+    limits = {f"matmul {dtype}": (lambda d=dtype: matmul_rate(DTYPES[d])) for dtype in DTYPES}  # type: ignore[misc]
+    found = interleave({**sides, **limits}, rounds=3 if quick else 7)
+    for name in sides:
+        report.add(f"{len(texts)} texts", name, "texts/s", found[name], found[f"matmul {auto}"].median / flop)
+    for name in limits:
+        report.add("2048 x 384 x 1536 and back", name, "FLOP/s", found[name])
+    ratios = {"vs_st_default": "sentence-transformers, default", "vs_st_bf16": "sentence-transformers, bf16"}
+    for figure, name in ratios.items():
+        report.figures[figure] = found[mine].over(found[name]).median if name in found else None
+    report.figures["matmul_fraction"] = flop * found[mine].over(found[f"matmul {auto}"]).median
+    report.figures["useful_gflop_per_s"] = flop * found[mine].median / 1e9
+    report.figures["bf16_over_fp32_matmul"] = found["matmul bf16"].over(found["matmul fp32"]).median
+    if auto == "fp32":
+        report.note(
+            "text.dtype auto chose fp32, since this processor has no bf16 instructions: bf16 is emulated there, so "
+            "matmul_fraction is of the fp32 limit and vs_st_bf16 sets our fp32 against its bf16"
+        )
+    if peer is not None:
+        _agree(report, encoders["fp32"], texts, peer)
+        peer.close()
+    report.publish()
+
+
+def make_texts(count: int) -> list[str]:
+    """Catalogue-like texts of 4 to 60 words, log-normal, about 34 tokens on average; always the same."""
+    rng = np.random.default_rng(0)
+    vocabulary = sorted({word for words in (PLAIN, *TRADES.values()) for word in words})
+    lengths = np.clip(rng.lognormal(3.1, 0.5, count), 4, 60).astype(int)
+    return [" ".join(rng.choice(vocabulary, length)) for length in lengths]
+
+
+def useful_flop(encoder: TextEncoder, texts: list[str]) -> float:
+    """Multiply-adds × 2 of a text on average: linear layers and attention over its real tokens, no padding."""
+    config = encoder.backbone.config
+    width, layers, inner = config.hidden_size, config.num_hidden_layers, config.intermediate_size
+    tokens = encoder.tokenize(texts, MAX_TOKENS)["attention_mask"].sum(1).double()
+    linear = 2 * layers * (4 * width * width + 2 * width * inner) * tokens
+    attention = 2 * layers * 2 * width * tokens.square()
+    return float((linear + attention).mean())
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of the feed-forward layer's own products, 2,048 rows, nothing else."""
+    x, up, down = (torch.randn(*shape).to(dtype) for shape in ((2048, 384), (384, 1536), (1536, 384)))
+    times = 4 if dtype is torch.bfloat16 else 16
+    (x @ up) @ down
+    start = time.perf_counter()
+    for _ in range(times):
+        (x @ up) @ down
+    return times * 4 * 2048 * 384 * 1536 / (time.perf_counter() - start)
+
+
+def _peer(report: Report, threads: int, model: Path, texts: list[str]) -> Child | None:
+    try:
+        python = SENTENCE_TRANSFORMERS.python()
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "texts.json"
+            source.write_text(json.dumps({"texts": texts, "max_tokens": MAX_TOKENS}))
+            return Child("sentence_side.py", threads, model, source, python=python)
+    except RecmindError as error:
+        report.note(f"vs_st_default and vs_st_bf16 are null: {error}")
+        return None
+
+
+def _agree(report: Report, encoder: TextEncoder, texts: list[str], peer: Child) -> None:
+    theirs = np.array(peer.ask("encode", dtype="fp32")["first"])
+    ours = encoder.encode(texts[: len(theirs)], MAX_TOKENS)
+    cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    report.note(f"both give the same vectors: least cosine of {len(theirs)} texts {cosine.min():.6f}")
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,90 @@
+"""Power-law graphs of the benchmarks: made once, in seconds, and kept. U users, I items, E edges."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.environments import CACHE
+from recmind_dist.graph import Graph
+from recmind_dist.graph.csr import both_directions, edge_order
+from recmind_dist.graph.store import KIND, SCHEMA
+from recmind_dist.randomness import stream_key, uniforms
+from recmind_dist.storage import atomic_directory, write_manifest
+from recmind_dist.types import IntArray
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """Size and shape: popularity of the k-th node of a side is ∝ k^-power."""
+
+    num_users: int
+    num_items: int
+    num_edges: int
+    user_power: float = 0.5
+    item_power: float = 0.7
+
+    @property
+    def name(self) -> str:
+        """As the tables and folders have it."""
+        return f"{_short(self.num_users)}x{_short(self.num_items)}x{_short(self.num_edges)}"
+
+    def open(self, cache: Path = CACHE) -> Graph:
+        """The graph, made where it is absent."""
+        path = cache / "graphs" / f"{self.name}-{self.user_power:g}-{self.item_power:g}"
+        if not (path / "manifest.json").is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_directory(path) as work:
+                self._write(work)
+        return Graph.open(path)
+
+    def _write(self, work: Path) -> None:
+        user, item = self._edges()
+        order = edge_order(user, item, self.num_users, self.num_items)
+        indptr, indices = both_directions(user[order], item[order], self.num_users, self.num_items)
+        num_nodes = self.num_users + self.num_items
+        degree = np.diff(indptr[: self.num_users + 1])
+        np.save(work / "indptr.npy", indptr)
+        np.save(work / "indices.npy", indices)
+        within = np.arange(self.num_edges) - np.repeat(indptr[: self.num_users], degree)
+        np.save(work / "time_rank.npy", within.astype(np.int32))
+        np.save(work / "row_of_node.npy", np.arange(num_nodes, dtype=np.int64))
+        np.save(work / "part_rows.npy", np.array([0, num_nodes], np.int64))
+        for split in ("valid", "test"):
+            np.save(work / f"{split}_indptr.npy", np.zeros(self.num_users + 1, np.int64))
+            np.save(work / f"{split}_indices.npy", np.zeros(0, np.int32))
+        counts = {"num_users": self.num_users, "num_items": self.num_items, "num_edges": self.num_edges}
+        write_manifest(work, KIND, SCHEMA, {"key": self.name, "name": self.name, **counts})
+
+    def _edges(self) -> tuple[IntArray, IntArray]:
+        """Distinct pairs, drawn until there are enough; node numbers are shuffled, as a log's would be."""
+        pairs = np.zeros(0, np.int64)
+        drawn = 0
+        while len(pairs) < self.num_edges:
+            counter = drawn + np.arange(int(1.1 * (self.num_edges - len(pairs))) + 1000, dtype=np.int64)
+            drawn += len(counter)
+            user = _by_power("user", counter, self.num_users, self.user_power)
+            item = _by_power("item", counter, self.num_items, self.item_power)
+            pairs = np.unique(np.concatenate([pairs, user * self.num_items + item]))
+        rng = np.random.default_rng(0)
+        kept = rng.permutation(len(pairs))[: self.num_edges]
+        user, item = np.divmod(pairs[kept], self.num_items)
+        return rng.permutation(self.num_users)[user], rng.permutation(self.num_items)[item]
+
+
+SMALL = PowerLaw(30_000, 40_000, 1_500_000)
+LARGE = PowerLaw(1_000_000, 200_000, 20_000_000)
+
+
+def _by_power(stream: str, counter: IntArray, count: int, power: float) -> IntArray:
+    """Ranks in [0, count) with density ∝ (rank + 1)^-power: the continuous distribution inverted."""
+    draw, rest = uniforms(stream_key(0, stream), counter), 1.0 - power
+    rank = (draw * ((count + 1.0) ** rest - 1.0) + 1.0) ** (1.0 / rest) - 1.0
+    return np.minimum(rank.astype(np.int64), count - 1)
+
+
+def _short(count: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return f"{count / size:g}{letter}"
+    return str(count)

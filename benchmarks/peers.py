@@ -1,0 +1,156 @@
+"""How soon is Gowalla learnt? Interactions/s, peak memory and time to quality against RecBole's and PyG's LightGCN."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+
+from benchmarks.child import Child
+from benchmarks.environments import CACHE, RECBOLE
+from benchmarks.interactions import Interactions, atomic_files, load
+from benchmarks.measure import ROOT, Report, interleave
+from recmind_dist.errors import RecmindError
+
+RECIPE = ROOT / "configs" / "gowalla-lightgcn.yaml"
+BATCH, LAYERS, DIM = 2048, 3, 64
+QUALITIES = (0.15, 0.17, 0.18)
+PUBLISHED = ((20, 0.123), (160, 0.166), (320, 0.174), (640, 0.179), (1000, 0.1824))
+"""(epoch, Recall@20) of LightGCN's published logs on Gowalla at learning rate 1e-3, batch 2,048."""
+BPR = (
+    "loss.kind=bpr", "loss.regularization=1e-4", "table.learning_rate=1e-3", "train.batch_of=pairs", "train.schedule=constant",
+    f"train.batch_size={BATCH}", "sampler.propagation=full", "sampler.negatives.kind=uniform", "sampler.negatives.num=1",
+    "sampler.hide_batch_edges=false", f"model.embedding_dim={DIM}", f"model.num_layers={LAYERS}", "graph.num_parts=1",
+    "sampler.num_neighbors=[-1,-1,-1]",
+)  # fmt: skip
+
+
+def main(
+    quick: bool = typer.Option(False, help="fewer steps and rounds, under 4 minutes"),
+    threads: int = typer.Option(2, help="cores and threads of every side"),
+    batches_per_propagation: int = typer.Option(
+        16, help="mini-batches that one propagation serves, for the side that says so"
+    ),
+    config: Path = typer.Option(RECIPE, help="our recipe for time to quality"),  # noqa: B008
+    quality: bool = typer.Option(True, help="measure time to quality as well"),
+) -> None:
+    """Trains LightGCN, 3 layers, D 64, BPR on batches of 2,048 with every side in a process of its own, in turn."""
+    report, pairs = Report("peers", quick), load()
+    if not pairs.is_real:
+        report.note(
+            "Gowalla is not there (set RECMIND_DATA): a power-law graph of its size stands in, and no time to quality"
+        )
+    many = f"recmind, {batches_per_propagation} batches a propagation"
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as home:
+        sides: dict[str, Child] = {
+            "recmind": _ours(threads, config, pairs, Path(home) / "one", *BPR),
+            many: _ours(threads, config, pairs, Path(home) / "many", *BPR,
+                        f"sampler.batches_per_propagation={batches_per_propagation}"),
+            "PyG": Child("pyg_side.py", threads, pairs.folder, BATCH, LAYERS, DIM),
+        }  # fmt: skip
+        try:
+            folder, name = atomic_files(pairs)
+            sides["RecBole 1.2.1"] = Child(
+                "recbole_side.py", threads, folder, name, BATCH, LAYERS, DIM, 1024, python=RECBOLE.python()
+            )
+        except RecmindError as error:
+            report.note(f"figures against RecBole are null: {error}")
+        for child in sides.values():
+            stack.enter_context(child)
+        last = _speeds(report, sides, quick)
+        report.figures["batches_per_propagation"] = batches_per_propagation
+        _figures(report, sides, last, many)
+    if quality and pairs.is_real:
+        _time_to_quality(report, threads, config, pairs, last, quick)
+    report.publish()
+
+
+def _speeds(report: Report, sides: dict[str, Child], quick: bool) -> dict[str, dict[str, Any]]:
+    """Interactions/s of all sides in turn. Returns each side's last answer."""
+    counts = {"PyG": 1 if quick else 5, "RecBole 1.2.1": 3 if quick else 15}
+    last: dict[str, dict[str, Any]] = {}
+
+    def steps(name: str) -> Callable[[], float]:
+        def run() -> float:
+            last[name] = sides[name].ask("steps", count=counts.get(name, 10 if quick else 40))
+            return float(last[name]["pairs"] / last[name]["seconds"])
+
+        return run
+
+    found = interleave({name: steps(name) for name in sides}, rounds=3 if quick else 7)
+    for name, spread in found.items():
+        report.add(f"BPR, batch {BATCH}, {LAYERS} layers, D {DIM}", name, "interactions/s", spread)
+        for other, figure in (("RecBole 1.2.1", "recbole"), ("PyG", "pyg")):
+            if name.startswith("recmind") and other in found:
+                key = f"speedup_vs_{figure}" + ("" if name == "recmind" else "_many")
+                report.figures[key] = spread.over(found[other]).median
+    return last
+
+
+def _figures(report: Report, sides: dict[str, Child], last: dict[str, dict[str, Any]], many: str) -> None:
+    peaks = {name: last[name]["peak_mib"] for name in sides}
+    for name, peak in peaks.items():
+        report.note(
+            f"peak memory of {name}: {peak:.0f} MiB, of which {sides[name].ready['base_mib']:.0f} before the first step"
+        )
+    report.figures.setdefault("speedup_vs_recbole", None)
+    report.figures["peak_memory_ratio"] = (
+        peaks["recmind"] / peaks["RecBole 1.2.1"] if "RecBole 1.2.1" in peaks else None
+    )
+    report.figures["sampler_stall"] = last["recmind"]["stall_s"] / last["recmind"]["seconds"]
+    report.note(
+        f"recmind updates after every {BATCH} pairs, as the peers do; {many} adds up the exact gradients of that many "
+        "batches before one update, so its speed-ups (…_many) are not of the same sequence of updates"
+    )
+
+
+def _time_to_quality(
+    report: Report, threads: int, config: Path, pairs: Interactions, last: dict[str, dict[str, Any]], quick: bool
+) -> None:
+    """Seconds of training to each Recall@20 on test with our recipe, and what the peer's pace makes of published epochs."""
+    with tempfile.TemporaryDirectory() as home, _ours(threads, config, pairs, Path(home) / "fit") as ours:
+        users = pairs.num_users // 6 if quick else pairs.num_users
+        curve = ours.ask("fit", until=0.17 if quick else QUALITIES[-1], every=2, users=users)["curve"]
+    report.note(
+        "recmind's curve as (seconds, epoch, Recall@20): "
+        + json.dumps([(round(s, 1), e, round(r, 4)) for s, e, r in curve])
+    )
+    if quick:
+        report.note("--quick judges the first sixth of the users and stops at 0.17")
+    peer = last.get("RecBole 1.2.1")
+    for target in QUALITIES:
+        reached = next((seconds for seconds, _, recall in curve if recall >= target), None)
+        report.figures[f"seconds_to_{target}"] = reached
+        theirs = None
+        if peer is not None:
+            theirs = published_epochs(target) * peer["steps_per_epoch"] * peer["seconds"] / (peer["pairs"] / BATCH)
+            report.figures[f"recbole_seconds_to_{target}_extrapolated"] = theirs
+        report.figures[f"time_to_{target}_ratio"] = theirs / reached if theirs and reached else None
+    report.note(
+        "RecBole's times to quality are not measured but its measured time an epoch × LightGCN's published epochs: "
+        + ", ".join(f"{published_epochs(target):.0f} to {target}" for target in QUALITIES)
+    )
+
+
+def published_epochs(recall: float) -> float:
+    """Epochs to a Recall@20: straight lines over log(epoch) between the published points."""
+    epochs, recalls = zip(*PUBLISHED, strict=True)
+    return float(np.exp(np.interp(recall, recalls, np.log(epochs))))
+
+
+def _ours(threads: int, config: Path, pairs: Interactions, run_dir: Path, *overrides: str) -> Child:
+    data = (f"dataset.interactions={pairs.folder / 'train.txt'}", f"dataset.test={pairs.folder / 'test.txt'}")
+    places = (f"run_dir={run_dir}", f"cache_dir={CACHE / 'recmind'}", f"dataset.name={pairs.name}")
+    more = (f"scaling.threads_per_worker={threads}", "scaling.num_workers=1")
+    return Child("recmind_side.py", threads, config, *data, *places, *more, *overrides)
+
+
+if __name__ == "__main__":
+    typer.run(main)

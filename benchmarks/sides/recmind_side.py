@@ -1,0 +1,121 @@
+# ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
+"""This project's trainer: steps, or a whole training with the test curve beside it. Words: threads, config, override …"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from protocol import Work, confine, serve
+
+THREADS = int(sys.argv[1])
+confine(THREADS)
+
+import contextlib
+
+import numpy as np
+import torch
+
+from recmind_dist.errors import RecmindError
+from recmind_dist.evaluation.metrics import ranking_metrics
+from recmind_dist.evaluation.ranking import seen_items
+from recmind_dist.evaluation.topk import rank_items
+from recmind_dist.parallel import Ranks
+from recmind_dist.report import RunDirectory
+from recmind_dist.sampling import Prefetcher
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import RunConfig, load_run_config
+from recmind_dist.training.trainer import Trainer
+from recmind_dist.training.worker import Phase, Worker
+
+K = 20
+
+
+class Reached(Exception):
+    """The last of the wanted qualities is there."""
+
+
+class TimedWorker(Worker):
+    """Notes Recall@20 on the test split after epochs, outside the clock. Nothing is chosen by it.
+
+    Attributes:
+        curve: (seconds of training, epoch, recall).
+    """
+
+    def __init__(self, *words: Any, until: float, every: int, users: int) -> None:
+        super().__init__(*words)
+        self.until, self.every, self.users = until, every, users
+        self.trained_s, self.curve = 0.0, []  # type: ignore[var-annotated]
+
+    def _log(self, kind: str, **fields: Any) -> None:
+        super()._log(kind, **fields)
+        if kind != "epoch":
+            return
+        self.trained_s += fields["seconds"]
+        if (fields["epoch"] + 1) % self.every == 0:
+            self.curve.append((self.trained_s, fields["epoch"] + 1, self._test_recall()))
+            if self.curve[-1][2] >= self.until:
+                raise Reached
+
+    def _test_recall(self) -> float:
+        graph, h = self.parts.graph, self.parts.all_final_vectors().h
+        held, users = graph.held_out("test"), min(self.users, graph.num_users)
+        seen_indptr, seen = seen_items(graph, "test", 0, users)
+        exponent = self.config.evaluation.norm_exponent or 0.0
+        ranked, _ = rank_items(h[:users], h[graph.num_users :], K, seen_indptr, seen, norm_exponent=exponent)
+        indptr = np.asarray(held.indptr[: users + 1])
+        items = np.asarray(held.indices[: indptr[-1]], np.int64) - graph.num_users
+        return ranking_metrics(ranked.numpy(), indptr, items, (K,)).means()[f"recall@{K}"]
+
+
+def prepare() -> dict[str, Work]:
+    torch.set_num_threads(THREADS)
+    config = load_run_config(Path(sys.argv[2]), sys.argv[3:]).absolute()
+    inputs = Inputs(Trainer(config, lambda _: None).prepare().absolute())
+    stepper = Stepper(config, inputs)
+
+    def fit(order: dict[str, Any]) -> dict[str, Any]:
+        run = RunDirectory(config.run_dir)
+        run.create()
+        words = (config, inputs, Ranks.alone(), run, "benchmark", lambda _: None, "never")
+        worker = TimedWorker(*words, until=order["until"], every=order["every"], users=order["users"])
+        with contextlib.suppress(Reached):
+            worker.all_fit(("warmup", "joint"))
+        return {"curve": worker.curve}
+
+    return {"steps": stepper.steps, "fit": fit}
+
+
+class Stepper:
+    """A run that is entered and left step by step."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        self.config, self.inputs, self.batches = config, inputs, None  # type: ignore[var-annotated]
+
+    def steps(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Trains on `count` batches. Sampler stall in seconds beside the time of it all."""
+        if self.batches is None:
+            self._start()
+        pairs, start, stalled = 0, time.perf_counter(), self.batches.stall_s
+        for _ in range(order["count"]):
+            prepared = next(self.stream)
+            self.phase.step.all_train(prepared)
+            pairs += prepared.main.global_batch_size
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "pairs": pairs, "stall_s": self.batches.stall_s - stalled}
+
+    def _start(self) -> None:
+        run = RunDirectory(self.config.run_dir)
+        run.create()
+        worker = Worker(self.config, self.inputs, Ranks.alone(), run, "benchmark", lambda _: None, "never")
+        worker.parts.initialise()
+        if self.config.train.batch_of != "pairs":
+            raise RecmindError("train.batch_of is not pairs: only pairs are counted")
+        self.phase = Phase(worker, "joint")
+        everything = (step for epoch in range(1 << 20) for step in self.phase.prepared_steps(epoch, 0))
+        self.batches = Prefetcher(everything, self.config.sampler.prefetch)
+        self.stream = iter(self.batches)
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,95 @@
+# ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
+"""Training steps of this project under the profiler, on one rank or as one of two. Words: config, rank, world, store, override …
+
+One core a rank: what a step costs is told per core.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from protocol import Work, confine, serve
+
+RANK, WORLD = int(sys.argv[2]), int(sys.argv[3])
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cores[RANK % len(cores)]} if WORLD > 1 else set(cores))
+if WORLD == 1:
+    confine(1)
+
+import torch
+import torch.distributed as dist
+
+from recmind_dist.parallel import Ranks
+from recmind_dist.report import RunDirectory
+from recmind_dist.sampling import Prefetcher
+from recmind_dist.training.profile import named, region_ms, start_profile
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import load_run_config
+from recmind_dist.training.trainer import Trainer
+from recmind_dist.training.worker import Phase, Worker
+
+
+def prepare() -> dict[str, Work]:
+    torch.set_num_threads(1)
+    config = load_run_config(Path(sys.argv[1]), sys.argv[5:]).absolute()
+    inputs = Inputs(Trainer(config, lambda _: None).prepare().absolute())
+    ranks = Ranks.alone()
+    if WORLD > 1:
+        dist.init_process_group("gloo", store=dist.FileStore(sys.argv[4], WORLD), rank=RANK, world_size=WORLD)
+        ranks = Ranks.all_join(torch.device("cpu"))
+    run = RunDirectory(config.run_dir)
+    run.create()
+    worker = Worker(config, inputs, ranks, run, "benchmark", lambda _: None, "never")
+    worker.parts.initialise()
+    phase = Phase(worker, "joint")
+
+    everything = (step for epoch in range(1 << 20) for step in phase.prepared_steps(epoch, 0))
+    # one stream for all orders: a second one would plan its exchanges between those of the first, on each rank elsewhere
+    batches = Prefetcher(named(everything, "sample"), config.sampler.prefetch)
+    prepared = iter(batches)
+
+    def steps(order: dict[str, Any]) -> dict[str, Any]:
+        """`count` steps as training has them, batches made ahead."""
+        stalled, start, pairs = batches.stall_s, time.perf_counter(), 0
+        for _ in range(order["count"]):
+            step = next(prepared)
+            phase.step.all_train(step)
+            pairs += step.main.global_batch_size
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "stall_s": batches.stall_s - stalled, "pairs": pairs}
+
+    def split(order: dict[str, Any]) -> dict[str, Any]:
+        """`count` steps under the profiler, all threads; milliseconds of each region and bytes moved."""
+        running, moved = start_profile(), 0.0
+        for _ in range(order["count"]):
+            step = next(prepared)
+            phase.step.all_train(step)
+            moved += bytes_moved(
+                step, worker.parts.graph.num_edges, config.model.num_layers, config.model.embedding_dim
+            )
+        running.stop()
+        return {"regions": region_ms(running, order["count"]), "bytes": moved / order["count"]}
+
+    return {"steps": steps, "split": split}
+
+
+def bytes_moved(step: Any, num_edges: int, num_layers: int, dim: int) -> float:
+    """Least traffic with memory of one step on this rank, in bytes, if every gathered row comes from memory once.
+
+    Rows of D floats: forward and backward of each layer read one row an edge and write one a node; the update reads
+    gradient, weight and two moments of each row that is touched and writes three back; gather and gradient are one each.
+    """
+    row, touched = 4.0 * dim, len(step.rows)
+    if step.operator is not None:
+        edges = [2 * num_edges / WORLD] * num_layers
+        nodes = [touched] * num_layers
+    else:
+        edges = [len(hop.indices) for hop in step.main.hops]
+        nodes = [hop.num_src for hop in step.main.hops]
+    index = 4.0 * sum(edges)
+    return 2 * (row * (sum(edges) + sum(nodes)) + index) + row * touched * (7 + 2)
+
+
+serve(prepare)

@@ -1,0 +1,33 @@
+"""`recmind doctor`: is a run what it says it is, and what can be done where it is not."""
+
+from typing import Annotated
+
+import typer
+
+from recmind_dist.cli.app import Run, app
+
+DAMAGED = 1
+
+
+@app.command()
+def doctor(
+    run_dir: Run,
+    repair: Annotated[bool, typer.Option("--repair", help="mend what can be mended, then examine again")] = False,
+) -> None:
+    """Verifies every file of a run and the stores it was made from; exit code 1 if something is damaged."""
+    from recmind_dist.training.doctor import examine
+    from recmind_dist.training.repair import repair as mend
+
+    found = mend(run_dir, lambda line: print(line, flush=True)) if repair else examine(run_dir)
+    for line in found.sound:
+        print(f"good     {line}")
+    for line in found.notes:
+        print(f"note     {line}")
+    for finding in found.findings:
+        print(f"DAMAGED  {finding.part}: {finding.fault}")
+        print(f"         {finding.remedy}")
+    if found.findings:
+        again = "" if repair else f": recmind doctor {run_dir} --repair"
+        print(f"{run_dir}: {len(found.findings)} damaged, {len(found.sound)} good{again}")
+        raise typer.Exit(DAMAGED)
+    print(f"{run_dir}: all {len(found.sound)} parts are good")

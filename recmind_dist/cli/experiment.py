@@ -1,0 +1,29 @@
+"""`recmind experiment`: the paper's experiments, each a study over variants and seeds with a table and a figure."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from recmind_dist.cli.app import Config, Overrides, app
+
+Name = Annotated[Literal["warmup", "gating", "probe", "ablation"], typer.Argument(show_default=False)]
+
+
+@app.command()
+def experiment(
+    name: Name,
+    config: Config,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each model; below 3 nothing is called significant")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at once, each a process")] = 2,
+) -> None:
+    """Tests a claim of the paper: trains, compares, writes table.md, table.json, figure.png to <run_dir>/experiment-NAME.
+
+    The language model stays frozen unless text.lora is given as an override.
+    """
+    from recmind_dist.experiments.study import run_experiment
+
+    found = run_experiment(name, config, overrides or [], seeds, jobs, lambda line: print(line, flush=True))
+    for table in found.tables[:2]:
+        print(f"\n{table.markdown()}", end="")
+    print(f"\nThe paper expects: {found.claim}\nSeen: {found.answer}")

@@ -1,0 +1,56 @@
+"""What each part of the model is worth: the whole of it against the same without one part (the paper's table II)."""
+
+from recmind_dist.experiments.comparison import compare, seen, spread
+from recmind_dist.experiments.figures import draw_bars
+from recmind_dist.experiments.findings import Findings, Study, TableOf, how_made, interval
+from recmind_dist.experiments.runs import Arm
+
+CLAIM = "the full model above each of the others."
+ARMS = (
+    Arm("full"),
+    Arm("no alignment", "no_alignment"),
+    Arm("no user alignment", "no_user_alignment"),
+    Arm("no item alignment", "no_item_alignment"),
+    Arm("no gates", "late_fusion"),
+    Arm("LLM only", "llm_only"),
+    Arm("no warm-up", "no_warmup"),
+    Arm("gate on items only", "gate_items_only"),
+)
+
+
+def ablation(study: Study) -> Findings:
+    """Runs all arms and compares the full model with each of the others in Recall and NDCG at every K."""
+    full, *others = found = study.run(ARMS)
+    ks = full.config.evaluation.ks
+    main, tables, drawn = full.config.evaluation.metric, [], {}
+    verdicts: dict[str, str] = {}
+    for metric in (f"{kind}@{k}" for k in ks for kind in ("recall", "ndcg")):
+        rows = [[full.name, len(full.runs), *spread(full.runs, metric), None, None, "", ""]]
+        bars = {}
+        for arm in others:
+            result = compare(full.runs, arm.runs, metric) if full.runs and arm.runs else None
+            verdict = seen(result, "above")
+            gain = result.gain if result else None
+            ends = (result.low, result.high) if result else (None, None)
+            change = None if gain is None else f"{100 * gain:+.1f} %"
+            row = [arm.name, len(arm.runs), *spread(arm.runs, metric), change, interval(*ends)]
+            rows.append([*row, "full above", verdict])
+            bars[arm.name] = (_percent(gain), _percent(ends[0]), _percent(ends[1]))
+            if metric == main:
+                verdicts[arm.name] = verdict
+        headers = ("model", "runs", metric, "sd", "full over it", "interval", "paper", "seen")
+        tables.append(TableOf(f"## {metric}", headers, rows))
+        drawn[metric] = bars
+    counts = {verdict: sum(v.startswith(verdict) for v in verdicts.values()) for verdict in ("yes", "no,", "not")}
+    answer = (
+        f"of {len(verdicts)} parts, by {main}: {counts['yes']} as the paper expects, {counts['no,']} the opposite, "
+        f"{counts['not']} not significant."
+    )
+    findings = Findings("ablation", "What each part is worth", CLAIM, answer, tables, how_made(found, study.seeds))
+    kept = {metric: drawn[metric] for metric in drawn if metric.endswith(f"@{ks[0]}")}
+    findings.write(study.home, lambda: draw_bars(kept, "Full model over the others", "gain, %"))
+    return findings
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value

@@ -1,0 +1,34 @@
+"""One experiment by name, from a config file to its table and figure."""
+
+from pathlib import Path
+
+from recmind_dist.experiments.ablation import ablation
+from recmind_dist.experiments.findings import Findings, Study
+from recmind_dist.experiments.gating import gating
+from recmind_dist.experiments.probe import probe
+from recmind_dist.experiments.warmup import warmup
+from recmind_dist.storage import directory_lock
+from recmind_dist.training.fit import Say
+from recmind_dist.training.run_config import RunConfig, load_run_config
+
+EXPERIMENTS = {"warmup": warmup, "gating": gating, "probe": probe, "ablation": ablation}
+DEFAULTS = ("text.lora=null",)  # a study embeds once for many runs: adapters would embed anew in each
+
+
+def run_experiment(name: str, path: Path, overrides: list[str], seeds: int, jobs: int, say: Say) -> Findings:
+    """Runs an experiment in `<run_dir>/experiment-<name>`; runs that are done already are used as they are.
+
+    Args:
+        overrides: over the file's own settings and `DEFAULTS`; seeds: runs of each model; jobs: runs at once.
+    Raises:
+        ConfigError, DataError: as `recmind run`, before anything is trained.
+    """
+
+    def configure(variant: str, words: list[str]) -> RunConfig:
+        return load_run_config(path, [*DEFAULTS, *overrides, *words], variant)
+
+    home = (configure("recmind", []).run_dir / f"experiment-{name}").absolute()
+    with directory_lock(home):
+        findings = EXPERIMENTS[name](Study(configure, home, seeds, jobs, say))
+    say(f"written: {home}/table.md, table.json, figure.png")
+    return findings

@@ -1,0 +1,104 @@
+"""SHA256SUMS: hashes of the files that stand by themselves in a directory, so that none of them is read damaged.
+
+The format is `sha256sum`'s, which checks it too. While a file is replaced it has two lines, the old hash and the new:
+whenever the process is killed, what lies there has a line that fits.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recmind_dist.errors import RecmindError, StoreError
+from recmind_dist.storage.atomic import json_bytes, write_bytes
+from recmind_dist.storage.keys import sha256_file
+
+NAME = "SHA256SUMS"
+DOCTOR = "`recmind doctor RUN --repair` mends what can be mended"
+_LINE = re.compile(rb"([0-9a-f]{64})  ([0-9A-Za-z_.-]+)")
+Sums = dict[str, list[str]]
+"""File name → hashes, any of which may be that of the file."""
+
+
+def write_sealed(path: Path, data: bytes) -> None:
+    """`write_bytes`, and the hash in SHA256SUMS beside it; a kill in between harms nothing."""
+    digest = hashlib.sha256(data).hexdigest()
+    with _locked(path.parent):
+        sums, _ = read_seals(path.parent)
+        _write(path.parent, sums | {path.name: [*sums.get(path.name, []), digest]})
+        write_bytes(path, data)
+        _write(path.parent, sums | {path.name: [digest]})
+
+
+def write_sealed_json(path: Path, value: object) -> None:
+    """`write_json`, sealed."""
+    write_sealed(path, json_bytes(value))
+
+
+def drop_lost_lines(directory: Path) -> None:
+    """Leaves only well-formed lines of files that are there. To be called once every file is known to be sound."""
+    with _locked(directory):
+        sums, _ = read_seals(directory)
+        _write(directory, {name: hashes for name, hashes in sums.items() if (directory / name).is_file()})
+
+
+def read_seals(directory: Path) -> tuple[Sums, list[int]]:
+    """The hashes by file name, and the numbers of lines that are damaged. Both are empty where nothing is sealed.
+
+    Raises:
+        StoreError: SHA256SUMS is there and cannot be read.
+    """
+    try:
+        data = (directory / NAME).read_bytes()
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        raise StoreError(f"{directory / NAME}: cannot be read ({error.strerror})") from error
+    sums: Sums = {}
+    damaged: list[int] = []
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            damaged.append(number)
+        else:
+            sums.setdefault(found.group(2).decode(), []).append(found.group(1).decode())
+    return sums, damaged
+
+
+def check_seal(path: Path, remedy: str, error: type[RecmindError] = StoreError) -> None:
+    """Hashes a file that was written sealed. A file without a line is taken as it is only if SHA256SUMS is sound.
+
+    Args:
+        remedy: what a person can do, the end of the sentence.
+    Raises:
+        error: the file is not what was written, or SHA256SUMS is damaged, so that nobody knows.
+    """
+    sums, damaged = read_seals(path.parent)
+    if path.name in sums:
+        if sha256_file(path) not in sums[path.name]:
+            raise error(f"{path}: sha256 differs from {NAME}: the file is damaged or was edited: {remedy}")
+        return
+    # a flipped bit in a name makes a line of a file that is not there, and leaves one file without a line
+    lost = next((name for name in sums if not (path.parent / name).exists()), None)
+    if damaged or lost is not None:
+        what = f"line {damaged[0]} is damaged" if damaged else f"names {lost}, which is not there"
+        raise error(f"{path.parent / NAME}: {what}, so {path.name} cannot be verified: {remedy}")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time changes SHA256SUMS: the kernel drops the lock when the process dies."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write(directory: Path, sums: Sums) -> None:
+    lines = [f"{digest}  {name}\n" for name in sorted(sums) for digest in dict.fromkeys(sums[name])]
+    write_bytes(directory / NAME, "".join(lines).encode())

@@ -1,0 +1,159 @@
+"""kill -9 of a two-worker run at random moments, again and again; in the end the bytes of an undisturbed run.
+
+    python -m tests.chaos.kill_loop --kills 200 --seed 0
+
+Moments are drawn from the seed: while the workers start, or some steps and milliseconds after they went on; rank 0, rank 1
+or both. Killing begins with the first COMMIT past step 0: before it there is nothing to go on from.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import RunConfig
+from tests.chaos.conftest import chaos_config
+from tests.chaos.group import Group, assert_same, run_to_end
+from tests.training_runs import make_inputs
+
+STEPS_A_KILL = 8  # of the run's length; a kill is drawn up to 9 steps after the start, and some of those are lost
+IN_START = 0.15  # share of the kills while processes start, within START_S
+START_S = 1.5
+
+
+@dataclass
+class Account:
+    """What a loop did.
+
+    Attributes:
+        kills: of a rank that was alive; starts: of both workers; resumed_at: newest COMMIT's step and steps done of each
+        start that got so far as to say so; moments: kills by what they fell into.
+    """
+
+    kills: int = 0
+    starts: int = 0
+    resumed_at: list[tuple[int, int]] = field(default_factory=list)
+    moments: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def from_zero(self) -> int:
+        """Starts that did not go on from the newest COMMIT."""
+        return sum(done != committed for committed, done in self.resumed_at)
+
+
+class Follower:
+    """Reads what is added to metrics.jsonl."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset, self._rest = path, 0, b""
+
+    def new(self) -> list[dict[str, object]]:
+        """Records since the last call; torn ones are left out."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+
+def kill_loop(home: Path, kills: int, seed: int) -> Account:
+    """Trains through `kills` kills to the end, and compares with an undisturbed run.
+
+    Raises:
+        AssertionError: bytes differ, or the run was not long enough for so many kills.
+    """
+    inputs = make_inputs(home)
+    changes = {
+        "checkpoint": {"every_steps": 2}, "train": {"epochs": 3 + STEPS_A_KILL * kills // 6},  # 6 steps an epoch
+        "evaluation": {"every_epochs": 10_000}, "scaling": {"collective_timeout_s": 60},
+    }  # fmt: skip
+    calm, killed = (chaos_config(home, name, **changes) for name in ("calm", "killed"))
+    run_to_end(calm, inputs, starts=1)
+    account = _kill_and_resume(killed, inputs, kills, np.random.default_rng(seed))
+    assert_same(killed.run_dir, calm.run_dir)
+    return account
+
+
+def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.random.Generator) -> Account:
+    account, metrics = Account(), Follower(config.run_dir / "metrics.jsonl")
+    while True:
+        found = find_checkpoint(config.run_dir / "checkpoints", verify=False)
+        committed = found.step if found else 0
+        group = Group(config, inputs)
+        account.starts += 1
+        if account.kills == kills:
+            assert group.wait(timeout_s=900), [group.error(rank) for rank in (0, 1)]
+            _note_start(account, committed, metrics.new())
+            return account
+        moment = "in a start" if committed and rng.random() < IN_START else "in training"
+        seen = _wait_for(group, config, metrics, moment, committed, rng)
+        victims = [[0], [1], [0, 1]][rng.integers(3)]
+        assert None in group.exit_codes, f"the run ended after {account.kills} of {kills} kills"
+        for rank in victims:
+            group.kill(rank)
+        group.end()
+        account.kills += 1
+        account.moments[moment] += 1
+        _note_start(account, committed, seen + metrics.new())
+
+
+def _wait_for(
+    group: Group, config: RunConfig, metrics: Follower, moment: str, committed: int, rng: np.random.Generator
+) -> list[dict[str, object]]:
+    """Waits for the moment of the next kill. Returns the records read meanwhile."""
+    if moment == "in a start":
+        time.sleep(float(rng.uniform(0, START_S)))
+        return []
+    ahead, delay_s = int(rng.integers(0, 10)), float(rng.uniform(0, 0.06))
+    seen: list[dict[str, object]] = []
+
+    def reached() -> bool:
+        seen.extend(metrics.new())
+        enough = sum(entry["kind"] == "step" for entry in seen) >= ahead and any(e["kind"] == "start" for e in seen)
+        return enough and (committed > 0 or _committed_past_zero(config))
+
+    group.wait(until=reached)
+    time.sleep(delay_s)
+    return seen
+
+
+def _committed_past_zero(config: RunConfig) -> bool:
+    found = find_checkpoint(config.run_dir / "checkpoints", verify=False)
+    return found is not None and found.step > 0
+
+
+def _note_start(account: Account, committed: int, records: list[dict[str, object]]) -> None:
+    account.resumed_at += [(committed, int(str(entry["steps_done"]))) for entry in records if entry["kind"] == "start"]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="kill-loop") as home:
+        account = kill_loop(Path(home), chosen.kills, chosen.seed)
+    print(f"{account.kills} kills ({dict(account.moments)}), {account.starts} starts, {time.monotonic() - start:.0f} s")
+    print(f"restarts that did not go on from the newest COMMIT: {account.from_zero}; end: bytes as undisturbed")
+
+
+if __name__ == "__main__":
+    main()

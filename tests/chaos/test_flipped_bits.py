@@ -1,0 +1,290 @@
+"""One flipped bit in every file of a run and of the stores it was made from, one at a time.
+
+Each is found by `recmind doctor`, or harms nothing; and none is read in silence: what reads the file refuses it, says
+that it is damaged, or comes to the very same result. Then everything is damaged at once, and mended.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recmind_dist.checkpoint import find_checkpoint
+from recmind_dist.cli import main
+from recmind_dist.errors import RecmindError
+from recmind_dist.export import load
+from recmind_dist.parallel import Ranks
+from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.text import TextEncoder, Texts, TextStore, load_adapter, plan_shards, store_path
+from recmind_dist.text.pool import embed_shard
+from recmind_dist.training.doctor import examine
+from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.fit import fit, prepare_texts, read_inputs
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import RunConfig, load_run_config
+from recmind_dist.training.trainer import Trainer
+from tests.processes import run_ranks
+from tests.shop import make_shop, ray_processes, recmind, wait_until_none
+from tests.tiny_language_model import make_bert
+
+CHANGES = ["scaling.num_workers=1", "train.epochs=2", "text.shard_rows=128", "evaluation.ks=[5, 20]"]
+HARMLESS = (".lock", "logs/*", "*.done.json")
+"""What no command reads again: who holds a lock, logs for people, a rank's word to others that COMMIT has made void."""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def all_make_run(home: Path) -> None:
+    """A whole run on one rank, without Ray: real data, real language model, warm-up with adapters, joint, evaluation."""
+    os.chdir(home)
+    config = load_run_config(home / "shop.yaml", CHANGES).absolute()
+    trainer = Trainer(config, lambda line: None)
+    prepared = prepare_texts(config, trainer.prepare())
+    assert prepared.texts is not None
+    texts = prepared.texts
+    embed_here(config, texts, None)
+
+    def train(config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool) -> None:
+        from recmind_dist.training.worker import Worker
+
+        ranks, run = Ranks.all_join(torch.device("cpu")), RunDirectory(config.run_dir)
+        run.create()
+        Worker(config, inputs, ranks, run, uuid.uuid4().hex, lambda _: None, resume, mismatch).all_fit(phases)
+        if "joint" not in phases:
+            embed_here(config, texts, config.run_dir / "adapter")
+
+    with trainer.directory.lock():
+        fit(config, prepared, lambda line: None, train=train)
+        trainer.evaluate()
+
+
+def embed_here(config: RunConfig, texts: Texts, adapter: Path | None) -> None:
+    """What the pool's actors do, in this process."""
+    path = store_path(config.text, config.cache_dir / config.dataset.name, adapter)
+    encoder = TextEncoder.load(config.text, "cpu", adapter)
+    for job in plan_shards(texts, config.text, path, adapter)[0]:
+        embed_shard(encoder, TextStore.open(path), job)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with a finished run: both phases, adapters, user texts, the newest checkpoints and the best."""
+    home = tmp_path_factory.mktemp("shop")
+    make_shop(home)
+    make_bert(home / "bert")
+    run_ranks(all_make_run, 1, home, timeout_s=600)
+    return home
+
+
+def run_of(home: Path) -> Path:
+    return home / "runs" / "shop"
+
+
+def files_of(home: Path) -> list[Path]:
+    """Every file of the run directory and of the data set, the graph and the text stores in the cache."""
+    places = (run_of(home), home / "cache")
+    return sorted(path for place in places for path in place.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def flip(path: Path, bit: int) -> None:
+    """In place, as a disk does it: a hard link of the file is damaged too."""
+    with path.open("r+b") as file:
+        file.seek(bit // 8)
+        byte = file.read(1)[0]
+        file.seek(bit // 8)
+        file.write(bytes([byte ^ (1 << bit % 8)]))
+
+
+def loaded(home: Path) -> dict[str, Any]:
+    """What commands read of a run, as plain data. Whatever cannot be read stands as the error that says so."""
+    run = RunDirectory(run_of(home))
+    readers = {
+        "config": lambda: read_run(run.path)[1].model_dump(mode="json"),
+        "inputs": lambda: read_inputs(run).to_json(),
+        "results": run.read_results,
+        "adapter": lambda: [
+            (name, value.tolist()) for name, value in sorted(load_adapter(run.path / "adapter")[1].items())
+        ],
+        "last": lambda: _checkpoint(run),
+        "recommendations": lambda: _recommended(run),
+        "metrics": lambda: list(read_metrics(run.metrics)),
+    }
+    found: dict[str, Any] = {}
+    for name, reader in readers.items():
+        try:
+            found[name] = reader()
+        except RecmindError as error:
+            found[name] = error
+    return found
+
+
+def _checkpoint(run: RunDirectory) -> Any:
+    found = find_checkpoint(run.checkpoints)
+    assert found is not None
+    tensors = [*found.rows(0, found.num_rows).items(), *found.dense().items()]
+    return found.name, found.info, [(name, zlib.crc32(t.numpy().tobytes())) for name, t in tensors]
+
+
+def _recommended(run: RunDirectory) -> Any:
+    recommender = load(run.path)
+    return zlib.crc32(recommender._h.numpy().tobytes()), recommender.recommend("u0", 5)
+
+
+def silent_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Parts that were read without an error, and give something else than before."""
+    return [
+        name
+        for name, value in now.items()
+        if not isinstance(value, RecmindError)
+        and value != before[name]
+        # of the log, lines are skipped and named; a bit of the word crc32 leaves a line with all its figures
+        and not (name == "metrics" and all(any(o.items() <= n.items() for o in before[name]) for n in value))
+    ]
+
+
+def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert examine(run_of(home)).findings == []
+    before = loaded(home)
+    assert not [value for value in before.values() if isinstance(value, RecmindError)]
+    harmless, missed = [], []
+    files = files_of(home)
+    for path in files:
+        size = path.stat().st_size
+        for where in (0.5, zlib.crc32(path.name.encode()) / 2**32):  # the middle, and a place drawn from the name
+            bit = int(8 * size * where)
+            name = str(path.relative_to(home))
+            caplog.clear()
+            flip(path, bit)
+            try:
+                found = examine(run_of(home))
+                with caplog.at_level(logging.WARNING):
+                    now = loaded(home)
+            finally:
+                flip(path, bit)
+            silent = silent_differences(before, now)
+            # a damaged checkpoint is passed over, with a warning that names it
+            assert not silent or path.parent.name in caplog.text, f"bit {bit} of {name}: {silent} read in silence"
+            if not found.findings:
+                assert not silent
+                harmless.append(name)
+                if not any(Path(name).match(pattern) or f"/{pattern.rstrip('*')}" in name for pattern in HARMLESS):
+                    missed.append(
+                        f"{name}, bit {bit} of {8 * size}: {path.read_bytes()[max(0, bit // 8 - 20) : bit // 8 + 20]!r}"
+                    )
+    print(f"{len(files)} files, two bits of each: {2 * len(files) - len(harmless)} found, {len(harmless)} harmless")
+    assert len(harmless) < len(files)
+    assert missed == []
+    assert examine(run_of(home)).findings == []
+
+
+def doctor(home: Path, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit code and output of `recmind doctor RUN …`."""
+    code = 0
+    try:
+        main(["doctor", str(run_of(home)), *words])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, capfd.readouterr().out
+
+
+def test_everything_damaged_at_once_is_named_and_mended(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    assert doctor(home, capfd)[0] == 0
+    before, run = loaded(home), run_of(home)
+    graph = read_inputs(RunDirectory(run)).graph
+    [dataset] = (home / "cache" / "shop").glob("dataset-*")
+    names = ("config.yaml", "inputs.json", "whitening.safetensors", "texts.json", "results.json", "SHA256SUMS")
+    damaged = [run / name for name in names] + [graph / "indices.npy", dataset / "interactions.parquet"]
+    for path in damaged:
+        flip(path, 4 * path.stat().st_size)
+    code, said = doctor(home, capfd)
+    assert code == 1
+    for path in damaged[:-1]:
+        assert path.name in said
+    code, said = doctor(home, capfd, "--repair")
+    assert code == 0, said
+    assert "fitted again, the same bytes" in said
+    assert doctor(home, capfd)[0] == 0
+    assert silent_differences(before, loaded(home)) == []
+
+
+def test_a_damaged_checkpoint_is_removed_only_if_another_is_good(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    checkpoints = run_of(home) / "checkpoints"
+    kept = checkpoints.with_name("kept")
+    shutil.copytree(checkpoints, kept)
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert len(names) >= 2
+    for name in names:
+        flip(checkpoints / name / "dense.safetensors", 8 * 2000)
+    code, said = doctor(home, capfd, "--repair")
+    assert code == 1
+    assert "no other is good" in said
+    assert sorted(path.name for path in checkpoints.iterdir()) == names
+    flip(checkpoints / names[0] / "dense.safetensors", 8 * 2000)
+    code, said = doctor(home, capfd, "--repair")
+    assert code == 0, said
+    assert [path.name for path in checkpoints.iterdir()] == names[:1]
+    shutil.rmtree(checkpoints)
+    kept.rename(checkpoints)
+
+
+def test_what_cannot_be_rebuilt_is_said_so(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tensors = run_of(home) / "adapter" / "adapter.safetensors"
+    flip(tensors, 4 * tensors.stat().st_size)
+    code, said = doctor(home, capfd, "--repair")
+    flip(tensors, 4 * tensors.stat().st_size)
+    assert code == 1
+    assert "cannot be rebuilt" in said
+
+
+def test_damaged_lines_of_the_log_are_moved_out(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    metrics = run_of(home) / "metrics.jsonl"
+    count = len(metrics.read_bytes().splitlines())
+    flip(metrics, 8 * 30)
+    assert doctor(home, capfd, "--repair")[0] == 0
+    lines = metrics.read_bytes().splitlines()
+    assert len(lines) == count - 1
+    assert all(json.loads(line)["crc32"] for line in lines)
+    assert len((run_of(home) / "logs" / "metrics-damaged.jsonl").read_bytes().splitlines()) == 1
+
+
+@pytest.fixture
+def ray_home() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="r"))
+    yield directory
+    wait_until_none(directory)
+    for process in ray_processes(directory):
+        os.kill(process, signal.SIGKILL)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_of_the_text_vectors_only_damaged_shards_are_made_again(home: Path, ray_home: Path) -> None:
+    before, text = loaded(home), read_inputs(RunDirectory(run_of(home))).text
+    assert text is not None
+    shards = sorted(text.glob("*/c/*/0"))
+    flip(shards[-1], 4 * shards[-1].stat().st_size)
+    times = [path.stat().st_mtime_ns for path in shards]
+    assert recmind(["doctor", "runs/shop"], home, ray_home).returncode == 1
+    mended = recmind(["doctor", "runs/shop", "--repair"], home, ray_home, timeout_s=600)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert [path.stat().st_mtime_ns > then for path, then in zip(shards, times, strict=True)] == [
+        path == shards[-1] for path in shards
+    ]
+    assert silent_differences(before, loaded(home)) == []

@@ -1,0 +1,87 @@
+"""Ranks that choose a checkpoint together: each hashes its share, all take the same, damage found by one is told to all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from recmind_dist.checkpoint import CheckpointSettings, attempt_name
+from recmind_dist.checkpoint.agreement import all_find_checkpoint, share_of
+from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
+from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.errors import CheckpointError
+from recmind_dist.parallel import Ranks
+from tests.processes import run_ranks
+
+NAMES = [attempt_name(step, "abcdefgh") for step in (1, 2)]
+CASES = ("sound", "one", "both", "nothing")
+
+
+def save_two(directory: Path, world_size: int = 3) -> None:
+    settings = CheckpointSettings(wait_s=30)
+    savers = [Checkpointer(directory, r, world_size, (2 * r, 2 * r + 2), 2 * world_size, settings) for r in range(3)]
+    for name, score in zip(NAMES, (0.5, 0.25), strict=True):
+        for saver in savers:
+            lead = saver.rank == 0
+            rows = {"weight": torch.full((2, 2), float(saver.rank))}
+            saver.save(name, rows, {"gate": torch.ones(3)} if lead else None, {"score": score} if lead else None)
+        assert [saver.wait() for saver in savers] == [[name]] * world_size
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def all_choices(home: Path) -> dict[str, list[str]]:
+    """By case, for each way to ask: the name that this rank was given, or the sentence with which it was refused."""
+    ranks = Ranks.all_join(torch.device("cpu"))
+    told: dict[str, list[str]] = {}
+    for case in CASES:
+        for which in ("last", "best", NAMES[1]):
+            try:
+                found = all_find_checkpoint(home / case, which, ranks)
+                told.setdefault(case, []).append(found.name if found else "none")
+            except CheckpointError as error:
+                told.setdefault(case, []).append(str(error))
+    return told
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_every_file_has_one_rank_that_hashes_it(world_size: int) -> None:
+    sizes = {f"rows-{rank}": 100 + rank for rank in range(8)} | {"dense": 5, "empty": 0}
+    shares = [share_of(sizes, rank, world_size) for rank in range(world_size)]
+    assert sorted(name for share in shares for name in share) == sorted(sizes)
+    assert max(map(len, shares)) <= -(-len(sizes) // world_size)
+    bytes_of = [sum(sizes[name] for name in share) for share in shares]
+    assert max(bytes_of) - min(bytes_of) <= max(sizes.values())
+
+
+def test_all_ranks_take_the_same_and_hear_of_damage_that_one_has_seen(tmp_path: Path) -> None:
+    for case in CASES[:3]:
+        save_two(tmp_path / case)
+    (tmp_path / "nothing").mkdir()
+    flip(tmp_path / "one" / NAMES[1] / rows_file(2))
+    flip(tmp_path / "both" / NAMES[0] / MANIFEST)
+    flip(tmp_path / "both" / NAMES[1] / DENSE)
+    told, other = run_ranks(all_choices, 2, tmp_path)
+    assert told == other
+    assert told["sound"] == [NAMES[1], NAMES[0], NAMES[1]]
+    assert told["one"][:2] == [NAMES[0], NAMES[0]]
+    assert f"{rows_file(2)}: sha256 differs" in told["one"][2]
+    assert f"{NAMES[0]}/{COMMIT}: does not match" in told["both"][0]
+    assert f"{NAMES[1]}/{DENSE}: sha256 differs" in told["both"][2]
+    assert told["nothing"][:2] == ["none", "none"]
+    assert "not a checkpoint directory" in told["nothing"][2]
+
+
+def test_one_rank_alone_needs_no_group(tmp_path: Path) -> None:
+    save_two(tmp_path)
+    flip(tmp_path / NAMES[1] / rows_file(0))
+    found = all_find_checkpoint(tmp_path, "last", Ranks.alone())
+    assert found is not None
+    assert found.name == NAMES[0]
+    flip(tmp_path / NAMES[0] / rows_file(1))
+    with pytest.raises(CheckpointError, match="none is good"):
+        all_find_checkpoint(tmp_path, "last", Ranks.alone())

@@ -1,0 +1,130 @@
+"""`recmind tune` on the shop: validation only, one trial diverges, one is killed, and the outcome is a config that runs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recmind_dist.config.yaml import load_yaml
+from recmind_dist.report import read_metrics
+from tests.shop import RECMIND, SIZE, environment, make_shop, recmind
+
+SPACE = """
+table.learning_rate: {choices: [0.01, 0.03, 1.0e+30]}
+loss.regularization: {low: 1.0e-6, high: 1.0e-2, log: true}
+train.batch_size: {low: 256, high: 512}
+"""
+WORDS = ["shop.yaml", "variant=lightgcn", "train.epochs=3", "evaluation.norm_exponent=0.0", "--space", "space.yaml"]
+TRIALS = 5
+
+
+@pytest.fixture(scope="module")
+def ray_home() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="r"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, ray_home: Path) -> Path:
+    """A prepared shop whose test interactions cannot be read any more."""
+    home = tmp_path_factory.mktemp("shop")
+    for words in (["synth", "synth", *SIZE], ["prepare", "shop.yaml", "variant=lightgcn"]):
+        done = recmind(words, home, ray_home)
+        assert done.returncode == 0, done.stderr
+        make_shop(home)
+    (home / "space.yaml").write_text(SPACE)
+    poisoned = list(home.glob("cache/shop/graph-*/test_*.npy"))
+    assert len(poisoned) == 2
+    for file in poisoned:
+        file.write_bytes(b"nobody may read this")
+    return home
+
+
+def trials_of(run: Path) -> list[dict[str, Any]]:
+    return list(read_metrics(run / "trials.jsonl", "trial"))
+
+
+def wait_for_trial(run: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the second trial trains."""
+    deadline = time.monotonic() + 120
+    while not (run / "trial-0001" / "metrics.jsonl").exists():
+        assert process.poll() is None, "the search ended before its second trial"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.timeout(600)
+def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_runs(shop: Path, ray_home: Path) -> None:
+    command = ["tune", *WORDS, "--trials", str(TRIALS), "--seed", "1"]
+    whole = recmind([*command, "run_dir=runs/whole"], shop, ray_home)
+    assert whole.returncode == 0, whole.stderr
+
+    trials = trials_of(shop / "runs" / "whole")
+    failed = [trial for trial in trials if trial["state"] == "failed"]
+    good = [trial for trial in trials if trial["state"] == "complete"]
+    assert len(trials) == TRIALS
+    assert all(trial["values"]["table.learning_rate"] == 1e30 for trial in failed)
+    assert failed, "the seed draws a rate that diverges"
+    assert all("finite" in trial["reason"] for trial in failed)
+    assert {trial["seed"] for trial in trials} == {1}
+    best = max(good, key=lambda trial: trial["score"])
+    table = (shop / "runs" / "whole" / "trials.md").read_text()
+    assert table.index(f"| {best['trial']} | complete |") < table.index("| failed |")
+    kept = {path.parent.parent.name for path in (shop / "runs" / "whole").glob("trial-*/checkpoints/step-*")}
+    assert kept == {best["directory"]}
+
+    # the same search, killed in its second trial and gone on with, tries the same settings
+    process = subprocess.Popen(
+        [str(RECMIND), *command, "run_dir=runs/cut"], cwd=shop, env=environment(ray_home), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_trial(shop / "runs" / "cut", process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    again = recmind([*command, "run_dir=runs/cut"], shop, ray_home)
+    assert again.returncode == 0, again.stderr
+    tried = [trial["values"] for trial in trials_of(shop / "runs" / "cut")]
+    assert tried == [trial["values"] for trial in trials]
+
+    # what it found is a config; and what nobody has read so far is what evaluation asks for
+    outcome = recmind(["validate", "runs/whole/best.yaml"], shop, ray_home)
+    assert outcome.returncode == 0, outcome.stderr
+    found = load_yaml(shop / "runs" / "whole" / "best.yaml").values
+    assert found["table"]["learning_rate"] == best["values"]["table.learning_rate"]
+    refused = recmind(["evaluate", f"runs/whole/{best['directory']}"], shop, ray_home)
+    assert refused.returncode == 2
+    assert "test_indptr.npy" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        ("table.learning_rat: {low: 1, high: 2}", "unknown key"),
+        ("loss.temperature: {low: 2, high: 1}", "space.yaml:1: loss.temperature: low 2 is not below high 1"),
+        ("loss.temperature: 3", "space.yaml:1: loss.temperature: Input should be"),
+        ("model.readout: {choices: [graph, text]}", "variant lightgcn decides this key"),
+        ("train.seed: {low: 0, high: 9}", "not for tuning"),
+        ("{}", "names no key to vary"),
+    ],
+)
+def test_a_space_that_is_none_is_refused_before_anything_is_trained(
+    shop: Path, space: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from recmind_dist.cli import main
+
+    (shop / "bad").mkdir(exist_ok=True)
+    (shop / "bad" / "space.yaml").write_text(space)
+    monkeypatch.chdir(shop)
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", *WORDS[:-1], "bad/space.yaml", "run_dir=runs/refused"])
+    assert stop.value.code == 2
+    assert sentence in capfd.readouterr().err
+    assert not (shop / "runs" / "refused").exists()

@@ -1,0 +1,91 @@
+"""What benchmarks share: order of the sides, ratios, graphs, the other end of the line, and the report's last line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.child import Child
+from benchmarks.graphs import PowerLaw
+from benchmarks.measure import Report, Spread, interleave
+from benchmarks.peers import PUBLISHED, published_epochs
+from recmind_dist.errors import RecmindError
+
+
+def test_sides_take_turns_after_a_round_that_does_not_count() -> None:
+    calls: list[str] = []
+
+    def side(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    found = interleave({"a": lambda: side("a"), "b": lambda: side("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert found["a"].values == (3.0, 5.0)
+    assert found["b"].values == (4.0, 6.0)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # a machine that slows down fivefold between rounds changes both sides and no ratio
+    ratio = Spread((10.0, 2.0, 10.0)).over(Spread((5.0, 1.0, 5.0)))
+    assert ratio.values == (2.0, 2.0, 2.0)
+
+
+def test_the_last_line_is_one_object_that_the_file_holds_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report("sampler", quick=True)
+    report.add("a graph", "recmind", "M edges/CPU-s", Spread((1.0, 3.0, 2.0)), limit=4.0)
+    report.figures.update(medges=2.0, vs_pyg=None)
+    report.note("vs_pyg is null: no backend")
+    report.publish(tmp_path)
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert set(last) == {"benchmark", "commit", "machine", "figures"}
+    assert last["figures"] == {"medges": 2.0, "vs_pyg": None}
+    kept = json.loads((tmp_path / "sampler.json").read_text())
+    assert kept["rows"][0] | {"median": 2.0, "low": 1.0, "high": 3.0, "limit": 4.0} == kept["rows"][0]
+    assert kept["notes"] == ["vs_pyg is null: no backend"]
+    assert kept["quick"] is True  # such a file is not taken for that of a whole run
+
+
+def test_a_power_law_graph_has_its_size_and_a_long_tail(tmp_path: Path) -> None:
+    graph = PowerLaw(300, 200, 4000).open(tmp_path)
+    assert (graph.num_users, graph.num_items, graph.num_edges) == (300, 200, 4000)
+    rows = np.repeat(np.arange(graph.num_nodes), graph.degree)
+    assert len(np.unique(rows * graph.num_nodes + graph.indices)) == 8000  # no edge twice
+    back = np.sort(graph.indices.astype(np.int64) * graph.num_nodes + rows)
+    assert (back == np.sort(rows * graph.num_nodes + graph.indices)).all()  # every edge both ways
+    items = np.sort(graph.degree[300:])[::-1]
+    assert items[:20].sum() > 3 * items[-60:].sum()
+    assert (PowerLaw(300, 200, 4000).open(tmp_path / "again").indices == graph.indices).all()
+
+
+def test_a_side_answers_in_its_own_process(tmp_path: Path) -> None:
+    script = tmp_path / "side.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path('benchmarks/sides').absolute())!r})\n"
+        "from protocol import serve\n"
+        "def double(order):\n"
+        "    print('what libraries print is no answer')\n"
+        "    return {'twice': 2 * order['of']}\n"
+        "serve(lambda: {'double': double})\n"
+    )
+    with Child(str(script)) as side:
+        answer = side.ask("double", of=21)
+    assert answer["twice"] == 42
+    assert answer["peak_mib"] > 1
+
+
+def test_a_side_that_dies_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "side.py"
+    script.write_text("raise SystemExit('no such package')\n")
+    with pytest.raises(RecmindError, match="side has died with 1: no such package"):
+        Child(str(script))
+
+
+@pytest.mark.parametrize(("epoch", "recall"), PUBLISHED)
+def test_published_epochs_go_through_the_published_points(epoch: int, recall: float) -> None:
+    assert published_epochs(recall) == pytest.approx(epoch)
+    assert published_epochs(0.17) > published_epochs(0.166)

@@ -1,0 +1,176 @@
+"""What the doctor looks at, part by part: hashes of single files, manifests, ranges of a graph, text stores."""
+
+import contextlib
+import itertools
+import json
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from recmind_dist.errors import StoreError
+from recmind_dist.graph.audit import audit_graph
+from recmind_dist.storage import check_seal, read_manifest, seals, write_manifest, write_sealed
+from recmind_dist.text import TextStore
+from recmind_dist.text.audit import audit_text_store
+from recmind_dist.training.doctor import examine
+from tests.graphs import make_graph, random_pairs
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_a_sealed_file_that_was_changed_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_sealed(path, b"seed: 1\n")
+    check_seal(path, "mend it")
+    path.write_bytes(b"seed: 3\n")
+    with pytest.raises(StoreError, match=r"config\.yaml: sha256 differs from SHA256SUMS: .*: mend it"):
+        check_seal(path, "mend it")
+
+
+def test_the_hashes_are_what_sha256sum_reads(tmp_path: Path) -> None:
+    for name in ("config.yaml", "results.json", "config.yaml"):
+        write_sealed(tmp_path / name, name.encode())
+    command = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["config.yaml: OK", "results.json: OK"]
+
+
+def die_at(
+    write: Callable[[Path, bytes], None], count: "itertools.count[int]", change: int, after: bool, to: Path, data: bytes
+) -> None:
+    """A write that is the last thing the process does (`after`), or that it does not live to do."""
+    last = next(count) == change
+    if not last or after:
+        write(to, data)
+    if last:
+        raise Killed
+
+
+def test_a_kill_at_any_write_leaves_the_old_or_the_new_and_both_verify(tmp_path: Path) -> None:
+    for change, after in itertools.product(range(3), (False, True)):
+        directory = tmp_path / f"{change}{after}"
+        directory.mkdir()
+        path = directory / "config.yaml"
+        write_sealed(path, b"old")
+        dying = partial(die_at, seals.write_bytes, itertools.count(), change, after)
+        with mock.patch.object(seals, "write_bytes", dying), contextlib.suppress(Killed):
+            write_sealed(path, b"new")
+        assert path.read_bytes() in (b"old", b"new")
+        check_seal(path, "")
+        write_sealed(path, b"next")  # the same program started again
+        check_seal(path, "")
+
+
+def verifies(path: Path) -> bool:
+    try:
+        check_seal(path, "")
+    except StoreError:
+        return False
+    return True
+
+
+def test_any_flipped_bit_of_the_hashes_makes_a_file_unverifiable(tmp_path: Path) -> None:
+    for name in ("config.yaml", "inputs.json"):
+        write_sealed(tmp_path / name, name.encode())
+    sums = tmp_path / seals.NAME
+    whole = sums.read_bytes()
+    for bit in range(0, 8 * len(whole) - 8, 3):  # the last byte ends the last line, and is not missed
+        sums.write_bytes(flipped(whole, bit))
+        assert not (verifies(tmp_path / "config.yaml") and verifies(tmp_path / "inputs.json")), bit
+
+
+def test_files_of_older_programs_are_taken_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"old")
+    check_seal(tmp_path / "config.yaml", "")
+    write_sealed(tmp_path / "results.json", b"new")
+    check_seal(tmp_path / "config.yaml", "")
+
+
+def test_a_manifest_is_damaged_by_any_change_of_its_values(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"abc")
+    write_manifest(tmp_path, "thing", 1, {"count": 7, "name": "x"})
+    path = tmp_path / "manifest.json"
+    whole = path.read_bytes()
+    content = read_manifest(tmp_path, "thing", 1)
+    passed = 0
+    for bit in range(8 * len(whole)):
+        path.write_bytes(flipped(whole, bit))
+        try:
+            found = read_manifest(tmp_path, "thing", 1)
+        except StoreError:
+            continue
+        passed += 1  # a bit in the name of the hash: all that the manifest says is still as it was
+        assert content.items() <= found.items()
+    assert passed < 8 * len("manifest_sha256")
+
+
+def test_a_graph_is_read_in_full(tmp_path: Path) -> None:
+    graph = make_graph(tmp_path, random_pairs(20, 15, 90), 20, 15, valid=[(19, 14)], num_parts=2)
+    assert audit_graph(graph.path).num_edges == graph.num_edges
+    damage = {
+        "indices.npy": (graph.indices, 3, graph.num_nodes, "not in \\[20, 35\\)"),
+        "indptr.npy": (graph.indptr, 4, 10_000, "offsets do not rise"),
+        "row_of_node.npy": (graph.row_of_node, 0, int(graph.row_of_node[1]), "not one row for each"),
+        "part_rows.npy": (graph.part_rows, 1, 99, "offsets do not rise"),
+        "valid_indices.npy": (graph.held_out("valid").indices, 0, 2, "not in \\[20, 35\\)"),
+    }
+    for name, (array, place, value, fault) in damage.items():
+        file = graph.path / name
+        whole, manifest = file.read_bytes(), (graph.path / "manifest.json").read_bytes()
+        changed = np.array(array)
+        changed[place] = value
+        np.save(file, changed)
+        content = {k: v for k, v in json.loads(manifest).items() if k not in ("kind", "schema", "files")}
+        content.pop("manifest_sha256")
+        write_manifest(graph.path, "graph", 1, content)  # a defect of the writer: hashes fit, the graph is none
+        with pytest.raises(StoreError, match=fault):
+            audit_graph(graph.path)
+        file.write_bytes(whole)
+        (graph.path / "manifest.json").write_bytes(manifest)
+    assert audit_graph(graph.path).num_edges == graph.num_edges
+
+
+def test_a_text_store_names_its_damaged_shards_and_forgets_only_them(tmp_path: Path) -> None:
+    store = TextStore.create(tmp_path / "text", {"made": "for a test"}, 6, {"users": 40, "items": 20}, 16, 8)
+    rng = np.random.default_rng(0)
+    for side in ("items", "users"):
+        for shard in range(store.num_shards(side)):
+            start, stop = store.shard_range(side, shard)
+            store.write_shard(side, shard, rng.normal(size=(stop - start, 6)).astype(np.float16), f"{side}{shard}")
+    assert audit_text_store(store.path)[1] == []
+    file = store.shard_file("users", 1)
+    file.write_bytes(flipped(file.read_bytes(), 100))
+    ledger = store.path / "ledger" / "items-00000.json"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"rows"', b'"rowr"'))
+    found, faults = audit_text_store(store.path)
+    assert [(fault.side, fault.shard) for fault in faults] == [("items", 0), ("users", 1)]
+    for fault in faults:
+        found.forget(fault.side, fault.shard)
+    assert [found.entry("users", shard) is None for shard in range(3)] == [False, True, False]
+    meta = store.path / "store.json"
+    meta.write_bytes(meta.read_bytes().replace(b'"chunk_rows": 8', b'"chunk_rows": 9'))
+    with pytest.raises(StoreError, match="rows, shards and chunks are"):
+        audit_text_store(store.path)
+
+
+def test_what_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for path in (tmp_path / "photos", tmp_path / "nowhere"):
+        with pytest.raises(StoreError, match="not a run directory"):
+            examine(path)
+    assert list((tmp_path / "photos").iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()

@@ -1,0 +1,141 @@
+"""Studies without training: runs compared from their files, claims judged, pages and figures written, search spaces read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from optuna.trial import FixedTrial
+
+from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.experiments.comparison import compare, read_users, seen, spread
+from recmind_dist.experiments.figures import draw_bars, draw_bins, draw_curves
+from recmind_dist.experiments.findings import Findings, TableOf
+from recmind_dist.experiments.space import default_space, load_space
+from recmind_dist.report import RunDirectory
+
+USERS = 400
+
+
+def run_of(home: Path, seed: int, shift: float, cold_shift: float = 0.0, users: int = USERS) -> RunDirectory:
+    """A run directory as an evaluation leaves it: every fourth user's held-out item is cold."""
+    run = RunDirectory(home / f"{shift}-{seed}")
+    run.create()
+    degree = np.tile([2, 5, 9, 40], users // 4)
+    base = np.random.default_rng(0).random(users)
+    values = base + np.random.default_rng(seed).normal(0, 0.02, users) + np.where(degree <= 3, cold_shift, shift)
+    pl.DataFrame({"user": np.arange(users), "degree": degree, "recall@40": values}).write_parquet(run.per_user)
+    nothing = {"users": 0}
+    mean = float(np.clip(values.mean(), 0, 1))
+    results = {"dataset": "toy", "variant": "recmind", "seed": seed, "commit": None, "split": "test", "gate": []}
+    strata = {"0": nothing, "1-3": nothing, "cold": {"users": users // 4, "recall@40": 0.25 + seed}}
+    run.write_results({**results, "metrics": {"recall@40": mean}, "strata": strata})
+    return run
+
+
+def test_what_is_better_on_cold_items_alone_is_seen_there_and_in_the_macro_average(tmp_path: Path) -> None:
+    ours = [run_of(tmp_path / "a", seed, 0.0, cold_shift=0.2) for seed in range(3)]
+    theirs = [run_of(tmp_path / "b", seed + 10, 0.0) for seed in range(3)]
+    overall, cold, macro = (compare(ours, theirs, "recall@40", over) for over in ("users", "cold", "strata"))
+    assert overall
+    assert cold
+    assert macro
+    assert cold.a - cold.b == pytest.approx(0.2, abs=0.01)
+    assert overall.a - overall.b == pytest.approx(0.05, abs=0.01)
+    assert macro.a - macro.b == pytest.approx(0.05, abs=0.01)  # four strata, of one of which more
+    assert seen(cold, "above") == "yes"
+    assert seen(cold, "below") == "no, the opposite"
+
+
+def test_two_seeds_are_called_not_significant(tmp_path: Path) -> None:
+    ours = [run_of(tmp_path / "a", seed, 0.3, 0.3) for seed in range(2)]
+    theirs = [run_of(tmp_path / "b", seed, 0.0) for seed in range(3)]
+    assert seen(compare(ours, theirs, "recall@40"), "above") == "not significant (2 of 3 seeds)"
+    assert seen(None, "above") == "not measured"
+
+
+def test_runs_of_other_users_are_refused_by_name(tmp_path: Path) -> None:
+    ours, theirs = run_of(tmp_path / "a", 0, 0.0), run_of(tmp_path / "b", 0, 0.0, users=200)
+    with pytest.raises(StoreError, match=r"per_user\.parquet: other users than"):
+        compare([ours], [theirs], "recall@40")
+    with pytest.raises(StoreError, match="other users than"):
+        read_users([ours, theirs], "recall@40")
+    with pytest.raises(StoreError, match="no ndcg@7 can be read"):
+        read_users([ours], "ndcg@7")
+    theirs.per_user.unlink()
+    with pytest.raises(StoreError, match=f"recmind evaluate {theirs.path}"):
+        read_users([theirs], "recall@40")
+
+
+def test_strata_need_one_held_out_item_a_user(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 0, 0.0)
+    frame = pl.read_parquet(run.per_user).with_columns(degree=pl.lit(None, pl.Int64))
+    frame.write_parquet(run.per_user)
+    assert compare([run], [run], "recall@40", "cold") is None
+    assert compare([run], [run], "recall@40", "strata") is None
+    assert compare([run], [run], "recall@40") is not None
+
+
+def test_spread_is_mean_and_deviation_over_runs(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, seed, 0.0) for seed in range(2)]
+    assert spread(runs, "recall@40", "cold") == (pytest.approx(0.75), pytest.approx(np.sqrt(0.5)))
+    assert spread(runs[:1], "recall@40", "cold") == (0.25, None)
+    assert spread(runs, "recall@40", "0") == (None, None)
+
+
+def test_findings_are_a_page_data_and_a_figure(tmp_path: Path) -> None:
+    table = TableOf("## A table", ("model", "recall@20"), [["a|b", 0.5], ["c", None]])
+    found = Findings("probe", "Title", "up.", "down.", [table], ["a note"])
+    bars = {"panel": {"a": (0.1, 0.0, 0.3), "b": (None, None, None), "c": (0.2, None, None)}}
+    found.write(tmp_path, lambda: draw_bars(bars, "title", "x"))
+    page = (tmp_path / "table.md").read_text()
+    assert "| a\\|b | 0.5000 |" in page
+    assert "| c | – |" in page
+    assert "The paper expects: up." in page
+    data = json.loads((tmp_path / "table.json").read_text())
+    assert data["tables"][0]["rows"] == [{"model": "a|b", "recall@20": 0.5}, {"model": "c", "recall@20": None}]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_and_bins_are_drawn_where_models_differ_in_length() -> None:
+    curves = draw_curves({"a": [(1, 0.1, 0.0), (2, 0.2, 0.1)], "b": [(1, 0.1, 0.0)]}, "t", "x", "y")
+    assert len(curves.axes[0].lines) == 2
+    points = {"a": [("0", 0.5, 0.4, 0.6), ("1-3", 0.6, 0.5, 0.7)], "b": [("1-3", 0.2, 0.1, 0.3)]}
+    bins = draw_bins({f"panel {k}": points for k in range(4)}, "t", "γ")
+    assert len(bins.axes) == 4
+    assert bins.axes[0].lines[1].get_xdata().tolist() == [1]  # b's only point stands in its own bin
+
+
+def test_a_space_draws_whole_numbers_floats_and_lists(tmp_path: Path) -> None:
+    text = "a.b: {low: 1, high: 9}\nc: {low: 1.0e-3, high: 1, log: true}\nd: {choices: [[10, 5], null]}\n"
+    (tmp_path / "space.yaml").write_text(text)
+    space = load_space(tmp_path / "space.yaml")
+    trial = FixedTrial({"a.b": 3, "c": 0.5, "d": "[10, 5]"})
+    drawn = {key: dimension.suggest(trial, key) for key, dimension in space.items()}  # type: ignore[arg-type]
+    assert drawn == {"a.b": 3, "c": 0.5, "d": [10, 5]}
+    assert isinstance(drawn["a.b"], int)
+
+
+def test_the_space_beside_the_config_is_the_variants_own_or_the_default(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    with pytest.raises(ConfigError, match=r"recmind\.yaml: no search space"):
+        default_space(config, "recmind")
+    (tmp_path / "spaces").mkdir()
+    for name in ("default", "recmind"):
+        (tmp_path / "spaces" / f"{name}.yaml").touch()
+    assert default_space(config, "recmind").name == "recmind.yaml"
+    assert default_space(config, "lightgcn").name == "default.yaml"
+
+
+@pytest.mark.parametrize(
+    "variant", ["recmind", "lightgcn", "popularity", "llm_only", "late_fusion", "no_alignment", "gate_items_only"]
+)
+def test_the_spaces_of_the_repository_fit_its_configs(variant: str) -> None:
+    from recmind_dist.experiments.space import as_word
+    from recmind_dist.training.run_config import load_run_config
+
+    configs = Path(__file__).parents[2] / "configs"
+    space = load_space(default_space(configs / "quickstart.yaml", variant))
+    words = [as_word(key, dimension.example) for key, dimension in space.items()]
+    assert load_run_config(configs / "quickstart.yaml", words, variant).variant == variant
