@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test unit check chaos clean
+.PHONY: quickstart test unit check chaos audit clean
 
 quickstart: $(STAMP)
 	$(BIN)/recmind run configs/quickstart.yaml
@@ -25,6 +25,11 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) test
+
+# a report, never a failure: it asks a public list of known faults, which changes without us. In an environment of its own
+audit:
+	-test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }
+	-$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 # pip's own file of exact versions; --editable so that a change of the code needs no second installation
 $(STAMP): pyproject.toml constraints.txt

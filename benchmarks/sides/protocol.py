@@ -14,6 +14,9 @@ from typing import Any
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 
+_ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # at import: what libraries print while they are imported is no answer either
+
 
 def confine(threads: int) -> None:
     """Gives this process as many cores as `threads`, whatever pools its libraries start. Call before they are imported."""
@@ -28,16 +31,14 @@ def serve(prepare: Callable[[], dict[str, Work]]) -> None:
 
     What libraries print goes to standard error.
     """
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
     works = prepare()
-    print(json.dumps({"ready": True, "base_mib": peak_mib()}), file=answers, flush=True)
+    print(json.dumps({"ready": True, "base_mib": peak_mib()}), file=_ANSWERS, flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         start = time.perf_counter()
         answer = works[order["do"]](order)
         answer.setdefault("seconds", time.perf_counter() - start)
-        print(json.dumps({**answer, "peak_mib": peak_mib()}), file=answers, flush=True)
+        print(json.dumps({**answer, "peak_mib": peak_mib()}), file=_ANSWERS, flush=True)
 
 
 def peak_mib() -> float:

@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from recmind_dist.cli.app import Run, app
-
-DAMAGED = 1
+from recmind_dist.errors import StoreError
 
 
 @app.command()
@@ -14,7 +13,7 @@ def doctor(
     run_dir: Run,
     repair: Annotated[bool, typer.Option("--repair", help="mend what can be mended, then examine again")] = False,
 ) -> None:
-    """Verifies every file of a run and the stores it was made from; exit code 1 if something is damaged."""
+    """Verifies every file of a run and the stores it was made from; exit code 2 if something is damaged."""
     from recmind_dist.training.doctor import examine
     from recmind_dist.training.repair import repair as mend
 
@@ -27,7 +26,6 @@ def doctor(
         print(f"DAMAGED  {finding.part}: {finding.fault}")
         print(f"         {finding.remedy}")
     if found.findings:
-        again = "" if repair else f": recmind doctor {run_dir} --repair"
-        print(f"{run_dir}: {len(found.findings)} damaged, {len(found.sound)} good{again}")
-        raise typer.Exit(DAMAGED)
+        remedy = "what is left needs the remedy named above" if repair else f"run `recmind doctor {run_dir} --repair`"
+        raise StoreError(f"{run_dir}: {len(found.findings)} parts damaged, {len(found.sound)} good: {remedy}")
     print(f"{run_dir}: all {len(found.sound)} parts are good")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from recmind_dist.experiments.ablation import ablation
+from recmind_dist.experiments.data import refuse_missing_data
 from recmind_dist.experiments.findings import Findings, Study
 from recmind_dist.experiments.gating import gating
 from recmind_dist.experiments.probe import probe
@@ -27,7 +28,9 @@ def run_experiment(name: str, path: Path, overrides: list[str], seeds: int, jobs
     def configure(variant: str, words: list[str]) -> RunConfig:
         return load_run_config(path, [*DEFAULTS, *overrides, *words], variant)
 
-    home = (configure("recmind", []).run_dir / f"experiment-{name}").absolute()
+    base = configure("recmind", [])
+    refuse_missing_data(base)
+    home = (base.run_dir / f"experiment-{name}").absolute()
     with directory_lock(home):
         findings = EXPERIMENTS[name](Study(configure, home, seeds, jobs, say))
     say(f"written: {home}/table.md, table.json, figure.png")

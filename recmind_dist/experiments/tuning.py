@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recmind_dist.config import dump_yaml
 from recmind_dist.errors import ConfigError, TrainingError
+from recmind_dist.experiments.data import refuse_missing_data
 from recmind_dist.experiments.space import Space, as_word, default_space, load_space
 from recmind_dist.experiments.trial_runs import drop_checkpoints, run_trial
 from recmind_dist.randomness import stream_key
@@ -62,6 +63,7 @@ def tune(path: Path, overrides: list[str], trials: int, seed: int, space: Path |
         TrainingError: no trial ended well.
     """
     search = _prepare(path, overrides, seed, space)
+    refuse_missing_data(search.base)
     with directory_lock(search.home), MetricsLog(search.home / "trials.jsonl") as log:
         study = _open(search)
         _recover(study, log)

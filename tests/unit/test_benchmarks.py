@@ -67,6 +67,7 @@ def test_a_side_answers_in_its_own_process(tmp_path: Path) -> None:
         "import sys\n"
         f"sys.path.insert(0, {str(Path('benchmarks/sides').absolute())!r})\n"
         "from protocol import serve\n"
+        "print('nor is this')\n"
         "def double(order):\n"
         "    print('what libraries print is no answer')\n"
         "    return {'twice': 2 * order['of']}\n"

@@ -17,6 +17,7 @@ from recmind_dist.sampling import (
     held_out_slice,
     make_sampler,
 )  # fmt: skip
+from recmind_dist.sampling.hidden import edge_endpoints, withheld_edges
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler, pyg_op_resolves
 from tests.graphs import adjacency, make_graph, random_pairs
 
@@ -210,3 +211,15 @@ def test_pygs_backend_samples_the_same_neighbourhoods(graph: Graph, fan_out: int
         assert len(found.hops[0].indices) == visible.sum()
         shown, degree = visible.sum(1)[seeds], np.maximum(graph.degree[seeds], 1)
         np.testing.assert_allclose(found.hops[0].dst_scale, np.where(shown > 0, degree**-0.5, 0), rtol=1e-6)
+
+
+def test_withheld_items_keep_at_most_three_edges_and_no_user_is_emptied(graph: Graph) -> None:
+    without = held_out_slice(graph, 0.2, seed=3)
+    mask = held_out_slice(graph, 0.2, seed=3, withheld_items=0.3)
+    assert (mask & without).sum() == without.sum()  # the newest edges stay in it
+    users, items = edge_endpoints(graph, np.arange(graph.num_edges))
+    more = mask & ~without
+    for item in np.unique(items[more]):
+        assert (~mask[items == item]).sum() <= 4  # 0..3, and what a user would be empty without
+    assert len(np.unique(items[more])) > 1
+    assert set(users[~withheld_edges(graph, 0.3, 5)]) == set(users)

@@ -1,0 +1,75 @@
+"""The mixing readout, propagated text views, pair scores: against their formulas, and who takes gradient."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
+from recmind_dist.model.mix import Mix
+from recmind_dist.model.pair_scores import pair_scores
+
+DIM = 6
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def shaken(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for k, p in enumerate(module.parameters()):
+            p.copy_(0.5 * draw(*p.shape, seed=k))
+
+
+@pytest.mark.parametrize("degree_input", [True, False])
+def test_an_inner_product_of_mixed_vectors_is_the_weighted_sum_of_cosines(degree_input: bool) -> None:
+    mix = Mix(GateSettings(degree_input=degree_input))
+    shaken(mix)
+    graph, text = draw(5, DIM), draw(5, DIM, seed=1)
+    d, is_user = torch.linspace(0, 1, 5), torch.tensor([True, True, False, False, False])
+    h = mix(graph, text, d, is_user)
+    gamma, scale, bias = (x[:, 0] for x in mix.weights(graph, d, is_user))
+    for u in (0, 1):
+        for i in (2, 3, 4):
+            by_graph = gamma[u] * gamma[i] * cosine_similarity(graph[u], graph[i], dim=0)
+            by_text = (1 - gamma[u]) * (1 - gamma[i]) * cosine_similarity(text[u], text[i], dim=0)
+            assert torch.isclose(h[u] @ h[i], scale[i] * (by_graph + by_text) + bias[i], atol=1e-5)
+    same = gamma[2:].unique().numel() == 1
+    assert same is not degree_input  # without the degree every item is weighed alike
+
+
+def test_a_resting_mix_passes_gradient_to_its_views_and_takes_none() -> None:
+    mix = Mix(GateSettings())
+    shaken(mix)
+    graph, text = draw(4, DIM).requires_grad_(), draw(4, DIM, seed=1).requires_grad_()
+    mix(graph, text, torch.rand(4), torch.tensor([True, False, False, True]), learn=False).square().sum().backward()
+    assert all(p.grad is None for p in mix.parameters())
+    assert graph.grad is not None
+
+
+def test_text_views_propagate_beside_the_graph_and_users_without_text_live_off_their_items() -> None:
+    settings = ModelSettings(readout="mix", text_layers=1, users_have_text=False, gate=GateSettings(enabled=False))
+    model = GatedLightGCN(None, DIM, 1, 3, settings)
+    operator = torch.zeros(3, 3)
+    operator[0, 2] = operator[2, 0] = 0.5  # user 0 has item 2; item 1 has nobody
+    z, is_user = draw(3, DIM), torch.tensor([True, False, False])
+    views = model.views(draw(3, DIM, seed=1), z, is_user, [lambda x: operator @ x], torch.rand(3))
+    assert torch.allclose(views.text[0], 0.5 * z[2] / 2)
+    assert torch.allclose(views.text[1], z[1] / 2)  # by its own text alone
+    assert torch.allclose(views.text[2], z[2] / 2)  # what its user brings, nothing
+
+
+def test_pair_scores_and_their_gradient_are_those_of_a_gather() -> None:
+    rng = np.random.default_rng(0)
+    left, right = (torch.from_numpy(rng.integers(0, 9, 40)) for _ in range(2))
+    ours, theirs = draw(9, DIM).requires_grad_(), draw(9, DIM).requires_grad_()
+    weight = draw(40, seed=2)
+    found, expected = pair_scores(ours, left, right), (theirs[left] * theirs[right]).sum(1)
+    assert torch.allclose(found, expected, atol=1e-5)
+    (weight * found).sum().backward()
+    (weight * expected).sum().backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
