@@ -18,12 +18,12 @@ class Mix(nn.Module):
     """γ, scale s and bias b of a node from its degree and the length of its graph view, which grows with degree.
 
     Args:
-        settings: degree_input False leaves three constants a side; hidden_dim: width of the hidden layer, 0 means 16.
+        settings: degree_input False leaves three constants a side; fixed: γ of all; hidden_dim: width of the hidden layer, 0 means 16.
     """
 
     def __init__(self, settings: GateSettings) -> None:
         super().__init__()
-        self.degree_input = settings.degree_input
+        self.degree_input, self.fixed = settings.degree_input, settings.fixed
         width = settings.hidden_dim or 16
         self.users = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3))
         self.items = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3))
@@ -52,7 +52,8 @@ class Mix(nn.Module):
         x = x if self.degree_input else torch.zeros_like(x)
         user, item = (_run(side, x, learn) for side in (self.users, self.items))
         out = torch.where(is_user_S[:, None], user, item)
-        gamma, one = torch.sigmoid(out[:, :1]), torch.ones_like(out[:, :1])
+        one = torch.ones_like(out[:, :1])
+        gamma = torch.sigmoid(out[:, :1]) if self.fixed is None else self.fixed * one
         scale = torch.where(is_user_S[:, None], one, _START_SCALE * out[:, 1:2].exp())
         return gamma, scale, torch.where(is_user_S[:, None], one, out[:, 2:])
 

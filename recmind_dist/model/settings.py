@@ -19,6 +19,8 @@ class GateSettings(Settings):
     """Whether the gate sees d̃ = log(1 + degree) / log(1 + max degree)."""
     initial_bias: float = 0.0
     """0 starts every gate at γ = 1/2."""
+    fixed: float | None = Field(None, ge=0, le=1)
+    """Under readout: mix, γ of every node, a control: 1 leaves the graph view, with its scale and bias learnt."""
     learn_on: Literal["heldout", "train"] = "heldout"
     """heldout: the gates' gradient comes only from held-out training edges; train: the paper's literal form."""
     heldout_share: float = Field(0.1, gt=0, le=1)

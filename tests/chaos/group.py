@@ -57,7 +57,7 @@ class Group:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
-    def wait(self, timeout_s: float = 120, until: Callable[[], bool] = lambda: False) -> bool:
+    def wait(self, timeout_s: float = 270, until: Callable[[], bool] = lambda: False) -> bool:
         """Waits for the end of all ranks, or for `until`. Returns whether all of them ended well."""
         deadline = self.started + timeout_s
         while any(code is None for code in self.exit_codes):

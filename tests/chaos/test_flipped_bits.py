@@ -42,7 +42,7 @@ HARMLESS = (".lock", "logs/*", "*.done.json", "ledger/*.json")
 """What no command reads again: who holds a lock, logs for people, a rank's word to others that COMMIT has made void.
 Of a ledger, the content key of a shard of the untouched model: it only decides whether the shard is embedded again."""
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def all_make_run(home: Path) -> None:
@@ -153,6 +153,7 @@ def silent_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]
     ]
 
 
+@pytest.mark.chaos_slow
 def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,6 +277,7 @@ def ray_home() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.mark.chaos_slow
 def test_of_the_text_vectors_only_damaged_shards_are_made_again(home: Path, ray_home: Path) -> None:
     before, text = loaded(home), read_inputs(RunDirectory(run_of(home))).text
     assert text is not None

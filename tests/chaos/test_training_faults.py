@@ -78,7 +78,8 @@ def test_row_03_a_kill_between_commit_and_report_leaves_the_new_checkpoint(
 
 
 def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(home: Path, inputs: Inputs, calm: Path) -> None:
-    config = chaos_config(home, "row-06", scaling={"collective_timeout_s": 5})
+    patient = chaos_config(home, "row-06")
+    config = chaos_config(home, "row-06", scaling={"collective_timeout_s": 10})
     fault = {"point": "gradient", "rank": 1, "step": 14, "action": "hang", "once": f"{config.run_dir}.hung"}
     first = Group(config, inputs, faults=[fault])
     assert not first.wait()
@@ -86,7 +87,7 @@ def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(home: Pa
     said = first.error(0)
     assert said.startswith("WorkerLostError: rank 0 of 2: the sum over ranks failed after "), said
     assert "raise scaling.collective_timeout_s if it is only slow" in said
-    run_to_end(config, inputs, [fault], starts=1)
+    run_to_end(patient, inputs, [fault], starts=1)
     assert_same(config.run_dir, calm)
 
 
@@ -121,7 +122,7 @@ def test_row_07_a_full_disk_costs_saves_loudly_and_then_the_run(
     home: Path, inputs: Inputs, small_disk: Callable[[int], Path]
 ) -> None:
     disk = small_disk(4096)
-    config = chaos_config(home, "row-07", checkpoint={"max_failures": 3, "wait_s": 2}, train={"epochs": 30})
+    config = chaos_config(home, "row-07", checkpoint={"max_failures": 3, "wait_s": 4}, train={"epochs": 30})
     config = config.model_copy(update={"run_dir": disk / "run"})
     group = Group(config, inputs)
     group.wait(until=lambda: find_committed(config.run_dir) >= 2)
@@ -135,7 +136,8 @@ def test_row_07_a_full_disk_costs_saves_loudly_and_then_the_run(
     assert "No space left on device" in group.error(0) + group.error(1)
     assert find_committed(config.run_dir) <= before + 1, "one save may have been under way"
     filler.unlink()
-    run_to_end(config, inputs, starts=1)
+    patient = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"wait_s": 60.0})})
+    run_to_end(patient, inputs, starts=1)
     found = find_checkpoint(config.run_dir / "checkpoints")
     assert found is not None
     assert found.info["cursor"]["phase"] == "done"
