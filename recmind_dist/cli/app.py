@@ -1,4 +1,4 @@
-"""The program and its main commands; those of other files are added at the end of this one. An error a person can mend is one sentence and an exit code."""
+"""The program and its main commands. An error a person can mend is one sentence and an exit code."""
 
 import os
 import sys
@@ -196,8 +196,3 @@ def _explain(error: Exception) -> int:
         )
         return 4
     raise error
-
-
-import recmind_dist.cli.experiment  # noqa: E402, F401  (adds its command)
-import recmind_dist.cli.tune  # noqa: E402, F401
-import recmind_dist.cli.doctor  # noqa: E402, F401

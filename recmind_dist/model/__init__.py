@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from recmind_dist.model.text_view import TextRows, TextView
 
 __all__ = [
-    "AlignmentSettings", "ContrastSettings", "FallbackSettings", "GateSettings", "GatedLightGCN", "KeyQueue", "Learn", "LossSettings",
+    "AlignmentSettings", "ContrastSettings", "FallbackSettings", "GateSettings", "GatedLightGCN", "KeyQueue", "Learn",
+    "LossSettings",
     "ModelSettings", "TextRows", "TextView", "Views", "propagate", "score",
 ]  # fmt: skip
 

@@ -68,7 +68,11 @@ class GatedLightGCN(nn.Module):
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=settings.init_scale)
         self.uses_text = settings.use_text and text_dim > 0
-        self.text_view = TextView(text_dim, embedding_dim, settings.fallback, settings.projection_hidden_dim) if self.uses_text else None
+        self.text_view = (
+            TextView(text_dim, embedding_dim, settings.fallback, settings.projection_hidden_dim)
+            if self.uses_text
+            else None
+        )
         gated = self.uses_text and settings.gate.enabled
         self.gates = nn.ModuleList(Gate(embedding_dim, settings.gate) for _ in range(num_layers + 1 if gated else 0))
         self.readout_gate = (

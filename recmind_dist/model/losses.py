@@ -18,7 +18,9 @@ def bpr(h_SD: Tensor, users: Tensor, positives: Tensor, negatives: Tensor, weigh
     Source: arXiv:1205.2618; the hardest of m draws is dynamic negative sampling (SIGIR 2013).
     """
     positive = pair_scores(h_SD, users, positives)
-    against = torch.stack([pair_scores(h_SD, users, negatives[:, j].contiguous()) for j in range(negatives.shape[1])], 1)
+    against = torch.stack(
+        [pair_scores(h_SD, users, negatives[:, j].contiguous()) for j in range(negatives.shape[1])], 1
+    )
     return (weight * functional.softplus(against.amax(1) - positive)).sum() / max(total, 1)
 
 

@@ -18,7 +18,8 @@ class Mix(nn.Module):
     """γ, scale s and bias b of a node from its degree and the length of its graph view, which grows with degree.
 
     Args:
-        settings: degree_input False leaves three constants a side; fixed: γ of all; hidden_dim: width of the hidden layer, 0 means 16.
+        settings: degree_input False leaves three constants a side; fixed: γ of all;
+            hidden_dim: width of the hidden layer, 0 means 16.
     """
 
     def __init__(self, settings: GateSettings) -> None:

@@ -76,7 +76,9 @@ class FullPropagation:
         graph = self._graph
         row = np.full(graph.num_nodes, -1, np.int64)
         row[self._own] = np.arange(len(self._own))
-        found: IntArray = _positions_of_edges(graph.indptr, graph.indices, graph.num_users, graph.num_edges, row, self._indptr)
+        found: IntArray = _positions_of_edges(
+            graph.indptr, graph.indices, graph.num_users, graph.num_edges, row, self._indptr
+        )
         return found
 
     def hop(self, hidden: IntArray | None = None) -> Callable[[Tensor], Tensor]:
@@ -106,7 +108,9 @@ class FullPropagation:
         indices = torch.from_numpy(self._indices).long()
         indices[torch.from_numpy(hidden)] = self._graph.num_nodes
         shape = (len(self._own), self._graph.num_nodes + 1)
-        return torch.sparse_csr_tensor(torch.from_numpy(self._indptr), indices, torch.ones(len(indices)), shape).to(device)
+        return torch.sparse_csr_tensor(torch.from_numpy(self._indptr), indices, torch.ones(len(indices)), shape).to(
+            device
+        )
 
     @torch.no_grad()
     def all_final_vectors(self, model: GatedLightGCN, e_nD: Tensor, z_nD: Tensor | None) -> FinalVectors:

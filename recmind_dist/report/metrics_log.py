@@ -141,7 +141,9 @@ def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]
             continue
         record = parse_line(line)
         if record is None:
-            log.warning("%s:%d: not a line as written (%d bytes), cut short or damaged: skipped", path, number, len(line))
+            log.warning(
+                "%s:%d: not a line as written (%d bytes), cut short or damaged: skipped", path, number, len(line)
+            )
         elif kind is None or record.get("kind") == kind:
             yield record
 

@@ -185,7 +185,11 @@ class NeighborLoader:
         return dict(zip(cold.tolist(), degrees.tolist(), strict=True))
 
     def _batch(
-        self, edges: IntArray, key: int, simulated: dict[int, int] | None = None, negatives: NegativeSampler | None = None
+        self,
+        edges: IntArray,
+        key: int,
+        simulated: dict[int, int] | None = None,
+        negatives: NegativeSampler | None = None,
     ) -> Batch:
         """This rank's share of the global batch made of `edges` (positions in the user half)."""
         negatives = negatives or self._negatives

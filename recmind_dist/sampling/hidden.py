@@ -59,9 +59,7 @@ def _positions_in_rows(indptr, indices, rows, values):  # type: ignore[no-untype
     return out
 
 
-def held_out_slice(
-    graph: Graph, share: float, seed: int, period: int = 0, withheld_items: float = 0.0
-) -> BoolArray:
+def held_out_slice(graph: Graph, share: float, seed: int, period: int = 0, withheld_items: float = 0.0) -> BoolArray:
     """The edges from which the gates learn: the newest training edge of a random share of the users, and of a random
     share of the items all but 0..3 edges.
 

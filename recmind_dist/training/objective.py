@@ -92,7 +92,9 @@ class Objective(nn.Module):
             out.terms["rank"] = self._rank_loss(views.main.h, step.main, temperature, tail)
         else:
             out.terms["rank"] = self._rank_loss(views.main.graph, step.main, temperature, tail)
-            out.terms["rank_text"] = self.loss.text_weight * self._rank_loss(views.main.text, step.main, temperature, tail)
+            out.terms["rank_text"] = self.loss.text_weight * self._rank_loss(
+                views.main.text, step.main, temperature, tail
+            )
             if not self.heldout_gates:
                 out.terms["gate"] = self._rank_loss(views.main.h, step.main, None, self.gate_tail_exponent)
         if views.contrast is not None:

@@ -136,7 +136,9 @@ class RankModel:
             )
         gate, seed = self.config.model.gate, self.config.model.gate.seed
         share = 1.0 if gate.redraw_epochs else gate.heldout_share  # whatever a later slice will hold stays out too
-        held_out = held_out_slice(self.graph, share, seed, 0, gate.withheld_items) if self.config.heldout_gates else None
+        held_out = (
+            held_out_slice(self.graph, share, seed, 0, gate.withheld_items) if self.config.heldout_gates else None
+        )
         fallback, device = self.config.model.fallback, self.ranks.device
         return load_owned_text(self.graph, store, self.whitening, self.nodes, fallback, device, held_out)
 

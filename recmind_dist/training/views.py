@@ -103,7 +103,9 @@ class FullViews:
         if noisy:
             contrast = own.graph, own.layers[self._contrast.layer]
         elif self._contrast.kind == "simgcl":
-            first, second = (self._propagate(model, step, e_nD, z_nD, learn, name).graph for name in ("first", "second"))
+            first, second = (
+                self._propagate(model, step, e_nD, z_nD, learn, name).graph for name in ("first", "second")
+            )
             contrast = first, second
         if model.mix is None and not self._needs_views:  # plain ranking reads h alone
             own = Views(own.h, own.h, own.h)

@@ -184,7 +184,9 @@ class Worker:
             )
         info = {"cursor": self.cursor.to_info(), "score": self.cursor.score, "identity": self.parts.identity}
         info["config"] = self.config.model_dump(mode="json")
-        info["inputs"] = self.parts.inputs.to_json()  # for `recmind doctor`, which makes config.yaml and inputs.json of them
+        info["inputs"] = (
+            self.parts.inputs.to_json()
+        )  # for `recmind doctor`, which makes config.yaml and inputs.json of them
         lead = self.ranks.rank == 0
         name = attempt_name(self.cursor.steps_done, self.attempt)
         self._all_report(self.checkpointer.wait())
@@ -294,9 +296,11 @@ class Phase:
         # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are drawn for the views
         uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
         loader = NeighborLoader(
-            graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out, teaches=teaches,
+            graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out,
+            teaches=teaches,
             gate_batch_size=config.gate_batch_size if self.joint and period >= 0 else 0, cold_share=gate.cold_share,
-            gate_negatives=uniform if config.model.readout == "mix" else None, seed=stream_key(seed, self.name), rank=ranks.rank, world_size=ranks.world_size,
+            gate_negatives=uniform if config.model.readout == "mix" else None, seed=stream_key(seed, self.name), rank=ranks.rank,
+            world_size=ranks.world_size,
         )  # fmt: skip
         return loader, parts.operator(held_out) if config.propagates_fully else None
 

@@ -21,7 +21,9 @@ def curve(home: Path, inputs: Inputs, name: str, ranks: int, **changes: Any) -> 
     """Loss terms of every step of a run."""
     config = config_of(home, name, **changes)
     run_ranks(all_fit, ranks, config, inputs, "attempt0")
-    return [{k: v for k, v in step.items() if isinstance(v, float) and k != "time"} for step in curve_of(config.run_dir)]
+    return [
+        {k: v for k, v in step.items() if isinstance(v, float) and k != "time"} for step in curve_of(config.run_dir)
+    ]
 
 
 def assert_same(first: list[dict[str, float]], second: list[dict[str, float]], rel: float = 2e-4) -> None:
@@ -56,8 +58,18 @@ def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_
     """Users with all their items, withheld items, noise of XSimGCL, views mixed by gates that learn on held-out edges."""
     runs = []
     for ranks in (1, 2):
-        sampler = {"num_neighbors": EVERY, "negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
-        model = {"readout": "mix", "text_layers": 2, "users_have_text": False, "gate": {"withheld_items": 0.2, "heldout_share": 0.3}}
+        sampler = {
+            "num_neighbors": EVERY,
+            "negatives": {"num_shared": 12},
+            "propagation": "full",
+            "hide_batch_edges": False,
+        }
+        model = {
+            "readout": "mix",
+            "text_layers": 2,
+            "users_have_text": False,
+            "gate": {"withheld_items": 0.2, "heldout_share": 0.3},
+        }
         runs.append(curve(
             tmp_path, inputs, f"mix{ranks}", ranks, sampler=sampler, model=model,
             train={"batch_of": "users", "batch_size": 16, "epochs": 3},

@@ -31,9 +31,16 @@ def test_bpr_counts_the_highest_scoring_negative_of_each_pair(num: int) -> None:
         hardest = max(float(users[k] @ n) for n in negatives[k])
         margin = float(users[k] @ positives[k]) - hardest
         expected += float(weight[k]) * -math.log(1 / (1 + math.exp(-margin)))
-    assert float(losses.bpr(
-        torch.cat([users, positives, negatives.view(-1, DIM)]), torch.arange(6), torch.arange(6, 12),
-        12 + torch.arange(6 * num).view(6, num), weight, 10)) == pytest.approx(expected / 10, rel=1e-5)
+    assert float(
+        losses.bpr(
+            torch.cat([users, positives, negatives.view(-1, DIM)]),
+            torch.arange(6),
+            torch.arange(6, 12),
+            12 + torch.arange(6 * num).view(6, num),
+            weight,
+            10,
+        )
+    ) == pytest.approx(expected / 10, rel=1e-5)
 
 
 def test_sampled_softmax_leaves_out_shared_items_that_are_positives() -> None:
@@ -46,8 +53,16 @@ def test_sampled_softmax_leaves_out_shared_items_that_are_positives() -> None:
         rest = sum(math.exp(cosine(users[k], shared[m]) / tau) for m in range(7) if not masked[k, m])
         expected -= float(weight[k]) * math.log(positive / (positive + rest))
     found = losses.sampled_softmax(
-        torch.cat([users, positives, shared]), torch.arange(4), torch.arange(4), torch.arange(4, 8), torch.arange(8, 15),
-        masked, tau, weight, 8)
+        torch.cat([users, positives, shared]),
+        torch.arange(4),
+        torch.arange(4),
+        torch.arange(4, 8),
+        torch.arange(8, 15),
+        masked,
+        tau,
+        weight,
+        8,
+    )
     assert float(found) == pytest.approx(expected / 8, rel=1e-5)
 
 

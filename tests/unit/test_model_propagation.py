@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import LightGCN
 
-from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings, propagate
 from recmind_dist.parallel import Ranks
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.sampling import Hop, NumbaNeighborSampler
 from recmind_dist.training.owned import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs

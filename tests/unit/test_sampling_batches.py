@@ -17,7 +17,7 @@ from recmind_dist.sampling import (
     held_out_slice,
     make_sampler,
 )  # fmt: skip
-from recmind_dist.sampling.hidden import edge_endpoints, withheld_edges
+from recmind_dist.sampling.hidden import withheld_edges
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler, pyg_op_resolves
 from tests.graphs import adjacency, make_graph, random_pairs
 
