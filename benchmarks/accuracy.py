@@ -159,6 +159,10 @@ def write_page(store: Path = STORE, page: Path = PAGE, results: Path = RESULTS) 
     ]
     for bench in dict.fromkeys(run["bench"] for run in runs):
         parts += _bench_page(bench, [run for run in runs if run["bench"] == bench], _stored_comparisons(store, bench))
+        if bench.endswith("-cold"):
+            frontier = page.with_name(f"accuracy-{bench}.png")
+            draw_frontier([run for run in runs if run["bench"] == bench], frontier)
+            parts.append(f"![head against tail]({frontier.name})\n")
     page.write_text("\n".join(parts), encoding="utf-8")
     results.mkdir(parents=True, exist_ok=True)
     _write_json(results / "accuracy.json", last)
@@ -172,6 +176,26 @@ with held-out items; Recall divides by a user's held-out items. All choices were
 the one that is best on *test*, for each metric by itself, so that no comparison flatters RecMind. Intervals are 95 %, p is
 two-sided, by paired bootstrap over users and seeds.
 """
+
+
+def draw_frontier(runs: list[Stored], path: Path) -> None:
+    """Overall Recall@20 against its macro-average over degree strata, a point a model: what the tail costs the head."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for model in dict.fromkeys(run["model"] for run in runs):
+        own = [run for run in runs if run["model"] == model]
+        x, y = _mean_of([run["metrics"]["recall@20"] for run in own]), _mean_of([run["macro_recall@20"] for run in own])
+        axes.scatter([x], [y], marker="*" if model.startswith(OURS) else "o")
+        axes.annotate(model, (x, y), fontsize=7, xytext=(4, 2), textcoords="offset points")
+    axes.set_xlabel("Recall@20, all users")
+    axes.set_ylabel("Recall@20, mean over strata 0, 1–3, 4–7, 8–15, 16+")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def _bench_page(bench: str, runs: list[Stored], rivals: dict[str, Stored]) -> list[str]:
