@@ -159,7 +159,7 @@ def _map(path: Path, dtype: type[np.generic], length: int | None) -> NDArray[Any
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError:
-            array = np.load(path, allow_pickle=False)
+            array = _without_elements(path)
     except (OSError, ValueError, EOFError) as error:
         raise StoreError(f"{path}: cannot be read ({str(error)[:120]}): prepare the graph again") from error
     if array.ndim != 1 or array.dtype != dtype or (length is not None and len(array) != length):
@@ -167,3 +167,15 @@ def _map(path: Path, dtype: type[np.generic], length: int | None) -> NDArray[Any
             f"{path}: {array.dtype} {list(array.shape)} where the manifest says {length}: prepare the graph again"
         )
     return array
+
+
+def _without_elements(path: Path) -> NDArray[Any]:
+    """An array of no elements, by its header. Raises ValueError for any other, whatever size the header declares."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"format version {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if shape != (0,):
+        raise ValueError(f"shape {list(shape)} in a file of {path.stat().st_size} bytes")
+    return np.empty(0, dtype)

@@ -65,8 +65,9 @@ class ModelSettings(Settings):
     """What the final vector is: see docs/model.md."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the graph view where readout is alpha."""
-    init: Literal["text", "normal"] = "text"
-    """E⁰ from the whitened, PCA-reduced text vectors, or normal."""
+    init: Literal["text", "text_neighbours", "normal"] = "text"
+    """E⁰ from the whitened, PCA-reduced text vectors, or normal; text_neighbours: a node without text starts from the mean
+    text of its neighbours."""
     init_scale: float = Field(0.1, gt=0)
     """Root mean square of an entry of E⁰ at the start."""
     base: Literal["table", "text"] = "table"

@@ -88,10 +88,15 @@ def initial_rows(nodes: IntArray, text: OwnedText | None, settings: ModelSetting
     """
     dim = settings.embedding_dim
     rows = torch.from_numpy(normals(stream_key(seed, "table"), nodes, dim)) * settings.init_scale
-    if text is not None and settings.init == "text":
+    if text is not None and settings.init != "normal":
         present = ~text.rows.absent.cpu()
         leading = text.rows.text[:, :dim].float().cpu()
         rows[present, : leading.shape[1]] = leading[present] * text_scale(text.rows.text.shape[1], settings)
+        if settings.init == "text_neighbours":
+            means = text.rows.neighbour_text[:, :dim].float().cpu()
+            length = means.square().mean(1).sqrt()
+            known = ~present & (length > 0)
+            rows[known, : means.shape[1]] = means[known] / length[known, None] * settings.init_scale
     return rows
 
 

@@ -149,7 +149,7 @@ class RankModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_key(self.config.train.seed, "dense") & 0x7FFF_FFFF_FFFF_FFFF)
             model = GatedLightGCN(None, settings.embedding_dim, settings.num_layers, text_dim, settings)
-        if model.text_view is not None and settings.init == "text" and not settings.projection_hidden_dim:
+        if model.text_view is not None and settings.init != "normal" and not settings.projection_hidden_dim:
             # z starts where E⁰ starts, so that gates mix like with like
             projection = model.text_view.projection
             assert isinstance(projection, nn.Linear)

@@ -123,7 +123,7 @@ class RunConfig(Settings):
     def _checks(self) -> list[tuple[bool, str]]:
         hops, layers = len(self.sampler.num_neighbors), self.model.num_layers
         gate, text = self.model.gate, self.model.use_text
-        init = text and self.model.init == "text"
+        init = text and self.model.init != "normal"
         full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
         return [
             (self.train.batch_of == "users" and self.sampler.hide_batch_edges,

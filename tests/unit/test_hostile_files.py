@@ -369,7 +369,6 @@ def test_a_numpy_file_of_objects(tmp_path: Path) -> None:
     assert not touch.exists()
 
 
-@pytest.mark.xfail(reason="graph/store.py reads a file that cannot be mapped at its declared length: MemoryError")
 def test_a_numpy_file_of_huge_shape(tmp_path: Path) -> None:
     header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }"
     header += b" " * (118 - len(header) - 1) + b"\n"

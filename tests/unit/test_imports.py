@@ -141,7 +141,7 @@ def examples() -> Iterator[str]:
     yield "engine.load_checkpoint('d')"
 
 
-@pytest.mark.parametrize("source", examples())
+@pytest.mark.parametrize("source", list(examples()))
 def test_the_search_finds_what_it_looks_for(source: str) -> None:
     assert faults(source), source
 
