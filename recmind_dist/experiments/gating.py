@@ -1,13 +1,10 @@
 """Gates against the plain ways to join graph and language, where it matters most: items that hardly anyone has had."""
 
-from typing import get_args
-
 from recmind_dist.evaluation.significance import Comparison
 from recmind_dist.experiments.comparison import compare, seen, spread
 from recmind_dist.experiments.figures import draw_bars
 from recmind_dist.experiments.findings import Findings, Study, TableOf, how_made, interval
 from recmind_dist.experiments.runs import Arm, ArmRuns
-from recmind_dist.model.settings import ModelSettings
 from recmind_dist.report import RunDirectory
 
 K = 40
@@ -22,8 +19,7 @@ ARMS = (
 
 def gating(study: Study) -> Findings:
     """Runs the three models and compares gates with each of the others, on cold items and on all."""
-    arms = [arm for arm in ARMS if "model.readout=concat" not in arm.overrides or _can_concatenate()]
-    gates, *others = found = study.run(arms)
+    gates, *others = found = study.run(ARMS)
     metric, tables, panels = f"recall@{K}", [], {}
     verdicts = []
     for title, stratum in (("items of degree ≤ 3", "cold"), ("all items", None)):
@@ -49,10 +45,6 @@ def gating(study: Study) -> Findings:
     findings = Findings("gating", "Gates against plain fusion", CLAIM, answer, tables, how_made(found, study.seeds))
     findings.write(study.home, lambda: draw_bars(panels, "Gates against plain fusion", f"{metric} (± sd over seeds)"))
     return findings
-
-
-def _can_concatenate() -> bool:
-    return "concat" in get_args(ModelSettings.model_fields["readout"].annotation)
 
 
 def _compare(gates: ArmRuns, arm: ArmRuns, metric: str, stratum: str | None) -> Comparison | None:

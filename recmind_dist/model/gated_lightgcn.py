@@ -29,8 +29,8 @@ class Views:
     """What the model says of the seeds.
 
     Shapes:
-        h: [S, C] final vectors (C is D, but 2 D + 1 under readout: mix); graph: [S, D] z^G; text: [S, D] z; gamma: per layer
-        [nodes of that layer, 1]; layers: E^0..E^L of the seeds, [S, D] each.
+        h: [S, C] final vectors (C is D; 2 D under readout: concat, 2 D + 1 under mix); graph: [S, D] z^G; text: [S, D] z;
+        gamma: per layer [nodes of that layer, 1]; layers: E^0..E^L of the seeds, [S, D] each.
     """
 
     h: Tensor
@@ -168,6 +168,8 @@ class GatedLightGCN(nn.Module):
             h = graph
         elif kind == "text":
             h = z
+        elif kind == "concat":
+            h = torch.cat([graph, z], 1)
         elif self.mix is not None:
             h = self.mix(graph, z, d, is_user, learn != "embeddings")
         else:

@@ -25,6 +25,8 @@ class GateSettings(Settings):
     """heldout: the gates' gradient comes only from held-out training edges; train: the paper's literal form."""
     heldout_share: float = Field(0.1, gt=0, le=1)
     """Share of the users whose newest training edge teaches the gates."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Of gates, mix and item scale; none: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
     cold_share: float = Field(0.0, ge=0, le=1)
@@ -61,7 +63,7 @@ class ModelSettings(Settings):
     num_layers: int = Field(2, ge=0, le=8)
     use_text: bool = True
     """False: no language anywhere (plain LightGCN)."""
-    readout: Literal["fused", "alpha", "gate", "mix", "graph", "text"] = "fused"
+    readout: Literal["fused", "alpha", "gate", "mix", "concat", "graph", "text"] = "fused"
     """What the final vector is: see docs/model.md."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the graph view where readout is alpha."""

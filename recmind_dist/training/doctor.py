@@ -131,7 +131,7 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
                 check_seal(path, f"{SEALS} has its hash")
                 if name in readers:
                     readers[name](path)
-            if name not in sums:
+            if name not in sums and not damaged:
                 found.notes.append(f"{path}: has no hash in {SEALS}: written by an older program")
         elif name in sums:
             part = SEALED.get(name, "hashes")

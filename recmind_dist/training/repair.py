@@ -99,7 +99,9 @@ class _Repair:
         config, inputs = self._settings(), self._inputs_now()
         made = Trainer(config, self.say).prepare()
         if made.resolve() != inputs.graph.resolve():
-            raise StoreError(f"the log or the texts have changed since: they now give {made}: restore them")
+            raise StoreError(
+                f"the log, the texts or the program have changed since: they now give {made}: restore them"
+            )
         return "made again, the same by its hashes"
 
     def _vectors(self, finding: Finding) -> str:

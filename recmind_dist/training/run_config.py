@@ -75,7 +75,9 @@ class RunConfig(Settings):
     def views_text(self) -> bool:
         """Whether the model has a text view; without one texts may still be what the table starts from."""
         model = self.model
-        reads = model.gate.enabled or model.readout in ("alpha", "gate", "mix", "text") or model.base == "text"
+        reads = (
+            model.gate.enabled or model.readout in ("alpha", "gate", "mix", "concat", "text") or model.base == "text"
+        )
         return model.use_text and (reads or self.aligns)
 
     @property

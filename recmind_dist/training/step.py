@@ -126,8 +126,8 @@ class TrainingStep:
         outcome.terms = dict(zip(outcome.terms, values, strict=True))  # the tensors that carry ZeRO's hooks
         with record_function("recmind::backward"):
             self.engine.all_backward(outcome.total)
-        assert e_uD.grad is not None
-        row_grad = e_uD.grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average
+        grad = e_uD.grad if e_uD.grad is not None else torch.zeros_like(e_uD)  # llm_only reads no row
+        row_grad = grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average
         faults.check("gradient", self.ranks.rank, self.steps_done, row_grad)
         losses = all_finite_losses(outcome.terms, row_grad, self.engine.broken_gradients(), self.ranks, step.step)
         with record_function("recmind::update"):

@@ -248,6 +248,9 @@ class Phase:
             else None
         )
         rates = {"fresh_encoder.": config.text.lora.learning_rate} if self.adapts and config.text.lora else {}
+        if config.model.gate.learning_rate is not None:
+            gates = ("model.gates.", "model.readout_gate.", "model.mix.", "model.scale.")
+            rates |= dict.fromkeys(gates, config.model.gate.learning_rate)
         self.engine = make_engine(objective, config.zero, config.train.batch_size, worker.ranks.device, rates)
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,

@@ -37,7 +37,7 @@ def fault_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster(fault_file: Path) -> Iterator[None]:
     os.environ[FAULTS] = str(fault_file)  # workers inherit it; this process has read it already
     with tempfile.TemporaryDirectory(prefix="ray") as directory:
@@ -79,6 +79,7 @@ def assert_whole(path: Path, texts: Texts, settings: TextSettings) -> None:
         assert np.isnan(np.delete(stored, present, axis=0)).all()
 
 
+@pytest.mark.usefixtures("cluster")
 def test_row_08_a_full_disk_ends_extraction_in_a_sentence_and_resume_goes_by_the_ledger(
     model: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_row_08_a_full_disk_ends_extraction_in_a_sentence_and_resume_goes_by_the
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("damage", ["lost", "flipped"])
 def test_row_11_a_damaged_shard_is_an_error_before_training_and_alone_made_again(
     model: Path, tmp_path: Path, damage: str
@@ -139,6 +141,7 @@ def hurt(file: Path, damage: str) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.usefixtures("cluster")
 def test_row_12_an_actor_killed_with_a_shard_in_hand_loses_no_row_and_doubles_none(
     model: Path, tmp_path: Path, faults: Path
 ) -> None:
@@ -153,6 +156,7 @@ def test_row_12_an_actor_killed_with_a_shard_in_hand_loses_no_row_and_doubles_no
     assert_whole(report.path, texts, settings)
 
 
+@pytest.mark.usefixtures("cluster")
 def test_row_12_an_actor_that_dies_on_every_try_ends_in_an_error(model: Path, tmp_path: Path, faults: Path) -> None:
     faults.write_text('[{"point": "encode", "action": "crash"}]')
     with pytest.raises(TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.batch_tokens"):
@@ -192,6 +196,7 @@ def test_row_12_a_batch_that_memory_does_not_hold_is_halved_until_it_does(model:
     assert 512 <= int(done.stdout.split()[-1]) <= 200_000
 
 
+@pytest.mark.usefixtures("cluster")
 def test_row_12_one_text_that_memory_does_not_hold_is_a_clear_error(model: Path, tmp_path: Path, faults: Path) -> None:
     faults.write_text('[{"point": "encode", "action": "memory"}]')
     with pytest.raises(TextError, match=r"text\.max_tokens: one text of \d+ tokens does not fit in memory: lower it"):

@@ -1,12 +1,10 @@
 """`recmind tune` on the shop: validation only, one trial diverges, one is killed, and the outcome is a config that runs."""
 
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
+import sys
 import time
-from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import pytest
 
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.report import read_metrics
-from tests.shop import RECMIND, SIZE, environment, make_shop, recmind
+from tests.processes import CONTEXT
+from tests.shop import SIZE, make_shop
 
 SPACE = """
 table.learning_rate: {choices: [0.01, 0.03, 1.0e+30]}
@@ -25,20 +24,39 @@ WORDS = ["shop.yaml", "variant=lightgcn", "train.epochs=3", "evaluation.norm_exp
 TRIALS = 5
 
 
-@pytest.fixture(scope="module")
-def ray_home() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="r"))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
+def start(words: list[str], home: Path, said: str = "said.txt") -> BaseProcess:
+    """`recmind …` in the directory `home`, in a process that has torch and DeepSpeed already; its output goes to a file."""
+    process = CONTEXT.Process(target=_command, args=(words, home, said))
+    process.start()
+    return process
+
+
+def recmind(words: list[str], home: Path) -> tuple[int | None, str]:
+    """Exit code and all that was said."""
+    process = start(words, home)
+    process.join(timeout=250)
+    if process.is_alive():
+        process.kill()
+        raise AssertionError(f"recmind {' '.join(words)} did not end: {(home / 'said.txt').read_text()}")
+    return process.exitcode, (home / "said.txt").read_text()
+
+
+def _command(words: list[str], home: Path, said: str) -> None:
+    from recmind_dist.cli import main
+
+    os.chdir(home)
+    with Path(said).open("w", buffering=1) as sys.stdout:
+        sys.stderr = sys.stdout
+        main(words)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, ray_home: Path) -> Path:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared shop whose test interactions cannot be read any more."""
     home = tmp_path_factory.mktemp("shop")
     for words in (["synth", "synth", *SIZE], ["prepare", "shop.yaml", "variant=lightgcn"]):
-        done = recmind(words, home, ray_home)
-        assert done.returncode == 0, done.stderr
+        code, said = recmind(words, home)
+        assert code == 0, said
         make_shop(home)
     (home / "space.yaml").write_text(SPACE)
     poisoned = list(home.glob("cache/shop/graph-*/test_*.npy"))
@@ -52,20 +70,20 @@ def trials_of(run: Path) -> list[dict[str, Any]]:
     return list(read_metrics(run / "trials.jsonl", "trial"))
 
 
-def wait_for_trial(run: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for_trial(run: Path, process: BaseProcess) -> None:
     """Until the second trial trains."""
     deadline = time.monotonic() + 120
     while not (run / "trial-0001" / "metrics.jsonl").exists():
-        assert process.poll() is None, "the search ended before its second trial"
+        assert process.is_alive(), "the search ended before its second trial"
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 @pytest.mark.timeout(600)
-def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_runs(shop: Path, ray_home: Path) -> None:
+def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_runs(shop: Path) -> None:
     command = ["tune", *WORDS, "--trials", str(TRIALS), "--seed", "1"]
-    whole = recmind([*command, "run_dir=runs/whole"], shop, ray_home)
-    assert whole.returncode == 0, whole.stderr
+    code, said = recmind([*command, "run_dir=runs/whole"], shop)
+    assert code == 0, said
 
     trials = trials_of(shop / "runs" / "whole")
     failed = [trial for trial in trials if trial["state"] == "failed"]
@@ -82,26 +100,25 @@ def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_run
     assert kept == {best["directory"]}
 
     # the same search, killed in its second trial and gone on with, tries the same settings
-    process = subprocess.Popen(
-        [str(RECMIND), *command, "run_dir=runs/cut"], cwd=shop, env=environment(ray_home), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start([*command, "run_dir=runs/cut"], shop)
     wait_for_trial(shop / "runs" / "cut", process)
+    assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    again = recmind([*command, "run_dir=runs/cut"], shop, ray_home)
-    assert again.returncode == 0, again.stderr
+    process.join()
+    code, said = recmind([*command, "run_dir=runs/cut"], shop)
+    assert code == 0, said
+    assert [trial["trial"] for trial in read_metrics(shop / "runs" / "cut" / "trials.jsonl", "interrupted")] == [1]
     tried = [trial["values"] for trial in trials_of(shop / "runs" / "cut")]
     assert tried == [trial["values"] for trial in trials]
 
     # what it found is a config; and what nobody has read so far is what evaluation asks for
-    outcome = recmind(["validate", "runs/whole/best.yaml"], shop, ray_home)
-    assert outcome.returncode == 0, outcome.stderr
+    code, said = recmind(["validate", "runs/whole/best.yaml"], shop)
+    assert code == 0, said
     found = load_yaml(shop / "runs" / "whole" / "best.yaml").values
     assert found["table"]["learning_rate"] == best["values"]["table.learning_rate"]
-    refused = recmind(["evaluate", f"runs/whole/{best['directory']}"], shop, ray_home)
-    assert refused.returncode == 2
-    assert "test_indptr.npy" in refused.stderr
+    code, said = recmind(["evaluate", f"runs/whole/{best['directory']}"], shop)
+    assert code == 2
+    assert "test_indptr.npy" in said
 
 
 @pytest.mark.parametrize(
