@@ -167,7 +167,7 @@ def test_settings_that_contradict_each_other(fails: Fails) -> None:
     assert "sampler.num_neighbors has 3 hops, model.num_layers is 2: give one fan-out per layer" in said
     assert "train.epoch: unknown key" in fails("validate", "shop.yaml", "train.epoch=3")
     assert "write key.sub=value" in fails("validate", "shop.yaml", "train.epochs")
-    assert "compare.0: Input should be 'recmind', 'lightgcn'" in fails("validate", "shop.yaml", "compare=[lightgnc]")
+    assert "compare.0: Input should be 'recmind', 'popularity'" in fails("validate", "shop.yaml", "compare=[lightgnc]")
     assert fails("run", "shop.yaml", "--resume", "maybe") == "--resume maybe: choose auto, must or never"
 
 
