@@ -72,7 +72,7 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
     base = configure(arm.variant, list(arm.overrides))
     train = base.train.model_copy(update={"seed": base.train.seed + k})
     scaling = base.scaling.model_copy(update={"num_workers": 1})
-    name = "".join(c if c.isalnum() else "-" for c in arm.name)
+    name = "".join(c if c.isalnum() else "-" for c in arm.name.replace("α", "alpha"))
     changes = {"train": train, "scaling": scaling, "compare": (), "run_dir": home / "runs" / f"{name}-seed{train.seed}"}
     return base.model_copy(update=changes).absolute()
 
@@ -80,7 +80,7 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
 def separate_texts(configs: Sequence[RunConfig], home: Path, say: Say) -> list[RunConfig]:
     """Prepares all data and embeds all texts, each set of texts in a cache of its own below `home`.
 
-    Runs whose gates learn from other held-out edges have other user texts, and one cache holds one set at a time.
+    Titles of held-out edges are kept from user texts, so models differ in texts, and one cache holds one set at a time.
     """
     caches: dict[str, Path] = {}
     out = []

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from recmind_dist.config.yaml import load_yaml
+from recmind_dist.graph.store import KIND, SCHEMA
 from recmind_dist.report import read_metrics
+from recmind_dist.storage import read_manifest, write_manifest
 from tests.processes import CONTEXT
 from tests.shop import SIZE, make_shop
 
@@ -22,6 +24,7 @@ train.batch_size: {low: 256, high: 512}
 """
 WORDS = ["shop.yaml", "variant=lightgcn", "train.epochs=3", "evaluation.norm_exponent=0.0", "--space", "space.yaml"]
 TRIALS = 5
+TEST_FILES, NONSENSE = ("test_indptr.npy", "test_indices.npy"), b"nobody may read this"
 
 
 def start(words: list[str], home: Path, said: str = "said.txt") -> BaseProcess:
@@ -52,17 +55,19 @@ def _command(words: list[str], home: Path, said: str) -> None:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared shop whose test interactions cannot be read any more."""
+    """A prepared shop whose test interactions are nonsense, under a manifest that vouches for them: nothing mends them."""
     home = tmp_path_factory.mktemp("shop")
     for words in (["synth", "synth", *SIZE], ["prepare", "shop.yaml", "variant=lightgcn"]):
         code, said = recmind(words, home)
         assert code == 0, said
         make_shop(home)
     (home / "space.yaml").write_text(SPACE)
-    poisoned = list(home.glob("cache/shop/graph-*/test_*.npy"))
-    assert len(poisoned) == 2
-    for file in poisoned:
-        file.write_bytes(b"nobody may read this")
+    [graph] = home.glob("cache/shop/graph-*")
+    for name in TEST_FILES:
+        assert (graph / name).exists()
+        (graph / name).write_bytes(NONSENSE)
+    manifest = read_manifest(graph, KIND, SCHEMA)
+    write_manifest(graph, KIND, SCHEMA, {k: v for k, v in manifest.items() if k not in ("kind", "schema", "files")})
     return home
 
 
@@ -111,7 +116,9 @@ def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_run
     tried = [trial["values"] for trial in trials_of(shop / "runs" / "cut")]
     assert tried == [trial["values"] for trial in trials]
 
-    # what it found is a config; and what nobody has read so far is what evaluation asks for
+    # what it found is a config; and evaluation is the first to ask for what nobody could have read so far
+    [graph] = shop.glob("cache/shop/graph-*")
+    assert {(graph / name).read_bytes() for name in TEST_FILES} == {NONSENSE}
     code, said = recmind(["validate", "runs/whole/best.yaml"], shop)
     assert code == 0, said
     found = load_yaml(shop / "runs" / "whole" / "best.yaml").values
