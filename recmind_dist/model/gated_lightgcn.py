@@ -21,6 +21,8 @@ from recmind_dist.model.text_view import TextView
 Learn = Literal["all", "embeddings", "gates"]
 Hop = Callable[[Tensor], Tensor]
 """States of a hop's source nodes → summed states of its destinations, a prefix of them (`sampled_hops`, `FullPropagation`)."""
+MeanOfStates = Callable[[Tensor, int, bool], Tensor]
+"""(x, L, whether x is of items alone, users' being zero) → mean of x and of what 1..L hops make of it (`FullPropagation`)."""
 Perturb = Callable[[Tensor, int], Tensor]
 
 
@@ -129,6 +131,21 @@ class GatedLightGCN(nn.Module):
         d, is_user = degree_feature_N[:seeds], is_user_N[:seeds]
         h = self.read_out(graph, _mean(fused, seeds) if len(self.gates) else graph, z_SD, d, is_user, learn)
         return Views(h, graph, z_SD, gamma if len(self.gates) else [], [x[:seeds] for x in states])
+
+    def smoothed(self, e_ND: Tensor, z: Tensor | None, mean: MeanOfStates) -> tuple[Tensor, Tensor]:
+        """Graph and text views, [S, D], where nothing happens to a state between hops: without gates, without noise.
+
+        Args:
+            e_ND: base rows; z: text views, of items alone unless users have text; mean: gives the wanted rows S of all N.
+        """
+        assert not len(self.gates), "gates stand between hops"
+        items_only = not self.settings.users_have_text
+        if z is None:
+            graph = mean(e_ND, self.num_layers, False)
+            return graph, graph.new_zeros(1, 1).expand_as(graph)  # nothing reads it
+        from_text = self.settings.base == "text"
+        graph = mean(z, self.num_layers, items_only) if from_text else mean(e_ND, self.num_layers, False)
+        return graph, mean(z, self.settings.text_layers, items_only)
 
     def _propagate_text(self, z_ND: Tensor, hops: Sequence[Hop], sizes: list[int]) -> Tensor:
         """Mean of the text views' states over the last hops, of which source k has `sizes[k]` nodes. Shape: [S, D]."""

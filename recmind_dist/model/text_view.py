@@ -14,7 +14,8 @@ class TextRows:
 
     Shapes:
         text: [n, T] whitened vectors, zero where absent; absent: [n] bool; degree_feature: [n] d̃;
-        category: [n] bucket ids; neighbour_text: [n, T] mean text vector of the node's training neighbours.
+        category: [n] bucket ids; neighbour_text: [n, T] mean text vector of the node's training neighbours,
+        of any precision, since few of its rows are read.
     """
 
     text: Tensor
@@ -51,12 +52,15 @@ class TextView(nn.Module):
 
     def forward(self, rows: TextRows) -> Tensor:
         """z of each row. Shape: [n, D]. Both branches run whatever the rows, so that every rank's graph is the same."""
-        inputs = [rows.degree_feature[:, None], rows.neighbour_text]
-        if self.category_buckets:
-            inputs.append(nn.functional.one_hot(rows.category, self.category_buckets).to(rows.text.dtype))
-        z_fallback: Tensor = self.fallback(torch.cat(inputs, dim=1))
         z_text: Tensor = self.projection(rows.text)
-        return torch.where(rows.absent[:, None], z_fallback, z_text)
+        absent = rows.absent.nonzero().squeeze(1)
+        neighbours = rows.neighbour_text.index_select(0, absent).to(rows.text.dtype)
+        inputs = [rows.degree_feature.index_select(0, absent)[:, None], neighbours]
+        if self.category_buckets:
+            category = rows.category.index_select(0, absent)
+            inputs.append(nn.functional.one_hot(category, self.category_buckets).to(rows.text.dtype))
+        z_fallback: Tensor = self.fallback(torch.cat(inputs, dim=1))
+        return z_text.index_copy(0, absent, z_fallback)
 
     def project(self, text_nT: Tensor) -> Tensor:
         """z of text vectors fresh from the language model. Shape: [n, D]."""

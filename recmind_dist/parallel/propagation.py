@@ -4,7 +4,6 @@ Legend: n rows of this rank, N nodes, D dims. Every rank holds one [N, D] layer 
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,9 +14,10 @@ from numba import njit
 from torch import Tensor
 
 from recmind_dist.graph import Graph
-from recmind_dist.model import GatedLightGCN
+from recmind_dist.model import GatedLightGCN, MeanOfStates, Views
 from recmind_dist.parallel.exchange import all_gather_rows
 from recmind_dist.parallel.ranks import Ranks
+from recmind_dist.parallel.row_sums import AHEAD, sum_rows
 from recmind_dist.types import IntArray
 
 
@@ -48,17 +48,17 @@ class FullPropagation:
         self.row_of_node = torch.from_numpy(np.array(graph.row_of_node))
         node_of_row = np.argsort(graph.row_of_node)
         self._own = node_of_row[bounds[ranks.rank] : bounds[ranks.rank + 1]]
-        indptr, indices = _rows_of(graph.indptr, graph.indices, graph.row_of_node, self._own)
-        self._indptr, self._indices = indptr, indices
-        self._weighted: Tensor | None = None  # kept: page faults of a fresh one cost as much as the product
+        self._indptr, self._indices = _rows_of(graph.indptr, graph.indices, graph.row_of_node, self._own, AHEAD)
+        self._states: dict[tuple[str, int], Tensor] = {}  # kept: page faults of a fresh one cost as much as the product
         if absent is not None and len(absent):
-            indices[self.positions(absent)] = graph.num_nodes
+            self._indices[self.positions(absent)] = graph.num_nodes
         inverse_root = np.maximum(np.asarray(graph.degree) if degree is None else degree, 1).astype(np.float32) ** -0.5
         device = ranks.device
-        self._dst_scale = torch.from_numpy(inverse_root[self._own]).to(device)
-        self._src_scale = torch.from_numpy(inverse_root[node_of_row]).to(device)
+        self._scale = torch.from_numpy(inverse_root[self._own]).to(device)
         self.feature = degree_feature.to(device)[torch.from_numpy(self._own).to(device)]
         self.is_user = torch.from_numpy(self._own < graph.num_users).to(device)
+        self.everywhere = torch.arange(len(self._own), device=device)
+        self.items = (~self.is_user).nonzero().squeeze(1)
 
     @property
     def own_nodes(self) -> IntArray:
@@ -86,26 +86,96 @@ class FullPropagation:
 
         Every rank must call what it returns, in forward and in backward.
         """
-        return partial(_apply, self, hidden if hidden is not None else np.zeros(0, np.int64))
+        return partial(_apply, self, _or_nothing(hidden))
+
+    def mean(self, hidden: IntArray | None = None, rows: Tensor | None = None) -> MeanOfStates:
+        """Rows of (1 + A + … + A^L) x / (L + 1), A this operator, inside autograd; see `MeanOfStates`.
+
+        Every rank must call what it returns, in forward and in backward.
+
+        Args:
+            hidden: as `hop`; rows: [u] distinct rows of this rank that are wanted, by default all.
+        """
+        return partial(_mean, self, _or_nothing(hidden), self.everywhere if rows is None else rows)
 
     def all_multiply(self, x_nD: Tensor, hidden: IntArray) -> Tensor:
         """This rank's rows of the operator times everybody's rows. Every rank must call."""
-        everything = all_gather_rows(x_nD, self.counts, self.ranks)
-        weighted = self._weighted
-        if weighted is None or weighted.shape[1] != everything.shape[1]:
-            weighted = self._weighted = everything.new_zeros(len(everything) + 1, everything.shape[1])
-        torch.mul(everything, self._src_scale[:, None], out=weighted[:-1])
-        if x_nD.device.type != "cpu":
-            return self._sparse(hidden, weighted.device) @ weighted * self._dst_scale[:, None]
+        state = self._scaled(x_nD, self.everywhere)
+        out = torch.empty_like(x_nD)
+        none = torch.zeros_like(self._scale)
+        self._all_hop(state, hidden, self.everywhere, self.everywhere, out, state, none, self._scale)
+        return out
+
+    def all_mean(
+        self, x: Tensor, num_layers: int, hidden: IntArray, given: Tensor, wanted: Tensor, users_first: bool | None
+    ) -> Tensor:
+        """Rows `wanted` of the mean of x and what 1..L hops make of it. Every rank must call.
+
+        By Horner's rule, in states that are scaled by 1/√degree, so that a hop is one pass: w ← w⁰ + Σ w / degree.
+
+        Args:
+            x: content of the rows `given`; all others are zero. users_first: where not None, hops compute users and items
+            by turns. Every edge leads from one side to the other, so this gives all where one side of x is zero, if the
+            first hop computes that side, and where one side alone is wanted, if the last hop computes it.
+        """
+        first, w, share = self._scaled(x, given), self._state("even", x.shape[1]), 1.0 / (num_layers + 1)
+        ones, square, root = torch.ones_like(self._scale), self._scale.square(), self._scale.reciprocal()
+        if num_layers == 0 or users_first is not None:
+            w.copy_(first)
+            for layer in range(num_layers):
+                rows = wanted if layer == num_layers - 1 else self.everywhere
+                rows = rows[self.is_user[rows] == (users_first == (layer % 2 == 0))]
+                self._all_hop(w, hidden, rows, rows, w, first, ones, square)
+            return w.index_select(0, wanted).mul_(share * root[wanted, None])
+        w, spare = first, (w, self._state("odd", x.shape[1]))
+        for layer in range(num_layers - 1):
+            following = spare[layer % 2]
+            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square)
+            w = following
+        out = x.new_empty(len(wanted), x.shape[1])
+        into = torch.arange(len(wanted), device=wanted.device)
+        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale)
+        return out
+
+    def _scaled(self, x: Tensor, given: Tensor) -> Tensor:
+        """x / √degree at the rows `given`, zero elsewhere, in the kept array of that name. Shape: [n + 1, D]."""
+        state = self._state("first", x.shape[1])
+        if len(given) == len(self._scale):
+            torch.mul(x, self._scale[:, None], out=state[:-1])
+        else:
+            state.zero_().index_copy_(0, given, x * self._scale[given, None])
+        return state
+
+    def _state(self, name: str, dim: int, rows: int | None = None) -> Tensor:
+        """A kept array whose last row is zero and stays so: hidden edges lead there."""
+        rows = len(self._scale) if rows is None else rows
+        if (name, dim) not in self._states:
+            self._states[name, dim] = self._scale.new_zeros(rows + 1, dim)
+        return self._states[name, dim]
+
+    def _all_hop(
+        self, state: Tensor, hidden: IntArray, rows: Tensor, into: Tensor, out: Tensor, add: Tensor, alpha: Tensor,
+        beta: Tensor,
+    ) -> None:  # fmt: skip
+        """out[into] = alpha · add + beta · Σ over neighbours of everybody's `state`, at `rows`. Every rank must call."""
+        x = state
+        if self.ranks.world_size > 1:
+            x = self._state("everybody", state.shape[1], self._graph.num_nodes)
+            x[:-1] = all_gather_rows(state[:-1], self.counts, self.ranks)
+        if x.device.type != "cpu":
+            sums = (self._sparse(hidden, x.device) @ x)[rows]
+            out[into] = alpha[rows, None] * add[rows] + beta[rows, None] * sums
+            return
         kept = self._indices[hidden]
-        self._indices[hidden] = len(everything)  # the row of zeros
+        self._indices[hidden] = self._graph.num_nodes  # the row of zeros
         try:
-            return torch.from_numpy(_multiply(self._indptr, self._indices, self._dst_scale.numpy(), weighted.numpy()))
+            arrays = (t.numpy() for t in (x, rows, into, out, add, alpha, beta))
+            sum_rows(self._indptr, self._indices, *arrays)
         finally:
             self._indices[hidden] = kept
 
     def _sparse(self, hidden: IntArray, device: torch.device) -> Tensor:
-        indices = torch.from_numpy(self._indices).long()
+        indices = torch.from_numpy(self._indices[: self._indptr[-1]]).long()
         indices[torch.from_numpy(hidden)] = self._graph.num_nodes
         shape = (len(self._own), self._graph.num_nodes + 1)
         return torch.sparse_csr_tensor(torch.from_numpy(self._indptr), indices, torch.ones(len(indices)), shape).to(
@@ -119,7 +189,12 @@ class FullPropagation:
         Args:
             e_nD: this rank's base rows; z_nD: their text views, None without text.
         """
-        views = model.views(e_nD, z_nD, self.is_user, [self.hop()] * model.num_layers, self.feature)
+        if len(model.gates):
+            views = model.views(e_nD, z_nD, self.is_user, [self.hop()] * model.num_layers, self.feature)
+        else:
+            z = z_nD if z_nD is None or model.settings.users_have_text else z_nD[self.items]
+            graph, text = model.smoothed(e_nD, z, self.mean())
+            views = Views(model.read_out(graph, graph, text, self.feature, self.is_user), graph, text)
         gates = views.gamma
         if model.mix is not None:
             gates = [*gates, model.mix.weights(views.graph, self.feature, self.is_user)[0]]
@@ -145,53 +220,43 @@ def _apply(operator: FullPropagation, hidden: IntArray, x: Tensor) -> Tensor:
     return out
 
 
-def _multiply(indptr: IntArray, indices: np.ndarray, dst_scale: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Sums of rows, a thread of torch's number for each run of rows with like numbers of edges."""
-    out = np.empty((len(indptr) - 1, x.shape[1]), np.float32)
-    threads = torch.get_num_threads()
-    bounds = np.searchsorted(indptr, np.linspace(0, indptr[-1], threads + 1)).astype(np.int64)
-    bounds[0], bounds[-1] = 0, len(indptr) - 1
-    if threads == 1:
-        _sum_rows(indptr, indices, dst_scale, x, out, 0, len(out))
-        return out
-    with ThreadPoolExecutor(threads) as pool:
-        parts = [
-            pool.submit(_sum_rows, indptr, indices, dst_scale, x, out, bounds[t], bounds[t + 1]) for t in range(threads)
-        ]
-        for part in parts:
-            part.result()
+class _Mean(torch.autograd.Function):
+    """Its backward is itself, from the wanted rows to the given ones: powers of a symmetric operator are symmetric."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, operator: FullPropagation, num_layers: int, hidden: IntArray, given: Tensor, wanted: Tensor,
+        items_only: bool,
+    ) -> Tensor:  # fmt: skip
+        ctx.arguments = operator, num_layers, hidden, given, wanted, items_only
+        return operator.all_mean(x.detach(), num_layers, hidden, given, wanted, True if items_only else None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        operator, num_layers, hidden, given, wanted, items_only = ctx.arguments
+        users_first = num_layers % 2 == 0 if items_only else None
+        back = operator.all_mean(grads[0].contiguous(), num_layers, hidden, wanted, given, users_first)
+        return back, None, None, None, None, None, None
+
+
+def _mean(
+    operator: FullPropagation, hidden: IntArray, rows: Tensor, x: Tensor, num_layers: int, items_only: bool
+) -> Tensor:
+    given = operator.items if items_only else operator.everywhere
+    out: Tensor = _Mean.apply(x, operator, num_layers, hidden, given, rows, items_only)  # type: ignore[no-untyped-call]
     return out
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _sum_rows(indptr, indices, dst_scale, x, out, first, last):  # type: ignore[no-untyped-def]
-    dim = x.shape[1]
-    for v in range(first, last):
-        row = out[v]
-        e, stop = indptr[v], indptr[v + 1]
-        for d in range(dim):
-            row[d] = 0.0
-        while e + 4 <= stop:  # four at once: the sum is read and written a quarter as often
-            a, b, c, f = x[indices[e]], x[indices[e + 1]], x[indices[e + 2]], x[indices[e + 3]]
-            for d in range(dim):
-                row[d] += (a[d] + b[d]) + (c[d] + f[d])
-            e += 4
-        while e < stop:
-            a = x[indices[e]]
-            for d in range(dim):
-                row[d] += a[d]
-            e += 1
-        scale = dst_scale[v]
-        for d in range(dim):
-            row[d] *= scale
+def _or_nothing(edges: IntArray | None) -> IntArray:
+    return edges if edges is not None else np.zeros(0, np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _rows_of(indptr, indices, row_of_node, own):  # type: ignore[no-untyped-def]
+def _rows_of(indptr, indices, row_of_node, own, spare):  # type: ignore[no-untyped-def]
     out_indptr = np.zeros(len(own) + 1, np.int64)
     for k in range(len(own)):
         out_indptr[k + 1] = out_indptr[k] + indptr[own[k] + 1] - indptr[own[k]]
-    out = np.empty(out_indptr[-1], np.int32)
+    out = np.zeros(out_indptr[-1] + spare, np.int32)
     for k in range(len(own)):
         start = indptr[own[k]]
         for e in range(out_indptr[k + 1] - out_indptr[k]):

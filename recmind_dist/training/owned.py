@@ -28,7 +28,7 @@ _BLOCK_ROWS = 65_536
 class OwnedText:
     """Whitened text vectors of this rank's rows, in row order, with the fallback's inputs.
 
-    Shapes: as `TextRows`, all [n, …]; vectors are held in float16 and handed out in float32.
+    Shapes: as `TextRows`, all [n, …]; vectors are held in float16, and the texts' own handed out in float32.
     """
 
     rows: TextRows
@@ -48,7 +48,7 @@ class OwnedText:
             absent = absent | torch.from_numpy(hidden).to(absent.device)
         return TextRows(
             r.text[local_rows].float(), absent, r.degree_feature[local_rows], r.category[local_rows],
-            r.neighbour_text[local_rows].float(),
+            r.neighbour_text[local_rows],
         )  # fmt: skip
 
 

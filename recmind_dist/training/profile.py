@@ -23,7 +23,7 @@ REGIONS = ("sample", "gather", "forward", "backward", "update", "queue")
 """What a step consists of, in order; `sample` is the prefetching thread's and overlaps the others."""
 INSIDE = {
     "exchange": ("_AllToAll", "_AllToAllBackward"),
-    "propagate": ("_Hop", "_HopBackward", "_Propagate", "_PropagateBackward"),
+    "propagate": ("_Hop", "_HopBackward", "_Mean", "_MeanBackward", "_Propagate", "_PropagateBackward"),
     "scatter": ("IndexSelectBackward0", "IndexBackward0", "EmbeddingBackward0"),
 }
 """Parts of forward and backward by the autograd functions that do them."""

@@ -127,7 +127,8 @@ class TrainingStep:
         with record_function("recmind::backward"):
             self.engine.all_backward(outcome.total)
         grad = e_uD.grad if e_uD.grad is not None else torch.zeros_like(e_uD)  # llm_only reads no row
-        row_grad = grad / self.ranks.world_size  # the engine scaled this rank's loss for DeepSpeed's average
+        world = self.ranks.world_size
+        row_grad = grad / world if world > 1 else grad  # the engine scaled this rank's loss for DeepSpeed's average
         faults.check("gradient", self.ranks.rank, self.steps_done, row_grad)
         losses = all_finite_losses(outcome.terms, row_grad, self.engine.broken_gradients(), self.ranks, step.step)
         with record_function("recmind::update"):
@@ -148,4 +149,6 @@ class TrainingStep:
         if self.text is None or not self.objective.model.uses_text:
             return None
         key = stream_key(self.seed, "step", step.step)
-        return self.text.select(step.rows, self.hide_share, key, self.nodes[step.rows])
+        whole = step.operator is not None and not self.objective.model.settings.users_have_text
+        rows = step.operator.items if step.operator is not None and whole else step.rows
+        return self.text.select(rows, self.hide_share, key, self.nodes[rows])

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from recmind_dist.model import GatedLightGCN, Learn, LossSettings, TextRows, Views
 from recmind_dist.parallel import RowExchange
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.sampling import Batch
 from recmind_dist.training.prepared import PreparedStep
@@ -96,9 +97,11 @@ class FullViews:
         """Every rank must call, in forward and in backward."""
         operator = step.operator
         assert operator is not None, "full propagation without an operator"
-        z_nD = _text_views(model, text_n, operator.is_user)
+        if not len(model.gates) and self._contrast.kind == "none":
+            return self._all_smoothed(model, step, e_nD, text_n, key_model, learn)
+        z_nD = _of_all(_text_views(model, text_n), operator)
         noisy = self._contrast.kind == "xsimgcl"
-        own = own_views = self._propagate(model, step, e_nD, z_nD, learn, "first" if noisy else None)
+        own = self._propagate(model, step, e_nD, z_nD, learn, "first" if noisy else None)
         contrast = None
         if noisy:
             contrast = own.graph, own.layers[self._contrast.layer]
@@ -107,26 +110,52 @@ class FullViews:
                 self._propagate(model, step, e_nD, z_nD, learn, name).graph for name in ("first", "second")
             )
             contrast = first, second
-        if model.mix is None and not self._needs_views:  # plain ranking reads h alone
-            own = Views(own.h, own.h, own.h)
         columns = [own.h, own.graph, own.text, e_nD if self._needs_base else own.h, *(contrast or ())]
         h, graph, text, base, *noise = self._all_fetch(columns, step, step.main_index)
         keys, gate_h = None, None
         if key_model is not None:
             with torch.no_grad():
-                key_z = _text_views(key_model, text_n, operator.is_user)
+                key_z = _of_all(_text_views(key_model, text_n), operator)
                 made = self._propagate(key_model, step, e_nD, key_z, "all", None)
                 key_graph, key_text = self._all_fetch([made.graph, made.text], step, step.main_index)
                 keys = Views(key_graph, key_graph, key_text)
         if step.gate_index is not None:
-            if len(model.gates) or (step.hidden is not None and len(step.hidden)):
-                hops = [operator.hop()] * model.num_layers
-                h_gate = model.views(e_nD, z_nD, operator.is_user, hops, operator.feature, "gates").h
-            else:  # the same states as the main views': only the readout has something to learn
-                views = own_views.graph.detach(), own_views.graph.detach(), own_views.text.detach()
-                h_gate = model.read_out(*views, operator.feature, operator.is_user, "gates")
+            hops = [operator.hop()] * model.num_layers
+            h_gate = model.views(e_nD, z_nD, operator.is_user, hops, operator.feature, "gates").h
             [gate_h] = self._all_fetch([h_gate], step, step.gate_index)
         return StepViews(Views(h, graph, text), base, gate_h, keys, (noise[0], noise[1]) if noise else None)
+
+    def _all_smoothed(
+        self, model: GatedLightGCN, step: PreparedStep, e_nD: Tensor, text_n: TextRows | None,
+        key_model: GatedLightGCN | None, learn: Learn,
+    ) -> StepViews:  # fmt: skip
+        """Where nothing happens between hops: one pass over the edges a hop, and final views of the wanted rows alone."""
+        operator, rows = step.operator, step.plan.local_rows
+        assert operator is not None
+        is_user, feature = operator.is_user[rows], operator.feature[rows]
+        z = _text_views(model, text_n)
+        graph, text = model.smoothed(e_nD, z, operator.mean(step.hidden, rows))
+        # mixing gates that learn from held-out edges alone have nothing to say of the main batch
+        h = graph if model.mix is not None and learn == "embeddings" else None
+        h = h if h is not None else model.read_out(graph, graph, text, feature, is_user, learn)
+        wants_views = self._needs_views or model.mix is not None
+        base = e_nD.index_select(0, rows) if self._needs_base else h
+        columns = [h, graph, text, base] if wants_views else [h, h, h, base]
+        main = self._all_fetch_rows(columns, step, step.main_index)
+        keys, gate_h = None, None
+        if key_model is not None:
+            with torch.no_grad():
+                made = key_model.smoothed(e_nD, _text_views(key_model, text_n), operator.mean(step.hidden, rows))
+                key_graph, key_text = self._all_fetch_rows(list(made), step, step.main_index)
+                keys = Views(key_graph, key_graph, key_text)
+        if step.gate_index is not None:
+            with torch.no_grad():  # the readout's gates learn, not what they weigh
+                if step.hidden is not None and len(step.hidden):
+                    graph, text = model.smoothed(e_nD, z, operator.mean(rows=rows))
+                columns = [graph.detach(), text.detach(), feature[:, None], is_user[:, None].to(graph.dtype)]
+                graph, text, feature, is_user = self._all_fetch_rows(columns, step, step.gate_index)
+            gate_h = model.read_out(graph, graph, text, feature[:, 0], is_user[:, 0] > 0, "gates")
+        return StepViews(Views(main[0], main[1], main[2]), main[3], gate_h, keys)
 
     def _propagate(
         self, model: GatedLightGCN, step: PreparedStep, e: Tensor, z: Tensor | None, learn: Learn, noise: str | None
@@ -146,21 +175,32 @@ class FullViews:
         return model.views(e, z, operator.is_user, hops, operator.feature, learn, perturb if noise else None)
 
     def _all_fetch(self, columns: list[Tensor], step: PreparedStep, index: Tensor) -> list[Tensor]:
-        """Rows of these columns for a batch's seeds; what is the same tensor travels once."""
+        """Rows of these columns, [n, C] each, for a batch's seeds; what is the same tensor travels once."""
+        rows = step.plan.local_rows
+        wanted = {id(c): c.index_select(0, rows) for c in columns}
+        return self._all_fetch_rows([wanted[id(c)] for c in columns], step, index)
+
+    def _all_fetch_rows(self, columns: list[Tensor], step: PreparedStep, index: Tensor) -> list[Tensor]:
+        """As `_all_fetch`, of columns that hold the rows of the exchange's plan alone, [u, C] each."""
         distinct = list({id(c): c for c in columns}.values())
-        rows = torch.cat([c.index_select(0, step.plan.local_rows) for c in distinct], 1)
-        fetched = self._exchange.all_fetch(rows, step.plan).index_select(0, index)
+        rows = torch.cat(distinct, 1) if len(distinct) > 1 else distinct[0]
+        fetched = self._exchange.all_fetch(rows, step.plan)
+        if step.gate_index is not None:  # otherwise all that is fetched is of the main batch, in its order
+            fetched = fetched.index_select(0, index)
         parts = dict(zip(map(id, distinct), torch.split(fetched, [c.shape[1] for c in distinct], dim=1), strict=True))
         return [parts[id(c)] for c in columns]
 
 
-def _text_views(model: GatedLightGCN, text_n: TextRows | None, is_user_n: Tensor) -> Tensor | None:
-    """z of all rows; nothing is computed for users whose text view comes from their items. Shape: [n, D]."""
-    if text_n is None or model.text_view is None:
+def _text_views(model: GatedLightGCN, text: TextRows | None) -> Tensor | None:
+    """z of the rows whose texts are given: all of this rank's, or its items' where users have none."""
+    if text is None or model.text_view is None:
         return None
-    if model.settings.users_have_text:
-        z: Tensor = model.text_view(text_n)
+    z: Tensor = model.text_view(text)
+    return z
+
+
+def _of_all(z: Tensor | None, operator: FullPropagation) -> Tensor | None:
+    """z of all rows of this rank, zero where only items' are given. Shape: [n, D]."""
+    if z is None or len(z) == len(operator.is_user):
         return z
-    items = (~is_user_n).nonzero().squeeze(1)
-    z_items: Tensor = model.text_view(text_n.select(items))
-    return z_items.new_zeros(len(is_user_n), z_items.shape[1]).index_copy(0, items, z_items)
+    return z.new_zeros(len(operator.is_user), z.shape[1]).index_copy(0, operator.items, z)
