@@ -87,15 +87,23 @@ class Permutation:
 
     def __call__(self, positions: IntArray) -> IntArray:
         """Where each position of [0, n) goes. Shape: as `positions`."""
-        out = self._once(positions.astype(np.uint64))
-        while (outside := out >= self.n).any():
-            out[outside] = self._once(out[outside])
-        return out.astype(np.int64)
+        keys = np.array([stream_key(self.key, "round", i) for i in range(self.ROUNDS)], np.uint64)
+        out: IntArray = _permuted(np.ascontiguousarray(positions, np.int64).ravel(), self.n, self._half_bits, keys)
+        return out.reshape(positions.shape)
 
-    def _once(self, x: np.ndarray) -> np.ndarray:
-        bits = np.uint64(self._half_bits)
-        mask = np.uint64((1 << self._half_bits) - 1)
-        left, right = x >> bits, x & mask
-        for i in range(self.ROUNDS):
-            left, right = right, left ^ (words(stream_key(self.key, "round", i), right.astype(np.int64)) & mask)
-        return (left << bits) | right
+
+@njit(cache=True, nogil=True)
+def _permuted(positions, n, half_bits, keys):  # type: ignore[no-untyped-def]
+    bits, mask = np.uint64(half_bits), (np.uint64(1) << np.uint64(half_bits)) - np.uint64(1)
+    out = np.empty(len(positions), np.int64)
+    for k in range(len(positions)):
+        x = np.uint64(positions[k])
+        while True:  # until it falls inside: a walk along a cycle of the network
+            left, right = x >> bits, x & mask
+            for r in range(len(keys)):
+                left, right = right, left ^ (mix64_pair(keys[r], right) & mask)
+            x = (left << bits) | right
+            if x < np.uint64(n):
+                break
+        out[k] = np.int64(x)
+    return out

@@ -7,6 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from recmind_dist.model.pair_scores import pair_scores
+from recmind_dist.model.sampled_softmax import sampled_softmax
+
+__all__ = ["base_row_penalty", "bpr", "info_nce", "sampled_softmax", "tail_weights"]
 
 
 def bpr(h_SD: Tensor, users: Tensor, positives: Tensor, negatives: Tensor, weight: Tensor, total: int) -> Tensor:
@@ -22,27 +25,6 @@ def bpr(h_SD: Tensor, users: Tensor, positives: Tensor, negatives: Tensor, weigh
         [pair_scores(h_SD, users, negatives[:, j].contiguous()) for j in range(negatives.shape[1])], 1
     )
     return (weight * functional.softplus(against.amax(1) - positive)).sum() / max(total, 1)
-
-
-def sampled_softmax(
-    h_SD: Tensor, users: Tensor, user_of_pair: Tensor, positives: Tensor, shared: Tensor, is_positive: Tensor,
-    temperature: float | None, weight: Tensor, total: int,
-) -> Tensor:  # fmt: skip
-    """−log of the softmax of cosine / temperature of each pair's positive among shared negatives.
-
-    Args:
-        h_SD: vectors that the indices point into; users: [U] distinct; user_of_pair: [b], places in `users`;
-        positives: [b]; shared: [M] negatives of everybody; is_positive: [U, M], shared items that are positives of the
-        user: left out; temperature: None takes inner products as they are; weight: [b]; total: pairs of the global batch.
-    Source: arXiv:2201.02327 (sampled softmax for item recommendation).
-    """
-    h = h_SD if temperature is None else functional.normalize(h_SD, dim=1)
-    scale = 1.0 if temperature is None else 1.0 / temperature
-    positive = scale * pair_scores(h, users.index_select(0, user_of_pair), positives)
-    # once a user, however many of the batch's pairs are theirs
-    logits = (scale * h.index_select(0, users)) @ h.index_select(0, shared).T
-    negative = torch.logsumexp(logits.masked_fill_(is_positive, float("-inf")), 1).index_select(0, user_of_pair)
-    return (weight * (torch.logaddexp(positive, negative) - positive)).sum() / max(total, 1)
 
 
 def info_nce(

@@ -14,23 +14,35 @@ def pair_scores(h_SD: Tensor, left_b: Tensor, right_b: Tensor) -> Tensor:
     return out
 
 
+def pair_dots(h_SD: Tensor, left_b: Tensor, right_b: Tensor) -> Tensor:
+    """As `pair_scores`, of contiguous vectors and outside autograd."""
+    if h_SD.device.type == "cpu":
+        return torch.from_numpy(_dots(h_SD.numpy(), left_b.numpy(), right_b.numpy()))
+    return (h_SD.index_select(0, left_b) * h_SD.index_select(0, right_b)).sum(1)
+
+
+def add_pair_gradients(back_SD: Tensor, h_SD: Tensor, left_b: Tensor, right_b: Tensor, grad_b: Tensor) -> None:
+    """Adds to `back_SD` the gradient of `pair_dots` at `grad_b`."""
+    if h_SD.device.type == "cpu":
+        _add_dots_backward(h_SD.numpy(), left_b.numpy(), right_b.numpy(), grad_b.numpy(), back_SD.numpy())
+        return
+    back_SD.index_add_(0, left_b, grad_b[:, None] * h_SD.index_select(0, right_b))
+    back_SD.index_add_(0, right_b, grad_b[:, None] * h_SD.index_select(0, left_b))
+
+
 class _PairScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, left: Tensor, right: Tensor) -> Tensor:
         ctx.save_for_backward(h, left, right)
-        if h.device.type == "cpu":
-            return torch.from_numpy(_dots(h.detach().contiguous().numpy(), left.numpy(), right.numpy()))
-        return (h.index_select(0, left) * h.index_select(0, right)).sum(1)
+        return pair_dots(h.detach().contiguous(), left, right)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         h, left, right = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        if h.device.type == "cpu":
-            arrays = h.detach().contiguous().numpy(), left.numpy(), right.numpy()
-            return torch.from_numpy(_dots_backward(*arrays, grad.numpy())), None, None
-        back = torch.zeros_like(h).index_add_(0, left, grad[:, None] * h.index_select(0, right))
-        return back.index_add_(0, right, grad[:, None] * h.index_select(0, left)), None, None
+        h = h.detach().contiguous()
+        back = torch.zeros_like(h)
+        add_pair_gradients(back, h, left, right, grads[0].contiguous())
+        return back, None, None
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
@@ -46,11 +58,9 @@ def _dots(h, left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def _dots_backward(h, left, right, grad):  # type: ignore[no-untyped-def]
-    out = np.zeros_like(h)
+def _add_dots_backward(h, left, right, grad, out):  # type: ignore[no-untyped-def]
     for k in range(len(left)):
         g, a, b, to_a, to_b = grad[k], h[left[k]], h[right[k]], out[left[k]], out[right[k]]
         for d in range(h.shape[1]):
             to_a[d] += g * b[d]
             to_b[d] += g * a[d]
-    return out

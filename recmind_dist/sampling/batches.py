@@ -11,6 +11,7 @@ from torch import Tensor
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import Permutation, integers, stream_key, uniforms
+from recmind_dist.sampling.distinct_ids import distinct
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, edge_endpoints
 from recmind_dist.sampling.negatives import NegativeSampler
 from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler, SampledHops
@@ -203,7 +204,7 @@ class NeighborLoader:
         elif self.negatives == "shared":
             shared = negatives.shared(stream_key(key, "shared"), all_items)
         wanted = np.concatenate([users, items, pairs.ravel(), shared])
-        seeds, local = np.unique(wanted, return_inverse=True)
+        seeds, local = distinct(wanted, self.graph.num_nodes)
         hide = self.settings.hide_batch_edges and simulated is None
         if self._sampler is None:
             sampled = SampledHops(seeds, np.asarray(self.graph.degree)[seeds], [])
@@ -212,7 +213,7 @@ class NeighborLoader:
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden, simulated)
         b = len(users)
         index = torch.from_numpy(local)
-        user_index, first, user_of_pair = np.unique(local[:b], return_index=True, return_inverse=True)
+        user_index, user_of_pair = distinct(local[:b], len(seeds))
         return Batch(
             n_id=torch.from_numpy(sampled.n_id),
             degree=torch.from_numpy(sampled.degree),
@@ -224,7 +225,7 @@ class NeighborLoader:
             user_index=torch.from_numpy(user_index),
             user_of_pair=torch.from_numpy(user_of_pair),
             shared_index=index[2 * b + pairs.size :],
-            shared_positive=torch.from_numpy(negatives.positives_among(users[first], shared)),
+            shared_positive=torch.from_numpy(negatives.positives_among(seeds[user_index], shared)),
             global_pairs=torch.from_numpy(np.stack([all_users, all_items])),
             hidden_edges=torch.from_numpy(edges if hide and self._full else edges[:0]),
         )

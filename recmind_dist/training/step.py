@@ -14,7 +14,7 @@ from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
-from recmind_dist.sampling import Batch, StepBatches
+from recmind_dist.sampling import Batch, StepBatches, distinct
 from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.guards import all_finite_losses
@@ -47,8 +47,8 @@ class StepPlanner:
         """
         main, gate, device = batches.main, batches.gate, self._ranks.device
         wanted = [main.n_id.numpy()] + ([gate.n_id.numpy()] if gate else [])
-        nodes, where = np.unique(np.concatenate(wanted), return_inverse=True)
-        index = torch.from_numpy(where.astype(np.int64)).to(device)
+        nodes, where = distinct(np.concatenate(wanted), self._graph.num_nodes)
+        index = torch.from_numpy(where).to(device)
         plan = self._exchange.all_plan(np.asarray(self._graph.row_of_node)[nodes])
         stride = anchor_stride(main.global_batch_size, self._anchors)
         return PreparedStep(
