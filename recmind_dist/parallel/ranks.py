@@ -73,6 +73,11 @@ class Ranks:
                 dist.all_reduce(values)
         return values
 
+    def all_sum_words(self, word: int) -> int:
+        """Sum over ranks of 64-bit words, modulo 2^64. Every rank must call."""
+        signed = word - (1 << 64) if word >> 63 else word
+        return int(self.all_sum(torch.tensor([signed], dtype=torch.int64, device=self.device)).item()) % (1 << 64)
+
     def all_text(self, text: str) -> str:
         """Rank 0's short ASCII text, on every rank. Every rank must call."""
         if self.world_size == 1:

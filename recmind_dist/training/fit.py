@@ -49,7 +49,7 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
     Titles of edges that are held out for the gates stay out of the user texts.
     """
     graph = Graph.open(graph_path)
-    workers = config.scaling.num_workers
+    workers = config.scaling.max_workers
     if workers > min(graph.num_users, graph.num_items):
         raise ConfigError(
             f"scaling.num_workers is {workers}, more ranks than the {graph.num_users} users or {graph.num_items} items of "
@@ -75,7 +75,7 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
     jobs, _ = plan_shards(texts, config.text, path, adapter)
     todo = sum(job.num_texts for job in jobs)
     if jobs:
-        from recmind_dist.training.runner import start_ray
+        from recmind_dist.training.cluster import start_ray
 
         start_ray(config)
     with Progress("embed", todo, unit="text") as bar:

@@ -13,36 +13,23 @@ import torch
 from ray.train import FailureConfig, ScalingConfig, report
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from recmind_dist import errors
-from recmind_dist.errors import RecmindError, TrainingError, WorkerLostError
+from recmind_dist.errors import ConfigError, RecmindError, TrainingError, WorkerLostError
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.metrics_log import WarningsToMetrics
 from recmind_dist.storage import read_json, write_json
+from recmind_dist.training.cluster import asked_of_nodes, refuse_unfit_nodes, start_ray
 from recmind_dist.training.evaluate import all_evaluate_run
+from recmind_dist.training.place import Place, fault_here, name_of_this_node
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.worker import Worker
 
 log = logging.getLogger(__name__)
-
-
-def start_ray(config: RunConfig) -> None:
-    """Joins the cluster that is named or found (RAY_ADDRESS), or starts one on this machine for this process alone."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for the next one: by default 2 s
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    address = config.scaling.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, **options)
-        return
-    # on one machine workers are processes that share its cores, so more of them than cores is allowed
-    num_cpus = max(os.cpu_count() or 1, config.scaling.num_workers)
-    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
 
 
 def train(
@@ -68,12 +55,25 @@ def _run_workers(
     function: Callable[[dict[str, Any]], None],
     config: RunConfig,
     inputs: Inputs,
-    num_workers: int,
+    num_workers: int | tuple[int, int],
     more: dict[str, Any],
 ) -> None:
     start_ray(config)
     run = RunDirectory(config.run_dir.absolute())
     run.create()
+    with asked_of_nodes(run, inputs) as place:
+        refuse_unfit_nodes(place)
+        _run_trainer(function, config, inputs, num_workers, {"place": place.to_json(), **more})
+
+
+def _run_trainer(
+    function: Callable[[dict[str, Any]], None],
+    config: RunConfig,
+    inputs: Inputs,
+    num_workers: int | tuple[int, int],
+    more: dict[str, Any],
+) -> None:
+    run = RunDirectory(config.run_dir.absolute())
     call = uuid.uuid4().hex[:8]
     refusal = run.logs / f"refused-{call}.json"
     order = {
@@ -82,19 +82,27 @@ def _run_workers(
         "run_dir": str(run.path), "begun": str(run.logs / f"begun-{call}"), "refusal": str(refusal), **more,
     }  # fmt: skip
     use_gpu = _wants_gpu(config)
+    # read by the controller, whose process is started with the driver's value
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.scaling.start_timeout_s)
     trainer = TorchTrainer(
         function,
         train_loop_config=order,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=config.scaling.collective_timeout_s),
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=use_gpu, elastic_resize_monitor_interval_s=config.scaling.resize_check_s
+        ),
         run_config=RayRunConfig(
             name=call,
             storage_path=str(run.logs / "ray"),
-            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+            failure_config=FailureConfig(
+                max_failures=config.scaling.max_failures, controller_failure_limit=config.scaling.start_attempts - 1
+            ),
         ),
     )
     try:
         trainer.fit()
+    except ControllerError as error:
+        raise _not_started(config, num_workers, error) from error
     except TrainingFailedError as error:
         raise _told(refusal, error) from error
     if refusal.exists():
@@ -132,6 +140,11 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
     if refusal.exists():
         yield config, inputs, None, run
         return
+    if fault := fault_here(Place(**order["place"])):  # a node that has come since the driver asked
+        fault = f"node {name_of_this_node()} {fault}"
+        if refusal.parent.is_dir():
+            write_json(refusal, {"error": ConfigError.__name__, "message": fault})
+        raise ConfigError(fault)
     ranks = Ranks.all_join(get_device(), config.scaling.collective_timeout_s)
     warnings = WarningsToMetrics(run.metrics, ranks.rank)
     logging.getLogger("recmind_dist").addHandler(warnings)
@@ -151,8 +164,21 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
 
 def _wants_gpu(config: RunConfig) -> bool:
     if config.scaling.device == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0) >= config.scaling.num_workers)
+        return bool(ray.cluster_resources().get("GPU", 0) >= config.scaling.min_workers)
     return config.scaling.device == "cuda"
+
+
+def _not_started(config: RunConfig, num_workers: int | tuple[int, int], error: ControllerError) -> TrainingError:
+    """Ray could not place the workers, or its controller failed."""
+    cause = str(getattr(error, "controller_failure", error)).splitlines() or [""]
+    if "Timeout" not in type(getattr(error, "controller_failure", error)).__name__:
+        return TrainingError(f"workers failed: {cause[-1]}: see the logs, then run the same command again")
+    few = num_workers if isinstance(num_workers, int) else num_workers[0]
+    has = {name: f"{value:g}" for name, value in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+    return TrainingError(
+        f"no place for {few} workers after {config.scaling.start_attempts} waits of {config.scaling.start_timeout_s:g} s "
+        f"(scaling.start_timeout_s): the cluster has {has or 'no CPUs'}: add nodes, or lower scaling.num_workers"
+    )
 
 
 def _lost(refusal: Path) -> Path:

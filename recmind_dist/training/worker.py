@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recmind_dist.checkpoint import attempt_name
 from recmind_dist.checkpoint.agreement import all_find_checkpoint
+from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_whole
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError, TrainingError
@@ -84,6 +85,9 @@ class Worker:
         )
         if self.checkpoint:
             load_table(self.checkpoint, self.parts.table)
+            table = self.parts.table
+            rows = self.ranks.all_sum_words(fingerprint_rows(table.rows(), table.start))
+            self._log("loaded", checkpoint=self.checkpoint.name, world_size=self.ranks.world_size, rows=f"{rows:016x}")
         else:
             self.parts.initialise()
         dense = self.checkpoint.dense() if self.checkpoint else None
@@ -98,6 +102,8 @@ class Worker:
         phase = Phase(self, self.cursor.phase)
         if dense is not None:
             all_load_dense(dense, phase.engine, phase.keys)
+            whole = fingerprint_whole(all_dense_state(phase.engine, phase.keys))
+            self._log("loaded", phase=phase.name, world_size=self.ranks.world_size, dense=f"{whole:016x}")
         else:
             self._all_save(phase)  # a run that dies in its first epoch has something to go on from
         while self.cursor.phase == phase.name:

@@ -1,0 +1,105 @@
+"""Joining a Ray cluster, and asking every node of it, before anything is trained, whether it can take part."""
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from recmind_dist.errors import ConfigError
+from recmind_dist.report import RunDirectory
+from recmind_dist.training.place import Place, fault_here, versions
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import RunConfig
+
+_ANSWER_S = 120.0  # a node that has not imported this package in that time is not fit to train either
+_CONNECT_S = 5.0
+
+
+def start_ray(config: RunConfig) -> None:
+    """Joins the cluster that is named or found (RAY_ADDRESS), or starts one on this machine for this process alone.
+
+    Raises:
+        ConfigError: no cluster is at the address.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for the next one: by default 2 s
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    address = config.scaling.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _join(address, "scaling.address" if config.scaling.address else "RAY_ADDRESS", options)
+        return
+    # on one machine workers are processes that share its cores, so more of them than cores is allowed
+    num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers)
+    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+
+
+def _join(address: str, setting: str, options: dict[str, Any]) -> None:
+    remedy = "start the cluster, correct the address, or leave it out for a Ray of this run's own"
+    if address.startswith("http"):
+        raise ConfigError(f"{setting} {address}: the address of the job API: give HEAD:6379, or use `ray job submit`")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        try:  # Ray itself would try for two minutes and then end the process
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"{setting} {address}: no Ray cluster answers ({error}): {remedy}") from error
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise ConfigError(f"{setting} {address}: no Ray cluster answers ({first}): {remedy}") from error
+
+
+@contextmanager
+def asked_of_nodes(run: RunDirectory, inputs: Inputs) -> Iterator[Place]:
+    """What nodes are asked, with its file in the run directory, which lasts as long as the call does."""
+    token, word = run.logs / f"place-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+    stores = [inputs.graph / "manifest.json", inputs.whitening, inputs.texts]
+    token.write_text(word)
+    try:
+        yield Place(versions(), str(token), word, [str(path) for path in stores if path is not None])
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def refuse_unfit_nodes(place: Place) -> None:
+    """Asks every node that could get a worker.
+
+    Raises:
+        ConfigError: one of them cannot take part; names it, and what it lacks.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and {"CPU", "GPU"} & set(node["Resources"])]
+    if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
+        return  # this process's own: the same files and packages
+    asking = ray.remote(num_cpus=0, max_retries=0)(fault_here)
+    asked = {
+        node["NodeID"]: asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(place)
+        for node in nodes
+    }  # fmt: skip
+    for node in nodes:
+        if fault := _answer(asked[node["NodeID"]]):
+            name = f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+            raise ConfigError(f"node {name} {fault}")
+
+
+def _answer(asked: "ray.ObjectRef[Any]") -> str | None:
+    try:
+        answer: str | None = ray.get(asked, timeout=_ANSWER_S)
+        return answer
+    except ray.exceptions.GetTimeoutError:
+        return f"gave no answer within {_ANSWER_S:g} s: look at its log, or take it out of the cluster"
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        missing = next((line for line in lines if "No module named" in line), None)
+        if missing is None and not ray.nodes():
+            raise
+        said = missing or (lines[-1] if lines else type(error).__name__)
+        return f"cannot run this package ({said[-200:]}): install the same versions on every node"

@@ -1,0 +1,67 @@
+"""What a node must have to take part in a run: the same packages, and sight of the run's files. Light: asking is cheap."""
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("recmind-dist", "torch", "deepspeed", "ray", "numpy")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the driver has and asks of every node.
+
+    Attributes:
+        versions: of `PACKAGES`; token: a file in the run directory that holds `word`; paths: other files that must be there.
+    """
+
+    versions: dict[str, str]
+    token: str
+    word: str
+    paths: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for workers."""
+        return asdict(self)
+
+
+def versions() -> dict[str, str]:
+    """The versions of `PACKAGES` in this process; "none" where one is not installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def fault_here(place: Place) -> str | None:
+    """What keeps this node from taking part, a sentence without its subject; None if nothing does."""
+    here = versions()
+    differing = [name for name, wanted in place.versions.items() if here.get(name) != wanted]
+    if differing:
+        theirs = ", ".join(f"{name} {here.get(name)}" for name in differing)
+        ours = ", ".join(f"{name} {place.versions[name]}" for name in differing)
+        return f"has {theirs}, the driver {ours}: install the same versions on every node"
+    run_dir = Path(place.token).parent.parent
+    try:
+        seen = Path(place.token).read_text()
+    except OSError as error:
+        return f"does not see run_dir {run_dir} ({error.strerror}): put it on storage that every node mounts"
+    if seen != place.word:
+        return f"sees another directory at run_dir {run_dir}: put it on storage that every node mounts"
+    for path in place.paths:
+        try:
+            with Path(path).open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            return f"cannot read {path} ({error.strerror}): put cache_dir on storage that every node mounts"
+    return None
+
+
+def name_of_this_node() -> str:
+    """The machine's name, for sentences."""
+    return platform.node()

@@ -1,0 +1,111 @@
+"""Whether a node can take part: its packages and what it sees of the run's files, and how many workers a config asks for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recmind_dist.errors import ConfigError
+from recmind_dist.training.cluster import start_ray
+from recmind_dist.training.place import Place, fault_here, versions
+from recmind_dist.training.run_config import RunConfig, load_run_config
+
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "place").write_text("word")
+    (tmp_path / "manifest.json").write_text("{}")
+    return Place(versions(), str(tmp_path / "logs" / "place"), "word", [str(tmp_path / "manifest.json")])
+
+
+def test_a_node_like_the_driver_is_fit(place: Place) -> None:
+    assert fault_here(place) is None
+    assert "none" not in versions().values()
+    assert fault_here(Place(**place.to_json())) is None
+
+
+def test_other_versions_are_named_with_ours(place: Place) -> None:
+    ours = {**place.versions, "torch": "9.9.9"}
+    theirs = place.versions["torch"]
+    assert fault_here(replace(place, versions=ours)) == (
+        f"has torch {theirs}, the driver torch 9.9.9: install the same versions on every node"
+    )
+
+
+def test_files_that_a_node_does_not_see(place: Place, tmp_path: Path) -> None:
+    assert fault_here(replace(place, word="another")) == (
+        f"sees another directory at run_dir {tmp_path}: put it on storage that every node mounts"
+    )
+    gone = str(tmp_path / "gone" / "manifest.json")
+    assert fault_here(replace(place, paths=[gone])) == (
+        f"cannot read {gone} (No such file or directory): put cache_dir on storage that every node mounts"
+    )
+    Path(place.token).unlink()
+    assert fault_here(place) == (
+        f"does not see run_dir {tmp_path} (No such file or directory): put it on storage that every node mounts"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("127.0.0.1:1", "scaling.address 127.0.0.1:1: no Ray cluster answers"),
+        ("no-such-host.invalid:6379", "no Ray cluster answers"),
+        ("127.0.0.1:99999", "no Ray cluster answers"),
+        ("http://127.0.0.1:8265", "the address of the job API: give HEAD:6379, or use `ray job submit`"),
+    ],
+)
+def test_an_address_where_nobody_answers_is_refused_in_one_sentence(address: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        start_ray(load_run_config(CONFIG, [f"scaling.address={address}"]))
+    assert sentence in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_ray_address_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(
+        **_: object,
+    ) -> None:  # what Ray raises; a real search would find other people's clusters of this machine
+        raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to.")
+
+    monkeypatch.setattr("ray.init", nobody)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS auto: no Ray cluster answers \(Could not find any running Ray"):
+        start_ray(load_run_config(CONFIG))
+
+
+def config(*words: str) -> RunConfig:
+    return load_run_config(CONFIG, list(words))
+
+
+def test_a_number_of_workers_or_a_range_of_it() -> None:
+    fixed, free = config("scaling.num_workers=3").scaling, config("scaling.num_workers=[2, 8]").scaling
+    assert (fixed.min_workers, fixed.max_workers, fixed.elastic) == (3, 3, False)
+    assert (free.min_workers, free.max_workers, free.elastic) == (2, 8, True)
+    again = RunConfig.model_validate(config("scaling.num_workers=[2, 8]").model_dump(mode="json"))
+    assert again.scaling == free
+    # what a step computes does not depend on it, so a checkpoint is continued on any number
+    assert config("scaling.num_workers=3").identity() == config("scaling.num_workers=[2, 8]").identity()
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("[4, 2]", "give 1 or more, and min not above max"),
+        ("0", "give 1 or more, and min not above max"),
+        ("[0, 2]", "give 1 or more, and min not above max"),
+        ("[1, 2, 3]", "give a whole number, or two as [min, max]"),
+        ("1.5", "give a whole number, or two as [min, max]"),
+        ("true", "give a whole number, or two as [min, max]"),
+        ("many", "'many': give a whole number, or two as [min, max]"),
+        ("[1, 5000]", "train.batch_size 2048 is below scaling.num_workers 5000: raise it"),
+    ],
+)
+def test_other_numbers_are_refused_in_one_line(value: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config(f"scaling.num_workers={value}", "train.batch_size=2048")
+    assert sentence in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
