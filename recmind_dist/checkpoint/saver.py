@@ -14,10 +14,12 @@ from torch import Tensor
 from recmind_dist import faults
 from recmind_dist.checkpoint.commit import commit, wait_for, write_done
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, FAILED, done_file, rows_file, step_of
+from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.retention import prune
 from recmind_dist.checkpoint.settings import CheckpointSettings
 from recmind_dist.checkpoint.shards import shard_layout, write_shard
 from recmind_dist.errors import CheckpointError
+from recmind_dist.storage import read_json
 from recmind_dist.types import Rank
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,9 @@ class Checkpointer:
 
     Args:
         directory: the run's checkpoints/, on storage that all ranks share; rank, world_size: this worker's;
-        row_range: half-open range of table rows this rank owns; num_rows: rows of the whole table.
+        row_range: half-open range of table rows this rank owns; num_rows: rows of the whole table;
+        mirror: shared storage to which what is saved goes too. Where it fails, the checkpoint is made here all the same, and
+            the save counts as failed.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Checkpointer:
         row_range: tuple[int, int],
         num_rows: int,
         settings: CheckpointSettings,
+        mirror: Mirror | None = None,
     ) -> None:
         self.directory = Path(directory)
         self.rank = rank
@@ -46,8 +51,9 @@ class Checkpointer:
         self.row_range = row_range
         self.num_rows = num_rows
         self.settings = settings
+        self.mirror = mirror
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[str] | None = None
+        self._pending: Future[tuple[str, str | None]] | None = None
         self._committed: list[str] = []
         self._failures_in_a_row = 0
         self._closing = threading.Event()
@@ -119,22 +125,31 @@ class Checkpointer:
         if pending is None:
             return
         try:
-            self._committed.append(pending.result())
-            self._failures_in_a_row = 0
+            name, not_mirrored = pending.result()
         except (CheckpointError, OSError) as error:
-            self._failures_in_a_row += 1
-            count, limit = self._failures_in_a_row, self.settings.max_failures
-            log.warning("checkpoint not saved (failure %d of %d in a row): %s", count, limit, error)
-            if count >= limit and not self._closing.is_set():
-                raise CheckpointError(f"{count} checkpoints in a row could not be saved: {error}") from error
+            self._count_failure(error)
+            return
+        self._committed.append(name)
+        if not_mirrored is not None:
+            self._count_failure(CheckpointError(not_mirrored))
+        else:
+            self._failures_in_a_row = 0
+
+    def _count_failure(self, error: CheckpointError | OSError) -> None:
+        self._failures_in_a_row += 1
+        count, limit = self._failures_in_a_row, self.settings.max_failures
+        log.warning("checkpoint not saved (failure %d of %d in a row): %s", count, limit, error)
+        if count >= limit and not self._closing.is_set():
+            raise CheckpointError(f"{count} checkpoints in a row could not be saved: {error}") from error
 
     def _write(
         self, attempt: str, rows: dict[str, Tensor], dense: dict[str, Tensor] | None, info: dict[str, Any] | None
-    ) -> str:
+    ) -> tuple[str, str | None]:
+        """Returns the name, and what kept the checkpoint from shared storage."""
         path = self.directory / attempt
         path.mkdir(parents=True, exist_ok=True)
         try:
-            self._write_share(path, rows)
+            not_mirrored = self._write_share(path, rows)
             rows.clear()  # the copy is as large as the rank's table: freed before the wait for other ranks
             if self.rank == 0 and dense is not None and info is not None:
                 self._commit(path, dense, info)
@@ -143,9 +158,10 @@ class Checkpointer:
             raise
         if self.rank == 0:
             self._prune(attempt)
+            not_mirrored = self._mirror_commit(path, not_mirrored)
         else:
             wait_for(path, [COMMIT], self.settings.wait_s, lambda _: "no COMMIT from rank 0", self._closing.is_set)
-        return attempt
+        return attempt, not_mirrored
 
     def _give_up(self, path: Path) -> None:
         """Frees the disk and tells the other ranks; the emptied directory goes with the next commit's pruning.
@@ -164,13 +180,44 @@ class Checkpointer:
         except OSError as error:
             log.warning("%s: other ranks cannot be told and will time out: %s", path, error)
 
-    def _write_share(self, path: Path, rows: dict[str, Tensor]) -> None:
+    def _write_share(self, path: Path, rows: dict[str, Tensor]) -> str | None:
+        """Rows, durable here and, if need be, on shared storage, then this rank's word. Returns what failed of the latter."""
         faults.check("shard", self.rank, step_of(path.name) or 0)
         entry = write_shard(path / rows_file(self.rank), rows)
         layout = shard_layout(path / rows_file(self.rank))
         one_row = {name: [dtype, shape[1:]] for name, (dtype, shape) in sorted(layout.items())}
+        not_mirrored = self._push(path, rows_file(self.rank))
         faults.check("share", self.rank, step_of(path.name) or 0)
-        write_done(path, self.rank, self.row_range, entry, one_row)
+        write_done(path, self.rank, self.row_range, {**entry, "not_mirrored": not_mirrored}, one_row)
+        return not_mirrored
+
+    def _push(self, path: Path, name: str) -> str | None:
+        if self.mirror is None:
+            return None
+        try:
+            self.mirror.push(path, name)
+        except OSError as error:
+            return self._not_mirrored(path, error)
+        return None
+
+    def _mirror_commit(self, path: Path, not_mirrored: str | None) -> str | None:
+        """Rank 0: makes the checkpoint exist on shared storage too, if every share is there."""
+        if self.mirror is None:
+            return None
+        words = [read_json(path / done_file(rank)).get("not_mirrored") for rank in range(self.world_size)]
+        if (fault := next((word for word in [not_mirrored, *words] if word), None)) is not None:
+            return str(fault)
+        try:
+            self.mirror.push(path, DENSE)
+            self.mirror.push_commit(path)
+        except OSError as error:
+            return self._not_mirrored(path, error)
+        return None
+
+    def _not_mirrored(self, path: Path, error: OSError) -> str:
+        assert self.mirror is not None
+        first = (str(error).splitlines() or [""])[0][:300]
+        return f"{path}: rank {self.rank} could not bring it to {self.mirror.remote.uri}: {first}"
 
     def _commit(self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]) -> None:
         entry = write_shard(path / DENSE, dense)

@@ -40,7 +40,7 @@ def run(config: Config, overrides: Overrides = None, resume: Resume = "auto", al
 
     _check_resume(resume)
     main_config = _load(config, overrides)
-    others = [_load(config, [*(overrides or []), f"run_dir={main_config.run_dir}-{v}"], v) for v in main_config.compare]
+    others = [_load(config, [*(overrides or []), *main_config.overrides_beside(v)], v) for v in main_config.compare]
     results: dict[str, Any] = {}
     for one in (main_config, *others):
         _say(f"variant {one.variant}: in {one.run_dir}")

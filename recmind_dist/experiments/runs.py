@@ -73,7 +73,13 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
     train = base.train.model_copy(update={"seed": base.train.seed + k})
     scaling = base.scaling.model_copy(update={"num_workers": 1})
     name = "".join(c if c.isalnum() else "-" for c in arm.name.replace("α", "alpha"))
-    changes = {"train": train, "scaling": scaling, "compare": (), "run_dir": home / "runs" / f"{name}-seed{train.seed}"}
+    changes = {
+        "train": train,
+        "scaling": scaling,
+        "compare": (),
+        "storage_uri": None,
+        "run_dir": home / "runs" / f"{name}-seed{train.seed}",
+    }
     return base.model_copy(update=changes).absolute()
 
 

@@ -49,7 +49,9 @@ class Search:
     def config(self, values: dict[str, Any], run_dir: Path) -> RunConfig:
         """The config with these values of the space. Raises ConfigError if they contradict each other."""
         words = [as_word(key, value) for key, value in values.items()]
-        config = load_run_config(self.path, [*self.overrides, *words, f"run_dir={run_dir}", "compare=[]"])
+        config = load_run_config(
+            self.path, [*self.overrides, *words, f"run_dir={run_dir}", "compare=[]", "storage_uri=null"]
+        )
         return config.model_copy(update={"train": config.train.model_copy(update={"seed": self.seed})})
 
 

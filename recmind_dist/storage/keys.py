@@ -12,7 +12,13 @@ def content_key(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
+def sha256_file(path: Path, num_bytes: int | None = None) -> str:
+    """sha256 (hex) of a file's bytes, or of its first `num_bytes`."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if num_bytes is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while num_bytes and (data := file.read(min(1 << 20, num_bytes))):
+            digest.update(data)
+            num_bytes -= len(data)
+        return digest.hexdigest()

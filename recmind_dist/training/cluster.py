@@ -13,9 +13,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.place import Place, fault_here, versions
+from recmind_dist.storage.remote import Remote
+from recmind_dist.training.place import FOLDER, Place, fault_here, versions
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
+
+log = logging.getLogger(__name__)
 
 _ANSWER_S = 120.0  # a node that has not imported this package in that time is not fit to train either
 _CONNECT_S = 5.0
@@ -58,15 +61,37 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def asked_of_nodes(run: RunDirectory, inputs: Inputs) -> Iterator[Place]:
-    """What nodes are asked, with its file in the run directory, which lasts as long as the call does."""
+def asked_of_nodes(config: RunConfig, inputs: Inputs) -> Iterator[Place]:
+    """What nodes are asked, with its files in the run directory and on shared storage, which last as long as the call does."""
+    run, uri = RunDirectory(config.run_dir.absolute()), config.absolute().storage_uri
+    remote = Remote(uri) if uri else None
     token, word = run.logs / f"place-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
     stores = [inputs.graph / "manifest.json", inputs.whitening, inputs.texts]
-    token.write_text(word)
     try:
-        yield Place(versions(), str(token), word, [str(path) for path in stores if path is not None])
+        token.write_text(word)
+        if remote is not None:
+            _write_there(remote, f"{FOLDER}/{token.name}", word)
+        yield Place(versions(), str(token), word, [str(path) for path in stores if path is not None], uri)
     finally:
         token.unlink(missing_ok=True)
+        if remote is not None:
+            _tidy(remote)
+
+
+def _write_there(remote: Remote, name: str, word: str) -> None:
+    try:
+        remote.write(name, word.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"storage_uri {remote.uri}: cannot be written ({error}): check credentials and quota"
+        ) from error
+
+
+def _tidy(remote: Remote) -> None:
+    try:
+        remote.delete_folder(FOLDER)
+    except OSError as error:
+        log.warning("%s/%s: not removed: %s", remote.uri, FOLDER, error)
 
 
 def refuse_unfit_nodes(place: Place) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recmind_dist.checkpoint.mirror import Mirror, open_mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.graph import Graph
@@ -97,8 +98,11 @@ def fit(
     """
     config = config.absolute()
     run = RunDirectory(config.run_dir)
+    mirror = open_mirror(config.storage_uri, run.path)
     if resume == "never":
-        _start_over(run, say)
+        _start_over(run, mirror, say)
+    elif mirror is not None and (pulled := mirror.pull()):
+        say(f"{mirror.remote.uri}: brought {', '.join(pulled)}")
     texts_key = key_of_texts(config, prepared.texts) if prepared.texts is not None else ""
     found = find_checkpoint(run.checkpoints)
     if found is None and resume == "must":
@@ -175,12 +179,29 @@ def key_of_texts(config: RunConfig, texts: Texts) -> str:
     return content_key([encoder_key(config.text), texts.items, texts.users])
 
 
-def _start_over(run: RunDirectory, say: Say) -> None:
+def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:
     """An old checkpoint with a better score would be taken for the new run's best."""
+    if mirror is not None:
+        say(f"--resume never: the checkpoints at {mirror.remote.uri} are removed")
+        mirror.clear()
     if any(run.checkpoints.glob("step-*")):
         say(f"--resume never: the checkpoints in {run.checkpoints} are removed")
         shutil.rmtree(run.checkpoints)
     run.create()
+
+
+def sync_with_storage(config: RunConfig) -> None:
+    """Brings to shared storage, if the run has some, what is not there yet. Raises StoreError if that fails."""
+    config = config.absolute()
+    mirror = Mirror.of(config.storage_uri, config.run_dir)
+    if mirror is None:
+        return
+    try:
+        mirror.sync()
+    except OSError as error:
+        raise StoreError(
+            f"{config.run_dir}: done, but not all of it came to {mirror.remote.uri} ({error}): run again when it is back"
+        ) from error
 
 
 def _cursor(run: RunDirectory) -> Cursor | None:

@@ -1,11 +1,15 @@
 """What a node must have to take part in a run: the same packages, and sight of the run's files. Light: asking is cheap."""
 
 import platform
+import uuid
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from recmind_dist.errors import RecmindError
+
+FOLDER = "places"  # on shared storage
 PACKAGES = ("recmind-dist", "torch", "deepspeed", "ray", "numpy")
 
 
@@ -14,13 +18,15 @@ class Place:
     """What the driver has and asks of every node.
 
     Attributes:
-        versions: of `PACKAGES`; token: a file in the run directory that holds `word`; paths: other files that must be there.
+        versions: of `PACKAGES`; token: a file in the run directory that holds `word`; paths: other files that must be there;
+        storage_uri: where a file of the token's name holds `word` too, and more can be written.
     """
 
     versions: dict[str, str]
     token: str
     word: str
     paths: list[str] = field(default_factory=list)
+    storage_uri: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""
@@ -59,6 +65,23 @@ def fault_here(place: Place) -> str | None:
                 file.read(1)
         except OSError as error:
             return f"cannot read {path} ({error.strerror}): put cache_dir on storage that every node mounts"
+    return _storage_fault(place) if place.storage_uri else None
+
+
+def _storage_fault(place: Place) -> str | None:
+    from recmind_dist.storage.remote import Remote
+
+    name = f"{FOLDER}/{Path(place.token).name}"
+    try:
+        remote = Remote(str(place.storage_uri))
+        if remote.read(name, 100).decode("ascii", "replace") != place.word:
+            return f"sees another place at storage_uri {place.storage_uri}: mount the same storage on every node"
+        remote.write(f"{name}-{uuid.uuid4().hex[:8]}", b"written")
+    except (OSError, RecmindError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        return (
+            f"cannot read and write storage_uri {place.storage_uri} ({said}): give it the credentials and the way there"
+        )
     return None
 
 

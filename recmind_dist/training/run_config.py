@@ -32,6 +32,9 @@ class RunConfig(Settings):
     """Where results, metrics and checkpoints go."""
     cache_dir: Path = Path("cache")
     """Where prepared data, graphs and text vectors go; runs on the same data share them."""
+    storage_uri: str | None = None
+    """s3://…, gs://… or a path that outlives this machine: committed checkpoints and the run's small files go there too, and a
+    run whose directory is empty or older comes back from there. Variants of `compare` go to `<storage_uri>-<variant>`."""
     variant: Variant = "recmind"
     """A named set of settings, laid over this file."""
     compare: tuple[Variant, ...] = ()
@@ -108,11 +111,21 @@ class RunConfig(Settings):
         lora = self.text.lora if self.model.use_text else None
         return {**values, "lora": lora.model_dump(mode="json") if lora else None}
 
+    def overrides_beside(self, variant: str) -> list[str]:
+        """key=value words that give a run of another variant places of its own, beside this one's."""
+        words = [f"run_dir={self.run_dir}-{variant}"]
+        if self.storage_uri:
+            place, mark, query = self.storage_uri.partition("?")
+            words.append(f'storage_uri="{place.rstrip("/")}-{variant}{mark}{query}"')
+        return words
+
     def absolute(self) -> "RunConfig":
         """The same with absolute paths: workers of Ray have current directories of their own."""
         model = Path(self.text.model)
         text = self.text.model_copy(update={"model": str(model.absolute())}) if model.is_dir() else self.text
-        paths = {"run_dir": self.run_dir.absolute(), "cache_dir": self.cache_dir.absolute()}
+        paths: dict[str, Any] = {"run_dir": self.run_dir.absolute(), "cache_dir": self.cache_dir.absolute()}
+        if self.storage_uri and "://" not in self.storage_uri:
+            paths["storage_uri"] = str(Path(self.storage_uri).absolute())
         return self.model_copy(update={**paths, "text": text})
 
     @model_validator(mode="after")

@@ -61,7 +61,7 @@ def _run_workers(
     start_ray(config)
     run = RunDirectory(config.run_dir.absolute())
     run.create()
-    with asked_of_nodes(run, inputs) as place:
+    with asked_of_nodes(config, inputs) as place:
         refuse_unfit_nodes(place)
         _run_trainer(function, config, inputs, num_workers, {"place": place.to_json(), **more})
 

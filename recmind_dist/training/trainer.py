@@ -9,7 +9,7 @@ from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory
 from recmind_dist.text import EmbedReport
 from recmind_dist.training.evaluate import all_evaluate_run, evaluate_popularity_run, read_run
-from recmind_dist.training.fit import Prepared, Say, embed, fit, prepare_texts, read_inputs
+from recmind_dist.training.fit import Prepared, Say, embed, fit, prepare_texts, read_inputs, sync_with_storage
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig, load_run_config
 
@@ -42,7 +42,9 @@ class Trainer:
         with self.directory.lock():
             if self.config.variant != "popularity":
                 self._fit(resume, allow_mismatch)
-            return self.evaluate()
+            results = self.evaluate()
+            sync_with_storage(self.config)
+            return results
 
     def prepare(self) -> Path:
         """Fetches, ingests, splits and partitions. Returns the graph's directory."""
@@ -61,7 +63,9 @@ class Trainer:
     def fit(self, resume: str = "auto", allow_mismatch: bool = False) -> Inputs:
         """Trains to the end of the joint phase, from wherever the run stands."""
         with self.directory.lock():
-            return self._fit(resume, allow_mismatch)
+            inputs = self._fit(resume, allow_mismatch)
+            sync_with_storage(self.config)
+            return inputs
 
     def evaluate(self) -> dict[str, Any]:
         """Test metrics of the best checkpoint, here or on evaluation.num_workers Ray workers; writes results.json."""

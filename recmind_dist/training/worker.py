@@ -13,6 +13,7 @@ from torch import Tensor
 from recmind_dist.checkpoint import attempt_name
 from recmind_dist.checkpoint.agreement import all_find_checkpoint
 from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_whole
+from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError, TrainingError
@@ -69,6 +70,7 @@ class Worker:
             self.parts.row_range,
             self.parts.graph.num_nodes,
             config.checkpoint,
+            Mirror.of(config.storage_uri, run.path),
         )
         self.checkpoint = self._find(resume, allow_mismatch)
         self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()

@@ -1,0 +1,256 @@
+"""A run's committed checkpoints and small files on shared storage, and a run that comes back from there on a new machine.
+
+    <storage_uri>/checkpoints/step-…/…   as in the run directory; a prefix without COMMIT does not exist for a reader
+    <storage_uri>/files/<sha256>         the run's small files by content
+    <storage_uri>/files.json             name → bytes and sha256, replaced in one go: the run's files as of the last COMMIT
+
+Each rank uploads its own rows before its word that they are durable; rank 0 the rest: files.json, manifest.json, last COMMIT.
+"""
+
+import logging
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from recmind_dist import faults
+from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, step_of
+from recmind_dist.checkpoint.manifest import FileEntry, Manifest, NewerSchemaError, read_commit
+from recmind_dist.checkpoint.retention import score_of
+from recmind_dist.errors import CheckpointError, ConfigError
+from recmind_dist.storage import read_json, sha256_file, verify_manifest
+from recmind_dist.storage.atomic import PARTIAL, json_bytes
+from recmind_dist.storage.remote import Remote
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS, FILES, INDEX = "checkpoints", "files", "files.json"
+_NAME = re.compile(r"(adapter/)?[0-9A-Za-z_][0-9A-Za-z_.-]*")
+
+
+@dataclass
+class Mirror:
+    """One run's place on shared storage. `run`: its directory here."""
+
+    remote: Remote
+    run: Path
+    _seen: dict[str, tuple[tuple[int, int], dict[str, Any]]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(uri: str | None, run: Path) -> "Mirror | None":
+        """None where the run has no shared storage."""
+        return Mirror(Remote(uri), run) if uri else None
+
+    def push(self, attempt: Path, name: str) -> None:
+        """Uploads one file of an attempt, which is durable here. Any rank. Raises OSError."""
+        self.remote.upload(attempt / name, f"{CHECKPOINTS}/{attempt.name}/{name}")
+
+    def push_commit(self, attempt: Path) -> None:
+        """Rank 0, when every share is up: the run's files, the manifest, COMMIT; then what is kept no longer goes."""
+        self.push_files()
+        self.push(attempt, MANIFEST)
+        faults.check("mirror", 0, step_of(attempt.name) or 0)
+        self.push(attempt, COMMIT)
+        self._prune({path.name for path in attempt_directories(self.run / CHECKPOINTS)}, step_of(attempt.name) or 0)
+
+    def push_files(self) -> None:
+        """The run's small files as they are now; what has not changed is not sent again. Raises OSError."""
+        paths = [*self.run.iterdir(), *(self.run / "adapter").glob("*")]
+        entries = {
+            str(path.relative_to(self.run)): self._push_file(path)
+            for path in sorted(paths)
+            if path.is_file() and _NAME.fullmatch(str(path.relative_to(self.run)))
+        }
+        self.remote.write(INDEX, json_bytes(entries))
+        for name in self.remote.names(FILES) - {entry["sha256"] for entry in entries.values()}:
+            self.remote.delete(f"{FILES}/{name}")
+
+    def sync(self) -> None:
+        """Uploads what is committed here and not there, and the run's files. Raises OSError."""
+        files = self.remote.names(CHECKPOINTS)
+        here = self._readable_here()
+        for name in sorted(here, key=lambda name: here[name].sequence):
+            if f"{name}/{COMMIT}" not in files:
+                path = self.run / CHECKPOINTS / name
+                for file in here[name].files:
+                    self.push(path, file)
+                self.push_commit(path)
+        self.push_files()
+
+    def clear(self) -> None:
+        """Removes the run from the storage, COMMITs first."""
+        self._prune(set(), 1 << 62)
+        self.remote.delete(INDEX)
+        self.remote.delete_folder(FILES)
+
+    def pull(self) -> list[str]:
+        """Brings what the storage has and this directory has not: the newest checkpoint, the best one, the run's files.
+
+        Returns:
+            Names of the checkpoints that came.
+        Raises:
+            CheckpointError: the storage has checkpoints, none of them is good, and none is here either.
+        """
+        there, faults_found = self._readable_there()
+        here = self._readable_here()
+        newest_here = max((manifest.sequence for manifest in here.values()), default=0)
+        pulled = []
+        for name in sorted(there, key=lambda name: there[name].sequence, reverse=True):
+            if there[name].sequence <= newest_here:
+                break
+            self._pull_files()  # before the checkpoint is here, or a second try would do without
+            try:
+                self._pull_one(name)
+            except CheckpointError as error:
+                faults_found.append(error)
+                log.warning("%s; trying the checkpoint before", error)
+                continue
+            pulled.append(name)
+            break
+        if not pulled and not here and faults_found:
+            raise CheckpointError(
+                f"{self.remote.uri}: {len(faults_found)} checkpoint(s), none is good: {faults_found[0]}"
+            ) from faults_found[0]
+        if pulled:
+            self._pull_best(there, set(here) | set(pulled), pulled)
+        return pulled
+
+    def _pull_best(self, there: dict[str, Manifest], have: set[str], pulled: list[str]) -> None:
+        scores = {name: score for name in there if (score := score_of(there[name].info)) is not None}
+        best = max(scores, key=lambda name: (scores[name], there[name].sequence), default=None)
+        if best is None or best in have:
+            return
+        try:
+            self._pull_one(best)
+            pulled.append(best)
+        except CheckpointError as error:
+            log.warning("%s; the best checkpoint does not come along", error)
+
+    def _pull_one(self, name: str) -> None:
+        """One checkpoint, verified, then there in one go."""
+        final = self.run / CHECKPOINTS / name
+        arriving = self.run / CHECKPOINTS / f"{PARTIAL}{name}"
+        shutil.rmtree(arriving, ignore_errors=True)
+        try:
+            manifest = self._read_commit(name, arriving)
+            for file in manifest.files:
+                try:
+                    self.remote.download(f"{CHECKPOINTS}/{name}/{file}", arriving / file)
+                except FileNotFoundError as error:
+                    raise CheckpointError(f"{self.remote.uri}/{CHECKPOINTS}/{name}/{file}: missing") from error
+            verify_manifest(arriving, {"files": _plain(manifest)}, CheckpointError)
+            if final.exists():
+                shutil.rmtree(final)  # never committed, or damaged
+            arriving.rename(final)
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
+
+    def _read_commit(self, name: str, into: Path) -> Manifest:
+        """The manifest of a checkpoint there, brought to a folder of the checkpoint's name below or at `into`."""
+        for file in (MANIFEST, COMMIT):
+            try:
+                self.remote.download(f"{CHECKPOINTS}/{name}/{file}", into / file)
+            except FileNotFoundError as error:
+                raise CheckpointError(f"{self.remote.uri}/{CHECKPOINTS}/{name}/{file}: missing") from error
+        return read_commit(into)
+
+    def _readable_there(self) -> tuple[dict[str, Manifest], list[CheckpointError]]:
+        """Committed checkpoints of the storage, and what is wrong with the others. Damaged ones are named."""
+        files = self.remote.names(CHECKPOINTS)
+        committed = {name.partition("/")[0] for name in files if name.endswith(f"/{COMMIT}")}
+        there: dict[str, Manifest] = {}
+        found: list[CheckpointError] = []
+        looking = self.run / CHECKPOINTS / f"{PARTIAL}looking"
+        try:
+            for name in sorted(name for name in committed if step_of(name) is not None):
+                try:
+                    there[name] = self._read_commit(name, looking)
+                except NewerSchemaError:
+                    raise
+                except CheckpointError as error:
+                    shown = CheckpointError(str(error).replace(str(looking), f"{self.remote.uri}/{CHECKPOINTS}/{name}"))
+                    found.append(shown)
+                    log.warning("%s; passing it over", shown)
+        finally:
+            shutil.rmtree(looking, ignore_errors=True)
+        return there, found
+
+    def _readable_here(self) -> dict[str, Manifest]:
+        here: dict[str, Manifest] = {}
+        for path in attempt_directories(self.run / CHECKPOINTS):
+            try:
+                if (path / COMMIT).exists():
+                    here[path.name] = read_commit(path)
+            except CheckpointError as error:
+                log.warning("%s", error)
+        return here
+
+    def _push_file(self, path: Path) -> dict[str, Any]:
+        stat = path.stat()
+        stamp, name = (stat.st_size, stat.st_mtime_ns), str(path.relative_to(self.run))
+        if self._seen.get(name, (None,))[0] == stamp:
+            return self._seen[name][1]
+        # metrics.jsonl may grow meanwhile: what is sent is what it was
+        entry = {"bytes": stat.st_size, "sha256": sha256_file(path, stat.st_size)}
+        self.remote.upload(path, f"{FILES}/{entry['sha256']}", stat.st_size)
+        self._seen[name] = (stamp, entry)
+        return entry
+
+    def _pull_files(self) -> None:
+        """The run's files as of the storage's last COMMIT, over those that are here."""
+        index = self.run / f"{PARTIAL}{INDEX}"
+        try:
+            self.remote.download(INDEX, index)
+            values = read_json(index, CheckpointError)
+            entries = {name: FileEntry.model_validate(entry) for name, entry in values.items() if _NAME.fullmatch(name)}
+        except (FileNotFoundError, AttributeError, ValidationError) as error:
+            raise CheckpointError(
+                f"{self.remote.uri}/{INDEX}: missing or damaged: no run can go on from there"
+            ) from error
+        finally:
+            index.unlink(missing_ok=True)
+        for name, entry in entries.items():
+            path = self.run / name
+            if path.is_file() and path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256:
+                continue
+            arriving = path.with_name(f"{PARTIAL}arriving-{path.name}")
+            try:
+                self.remote.download(f"{FILES}/{entry.sha256}", arriving)
+                if sha256_file(arriving) != entry.sha256:
+                    raise CheckpointError(f"{self.remote.uri}/{FILES}/{entry.sha256}: {name} is damaged")
+                arriving.replace(path)
+            except FileNotFoundError as error:
+                raise CheckpointError(f"{self.remote.uri}/{FILES}/{entry.sha256}: {name} is missing") from error
+            finally:
+                arriving.unlink(missing_ok=True)
+
+    def _prune(self, keep: set[str], up_to_step: int) -> None:
+        """Deletes checkpoints that are kept no longer, and dead attempts up to a step; COMMIT goes first."""
+        files = self.remote.names(CHECKPOINTS)
+        for name in {name.partition("/")[0] for name in files} - keep:
+            step = step_of(name)
+            if step is None or (step > up_to_step and f"{name}/{COMMIT}" not in files):
+                continue
+            self.remote.delete(f"{CHECKPOINTS}/{name}/{COMMIT}")
+            self.remote.delete_folder(f"{CHECKPOINTS}/{name}")
+
+
+def open_mirror(uri: str | None, run: Path) -> Mirror | None:
+    """As `Mirror.of`, after a look at the storage. Raises ConfigError in one sentence if it cannot be read."""
+    mirror = Mirror.of(uri, run)
+    if mirror is None:
+        return None
+    try:
+        mirror.remote.names(CHECKPOINTS)
+    except OSError as error:
+        raise ConfigError(
+            f"storage_uri {mirror.remote.uri}: cannot be read ({error}): check bucket, credentials and network"
+        ) from error
+    return mirror
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    return {name: entry.model_dump() for name, entry in manifest.files.items()}
