@@ -3,7 +3,9 @@
     python -m tests.chaos.kill_loop --kills 200 --seed 0
 
 Moments are drawn from the seed: while the workers start, or some steps and milliseconds after they went on; rank 0, rank 1
-or both. Killing begins with the first COMMIT past step 0: before it there is nothing to go on from.
+or both. The run saves itself before its first step. The first kills fall into starts until that COMMIT is there: before it
+there is nothing to go on from, so those starts are counted apart and must begin at step 0; all others must go on from the
+newest COMMIT. One that did not, or that began at step 0 though a later COMMIT was there, is a restart from zero.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recmind_dist.checkpoint.layout import COMMIT, attempt_directories
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
@@ -33,19 +36,22 @@ class Account:
     """What a loop did.
 
     Attributes:
-        kills: of a rank that was alive; starts: of both workers; resumed_at: newest COMMIT's step and steps done of each
-        start that got so far as to say so; moments: kills by what they fell into.
+        kills: of a rank that was alive; starts: of both workers; resumed_at: newest COMMIT's step (None: there was none)
+        and steps done of each start that got so far as to say so; moments: kills by what they fell into; newest: kills by
+        the newest COMMIT that they left; cut_saves: kills that left a save without COMMIT.
     """
 
     kills: int = 0
     starts: int = 0
-    resumed_at: list[tuple[int, int]] = field(default_factory=list)
+    resumed_at: list[tuple[int | None, int]] = field(default_factory=list)
     moments: Counter[str] = field(default_factory=Counter)
+    newest: Counter[str] = field(default_factory=Counter)
+    cut_saves: int = 0
 
     @property
     def from_zero(self) -> int:
         """Starts that did not go on from the newest COMMIT."""
-        return sum(done != committed for committed, done in self.resumed_at)
+        return sum(done != (committed or 0) for committed, done in self.resumed_at)
 
 
 class Follower:
@@ -93,16 +99,15 @@ def kill_loop(home: Path, kills: int, seed: int) -> Account:
 def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.random.Generator) -> Account:
     account, metrics = Account(), Follower(config.run_dir / "metrics.jsonl")
     while True:
-        found = find_checkpoint(config.run_dir / "checkpoints", verify=False)
-        committed = found.step if found else 0
+        committed, unfinished = _newest(config), _without_commit(config)
         group = Group(config, inputs)
         account.starts += 1
         if account.kills == kills:
             assert group.wait(timeout_s=900), [group.error(rank) for rank in (0, 1)]
             _note_start(account, committed, metrics.new())
             return account
-        moment = "in a start" if committed and rng.random() < IN_START else "in training"
-        seen = _wait_for(group, config, metrics, moment, committed, rng)
+        moment = "in a start" if committed is None or rng.random() < IN_START else "in training"
+        seen = _wait_for(group, metrics, moment, rng)
         victims = [[0], [1], [0, 1]][rng.integers(3)]
         assert None in group.exit_codes, f"the run ended after {account.kills} of {kills} kills"
         for rank in victims:
@@ -110,12 +115,13 @@ def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.rand
         group.end()
         account.kills += 1
         account.moments[moment] += 1
+        left = _newest(config)
+        account.newest["none" if left is None else "step 0" if left == 0 else "a later step"] += 1
+        account.cut_saves += bool(_without_commit(config) - unfinished)
         _note_start(account, committed, seen + metrics.new())
 
 
-def _wait_for(
-    group: Group, config: RunConfig, metrics: Follower, moment: str, committed: int, rng: np.random.Generator
-) -> list[dict[str, object]]:
+def _wait_for(group: Group, metrics: Follower, moment: str, rng: np.random.Generator) -> list[dict[str, object]]:
     """Waits for the moment of the next kill. Returns the records read meanwhile."""
     if moment == "in a start":
         time.sleep(float(rng.uniform(0, START_S)))
@@ -125,20 +131,25 @@ def _wait_for(
 
     def reached() -> bool:
         seen.extend(metrics.new())
-        enough = sum(entry["kind"] == "step" for entry in seen) >= ahead and any(e["kind"] == "start" for e in seen)
-        return enough and (committed > 0 or _committed_past_zero(config))
+        return sum(entry["kind"] == "step" for entry in seen) >= ahead and any(e["kind"] == "start" for e in seen)
 
     group.wait(until=reached)
     time.sleep(delay_s)
     return seen
 
 
-def _committed_past_zero(config: RunConfig) -> bool:
+def _newest(config: RunConfig) -> int | None:
+    """The step of the newest COMMIT; None if there is none."""
     found = find_checkpoint(config.run_dir / "checkpoints", verify=False)
-    return found is not None and found.step > 0
+    return found.step if found else None
 
 
-def _note_start(account: Account, committed: int, records: list[dict[str, object]]) -> None:
+def _without_commit(config: RunConfig) -> set[str]:
+    paths = attempt_directories(config.run_dir / "checkpoints")
+    return {path.name for path in paths if not (path / COMMIT).exists()}
+
+
+def _note_start(account: Account, committed: int | None, records: list[dict[str, object]]) -> None:
     account.resumed_at += [(committed, int(str(entry["steps_done"]))) for entry in records if entry["kind"] == "start"]
 
 
@@ -152,7 +163,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kill-loop") as home:
         account = kill_loop(Path(home), chosen.kills, chosen.seed)
     print(f"{account.kills} kills ({dict(account.moments)}), {account.starts} starts, {time.monotonic() - start:.0f} s")
-    print(f"restarts that did not go on from the newest COMMIT: {account.from_zero}; end: bytes as undisturbed")
+    print(
+        f"newest COMMIT after a kill: {dict(account.newest)}; kills that left a save without COMMIT: {account.cut_saves}"
+    )
+    told = f"{account.from_zero} of {len(account.resumed_at)} that said where"
+    print(f"starts that did not go on from the newest COMMIT: {told}; end: bytes as undisturbed")
 
 
 if __name__ == "__main__":
