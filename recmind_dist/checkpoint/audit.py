@@ -4,16 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recmind_dist.checkpoint.layout import COMMIT, attempt_directories
+from recmind_dist.checkpoint.manifest import NewerSchemaError
 from recmind_dist.checkpoint.reader import Checkpoint, open_checkpoint
 from recmind_dist.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class CheckpointFault:
-    """A damaged checkpoint; `sentence` names the file."""
+    """A checkpoint that cannot be used; `sentence` names the file.
+
+    `damaged`: its bytes are not what was written. What a newer program wrote, or the disk will not give, may be whole.
+    """
 
     path: Path
     sentence: str
+    damaged: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,5 +49,6 @@ def audit_checkpoints(directory: Path) -> CheckpointAudit:
         try:
             good.append(open_checkpoint(path))
         except (CheckpointError, OSError) as error:
-            faults.append(CheckpointFault(path, str(error)))
+            whole = isinstance(error, (NewerSchemaError, OSError)) or isinstance(error.__cause__, OSError)
+            faults.append(CheckpointFault(path, str(error), damaged=not whole))
     return CheckpointAudit(sorted(good, key=lambda one: one.manifest.sequence, reverse=True), faults, unfinished)

@@ -56,4 +56,7 @@ def attempt_directories(directory: Path) -> list[Path]:
         raise CheckpointError(f"{directory}: not a directory of checkpoints: give a run's checkpoints/ directory")
     if not directory.exists():
         return []
-    return sorted(path for path in directory.iterdir() if step_of(path.name) is not None)
+    try:
+        return sorted(path for path in directory.iterdir() if step_of(path.name) is not None)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be read ({error.strerror}): check the disk") from error

@@ -72,7 +72,10 @@ def read_commit(path: Path) -> Manifest:
     for name in (COMMIT, MANIFEST):
         if (path / name).is_symlink() or not (path / name).is_file():
             raise CheckpointError(f"{path / name}: missing or not a plain file: the checkpoint cannot be used")
-    commit, data = (path / COMMIT).read_bytes()[:200], (path / MANIFEST).read_bytes()
+    try:
+        commit, data = (path / COMMIT).read_bytes()[:200], (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}): check the disk") from error
     # before anything is read out of it: a flipped bit must not pass for a newer schema
     if commit.strip().decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
         raise CheckpointError(f"{path / COMMIT}: does not match {MANIFEST}: the checkpoint is damaged")

@@ -55,7 +55,10 @@ def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> No
 
 
 def remove(path: Path) -> None:
-    """Deletes a checkpoint: from the unlinking of COMMIT on it does not exist for a reader."""
+    """Deletes a checkpoint: from the unlinking of COMMIT on it does not exist for a reader. A link goes, not its target."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+        return
     (path / COMMIT).unlink(missing_ok=True)
     fsync_directory(path)
     shutil.rmtree(path)

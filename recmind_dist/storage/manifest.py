@@ -111,9 +111,11 @@ def verify_manifest(directory: Path, manifest: dict[str, Any], error: type[Recmi
             raise error(f"{directory}: manifest names {name!r}, outside the directory: refused")
         if not file.is_file():
             raise error(f"{file}: missing: restore it or make the directory again")
-        if file.stat().st_size != expected.get("bytes"):
-            raise error(
-                f"{file}: {file.stat().st_size} bytes, manifest says {expected.get('bytes')}: truncated or changed"
-            )
-        if sha256_file(file) != expected.get("sha256"):
-            raise error(f"{file}: sha256 differs from the manifest: the file is damaged")
+        try:
+            size = file.stat().st_size
+            if size != expected.get("bytes"):
+                raise error(f"{file}: {size} bytes, manifest says {expected.get('bytes')}: truncated or changed")
+            if sha256_file(file) != expected.get("sha256"):
+                raise error(f"{file}: sha256 differs from the manifest: the file is damaged")
+        except OSError as cause:  # a bad sector, a file server that is gone
+            raise error(f"{file}: cannot be read ({cause.strerror}): check the disk") from cause

@@ -1,14 +1,18 @@
 """Item and user texts out of a graph. A text is made of training interactions only: nothing held out enters it."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from recmind_dist.errors import TextError
+from recmind_dist.errors import StoreError, TextError
+from recmind_dist.storage import check_seal, write_sealed
+from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.template import Template
 from recmind_dist.types import BoolArray, IntArray
@@ -35,6 +39,27 @@ class Texts:
     def count(self) -> int:
         """Texts that there are, both sides."""
         return sum(text is not None for text in self.items) + sum(text is not None for text in self.users)
+
+    def save(self, path: Path) -> None:
+        """Writes them as JSON, sealed."""
+        write_sealed(path, json.dumps({"items": self.items, "users": self.users}, ensure_ascii=False).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> "Texts":
+        """What `save` wrote, of any length. Raises StoreError if it is absent or not that."""
+        try:
+            check_seal(path, DOCTOR)
+            values = json.loads(path.read_bytes())
+            items, users = values["items"], values["users"]
+            if not all(
+                isinstance(side, list) and all(isinstance(t, str | None) for t in side) for side in (items, users)
+            ):
+                raise ValueError("not lists of texts")
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{path}: not a file of texts ({str(error)[:80]}): {DOCTOR}") from error
+        return cls(items, users)
 
 
 def build_texts(graph: "Graph", settings: TextSettings, hidden_edge: BoolArray | None = None) -> Texts:

@@ -1,9 +1,12 @@
 """What of a run is sound and what is damaged: every file of the run directory, and the stores that it was made from."""
 
+import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from recmind_dist.checkpoint.audit import CheckpointAudit, audit_checkpoints
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
@@ -13,12 +16,13 @@ from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.metrics_log import has_crc, parse_line
-from recmind_dist.storage import check_seal, read_json, read_manifest, verify_manifest
+from recmind_dist.storage import check_seal, directory_lock, read_json, read_manifest, verify_manifest
+from recmind_dist.storage.lock import NAME as LOCK
 from recmind_dist.storage.manifest import NAME as MANIFEST
 from recmind_dist.storage.manifest import SELF
 from recmind_dist.storage.seals import NAME as SEALS
 from recmind_dist.storage.seals import read_seals
-from recmind_dist.text import Whitening, load_adapter, store_path
+from recmind_dist.text import Texts, Whitening, load_adapter, store_path
 from recmind_dist.text.audit import audit_text_store
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.rank_model import Inputs
@@ -54,6 +58,8 @@ class Finding:
     fault: str
     detail: tuple[tuple[str, int], ...] = ()
     """Of text vectors, the damaged shards (side, shard), none if it is the whole store; of metrics, the line numbers."""
+    damaged: bool = True
+    """False of a checkpoint that may be whole, though it cannot be read here."""
 
     @property
     def remedy(self) -> str:
@@ -84,31 +90,49 @@ class Examination:
 
 
 def examine(path: Path) -> Examination:
-    """Reads everything that a run's commands would read, and changes nothing.
+    """Reads everything that a run's commands would read, and changes nothing but the lock it holds meanwhile.
 
     Raises:
-        StoreError: `path` is no run directory.
+        StoreError: `path` is no run directory. LockedError: the run is in use.
     """
+    with held(path) as run:
+        return examine_held(run)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[RunDirectory]:
+    """A run that exists, held for this process; on a disk that only reads nobody can change it. Raises as `examine`."""
     run = RunDirectory(path.absolute())
-    if (
-        not any((run.path / name).exists() for name in (*SEALED, SEALS, "metrics.jsonl"))
-        and not run.checkpoints.is_dir()
-    ):
+    signs = (*SEALED, SEALS, run.metrics.name)
+    if not any((run.path / name).exists() for name in signs) and not run.checkpoints.is_dir():
         raise StoreError(f"{path}: not a run directory: give one that `recmind run` has made")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(directory_lock(run.path))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        yield run
+
+
+def examine_held(run: RunDirectory) -> Examination:
+    """As `examine`, for who holds the run."""
     found = Examination()
     _examine_files(run, found)
     checkpoints = audit_checkpoints(run.checkpoints)
     for fault in checkpoints.faults:
-        found.findings.append(Finding("checkpoint", fault.path, fault.sentence))
+        found.findings.append(Finding("checkpoint", fault.path, fault.sentence, damaged=fault.damaged))
     found.sound += [f"checkpoint: {good.path}" for good in checkpoints.good]
     found.notes += [
         f"{left}: left by a save that was cut short: goes with the next save" for left in checkpoints.unfinished
     ]
     inputs = _examine_inputs(run, checkpoints, found)
     if inputs is not None:
+        _examine_lost(run, inputs, found)
         _examine_graph(inputs.graph, found)
-        for store in _text_stores(run, checkpoints, inputs):
+        for store in _text_stores(run, checkpoints, inputs, found):
             _examine_text(store, inputs, found)
+    _note_unverified(run, found)
     return found
 
 
@@ -116,7 +140,7 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
     readers: dict[str, Callable[[Path], object]] = {
         "config.yaml": lambda path: read_run(path.parent),
         "whitening.safetensors": Whitening.load,
-        "texts.json": read_json,
+        "texts.json": Texts.load,
         "results.json": lambda path: run.read_results(),
     }
     sums, damaged = read_seals(run.path)
@@ -136,11 +160,44 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
         elif name in sums:
             part = SEALED.get(name, "hashes")
             found.findings.append(Finding(part, path, f"{path}: missing, though {SEALS} has its hash"))
-    for manifest in sorted(run.path.glob(f"*/{MANIFEST}")):
-        with found.reading("adapter" if manifest.parent.name == "adapter" else "file", manifest.parent):
-            _check_directory(manifest.parent)
+    for directory in _with_manifest(run):
+        with found.reading("adapter" if directory == run.path / "adapter" else "file", directory):
+            _check_directory(directory)
     if run.metrics.is_file():
         _examine_metrics(run.metrics, found)
+
+
+def _with_manifest(run: RunDirectory) -> list[Path]:
+    """Directories that describe themselves, at any depth: an adapter, exports."""
+    apart = (run.checkpoints, run.logs)
+    found = [path.parent for path in sorted(run.path.rglob(MANIFEST))]
+    return [path for path in found if path != run.path and not any(path.is_relative_to(other) for other in apart)]
+
+
+def _examine_lost(run: RunDirectory, inputs: Inputs, found: Examination) -> None:
+    """What the inputs name and is not there; a file that is there is looked at by its hash."""
+    adapter = run.path / "adapter"
+    needed = [("whitening", inputs.whitening), ("texts", inputs.texts)]
+    needed += [("adapter", adapter / MANIFEST)] if inputs.texts is not None else []
+    for part, path in needed:
+        known = any(finding.path in (path, adapter) for finding in found.findings if finding.part == part)
+        if path is not None and not path.exists() and not known:
+            found.findings.append(Finding(part, path, f"{path}: missing"))
+
+
+def _note_unverified(run: RunDirectory, found: Examination) -> None:
+    """Files of the run that nothing vouches for: not ours, not read by a command, or a lost hash."""
+    vouched = {run.metrics, run.path / SEALS, run.path / LOCK, *(run.path / name for name in read_seals(run.path)[0])}
+    for directory in _with_manifest(run):
+        with suppress(RecmindError):
+            files = read_json(directory / MANIFEST)["files"]
+            vouched |= {directory / MANIFEST, *(directory / name for name in files)}
+    apart = (run.checkpoints, run.logs)
+    paths = [path for path in sorted(run.path.rglob("*")) if path.is_file() and path.name not in SEALED]
+    left = [path for path in paths if path not in vouched and not any(path.is_relative_to(other) for other in apart)]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        found.notes.append(f"{left[0]}{more}: not verified: nothing has a hash of it, and no command reads it")
 
 
 def _check_directory(directory: Path) -> None:
@@ -181,11 +238,18 @@ def _examine_inputs(run: RunDirectory, checkpoints: CheckpointAudit, found: Exam
     path = run.path / "inputs.json"
     newest = checkpoints.good[0] if checkpoints.good else None
     saved = newest.info.get("inputs") if newest else None
-    trained = newest is not None and Cursor.from_info(newest.info).phase != "warmup"
+    try:
+        trained = newest is not None and Cursor.from_info(newest.info).phase != "warmup"
+    except CheckpointError as error:
+        found.notes.append(str(error))
+        trained = False
     if trained and not path.exists() and all(finding.path != path for finding in found.findings):
         found.findings.append(Finding("inputs", path, f"{path}: missing"))
     if path.exists() and all(finding.path != path for finding in found.findings):
-        return Inputs.from_json(read_json(path))
+        try:
+            return Inputs.from_json(read_json(path))
+        except StoreError as error:  # of an older program, without a hash
+            found.findings.append(Finding("inputs", path, str(error)))
     return Inputs.from_json(saved) if isinstance(saved, dict) else None
 
 
@@ -204,16 +268,17 @@ def _examine_graph(path: Path, found: Examination) -> None:
         _check_has_hash(dataset)
 
 
-def _text_stores(run: RunDirectory, checkpoints: CheckpointAudit, inputs: Inputs) -> list[Path]:
+def _text_stores(run: RunDirectory, checkpoints: CheckpointAudit, inputs: Inputs, found: Examination) -> list[Path]:
     """The store of the run's vectors and, where adapters were trained, that of the untouched model."""
     if inputs.text is None:
         return []
     base: Path | None = None
-    if inputs.texts is not None and (config := settings_of(run, checkpoints)) is not None:
+    if inputs.texts is not None:
         try:
-            base = store_path(config.text, config.cache_dir / config.dataset.name)
-        except RecmindError:  # without the language model nobody knows where its vectors are, nor needs them
-            base = None
+            config = settings_of(run, checkpoints)
+            base = store_path(config.text, config.cache_dir / config.dataset.name) if config is not None else None
+        except RecmindError as error:  # without the language model nobody knows where its vectors are, nor needs them
+            found.notes.append(f"vectors of the untouched model: not looked at: {error}")
     return [path for path in dict.fromkeys((inputs.text, base)) if path is not None]
 
 
@@ -245,4 +310,7 @@ def settings_of_checkpoint(checkpoints: CheckpointAudit) -> RunConfig | None:
     saved = checkpoints.good[0].info.get("config")
     if not isinstance(saved, dict):
         raise CheckpointError(f"{checkpoints.good[0].path}: holds no settings: it is of an older program")
-    return RunConfig.model_validate(saved)
+    try:
+        return RunConfig.model_validate(saved)
+    except ValidationError as error:
+        raise CheckpointError(f"{checkpoints.good[0].path}: its settings are of another program") from error

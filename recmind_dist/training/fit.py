@@ -1,19 +1,19 @@
 """Training from prepared stores to a finished run: texts embedded, warm-up, adapters merged, texts embedded again, joint."""
 
-import json
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.checkpoint.mirror import Mirror, open_mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.checkpoint.retention import remove
 from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.report import Progress, RunDirectory
 from recmind_dist.sampling import held_out_slice
-from recmind_dist.storage import check_seal, content_key, read_json, write_sealed, write_sealed_json
+from recmind_dist.storage import check_seal, content_key, read_json, write_sealed_json
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import (
     EmbedReport,
@@ -162,16 +162,20 @@ def _text_inputs(
     whitening, texts = run.path / "whitening.safetensors", run.path / "texts.json"
     if fresh or not whitening.is_file():
         # fitted once a run, to the untouched model: the projection learns in these coordinates and keeps them
-        store, components = TextStore.open(base.path), config.model.text_components
-        Whitening.fit(store, config.model.text_whitening, dim=components or None).save(whitening)
-    values = {"items": prepared.texts.items, "users": prepared.texts.users}
+        fit_whitening(config, base.path).save(whitening)
     if config.text.lora is not None:
-        write_sealed(texts, json.dumps(values, ensure_ascii=False).encode())
+        prepared.texts.save(texts)
     lora_texts = texts.absolute() if config.text.lora is not None else None
     store_key = TextStore.open(base.path).content_key()
     return Inputs(
         prepared.graph.absolute(), base.path.absolute(), whitening.absolute(), lora_texts, texts_key, store_key
     )
+
+
+def fit_whitening(config: RunConfig, vectors: Path) -> Whitening:
+    """The run's whitening, of the store with the untouched model's vectors."""
+    components = config.model.text_components
+    return Whitening.fit(TextStore.open(vectors), config.model.text_whitening, dim=components or None)
 
 
 def key_of_texts(config: RunConfig, texts: Texts) -> str:
@@ -184,9 +188,11 @@ def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:
     if mirror is not None:
         say(f"--resume never: the checkpoints at {mirror.remote.uri} are removed")
         mirror.clear()
-    if any(run.checkpoints.glob("step-*")):
+    old = attempt_directories(run.checkpoints)
+    if old:
         say(f"--resume never: the checkpoints in {run.checkpoints} are removed")
-        shutil.rmtree(run.checkpoints)
+    for path in old:
+        remove(path)  # its COMMIT first: a kill in the middle leaves no half checkpoint
     run.create()
 
 

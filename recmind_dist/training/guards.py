@@ -54,6 +54,25 @@ def _broken(grad: Tensor) -> Tensor:
     return torch.zeros((), dtype=torch.bool) if torch.isfinite(grad.sum()) else ~torch.isfinite(grad).all()
 
 
+def all_refuse_broken(rows: dict[str, Tensor], dense: dict[str, Tensor], ranks: Ranks, step: int) -> None:
+    """Before a save: an update may overflow though its gradients were finite, and nobody could go on from that.
+
+    Every rank must call.
+
+    Args:
+        rows: this rank's; dense: the same on every rank.
+    Raises:
+        NotFiniteError: on every rank alike; nothing is saved.
+    """
+    broken = next((name for name, value in dense.items() if not torch.isfinite(value).all()), "")
+    # a sum is finite only if all its terms are, and makes no second table as isfinite does
+    lost = sum(not torch.isfinite(value.sum(dtype=torch.float64)) for value in rows.values())
+    told = ranks.all_sum(torch.tensor([float(lost)], device=ranks.device))
+    if broken or told.item():
+        what = broken or "a row of the table or of its optimizer"
+        raise NotFiniteError(f"step {step}: {what} is not finite, nothing saved: {REMEDY}")
+
+
 def all_train_guarded(
     train: Callable[["PreparedStep"], dict[str, float]], step: "PreparedStep", run_dir: Path, ranks: Ranks, phase: str
 ) -> dict[str, float]:

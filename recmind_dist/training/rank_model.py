@@ -1,6 +1,6 @@
 """A rank's share of the model: its table rows, its text rows and a whole dense part; and the vectors they give."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from recmind_dist.parallel import Ranks, ShardedTable
 from recmind_dist.parallel.propagation import FinalVectors, FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import held_out_slice
+from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.owned import OwnedText, degree_feature, initial_rows, load_owned_text, text_scale
 from recmind_dist.training.run_config import RunConfig
@@ -45,13 +46,15 @@ class Inputs:
         return {name: str(value) if value else None for name, value in vars(self).items()}
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> "Inputs":
-        """What `to_json` gave."""
-        graph, text, whitening, texts = (
-            Path(v) if (v := values.get(n)) else None for n in ("graph", "text", "whitening", "texts")
-        )
-        assert graph is not None, "inputs name no graph"
-        return Inputs(graph, text, whitening, texts, values.get("texts_key") or "", values.get("store_key") or "")
+    def from_json(values: Any) -> "Inputs":
+        """What `to_json` gave. Raises StoreError for anything else."""
+        names = [field.name for field in fields(Inputs)]
+        told = [values.get(name) for name in names] if isinstance(values, dict) else []
+        if not told or not told[0] or not all(v is None or (isinstance(v, str) and "\0" not in v) for v in told):
+            raise StoreError(f"inputs.json: not the inputs of a run: {DOCTOR}")
+        graph, text, whitening, texts = (Path(str(value)) if value else None for value in told[:4])
+        assert graph is not None
+        return Inputs(graph, text, whitening, texts, str(told[4] or ""), str(told[5] or ""))
 
 
 def run_identity(config: RunConfig, graph_key: str, texts_key: str) -> dict[str, Any]:

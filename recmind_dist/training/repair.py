@@ -1,6 +1,5 @@
 """Mends what `examine` has found, each part from what it was made of. What cannot be mended stays as it is."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +9,21 @@ from recmind_dist.checkpoint.retention import remove
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.report import RunDirectory
-from recmind_dist.storage import read_json, write_bytes, write_sealed, write_sealed_json
+from recmind_dist.storage import read_json, write_bytes, write_sealed_json
 from recmind_dist.storage.seals import drop_lost_lines, read_seals
-from recmind_dist.text import Texts, TextStore, Whitening, store_path
+from recmind_dist.text import Texts, TextStore, store_path
 from recmind_dist.text.store import META
 from recmind_dist.training.doctor import (
     REMEDIES,
     SEALED,
     Examination,
     Finding,
-    examine,
+    examine_held,
+    held,
     settings_of,
     settings_of_checkpoint,
 )
-from recmind_dist.training.fit import Say, embed, key_of_texts, prepare_texts
+from recmind_dist.training.fit import Say, embed, fit_whitening, key_of_texts, prepare_texts
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.trainer import Trainer
@@ -37,9 +37,9 @@ def repair(path: Path, say: Say = print) -> Examination:
     Raises:
         LockedError: the run is in use. StoreError: `path` is no run directory.
     """
-    found = examine(path)
-    run = RunDirectory(path.absolute())
-    with run.lock():
+    with held(path) as run:
+        found = examine_held(run)
+        run.create()
         for part in REMEDIES:
             damaged = [one for one in found.findings if one.part == part]
             for finding in damaged[:1] if part == "results" else damaged:  # one evaluation writes all of them
@@ -47,11 +47,11 @@ def repair(path: Path, say: Say = print) -> Examination:
                     say(f"{finding.path}: {_Repair(run, say).mend(finding)}")
                 except (RecmindError, OSError) as error:
                     say(f"{finding.path}: not mended: {error}")
-        _drop_lost_lines(run, found)
-        return examine(path)
+        _drop_lost_lines(run)
+        return examine_held(run)
 
 
-def _drop_lost_lines(run: RunDirectory, found: Examination) -> None:
+def _drop_lost_lines(run: RunDirectory) -> None:
     """Not while a file is without its hash: it would pass for one that an older program wrote."""
     sums, damaged = read_seals(run.path)
     lost = damaged or any(not (run.path / name).exists() for name in sums)
@@ -127,15 +127,12 @@ class _Repair:
         if base is None or not base.is_dir():
             raise StoreError(f"{base}: the vectors that it was fitted to are not there: run `recmind embed`")
         before = read_seals(self.run.path)[0].get(finding.path.name, [])
-        Whitening.fit(TextStore.open(base), config.model.text_whitening).save(finding.path)
+        fit_whitening(config, base).save(finding.path)
         same = read_seals(self.run.path)[0][finding.path.name][0] in before
         return "fitted again, the same bytes" if same else "fitted again; its bytes differ from those it had"
 
     def _texts(self, finding: Finding) -> str:
-        texts = self._rendered(self._settings(), self._inputs_now())
-        write_sealed(
-            finding.path, json.dumps({"items": texts.items, "users": texts.users}, ensure_ascii=False).encode()
-        )
+        self._rendered(self._settings(), self._inputs_now()).save(finding.path)
         return "rendered again"
 
     def _checkpoint(self, finding: Finding) -> str:
@@ -143,6 +140,8 @@ class _Repair:
             raise CheckpointError("no other is good, so it stays for people to look at: start over with --resume never")
         if finding.path.is_symlink():
             raise CheckpointError("a symbolic link: take it away yourself")
+        if not finding.damaged:
+            raise CheckpointError("perhaps whole, though this program cannot read it: left alone")
         remove(finding.path)
         return f"removed: the newest good one is {self.checkpoints.good[0].name}, step {self.checkpoints.good[0].step}"
 

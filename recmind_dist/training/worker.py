@@ -1,6 +1,5 @@
 """One rank of a training run: phase after phase, epoch after epoch, saved and validated on the way."""
 
-import json
 import logging
 import math
 import time
@@ -16,7 +15,7 @@ from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_wh
 from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
-from recmind_dist.errors import CheckpointError, TrainingError
+from recmind_dist.errors import CheckpointError
 from recmind_dist.evaluation.ranking import all_evaluate
 from recmind_dist.parallel import Ranks, RowExchange
 from recmind_dist.parallel.engine import make_engine
@@ -26,12 +25,10 @@ from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
 from recmind_dist.sampling import NeighborLoader, Prefetcher, held_out_slice, steps_per_epoch
-from recmind_dist.storage import check_seal
-from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextEncoder, Texts, save_adapter
 from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
-from recmind_dist.training.guards import all_train_guarded
+from recmind_dist.training.guards import all_refuse_broken, all_train_guarded
 from recmind_dist.training.objective import Objective
 from recmind_dist.training.prepared import PreparedStep
 from recmind_dist.training.profile import StepProfile, named
@@ -185,11 +182,8 @@ class Worker:
 
     def _all_save(self, phase: "Phase") -> None:
         dense = all_dense_state(phase.engine, phase.keys)
-        broken = next((name for name, value in dense.items() if not torch.isfinite(value).all()), None)
-        if broken is not None:
-            raise TrainingError(
-                f"step {self.cursor.steps_done}: {broken} is not finite, nothing saved: lower zero.learning_rate"
-            )
+        rows = self.parts.table.rows()
+        all_refuse_broken(rows, dense, self.ranks, self.cursor.steps_done)
         info = {"cursor": self.cursor.to_info(), "score": self.cursor.score, "identity": self.parts.identity}
         info["config"] = self.config.model_dump(mode="json")
         info["inputs"] = (
@@ -198,7 +192,7 @@ class Worker:
         lead = self.ranks.rank == 0
         name = attempt_name(self.cursor.steps_done, self.attempt)
         self._all_report(self.checkpointer.wait())
-        self.checkpointer.save(name, self.parts.table.rows(), dense if lead else None, info if lead else None)
+        self.checkpointer.save(name, rows, dense if lead else None, info if lead else None)
 
     def _all_report(self, committed: list[str]) -> None:
         for name in committed:
@@ -326,11 +320,8 @@ class Phase:
     def _picker(self, fresh: FreshTextEncoder | None) -> FreshTextPicker | None:
         if fresh is None or self.config.text.lora is None or self.worker.parts.inputs.texts is None:
             return None
-        check_seal(self.worker.parts.inputs.texts, DOCTOR)
-        values = json.loads(self.worker.parts.inputs.texts.read_text())
-        return FreshTextPicker(
-            Texts(values["items"], values["users"]), fresh.encoder, self.config.text.lora.texts_per_step
-        )
+        texts = Texts.load(self.worker.parts.inputs.texts)
+        return FreshTextPicker(texts, fresh.encoder, self.config.text.lora.texts_per_step)
 
     def _lr_factor(self, step: int) -> float:
         if not self.joint or self.config.train.schedule == "constant":

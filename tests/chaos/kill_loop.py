@@ -29,6 +29,7 @@ from tests.training_runs import make_inputs
 STEPS_A_KILL = 8  # of the run's length; a kill is drawn up to 9 steps after the start, and some of those are lost
 IN_START = 0.15  # share of the kills while processes start, within START_S
 START_S = 1.5
+FIRST_START_S = 0.5  # where nothing is committed yet
 
 
 @dataclass
@@ -107,7 +108,8 @@ def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.rand
             _note_start(account, committed, metrics.new())
             return account
         moment = "in a start" if committed is None or rng.random() < IN_START else "in training"
-        seen = _wait_for(group, metrics, moment, rng)
+        window_s = FIRST_START_S if committed is None else START_S if moment == "in a start" else 0.0
+        seen = _wait_for(group, metrics, window_s, rng)
         victims = [[0], [1], [0, 1]][rng.integers(3)]
         assert None in group.exit_codes, f"the run ended after {account.kills} of {kills} kills"
         for rank in victims:
@@ -121,10 +123,10 @@ def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.rand
         _note_start(account, committed, seen + metrics.new())
 
 
-def _wait_for(group: Group, metrics: Follower, moment: str, rng: np.random.Generator) -> list[dict[str, object]]:
-    """Waits for the moment of the next kill. Returns the records read meanwhile."""
-    if moment == "in a start":
-        time.sleep(float(rng.uniform(0, START_S)))
+def _wait_for(group: Group, metrics: Follower, window_s: float, rng: np.random.Generator) -> list[dict[str, object]]:
+    """Waits for the moment of the next kill, within `window_s` of the start or some steps on. Returns what was logged."""
+    if window_s:
+        time.sleep(float(rng.uniform(0, window_s)))
         return []
     ahead, delay_s = int(rng.integers(0, 10)), float(rng.uniform(0, 0.06))
     seen: list[dict[str, object]] = []

@@ -25,6 +25,7 @@ from recmind_dist.errors import RecmindError
 from recmind_dist.export import load
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.storage import atomic_directory, write_manifest
 from recmind_dist.text import TextEncoder, Texts, TextStore, load_adapter, plan_shards, store_path
 from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.doctor import examine
@@ -38,6 +39,7 @@ from tests.shop import make_shop, ray_processes, recmind, wait_until_none
 from tests.tiny_language_model import make_bert
 
 CHANGES = ["scaling.num_workers=1", "train.epochs=2", "text.shard_rows=128", "evaluation.ks=[5, 20]"]
+CHANGES += ["model.text_components=24"]  # of 32, so that whitening that is fitted again must know of it
 HARMLESS = (".lock", "logs/*", "*.done.json", "ledger/*.json")
 """What no command reads again: who holds a lock, logs for people, a rank's word to others that COMMIT has made void.
 Of a ledger, the content key of a shard of the untouched model: it only decides whether the shard is embedded again."""
@@ -67,6 +69,9 @@ def all_make_run(home: Path) -> None:
     with trainer.directory.lock():
         fit(config, prepared, lambda line: None, train=train)
         trainer.evaluate()
+    with atomic_directory(config.run_dir / "exports" / "vectors") as export:  # as any writer of such a directory does
+        shutil.copy(config.run_dir / "whitening.safetensors", export / "vectors.safetensors")
+        write_manifest(export, "export", 1, {"made_of": "a test"})
 
 
 def embed_here(config: RunConfig, texts: Texts, adapter: Path | None) -> None:
@@ -162,6 +167,20 @@ def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
     assert not [value for value in before.values() if isinstance(value, RecmindError)]
     harmless, missed = [], []
     files = files_of(home)
+    names = {path.name for path in files}
+    expected = {
+        "config.yaml",
+        "inputs.json",
+        "results.json",
+        "per_user.parquet",
+        "metrics.jsonl",
+        "texts.json",
+        "SHA256SUMS",
+    }
+    expected |= {"whitening.safetensors", "adapter.safetensors", "vectors.safetensors", "COMMIT", "dense.safetensors"}
+    expected |= {"rows-00000.safetensors", "indptr.npy", "interactions.parquet", "store.json", "zarr.json", "0"}
+    assert expected <= names, expected - names
+    assert any(path.parent.name == "ledger" for path in files)
     for path in files:
         size = path.stat().st_size
         for where in (0.5, zlib.crc32(path.name.encode()) / 2**32):  # the middle, and a place drawn from the name

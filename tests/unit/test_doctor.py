@@ -1,8 +1,11 @@
 """What the doctor looks at, part by part: hashes of single files, manifests, ranges of a graph, text stores."""
 
 import contextlib
+import errno
+import hashlib
 import itertools
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +14,22 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
-from recmind_dist.errors import StoreError
+from recmind_dist.checkpoint import CheckpointSettings, attempt_name, find_checkpoint
+from recmind_dist.checkpoint.audit import audit_checkpoints
+from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, attempt_directories
+from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.errors import LockedError, StoreError
 from recmind_dist.graph.audit import audit_graph
-from recmind_dist.storage import check_seal, read_manifest, seals, write_manifest, write_sealed
-from recmind_dist.text import TextStore
+from recmind_dist.storage import check_seal, directory_lock, read_manifest, seals, write_manifest, write_sealed
+from recmind_dist.storage import manifest as manifests
+from recmind_dist.text import Texts, TextStore
 from recmind_dist.text.audit import audit_text_store
+from recmind_dist.training import fit
 from recmind_dist.training.doctor import examine
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.repair import repair
 from tests.graphs import make_graph, random_pairs
 
 
@@ -174,3 +186,127 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
             examine(path)
     assert list((tmp_path / "photos").iterdir()) == []
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory of checkpoints of steps 1, 2 and 3."""
+    settings = CheckpointSettings(keep_last=9)
+    with Checkpointer(tmp_path / "run" / "checkpoints", 0, 1, (0, 3), 3, settings) as one:
+        for step in (1, 2, 3):
+            one.save(attempt_name(step, "abcdefgh"), {"weight": torch.full((3, 2), float(step))}, {}, {"step": step})
+    return tmp_path / "run"
+
+
+def steps_of(run: Path) -> list[int]:
+    return [int(path.name[5:13]) for path in attempt_directories(run / "checkpoints") if (path / COMMIT).exists()]
+
+
+def test_a_run_in_use_is_left_alone(run: Path) -> None:
+    with directory_lock(run):
+        for look in (examine, repair):
+            with pytest.raises(LockedError, match="in use by process"):
+                look(run)
+
+
+def test_what_a_newer_program_wrote_is_named_and_never_removed(run: Path) -> None:
+    newest = attempt_directories(run / "checkpoints")[-1]
+    data = (newest / MANIFEST).read_bytes().replace(b'"schema": 1', b'"schema": 9')
+    (newest / MANIFEST).write_bytes(data)
+    (newest / COMMIT).write_text(hashlib.sha256(data).hexdigest())
+    said: list[str] = []
+    found = repair(run, said.append)
+    assert [finding.part for finding in found.findings] == ["checkpoint"]
+    assert "schema version 9" in found.findings[0].fault
+    assert any("left alone" in line for line in said), said
+    assert steps_of(run) == [1, 2, 3]
+
+
+def test_what_the_disk_will_not_give_is_passed_over_and_not_removed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = attempt_directories(run / "checkpoints")[-1] / DENSE
+
+    def hashed(path: Path) -> str:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(manifests, "sha256_file", hashed)
+    found = find_checkpoint(run / "checkpoints")
+    assert found is not None
+    assert found.step == 2
+    assert f"{bad}: cannot be read (Input/output error)" in caplog.text
+    [fault] = audit_checkpoints(run / "checkpoints").faults
+    assert not fault.damaged
+    repair(run, lambda line: None)
+    assert steps_of(run) == [1, 2, 3]
+    monkeypatch.undo()
+    assert examine(run).findings == []
+
+
+def test_a_damaged_checkpoint_is_removed_and_the_files_of_nobody_are_named(run: Path) -> None:
+    shard = attempt_directories(run / "checkpoints")[0] / DENSE
+    shard.write_bytes(shard.read_bytes() + b" ")
+    (run / "notes.txt").write_text("mine")
+    found = repair(run, lambda line: None)
+    assert found.findings == []
+    assert steps_of(run) == [2, 3]
+    assert any("notes.txt: not verified" in note for note in found.notes), found.notes
+    assert (run / "notes.txt").exists()
+
+
+def test_what_the_inputs_name_and_is_lost_is_found(run: Path) -> None:
+    inputs = Inputs(run / "graph", run / "store", run / "whitening.safetensors", run / "texts.json")
+    seals.write_sealed_json(run / "inputs.json", inputs.to_json())
+    parts = {finding.part for finding in examine(run).findings}
+    assert parts == {"whitening", "texts", "adapter", "graph", "text vectors"}
+
+
+def test_exports_are_verified_at_any_depth(run: Path) -> None:
+    export = run / "exports" / "best"
+    export.mkdir(parents=True)
+    (export / "vectors.bin").write_bytes(b"abc")
+    write_manifest(export, "export", 1, {})
+    assert examine(run).findings == []
+    (export / "vectors.bin").write_bytes(b"abd")
+    [finding] = examine(run).findings
+    assert "vectors.bin: sha256 differs" in finding.fault
+
+
+def test_texts_of_any_length_are_verified(tmp_path: Path) -> None:
+    texts = Texts(["x" * 100] * 200_000, [None, "y"])  # more than a manifest may have
+    texts.save(tmp_path / "texts.json")
+    assert (tmp_path / "texts.json").stat().st_size > manifests.MAX_BYTES
+    assert Texts.load(tmp_path / "texts.json") == texts
+    assert examine(tmp_path).findings == []
+    (tmp_path / "texts.json").write_bytes(b"{}")
+    assert [finding.part for finding in examine(tmp_path).findings] == ["texts"]
+
+
+def test_starting_over_and_being_killed_in_it_leaves_no_half_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(path: Path) -> None:
+        raise Killed
+
+    from recmind_dist.checkpoint import retention
+    from recmind_dist.report import RunDirectory
+
+    monkeypatch.setattr(retention.shutil, "rmtree", dies)
+    with pytest.raises(Killed):
+        fit._start_over(RunDirectory(run), lambda line: None)
+    monkeypatch.undo()
+    assert steps_of(run) == [2, 3]
+    found = find_checkpoint(run / "checkpoints")
+    assert found is not None, "and what is left is whole"
+    fit._start_over(RunDirectory(run), lambda line: None)
+    assert find_checkpoint(run / "checkpoints") is None
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], {}, {"graph": None}, {"graph": 3}, {"graph": "a\0"}, {"graph": "a", "text": []}]
+)
+def test_inputs_that_are_none_are_refused(value: object) -> None:
+    with pytest.raises(StoreError, match="not the inputs of a run"):
+        Inputs.from_json(value)

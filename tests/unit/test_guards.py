@@ -17,7 +17,7 @@ from recmind_dist.parallel.ranks import collective
 from recmind_dist.report import MetricsLog, read_metrics
 from recmind_dist.report.metrics_log import Heartbeat
 from recmind_dist.sampling import Prefetcher, prefetch
-from recmind_dist.training.guards import NotFiniteError, all_finite_losses
+from recmind_dist.training.guards import NotFiniteError, all_finite_losses, all_refuse_broken
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +116,17 @@ def test_what_is_not_finite_is_named(loss: float, row: float, dense: int, named:
     bad = {**terms, "gate": torch.tensor(loss)}
     with pytest.raises(NotFiniteError, match=rf"step 7: not finite \(rank 0: .*{named}\); nothing was updated"):
         all_finite_losses(bad, good + row, torch.tensor(float(dense)), ranks, 7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nothing_that_overflowed_is_saved(value: float) -> None:
+    rows = {"weight": torch.ones(3, 2), "steps": torch.ones(3, dtype=torch.int32)}
+    dense = {"param": torch.ones(2)}
+    all_refuse_broken(rows, dense, Ranks.alone(), 5)
+    broken = {**rows, "weight": torch.tensor([[1.0, value]])}
+    with pytest.raises(
+        NotFiniteError, match="step 5: a row of the table or of its optimizer is not finite, nothing sav"
+    ):
+        all_refuse_broken(broken, dense, Ranks.alone(), 5)
+    with pytest.raises(NotFiniteError, match="step 5: param is not finite, nothing saved"):
+        all_refuse_broken(rows, {"param": torch.tensor([value])}, Ranks.alone(), 5)
