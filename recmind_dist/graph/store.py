@@ -60,6 +60,11 @@ class Graph:
         manifest = read_manifest(path, KIND, SCHEMA)
         if verify:
             verify_manifest(path, manifest)
+        for split in ("valid", "test"):
+            _count(path, manifest, f"num_{split}")
+        for key in ("key", "name", "dataset_key"):
+            if not isinstance(manifest.get(key), str):
+                raise StoreError(f"{path}: the manifest's {key} is {manifest.get(key)!r}: prepare the graph again")
         num_nodes, num_edges = (
             _count(path, manifest, "num_users") + _count(path, manifest, "num_items"),
             _count(path, manifest, "num_edges"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from recmind_dist.errors import TextError
 from recmind_dist.storage import (
@@ -88,16 +89,30 @@ def save_adapter(directory: Path, state: "dict[str, Tensor]", lora: LoraSettings
 
 def load_adapter(directory: Path) -> "tuple[LoraSettings, dict[str, Tensor]]":
     """Settings and tensors of `save_adapter`, verified. Raises TextError if absent or damaged."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    manifest = read_manifest(directory, KIND, SCHEMA, TextError)
+    manifest, lora = _read_manifest(directory)
     verify_manifest(directory, manifest, TextError)
-    return LoraSettings.model_validate(manifest["lora"]), load_file(directory / TENSORS)
+    try:
+        return lora, load_file(directory / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise TextError(f"{directory / TENSORS}: not a safetensors file: the adapter is damaged") from error
 
 
 def adapter_hash(directory: Path) -> str:
     """What the adapter does, as a hash: part of the key of every vector made with it."""
-    return _hash_of(read_manifest(directory, KIND, SCHEMA, TextError))
+    return _hash_of(_read_manifest(directory)[0])
+
+
+def _read_manifest(directory: Path) -> tuple[dict[str, Any], LoraSettings]:
+    manifest = read_manifest(directory, KIND, SCHEMA, TextError)
+    try:
+        lora = LoraSettings.model_validate(manifest["lora"])
+        _hash_of(manifest)
+    except (ValidationError, LookupError, TypeError, ValueError) as error:
+        raise TextError(f"{directory}: its manifest describes no adapter of ours: the adapter is damaged") from error
+    return manifest, lora
 
 
 def _hash_of(manifest: dict[str, Any]) -> str:

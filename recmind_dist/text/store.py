@@ -25,6 +25,7 @@ SIDES = ("items", "users")
 KIND = "text"
 SCHEMA = 1
 META = "store.json"
+MAX_SHARDS = 1 << 18  # a side
 REMEDY = "run `recmind embed`, which makes only this shard again"
 HalfArray = NDArray[np.float16]
 
@@ -54,6 +55,8 @@ class TextStore:
                 f"{path / META}: schema version {meta.get('schema')!r}, this program reads {SCHEMA}: "
                 "use the version that wrote it"
             )
+        if not _is_layout(meta):
+            raise StoreError(f"{path / META}: describes no layout of ours: delete {path} and run `recmind embed`")
         return cls(path, meta)
 
     @classmethod
@@ -106,7 +109,12 @@ class TextStore:
 
     def read(self, side: str, start: int, stop: int) -> HalfArray:
         """Rows [start, stop). Shape: [stop - start, T] float16, NaN where there is no text."""
-        out = np.empty((stop - start, self.dim), dtype=np.float16)
+        try:
+            out = np.empty((stop - start, self.dim), dtype=np.float16)
+        except (MemoryError, ValueError) as error:
+            raise StoreError(
+                f"{self.path}: {stop - start} rows of {side} do not fit in memory: use more workers"
+            ) from error
         for shard in range(start // self.shard_rows, -(-stop // self.shard_rows)):
             first, last = self.shard_range(side, shard)
             low, high = max(first, start), min(last, stop)
@@ -224,8 +232,10 @@ class TextStore:
     def _rows(self, side: str, shard: int, start: int, stop: int) -> HalfArray:
         try:
             return np.asarray(self._array(side)[start:stop], dtype=np.float16)
-        except (ValueError, OSError, RuntimeError, KeyError) as error:
-            raise StoreError(f"{self.path}: shard {shard} of {side} is damaged ({error}): {REMEDY}") from error
+        except StoreError:
+            raise
+        except Exception as error:  # as for _open_array, and whatever its codecs do with damaged bytes
+            raise StoreError(f"{self.path}: shard {shard} of {side} is damaged ({_words(error)}): {REMEDY}") from error
 
     def _array(self, side: str) -> Any:
         if side not in self._arrays:
@@ -244,8 +254,10 @@ class TextStore:
         try:
             # a shard without any text gets a file too, so that a missing file always means a loss
             return zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{path}: not a Zarr array ({error}): delete {self.path}, run `recmind embed`") from error
+        except Exception as error:  # of a damaged zarr.json Zarr raises whatever its constructors do
+            raise StoreError(
+                f"{path}: not a Zarr array ({_words(error)}): delete {self.path}, run `recmind embed`"
+            ) from error
 
     def _create_array(self, side: str) -> None:
         import zarr
@@ -288,6 +300,24 @@ def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise TextError(f"{name}: row {row} is not finite in float16: check text.model and text.dtype")
+
+
+def _is_layout(meta: dict[str, Any]) -> bool:
+    """Whether sizes are numbers that a store can have: a loop over declared shards must end."""
+    rows = meta.get("num_rows")
+    sizes = [meta.get(name) for name in ("dim", "shard_rows", "chunk_rows")]
+    if not isinstance(rows, dict) or set(rows) != set(SIDES) or not isinstance(meta.get("encoder"), dict):
+        return False
+    if any(type(size) is not int or size < 1 for size in sizes) or any(
+        type(n) is not int or n < 0 for n in rows.values()
+    ):
+        return False
+    return all(n <= MAX_SHARDS * int(meta["shard_rows"]) for n in rows.values())
+
+
+def _words(error: Exception) -> str:
+    """An error of another program in one short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _sha256(vectors: HalfArray) -> str:

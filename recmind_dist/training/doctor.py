@@ -190,8 +190,9 @@ def _note_unverified(run: RunDirectory, found: Examination) -> None:
     vouched = {run.metrics, run.path / SEALS, run.path / LOCK, *(run.path / name for name in read_seals(run.path)[0])}
     for directory in _with_manifest(run):
         with suppress(RecmindError):
-            files = read_json(directory / MANIFEST)["files"]
-            vouched |= {directory / MANIFEST, *(directory / name for name in files)}
+            listed = read_json(directory / MANIFEST)
+            files = listed.get("files") if isinstance(listed, dict) else None
+            vouched |= {directory / MANIFEST, *(directory / name for name in files or {} if isinstance(files, dict))}
     apart = (run.checkpoints, run.logs)
     paths = [path for path in sorted(run.path.rglob("*")) if path.is_file() and path.name not in SEALED]
     left = [path for path in paths if path not in vouched and not any(path.is_relative_to(other) for other in apart)]
