@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from recmind_dist import faults
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, step_of
 from recmind_dist.checkpoint.manifest import FileEntry, Manifest, NewerSchemaError, read_commit
+from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import score_of
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.storage import read_json, sha256_file, verify_manifest
@@ -92,11 +93,21 @@ class Mirror:
         Returns:
             Names of the checkpoints that came.
         Raises:
-            CheckpointError: the storage has checkpoints, none of them is good, and none is here either.
+            CheckpointError: the storage has checkpoints, none of them is good, and none is here either; or storage or disk
+                failed on the way, and nothing is here that was not here before.
         """
+        try:
+            return self._pull()
+        except OSError as error:
+            first = (str(error).splitlines() or [""])[0][:300]
+            raise CheckpointError(
+                f"{self.remote.uri}: what is there could not be brought here ({first}): run again when storage and disk are well"
+            ) from error
+
+    def _pull(self) -> list[str]:
         there, faults_found = self._readable_there()
         here = self._readable_here()
-        newest_here = max((manifest.sequence for manifest in here.values()), default=0)
+        newest_here = self._newest_good_here()
         pulled = []
         for name in sorted(there, key=lambda name: there[name].sequence, reverse=True):
             if there[name].sequence <= newest_here:
@@ -187,6 +198,16 @@ class Mirror:
             except CheckpointError as error:
                 log.warning("%s", error)
         return here
+
+    def _newest_good_here(self) -> int:
+        """Sequence of the newest checkpoint here whose files are what was written: a damaged one must not keep a good one off."""
+        try:
+            found = find_checkpoint(self.run / CHECKPOINTS)
+        except NewerSchemaError:
+            raise
+        except CheckpointError:
+            return 0
+        return found.manifest.sequence if found else 0
 
     def _push_file(self, path: Path) -> dict[str, Any]:
         stat = path.stat()

@@ -204,7 +204,9 @@ class Checkpointer:
         """Rank 0: makes the checkpoint exist on shared storage too, if every share is there."""
         if self.mirror is None:
             return None
-        words = [read_json(path / done_file(rank)).get("not_mirrored") for rank in range(self.world_size)]
+        words = [
+            read_json(path / done_file(rank), CheckpointError).get("not_mirrored") for rank in range(self.world_size)
+        ]
         if (fault := next((word for word in [not_mirrored, *words] if word), None)) is not None:
             return str(fault)
         try:

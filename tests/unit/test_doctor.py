@@ -295,12 +295,12 @@ def test_starting_over_and_being_killed_in_it_leaves_no_half_checkpoint(
 
     monkeypatch.setattr(retention.shutil, "rmtree", dies)
     with pytest.raises(Killed):
-        fit._start_over(RunDirectory(run), lambda line: None)
+        fit._start_over(RunDirectory(run), None, lambda line: None)
     monkeypatch.undo()
     assert steps_of(run) == [2, 3]
     found = find_checkpoint(run / "checkpoints")
     assert found is not None, "and what is left is whole"
-    fit._start_over(RunDirectory(run), lambda line: None)
+    fit._start_over(RunDirectory(run), None, lambda line: None)
     assert find_checkpoint(run / "checkpoints") is None
 
 
