@@ -20,6 +20,7 @@ from recmind_dist.training.run_config import RunConfig
 from tests.processes import CONTEXT
 
 PHASES = ("warmup", "joint")
+SPEAK_S = 8.0
 Faults = Sequence[dict[str, Any]]
 
 
@@ -62,8 +63,7 @@ class Group:
         deadline = self.started + timeout_s
         while any(code is None for code in self.exit_codes):
             if any(self.exit_codes):
-                # those that have an error of their own to tell get the time for it
-                time.sleep(0.3 if any(code and code < 0 for code in self.exit_codes) else 2.0)
+                self._hear_the_others()
                 break
             if until():
                 return False
@@ -72,6 +72,12 @@ class Group:
         codes = self.exit_codes
         self.end()
         return not any(code != 0 for code in codes)
+
+    def _hear_the_others(self) -> None:
+        """Those that have an error of their own to tell get the time for it; beside one that was killed they have none."""
+        deadline = time.monotonic() + (0.3 if any(code and code < 0 for code in self.exit_codes) else SPEAK_S)
+        while any(code is None for code in self.exit_codes) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def end(self) -> None:
         """Kills whoever is left."""

@@ -123,7 +123,7 @@ def test_row_05_when_the_driver_dies_the_same_command_resumes_the_run(home: Path
 
 def test_row_06_a_rank_that_hangs_is_named_in_time_and_the_workers_start_again(home: Path) -> None:
     fault = {"point": "gradient", "rank": 1, "step": 30, "action": "hang", "once": str(home / "hung")}
-    finished(start(home, "hangs", json.dumps([fault]), timeout_s=15))
+    finished(start(home, "hangs", json.dumps([fault]), timeout_s=25))
     assert (home / "hung").exists()
     warnings = [entry["message"] for entry in read_metrics(home / "hangs" / "metrics.jsonl", "warning")]
     assert any(message.startswith("rank 0 of 2: the sum over ranks failed after ") for message in warnings), warnings

@@ -79,7 +79,7 @@ def test_row_03_a_kill_between_commit_and_report_leaves_the_new_checkpoint(
 
 def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(home: Path, inputs: Inputs, calm: Path) -> None:
     patient = chaos_config(home, "row-06")
-    config = chaos_config(home, "row-06", scaling={"collective_timeout_s": 10})
+    config = chaos_config(home, "row-06", scaling={"collective_timeout_s": 15})
     fault = {"point": "gradient", "rank": 1, "step": 14, "action": "hang", "once": f"{config.run_dir}.hung"}
     first = Group(config, inputs, faults=[fault])
     assert not first.wait()
@@ -92,7 +92,7 @@ def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(home: Pa
 
 
 def test_row_06_a_sampler_thread_that_hangs_is_found_out(home: Path, inputs: Inputs) -> None:
-    config = chaos_config(home, "row-06-sampler", scaling={"collective_timeout_s": 2})
+    config = chaos_config(home, "row-06-sampler", scaling={"collective_timeout_s": 5})
     fault = {"point": "sample", "rank": 0, "step": 4, "action": "hang"}
     group = Group(config, inputs, world_size=1, faults=[fault])
     assert not group.wait()

@@ -25,7 +25,7 @@ def run(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str
     """The launcher with a home of its own. What it runs in the end is `ray start --help`, which starts nothing."""
     env = environment(home, HOME=str(home), **more)
     command = [sys.executable, str(CLUSTER), *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=150, check=False)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def head() -> Iterator[tuple[str, str, Path]]:
             process.terminate()
             for pid in ray_processes(home):
                 os.kill(pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
 
 
 def status(address: str, token: str | None) -> int | None:
     request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -113,10 +113,10 @@ def status(address: str, token: str | None) -> int | None:
         return None
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(290)
 def test_a_head_answers_nobody_without_the_token(head: tuple[str, str, Path]) -> None:
     address, token, home = head
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while (found := status(address, token)) != 200 and time.monotonic() < deadline:
         time.sleep(0.5)
     assert found == 200, (home / "head.log").read_text()

@@ -19,7 +19,7 @@ def audit(*words: str, service: str = NOBODY) -> str:
     """What the command says; it never fails."""
     env = {**os.environ, "RECMIND_OSV": service, "RECMIND_PYPI": service}
     command = [sys.executable, str(AUDIT), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -340,7 +340,7 @@ def limited(program: str, home: Path) -> str:
         f"{start}try:\n    {program}\nexcept RecmindError as error:\n    print('refused:', error)\n",
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=env, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, env=env, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 

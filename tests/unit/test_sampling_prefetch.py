@@ -43,7 +43,7 @@ def test_it_works_at_most_depth_ahead_and_leaving_early_ends_it() -> None:
     steps = Prefetcher(source(), 3)
     iterator = iter(steps)
     assert next(iterator) == 0
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(made) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
@@ -56,16 +56,17 @@ def test_it_works_at_most_depth_ahead_and_leaving_early_ends_it() -> None:
 def test_waiting_is_counted(depth: int) -> None:
     def slow() -> Iterator[int]:
         for k in range(3):
-            time.sleep(0.1)
+            time.sleep(0.3)
             yield k
 
     steps = Prefetcher(slow(), depth)
+    start = time.monotonic()
     list(steps)
-    assert 0.25 < steps.stall_s < 2.0
+    assert 0.8 < steps.stall_s <= time.monotonic() - start
     fast = Prefetcher(iter(range(3)), depth)
     for _ in fast:
         time.sleep(0.1)
-    assert fast.stall_s < 0.2
+    assert fast.stall_s < steps.stall_s
 
 
 def test_a_closed_prefetcher_says_so_instead_of_waiting_for_ever() -> None:
