@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from recmind_dist.fetch_ahead import prefetch
 from recmind_dist.types import FloatArray, Int32Array, IntArray
 
 AHEAD = 16
@@ -105,11 +105,9 @@ def _gather_sum_code(context, builder, signature, arguments):  # type: ignore[no
     builder.cbranch(builder.icmp_signed("<", start, stop), loop, done)
     builder.position_at_end(loop)
     edge, total = builder.phi(int64), builder.phi(vector)
-    fetch_type = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), int32, int32, int32])
-    fetch = cgutils.get_or_insert_function(builder.module, fetch_type, "llvm.prefetch.p0i8")
     ahead = row(builder.add(edge, int64(AHEAD)))
     for line in range(0, 4 * width, _LINE_BYTES):
-        builder.call(fetch, [builder.gep(ahead, [int64(line)]), int32(0), int32(3), int32(1)])
+        prefetch(builder, builder.gep(ahead, [int64(line)]))
     added = builder.fadd(total, builder.load(builder.bitcast(row(edge), vector.as_pointer()), align=4))
     following = builder.add(edge, int64(1))
     edge.add_incoming(start, before)

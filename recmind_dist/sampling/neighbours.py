@@ -13,10 +13,15 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from recmind_dist.fetch_ahead import fetch_ahead
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import mix64, mix64_pair, stream_key
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges
-from recmind_dist.types import IntArray
+from recmind_dist.types import Int32Array, IntArray
+
+_AT_ONCE = 256
+"""Edges drawn before the first of them is read: what they lead to is on its way meanwhile, all of it at the same time."""
+_NODES_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -103,14 +108,15 @@ class NumbaNeighborSampler:
         step_hidden = self._merged(hidden)
         self._step_slot[step_hidden.nodes] = np.arange(len(step_hidden.nodes), dtype=np.int32)
         cold_nodes = np.fromiter(simulated or {}, np.int64)
+        plays_cold = self._simulated if simulated else self._simulated[:0]
         self._simulated[cold_nodes] = np.fromiter((simulated or {}).values(), np.int32)
         try:
-            return self._sample(seeds.astype(np.int64), key, step_hidden)
+            return self._sample(seeds.astype(np.int64), key, step_hidden, plays_cold)
         finally:
             self._step_slot[step_hidden.nodes] = -1
             self._simulated[cold_nodes] = -1
 
-    def _sample(self, seeds: IntArray, key: int, step_hidden: HiddenEdges) -> SampledHops:
+    def _sample(self, seeds: IntArray, key: int, step_hidden: HiddenEdges, simulated: Int32Array) -> SampledHops:
         graph, n_id, hops = self.graph, seeds.copy(), []
         self._local_of[n_id] = np.arange(len(n_id), dtype=np.int32)
         try:
@@ -118,12 +124,13 @@ class NumbaNeighborSampler:
                 indptr, indices, scale, n_id = _sample_hop(
                     graph.indptr, graph.indices, n_id, fan_out, np.uint64(stream_key(key, "hop", hop)),
                     np.uint64(stream_key(key, "cold")), self._local_of, self._hidden_slot, self._hidden.indptr,
-                    self._hidden.positions, self._step_slot, step_hidden.indptr, step_hidden.positions, self._simulated,
+                    self._hidden.positions, self._step_slot, step_hidden.indptr, step_hidden.positions, simulated,
                 )  # fmt: skip
                 hops.append(Hop.of_arrays(indptr, indices, scale, len(n_id)))
             degree = np.asarray(graph.degree)[n_id]
-            cold = self._simulated[n_id]
-            return SampledHops(n_id, np.where(cold >= 0, cold, degree), hops)
+            if len(simulated):
+                degree = np.where(simulated[n_id] >= 0, simulated[n_id], degree)
+            return SampledHops(n_id, degree, hops)
         finally:
             self._local_of[n_id] = -1
 
@@ -153,30 +160,26 @@ def _sample_hop(  # type: ignore[no-untyped-def]
     always_slot, always_indptr, always_positions, step_slot, step_indptr, step_positions, simulated,
 ):  # fmt: skip
     num_dst = len(n_id)
-    total, widest = 0, np.int64(max(fan_out, 1))
-    for i in range(num_dst):
-        degree = indptr[n_id[i] + 1] - indptr[n_id[i]]
-        total += degree if fan_out < 0 else min(degree, fan_out)
-        widest = max(widest, np.int64(simulated[n_id[i]]))
+    starts, degrees, total, widest = _rows_and_sizes(indptr, n_id, fan_out, simulated)
     out_indptr = np.empty(num_dst + 1, np.int64)
     out = np.empty(total, np.int32)
     scale = np.zeros(num_dst, np.float32)
     nodes = np.empty(min(num_dst + total, len(local_of)), np.int64)
     nodes[:num_dst] = n_id
-    num_nodes, edge = num_dst, 0
-    picked = np.empty(widest, np.int64)  # under fan-out -1 only a node that plays cold is drawn for
+    num_nodes, edge, done = num_dst, 0, 0
+    picked = np.empty(widest, np.int64)
+    places = np.empty(widest + _AT_ONCE, np.int64)  # of edges that are drawn but not yet read
+    address = indices.ctypes.data
     for i in range(num_dst):
         out_indptr[i] = edge
-        v = n_id[i]
-        start, stop = indptr[v], indptr[v + 1]
-        hidden = _hidden_of(v, step_slot, step_indptr, step_positions)
+        v, degree = n_id[i], degrees[i]
+        hidden = _hidden_of(v, step_slot, step_indptr, step_positions) if len(step_positions) else step_positions
         if not len(hidden) and len(always_slot):
             hidden = _hidden_of(v, always_slot, always_indptr, always_positions)
-        degree = stop - start
-        available = degree - len(hidden)
+        population = available = degree - len(hidden)
         want = available if fan_out < 0 else min(fan_out, available)
         draw = mix64_pair(key, v)
-        if simulated[v] >= 0:
+        if len(simulated) and simulated[v] >= 0:
             # a node that plays cold keeps one small neighbourhood for the whole block
             available = min(np.int64(simulated[v]), available)
             want = min(want, available)
@@ -185,11 +188,9 @@ def _sample_hop(  # type: ignore[no-untyped-def]
         if want <= 0:
             continue
         scale[i] = np.float32(available / (want * np.sqrt(np.float64(degree))))
-        population = stop - start - len(hidden)
         for j in range(want):
-            if want == population:
-                position = np.int64(j)
-            else:
+            position = np.int64(j)
+            if want != population:
                 # Floyd: the j-th draw is from one position more than the last; a repeat takes the new position itself
                 top = population - want + j
                 word = mix64(draw + np.uint64(j) * np.uint64(0x9E3779B97F4A7C15))
@@ -201,15 +202,52 @@ def _sample_hop(  # type: ignore[no-untyped-def]
                 picked[j] = position
             if len(hidden):
                 position += _hidden_before(hidden, position)
-            u = indices[start + position]
-            if local_of[u] < 0:
-                local_of[u] = num_nodes
-                nodes[num_nodes] = u
-                num_nodes += 1
-            out[edge] = local_of[u]
+            place = starts[i] + position
+            fetch_ahead(address + 4 * place)
+            places[edge - done] = place
             edge += 1
+        if edge - done >= _AT_ONCE:
+            num_nodes = _name(indices, places, local_of, nodes, num_nodes, out, done, edge)
+            done = edge
+    num_nodes = _name(indices, places, local_of, nodes, num_nodes, out, done, edge)
     out_indptr[num_dst] = edge
-    return out_indptr, out[:edge].copy(), scale, nodes[:num_nodes].copy()
+    return out_indptr, out[:edge], scale, nodes[:num_nodes].copy()
+
+
+@njit(cache=True, nogil=True)
+def _rows_and_sizes(indptr, n_id, fan_out, simulated):  # type: ignore[no-untyped-def]
+    """Where the rows of nodes begin, their degrees, the most edges that they can give, and the most that one can."""
+    starts, degrees = np.empty(len(n_id), np.int64), np.empty(len(n_id), np.int64)
+    total, widest, address = 0, np.int64(max(fan_out, 1)), indptr.ctypes.data
+    for i in range(len(n_id)):
+        if i + _NODES_AHEAD < len(n_id):
+            fetch_ahead(address + 8 * n_id[i + _NODES_AHEAD])
+        start = indptr[n_id[i]]
+        degree = indptr[n_id[i] + 1] - start
+        starts[i], degrees[i] = start, degree
+        total += degree if fan_out < 0 else min(degree, fan_out)
+        widest = max(widest, degree if fan_out < 0 else widest)
+        if len(simulated):
+            widest = max(widest, np.int64(simulated[n_id[i]]))
+    return starts, degrees, total, widest
+
+
+@njit(cache=True, nogil=True)
+def _name(indices, places, local_of, nodes, num_nodes, out, first, last):  # type: ignore[no-untyped-def]
+    """Reads drawn edges and gives local ids to nodes met for the first time, in the order of the draws."""
+    address = local_of.ctypes.data
+    for edge in range(first, last):
+        u = np.int64(indices[places[edge - first]])
+        fetch_ahead(address + 4 * u)
+        out[edge] = u
+    for edge in range(first, last):
+        u = out[edge]
+        if local_of[u] < 0:
+            local_of[u] = num_nodes
+            nodes[num_nodes] = u
+            num_nodes += 1
+        out[edge] = local_of[u]
+    return num_nodes
 
 
 @njit(inline="always", cache=True)

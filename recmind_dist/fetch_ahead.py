@@ -1,0 +1,32 @@
+"""The processor's prefetch, for loops in numba that would wait for one random read after the other."""
+
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def _fetch_ahead(typing, address):  # type: ignore[no-untyped-def]
+    return types.void(types.uintp), _code
+
+
+def _code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    prefetch(builder, builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
+    return context.get_dummy_value()
+
+
+def prefetch(builder: Any, pointer: Any) -> None:
+    """Adds the instruction to code that is written in LLVM's terms: a read, to be kept in all caches, of data."""
+    int32 = ir.IntType(32)
+    shape = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), int32, int32, int32])
+    function = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0i8")
+    builder.call(function, [pointer, int32(0), int32(3), int32(1)])
+
+
+fetch_ahead = intrinsic(_fetch_ahead) if not config.DISABLE_JIT else lambda address: None
+"""fetch_ahead(address) begins to bring the cache line there near: any address will do, nothing is read or changed by it.
+
+Plain Python, in which tests look for writes outside of arrays, has no such thing.
+"""
