@@ -123,21 +123,21 @@ class Graph:
 
     def users_frame(self) -> pl.DataFrame:
         """Row k is user k: id, then its texts (null where there is none)."""
-        return pl.read_parquet(self.path / "users.parquet")
+        return _read_parquet(self.path / "users.parquet")
 
     def items_frame(self) -> pl.DataFrame:
         """Row k is item k, the node U + k: id, then its texts (null where there is none)."""
-        return pl.read_parquet(self.path / "items.parquet")
+        return _read_parquet(self.path / "items.parquet")
 
     @cached_property
     def user_ids(self) -> pl.Series:
         """External ids of the users, in node order. Read on first use."""
-        return pl.read_parquet(self.path / "users.parquet", columns=["id"]).get_column("id")
+        return _read_parquet(self.path / "users.parquet", ["id"]).get_column("id")
 
     @cached_property
     def item_ids(self) -> pl.Series:
         """External ids of the items, in node order. Read on first use."""
-        return pl.read_parquet(self.path / "items.parquet", columns=["id"]).get_column("id")
+        return _read_parquet(self.path / "items.parquet", ["id"]).get_column("id")
 
     def user_index(self, external_id: str | int) -> NodeId:
         """The node of a user. Raises DataError, with an example of an id, for a user that is not in the graph."""
@@ -155,6 +155,14 @@ def _count(path: Path, manifest: dict[str, Any], key: str) -> int:
     if not isinstance(value, int) or value < 0:
         raise StoreError(f"{path}: the manifest's {key} is {value!r}: prepare the graph again")
     return value
+
+
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, columns=columns)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        first = (str(error).splitlines() or [""])[0][:120]
+        raise StoreError(f"{path}: cannot be read ({first}): prepare the graph again") from error
 
 
 def _map(path: Path, dtype: type[np.generic], length: int | None) -> NDArray[Any]:

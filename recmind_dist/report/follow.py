@@ -1,6 +1,5 @@
 """A person's view of training: progress drawn from metrics.jsonl as the workers write it."""
 
-import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recmind_dist.report.metrics_log import parse_line
 from recmind_dist.report.progress import Progress
 
 
@@ -39,19 +39,12 @@ def _follow(metrics: Path, offset: int, stop: threading.Event, every_s: float) -
             offset += len(data)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                view.show(_parsed(line))
+                # a line torn by a killed writer: read_metrics says so to whoever reads the file
+                view.show(parse_line(line) or {})
         if last_look:
             view.close()
             return
         stop.wait(every_s)
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}  # a line torn by a killed writer: read_metrics says so to whoever reads the file
-    return value if isinstance(value, dict) else {}
 
 
 class _View:

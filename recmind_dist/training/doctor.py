@@ -156,7 +156,7 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
                 if name in readers:
                     readers[name](path)
             if name not in sums and not damaged:
-                found.notes.append(f"{path}: has no hash in {SEALS}: written by an older program")
+                _examine_unsealed(run, name, found)
         elif name in sums:
             part = SEALED.get(name, "hashes")
             found.findings.append(Finding(part, path, f"{path}: missing, though {SEALS} has its hash"))
@@ -165,6 +165,21 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
             _check_directory(directory)
     if run.metrics.is_file():
         _examine_metrics(run.metrics, found)
+
+
+def _examine_unsealed(run: RunDirectory, name: str, found: Examination) -> None:
+    """A file without a hash: an older program's, or, in a run that this one began, one whose hash was lost."""
+    path = run.path / name
+    first = b""
+    if run.metrics.is_file():
+        with run.metrics.open("rb") as file:
+            first = file.readline(1 << 20)
+    if has_crc(first):
+        found.findings.append(
+            Finding(SEALED[name], path, f"{path}: its hash is lost from {SEALS}: nobody can vouch for it")
+        )
+    else:
+        found.notes.append(f"{path}: has no hash in {SEALS}: written by an older program")
 
 
 def _with_manifest(run: RunDirectory) -> list[Path]:
@@ -223,9 +238,12 @@ def _check_has_hash(directory: Path) -> None:
 
 def _examine_metrics(path: Path, found: Examination) -> None:
     lines = path.read_bytes().split(b"\n")
-    sealed = any(map(has_crc, lines))
+    # an older program's lines, which have no CRC, stand before the first that has one
+    sealed_from = next((n for n, line in enumerate(lines, 1) if has_crc(line)), len(lines) + 1)
     bad = [
-        n for n, line in enumerate(lines, 1) if line.strip() and (parse_line(line) is None or has_crc(line) < sealed)
+        n
+        for n, line in enumerate(lines, 1)
+        if line.strip() and (parse_line(line) is None or (n > sealed_from and not has_crc(line)))
     ]
     if bad:
         fault = f"{path}:{bad[0]}: cut short or damaged" + (f", and {len(bad) - 1} more lines" if len(bad) > 1 else "")

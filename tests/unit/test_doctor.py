@@ -22,6 +22,7 @@ from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, attempt_dire
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import LockedError, StoreError
 from recmind_dist.graph.audit import audit_graph
+from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.storage import check_seal, directory_lock, read_manifest, seals, write_manifest, write_sealed
 from recmind_dist.storage import manifest as manifests
 from recmind_dist.text import Texts, TextStore
@@ -291,7 +292,6 @@ def test_starting_over_and_being_killed_in_it_leaves_no_half_checkpoint(
         raise Killed
 
     from recmind_dist.checkpoint import retention
-    from recmind_dist.report import RunDirectory
 
     monkeypatch.setattr(retention.shutil, "rmtree", dies)
     with pytest.raises(Killed):
@@ -310,3 +310,33 @@ def test_starting_over_and_being_killed_in_it_leaves_no_half_checkpoint(
 def test_inputs_that_are_none_are_refused(value: object) -> None:
     with pytest.raises(StoreError, match="not the inputs of a run"):
         Inputs.from_json(value)
+
+
+def test_an_older_programs_lines_of_the_log_are_sound_and_stay(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"kind": "step", "loss": 2.0}\n' * 3)
+    with MetricsLog(path) as log:
+        log.log("step", loss=1.0)
+        log.log("step", loss=0.5)
+    assert examine(tmp_path).findings == []
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind": "step", "loss": 0.1}\n')
+    [finding] = examine(tmp_path).findings
+    assert finding.detail == (("line", 6),)
+    repair(tmp_path, lambda line: None)
+    assert path.read_bytes() == whole
+
+
+def test_a_lost_hash_is_damage_in_a_run_that_began_with_hashes(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    Texts(["a"], []).save(tmp_path / "texts.json")
+    assert examine(tmp_path).findings == []
+    (tmp_path / "SHA256SUMS").unlink()
+    found = examine(tmp_path)
+    assert found.findings == []
+    assert any("written by an older program" in note for note in found.notes)
+    with MetricsLog(run.metrics) as log:
+        log.log("start", epoch=0)
+    [finding] = examine(tmp_path).findings
+    assert finding.part == "texts"
+    assert "its hash is lost from SHA256SUMS" in finding.fault
