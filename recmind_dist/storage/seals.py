@@ -78,7 +78,11 @@ def check_seal(path: Path, remedy: str, error: type[RecmindError] = StoreError) 
     """
     sums, damaged = read_seals(path.parent)
     if path.name in sums:
-        if sha256_file(path) not in sums[path.name]:
+        try:
+            found = sha256_file(path)
+        except OSError as cause:
+            raise error(f"{path}: cannot be read ({cause.strerror}): {remedy}") from cause
+        if found not in sums[path.name]:
             raise error(f"{path}: sha256 differs from {NAME}: the file is damaged or was edited: {remedy}")
         return
     # a flipped bit in a name makes a line of a file that is not there, and leaves one file without a line

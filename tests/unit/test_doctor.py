@@ -53,6 +53,17 @@ def test_a_sealed_file_that_was_changed_is_refused_with_the_remedy(tmp_path: Pat
         check_seal(path, "mend it")
 
 
+def test_a_sealed_file_that_is_lost_or_no_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_sealed(path, b"seed: 1\n")
+    path.unlink()
+    with pytest.raises(StoreError, match=r"config\.yaml: cannot be read \(No such file or directory\): mend it"):
+        check_seal(path, "mend it")
+    path.mkdir()
+    with pytest.raises(StoreError, match=r"config\.yaml: cannot be read \(Is a directory\): mend it"):
+        check_seal(path, "mend it")
+
+
 def test_the_hashes_are_what_sha256sum_reads(tmp_path: Path) -> None:
     for name in ("config.yaml", "results.json", "config.yaml"):
         write_sealed(tmp_path / name, name.encode())
