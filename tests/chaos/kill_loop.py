@@ -3,9 +3,9 @@
     python -m tests.chaos.kill_loop --kills 200 --seed 0
 
 Moments are drawn from the seed: while the workers start, or some steps and milliseconds after they went on; rank 0, rank 1
-or both. The run saves itself before its first step. The first kills fall into starts until that COMMIT is there: before it
-there is nothing to go on from, so those starts are counted apart and must begin at step 0; all others must go on from the
-newest COMMIT. One that did not, or that began at step 0 though a later COMMIT was there, is a restart from zero.
+or both. The run saves itself before its first step. The first kills, up to one in twenty, come before that COMMIT: there is
+nothing to go on from yet, so those are counted apart, and the starts after them must begin at step 0. All others must go on
+from the newest COMMIT. One that did not, or that began at step 0 though a later COMMIT was there, is a restart from zero.
 """
 
 import argparse
@@ -29,7 +29,10 @@ from tests.training_runs import make_inputs
 STEPS_A_KILL = 8  # of the run's length; a kill is drawn up to 9 steps after the start, and some of those are lost
 IN_START = 0.15  # share of the kills while processes start, within START_S
 START_S = 1.5
-FIRST_START_S = 0.5  # where nothing is committed yet
+EARLY, EARLY_S = (
+    0.05,
+    0.5,
+)  # share of the kills, at most, that come before anything is committed; within EARLY_S of a start
 
 
 @dataclass
@@ -107,8 +110,9 @@ def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.rand
             assert group.wait(timeout_s=900), [group.error(rank) for rank in (0, 1)]
             _note_start(account, committed, metrics.new())
             return account
-        moment = "in a start" if committed is None or rng.random() < IN_START else "in training"
-        window_s = FIRST_START_S if committed is None else START_S if moment == "in a start" else 0.0
+        early = committed is None and account.newest["none"] < EARLY * kills
+        moment = "in a start" if early or rng.random() < IN_START else "in training"
+        window_s = EARLY_S if early else START_S if moment == "in a start" else 0.0
         seen = _wait_for(group, metrics, window_s, rng)
         victims = [[0], [1], [0, 1]][rng.integers(3)]
         assert None in group.exit_codes, f"the run ended after {account.kills} of {kills} kills"
