@@ -129,6 +129,7 @@ def test_row_09_where_nothing_good_is_left_the_command_fails_and_names_the_file(
         ),
         (b'{"kind": "checkpoint", "schema": "x"}', "schema version 'x', this program reads 1"),
     ],
+    ids=["garbage", "newer", "no number"],
 )
 def test_row_10_a_garbage_or_newer_manifest_is_refused_by_its_schema_version(
     shop: Shop, manifest: bytes, sentence: str
@@ -195,7 +196,11 @@ def test_row_19_ten_thousand_malformed_rows_are_quarantined_by_line_or_an_error_
     assert sorted(lines) == [row + 2 for row in sorted(bad)]
 
 
-@pytest.mark.parametrize("text", ["model: !!python/object/apply:os.system ['touch owned']", "a: &x [*x]", "a: !x 1"])
+@pytest.mark.parametrize(
+    "text",
+    ["model: !!python/object/apply:os.system ['touch owned']", "a: &x [*x]", "a: !x 1"],
+    ids=["code", "anchor", "tag"],
+)
 def test_row_20_hostile_yaml_is_refused_and_runs_nothing(shop: Shop, text: str) -> None:
     (shop.home / "hostile.yaml").write_text((shop.home / "shop.yaml").read_text() + text + "\n")
     said = shop.fails("validate", "hostile.yaml")
