@@ -85,7 +85,7 @@ class RunConfig(Settings):
 
     @property
     def propagates_fully(self) -> bool:
-        """Whether training propagates the whole graph, not sampled blocks."""
+        """Whether training propagates the whole graph, not sampled blocks; nobody asks before `auto` is decided."""
         return self.sampler.propagation == "full"
 
     @property
@@ -140,12 +140,13 @@ class RunConfig(Settings):
         gate, text = self.model.gate, self.model.use_text
         init = text and self.model.init != "normal"
         full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
+        may_be_full = self.sampler.propagation != "sampled"
         return [
             (self.train.batch_of == "users" and self.sampler.hide_batch_edges,
              "train.batch_of: users would hide all edges of a batch's users: set sampler.hide_batch_edges: false"),
             (not full and self.loss.contrast.kind != "none", "loss.contrast needs sampler.propagation: full"),
             (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
-            (full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
+            (may_be_full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
             (gate_kind and not text, "model.readout: mix needs model.use_text"),
             (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
             (self.model.text_layers > layers, f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}"),
