@@ -204,7 +204,8 @@ class NoDense:
 
     def all_backward(self, loss: Tensor) -> None:
         """As `DenseEngine.all_backward`, with its scale."""
-        (loss * dist.get_world_size()).backward()  # type: ignore[no-untyped-call]
+        world_size = dist.get_world_size() if dist.is_initialized() else 1  # a rank alone needs no group for this
+        (loss * world_size).backward()  # type: ignore[no-untyped-call]
 
     def broken_gradients(self) -> Tensor:
         """None."""

@@ -17,10 +17,12 @@ from torch import Tensor
 from recmind_dist.graph import Graph
 from recmind_dist.model import GatedLightGCN, MeanOfStates, Views
 from recmind_dist.parallel.exchange import all_gather_rows
+from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.ranks import Ranks
 from recmind_dist.parallel.row_sums import AHEAD, sum_rows
 from recmind_dist.types import IntArray
 
+_FEW = 0.4  # share of the edges below which a hop from some rows first finds their edges
 _RUN = 256  # rows that are measured together, as neighbours in memory
 
 
@@ -130,15 +132,23 @@ class FullPropagation:
                 rows = rows[self.is_user[rows] == (users_first == (layer % 2 == 0))]
                 self._all_hop(w, hidden, rows, rows, w, first, ones, square)
             return w.index_select(0, wanted).mul_(share * root[wanted, None])
-        w, spare = first, (w, self._state("odd", x.shape[1]))
+        w, spare, sources = first, (w, self._state("odd", x.shape[1])), self._few(given)
         for layer in range(num_layers - 1):
             following = spare[layer % 2]
-            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square)
-            w = following
+            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square, sources)
+            w, sources = following, None
         out = x.new_empty(len(wanted), x.shape[1])
         into = torch.arange(len(wanted), device=wanted.device)
-        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale)
+        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale, sources)
         return out
+
+    def _few(self, rows: Tensor) -> Tensor | None:
+        """The rows, where a hop from them alone is worth finding their edges first; None where it is not."""
+        if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or len(rows) == len(self._scale):
+            return None
+        own = rows.numpy()
+        edges = int((self._indptr[own + 1] - self._indptr[own]).sum())
+        return rows if edges < _FEW * int(self._indptr[-1]) else None
 
     def _scaled(self, x: Tensor, given: Tensor) -> Tensor:
         """x / √degree at the rows `given`, zero elsewhere, in the kept array of that name. Shape: [n + 1, D]."""
@@ -153,14 +163,18 @@ class FullPropagation:
         """A kept array whose last row is zero and stays so: hidden edges lead there."""
         rows = len(self._scale) if rows is None else rows
         if (name, dim) not in self._states:
-            self._states[name, dim] = self._scale.new_zeros(rows + 1, dim)
+            self._states[name, dim] = zeros_in_large_pages(rows + 1, dim, self.ranks.device)
         return self._states[name, dim]
 
     def _all_hop(
         self, state: Tensor, hidden: IntArray, rows: Tensor, into: Tensor, out: Tensor, add: Tensor, alpha: Tensor,
-        beta: Tensor,
+        beta: Tensor, sources: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """out[into] = alpha · add + beta · Σ over neighbours of everybody's `state`, at `rows`. Every rank must call."""
+        """out[into] = alpha · add + beta · Σ over neighbours of everybody's `state`, at `rows`. Every rank must call.
+
+        Args:
+            sources: rows outside of which the state is zero, on one rank; None: it may be anything anywhere.
+        """
         x = state
         if self.ranks.world_size > 1:
             x = self._state("everybody", state.shape[1], self._graph.num_nodes)
@@ -173,7 +187,10 @@ class FullPropagation:
         self._indices[hidden] = self._graph.num_nodes  # the row of zeros
         try:
             arrays = (t.numpy() for t in (x, rows, into, out, add, alpha, beta))
-            sum_rows(self._indptr, self._indices, *arrays)
+            edges = self._indptr, self._indices
+            if sources is not None:
+                edges = _edges_to(*edges, sources.numpy(), AHEAD)
+            sum_rows(*edges, *arrays)
         finally:
             self._indices[hidden] = kept
 
@@ -255,7 +272,8 @@ def seconds_an_edge(graph: Graph, nodes: IntArray, dim: int, edges: int) -> floa
     total = int(np.asarray(graph.degree)[nodes].sum())
     runs = np.arange(len(nodes)) // _RUN % max(1, total // max(edges, 1)) == 0
     indptr, indices = _rows_of(graph.indptr, graph.indices, graph.row_of_node, nodes[runs], AHEAD)
-    x, rows = np.ones((graph.num_nodes + 1, dim), np.float32), np.arange(runs.sum())
+    x = zeros_in_large_pages(graph.num_nodes + 1, dim, torch.device("cpu")).fill_(1.0).numpy()
+    rows = np.arange(runs.sum())
     out, scale = np.empty((len(rows), dim), np.float32), np.ones(len(rows), np.float32)
     sum_rows(indptr, indices, x, rows[:_RUN], rows, out, x, scale, scale)  # so that code is loaded
     start = time.perf_counter()
@@ -265,6 +283,27 @@ def seconds_an_edge(graph: Graph, nodes: IntArray, dim: int, edges: int) -> floa
 
 def _or_nothing(edges: IntArray | None) -> IntArray:
     return edges if edges is not None else np.zeros(0, np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _edges_to(indptr, indices, sources, spare):  # type: ignore[no-untyped-def]
+    """Of a symmetric CSR the edges from `sources`, as rows of their destinations."""
+    num_rows = len(indptr) - 1
+    out_indptr = np.zeros(num_rows + 2, np.int64)
+    for v in sources:
+        for e in range(indptr[v], indptr[v + 1]):
+            if indices[e] < num_rows:  # not hidden
+                out_indptr[indices[e] + 2] += 1
+    for v in range(num_rows):
+        out_indptr[v + 2] += out_indptr[v + 1]
+    out = np.zeros(out_indptr[-1] + spare, np.int32)
+    for v in sources:
+        for e in range(indptr[v], indptr[v + 1]):
+            u = indices[e]
+            if u < num_rows:
+                out[out_indptr[u + 1]] = v
+                out_indptr[u + 1] += 1
+    return out_indptr[:-1], out
 
 
 @njit(cache=True, nogil=True)
