@@ -24,4 +24,4 @@ class CheckpointSettings(Settings):
     """Saves in a row that may fail (full disk, lost rank) before training stops."""
 
     wait_s: float = Field(default=600.0, gt=0)
-    """Seconds a save waits for the other ranks' shares before it counts as failed."""
+    """Seconds a save waits for the other ranks' shares, their upload to storage_uri included, before it counts as failed."""
