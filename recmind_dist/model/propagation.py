@@ -12,6 +12,11 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from recmind_dist.fetch_ahead import fetch_ahead
+
+_AHEAD = 16
+"""Rows are fetched for edges so far ahead, instead of waited for one after the other."""
+
 
 class Block(Protocol):
     """One bipartite hop, CSR over local ids (see `sampling.Hop`)."""
@@ -82,9 +87,12 @@ def _sparse(block: Block) -> Tensor:
 def _gather_sum(indptr, indices, dst_scale, src_scale, x):  # type: ignore[no-untyped-def]
     num_dst, dim = len(indptr) - 1, x.shape[1]
     out = np.zeros((num_dst, dim), np.float32)
+    address, stride = x.ctypes.data, 4 * dim
     for v in range(num_dst):
         row = out[v]
         for e in range(indptr[v], indptr[v + 1]):
+            if e + _AHEAD < len(indices):
+                _fetch_row(address, stride, indices[e + _AHEAD])
             u = indices[e]
             scale, source = src_scale[u], x[u]
             for d in range(dim):
@@ -98,9 +106,12 @@ def _gather_sum(indptr, indices, dst_scale, src_scale, x):  # type: ignore[no-un
 def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, num_src):  # type: ignore[no-untyped-def]
     num_dst, dim = len(indptr) - 1, grad.shape[1]
     out = np.zeros((num_src, dim), np.float32)
+    address, stride = out.ctypes.data, 4 * dim
     for v in range(num_dst):
         row, scale = grad[v], dst_scale[v]
         for e in range(indptr[v], indptr[v + 1]):
+            if e + _AHEAD < len(indices):
+                _fetch_row(address, stride, indices[e + _AHEAD])
             target = out[indices[e]]
             for d in range(dim):
                 target[d] += scale * row[d]
@@ -108,3 +119,9 @@ def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, num_src):  # type:
         for d in range(dim):
             out[u, d] *= src_scale[u]
     return out
+
+
+@njit(inline="always", cache=True)
+def _fetch_row(address, stride, row):  # type: ignore[no-untyped-def]
+    for byte in range(0, stride, 64):  # a cache line at a time
+        fetch_ahead(address + stride * np.int64(row) + byte)

@@ -15,7 +15,8 @@ from recmind_dist.types import IntArray
 class PreparedStep:
     """Everything a step needs that can be made ahead, in the prefetching thread.
 
-    Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch; degree features [N];
+    Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch, main_index
+    None where they are in the order of the main batch; degree features [N];
     hidden: positions in the rows of `operator`, which stands for sampled blocks under full propagation.
     """
 
@@ -23,7 +24,7 @@ class PreparedStep:
     main: Batch
     gate: Batch | None
     plan: ExchangePlan
-    main_index: Tensor
+    main_index: Tensor | None
     gate_index: Tensor | None
     main_feature: Tensor
     gate_feature: Tensor | None

@@ -46,9 +46,11 @@ class StepPlanner:
             operator: of the step, under full propagation.
         """
         main, gate, device = batches.main, batches.gate, self._ranks.device
-        wanted = [main.n_id.numpy()] + ([gate.n_id.numpy()] if gate else [])
-        nodes, where = distinct(np.concatenate(wanted), self._graph.num_nodes)
-        index = torch.from_numpy(where).to(device)
+        nodes, main_index, gate_index = main.n_id.numpy(), None, None
+        if gate is not None:
+            nodes, where = distinct(np.concatenate([nodes, gate.n_id.numpy()]), self._graph.num_nodes)
+            index = torch.from_numpy(where).to(device)
+            main_index, gate_index = index[: len(main.n_id)], index[len(main.n_id) :]
         plan = self._exchange.all_plan(np.asarray(self._graph.row_of_node)[nodes])
         stride = anchor_stride(main.global_batch_size, self._anchors)
         return PreparedStep(
@@ -56,8 +58,8 @@ class StepPlanner:
             main=main.to(device),
             gate=gate.to(device) if gate else None,
             plan=plan,
-            main_index=index[: len(main.n_id)],
-            gate_index=index[len(main.n_id) :] if gate else None,
+            main_index=main_index,
+            gate_index=gate_index,
             main_feature=self._feature(main),
             gate_feature=self._feature(gate) if gate else None,
             fresh=self._picker.pick(main, stride) if self._picker else None,

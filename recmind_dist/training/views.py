@@ -52,7 +52,7 @@ class SampledViews:
                 keys = self._views(key_model, step.main, step.main_index, step.main_feature, e_ND, key_ND, "all")
         if step.gate is not None and step.gate_index is not None and step.gate_feature is not None:
             gate_h = self._views(model, step.gate, step.gate_index, step.gate_feature, e_ND, z_ND, "gates").h
-        return StepViews(main, e_ND[step.main_index], gate_h, keys)
+        return StepViews(main, _at(step.main_index, e_ND), gate_h, keys)
 
     def _all_fetch(
         self, model: GatedLightGCN, step: PreparedStep, e_uD: Tensor, text_u: TextRows | None,
@@ -69,12 +69,12 @@ class SampledViews:
         return parts[0], parts[1], parts[2].detach() if len(parts) > 2 else None
 
     def _views(
-        self, model: GatedLightGCN, batch: Batch, index: Tensor, feature: Tensor, e: Tensor, z: Tensor | None,
+        self, model: GatedLightGCN, batch: Batch, index: Tensor | None, feature: Tensor, e: Tensor, z: Tensor | None,
         learn: Learn,
     ) -> Views:  # fmt: skip
         is_user = batch.n_id < self._num_users
-        z_batch = z.index_select(0, index) if z is not None else None
-        views: Views = model(e.index_select(0, index), z_batch, batch.degree, is_user, batch.hops, feature, learn)
+        z_batch = _at(index, z) if z is not None else None
+        views: Views = model(_at(index, e), z_batch, batch.degree, is_user, batch.hops, feature, learn)
         return views
 
 
@@ -174,21 +174,24 @@ class FullViews:
 
         return model.views(e, z, operator.is_user, hops, operator.feature, learn, perturb if noise else None)
 
-    def _all_fetch(self, columns: list[Tensor], step: PreparedStep, index: Tensor) -> list[Tensor]:
+    def _all_fetch(self, columns: list[Tensor], step: PreparedStep, index: Tensor | None) -> list[Tensor]:
         """Rows of these columns, [n, C] each, for a batch's seeds; what is the same tensor travels once."""
         rows = step.plan.local_rows
         wanted = {id(c): c.index_select(0, rows) for c in columns}
         return self._all_fetch_rows([wanted[id(c)] for c in columns], step, index)
 
-    def _all_fetch_rows(self, columns: list[Tensor], step: PreparedStep, index: Tensor) -> list[Tensor]:
+    def _all_fetch_rows(self, columns: list[Tensor], step: PreparedStep, index: Tensor | None) -> list[Tensor]:
         """As `_all_fetch`, of columns that hold the rows of the exchange's plan alone, [u, C] each."""
         distinct = list({id(c): c for c in columns}.values())
         rows = torch.cat(distinct, 1) if len(distinct) > 1 else distinct[0]
-        fetched = self._exchange.all_fetch(rows, step.plan)
-        if step.gate_index is not None:  # otherwise all that is fetched is of the main batch, in its order
-            fetched = fetched.index_select(0, index)
+        fetched = _at(index, self._exchange.all_fetch(rows, step.plan))
         parts = dict(zip(map(id, distinct), torch.split(fetched, [c.shape[1] for c in distinct], dim=1), strict=True))
         return [parts[id(c)] for c in columns]
+
+
+def _at(index: Tensor | None, x: Tensor) -> Tensor:
+    """Rows of x; without an index x itself, which is in their order."""
+    return x if index is None else x.index_select(0, index)
 
 
 def _text_views(model: GatedLightGCN, text: TextRows | None) -> Tensor | None:
