@@ -81,10 +81,11 @@ def bytes_moved(step: Any, num_edges: int, num_layers: int, dim: int) -> float:
     Rows of D floats: forward and backward of each layer read one row an edge and write one a node; the update reads
     gradient, weight and two moments of each row that is touched and writes three back; gather and gradient are one each.
     """
-    row, touched = 4.0 * dim, len(step.rows)
+    row, touched = 4.0 * dim, step.operator.is_user.numel() if step.operator is not None else len(step.rows)
     if step.operator is not None:
-        edges = [2 * num_edges / WORLD] * num_layers
-        nodes = [touched] * num_layers
+        # the last hop forward, the first one backward, concern the batch's rows alone
+        edges = [2 * num_edges / WORLD] * (num_layers - 1) + [float(step.main.degree.sum()) / WORLD]
+        nodes = [touched] * (num_layers - 1) + [len(step.main.n_id)]
     else:
         edges = [len(hop.indices) for hop in step.main.hops]
         nodes = [hop.num_src for hop in step.main.hops]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.parallel import Ranks
+from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.propagation import FullPropagation
 from tests.graphs import make_graph, random_pairs
 
@@ -78,3 +79,12 @@ def test_hidden_edges_are_back_after_a_hop(graph: Graph) -> None:
     whole = operator.hop()(x)
     assert not torch.equal(operator.hop(operator.positions(np.arange(50)))(x), whole)
     assert torch.equal(operator.hop()(x), whole)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 10_000])
+def test_arrays_in_large_pages_are_zeros_that_can_be_written(rows: int) -> None:
+    found = zeros_in_large_pages(rows, 64, torch.device("cpu"))
+    assert found.shape == (rows, 64)
+    assert not found.any()
+    found += 1
+    assert float(found.sum()) == 64 * rows
