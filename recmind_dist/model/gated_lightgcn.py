@@ -31,7 +31,7 @@ class Views:
     """What the model says of the seeds.
 
     Shapes:
-        h: [S, C] final vectors (C is D; 2 D under readout: concat, 2 D + 1 under mix); graph: [S, D] z^G; text: [S, D] z;
+        h: [S, C] final vectors (C is D; 2 D under readout: concat; under mix as `Mix` says); graph: [S, D] z^G; text: [S, D] z;
         gamma: per layer [nodes of that layer, 1]; layers: E^0..E^L of the seeds, [S, D] each.
     """
 
@@ -80,7 +80,11 @@ class GatedLightGCN(nn.Module):
         self.readout_gate = (
             Gate(embedding_dim, settings.gate) if settings.readout == "gate" and self.uses_text else None
         )
-        self.mix = Mix(settings.gate) if settings.readout == "mix" and self.uses_text else None
+        self.mix = (
+            Mix(settings.gate, 2 + settings.content_view, settings.recent_decay > 0)
+            if settings.readout == "mix" and self.uses_text
+            else None
+        )
         self.scale = ItemScale() if settings.item_scale else None
 
     def forward(
@@ -175,9 +179,14 @@ class GatedLightGCN(nn.Module):
         return gamma * x + (1 - gamma) * z, gamma
 
     def read_out(
-        self, graph: Tensor, fused: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all"
-    ) -> Tensor:
-        """Final vectors h from the mean state z^G, the mean fused state and the text view. Shape: [n, D]."""
+        self, graph: Tensor, fused: Tensor, z: Tensor, d: Tensor, is_user: Tensor, learn: Learn = "all",
+        content: Sequence[Tensor] = (), recent: Sequence[Tensor] = (),
+    ) -> Tensor:  # fmt: skip
+        """Final vectors h from the mean state z^G, the mean fused state and the text view. Shape: [n, D].
+
+        Args:
+            content, recent: what `Mix` reads beside graph and text view, by setting.
+        """
         kind = self.settings.readout
         if kind == "fused" or not self.uses_text:
             h = fused
@@ -188,7 +197,7 @@ class GatedLightGCN(nn.Module):
         elif kind == "concat":
             h = torch.cat([graph, z], 1)
         elif self.mix is not None:
-            h = self.mix(graph, z, d, is_user, learn != "embeddings")
+            h = self.mix([graph, z, *content], recent, d, is_user, learn != "embeddings")
         else:
             alpha = (
                 self.settings.alpha

@@ -80,6 +80,11 @@ class ModelSettings(Settings):
     """Hops over which text views are propagated too, at most num_layers: mean of all their states (AlphaRec)."""
     users_have_text: bool = True
     """False: users' text views start from nothing, and come from their items through text_layers."""
+    content_view: bool = False
+    """Under readout: mix, a third view: whitened text vectors as they are, of users the mean of their items'."""
+    recent_decay: float = Field(0.0, ge=0, le=1)
+    """Under readout: mix, users' views are joined by means of their items' views in which an item weighs so much against the
+    next newer one; 0: they are not."""
     text_whitening: Literal["none", "center", "whiten"] = "whiten"
     text_components: int = Field(0, ge=0)
     """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""

@@ -17,10 +17,11 @@ from torch import Tensor
 from recmind_dist.graph import Graph
 from recmind_dist.model import GatedLightGCN, MeanOfStates, Views
 from recmind_dist.parallel.exchange import all_gather_rows
+from recmind_dist.parallel.item_means import ItemMeans, all_content, all_recent
 from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.ranks import Ranks
 from recmind_dist.parallel.row_sums import AHEAD, sum_rows
-from recmind_dist.types import IntArray
+from recmind_dist.types import Int32Array, IntArray
 
 _FEW = 0.4  # share of the edges below which a hop from some rows first finds their edges
 _RUN = 256  # rows that are measured together, as neighbours in memory
@@ -54,6 +55,7 @@ class FullPropagation:
         node_of_row = np.argsort(graph.row_of_node)
         self._own = node_of_row[bounds[ranks.rank] : bounds[ranks.rank + 1]]
         self._indptr, self._indices = _rows_of(graph.indptr, graph.indices, graph.row_of_node, self._own, AHEAD)
+        self._item_means: dict[float, ItemMeans] = {}
         self._states: dict[tuple[str, int], Tensor] = {}  # kept: page faults of a fresh one cost as much as the product
         if absent is not None and len(absent):
             self._indices[self.positions(absent)] = graph.num_nodes
@@ -69,6 +71,17 @@ class FullPropagation:
     def own_nodes(self) -> IntArray:
         """[n] global ids of this rank's rows."""
         return self._own
+
+    @property
+    def edges_of_rows(self) -> tuple[IntArray, Int32Array]:
+        """indptr [n + 1] and rows of the other ends, num_nodes where an edge is absent."""
+        return self._indptr, self._indices
+
+    def item_means(self, decay: float) -> ItemMeans:
+        """Made once."""
+        if decay not in self._item_means:
+            self._item_means[decay] = ItemMeans(self._graph, self, decay)
+        return self._item_means[decay]
 
     def positions(self, edges: IntArray) -> IntArray:
         """Where edges (positions in the user half) stand in this rank's rows, in both directions. Ascending."""
@@ -203,21 +216,31 @@ class FullPropagation:
         )
 
     @torch.no_grad()
-    def all_final_vectors(self, model: GatedLightGCN, e_nD: Tensor, z_nD: Tensor | None) -> FinalVectors:
+    def all_final_vectors(
+        self, model: GatedLightGCN, e_nD: Tensor, z_nD: Tensor | None, text_nT: Tensor | None = None
+    ) -> FinalVectors:
         """Vectors of the current model. Every rank must call.
 
         Args:
-            e_nD: this rank's base rows; z_nD: their text views, None without text.
+            e_nD: this rank's base rows; z_nD: their text views, None without text; text_nT: the text vectors themselves,
+            which a content view is made of.
         """
         if len(model.gates):
             views = model.views(e_nD, z_nD, self.is_user, [self.hop()] * model.num_layers, self.feature)
         else:
             z = z_nD if z_nD is None or model.settings.users_have_text else z_nD[self.items]
             graph, text = model.smoothed(e_nD, z, self.mean())
-            views = Views(model.read_out(graph, graph, text, self.feature, self.is_user), graph, text)
+            decay = model.settings.recent_decay
+            content: list[Tensor] = []
+            recent: list[Tensor] = []
+            if model.settings.content_view and text_nT is not None:
+                content, recent = all_content(self, text_nT, decay)
+            recent = [*all_recent(self, [graph, text], decay), *recent]
+            h = model.read_out(graph, graph, text, self.feature, self.is_user, content=content, recent=recent)
+            views = Views(h, graph, text)
         gates = views.gamma
         if model.mix is not None:
-            gates = [*gates, model.mix.weights(views.graph, self.feature, self.is_user)[0]]
+            gates = [*gates, model.mix.gamma(views.graph, self.feature, self.is_user)]
         everything = all_gather_rows(torch.cat([views.h, *gates], 1), self.counts, self.ranks)
         in_node_order = everything[self.row_of_node.to(everything.device)]
         dim = views.h.shape[1]

@@ -107,7 +107,9 @@ class RankModel:
         """Exact full propagation with the present parameters. Every rank must call."""
         if self._propagation is None:
             self._propagation = self.operator()
-        return self._propagation.all_final_vectors(self.model, self.table.weight, self._text_views())
+        return self._propagation.all_final_vectors(
+            self.model, self.table.weight, self._text_views(), self.text.rows.text if self.text else None
+        )
 
     def operator(self, held_out: BoolArray | None = None) -> FullPropagation:
         """Full propagation without held-out edges, [E]. Items of which edges were withheld count by those that are left."""

@@ -139,6 +139,7 @@ class RunConfig(Settings):
         hops, layers = len(self.sampler.num_neighbors), self.model.num_layers
         gate, text = self.model.gate, self.model.use_text
         init = text and self.model.init != "normal"
+        beside = self.model.content_view or self.model.recent_decay > 0
         full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
         may_be_full = self.sampler.propagation != "sampled"
         return [
@@ -148,6 +149,8 @@ class RunConfig(Settings):
             (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
             (may_be_full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
             (gate_kind and not text, "model.readout: mix needs model.use_text"),
+            (beside and not (gate_kind and full and not gate.enabled and self.loss.contrast.kind == "none"),
+             "model.content_view and recent_decay need readout: mix, sampler.propagation: full, gate.enabled: false, no loss.contrast"),
             (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
             (self.model.text_layers > layers, f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}"),
             (text and not self.model.users_have_text and self.model.text_layers == 0 and self.model.base == "table",

@@ -10,12 +10,18 @@ _PLAIN: dict[str, Any] = {
         "text_layers": 0,
         "users_have_text": True,
         "item_scale": False,
+        "content_view": False,
+        "recent_decay": 0.0,
         "gate": {"enabled": False, "withheld_items": 0.0},
     },
     "alignment": {"weight": 0},
     "train": {"warmup_epochs": 0},
 }
-_UNGATED: dict[str, Any] = {"gate": {"enabled": False, "withheld_items": 0.0}}
+_UNGATED: dict[str, Any] = {
+    "gate": {"enabled": False, "withheld_items": 0.0},
+    "content_view": False,
+    "recent_decay": 0.0,
+}
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

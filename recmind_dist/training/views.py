@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from recmind_dist.model import GatedLightGCN, Learn, LossSettings, TextRows, Views
 from recmind_dist.parallel import RowExchange
+from recmind_dist.parallel.item_means import all_content, all_recent
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.sampling import Batch
@@ -89,6 +90,7 @@ class FullViews:
     def __init__(self, exchange: RowExchange, loss: LossSettings, aligns: bool, seed: int) -> None:
         self._exchange, self._contrast, self._seed = exchange, loss.contrast, seed
         self._needs_views, self._needs_base = aligns, loss.regularization > 0
+        self._content: tuple[FullPropagation, tuple[list[Tensor], list[Tensor]]] | None = None
 
     def all_views(
         self, model: GatedLightGCN, step: PreparedStep, e_nD: Tensor, text_n: TextRows | None,
@@ -136,8 +138,10 @@ class FullViews:
         z = _text_views(model, text_n)
         graph, text = model.smoothed(e_nD, z, operator.mean(step.hidden, rows))
         # mixing gates that learn from held-out edges alone have nothing to say of the main batch
-        h = graph if model.mix is not None and learn == "embeddings" else None
-        h = h if h is not None else model.read_out(graph, graph, text, feature, is_user, learn)
+        h = graph
+        if model.mix is None or learn != "embeddings":
+            content, recent = self._all_beside(model, operator, e_nD, z, text_n, rows)
+            h = model.read_out(graph, graph, text, feature, is_user, learn, content, recent)
         wants_views = self._needs_views or model.mix is not None
         base = e_nD.index_select(0, rows) if self._needs_base else h
         columns = [h, graph, text, base] if wants_views else [h, h, h, base]
@@ -152,10 +156,31 @@ class FullViews:
             with torch.no_grad():  # the readout's gates learn, not what they weigh
                 if step.hidden is not None and len(step.hidden):
                     graph, text = model.smoothed(e_nD, z, operator.mean(rows=rows))
+                content, recent = self._all_beside(model, operator, e_nD, z, text_n, rows)
                 columns = [graph.detach(), text.detach(), feature[:, None], is_user[:, None].to(graph.dtype)]
-                graph, text, feature, is_user = self._all_fetch_rows(columns, step, step.gate_index)
-            gate_h = model.read_out(graph, graph, text, feature[:, 0], is_user[:, 0] > 0, "gates")
+                columns += [*content, *recent]
+                graph, text, feature, is_user, *columns = self._all_fetch_rows(columns, step, step.gate_index)
+            content, recent = columns[: len(content)], columns[len(content) :]
+            gate_h = model.read_out(
+                graph, graph, text, feature[:, 0], is_user[:, 0] > 0, "gates", content=content, recent=recent
+            )
         return StepViews(Views(main[0], main[1], main[2]), main[3], gate_h, keys)
+
+    @torch.no_grad()
+    def _all_beside(
+        self, model: GatedLightGCN, operator: FullPropagation, e_nD: Tensor, z: Tensor | None, text_n: TextRows | None,
+        rows: Tensor,
+    ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+        """Content view and recent means at `rows`, as `Mix` reads them. Every rank must call."""
+        decay = model.settings.recent_decay
+        recent = all_recent(operator, model.smoothed(e_nD, z, operator.mean()), decay) if decay else []
+        content: list[Tensor] = []
+        if model.settings.content_view and text_n is not None:
+            if self._content is None or self._content[0] is not operator:  # it changes with the edges alone
+                self._content = operator, all_content(operator, text_n.text, decay)
+            content, recent_content = self._content[1]
+            recent = [*recent, *recent_content]
+        return [x[rows] for x in content], [x[rows] for x in recent]
 
     def _propagate(
         self, model: GatedLightGCN, step: PreparedStep, e: Tensor, z: Tensor | None, learn: Learn, noise: str | None

@@ -77,3 +77,19 @@ def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_
         ))  # fmt: skip
     assert {"rank", "rank_text", "gate", "contrast"} <= runs[0][-4].keys() | runs[0][0].keys() | runs[0][8].keys()
     assert_same(*runs)
+
+
+@pytest.mark.parametrize("learn_on", ["heldout", "train"])
+def test_content_view_and_recent_means_agree_on_one_and_two_ranks(tmp_path: Path, inputs: Inputs, learn_on: str) -> None:
+    sampler = {"negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
+    gate = {"enabled": False, "heldout_share": 0.3, "learn_on": learn_on}
+    model = {"readout": "mix", "text_layers": 2, "users_have_text": False, "content_view": True, "recent_decay": 0.5}
+    runs = [
+        curve(
+            tmp_path, inputs, f"beside{ranks}", ranks, sampler=sampler, model={**model, "gate": gate},
+            train={"batch_of": "users", "batch_size": 16, "epochs": 3}, alignment={"weight": 0.0},
+        )
+        for ranks in (1, 2)
+    ]  # fmt: skip
+    assert "gate" in runs[0][0]
+    assert_same(*runs)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize
 
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
 from recmind_dist.model.mix import Mix
@@ -24,19 +24,30 @@ def shaken(module: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("degree_input", [True, False])
-def test_an_inner_product_of_mixed_vectors_is_the_weighted_sum_of_cosines(degree_input: bool) -> None:
-    mix = Mix(GateSettings(degree_input=degree_input))
+@pytest.mark.parametrize("recent", [True, False])
+def test_an_inner_product_of_mixed_vectors_is_the_weighted_sum_of_the_views(degree_input: bool, recent: bool) -> None:
+    """Views of other widths, a user's joined by means of her newest items: against the formula, user by user."""
+    mix = Mix(GateSettings(degree_input=degree_input), num_views=3, recent=recent)
     shaken(mix)
-    graph, text = draw(5, DIM), draw(5, DIM, seed=1)
+    views = [draw(5, width, seed=k) for k, width in enumerate((DIM, DIM, 9))]
+    newest = [draw(*view.shape, seed=7 + k) for k, view in enumerate(views)] if recent else []
     d, is_user = torch.linspace(0, 1, 5), torch.tensor([True, True, False, False, False])
-    h = mix(graph, text, d, is_user)
-    gamma, scale, bias = (x[:, 0] for x in mix.weights(graph, d, is_user))
+    h = mix(views, newest, d, is_user)
+    user, item = mix._both(views[0], d, True)
+    gamma = torch.softmax(torch.where(is_user[:, None], user[:, :3], item[:, :3]), 1)
+    assert torch.allclose(mix.gamma(views[0], d, is_user), gamma[:, :1])
     for u in (0, 1):
         for i in (2, 3, 4):
-            by_graph = gamma[u] * gamma[i] * cosine_similarity(graph[u], graph[i], dim=0)
-            by_text = (1 - gamma[u]) * (1 - gamma[i]) * cosine_similarity(text[u], text[i], dim=0)
-            assert torch.isclose(h[u] @ h[i], scale[i] * (by_graph + by_text) + bias[i], atol=1e-5)
-    same = gamma[2:].unique().numel() == 1
+            total = torch.zeros(())
+            for k, view in enumerate(views):
+                towards = normalize(view[u], dim=0)
+                if recent:
+                    rho = torch.sigmoid(user[u, 4 + k])
+                    towards = (1 - rho) * towards + rho * normalize(newest[k][u], dim=0)
+                total = total + gamma[u, k] * gamma[i, k] * towards @ normalize(view[i], dim=0)
+            scale = user[u, 3].exp() * 45 * item[i, 3].exp()
+            assert torch.isclose(h[u] @ h[i], scale * total + item[i, 4], atol=1e-4)
+    same = gamma[2:, 0].unique().numel() == 1
     assert same is not degree_input  # without the degree every item is weighed alike
 
 
@@ -44,7 +55,8 @@ def test_a_resting_mix_passes_gradient_to_its_views_and_takes_none() -> None:
     mix = Mix(GateSettings())
     shaken(mix)
     graph, text = draw(4, DIM).requires_grad_(), draw(4, DIM, seed=1).requires_grad_()
-    mix(graph, text, torch.rand(4), torch.tensor([True, False, False, True]), learn=False).square().sum().backward()
+    is_user = torch.tensor([True, False, False, True])
+    mix([graph, text], [], torch.rand(4), is_user, learn=False).square().sum().backward()
     assert all(p.grad is None for p in mix.parameters())
     assert graph.grad is not None
 
@@ -78,6 +90,6 @@ def test_pair_scores_and_their_gradient_are_those_of_a_gather() -> None:
 def test_a_fixed_gamma_is_everybodys() -> None:
     mix = Mix(GateSettings(fixed=1.0))
     shaken(mix)
-    h = mix(draw(4, DIM), draw(4, DIM, seed=1), torch.rand(4), torch.tensor([True, True, False, False]))
+    h = mix([draw(4, DIM), draw(4, DIM, seed=1)], [], torch.rand(4), torch.tensor([True, True, False, False]))
     assert not h[:, DIM : 2 * DIM].any()
     assert h[:, :DIM].any()
