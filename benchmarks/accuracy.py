@@ -34,6 +34,7 @@ BENCHES = ("gowalla", "yelp", "beauty", "yelp-cold", "beauty-cold")
 METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
 MACRO = (("0", 0, 0), ("1-3", 1, 3), ("4-7", 4, 7), ("8-15", 8, 15), ("16+", 16, 1 << 30))
 OURS = "recmind"
+BASELINES = ("popularity", "graph", "text", "fusion")
 Stored = dict[str, Any]
 
 
@@ -105,13 +106,15 @@ def record_of(path: Path, bench: str) -> Stored:
 
 
 def role_of(config: RunConfig) -> str:
-    """What kind of model the settings make: popularity, graph, text, fusion (both, without gates) or gated."""
+    """What kind of model the settings make: popularity, graph, text, fusion (both, without gates) or gated, which is RecMind
+    and what is left of it without a part: no baseline.
+    """
     model = config.model
     if config.variant == "popularity" or not model.use_text:
         return "popularity" if config.variant == "popularity" else "graph"
-    if model.readout == "text" or getattr(model, "base", "table") == "text":
+    if config.variant == "text_only" or model.readout == "text" or model.base == "text":
         return "text"
-    if model.gate.enabled:
+    if model.gate.enabled or model.readout in ("mix", "gate"):
         return "gated"
     return "graph" if model.readout == "graph" else "fusion"
 
@@ -125,7 +128,7 @@ def figures_of(store: Path = STORE) -> dict[str, float | str | None]:
     figures["gowalla_sampled_over_exact"] = sampled / exact if sampled and exact else None
     for name in ("yelp", "beauty"):
         rivals = _stored_comparisons(store, name)
-        best = {m: _best(rivals, f"users {m}") for m in ("recall@40", "ndcg@40")}
+        best = {m: _best(rivals, f"users {m}", BASELINES) for m in ("recall@40", "ndcg@40")}
         for metric, rival in best.items():
             figures[f"{name}_gain_{metric}"] = rivals[rival][f"users {metric}"]["gain"] if rival else None
         plain = next((m for m in ("lightgcn_bpr", "lightgcn-bpr") if m in rivals), None)
@@ -243,7 +246,7 @@ def _bench_page(bench: str, runs: list[Stored], rivals: dict[str, Stored]) -> li
 
 
 def _comparisons(ours: list[RunDirectory], theirs: list[RunDirectory], bench: str) -> Stored:
-    if len(theirs) == 1 and read_run(theirs[0].path)[1].variant == "popularity":
+    if len(theirs) == 1 and not read_run(theirs[0].path)[1].trains:
         theirs = theirs * len(ours)  # it has no seed: every run would be this one
     found = {f"users {metric}": compare(ours, theirs, metric) for metric in METRICS}
     if bench.endswith("-cold"):

@@ -105,8 +105,8 @@ def train(
     """Trains to the end of the joint phase, going on from the last checkpoint."""
     _check_resume(resume)
     trainer = _trainer(config, overrides)
-    if trainer.config.variant == "popularity":
-        _say("variant popularity has nothing to train")
+    if not trainer.config.trains:
+        _say(f"variant {trainer.config.variant} has nothing to train")
         return
     trainer.fit(resume, allow_mismatch)
     _say(f"trained: at {trainer.config.run_dir}")

@@ -47,7 +47,7 @@ def train_alone(
 
     with run.lock():
         graph = trainer.prepare()
-        if config.variant == "popularity":  # nothing to train: `evaluate` does all
+        if not config.trains:  # nothing to train: `evaluate` does all
             run.write_config(config.model_dump(mode="json"))
             return run
         try:

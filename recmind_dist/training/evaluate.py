@@ -14,11 +14,14 @@ from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.evaluation import gate_statistics
 from recmind_dist.evaluation.ranking import Evaluation, all_evaluate, all_evaluate_popularity
-from recmind_dist.graph import Graph
+from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.parallel import Ranks, all_gather_rows
+from recmind_dist.parallel.item_means import all_content
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.report import RunDirectory
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
+from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.rank_model import Inputs, RankModel
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.state import Cursor
@@ -66,6 +69,27 @@ def all_evaluate_run(
 def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -> dict[str, Any]:
     """The same for the popularity baseline, which needs no training."""
     found = all_evaluate_popularity(Graph.open(graph), "test", config.evaluation, Ranks.alone())
+    return _write_untrained(config, found, run)
+
+
+def evaluate_text_run(config: RunConfig, graph_dir: Path, store: Path, run: RunDirectory) -> dict[str, Any]:
+    """The same for texts alone: items by their whitened vectors, users by the mean of their items', or under
+    model.recent_decay by the mean in which newer ones count more.
+    """
+    graph, ranks = Graph.open(graph_dir), Ranks.alone()
+    texts, components = TextStore.open(store), config.model.text_components
+    whitening = Whitening.fit(texts, config.model.text_whitening, dim=components or None)
+    operator = FullPropagation(graph, row_bounds(graph, 1), ranks, torch.zeros(graph.num_nodes))
+    vectors = torch.zeros(graph.num_nodes, whitening.dim)
+    vectors[graph.num_users :] = torch.from_numpy(whitening.apply("items", texts.read_all("items")))
+    content, recent = all_content(operator, vectors[torch.from_numpy(operator.own_nodes)], config.model.recent_decay)
+    h = torch.where(operator.is_user[:, None], recent[0], content[0]) if recent else content[0]
+    in_node_order = h[operator.row_of_node]
+    found = all_evaluate(in_node_order, graph, "test", config.evaluation, ranks, 0.0)
+    return _write_untrained(config, found, run)
+
+
+def _write_untrained(config: RunConfig, found: Evaluation, run: RunDirectory) -> dict[str, Any]:
     results = _results(config, "test", found, [])
     run.create()
     run.write_config(config.model_dump(mode="json"))

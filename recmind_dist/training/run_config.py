@@ -20,7 +20,7 @@ from recmind_dist.training.variants import VARIANTS, merged
 
 Variant = Literal[
     "recmind", "popularity", "lightgcn", "lightgcn_bpr", "bpr_mf", "simgcl", "xsimgcl", "lightgcn_text", "alpharec",
-    "rlmrec", "llm_only", "late_fusion", "no_alignment", "no_user_alignment", "no_item_alignment", "no_warmup",
+    "rlmrec", "text_only", "llm_only", "late_fusion", "no_alignment", "no_user_alignment", "no_item_alignment", "no_warmup",
     "gate_items_only",
 ]  # fmt: skip
 
@@ -56,6 +56,11 @@ class RunConfig(Settings):
     train: TrainSettings = Field(default_factory=TrainSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to learn; otherwise `evaluate` does all."""
+        return self.variant not in ("popularity", "text_only")
 
     @property
     def heldout_gates(self) -> bool:
@@ -149,8 +154,9 @@ class RunConfig(Settings):
             (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
             (may_be_full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
             (gate_kind and not text, "model.readout: mix needs model.use_text"),
-            (beside and not (gate_kind and full and not gate.enabled and self.loss.contrast.kind == "none"),
-             "model.content_view and recent_decay need readout: mix, sampler.propagation: full, gate.enabled: false, no loss.contrast"),
+            (beside and not (gate_kind and full and not gate.enabled),
+             "model.content_view and recent_decay need readout: mix, sampler.propagation: full, gate.enabled: false"),
+            (beside and self.loss.contrast.kind != "none", "model.content_view and recent_decay need loss.contrast.kind: none"),
             (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
             (self.model.text_layers > layers, f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}"),
             (text and not self.model.users_have_text and self.model.text_layers == 0 and self.model.base == "table",

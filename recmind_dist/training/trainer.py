@@ -8,7 +8,7 @@ from recmind_dist.ingest import fetch, ingest_dataset
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory
 from recmind_dist.text import EmbedReport
-from recmind_dist.training.evaluate import all_evaluate_run, evaluate_popularity_run, read_run
+from recmind_dist.training.evaluate import all_evaluate_run, evaluate_popularity_run, evaluate_text_run, read_run
 from recmind_dist.training.fit import Prepared, Say, embed, fit, prepare_texts, read_inputs, sync_with_storage
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig, load_run_config
@@ -40,7 +40,7 @@ class Trainer:
     def run(self, resume: str = "auto", allow_mismatch: bool = False) -> dict[str, Any]:
         """All stages. Returns the content of results.json."""
         with self.directory.lock():
-            if self.config.variant != "popularity":
+            if self.config.trains:
                 self._fit(resume, allow_mismatch)
             results = self.evaluate()
             sync_with_storage(self.config)
@@ -71,6 +71,11 @@ class Trainer:
         """Test metrics of the best checkpoint, here or on evaluation.num_workers Ray workers; writes results.json."""
         if self.config.variant == "popularity":
             return evaluate_popularity_run(self.config, self.prepare(), self.directory)
+        if self.config.variant == "text_only":
+            prepared = prepare_texts(self.config, self.prepare())
+            assert prepared.texts is not None, "text_only without texts"
+            store = embed(self.config, prepared.texts, None, self.say).path
+            return evaluate_text_run(self.config, prepared.graph, store, self.directory)
         inputs = read_inputs(self.directory)
         if self.config.evaluation.num_workers == 1:
             return all_evaluate_run(self.config, inputs, self.directory, Ranks.alone())

@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": {"use_text": True, "base": "text", "projection_hidden_dim": 256, "users_have_text": False}}),
     "rlmrec": {
         "model": {"use_text": True, "init": "normal", "readout": "graph", **_UNGATED}, "train": {"warmup_epochs": 0}},
+    "text_only": merged(_PLAIN, {"model": {"use_text": True, "users_have_text": False}}),  # nothing is learnt
     "llm_only": {"model": {"readout": "text", **_UNGATED}, "alignment": {"weight": 0}},
     "late_fusion": {"model": {"readout": "alpha", **_UNGATED}},
     # RecMind without one thing
