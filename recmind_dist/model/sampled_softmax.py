@@ -4,6 +4,7 @@ time, while the block is in the cache, and kept as probabilities, which is all t
 Legend: S vectors, C columns, U distinct users, b pairs, M shared negatives.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ _BLOCK_ELEMENTS = 1 << 18  # a megabyte
 
 def sampled_softmax(
     h_SC: Tensor, users: Tensor, user_of_pair: Tensor, positives: Tensor, shared: Tensor, is_positive: Tensor,
-    temperature: float | None, weight: Tensor, total: int,
+    temperature: float | None, weight: Tensor, total: int, stands_for: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """−log of the softmax of cosine / temperature of each pair's positive among shared negatives.
 
@@ -25,11 +26,14 @@ def sampled_softmax(
         h_SC: vectors that the indices point into; users: [U] distinct, and none of `shared`; user_of_pair: [b], places in
         `users`; positives: [b]; shared: [M] distinct negatives of everybody; is_positive: [U, M], shared items that are
         positives of the user: left out; temperature: None takes inner products as they are; weight: [b]; total: pairs of the
-        global batch.
+        global batch; stands_for: items that each of `shared` counts as: with uniform draws, items of the catalogue / M makes
+        the sum an estimate of that over all items.
     Source: arXiv:2201.02327 (sampled softmax for item recommendation).
     """
     indices = users, user_of_pair, positives, shared, is_positive
-    out: Tensor = _SampledSoftmax.apply(h_SC, *indices, temperature, weight / max(total, 1))  # type: ignore[no-untyped-call]
+    out: Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
+        h_SC, *indices, temperature, weight / max(total, 1), math.log(stands_for)
+    )
     return out
 
 
@@ -37,7 +41,7 @@ class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, h: Tensor, users: Tensor, user_of_pair: Tensor, positives: Tensor, shared: Tensor, is_positive: Tensor,
-        temperature: float | None, weight: Tensor,
+        temperature: float | None, weight: Tensor, log_stands_for: float,
     ) -> Tensor:  # fmt: skip
         h = h.detach().contiguous()
         unit, inverse = (h, None) if temperature is None else unit_rows(h)
@@ -46,7 +50,7 @@ class _SampledSoftmax(torch.autograd.Function):
         positive = scale * pair_dots(unit, left, positives)
         h_UC, h_MC = unit.index_select(0, users), unit.index_select(0, shared)
         share_UM, total_U, top_U = _exponentials(scale * h_UC, h_MC, is_positive)
-        negative = (top_U + total_U.log()).index_select(0, user_of_pair)
+        negative = (top_U + total_U.log() + log_stands_for).index_select(0, user_of_pair)
         missed = weight * torch.sigmoid(negative - positive)  # of each pair, what the softmax gives to its negatives
         missed_U = missed.new_zeros(len(users)).scatter_add_(0, user_of_pair, missed)
         missed_U = scale * missed_U / total_U.clamp(min=torch.finfo(total_U.dtype).tiny)
@@ -63,7 +67,7 @@ class _SampledSoftmax(torch.autograd.Function):
         add_pair_gradients(back, unit, left, positives, -missed)
         if ctx.inverse is not None:
             back = through_unit_rows(back, unit, ctx.inverse)
-        return back.mul_(grads[0]), None, None, None, None, None, None, None
+        return back.mul_(grads[0]), None, None, None, None, None, None, None, None
 
 
 def _exponentials(h_UC: Tensor, h_MC: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:

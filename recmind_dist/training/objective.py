@@ -42,12 +42,12 @@ class Objective(nn.Module):
 
     def __init__(
         self, model: GatedLightGCN, fresh_encoder: FreshTextEncoder | None, exchange: RowExchange, ranks: Ranks,
-        loss: LossSettings, alignment: AlignmentSettings, *, num_users: int, heldout_gates: bool, joint: bool,
+        loss: LossSettings, alignment: AlignmentSettings, *, num_users: int, num_items: int, heldout_gates: bool, joint: bool,
         full: bool = False, gate_tail_exponent: float = 0.0, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.fresh_encoder = model, fresh_encoder
-        self._ranks = ranks
+        self._ranks, self._num_items = ranks, num_items
         self.gate_tail_exponent = gate_tail_exponent
         self.loss, self.alignment = loss, alignment
         self.heldout_gates, self.joint = heldout_gates, joint
@@ -79,8 +79,7 @@ class Objective(nn.Module):
         if self.aligns:
             self._all_align(out, views.main, step, views.keys, queues)
         if step.gate is not None and views.gate_h is not None:
-            temperature = None if self.model.mix is not None else self.loss.temperature
-            out.terms["gate"] = self._rank_loss(views.gate_h, step.gate, temperature, self.gate_tail_exponent)
+            out.terms["gate"] = self._gate_loss(views.gate_h, step.gate)
         return tuple(out.terms.values())
 
     def _rank(self, out: Outcome, views: StepViews, step: PreparedStep) -> None:
@@ -117,14 +116,23 @@ class Objective(nn.Module):
         """Whether graph and text views are pulled together at all."""
         return self.model.uses_text and self.alignment.weight > 0 and (self.alignment.users or self.alignment.items)
 
-    def _rank_loss(self, h_SC: Tensor, batch: Batch, temperature: float | None, tail_exponent: float) -> Tensor:
+    def _gate_loss(self, h_SC: Tensor, batch: Batch) -> Tensor:
+        if self.model.mix is None:
+            return self._rank_loss(h_SC, batch, self.loss.temperature, self.gate_tail_exponent)
+        # few negatives would leave the best of a large catalogue unseen, and b_i as if there were none to beat
+        stands_for = max(1.0, self._num_items / max(len(batch.shared_index), 1))
+        return self._rank_loss(h_SC, batch, None, self.gate_tail_exponent, stands_for)
+
+    def _rank_loss(
+        self, h_SC: Tensor, batch: Batch, temperature: float | None, tail_exponent: float, stands_for: float = 1.0
+    ) -> Tensor:
         weight = losses.tail_weights(batch.degree[batch.dst_pos_index], tail_exponent)
         weight = weight * losses.tail_weights(batch.degree[batch.src_index], self.loss.user_exponent)
         total = batch.global_batch_size
         if self.loss.kind == "ssm":
             return losses.sampled_softmax(
                 h_SC, batch.user_index, batch.user_of_pair, batch.dst_pos_index, batch.shared_index, batch.shared_positive,
-                temperature, weight, total,
+                temperature, weight, total, stands_for,
             )  # fmt: skip
         return losses.bpr(h_SC, batch.src_index, batch.dst_pos_index, batch.dst_neg_index, weight, total)
 

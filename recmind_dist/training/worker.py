@@ -254,7 +254,8 @@ class Phase:
         fresh = self._fresh_encoder() if self.adapts else None
         objective = Objective(
             parts.model, fresh, worker.exchange, worker.ranks, config.loss, config.alignment,
-            num_users=parts.graph.num_users, heldout_gates=config.heldout_gates, joint=self.joint, full=config.propagates_fully,
+            num_users=parts.graph.num_users, num_items=parts.graph.num_items,
+            heldout_gates=config.heldout_gates, joint=self.joint, full=config.propagates_fully,
             gate_tail_exponent=config.model.gate.tail_exponent, seed=config.train.seed,
         )  # fmt: skip
         self.keys = (
