@@ -3,6 +3,7 @@
 Legend: n rows of this rank, N nodes, E' edges of this rank's users, C columns.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,12 +43,15 @@ class ItemMeans:
         weight = np.power(decay, newest[row] - time_rank)
         weight /= np.bincount(row, weight, len(own))[row]
         starts = np.r_[0, np.cumsum(np.bincount(row, minlength=len(own)))]
-        matrix = torch.sparse_csr_tensor(
-            torch.from_numpy(starts),
-            torch.from_numpy(item.astype(np.int64)),
-            torch.from_numpy(weight.astype(np.float32)),
-            (len(own), graph.num_nodes),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            matrix = torch.sparse_csr_tensor(
+                torch.from_numpy(starts),
+                torch.from_numpy(item.astype(np.int64)),
+                torch.from_numpy(weight.astype(np.float32)),
+                (len(own), graph.num_nodes),
+                check_invariants=False,
+            )
         self._matrix = matrix.to(operator.feature.device)
 
     @torch.no_grad()
