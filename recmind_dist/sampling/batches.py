@@ -121,14 +121,15 @@ class NeighborLoader:
             teaches: those of them that teach the gates, all by default.
         gate_batch_size: held-out pairs of the global batch a step; 0 for none.
         cold_share: share of the gate batch's items that play cold (degree 0..3).
-        gate_negatives: of the gate batch, where they are others than the main one's.
+        gate_negatives: of the gate batch, where they are others than the main one's; gate_degree: [N] as which nodes count
+            there, by default their training degree.
         seed, rank, world_size: who asks.
     """
 
     def __init__(
         self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *, batch_of: str = "pairs",
         held_out: BoolArray | None = None, teaches: BoolArray | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
-        gate_negatives: NegativeSettings | None = None, seed: int = 0, rank: int = 0, world_size: int = 1,
+        gate_negatives: NegativeSettings | None = None, gate_degree: IntArray | None = None, seed: int = 0, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if batch_size < world_size:
             raise ConfigError(
@@ -144,6 +145,7 @@ class NeighborLoader:
         self._full = settings.propagation == "full"
         self._sampler = None if self._full else make_sampler(graph, settings, hidden)
         self._negatives = NegativeSampler(graph, settings.negatives)
+        self._gate_degree = gate_degree
         self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives)
 
     @property
@@ -175,7 +177,10 @@ class NeighborLoader:
         draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + step * self.gate_batch_size) % count)
         key = stream_key(self.seed, "gate-batch", step)
         edges = self._held_out_edges[draws]
-        return self._batch(edges, key, self._simulated_degrees(edges, key), self._gate_negatives)
+        batch = self._batch(edges, key, self._simulated_degrees(edges, key), self._gate_negatives)
+        if self._gate_degree is None:
+            return batch
+        return replace(batch, degree=torch.from_numpy(self._gate_degree[batch.n_id.numpy()]))
 
     def _simulated_degrees(self, edges: IntArray, key: int) -> dict[int, int]:
         if not self.cold_share:

@@ -15,12 +15,12 @@ from recmind_dist.model import GatedLightGCN
 from recmind_dist.parallel import Ranks, ShardedTable
 from recmind_dist.parallel.propagation import FinalVectors, FullPropagation
 from recmind_dist.randomness import stream_key
-from recmind_dist.sampling import held_out_slice
+from recmind_dist.sampling import edge_endpoints, held_out_slice
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.owned import OwnedText, degree_feature, initial_rows, load_owned_text, text_scale
 from recmind_dist.training.run_config import RunConfig
-from recmind_dist.types import BoolArray
+from recmind_dist.types import BoolArray, IntArray
 
 _BLOCK_ROWS = 65_536
 
@@ -112,16 +112,22 @@ class RankModel:
         )
 
     def operator(self, held_out: BoolArray | None = None) -> FullPropagation:
-        """Full propagation without held-out edges, [E]. Items of which edges were withheld count by those that are left."""
-        degree = np.array(self.graph.degree)
-        feature_base = int(degree.max())
-        if held_out is not None and self.config.model.gate.withheld_items:
-            items = np.asarray(self.graph.indices[: self.graph.num_edges])[held_out]
-            hidden = np.bincount(items, minlength=self.graph.num_nodes)
-            degree = degree - hidden
-        feature = degree_feature(torch.from_numpy(degree), feature_base)
+        """Full propagation without held-out edges, [E], over the degrees of `degrees`."""
+        degree = self.degrees(held_out)
+        feature = degree_feature(torch.from_numpy(degree), int(self.graph.degree.max()))
         absent = np.flatnonzero(held_out) if held_out is not None else None
         return FullPropagation(self.graph, self.bounds, self.ranks, feature, absent, degree)
+
+    def degrees(self, held_out: BoolArray | None = None) -> IntArray:
+        """As which nodes count while edges are held out, [N]: by those that are left where items are withheld or views are
+        mixed, so that what gates learn of a degree is true of it; else by all.
+        """
+        degree: IntArray = np.array(self.graph.degree)
+        model = self.config.model
+        if held_out is not None and (model.gate.withheld_items or model.readout == "mix"):
+            for ends in edge_endpoints(self.graph, np.flatnonzero(held_out)):
+                degree -= np.bincount(ends, minlength=self.graph.num_nodes)
+        return degree
 
     def _text_views(self) -> Tensor | None:
         if self.text is None or self.model.text_view is None:

@@ -318,7 +318,8 @@ class Phase:
             graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out,
             teaches=teaches,
             gate_batch_size=config.gate_batch_size if self.joint and period >= 0 else 0, cold_share=gate.cold_share,
-            gate_negatives=uniform if config.model.readout == "mix" else None, seed=stream_key(seed, self.name), rank=ranks.rank,
+            gate_negatives=uniform if config.model.readout == "mix" else None,
+            gate_degree=parts.degrees(held_out) if config.propagates_fully else None, seed=stream_key(seed, self.name), rank=ranks.rank,
             world_size=ranks.world_size,
         )  # fmt: skip
         return loader, parts.operator(held_out) if config.propagates_fully else None
