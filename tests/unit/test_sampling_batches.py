@@ -134,6 +134,18 @@ def test_a_batch_sees_its_own_edges_only_where_it_may(graph: Graph, hide: bool) 
     assert (seen_own == 0) == hide
 
 
+def test_gate_pairs_count_by_the_degrees_that_the_hidden_edges_leave(graph: Graph) -> None:
+    held_out = held_out_slice(graph, 0.5, 2, 0, 0.3)
+    left = np.array(graph.degree)
+    for ends in edge_endpoints(graph, np.flatnonzero(held_out)):
+        left -= np.bincount(ends, minlength=graph.num_nodes)
+    settings = {"propagation": "full"}
+    for step in loader(graph, sampler=settings, held_out=held_out, gate_batch_size=9, gate_degree=left).batches(0):
+        assert step.gate is not None
+        assert np.array_equal(step.gate.degree.numpy(), left[step.gate.n_id.numpy()])
+        assert np.array_equal(step.main.degree.numpy(), graph.degree[step.main.n_id.numpy()])
+
+
 def test_gate_pairs_are_held_out_and_all_of_them_come(graph: Graph) -> None:
     held_out = held_out_slice(graph, 0.5, 2)
     users, items = edge_endpoints(graph, np.flatnonzero(held_out))
