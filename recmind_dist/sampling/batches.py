@@ -129,7 +129,8 @@ class NeighborLoader:
     def __init__(
         self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *, batch_of: str = "pairs",
         held_out: BoolArray | None = None, teaches: BoolArray | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
-        gate_negatives: NegativeSettings | None = None, gate_degree: IntArray | None = None, seed: int = 0, rank: int = 0, world_size: int = 1,
+        gate_negatives: NegativeSettings | None = None, gate_degree: IntArray | None = None,
+        seed: int = 0, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if batch_size < world_size:
             raise ConfigError(

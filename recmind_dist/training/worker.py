@@ -319,8 +319,8 @@ class Phase:
             teaches=teaches,
             gate_batch_size=config.gate_batch_size if self.joint and period >= 0 else 0, cold_share=gate.cold_share,
             gate_negatives=uniform if config.model.readout == "mix" else None,
-            gate_degree=parts.degrees(held_out) if config.propagates_fully else None, seed=stream_key(seed, self.name), rank=ranks.rank,
-            world_size=ranks.world_size,
+            gate_degree=parts.degrees(held_out) if config.propagates_fully else None,
+            seed=stream_key(seed, self.name), rank=ranks.rank, world_size=ranks.world_size,
         )  # fmt: skip
         return loader, parts.operator(held_out) if config.propagates_fully else None
 
