@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "simgcl": merged(_PLAIN, {"loss": {"contrast": {"kind": "simgcl"}}}),
     "xsimgcl": merged(_PLAIN, {"loss": {"contrast": {"kind": "xsimgcl"}}}),
     # graph and text without gates
-    "lightgcn_text": merged(_PLAIN, {"model": {"use_text": True, "init": "text"}}),
+    "lightgcn_text": merged(_PLAIN, {"model": {"use_text": True, "init": "text_neighbours"}}),
     "alpharec": merged(_PLAIN, {
         "model": {"use_text": True, "base": "text", "projection_hidden_dim": 256, "users_have_text": False}}),
     "rlmrec": {
