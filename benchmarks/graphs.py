@@ -53,14 +53,9 @@ class PowerLaw:
         for split in ("valid", "test"):
             np.save(work / f"{split}_indptr.npy", np.zeros(self.num_users + 1, np.int64))
             np.save(work / f"{split}_indices.npy", np.zeros(0, np.int32))
-        counts = {
-            "num_users": self.num_users,
-            "num_items": self.num_items,
-            "num_edges": self.num_edges,
-            "num_valid": 0,
-            "num_test": 0,
-        }
-        write_manifest(work, KIND, SCHEMA, {"key": self.name, "name": self.name, **counts})
+        counts = {"num_users": self.num_users, "num_items": self.num_items, "num_edges": self.num_edges}
+        counts |= {"num_valid": 0, "num_test": 0}
+        write_manifest(work, KIND, SCHEMA, {"key": self.name, "name": self.name, "dataset_key": self.name, **counts})
 
     def _edges(self) -> tuple[IntArray, IntArray]:
         """Distinct pairs, drawn until there are enough; node numbers are shuffled, as a log's would be."""
