@@ -159,7 +159,7 @@ class RunConfig(Settings):
             (beside and self.loss.contrast.kind != "none", "model.content_view and recent_decay need loss.contrast.kind: none"),
             (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
             (self.model.text_layers > layers, f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}"),
-            (text and not self.model.users_have_text and self.model.text_layers == 0 and self.model.base == "table",
+            (self.views_text and not self.model.users_have_text and self.model.text_layers == 0 and self.model.base == "table",
              "model.users_have_text: false needs model.text_layers of 1 or more: users would have no text view"),
             (self.loss.contrast.kind == "xsimgcl" and self.loss.contrast.layer > layers,
              f"loss.contrast.layer {self.loss.contrast.layer} is above model.num_layers {layers}"),
