@@ -144,7 +144,7 @@ class RunConfig(Settings):
         hops, layers = len(self.sampler.num_neighbors), self.model.num_layers
         gate, text = self.model.gate, self.model.use_text
         init = text and self.model.init != "normal"
-        beside = self.model.content_view or self.model.recent_decay > 0
+        beside = self.trains and (self.model.content_view or self.model.recent_decay > 0)
         full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
         may_be_full = self.sampler.propagation != "sampled"
         return [
