@@ -40,7 +40,7 @@ class Group:
         self._meeting = tempfile.TemporaryDirectory(prefix="group")
         self.started = time.monotonic()
         attempt, home = uuid.uuid4().hex, self._meeting.name
-        how = (json.dumps(list(faults)), resume, allow_mismatch)
+        how = (json.dumps(list(faults)), resume, allow_mismatch, dict(os.environ))
         self.processes = [
             CONTEXT.Process(target=_work, args=(config, inputs, rank, world_size, home, attempt, *how), daemon=True)
             for rank in range(world_size)
@@ -94,8 +94,9 @@ class Group:
 
 def _work(
     config: RunConfig, inputs: Inputs, rank: int, world_size: int, home: str, attempt: str, faults: str, resume: str,
-    allow_mismatch: bool,
+    allow_mismatch: bool, environment: dict[str, str],
 ) -> None:  # fmt: skip
+    os.environ.update(environment)  # the fork server has that of the moment at which the first test needed it
     import logging
 
     import torch.distributed as dist
