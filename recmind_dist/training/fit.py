@@ -76,9 +76,11 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
     jobs, _ = plan_shards(texts, config.text, path, adapter)
     todo = sum(job.num_texts for job in jobs)
     if jobs:
-        from recmind_dist.training.cluster import start_ray
+        from recmind_dist.training.cluster import asked_of_nodes, refuse_unfit_nodes, start_ray
 
         start_ray(config)
+        with asked_of_nodes(config, None) as place:
+            refuse_unfit_nodes(place)
     with Progress("embed", todo, unit="text") as bar:
         found = embed_texts(texts, config.text, cache, adapter, on_progress=lambda done, _: bar.update(done - bar.done))
     say(f"embedded {found.embedded} of {found.total} texts" + (" with the adapter" if adapter else ""))

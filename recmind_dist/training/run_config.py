@@ -1,9 +1,10 @@
 """Everything a run is, in one tree: the settings of all rooms, the variant, and where it keeps its files."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recmind_dist.checkpoint import CheckpointSettings
 from recmind_dist.config import Settings, resolve_settings
@@ -56,6 +57,20 @@ class RunConfig(Settings):
     train: TrainSettings = Field(default_factory=TrainSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @field_validator("run_dir", "cache_dir")
+    @classmethod
+    def _a_directory(cls, value: Path) -> Path:
+        if re.match(r"[a-z][a-z0-9+]*:/", str(value)):  # else a directory named s3: would be made
+            raise ValueError(f"{value}: a mounted directory is needed here: give the URI as storage_uri, beside it")
+        return value
+
+    @field_validator("storage_uri")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        if value and "@" in value.partition("://")[2].partition("?")[0]:
+            raise ValueError("holds a password or key: take it out and give it by the environment")
+        return value
 
     @property
     def heldout_gates(self) -> bool:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from recmind_dist.training.fit import sync_with_storage
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
 from tests.chaos.group import Group, assert_same
+from tests.shop import SIZE, make_shop, ray_processes, recmind
+from tests.tiny_language_model import make_bert
 from tests.training_runs import config_of, make_inputs
 
 PLACES = ("s3", "path")
@@ -265,3 +268,45 @@ def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
     assert found.name in committed(str(tmp_path / "storage"))
     assert Group(again, inputs, resume="must").wait()
     assert_same(again.run_dir, calm)
+
+
+@pytest.fixture
+def ray_home() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="r"))
+    yield directory
+    for process in ray_processes(directory):
+        os.kill(process, signal.SIGKILL)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.timeout(500)
+def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
+    server: Server, tmp_path: Path, ray_home: Path
+) -> None:
+    """Warm-up with adapters, joint phase, results; then neither run directory nor cache are left."""
+    assert recmind(["synth", "synth", *SIZE], tmp_path, ray_home).returncode == 0
+    make_shop(tmp_path)
+    make_bert(tmp_path / "bert")
+    command = ["run", "shop.yaml", f'storage_uri="{server.uri("shop")}"', "train.epochs=1"]
+    refused = recmind([*command, "--resume", "must"], tmp_path, ray_home)
+    assert refused.returncode == 2
+    assert "nothing to resume" in refused.stderr
+    first = recmind(command, tmp_path, ray_home)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "runs" / "shop"
+    results, log = json.loads((run / "results.json").read_text()), (run / "metrics.jsonl").read_bytes()
+    kept = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "cache")
+
+    again = recmind([*command, "--resume", "must"], tmp_path, ray_home)
+    assert again.returncode == 0, again.stderr
+    assert f"{server.uri('shop')}: brought step-" in again.stdout
+    assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(results["metrics"])
+    assert (run / "metrics.jsonl").read_bytes() == log, "nothing was to be trained"
+    assert {path.name: path.read_bytes() for path in (run / "adapter").iterdir()} == kept
+    over = recmind([*command, "--resume", "never", "variant=lightgcn"], tmp_path, ray_home)
+    assert over.returncode == 0, over.stderr
+    assert f"--resume never: the checkpoints at {server.uri('shop')} are removed" in over.stdout
+    steps = {name for name in committed(server.uri("shop")) if name.startswith("step-")}
+    assert steps == {path.name for path in attempt_directories(run / "checkpoints") if (path / COMMIT).exists()}
