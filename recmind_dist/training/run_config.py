@@ -34,8 +34,9 @@ class RunConfig(Settings):
     cache_dir: Path = Path("cache")
     """Where prepared data, graphs and text vectors go; runs on the same data share them."""
     storage_uri: str | None = None
-    """s3://…, gs://… or a path that outlives this machine: committed checkpoints and the run's small files go there too, and a
-    run whose directory is empty or older comes back from there. Variants of `compare` go to `<storage_uri>-<variant>`."""
+    """s3://…, gs://… or a path that outlives this machine: committed checkpoints, the run's small files and text vectors go
+    there too, and a run whose directory is empty or older comes back from there. Variants of `compare` go to
+    `<storage_uri>-<variant>`."""
     variant: Variant = "recmind"
     """A named set of settings, laid over this file."""
     compare: tuple[Variant, ...] = ()

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from recmind_dist.errors import ConfigError
+from recmind_dist.storage import read_json
 from recmind_dist.training.cluster import start_ray
 from recmind_dist.training.place import Place, fault_here, versions
+from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig, load_run_config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -25,6 +27,19 @@ def test_a_node_like_the_driver_is_fit(place: Place) -> None:
     assert fault_here(place) is None
     assert "none" not in versions().values()
     assert fault_here(Place(**place.to_json())) is None
+
+
+def test_a_worker_on_a_node_that_came_later_is_asked_before_it_meets_the_others(place: Place, tmp_path: Path) -> None:
+    from recmind_dist.training.runner import _joined
+
+    refusal = tmp_path / "logs" / "refused.json"
+    order = {
+        "config": config().absolute().model_dump(mode="json"), "inputs": Inputs(tmp_path).to_json(), "refusal": str(refusal),
+        "run_dir": str(tmp_path), "place": replace(place, versions={"torch": "9.9.9"}).to_json(),
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^node \S+ has torch .*, the driver torch 9\.9\.9: install"), _joined(order):
+        raise AssertionError("it was not to get a place")
+    assert read_json(refusal)["error"] == "ConfigError"
 
 
 def test_other_versions_are_named_with_ours(place: Place) -> None:
