@@ -1,8 +1,8 @@
 """A run's committed checkpoints and small files on shared storage, and a run that comes back from there on a new machine.
 
     <storage_uri>/checkpoints/step-…/…   as in the run directory; a prefix without COMMIT does not exist for a reader
-    <storage_uri>/files/<sha256>         the run's small files by content
-    <storage_uri>/files.json             name → bytes and sha256, replaced in one go: the run's files as of the last COMMIT
+    <storage_uri>/files…                 the run's small files as of the last COMMIT (storage/tree.py)
+    <storage_uri>/text/<key>/files…      a store of text vectors, the same way
 
 Each rank uploads its own rows before its word that they are durable; rank 0 the rest: files.json, manifest.json, last COMMIT.
 """
@@ -10,25 +10,24 @@ Each rank uploads its own rows before its word that they are durable; rank 0 the
 import logging
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from recmind_dist import faults
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, step_of
-from recmind_dist.checkpoint.manifest import FileEntry, Manifest, NewerSchemaError, read_commit
+from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_commit
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import score_of
-from recmind_dist.errors import CheckpointError, ConfigError
-from recmind_dist.storage import read_json, sha256_file, verify_manifest
-from recmind_dist.storage.atomic import PARTIAL, json_bytes
+from recmind_dist.errors import CheckpointError, ConfigError, StoreError
+from recmind_dist.storage import verify_manifest
+from recmind_dist.storage.atomic import PARTIAL
 from recmind_dist.storage.remote import Remote
+from recmind_dist.storage.tree import INDEX, Tree
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, FILES, INDEX = "checkpoints", "files", "files.json"
+CHECKPOINTS, TEXT = "checkpoints", "text"
 _NAME = re.compile(r"(adapter/)?[0-9A-Za-z_][0-9A-Za-z_.-]*")
 
 
@@ -38,7 +37,9 @@ class Mirror:
 
     remote: Remote
     run: Path
-    _seen: dict[str, tuple[tuple[int, int], dict[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._files = Tree(self.remote, "", self.run)
 
     @staticmethod
     def of(uri: str | None, run: Path) -> "Mirror | None":
@@ -60,14 +61,30 @@ class Mirror:
     def push_files(self) -> None:
         """The run's small files as they are now; what has not changed is not sent again. Raises OSError."""
         paths = [*self.run.iterdir(), *(self.run / "adapter").glob("*")]
-        entries = {
-            str(path.relative_to(self.run)): self._push_file(path)
-            for path in sorted(paths)
-            if path.is_file() and _NAME.fullmatch(str(path.relative_to(self.run)))
-        }
-        self.remote.write(INDEX, json_bytes(entries))
-        for name in self.remote.names(FILES) - {entry["sha256"] for entry in entries.values()}:
-            self.remote.delete(f"{FILES}/{name}")
+        self._files.push(path for path in paths if path.is_file() and _NAME.fullmatch(str(path.relative_to(self.run))))
+
+    def push_store(self, path: Path) -> None:
+        """Uploads a store of text vectors, what has changed of it. Raises OSError."""
+        files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        Tree(self.remote, f"{TEXT}/{path.name}", path).push(files)
+
+    def pull_store(self, path: Path) -> bool:
+        """Brings a store of text vectors that is not here at all. Returns whether it came.
+
+        Raises:
+            StoreError: the storage fails, or has it damaged.
+        """
+        if path.exists():
+            return False
+        try:
+            Tree(self.remote, f"{TEXT}/{path.name}", path).pull()
+        except FileNotFoundError:
+            shutil.rmtree(path, ignore_errors=True)
+            return False
+        except (OSError, StoreError) as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise StoreError(f"{error}: run again when storage is well, or remove {TEXT}/{path.name} there") from error
+        return True
 
     def sync(self) -> None:
         """Uploads what is committed here and not there, and the run's files. Raises OSError."""
@@ -84,8 +101,7 @@ class Mirror:
     def clear(self) -> None:
         """Removes the run from the storage, COMMITs first."""
         self._prune(set(), 1 << 62)
-        self.remote.delete(INDEX)
-        self.remote.delete_folder(FILES)
+        self._files.clear()
 
     def pull(self) -> list[str]:
         """Brings what the storage has and this directory has not: the newest checkpoint, the best one, the run's files.
@@ -209,44 +225,14 @@ class Mirror:
             return 0
         return found.manifest.sequence if found else 0
 
-    def _push_file(self, path: Path) -> dict[str, Any]:
-        stat = path.stat()
-        stamp, name = (stat.st_size, stat.st_mtime_ns), str(path.relative_to(self.run))
-        if self._seen.get(name, (None,))[0] == stamp:
-            return self._seen[name][1]
-        # metrics.jsonl may grow meanwhile: what is sent is what it was
-        entry = {"bytes": stat.st_size, "sha256": sha256_file(path, stat.st_size)}
-        self.remote.upload(path, f"{FILES}/{entry['sha256']}", stat.st_size)
-        self._seen[name] = (stamp, entry)
-        return entry
-
     def _pull_files(self) -> None:
         """The run's files as of the storage's last COMMIT, over those that are here."""
-        index = self.run / f"{PARTIAL}{INDEX}"
         try:
-            self.remote.download(INDEX, index)
-            values = read_json(index, CheckpointError)
-            entries = {name: FileEntry.model_validate(entry) for name, entry in values.items() if _NAME.fullmatch(name)}
-        except (FileNotFoundError, AttributeError, ValidationError) as error:
-            raise CheckpointError(
-                f"{self.remote.uri}/{INDEX}: missing or damaged: no run can go on from there"
-            ) from error
-        finally:
-            index.unlink(missing_ok=True)
-        for name, entry in entries.items():
-            path = self.run / name
-            if path.is_file() and path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256:
-                continue
-            arriving = path.with_name(f"{PARTIAL}arriving-{path.name}")
-            try:
-                self.remote.download(f"{FILES}/{entry.sha256}", arriving)
-                if sha256_file(arriving) != entry.sha256:
-                    raise CheckpointError(f"{self.remote.uri}/{FILES}/{entry.sha256}: {name} is damaged")
-                arriving.replace(path)
-            except FileNotFoundError as error:
-                raise CheckpointError(f"{self.remote.uri}/{FILES}/{entry.sha256}: {name} is missing") from error
-            finally:
-                arriving.unlink(missing_ok=True)
+            self._files.pull()
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.remote.uri}/{INDEX}: missing: no run can go on from there") from error
+        except StoreError as error:
+            raise CheckpointError(str(error)) from error
 
     def _prune(self, keep: set[str], up_to_step: int) -> None:
         """Deletes checkpoints that are kept no longer, and dead attempts up to a step; COMMIT goes first."""

@@ -3,15 +3,18 @@
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from recmind_dist.errors import ConfigError
+from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.report import RunDirectory
 from recmind_dist.storage.remote import Remote
 from recmind_dist.training.place import FOLDER, Place, fault_here, versions
@@ -39,7 +42,7 @@ def start_ray(config: RunConfig) -> None:
         _join(address, "scaling.address" if config.scaling.address else "RAY_ADDRESS", options)
         return
     # on one machine workers are processes that share its cores, so more of them than cores is allowed
-    num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers)
+    num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers, config.evaluation.num_workers)
     ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
 
 
@@ -61,17 +64,21 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def asked_of_nodes(config: RunConfig, inputs: Inputs) -> Iterator[Place]:
+def asked_of_nodes(config: RunConfig, inputs: Inputs | None) -> Iterator[Place]:
     """What nodes are asked, with its files in the run directory and on shared storage, which last as long as the call does."""
     run, uri = RunDirectory(config.run_dir.absolute()), config.absolute().storage_uri
     remote = Remote(uri) if uri else None
     token, word = run.logs / f"place-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
-    stores = [inputs.graph / "manifest.json", inputs.whitening, inputs.texts]
+    run.create()
+    files = [inputs.graph / "manifest.json", inputs.whitening, inputs.texts] if inputs else []
+    model = Path(config.absolute().text.model) / "config.json"
+    if config.model.use_text and model.is_file():
+        files.append(model)
     try:
         token.write_text(word)
         if remote is not None:
             _write_there(remote, f"{FOLDER}/{token.name}", word)
-        yield Place(versions(), str(token), word, [str(path) for path in stores if path is not None], uri)
+        yield Place(versions(), str(token), word, [str(path) for path in files if path is not None], uri)
     finally:
         token.unlink(missing_ok=True)
         if remote is not None:
@@ -115,16 +122,44 @@ def refuse_unfit_nodes(place: Place) -> None:
             raise ConfigError(f"node {name} {fault}")
 
 
+def wait_for_room(config: RunConfig, num_workers: int, kind: str) -> None:
+    """Until the cluster has room for so many workers; a cluster that can grow is asked to.
+
+    Args:
+        kind: "CPU" or "GPU": what a worker takes one of.
+    Raises:
+        TrainingError: it has not after scaling.start_timeout_s × start_attempts.
+    """
+    patience_s = config.scaling.start_timeout_s * config.scaling.start_attempts
+    deadline, said = time.monotonic() + patience_s, False
+    while (room := _room(kind)) < num_workers:
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"no room for {num_workers} workers after {patience_s:g} s (scaling.start_timeout_s × start_attempts): the "
+                f"cluster's nodes have {room} {kind}s: add nodes, or lower scaling.num_workers"
+            )
+        if not said:
+            log.warning("waiting for room for %d workers: the cluster's nodes have %d %ss", num_workers, room, kind)
+            said = True
+        request_resources(bundles=[{kind: 1}] * num_workers)
+        time.sleep(0.5)
+
+
+def _room(kind: str) -> int:
+    return sum(int(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"])
+
+
 def _answer(asked: "ray.ObjectRef[Any]") -> str | None:
     try:
         answer: str | None = ray.get(asked, timeout=_ANSWER_S)
         return answer
     except ray.exceptions.GetTimeoutError:
         return f"gave no answer within {_ANSWER_S:g} s: look at its log, or take it out of the cluster"
+    except ray.exceptions.TaskUnschedulableError as error:  # a node that died a moment ago counts as alive for a while
+        log.warning("a node has left while it was asked: %s", (str(error).splitlines() or [""])[0][:200])
+        return None
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         missing = next((line for line in lines if "No module named" in line), None)
-        if missing is None and not ray.nodes():
-            raise
         said = missing or (lines[-1] if lines else type(error).__name__)
         return f"cannot run this package ({said[-200:]}): install the same versions on every node"

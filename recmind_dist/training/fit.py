@@ -73,16 +73,33 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
     config = config.absolute()
     cache = config.cache_dir / config.dataset.name
     path = store_path(config.text, cache, adapter)
+    mirror = Mirror.of(config.storage_uri, config.run_dir)
+    if mirror is not None and mirror.pull_store(path):
+        say(f"{mirror.remote.uri}: brought the vectors of {path.name}")
     jobs, _ = plan_shards(texts, config.text, path, adapter)
     todo = sum(job.num_texts for job in jobs)
     if jobs:
-        from recmind_dist.training.cluster import start_ray
+        from recmind_dist.training.cluster import asked_of_nodes, refuse_unfit_nodes, start_ray
 
         start_ray(config)
+        with asked_of_nodes(config, None) as place:
+            refuse_unfit_nodes(place)
     with Progress("embed", todo, unit="text") as bar:
         found = embed_texts(texts, config.text, cache, adapter, on_progress=lambda done, _: bar.update(done - bar.done))
+    if mirror is not None:
+        _keep_vectors(mirror, found.path)
     say(f"embedded {found.embedded} of {found.total} texts" + (" with the adapter" if adapter else ""))
     return found
+
+
+def _keep_vectors(mirror: Mirror, path: Path) -> None:
+    try:
+        mirror.push_store(path)
+    except OSError as error:
+        first = (str(error).splitlines() or [""])[0][:300]
+        raise StoreError(
+            f"{path}: could not be brought to {mirror.remote.uri} ({first}): run again when it is well"
+        ) from error
 
 
 def fit(

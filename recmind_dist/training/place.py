@@ -64,7 +64,7 @@ def fault_here(place: Place) -> str | None:
             with Path(path).open("rb") as file:
                 file.read(1)
         except OSError as error:
-            return f"cannot read {path} ({error.strerror}): put cache_dir on storage that every node mounts"
+            return f"cannot read {path} ({error.strerror}): put it on storage that every node mounts"
     return _storage_fault(place) if place.storage_uri else None
 
 

@@ -1,9 +1,10 @@
 """Everything a run is, in one tree: the settings of all rooms, the variant, and where it keeps its files."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recmind_dist.checkpoint import CheckpointSettings
 from recmind_dist.config import Settings, resolve_settings
@@ -33,8 +34,9 @@ class RunConfig(Settings):
     cache_dir: Path = Path("cache")
     """Where prepared data, graphs and text vectors go; runs on the same data share them."""
     storage_uri: str | None = None
-    """s3://…, gs://… or a path that outlives this machine: committed checkpoints and the run's small files go there too, and a
-    run whose directory is empty or older comes back from there. Variants of `compare` go to `<storage_uri>-<variant>`."""
+    """s3://…, gs://… or a path that outlives this machine: committed checkpoints, the run's small files and text vectors go
+    there too, and a run whose directory is empty or older comes back from there. Variants of `compare` go to
+    `<storage_uri>-<variant>`."""
     variant: Variant = "recmind"
     """A named set of settings, laid over this file."""
     compare: tuple[Variant, ...] = ()
@@ -56,6 +58,20 @@ class RunConfig(Settings):
     train: TrainSettings = Field(default_factory=TrainSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @field_validator("run_dir", "cache_dir")
+    @classmethod
+    def _a_directory(cls, value: Path) -> Path:
+        if re.match(r"[a-z][a-z0-9+]*:/", str(value)):  # else a directory named s3: would be made
+            raise ValueError(f"{value}: a mounted directory is needed here: give the URI as storage_uri, beside it")
+        return value
+
+    @field_validator("storage_uri")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        if value and "@" in value.partition("://")[2].partition("?")[0]:
+            raise ValueError("holds a password or key: take it out and give it by the environment")
+        return value
 
     @property
     def trains(self) -> bool:

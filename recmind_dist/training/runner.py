@@ -22,7 +22,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.metrics_log import WarningsToMetrics
 from recmind_dist.storage import read_json, write_json
-from recmind_dist.training.cluster import asked_of_nodes, refuse_unfit_nodes, start_ray
+from recmind_dist.training.cluster import asked_of_nodes, refuse_unfit_nodes, start_ray, wait_for_room
 from recmind_dist.training.evaluate import all_evaluate_run
 from recmind_dist.training.place import Place, fault_here, name_of_this_node
 from recmind_dist.training.rank_model import Inputs
@@ -59,8 +59,8 @@ def _run_workers(
     more: dict[str, Any],
 ) -> None:
     start_ray(config)
-    run = RunDirectory(config.run_dir.absolute())
-    run.create()
+    few = num_workers if isinstance(num_workers, int) else num_workers[0]
+    wait_for_room(config, few, "GPU" if _wants_gpu(config) else "CPU")
     with asked_of_nodes(config, inputs) as place:
         refuse_unfit_nodes(place)
         _run_trainer(function, config, inputs, num_workers, {"place": place.to_json(), **more})
@@ -174,10 +174,9 @@ def _not_started(config: RunConfig, num_workers: int | tuple[int, int], error: C
     if "Timeout" not in type(getattr(error, "controller_failure", error)).__name__:
         return TrainingError(f"workers failed: {cause[-1]}: see the logs, then run the same command again")
     few = num_workers if isinstance(num_workers, int) else num_workers[0]
-    has = {name: f"{value:g}" for name, value in ray.cluster_resources().items() if name in ("CPU", "GPU")}
     return TrainingError(
         f"no place for {few} workers after {config.scaling.start_attempts} waits of {config.scaling.start_timeout_s:g} s "
-        f"(scaling.start_timeout_s): the cluster has {has or 'no CPUs'}: add nodes, or lower scaling.num_workers"
+        "(scaling.start_timeout_s): the nodes are in use by others: wait for them, add nodes, or lower scaling.num_workers"
     )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,14 +45,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def refusal(home: Path, cluster: ray.cluster_utils.Cluster, *more: str) -> str:
-    """What `recmind train` on the cluster says as it ends with exit code 2."""
+def refusal(home: Path, cluster: ray.cluster_utils.Cluster, *more: str, code: int = 2) -> str:
+    """What `recmind train` on the cluster says as it ends with that exit code."""
     words = ["train", "shop.yaml", "variant=lightgcn", f"scaling.address={cluster.address}", *more]
     done = subprocess.run(
         [sys.executable, "-m", "recmind_dist.cli", *words],
         cwd=home, env=environment(Path(os.environ["RAY_TMPDIR"])), capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
-    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert not (home / "runs" / "shop" / "metrics.jsonl").exists(), "nothing was to be trained"
     return line
@@ -68,3 +69,53 @@ def test_a_node_with_another_version_is_named(shop: Path, cluster: ray.cluster_u
     assert " has deepspeed 0.1, the driver deepspeed 0." in line
     assert line.endswith(": install the same versions on every node")
     cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.mark.timeout(280)
+def test_a_node_that_cannot_reach_the_storage_is_named(
+    shop: Path, cluster: ray.cluster_utils.Cluster, tmp_path: Path
+) -> None:
+    """The storage is a directory; the node's own process group sees another one in its place."""
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    namespace = ["unshare", "--mount", "--propagation", "private", "true"]
+    if subprocess.run(namespace, capture_output=True, check=False).returncode:
+        pytest.skip("mount namespaces are not allowed here")
+    command = f"mount -t tmpfs none {storage} && exec {Path(sys.executable).parent / 'ray'} start --block --num-cpus=1"
+    command += f" --address={cluster.address} --disable-usage-stats"
+    before = len(ray_nodes(cluster))
+    node = subprocess.Popen([*namespace[:-1], "sh", "-c", command], env={**os.environ}, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(ray_nodes(cluster)) == before:
+            assert time.monotonic() < deadline, "the node did not join"
+            time.sleep(0.5)
+        line = refusal(shop, cluster, f"storage_uri={storage}")
+        assert line.startswith("error: node ")
+        assert f" cannot read and write storage_uri {storage} (" in line
+        assert line.endswith(": give it the credentials and the way there")
+        assert not list(storage.rglob("place-*")), "the question was to be taken away again"
+    finally:
+        node.terminate()
+        node.wait(60)
+    deadline = time.monotonic() + 60
+    while len(ray_nodes(cluster)) > before:
+        assert time.monotonic() < deadline, "the node did not leave"
+        time.sleep(0.5)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("workers", ["2", "[2, 4]"])
+def test_a_cluster_that_stays_too_small_is_no_endless_wait(
+    shop: Path, cluster: ray.cluster_utils.Cluster, workers: str
+) -> None:
+    waits = ("scaling.start_timeout_s=2", "scaling.start_attempts=2")
+    line = refusal(shop, cluster, f"scaling.num_workers={workers}", *waits, code=3)
+    assert line == (
+        "error: no room for 2 workers after 4 s (scaling.start_timeout_s × start_attempts): the cluster's nodes have 1 CPUs: "
+        "add nodes, or lower scaling.num_workers"
+    )
+
+
+def ray_nodes(cluster: ray.cluster_utils.Cluster) -> list[object]:
+    return [node for node in cluster.global_state.node_table() if node["Alive"]]

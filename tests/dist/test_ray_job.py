@@ -1,4 +1,4 @@
-"""`ray job submit` to a real cluster with a dashboard and token authentication, on ports and in a directory of its own."""
+"""`ray job submit` to a real head and a node of its own, with token authentication, on ports and in a directory of their own."""
 
 import json
 import os
@@ -24,7 +24,7 @@ RAY = Path(sys.executable).parent / "ray"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running head node: its job address and the environment of whoever talks to it."""
+    """A running head and one more node: its job address and the environment of whoever talks to it."""
 
     address: str
     env: dict[str, str]
@@ -67,7 +67,7 @@ def cluster() -> Iterator[Cluster]:
     env = environment(home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
     names = ["port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port"]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    command = [str(RAY), "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=true"]
+    command = [str(RAY), "start", "--head", "--block", "--num-cpus=1", "--include-dashboard=true"]
     command += [
         "--node-ip-address=127.0.0.1",
         "--dashboard-host=127.0.0.1",
@@ -75,22 +75,30 @@ def cluster() -> Iterator[Cluster]:
         "--disable-usage-stats",
     ]
     command += [f"--{name}={port}" for name, port in ports.items()]
+    # room for one worker on each, so that two are on both
+    join = [str(RAY), "start", "--block", f"--address=127.0.0.1:{ports['port']}", "--num-cpus=1", "--disable-usage-stats"]
+    started = [started_ray(command, env, home / "head.log")]
     # not `ray stop` at the end: it ends every Ray process of the machine, other people's too
-    with (home / "head.log").open("w") as log:
-        head = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         found = Cluster(f"http://127.0.0.1:{ports['dashboard-port']}", env)
-        wait_for_dashboard(found, head, home / "head.log")
+        wait_for_dashboard(found, started[0], home / "head.log")
+        started.append(started_ray([*join, "--node-ip-address=127.0.0.1"], env, home / "node.log"))
         yield found
     finally:
-        head.terminate()
-        try:
-            head.wait(5)
-        except subprocess.TimeoutExpired:
-            head.kill()
+        for process in reversed(started):
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
         for process in ray_processes(home):
             os.kill(process, signal.SIGKILL)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def started_ray(command: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("w") as out:
+        return subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_for_dashboard(cluster: Cluster, head: subprocess.Popen[bytes], log: Path, timeout_s: float = 120) -> None:
@@ -125,13 +133,17 @@ def test_a_job_with_a_working_directory_trains_on_the_cluster(cluster: Cluster, 
     done = cluster.submit(tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-    table = [line.split() for line in done.stdout.splitlines()]
-    assert any(row[:1] == ["lightgcn"] and len(row) == 9 for row in table)
-    assert any(row[:1] == ["popularity"] and len(row) == 9 for row in table)
-    starts = [json.loads(line) for line in (shop / "runs" / "shop" / "metrics.jsonl").open()]
-    assert [line["world_size"] for line in starts if line["kind"] == "start"] == [2]
     results = json.loads((shop / "runs" / "shop" / "results.json").read_text())
     assert (results["variant"], results["dataset"]) == ("lightgcn", "shop")
+    # the job's log ends with the metrics table, of the numbers that are in results.json
+    table = [line.split() for line in done.stdout.splitlines()]
+    [ours] = [row for row in table if row[:1] == ["lightgcn"] and len(row) == 9]
+    assert "shop, test split, full catalogue" in done.stdout
+    shown = [f"{results['metrics'][name]:.4f}" for name in ("recall@20", "ndcg@20", "recall@40", "ndcg@40")]
+    assert [value.rstrip("*") for value in ours[1:5]] == shown
+    assert any(row[:1] == ["popularity"] and len(row) == 9 for row in table)
+    starts = [json.loads(line) for line in (shop / "runs" / "shop" / "metrics.jsonl").open()]
+    assert [line["world_size"] for line in starts if line["kind"] == "start"] == [2]  # one fits on each node
     # the workers were the cluster's: a Ray of the job's own would have a session directory of its own
     sessions = list(Path(cluster.env["RAY_TMPDIR"]).glob("session_2*"))
     assert len(sessions) == 1

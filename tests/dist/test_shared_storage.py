@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,15 +17,18 @@ import pytest
 from pyarrow import fs
 
 from recmind_dist.checkpoint.layout import COMMIT, attempt_directories, rows_file
-from recmind_dist.checkpoint.mirror import CHECKPOINTS, FILES, INDEX, Mirror
+from recmind_dist.checkpoint.mirror import CHECKPOINTS, TEXT, Mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.report import read_metrics
 from recmind_dist.storage.remote import Remote
+from recmind_dist.storage.tree import FILES, INDEX, Tree
 from recmind_dist.training.fit import sync_with_storage
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
 from tests.chaos.group import Group, assert_same
+from tests.shop import SIZE, make_shop, ray_processes, recmind
+from tests.tiny_language_model import make_bert
 from tests.training_runs import config_of, make_inputs
 
 PLACES = ("s3", "path")
@@ -128,6 +132,33 @@ def test_files_of_a_place(uri: str, tmp_path: Path) -> None:
     remote.delete_folder("a")
     remote.delete_folder("a")
     assert remote.names("a") == set()
+
+
+def test_a_tree_sends_what_has_changed_and_comes_back_whole(uri: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "c" / "0").mkdir(parents=True)
+    for name in ("meta.json", "c/0/0", "c/0/1"):
+        (here / name).write_text(name)
+    remote = Remote(uri)
+
+    def push() -> set[str]:
+        before = remote.names(f"text/{FILES}")
+        Tree(remote, "text", here).push(path for path in here.rglob("*") if path.is_file())
+        return remote.names(f"text/{FILES}") - before
+
+    assert len(push()) == 3
+    assert push() == set()
+    (here / "c/0/1").write_text("other")
+    (here / "meta.json").unlink()
+    assert len(push()) == 1
+    assert len(remote.names(f"text/{FILES}")) == 2, "what the index no longer names goes"
+    Tree(remote, "text", there).pull()
+    found = {str(path.relative_to(there)): path.read_text() for path in there.rglob("*") if path.is_file()}
+    assert found == {"c/0/0": "c/0/0", "c/0/1": "other"}
+    assert (there / "c/0/1").stat().st_mtime_ns == (here / "c/0/1").stat().st_mtime_ns
+    Tree(remote, "text", here).clear()
+    with pytest.raises(FileNotFoundError):
+        Tree(remote, "text", tmp_path / "none").pull()
 
 
 @pytest.mark.parametrize(
@@ -237,8 +268,10 @@ def test_files_that_a_run_needs_are_there_before_its_checkpoint_or_nothing_comes
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl is missing"):
         Mirror(remote, fresh).pull()
     assert find_checkpoint(fresh / "checkpoints") is None
-    remote.write(INDEX, json.dumps({"../evil": index["metrics.jsonl"]}).encode())
-    Mirror(remote, fresh).pull()
+    for evil in ("../evil", "/evil", "a/../../evil", "a//b", ".lock", ""):
+        remote.write(INDEX, json.dumps({evil: index["metrics.jsonl"]}).encode())
+        with pytest.raises(CheckpointError, match=r"names files outside the directory: refused"):
+            Mirror(remote, fresh).pull()
     assert not (tmp_path / "evil").exists()
 
 
@@ -265,3 +298,48 @@ def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
     assert found.name in committed(str(tmp_path / "storage"))
     assert Group(again, inputs, resume="must").wait()
     assert_same(again.run_dir, calm)
+
+
+@pytest.fixture
+def ray_home() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="r"))
+    yield directory
+    for process in ray_processes(directory):
+        os.kill(process, signal.SIGKILL)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.timeout(500)
+def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
+    server: Server, tmp_path: Path, ray_home: Path
+) -> None:
+    """Warm-up with adapters, joint phase, results; then neither run directory nor cache are left."""
+    assert recmind(["synth", "synth", *SIZE], tmp_path, ray_home).returncode == 0
+    make_shop(tmp_path)
+    make_bert(tmp_path / "bert")
+    command = ["run", "shop.yaml", f'storage_uri="{server.uri("shop")}"', "train.epochs=1"]
+    refused = recmind([*command, "--resume", "must"], tmp_path, ray_home)
+    assert refused.returncode == 2
+    assert "nothing to resume" in refused.stderr
+    first = recmind(command, tmp_path, ray_home)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "runs" / "shop"
+    results, log = json.loads((run / "results.json").read_text()), (run / "metrics.jsonl").read_bytes()
+    kept = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "cache")
+
+    again = recmind([*command, "--resume", "must"], tmp_path, ray_home)
+    assert again.returncode == 0, again.stderr
+    assert f"{server.uri('shop')}: brought step-" in again.stdout
+    assert len([line for line in again.stdout.splitlines() if ": brought the vectors of " in line]) == 2
+    assert [line.split()[1] for line in again.stdout.splitlines() if line.startswith("embedded ")] == ["0", "0"]
+    assert len({name.partition("/")[0] for name in Remote(server.uri("shop")).names(TEXT)}) == 2
+    assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(results["metrics"])
+    assert (run / "metrics.jsonl").read_bytes() == log, "nothing was to be trained"
+    assert {path.name: path.read_bytes() for path in (run / "adapter").iterdir()} == kept
+    over = recmind([*command, "--resume", "never", "variant=lightgcn"], tmp_path, ray_home)
+    assert over.returncode == 0, over.stderr
+    assert f"--resume never: the checkpoints at {server.uri('shop')} are removed" in over.stdout
+    steps = {name for name in committed(server.uri("shop")) if name.startswith("step-")}
+    assert steps == {path.name for path in attempt_directories(run / "checkpoints") if (path / COMMIT).exists()}

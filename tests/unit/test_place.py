@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from recmind_dist.errors import ConfigError
+from recmind_dist.storage import read_json
 from recmind_dist.training.cluster import start_ray
 from recmind_dist.training.place import Place, fault_here, versions
+from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig, load_run_config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -27,6 +29,19 @@ def test_a_node_like_the_driver_is_fit(place: Place) -> None:
     assert fault_here(Place(**place.to_json())) is None
 
 
+def test_a_worker_on_a_node_that_came_later_is_asked_before_it_meets_the_others(place: Place, tmp_path: Path) -> None:
+    from recmind_dist.training.runner import _joined
+
+    refusal = tmp_path / "logs" / "refused.json"
+    order = {
+        "config": config().absolute().model_dump(mode="json"), "inputs": Inputs(tmp_path).to_json(), "refusal": str(refusal),
+        "run_dir": str(tmp_path), "place": replace(place, versions={"torch": "9.9.9"}).to_json(),
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^node \S+ has torch .*, the driver torch 9\.9\.9: install"), _joined(order):
+        raise AssertionError("it was not to get a place")
+    assert read_json(refusal)["error"] == "ConfigError"
+
+
 def test_other_versions_are_named_with_ours(place: Place) -> None:
     ours = {**place.versions, "torch": "9.9.9"}
     theirs = place.versions["torch"]
@@ -41,7 +56,7 @@ def test_files_that_a_node_does_not_see(place: Place, tmp_path: Path) -> None:
     )
     gone = str(tmp_path / "gone" / "manifest.json")
     assert fault_here(replace(place, paths=[gone])) == (
-        f"cannot read {gone} (No such file or directory): put cache_dir on storage that every node mounts"
+        f"cannot read {gone} (No such file or directory): put it on storage that every node mounts"
     )
     Path(place.token).unlink()
     assert fault_here(place) == (
@@ -63,6 +78,20 @@ def test_an_address_where_nobody_answers_is_refused_in_one_sentence(address: str
         start_ray(load_run_config(CONFIG, [f"scaling.address={address}"]))
     assert sentence in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_password_in_a_uri_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="storage_uri: holds a password or key") as refused:
+        config("storage_uri=s3://key:secret@bucket/x")
+    assert "secret" not in str(refused.value).replace("override 'storage_uri=s3://key:secret@bucket/x'", "")
+
+
+@pytest.mark.parametrize("key", ["run_dir", "cache_dir"])
+def test_a_uri_where_a_directory_is_needed(key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"{key}: s3:/bucket/x: a mounted directory is needed here: give the URI as stor"
+    ):
+        config(f"{key}=s3://bucket/x")
 
 
 def test_ray_address_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +117,9 @@ def test_a_number_of_workers_or_a_range_of_it() -> None:
     again = RunConfig.model_validate(config("scaling.num_workers=[2, 8]").model_dump(mode="json"))
     assert again.scaling == free
     # what a step computes does not depend on it, so a checkpoint is continued on any number
+    assert config("storage_uri=s3://b/x?region=eu").overrides_beside("lightgcn") == [
+        "run_dir=runs/quickstart-lightgcn", 'storage_uri="s3://b/x-lightgcn?region=eu"'
+    ]  # fmt: skip
     assert config("scaling.num_workers=3").identity() == config("scaling.num_workers=[2, 8]").identity()
 
 
