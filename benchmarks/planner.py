@@ -1,5 +1,6 @@
 """Does `sampler.propagation: auto` choose well? Its choice against every fixed one, on a small and a large graph."""
 
+import gc
 import sys
 import tempfile
 import time
@@ -84,6 +85,7 @@ def _side(config: RunConfig, inputs: Inputs, run_dir: Path, is_large: bool) -> S
     """Milliseconds of a mini-batch: a worker is made for each round and let go, for memory holds one at a time."""
 
     def run() -> float:
+        gc.collect()
         directory = RunDirectory(run_dir)
         directory.create()
         worker = Worker(config, inputs, Ranks.alone(), directory, "benchmark", lambda _: None, "never")
