@@ -36,7 +36,7 @@ checkpoint: {{every_steps: 10, keep_last: 999}}
 evaluation: {{every_epochs: {epochs}}}
 """
 
-pytestmark = [pytest.mark.chaos_slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos_slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ class Run:
         metrics = self.path / "metrics.jsonl"
         return list(read_metrics(metrics, kind)) if metrics.exists() else []
 
-    def wait_for_steps_on(self, world_size: int, starts: int, steps: int = 15, timeout_s: float = 150) -> None:
+    def wait_for_steps_on(self, world_size: int, starts: int, steps: int = 15, timeout_s: float = 300) -> None:
         """Until the start with that number has so many ranks and has done so many steps."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -106,7 +106,7 @@ class Run:
             assert time.monotonic() < deadline, f"no {steps} steps on {world_size} ranks: {begun}"
             time.sleep(0.2)
 
-    def finish(self, timeout_s: float = 300) -> None:
+    def finish(self, timeout_s: float = 400) -> None:
         said, _ = self.process.communicate(timeout=timeout_s)
         assert self.process.returncode == 0, said
 

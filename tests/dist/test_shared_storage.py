@@ -338,8 +338,3 @@ def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
     assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(results["metrics"])
     assert (run / "metrics.jsonl").read_bytes() == log, "nothing was to be trained"
     assert {path.name: path.read_bytes() for path in (run / "adapter").iterdir()} == kept
-    over = recmind([*command, "--resume", "never", "variant=lightgcn"], tmp_path, ray_home)
-    assert over.returncode == 0, over.stderr
-    assert f"--resume never: the checkpoints at {server.uri('shop')} are removed" in over.stdout
-    steps = {name for name in committed(server.uri("shop")) if name.startswith("step-")}
-    assert steps == {path.name for path in attempt_directories(run / "checkpoints") if (path / COMMIT).exists()}

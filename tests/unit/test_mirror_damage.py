@@ -8,10 +8,11 @@ import torch
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, find_checkpoint
 from recmind_dist.checkpoint.layout import DENSE, attempt_directories
-from recmind_dist.checkpoint.mirror import Mirror
+from recmind_dist.checkpoint.mirror import CHECKPOINTS, Mirror
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 from recmind_dist.storage.remote import Remote
+from recmind_dist.storage.tree import FILES
 
 
 @pytest.fixture
@@ -48,3 +49,21 @@ def test_a_storage_that_fails_on_the_way_is_a_sentence(
         Mirror(Remote(str(tmp_path / "storage")), empty).pull()
     assert "\n" not in str(error.value)
     assert list((empty / "checkpoints").iterdir()) == []
+
+
+def test_a_run_that_starts_over_leaves_nothing_of_the_old_one(tmp_path: Path, run: Path) -> None:
+    (run / "config.yaml").write_text("old")
+    remote = Remote(str(tmp_path / "storage"))
+    mirror = Mirror(remote, run)
+    mirror.sync()
+    assert remote.names(FILES)
+    remote.write(f"{CHECKPOINTS}/notes.txt", b"not ours")
+    mirror.clear()
+    assert remote.names(CHECKPOINTS) == {"notes.txt"}
+    assert remote.names(FILES) == set()
+    empty = tmp_path / "empty"
+    (empty / "checkpoints").mkdir(parents=True)
+    assert Mirror(remote, empty).pull() == []
+    mirror.sync()
+    assert Mirror(remote, empty).pull() == [attempt_name(2, "abcdefgh")]
+    assert (empty / "config.yaml").read_text() == "old"
