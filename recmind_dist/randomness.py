@@ -11,6 +11,7 @@ from recmind_dist.types import FloatArray, IntArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
+_BLOCK_ROWS = 1 << 15
 
 
 @njit(uint64(uint64), inline="always", cache=True)  # type: ignore[untyped-decorator]
@@ -65,10 +66,14 @@ def integers(key: int, counters: IntArray, high: int) -> IntArray:
 
 def normals(key: int, rows: IntArray, dim: int) -> FloatArray:
     """Standard normal rows, each a function of its own row number alone. Shape: [len(rows), dim], float32."""
-    counters = rows.astype(np.int64)[:, None] * dim + np.arange(dim, dtype=np.int64)[None, :]
-    radius = np.sqrt(-2.0 * np.log(1.0 - uniforms(key, counters)))
-    angle = 2.0 * np.pi * uniforms(stream_key(key, "angle"), counters)
-    return (radius * np.cos(angle)).astype(np.float32)
+    out = np.empty((len(rows), dim), np.float32)
+    angle_key = stream_key(key, "angle")
+    for start in range(0, len(rows), _BLOCK_ROWS):  # counters and both draws of all rows would be six times the rows
+        block = slice(start, start + _BLOCK_ROWS)
+        counters = rows[block].astype(np.int64)[:, None] * dim + np.arange(dim, dtype=np.int64)[None, :]
+        radius = np.sqrt(-2.0 * np.log(1.0 - uniforms(key, counters)))
+        out[block] = radius * np.cos(2.0 * np.pi * uniforms(angle_key, counters))
+    return out
 
 
 class Permutation:

@@ -86,8 +86,8 @@ def synth(
 
 @app.command()
 def prepare(config: Config, overrides: Overrides = None) -> None:
-    """Fetches, ingests, splits and partitions."""
-    _trainer(config, overrides).prepare()
+    """Fetches, ingests, splits and partitions; says how good the partition is."""
+    _say(_trainer(config, overrides).report_partition())
 
 
 @app.command()

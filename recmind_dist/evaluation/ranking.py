@@ -16,12 +16,12 @@ from recmind_dist.evaluation.popularity import rank_popular
 from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.evaluation.strata import degree_bins, strata_metrics
 from recmind_dist.evaluation.topk import rank_items
-from recmind_dist.graph import Graph
+from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.parallel import Ranks
 from recmind_dist.types import IndexArray, IntArray
 
 KINDS = ("recall", "ndcg", "hitrate", "mrr")
-RankUsers = Callable[[int, int, IntArray, IntArray], IntArray]
+RankUsers = Callable[[IntArray, IntArray, IntArray], IntArray]
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,20 @@ def all_evaluate(
     settings: EvaluationSettings,
     ranks: Ranks,
     norm_exponent: float | None = None,
+    rows: EdgeRows | None = None,
 ) -> Evaluation:
     """Ranks the catalogue for every user with held-out items of `split`. Every rank must call.
 
     Args:
         h_ND: final vectors in node order; norm_exponent: p chosen before; None: the settings', or their grid's best, which
-        is allowed on "valid" alone.
+        is allowed on "valid" alone; rows: of a partitioned graph: each rank judges its own users.
     """
     fixed = settings.norm_exponent if norm_exponent is None else norm_exponent
     assert fixed is not None or split == "valid", "the norm exponent is chosen on validation"
     exponents = settings.norm_exponent_grid if fixed is None else (fixed,)
     found = [
-        all_evaluate_ranking(_by_score(h_ND, graph, settings, p), graph, split, settings, ranks) for p in exponents
+        all_evaluate_ranking(_by_score(h_ND, graph, settings, p), graph, split, settings, ranks, rows)
+        for p in exponents
     ]
     tried = {p: e.metrics.get(settings.metric, 0.0) for p, e in zip(exponents, found, strict=True)}
     best = max(range(len(found)), key=lambda i: (tried[exponents[i]], -i))
@@ -67,55 +69,67 @@ def all_evaluate(
 def all_evaluate_popularity(graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks) -> Evaluation:
     """The same for the items of highest training degree. Every rank must call."""
 
-    def rank_users(start: int, stop: int, seen_indptr: IntArray, seen: IntArray) -> IntArray:
+    def rank_users(users: IntArray, seen_indptr: IntArray, seen: IntArray) -> IntArray:
         return rank_popular(np.asarray(graph.degree)[graph.num_users :], max(settings.ks), seen_indptr, seen)
 
     return all_evaluate_ranking(rank_users, graph, split, settings, ranks)
 
 
 def all_evaluate_ranking(
-    rank_users: RankUsers, graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks
-) -> Evaluation:
+    rank_users: RankUsers, graph: Graph, split: str, settings: EvaluationSettings, ranks: Ranks,
+    rows: EdgeRows | None = None,
+) -> Evaluation:  # fmt: skip
     """Judges any ranking. Every rank must call.
 
     Args:
-        rank_users: (first user, last user + 1, seen indptr, seen local items) → [u, k] local item ids.
+        rank_users: (users, seen indptr, seen local items) → [u, k] local item ids; rows: as `all_evaluate`.
     """
-    start, stop = (graph.num_users * r // ranks.world_size for r in (ranks.rank, ranks.rank + 1))
+    if rows is None or rows.whole:
+        rows = EdgeRows.all_of(graph)
+        users = np.arange(*(graph.num_users * r // ranks.world_size for r in (ranks.rank, ranks.rank + 1)))
+    else:
+        users = np.sort(rows.nodes[rows.nodes < graph.num_users])
     held = graph.held_out(split)
-    indptr, items = _local(held.indptr, held.indices, start, stop, graph.num_users)
-    ranked = rank_users(start, stop, *seen_items(graph, split, start, stop))
+    indptr, items = _local(held.indptr, held.indices, users, graph.num_users)
+    ranked = rank_users(users, *_seen(rows, split, users))
     degree = np.asarray(graph.degree)[graph.num_users :]
     overall = ranking_metrics(ranked, indptr, items, settings.ks)
     strata = strata_metrics(ranked, indptr, items, degree, settings.ks)
     names = ["all", "cold", *(name for name, _, _ in degree_bins(int(degree.max(initial=0))))]
-    rows: dict[str, dict[str, Any]] = {
+    table: dict[str, dict[str, Any]] = {
         "all": {"users": len(overall.users), "pairs": len(items), **overall.means()},
         **strata,
     }
-    total = ranks.all_sum(torch.tensor(list(_sums(rows, names, settings)), dtype=torch.float64, device=ranks.device))
+    total = ranks.all_sum(torch.tensor(list(_sums(table, names, settings)), dtype=torch.float64, device=ranks.device))
     one = np.diff(indptr)[overall.users] == 1
     held_degree = np.where(one, degree[items[indptr[overall.users]]], np.nan)
-    per_user = {"user": (overall.users + start).astype(np.float64), "degree": held_degree, **overall.per_user}
+    per_user = {"user": users[overall.users].astype(np.float64), "degree": held_degree, **overall.per_user}
     return replace(_means(total.tolist(), names, settings), per_user=per_user)
 
 
 def seen_items(graph: Graph, split: str, start: int, stop: int) -> tuple[IntArray, IntArray]:
     """Local ids of the items to mask for users [start, stop): training, and validation where test is ranked. CSR."""
-    indptr, items = _local(graph.indptr, graph.indices, start, stop, graph.num_users)
+    return _seen(EdgeRows.all_of(graph), split, np.arange(start, stop))
+
+
+def _seen(rows: EdgeRows, split: str, users: IntArray) -> tuple[IntArray, IntArray]:
+    num_users = rows.graph.num_users
+    indptr, items = _local(rows.indptr, rows.indices, rows.rows_of(users), num_users)
     if split != "test":
         return indptr, items
-    valid = graph.held_out("valid")
-    more_indptr, more = _local(valid.indptr, valid.indices, start, stop, graph.num_users)
-    users = np.concatenate([np.repeat(np.arange(stop - start), np.diff(p)) for p in (indptr, more_indptr)])
-    order = np.argsort(users, kind="stable")
+    valid = rows.graph.held_out("valid")
+    more_indptr, more = _local(valid.indptr, valid.indices, users, num_users)
+    place = np.concatenate([np.repeat(np.arange(len(users)), np.diff(p)) for p in (indptr, more_indptr)])
+    order = np.argsort(place, kind="stable")
     return indptr + more_indptr, np.concatenate([items, more])[order]
 
 
 def _by_score(h_ND: Tensor, graph: Graph, settings: EvaluationSettings, exponent: float) -> RankUsers:
-    def rank_users(start: int, stop: int, seen_indptr: IntArray, seen: IntArray) -> IntArray:
+    def rank_users(users: IntArray, seen_indptr: IntArray, seen: IntArray) -> IntArray:
+        in_a_row = len(users) > 0 and int(users[-1]) - int(users[0]) == len(users) - 1
+        index = slice(int(users[0]), int(users[-1]) + 1) if in_a_row else torch.from_numpy(users)
         ids, _ = rank_items(
-            h_ND[start:stop], h_ND[graph.num_users :], min(max(settings.ks), graph.num_items), seen_indptr, seen,
+            h_ND[index], h_ND[graph.num_users :], min(max(settings.ks), graph.num_items), seen_indptr, seen,
             norm_exponent=exponent, user_block=settings.user_block,
         )  # fmt: skip
         return np.pad(ids.cpu().numpy(), ((0, 0), (0, max(settings.ks) - ids.shape[1])), constant_values=-1)
@@ -123,9 +137,13 @@ def _by_score(h_ND: Tensor, graph: Graph, settings: EvaluationSettings, exponent
     return rank_users
 
 
-def _local(indptr: IntArray, indices: IndexArray, start: int, stop: int, num_users: int) -> tuple[IntArray, IntArray]:
-    own = np.asarray(indptr[start : stop + 1], dtype=np.int64)
-    return own - own[0], np.asarray(indices[own[0] : own[-1]], dtype=np.int64) - num_users
+def _local(indptr: IntArray, indices: IndexArray, rows: IntArray, num_users: int) -> tuple[IntArray, IntArray]:
+    """CSR of some rows, as local item ids."""
+    starts = np.asarray(indptr)[rows]
+    counts = np.asarray(indptr)[rows + 1] - starts
+    own = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    at = np.repeat(starts - own[:-1], counts) + np.arange(own[-1])
+    return own, np.asarray(indices[at], dtype=np.int64) - num_users
 
 
 def _columns(settings: EvaluationSettings) -> list[str]:

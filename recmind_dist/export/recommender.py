@@ -10,6 +10,7 @@ import torch
 from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import seen_items
 from recmind_dist.evaluation.topk import rank_items
+from recmind_dist.graph import Graph
 from recmind_dist.parallel import Ranks
 from recmind_dist.text.template import Template
 from recmind_dist.training.evaluate import load_best, read_run
@@ -34,7 +35,7 @@ class Recommender:
     """
 
     def __init__(self, model: RankModel, norm_exponent: float) -> None:
-        self.graph, self.norm_exponent = model.graph, norm_exponent
+        self.graph, self.norm_exponent = Graph.open(model.graph.path), norm_exponent
         self._h = model.all_final_vectors().h
         self._text_absent = model.text.rows.absent[torch.from_numpy(np.argsort(model.nodes))] if model.text else None
         self._titles = _titles(self.graph.items_frame(), model.config.text.item_title)

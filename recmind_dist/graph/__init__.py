@@ -1,8 +1,9 @@
 """From interactions to a graph on disk: splits, CSR both ways, partitions, and who owns which rows."""
 
+from recmind_dist.graph.edge_rows import EdgeRows, prepare_rows
 from recmind_dist.graph.ownership import row_bounds
 from recmind_dist.graph.prepare import prepare_graph
 from recmind_dist.graph.settings import GraphSettings
 from recmind_dist.graph.store import Graph, HeldOut
 
-__all__ = ["Graph", "GraphSettings", "HeldOut", "prepare_graph", "row_bounds"]
+__all__ = ["EdgeRows", "Graph", "GraphSettings", "HeldOut", "prepare_graph", "prepare_rows", "row_bounds"]

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from recmind_dist.types import Int32Array, IntArray
+from recmind_dist.types import IndexArray, Int32Array, IntArray
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -16,14 +16,14 @@ def _counting_order(keys: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return order
 
 
-def starts_of(keys: IntArray, num_keys: int) -> IntArray:
+def starts_of(keys: IndexArray, num_keys: int) -> IntArray:
     """Row starts of a CSR over keys in [0, num_keys). Shape: [num_keys + 1]."""
     starts = np.zeros(num_keys + 1, dtype=np.int64)
     np.cumsum(np.bincount(keys, minlength=num_keys), out=starts[1:])
     return starts
 
 
-def counting_order(keys: IntArray, num_keys: int) -> IntArray:
+def counting_order(keys: IndexArray, num_keys: int) -> IntArray:
     """Stable ascending order of keys in [0, num_keys). Shape: as `keys`."""
     return np.asarray(_counting_order(keys, starts_of(keys, num_keys)))
 

@@ -1,5 +1,6 @@
 """`prepare_graph`: a data set directory → a graph directory (split, CSR both ways, partition, texts in node order)."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +14,52 @@ from recmind_dist.graph.partition import partition_nodes
 from recmind_dist.graph.settings import GraphSettings
 from recmind_dist.graph.splits import TEST, TRAIN, VALID, WITHHELD, Interactions, Labels
 from recmind_dist.graph.store import KIND, SCHEMA
+from recmind_dist.graph.streaming import GraphWriter, logged_ids, refuse_unstreamed, sorted_log
 from recmind_dist.ingest.dataset import KIND as DATASET_KIND
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.ingest.dataset import is_complete, writing
 from recmind_dist.ingest.ids import natural_order
 from recmind_dist.storage import atomic_directory, content_key, read_manifest, verify_manifest, write_manifest
-from recmind_dist.types import IntArray
+from recmind_dist.types import Int32Array, IntArray
 
 MAX_NODES = 2**31 - 1  # node ids are int32 on disk
 
 
-def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path) -> Path:
+def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path, memory_mb: int = 0) -> Path:
     """Splits, sorts and partitions a data set. What was done before is found by content and returned untouched.
 
     Nodes are numbered by external id (whole numbers by value, then text), users first: the order of files does not
     matter. Users and items that are only held out keep their node.
 
     Args:
-        dataset_dir: as `ingest_dataset` returns it; cache: holds `<name>/graph-<key>/`.
+        dataset_dir: as `ingest_dataset` returns it; cache: holds `<name>/graph-<key>/`; memory_mb: above 0 works in blocks of
+        about so much (see `streaming`); the files are the same.
 
     Raises:
         DataError: the split leaves nothing to train on, is not there, or there are more parts than nodes.
         StoreError: the data set is damaged, or the cache cannot be written.
     """
     dataset = read_manifest(dataset_dir, DATASET_KIND, DATASET_SCHEMA)
-    key = content_key([SCHEMA, dataset["key"], settings.model_dump(mode="json")])
+    key = content_key([SCHEMA, dataset["key"], settings.content()])
     final = cache / str(dataset["name"]) / f"graph-{key[:12]}"
     if is_complete(final, KIND, SCHEMA):
         return final
     verify_manifest(dataset_dir, dataset)
     _check_split(dataset, settings)
+    content = {"name": dataset["name"], "key": key, "dataset_key": dataset["key"], "settings": settings.content()}
+    content |= {"split": settings.split, "partition": settings.partition, "num_parts": settings.num_parts}
+    if memory_mb:
+        return _prepare_in_blocks(dataset_dir, dataset, settings, cache, final, content, memory_mb)
     frame = pl.read_parquet(dataset_dir / "interactions.parquet")
     users = _nodes(frame.get_column("user"), dataset_dir / "users.parquet")
     items = _nodes(frame.get_column("item"), dataset_dir / "items.parquet")
-    if users.height + items.height > MAX_NODES:
-        raise DataError(f"{dataset_dir}: {users.height + items.height} nodes: a graph holds at most {MAX_NODES}")
+    _check_size(dataset_dir, users, items)
     log = _encode(frame, users, items)
     labels = _label(log, frame, items.height, dataset, settings)
     if settings.withhold_items:
         labels = splits.withhold(labels, log, items.height, settings.withhold_items, settings.seed)
-    if not (labels == TRAIN).any():
-        raise DataError(
-            f"{dataset['name']}: graph.split {settings.split} leaves no training interaction: hold out less"
-        )
-    content = {"name": dataset["name"], "key": key, "dataset_key": dataset["key"], "num_users": users.height}
-    content |= {"num_items": items.height, "split": settings.split, "partition": settings.partition}
-    content |= {"num_parts": settings.num_parts, "settings": settings.model_dump(mode="json"), **_counts(log, labels)}
+    _check_left(dataset, settings, int((labels == TRAIN).sum()))
+    content |= {"num_users": users.height, "num_items": items.height, **_counts(log, labels)}
     with writing(cache), atomic_directory(final) as work:
         _write_training(work, log, labels, users.height, items.height, settings)
         for split, label in (("valid", VALID), ("test", TEST)):
@@ -70,6 +71,43 @@ def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path) -> Pa
         items.write_parquet(work / "items.parquet")
         write_manifest(work, KIND, SCHEMA, content)
     return final
+
+
+def _prepare_in_blocks(
+    dataset_dir: Path, dataset: dict[str, Any], settings: GraphSettings, cache: Path, final: Path,
+    content: dict[str, Any], memory_mb: int,
+) -> Path:  # fmt: skip
+    refuse_unstreamed(settings)
+    log = dataset_dir / "interactions.parquet"
+    users, items = (_nodes(logged_ids(log, side), dataset_dir / f"{side}s.parquet") for side in ("user", "item"))
+    _check_size(dataset_dir, users, items)
+    with writing(cache), atomic_directory(final) as work:
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-spill-") as folder:
+            writer = GraphWriter(work, users.height, items.height, settings, memory_mb)
+            spill = sorted_log(log, users["id"], items["id"], Path(folder) / "log", memory_mb)
+            for b in range(spill.num_blocks):
+                writer.add(spill.block(b))
+        _check_left(dataset, settings, writer.counts["num_edges"])
+        indptr = writer.finish()
+        indices = np.load(work / "indices.npy", mmap_mode="r", allow_pickle=False)
+        _write_partition(work, settings, indptr, indices)
+        users.write_parquet(work / "users.parquet")
+        items.write_parquet(work / "items.parquet")
+        counts = {"num_users": users.height, "num_items": items.height, **writer.counts}
+        write_manifest(work, KIND, SCHEMA, content | counts)
+    return final
+
+
+def _check_size(dataset_dir: Path, users: pl.DataFrame, items: pl.DataFrame) -> None:
+    if users.height + items.height > MAX_NODES:
+        raise DataError(f"{dataset_dir}: {users.height + items.height} nodes: a graph holds at most {MAX_NODES}")
+
+
+def _check_left(dataset: dict[str, Any], settings: GraphSettings, num_edges: int) -> None:
+    if not num_edges:
+        raise DataError(
+            f"{dataset['name']}: graph.split {settings.split} leaves no training interaction: hold out less"
+        )
 
 
 def _check_split(dataset: dict[str, Any], settings: GraphSettings) -> None:
@@ -137,9 +175,13 @@ def _write_training(
     rank = splits.rank_in_time(train)
     order = edge_order(train.user, train.item, num_users, num_items)
     indptr, indices = both_directions(train.user[order], train.item[order], num_users, num_items)
-    row_of_node, part_rows = partition_nodes(settings, indptr, indices)
     np.save(work / "indptr.npy", indptr)
     np.save(work / "indices.npy", indices)
     np.save(work / "time_rank.npy", rank[order].astype(np.int32))
+    _write_partition(work, settings, indptr, indices)
+
+
+def _write_partition(work: Path, settings: GraphSettings, indptr: IntArray, indices: Int32Array) -> None:
+    row_of_node, part_rows = partition_nodes(settings, indptr, indices)
     np.save(work / "row_of_node.npy", row_of_node)
     np.save(work / "part_rows.npy", part_rows)

@@ -1,6 +1,6 @@
 """How a data set becomes a graph: which interactions are held out, and who owns which nodes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,12 +19,19 @@ class GraphSettings(Settings):
     """share of interactions held out for test (ratio, global-time)"""
     withhold_items: float = Field(default=0.0, ge=0.0, lt=1.0)
     """cold protocol: share of the items, drawn, that keep only 0..3 of their training edges; the others are dropped"""
-    partition: Literal["hash", "range", "metis"] = "hash"
-    """hash: keyed shuffle; range: node order, cut where degrees balance; metis: parts of like degree, few cut edges"""
+    partition: Literal["hash", "range", "fennel", "metis"] = "hash"
+    """hash: keyed shuffle; range: node order, cut where degrees balance; fennel: few cut edges under a cap of degrees, in a few
+    passes over graphs of any size; metis: fewer still, in many times the graph's memory"""
     num_parts: int = Field(default=2, ge=1)
     """parts that the nodes are dealt to; a run with another number of ranks cuts rows evenly by count"""
+    placement: Literal["replicated", "partitioned"] = "replicated"
+    """replicated: every worker maps all edges; partitioned: those of its own nodes, and asks the owners for others"""
     seed: int = Field(default=0, ge=0)
     """of the hash partition, of metis, of withheld items, and of the validation share of a given split"""
+
+    def content(self) -> dict[str, Any]:
+        """What decides the graph itself, wherever its edges lie: its key is made of this."""
+        return self.model_dump(mode="json", exclude={"placement"})
 
     @model_validator(mode="after")
     def _shares(self) -> "GraphSettings":

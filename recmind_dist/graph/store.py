@@ -47,11 +47,12 @@ class Graph:
     part_rows: IntArray
 
     @classmethod
-    def open(cls, path: Path, verify: bool = False) -> "Graph":
+    def open(cls, path: Path, verify: bool = False, edges: bool = True) -> "Graph":
         """Maps a graph directory.
 
         Args:
-            verify: also check the sha256 of every file.
+            verify: also check the sha256 of every file; edges: False opens what stands by node alone, for a rank that maps
+            no edges but its own (see `EdgeRows`).
 
         Raises:
             StoreError: the directory is absent, incomplete or damaged, or of another schema version.
@@ -72,11 +73,11 @@ class Graph:
         return cls(
             path=path,
             manifest=manifest,
-            indptr=_map(path / "indptr.npy", np.int64, num_nodes + 1),
-            indices=_map(path / "indices.npy", np.int32, 2 * num_edges),
-            time_rank=_map(path / "time_rank.npy", np.int32, num_edges),
-            row_of_node=_map(path / "row_of_node.npy", np.int64, num_nodes),
-            part_rows=_map(path / "part_rows.npy", np.int64, None),
+            indptr=map_array(path / "indptr.npy", np.int64, num_nodes + 1),
+            indices=map_array(path / "indices.npy", np.int32, 2 * num_edges) if edges else _NOT_MAPPED,
+            time_rank=map_array(path / "time_rank.npy", np.int32, num_edges) if edges else _NOT_MAPPED,
+            row_of_node=map_array(path / "row_of_node.npy", np.int64, num_nodes),
+            part_rows=map_array(path / "part_rows.npy", np.int64, None),
         )
 
     @property
@@ -118,8 +119,8 @@ class Graph:
         """The interactions of "valid" or "test". Opened only here, so that training never touches the test's."""
         if split not in ("valid", "test"):
             raise ValueError(f"split {split!r}: valid or test")
-        indptr = _map(self.path / f"{split}_indptr.npy", np.int64, self.num_users + 1)
-        return HeldOut(indptr, _map(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1])))
+        indptr = map_array(self.path / f"{split}_indptr.npy", np.int64, self.num_users + 1)
+        return HeldOut(indptr, map_array(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1])))
 
     def users_frame(self) -> pl.DataFrame:
         """Row k is user k: id, then its texts (null where there is none)."""
@@ -150,6 +151,16 @@ class Graph:
         return int(found)
 
 
+class _NotMapped:
+    """Stands for edges that this process has no business to see: any use is an error, where an empty array would not be."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"edges of this graph are not mapped here ({name}): ask for an EdgeRows share")
+
+
+_NOT_MAPPED: Any = _NotMapped()
+
+
 def _count(path: Path, manifest: dict[str, Any], key: str) -> int:
     value = manifest.get(key)
     if not isinstance(value, int) or value < 0:
@@ -165,8 +176,17 @@ def _read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
         raise StoreError(f"{path}: cannot be read ({first}): prepare the graph again") from error
 
 
-def _map(path: Path, dtype: type[np.generic], length: int | None) -> NDArray[Any]:
-    """A .npy file, memory-mapped; one without elements is read, as nothing can be mapped."""
+def map_array(
+    path: Path, dtype: type[np.generic], length: int | None, start: int = 0, stop: int | None = None
+) -> NDArray[Any]:
+    """A .npy file, memory-mapped, or of it the pages that hold [start, stop); one without elements is read, as nothing can
+    be mapped.
+
+    Args:
+        length: what the file must have; None: anything.
+    Raises:
+        StoreError: the file cannot be read, or is of another type or length.
+    """
     array: NDArray[Any]
     try:
         try:
@@ -179,7 +199,14 @@ def _map(path: Path, dtype: type[np.generic], length: int | None) -> NDArray[Any
         raise StoreError(
             f"{path}: {array.dtype} {list(array.shape)} where the manifest says {length}: prepare the graph again"
         )
-    return array
+    if stop is None or not len(array):
+        return array
+    assert isinstance(array, np.memmap)
+    offset = int(array.offset) + start * array.itemsize
+    del array  # the mapping of the whole file
+    if start == stop:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r", offset, (stop - start,))
 
 
 def _without_elements(path: Path) -> NDArray[Any]:

@@ -1,18 +1,23 @@
 """`ingest_dataset`: files of any known layout → one directory of Parquet that every later room reads."""
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as arrow_parquet
 
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.ingest.filters import by_rating, collapse_repeats, k_core
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import Quarantine, check_file
 from recmind_dist.ingest.settings import DatasetSettings, TableSettings
+from recmind_dist.ingest.streaming import kept_blocks, stream_log
 from recmind_dist.ingest.tables import empty_table, read_table
 from recmind_dist.storage import (
     atomic_directory,
@@ -50,31 +55,106 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
     if is_complete(final, KIND, SCHEMA):
         return final
     quarantine = Quarantine(settings.max_bad_rows)
+    clean = None if settings.memory_mb else _clean(settings, quarantine)
+    with writing(cache), atomic_directory(final) as work:
+        found = _write(clean, settings, work) if clean is not None else _stream(settings, quarantine, work)
+        quarantine.write(work / "quarantine.jsonl")
+        content = {"name": settings.name, "key": key, **found, "has_valid": settings.valid is not None}
+        sources = [{"file": str(path), "bytes": path.stat().st_size} for path in inputs]
+        write_manifest(work, KIND, SCHEMA, {**content, "sources": sources, "settings": settings.content()})
+    return final
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """A data set in memory: rows as read and as chosen, texts by side, counts so far."""
+
+    log: Log
+    frame: pl.DataFrame
+    tables: dict[str, pl.DataFrame]
+    counts: dict[str, int]
+
+
+def _clean(settings: DatasetSettings, quarantine: Quarantine) -> _Clean:
     log = _read_logs(settings, quarantine)
     if log.frame.is_empty():
-        raise DataError(f"{inputs[0]}: the log has no interaction: give a file with at least one row")
-    log_bad = len(quarantine.rows)
-    items = read_table(settings.items, "item", quarantine) if settings.items else empty_table()
-    users = read_table(settings.users, "user", quarantine) if settings.users else empty_table()
-    _must_meet(log.frame, items, settings.items, "item")
-    _must_meet(log.frame, users, settings.users, "user")
-    frame, counts = _choose_rows(settings, log)
-    counts = {"rows_in": log.rows_in, "rows_kept": frame.height, "rows_quarantined": log_bad, **counts}
-    items, item_counts = _choose_texts(items, frame, log.frame, settings, "item")
-    users, user_counts = _choose_texts(users, frame, log.frame, settings, "user")
-    counts |= {**item_counts, **user_counts, "table_rows_quarantined": len(quarantine.rows) - log_bad}
-    with writing(cache), atomic_directory(final) as work:
-        frame.write_parquet(work / "interactions.parquet")
-        items.write_parquet(work / "items.parquet")
-        users.write_parquet(work / "users.parquet")
-        quarantine.write(work / "quarantine.jsonl")
-        content = {"name": settings.name, "key": key, "counts": counts, "has_time": log.has_time}
-        content |= {"given_split": "split" in frame.columns, "has_valid": settings.valid is not None}
-        sources = [{"file": str(path), "bytes": path.stat().st_size} for path in inputs]
-        write_manifest(
-            work, KIND, SCHEMA, {**content, "sources": sources, "settings": settings.model_dump(mode="json")}
+        raise DataError(
+            f"{settings.interactions.paths[0]}: the log has no interaction: give a file with at least one row"
         )
-    return final
+    counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
+    tables = _read_tables(settings, quarantine, log.frame.get_column("user"), log.frame.get_column("item"))
+    frame, dropped = _choose_rows(settings, log)
+    table_rows = len(quarantine.rows) - counts["rows_quarantined"]
+    counts |= {"rows_kept": frame.height, **dropped, "table_rows_quarantined": table_rows}
+    return _Clean(log, frame, tables, counts)
+
+
+def _write(clean: _Clean, settings: DatasetSettings, work: Path) -> dict[str, Any]:
+    """Writes rows and texts. Returns what the manifest says of them."""
+    clean.frame.write_parquet(work / "interactions.parquet")
+    counts = dict(clean.counts)
+    for side, table in clean.tables.items():
+        kept, logged = clean.frame.get_column(side), clean.log.frame.get_column(side)
+        counts |= _write_texts(work, table, kept, logged, settings, side)
+    return {"counts": counts, "has_time": clean.log.has_time, "given_split": "split" in clean.frame.columns}
+
+
+def _stream(settings: DatasetSettings, quarantine: Quarantine, work: Path) -> dict[str, Any]:
+    """The same in blocks of users."""
+    with tempfile.TemporaryDirectory(dir=work.parent, prefix=".partial-spill-") as folder:
+        log = stream_log(settings, quarantine, Path(folder) / "log")
+        counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows), "rows_kept": 0, **log.dropped}
+        tables = _read_tables(settings, quarantine, log.users, log.items)
+        with ParquetWriter(work / "interactions.parquet") as writer:
+            for frame in kept_blocks(log):
+                writer.write(frame)
+                counts["rows_kept"] += frame.height
+    for side, ids, keep in (("user", log.users, log.keep[0]), ("item", log.items, log.keep[1])):
+        counts |= _write_texts(work, tables[side], ids.filter(pl.Series(keep)), ids, settings, side)
+    counts |= {"table_rows_quarantined": len(quarantine.rows) - counts["rows_quarantined"]}
+    return {"counts": counts, "has_time": log.has_time, "given_split": False}
+
+
+class ParquetWriter:
+    """Frames of one schema → one Parquet file, a row group each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: arrow_parquet.ParquetWriter | None = None
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Appends a frame."""
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        self._writer = self._writer or arrow_parquet.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def __enter__(self) -> "ParquetWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _read_tables(
+    settings: DatasetSettings, quarantine: Quarantine, users: pl.Series, items: pl.Series
+) -> dict[str, pl.DataFrame]:
+    """Texts by side, items first, as they were read."""
+    found = {}
+    for side, table, logged in (("item", settings.items, items), ("user", settings.users, users)):
+        found[side] = read_table(table, side, quarantine) if table else empty_table()
+        _must_meet(logged, found[side], table, side)
+    return found
+
+
+def _write_texts(
+    work: Path, table: pl.DataFrame, kept: pl.Series, logged: pl.Series, settings: DatasetSettings, side: str
+) -> dict[str, int]:
+    chosen, counts = _choose_texts(table, kept.unique(), logged, settings, side)
+    chosen.write_parquet(work / f"{side}s.parquet")
+    return counts
 
 
 def is_complete(directory: Path, kind: str, schema: int) -> bool:
@@ -115,7 +195,7 @@ def _inputs(settings: DatasetSettings) -> list[Path]:
 
 def _without_paths(settings: DatasetSettings) -> dict[str, Any]:
     """Settings without where the files lie, so that a moved folder keeps its cache; `auto` reads the names."""
-    plain = settings.model_dump(mode="json")
+    plain = settings.content()
     plain["interactions"]["path"] = [path.name for path in settings.interactions.paths]
     for side in ("items", "users"):
         if plain[side] is not None:
@@ -158,28 +238,27 @@ def _choose_rows(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dic
     return kept.select(columns), counts
 
 
-def _must_meet(log: pl.DataFrame, table: pl.DataFrame, settings: TableSettings | None, side: str) -> None:
+def _must_meet(logged: pl.Series, table: pl.DataFrame, settings: TableSettings | None, side: str) -> None:
     """Raises DataError if a text file has no id in common with the log: a sign of a wrong column or a wrong file."""
     if settings is None:
         return
     if table.is_empty():
         raise DataError(f"{settings.path}: no row with a {side} id: give a file with rows or unset dataset.{side}s")
-    if not table.get_column("id").is_in(log.get_column(side).unique().implode()).any():
+    if not table.get_column("id").is_in(logged.unique().implode()).any():
         raise DataError(
             f"{settings.path}: no {side} id in common with the log: {table.get_column('id')[0]!r} here, "
-            f"{log.get_column(side)[0]!r} there: check dataset.{side}s.id and dataset.interactions.columns.{side}"
+            f"{logged[0]!r} there: check dataset.{side}s.id and dataset.interactions.columns.{side}"
         )
 
 
 def _choose_texts(
-    table: pl.DataFrame, kept: pl.DataFrame, log: pl.DataFrame, settings: DatasetSettings, side: str
+    table: pl.DataFrame, present: pl.Series, logged: pl.Series, settings: DatasetSettings, side: str
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Texts of the nodes there will be, and how many nodes have none or no interaction."""
-    present = kept.get_column(side).unique()
     chosen = table.filter(pl.col("id").is_in(present.implode()))
     unseen = table.filter(~pl.col("id").is_in(present.implode()))
     if settings.k_core > 1:
-        unseen = unseen.filter(~pl.col("id").is_in(log.get_column(side).unique().implode()))
+        unseen = unseen.filter(~pl.col("id").is_in(logged.unique().implode()))
     if settings.include_unseen:
         chosen = table.filter(pl.col("id").is_in(pl.concat([chosen["id"], unseen["id"]]).implode()))
     counts = {

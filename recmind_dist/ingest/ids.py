@@ -21,18 +21,24 @@ def text_id(value: Any) -> str | None:
     return None
 
 
-def id_column(column: pl.Series) -> pl.Series:
-    """A column of raw text or numbers as ids, null where there is none. Shape: as `column`."""
+def id_column(column: pl.Series, whole: bool = True) -> pl.Series:
+    """A column of raw text or numbers as ids, null where there is none. Shape: as `column`.
+
+    Args:
+        whole: all rows of a column are here, so it can be said that its text is nothing but numbers.
+    """
     if column.dtype.is_float():
-        whole = column.is_finite() & (column == column.floor()) & (column.abs() < 2**63)
+        integral = column.is_finite() & (column == column.floor()) & (column.abs() < 2**63)
         numbers = pl.select(
-            pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
+            pl.when(integral)
+            .then(column.cast(pl.Int64, strict=False).cast(pl.String))
+            .otherwise(column.cast(pl.String))
         ).to_series()
         return pl.select(pl.when(column.is_finite()).then(numbers)).to_series().alias(column.name)
     text = column.cast(pl.String).str.strip_chars()
     text = pl.select(pl.when(text != "").then(text)).to_series()
     # pandas writes whole columns of integers as 12.0 once one is missing: such a column is numbers, not text
-    if column.dtype == pl.String and text.count() and text.drop_nulls().str.contains(FLOAT_ID).all():
+    if whole and column.dtype == pl.String and text.count() and text.drop_nulls().str.contains(FLOAT_ID).all():
         text = text.str.replace(r"\.0+$", "")
     return text.alias(column.name)
 

@@ -79,7 +79,7 @@ def read_log(
     for path in paths:
         check_file(path, "dataset.interactions.path")
         rows = _read(path, settings, need_rating, quarantine.room)
-        good, bad = _sound(rows)
+        good, bad = sound_rows(rows)
         quarantine.add(rows.bad + bad)
         count = rows.frame.height + len(rows.bad)
         has_time &= "time" in good.columns
@@ -102,22 +102,22 @@ def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> R
             raise DataError(f"{path}: the lightgcn layout has no rating: unset dataset.min_rating")
         return read_lightgcn(path, limit)
     if layout == "jsonl":
-        columns = _columns(path, settings, jsonl_columns(path), need_rating)
+        columns = columns_of(path, settings, jsonl_columns(path), need_rating)
         rows = read_jsonl(path, lambda value: _pick(value, columns), limit)
         absent = [pl.lit(None, pl.String).alias(role) for role in columns if role not in rows.frame.columns]
         return Rows(path, rows.frame.with_columns(absent), rows.bad)  # no object may have been sound
     if layout == "parquet":
-        columns = _columns(path, settings, parquet_columns(path), need_rating)
+        columns = columns_of(path, settings, parquet_columns(path), need_rating)
         rows = read_parquet(path, list(dict.fromkeys(columns.values())))
     else:
         dialect = dialect_of(layout, settings.separator, settings.has_header)
-        columns = _columns(path, settings, read_header(path, dialect), need_rating)
+        columns = columns_of(path, settings, read_header(path, dialect), need_rating)
         rows = read_delimited(path, dialect, list(dict.fromkeys(columns.values())), limit)
     frame = rows.frame.select(*(pl.col(name).alias(role) for role, name in columns.items()), LINE)
     return Rows(path, frame, rows.bad, rows.textual)
 
 
-def _columns(path: Path, settings: LogSettings, there: list[str], need_rating: bool) -> dict[str, str]:
+def columns_of(path: Path, settings: LogSettings, there: list[str], need_rating: bool) -> dict[str, str]:
     """role → column of this file."""
     found: dict[str, str] = {}
     for role in ROLES:
@@ -158,13 +158,16 @@ def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | Non
     return picked
 
 
-def _sound(rows: Rows) -> tuple[pl.DataFrame, list[BadRow]]:
+def sound_rows(rows: Rows, whole: bool = True) -> tuple[pl.DataFrame, list[BadRow]]:
     """Splits a frame into rows with a user, an item, and finite time and rating where these are read; and the others.
 
     The good rows carry `row`, their 0-based place among all rows of the file, bad ones included.
+
+    Args:
+        whole: the frame is the whole file, of which alone some things can be said (see `id_column`).
     """
     frame = rows.frame
-    columns = [_checked_ids(frame.get_column(role), role, rows.file) for role in ("user", "item")]
+    columns = [_checked_ids(frame.get_column(role), role, rows.file, whole) for role in ("user", "item")]
     checks = [(pl.col(role).is_null(), f"no {role}") for role in ("user", "item")]
     numbers = [role for role in ("time", "rating") if role in frame.columns]
     for role in numbers:
@@ -198,10 +201,10 @@ def _shown(frame: pl.DataFrame, line: int) -> str:
     return str(frame.row(line - 1, named=True))
 
 
-def _checked_ids(column: pl.Series, role: str, path: Path) -> pl.Series:
+def _checked_ids(column: pl.Series, role: str, path: Path, whole: bool) -> pl.Series:
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Boolean):
         raise DataError(f"{path}: column {column.name!r} ({role}) holds {column.dtype}: ids are text or numbers")
-    return id_column(column).alias(role)
+    return id_column(column, whole).alias(role)
 
 
 def _must_be_single(column: pl.Series, path: Path) -> None:

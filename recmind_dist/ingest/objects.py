@@ -66,7 +66,7 @@ def jsonl_columns(path: Path) -> list[str]:
 
 def parquet_columns(path: Path) -> list[str]:
     """Column names. Raises DataError if the file is no Parquet."""
-    with _refused(path):
+    with refused(path):
         names = list(arrow_parquet.read_schema(path).names)
     check_columns(path, names)
     if len(set(names)) < len(names):
@@ -82,7 +82,7 @@ def read_parquet(path: Path, wanted: list[str]) -> Rows:
             or the columns would take more than half of the memory.
     """
     batches: list[pa.RecordBatch] = []
-    with _refused(path), arrow_parquet.ParquetFile(path) as file:
+    with refused(path), arrow_parquet.ParquetFile(path) as file:
         schema = pa.schema([file.schema_arrow.field(name) for name in wanted])
         for field in schema:
             if not _is_readable(field.type):
@@ -96,13 +96,14 @@ def read_parquet(path: Path, wanted: list[str]) -> Rows:
             batches.append(batch.select(wanted))
         if sum(batch.num_rows for batch in batches) != file.metadata.num_rows:
             raise DataError(f"{path}: not the {file.metadata.num_rows} rows that it says it has: write it again")
-        frame = pl.from_arrow(_decoded(pa.Table.from_batches(batches, None if batches else schema)))
+        frame = pl.from_arrow(stored_table(pa.Table.from_batches(batches, None if batches else schema)))
     assert isinstance(frame, pl.DataFrame)
     return Rows(path, frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)), textual=False)
 
 
 @contextmanager
-def _refused(path: Path) -> Iterator[None]:
+def refused(path: Path) -> Iterator[None]:
+    """Turns what Arrow says of a damaged file into one sentence."""
     try:
         yield
     except DataError:
@@ -123,7 +124,7 @@ def _is_readable(kind: Any) -> bool:
     return any(test(kind) for test in plain)
 
 
-def _decoded(table: pa.Table) -> pa.Table:
+def stored_table(table: pa.Table) -> pa.Table:
     """Dictionaries written out: a category cannot be read as a number."""
     plain = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in table.schema]
     fields = [pa.field(field.name, kind) for field, kind in zip(table.schema, plain, strict=True)]

@@ -101,8 +101,14 @@ class DatasetSettings(Settings):
     """users and items with fewer interactions are dropped, again until none has; 0: off"""
     include_unseen: bool = True
     """users and items that stand only in their own file become nodes of degree 0 (never those that k_core dropped)"""
+    memory_mb: int = Field(default=0, ge=0)
+    """above 0: a Parquet log is prepared block by block, in about so much memory beside the ids; 0: all at once"""
     max_bad_rows: int = Field(default=0, ge=0)
     """malformed rows set aside in quarantine.jsonl before it is an error, all files together"""
+
+    def content(self) -> dict[str, Any]:
+        """What decides the data set itself, however much memory it is made in: its key is made of this."""
+        return self.model_dump(mode="json", exclude={"memory_mb"})
 
     @model_validator(mode="after")
     def _agree(self) -> "DatasetSettings":

@@ -39,6 +39,8 @@ class SyntheticSettings(Settings):
     """words of the community in an item's title"""
     item_words: int = Field(default=2, ge=0, le=8)
     """words in an item's title that say nothing of its community"""
+    texts: bool = True
+    """write items.parquet and users.parquet; without them a graph of a hundred million edges is made in minutes"""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -49,7 +51,7 @@ class SyntheticSettings(Settings):
 
 
 def synthesize(settings: SyntheticSettings, into: Path) -> Path:
-    """Writes interactions.parquet (user, item, time), items.parquet (id, title, category), users.parquet (id, same).
+    """Writes interactions.parquet (user, item, time), items.parquet (id, title, category), users.parquet (id, category).
 
     The same settings give the same bytes; a directory that holds them already is returned untouched.
 
@@ -66,8 +68,9 @@ def synthesize(settings: SyntheticSettings, into: Path) -> Path:
     with writing(into.parent), atomic_directory(into) as work:
         chunks = (_edges(settings, start) for start in range(0, settings.num_edges, CHUNK))
         _stream(work / "interactions.parquet", chunks)
-        _stream(work / "items.parquet", _each(settings, settings.num_items, _item_rows))
-        _stream(work / "users.parquet", _each(settings, settings.num_users, _user_rows))
+        if settings.texts:
+            _stream(work / "items.parquet", _each(settings, settings.num_items, _item_rows))
+            _stream(work / "users.parquet", _each(settings, settings.num_users, _user_rows))
         write_manifest(work, KIND, SCHEMA, {"key": key, "settings": settings.model_dump(mode="json")})
     return into
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recmind_dist import faults
 from recmind_dist.parallel.ranks import collective
 from recmind_dist.parallel.settings import ZeroSettings
+from recmind_dist.parallel.traffic import ring_bytes
 
 _ADAM_STATE = ("exp_avg", "exp_avg_sq")
 
@@ -115,6 +116,14 @@ class DenseEngine:
         chosen = [(name.removeprefix(prefix), p) for name, p in self.named if name.startswith(prefix)]
         with deepspeed.zero.GatheredParameters([p for _, p in chosen], enabled=self.settings.stage == 3):
             return {name: p.detach().clone() for name, p in chosen}
+
+    @property
+    def bytes_a_step(self) -> int:
+        """What a rank sends for the dense part in a step, reckoned as a ring does it: ZeRO 0 sums gradients; 1 and 2 send
+        them to their owners and bring parameters back, which is as much; 3 brings parameters once more for the backward."""
+        total, world = sum(p.numel() * p.itemsize for _, p in self.named), dist.get_world_size()
+        whole = sum(getattr(p, "ds_numel", p.numel()) * p.itemsize for _, p in self.named)
+        return ring_bytes(total, world) if self.settings.stage < 3 else ring_bytes(whole, world) * 3 // 2
 
     @contextmanager
     def all_whole_parameters(self) -> Iterator[None]:
@@ -213,6 +222,11 @@ class NoDense:
 
     def all_step(self, lr_factor: float) -> None:
         """Has nothing to update."""
+
+    @property
+    def bytes_a_step(self) -> int:
+        """None."""
+        return 0
 
     def all_parameters(self, prefix: str = "") -> dict[str, Tensor]:
         """None."""

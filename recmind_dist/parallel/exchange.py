@@ -4,7 +4,7 @@ Legend: N nodes this rank needs, R rows others ask of it, C columns of a row.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from recmind_dist.parallel.ranks import Ranks, collective
 from recmind_dist.types import IntArray
+
+if TYPE_CHECKING:
+    from recmind_dist.parallel.hot_rows import HotRows
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,40 @@ class ExchangePlan:
     reply: Tensor
     send_splits: list[int]
     receive_splits: list[int]
+    past_owners: "PastOwners | None" = None
 
     @property
     def rows_sent(self) -> int:
         return len(self.reply)
 
 
+@dataclass(frozen=True)
+class PastOwners:
+    """Of a plan with hot rows: what is fetched all the same, and what is read from replicas (h rows).
+
+    Shapes: cold: [N − h] places among the needed rows; cold_position: [N − h] where each stands among what arrives; hot: [h]
+    places among the needed rows; slot: [h] their replicas; reply: places in `local_rows` of what is sent; splits: [P].
+    """
+
+    cold: Tensor
+    cold_position: Tensor
+    hot: Tensor
+    slot: Tensor
+    reply: Tensor
+    send_splits: list[int]
+    receive_splits: list[int]
+
+
 class RowExchange:
     """Fetches rows of a table whose row r belongs to the rank p with bounds[p] <= r < bounds[p + 1].
 
     Args:
-        bounds: [P + 1]; ranks: who takes part.
+        bounds: [P + 1]; ranks: who takes part; hot: rows that are read from replicas, while their gradients go home.
     """
 
-    def __init__(self, bounds: IntArray, ranks: Ranks) -> None:
+    def __init__(self, bounds: IntArray, ranks: Ranks, hot: "HotRows | None" = None) -> None:
         self.bounds, self.ranks = bounds, ranks
+        self.hot = hot if ranks.world_size > 1 else None
 
     def all_plan(self, rows: IntArray) -> ExchangePlan:
         """Tells owners which rows this rank needs and learns which of its own are needed. Every rank must call.
@@ -72,6 +94,28 @@ class RowExchange:
             reply.to(device),
             asked_counts.tolist(),
             wanted_counts.tolist(),
+            self._past_owners(rows, owner, order, asked, reply, asked_counts) if self.hot is not None else None,
+        )
+
+    def _past_owners(
+        self, rows: IntArray, owner: IntArray, order: IntArray, asked: Tensor, reply: Tensor, asked_counts: Tensor
+    ) -> PastOwners:
+        """What is left to fetch: both sides know which rows have replicas, so nothing is told."""
+        assert self.hot is not None
+        rank, world, device = self.ranks.rank, self.ranks.world_size, self.ranks.device
+        hot = self.hot.holds(rows) & (owner != rank)
+        arrives = np.empty(len(rows), np.int64)
+        arrives[order] = np.cumsum(~hot[order]) - 1
+        asker = np.repeat(np.arange(world), asked_counts.numpy())
+        sent = ~(self.hot.holds(asked.numpy()) & (asker != rank))
+        return PastOwners(
+            torch.from_numpy(np.flatnonzero(~hot)).to(device),
+            torch.from_numpy(arrives[~hot]).to(device),
+            torch.from_numpy(np.flatnonzero(hot)).to(device),
+            torch.from_numpy(self.hot.slots(rows[hot])).to(device),
+            reply[torch.from_numpy(sent)].to(device),
+            np.bincount(asker[sent], minlength=world).tolist(),
+            np.bincount(owner[~hot], minlength=world).tolist(),
         )
 
     def all_fetch(self, owned: Tensor, plan: ExchangePlan) -> Tensor:
@@ -84,8 +128,13 @@ class RowExchange:
         """
         if self.ranks.world_size == 1:
             return owned
+        if self.hot is not None:
+            mixed: Tensor = _FetchPastOwners.apply(owned, plan, self.hot.weight, self.ranks)  # type: ignore[no-untyped-call]
+            return mixed
         replies = owned.index_select(0, plan.reply)
-        arrived: Tensor = _AllToAll.apply(replies, plan.send_splits, plan.receive_splits)  # type: ignore[no-untyped-call]
+        arrived: Tensor = _AllToAll.apply(  # type: ignore[no-untyped-call]
+            replies, plan.send_splits, plan.receive_splits, self.ranks, ("rows", "gradients")
+        )
         return arrived.index_select(0, plan.position)
 
     def _all_send_ids(self, wanted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,6 +142,8 @@ class RowExchange:
             return wanted, counts
         group = self.ranks.id_group
         asked_counts = torch.empty_like(counts)
+        elsewhere = len(wanted) - int(counts[self.ranks.rank]) + self.ranks.world_size - 1
+        self.ranks.traffic.add("ids", elsewhere * wanted.itemsize)
         with collective("the exchange of ids"):
             dist.all_to_all_single(asked_counts, counts, group=group)
             asked = torch.empty(int(asked_counts.sum()), dtype=torch.int64)
@@ -101,34 +152,66 @@ class RowExchange:
 
 
 class _AllToAll(torch.autograd.Function):
-    """Uneven all-to-all of rows; its backward is the same exchange the other way."""
+    """Uneven all-to-all of rows; its backward is the same exchange the other way. Its bytes count under two kinds."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, send: list[int], receive: list[int]) -> Tensor:
-        ctx.send, ctx.receive = send, receive
-        out = x.new_empty(sum(receive), *x.shape[1:])
-        with collective("the exchange of rows"):
-            dist.all_to_all_single(out, x.contiguous(), receive, send)
+    def forward(
+        ctx: Any, x: Tensor, send: list[int], receive: list[int], ranks: Ranks, kinds: tuple[str, str]
+    ) -> Tensor:
+        ctx.send, ctx.receive, ctx.ranks, ctx.kind = send, receive, ranks, kinds[1]
+        return _all_to_all(x, send, receive, ranks, kinds[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        back = _all_to_all(grads[0], ctx.receive, ctx.send, ctx.ranks, ctx.kind)
+        return back, None, None, None, None
+
+
+class _FetchPastOwners(torch.autograd.Function):
+    """Cold rows from their owners, hot ones from replicas; gradients of both go home, where they add up."""
+
+    @staticmethod
+    def forward(ctx: Any, owned: Tensor, plan: ExchangePlan, replicas: Tensor, ranks: Ranks) -> Tensor:
+        past = plan.past_owners
+        assert past is not None
+        ctx.plan, ctx.ranks, ctx.num_owned = plan, ranks, len(owned)
+        replies = owned.index_select(0, past.reply)
+        arrived = _all_to_all(replies, past.send_splits, past.receive_splits, ranks, "rows")
+        out = owned.new_empty(len(plan.position), owned.shape[1])
+        out[past.cold] = arrived.index_select(0, past.cold_position)
+        out[past.hot] = replicas.index_select(0, past.slot)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        grad = grads[0].contiguous()
-        out = grad.new_empty(sum(ctx.send), *grad.shape[1:])
-        with collective("the exchange of gradients"):
-            dist.all_to_all_single(out, grad, ctx.send, ctx.receive)
-        return out, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        plan: ExchangePlan = ctx.plan
+        by_owner = torch.empty_like(grads[0])
+        by_owner[plan.position] = grads[0]
+        home = _all_to_all(by_owner, plan.receive_splits, plan.send_splits, ctx.ranks, "gradients")
+        total = home.new_zeros(ctx.num_owned, home.shape[1]).index_add_(0, plan.reply, home)
+        return total, None, None, None
 
 
-def all_gather_rows(x: Tensor, counts: list[int], ranks: Ranks) -> Tensor:
+def _all_to_all(x: Tensor, send: list[int], receive: list[int], ranks: Ranks, kind: str) -> Tensor:
+    out = x.new_empty(sum(receive), *x.shape[1:])
+    ranks.traffic.add(kind, (sum(send) - send[ranks.rank]) * (x.nbytes // max(len(x), 1)))
+    with collective("the exchange of gradients" if kind == "gradients" else "the exchange of rows"):
+        dist.all_to_all_single(out, x.contiguous(), receive, send)
+    return out
+
+
+def all_gather_rows(x: Tensor, counts: list[int], ranks: Ranks, kind: str = "rows") -> Tensor:
     """Every rank's rows, in rank order, inside autograd. Every rank must call, in forward and in backward.
 
     Args:
-        x: [counts[rank], C]; counts: rows of each rank.
+        x: [counts[rank], C]; counts: rows of each rank; kind: as what the bytes count, see `traffic.KINDS`.
     Returns: [sum(counts), C].
     """
     if ranks.world_size == 1:
         return x
     replies = torch.cat([x] * ranks.world_size)
-    out: Tensor = _AllToAll.apply(replies, [counts[ranks.rank]] * ranks.world_size, counts)  # type: ignore[no-untyped-call]
+    kinds = (kind, "gradients" if kind == "rows" else kind)
+    out: Tensor = _AllToAll.apply(  # type: ignore[no-untyped-call]
+        replies, [counts[ranks.rank]] * ranks.world_size, counts, ranks, kinds
+    )
     return out

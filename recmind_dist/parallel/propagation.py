@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.graph import Graph
+from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.model import GatedLightGCN, MeanOfStates, Views
 from recmind_dist.parallel.exchange import all_gather_rows
 from recmind_dist.parallel.item_means import ItemMeans, all_content, all_recent
@@ -42,19 +42,26 @@ class FullPropagation:
 
     Args:
         bounds: [P + 1] rows of the ranks; degree_feature: [N] d̃ in node order; absent: [E] edges (positions in the user
-        half) that nothing passes over; degree: [N] as which nodes count, by default their training degree.
+        half) that nothing passes over; degree: [N] as which nodes count, by default their training degree; rows: this rank's
+        share of a partitioned graph, which has no other edges here and can leave none out.
     """
 
     def __init__(
         self, graph: Graph, bounds: IntArray, ranks: Ranks, degree_feature: Tensor, absent: IntArray | None = None,
-        degree: IntArray | None = None,
+        degree: IntArray | None = None, rows: EdgeRows | None = None,
     ) -> None:  # fmt: skip
         self.ranks, self._graph = ranks, graph
         self.counts = np.diff(bounds).tolist()
         self.row_of_node = torch.from_numpy(np.array(graph.row_of_node))
         node_of_row = np.argsort(graph.row_of_node)
         self._own = node_of_row[bounds[ranks.rank] : bounds[ranks.rank + 1]]
-        self._indptr, self._indices = _rows_of(graph.indptr, graph.indices, graph.row_of_node, self._own, AHEAD)
+        assert absent is None or rows is None or rows.whole, (
+            "edges of a partitioned graph are left out by sampling alone"
+        )
+        rows = rows or EdgeRows.all_of(graph)
+        self._indptr, self._indices = _rows_of(
+            rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own), AHEAD
+        )
         self._item_means: dict[float, ItemMeans] = {}
         self._states: dict[tuple[str, int], Tensor] = {}  # kept: page faults of a fresh one cost as much as the product
         if absent is not None and len(absent):

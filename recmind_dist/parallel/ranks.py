@@ -4,13 +4,14 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from recmind_dist.errors import WorkerLostError
+from recmind_dist.parallel.traffic import Traffic, ring_bytes
 
 # what gloo and NCCL say of a peer that is late, gone, or out of reach; gloo raises plain RuntimeErrors
 _LOST = re.compile(r"timed? ?out|connection (closed|reset|refused)|broken pipe|socket|gloo|nccl", re.IGNORECASE)
@@ -48,6 +49,7 @@ class Ranks:
     world_size: int
     device: torch.device
     id_group: dist.ProcessGroup | None = None
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
 
     @staticmethod
     def alone(device: str = "cpu") -> "Ranks":
@@ -69,6 +71,7 @@ class Ranks:
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a small tensor, in place. Every rank must call."""
         if self.world_size > 1:
+            self.traffic.add("dense", ring_bytes(values.nbytes, self.world_size))
             with collective("the sum over ranks"):
                 dist.all_reduce(values)
         return values

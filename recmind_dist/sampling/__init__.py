@@ -8,18 +8,42 @@ from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 if TYPE_CHECKING:
     from recmind_dist.sampling.batches import Batch, NeighborLoader, StepBatches, make_sampler, steps_per_epoch
     from recmind_dist.sampling.distinct_ids import distinct
-    from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, edge_endpoints, held_out_slice
-    from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler, SampledHops
+    from recmind_dist.sampling.edge_source import EdgeSource, WholeGraph, share_of
+    from recmind_dist.sampling.hidden import (
+        NOTHING_HIDDEN,
+        HiddenEdges,
+        edge_endpoints,
+        held_out_edges,
+        held_out_slice,
+        users_of_edges,
+    )
+    from recmind_dist.sampling.negatives import NegativeSampler
+    from recmind_dist.sampling.neighbours import (
+        Drawn,
+        Hop,
+        LocalDraws,
+        NeighborDraws,
+        NeighborSampler,
+        NumbaNeighborSampler,
+        SampledHops,
+        relabel,
+    )
     from recmind_dist.sampling.prefetch import Prefetcher
 
 __all__ = [
-    "NOTHING_HIDDEN", "Batch", "HiddenEdges", "Hop", "NegativeSettings", "NeighborLoader", "NeighborSampler",
-    "NumbaNeighborSampler", "Prefetcher", "SampledHops", "SamplerSettings", "StepBatches", "distinct",
-    "edge_endpoints", "held_out_slice", "make_sampler", "steps_per_epoch",
+    "NOTHING_HIDDEN", "Batch", "Drawn", "EdgeSource", "HiddenEdges", "Hop", "LocalDraws", "NegativeSampler",
+    "NegativeSettings", "NeighborDraws", "NeighborLoader", "NeighborSampler", "NumbaNeighborSampler", "Prefetcher",
+    "SampledHops", "SamplerSettings", "StepBatches", "WholeGraph", "distinct", "edge_endpoints", "held_out_edges",
+    "held_out_slice", "make_sampler", "relabel", "share_of", "steps_per_epoch", "users_of_edges",
 ]  # fmt: skip
 
 _HOMES = dict.fromkeys(("Batch", "NeighborLoader", "StepBatches", "make_sampler", "steps_per_epoch"), "batches")
-_HOMES |= dict.fromkeys(("NOTHING_HIDDEN", "HiddenEdges", "edge_endpoints", "held_out_slice"), "hidden")
-_HOMES |= dict.fromkeys(("Hop", "NeighborSampler", "NumbaNeighborSampler", "SampledHops"), "neighbours")
+_HOMES |= dict.fromkeys(("EdgeSource", "WholeGraph", "share_of"), "edge_source")
+_HOMES |= dict.fromkeys(
+    ("NOTHING_HIDDEN", "HiddenEdges", "edge_endpoints", "held_out_edges", "held_out_slice", "users_of_edges"), "hidden"
+)
+_HOMES |= dict.fromkeys(("Drawn", "Hop", "LocalDraws", "NeighborDraws", "NeighborSampler"), "neighbours")
+_HOMES |= dict.fromkeys(("NumbaNeighborSampler", "SampledHops", "relabel"), "neighbours")
+_HOMES |= {"NegativeSampler": "negatives"}
 _HOMES |= {"Prefetcher": "prefetch", "distinct": "distinct_ids"}
 __getattr__ = lazy_exports(__name__, _HOMES)

@@ -12,12 +12,15 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import Permutation, integers, stream_key, uniforms
 from recmind_dist.sampling.distinct_ids import distinct
-from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, edge_endpoints
+from recmind_dist.sampling.edge_source import EdgeSource, WholeGraph, share_of
+from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, users_of_edges
 from recmind_dist.sampling.negatives import NegativeSampler
 from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler, SampledHops
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.types import BoolArray, IntArray
+
+Edges = BoolArray | IntArray
 
 
 @dataclass(frozen=True)
@@ -117,20 +120,21 @@ class NeighborLoader:
         batch_size: pairs, or users, of the *global* batch.
         batch_of: "pairs", or "users" with all their training edges.
         negatives: "pairs" (BPR), "shared" (sampled softmax) or "none" (alignment only).
-        held_out: mask over the user half of edges, [E], that are absent from the training pairs and from every propagation;
-            teaches: those of them that teach the gates, all by default.
+        held_out: edges that are absent from the training pairs and from every propagation, as a mask over the user half, [E],
+            or as ascending positions in it; teaches: those of them that teach the gates, all by default.
         gate_batch_size: held-out pairs of the global batch a step; 0 for none.
         cold_share: share of the gate batch's items that play cold (degree 0..3).
         gate_negatives: of the gate batch, where they are others than the main one's; gate_degree: [N] as which nodes count
             there, by default their training degree.
-        seed, rank, world_size: who asks.
+        seed, rank, world_size: who asks; source: who answers for the edges, by default the whole graph in this process;
+        most_steps: of an epoch, 0 for all.
     """
 
     def __init__(
         self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *, batch_of: str = "pairs",
-        held_out: BoolArray | None = None, teaches: BoolArray | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
+        held_out: Edges | None = None, teaches: Edges | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
         gate_negatives: NegativeSettings | None = None, gate_degree: IntArray | None = None,
-        seed: int = 0, rank: int = 0, world_size: int = 1,
+        seed: int = 0, rank: int = 0, world_size: int = 1, source: EdgeSource | None = None, most_steps: int = 0,
     ) -> None:  # fmt: skip
         if batch_size < world_size:
             raise ConfigError(
@@ -139,27 +143,39 @@ class NeighborLoader:
         self.graph, self.settings, self.batch_size, self.negatives = graph, settings, batch_size, negatives
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.gate_batch_size, self.cold_share, self.batch_of = gate_batch_size, cold_share, batch_of
-        self._held_out = held_out
-        absent = np.flatnonzero(held_out) if held_out is not None else np.zeros(0, np.int64)
-        self._held_out_edges = absent if teaches is None else np.flatnonzero(teaches)
-        hidden = HiddenEdges.of_edges(graph, absent) if len(absent) else NOTHING_HIDDEN
+        self._most_steps = most_steps
+        self._held_out = _positions(held_out)
+        self._held_out_edges = self._held_out if teaches is None else _positions(teaches)
         self._full = settings.propagation == "full"
-        self._sampler = None if self._full else make_sampler(graph, settings, hidden)
-        self._negatives = NegativeSampler(graph, settings.negatives)
         self._gate_degree = gate_degree
-        self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives)
+        self._source = source or WholeGraph(graph, rank, world_size)
+        self._sampler = None if self._full else self._make_sampler()
+        self._negatives = NegativeSampler(graph, settings.negatives, self._source.rows)
+        self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives, self._source.rows)
+
+    def _make_sampler(self) -> NeighborSampler:
+        absent = self._held_out
+        hidden = self._source.hidden(*self._endpoints(absent), absent) if len(absent) else NOTHING_HIDDEN
+        if self.settings.backend == "pyg":
+            return make_sampler(self.graph, self.settings, hidden)
+        return NumbaNeighborSampler(self.graph, self.settings.num_neighbors, draws=self._source.draws(hidden))
+
+    def _endpoints(self, edges: IntArray) -> tuple[IntArray, IntArray]:
+        users = users_of_edges(self.graph, edges)
+        return users, self._source.all_items(edges, users)
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.graph, self.settings, self.batch_size, self.batch_of)
+        return steps_per_epoch(self.graph, self.settings, self.batch_size, self.batch_of, self._most_steps)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
         """This rank's share of every global batch of `epoch`, from `first_step` on. Every rank gets as many."""
         for i in range(first_step, self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + i
             edges = self._edges(epoch, i)
-            if self._held_out is not None:
-                edges = edges[~self._held_out[edges]]
+            if len(self._held_out):
+                place = np.searchsorted(self._held_out, edges)
+                edges = edges[self._held_out[np.minimum(place, len(self._held_out) - 1)] != edges]
             gate = self._gate_batch(step) if self.gate_batch_size and len(self._held_out_edges) else None
             yield StepBatches(step, self._batch(edges, stream_key(self.seed, "batch", step)), gate)
 
@@ -178,35 +194,33 @@ class NeighborLoader:
         draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + step * self.gate_batch_size) % count)
         key = stream_key(self.seed, "gate-batch", step)
         edges = self._held_out_edges[draws]
-        batch = self._batch(edges, key, self._simulated_degrees(edges, key), self._gate_negatives)
+        batch = self._batch(edges, key, self._gate_negatives)
         if self._gate_degree is None:
             return batch
         return replace(batch, degree=torch.from_numpy(self._gate_degree[batch.n_id.numpy()]))
 
-    def _simulated_degrees(self, edges: IntArray, key: int) -> dict[int, int]:
+    def _simulated_degrees(self, all_items: IntArray, key: int) -> dict[int, int]:
         if not self.cold_share:
             return {}
-        items = np.unique(self.graph.indices[edges]).astype(np.int64)
+        items = np.unique(all_items)
         cold = items[uniforms(stream_key(key, "plays-cold"), items) < self.cold_share]
         degrees = np.minimum(integers(stream_key(key, "cold-degree"), cold, 4), self.graph.degree[cold])
         return dict(zip(cold.tolist(), degrees.tolist(), strict=True))
 
-    def _batch(
-        self,
-        edges: IntArray,
-        key: int,
-        simulated: dict[int, int] | None = None,
-        negatives: NegativeSampler | None = None,
-    ) -> Batch:
-        """This rank's share of the global batch made of `edges` (positions in the user half)."""
-        negatives = negatives or self._negatives
-        bounds = [len(edges) * r // self.world_size for r in (self.rank, self.rank + 1)]
-        input_id = np.arange(*bounds, dtype=np.int64)
-        all_users, all_items = edge_endpoints(self.graph, edges)
+    def _batch(self, edges: IntArray, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
+        """This rank's share of the global batch made of `edges` (positions in the user half).
+
+        Args:
+            gate_negatives: of a batch that teaches the gates.
+        """
+        negatives = gate_negatives or self._negatives
+        input_id = share_of(len(edges), self.rank, self.world_size)
+        all_users, all_items = self._endpoints(edges)
+        simulated = self._simulated_degrees(all_items, key) if gate_negatives is not None else None
         users, items = all_users[input_id], all_items[input_id]
         pairs, shared = np.zeros((len(users), 0), np.int64), np.zeros(0, np.int64)
         if self.negatives == "pairs":
-            pairs = negatives.for_pairs(users, input_id, stream_key(key, "negatives"), all_items)
+            pairs = self._source.all_negatives(negatives, all_users, all_items, stream_key(key, "negatives"))
         elif self.negatives == "shared":
             shared = negatives.shared(stream_key(key, "shared"), all_items)
         wanted = np.concatenate([users, items, pairs.ravel(), shared])
@@ -215,7 +229,7 @@ class NeighborLoader:
         if self._sampler is None:
             sampled = SampledHops(seeds, np.asarray(self.graph.degree)[seeds], [])
         else:
-            hidden = HiddenEdges.of_edges(self.graph, edges) if hide else NOTHING_HIDDEN
+            hidden = self._source.hidden(all_users, all_items, edges) if hide else NOTHING_HIDDEN
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden, simulated)
         b = len(users)
         index = torch.from_numpy(local)
@@ -231,16 +245,25 @@ class NeighborLoader:
             user_index=torch.from_numpy(user_index),
             user_of_pair=torch.from_numpy(user_of_pair),
             shared_index=index[2 * b + pairs.size :],
-            shared_positive=torch.from_numpy(negatives.positives_among(seeds[user_index], shared)),
+            shared_positive=torch.from_numpy(self._source.all_positives(negatives, all_users, shared)),
             global_pairs=torch.from_numpy(np.stack([all_users, all_items])),
             hidden_edges=torch.from_numpy(edges if hide and self._full else edges[:0]),
         )
 
 
-def steps_per_epoch(graph: Graph, settings: SamplerSettings, batch_size: int, batch_of: str = "pairs") -> int:
-    """Updates an epoch, the same on any number of ranks."""
+def _positions(edges: Edges | None) -> IntArray:
+    if edges is None:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(edges) if edges.dtype == np.bool_ else edges.astype(np.int64)
+
+
+def steps_per_epoch(
+    graph: Graph, settings: SamplerSettings, batch_size: int, batch_of: str = "pairs", most: int = 0
+) -> int:
+    """Updates an epoch, the same on any number of ranks; `most` of them where that is above 0."""
     size = batch_size * (settings.batches_per_propagation if settings.propagation == "full" else 1)
-    return -(-(graph.num_users if batch_of == "users" else graph.num_edges) // size)
+    steps = -(-(graph.num_users if batch_of == "users" else graph.num_edges) // size)
+    return min(steps, most) if most else steps
 
 
 def edges_of_users(graph: Graph, users: IntArray) -> IntArray:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from recmind_dist.graph import Graph
+from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.randomness import integers, stream_key, uniforms, words
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import BoolArray, Int32Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class HiddenEdges:
     """Hidden neighbours by node, as positions inside the node's CSR row.
 
     Shapes:
-        nodes: [n] distinct nodes with a hidden edge; indptr: [n + 1]; positions: [hidden], ascending within a node.
+        nodes: [n] distinct nodes with a hidden edge, by their row in the `EdgeRows` that they were found in (of a whole graph:
+        their global ids); indptr: [n + 1]; positions: [hidden], ascending within a node.
     """
 
     nodes: IntArray
@@ -25,19 +26,36 @@ class HiddenEdges:
     @staticmethod
     def of_edges(graph: Graph, edges: IntArray) -> "HiddenEdges":
         """Hides training edges, given by their positions in the user half of `graph.indices`, in both directions."""
-        edges = np.unique(edges)
         users, items = edge_endpoints(graph, edges)
         node = np.concatenate([users, items])
         position = np.concatenate(
             [edges - graph.indptr[users], _positions_in_rows(graph.indptr, graph.indices, items, users)]
         )
+        return HiddenEdges._of_positions(node, position)
+
+    @staticmethod
+    def of_pairs(rows: EdgeRows, users: IntArray, items: IntArray) -> "HiddenEdges":
+        """Hides training edges, given by their ends, where the rows of an end are here; edges may repeat."""
+        found = []
+        for ends, others in ((users, items), (items, users)):
+            row = rows.rows_of(ends)
+            here = row >= 0
+            found.append((row[here], _positions_in_rows(rows.indptr, rows.indices, row[here], others[here])))
+        row, position = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return HiddenEdges._of_positions(row, position)
+
+    @staticmethod
+    def _of_positions(node: IntArray, position: IntArray) -> "HiddenEdges":
         order = np.lexsort((position, node))
         node, position = node[order], position[order]
+        if len(node):
+            new = np.r_[True, (node[1:] != node[:-1]) | (position[1:] != position[:-1])]
+            node, position = node[new], position[new]
         nodes, starts = np.unique(node, return_index=True)
         return HiddenEdges(nodes, np.append(starts, len(node)).astype(np.int64), position)
 
-    def in_csr(self, graph: Graph) -> IntArray:
-        """The same as positions in `graph.indices`, ascending. Shape: [hidden]."""
+    def in_csr(self, graph: Graph | EdgeRows) -> IntArray:
+        """The same as positions in the `indices` that they were found in, ascending. Shape: [hidden]."""
         return np.sort(np.repeat(graph.indptr[self.nodes], np.diff(self.indptr)) + self.positions)
 
 
@@ -46,8 +64,13 @@ NOTHING_HIDDEN = HiddenEdges(np.zeros(0, np.int64), np.zeros(1, np.int64), np.ze
 
 def edge_endpoints(graph: Graph, edges: IntArray) -> tuple[IntArray, IntArray]:
     """Global ids (user, item) of edges given by position in the user half. Shapes: as `edges`."""
-    users = np.searchsorted(graph.indptr[: graph.num_users + 1], edges, side="right") - 1
-    return users.astype(np.int64), graph.indices[edges].astype(np.int64)
+    return users_of_edges(graph, edges), graph.indices[edges].astype(np.int64)
+
+
+def users_of_edges(graph: Graph, edges: IntArray) -> IntArray:
+    """Global ids of the users of edges given by position in the user half: known without the edges. Shape: as `edges`."""
+    users: IntArray = np.searchsorted(graph.indptr[: graph.num_users + 1], edges, side="right") - 1
+    return users.astype(np.int64)
 
 
 @njit(cache=True, nogil=True)
@@ -71,15 +94,30 @@ def held_out_slice(graph: Graph, share: float, seed: int, period: int = 0, withh
         Mask over the user half of the edges, [E]. Source: DESIGN of this project, docs/model.md.
     """
     mask = np.zeros(graph.num_edges, np.bool_)
-    users = np.arange(graph.num_users, dtype=np.int64)
-    degree = np.diff(graph.indptr[: graph.num_users + 1])
-    chosen = users[(degree >= 2) & (uniforms(stream_key(seed, "held-out", period), users) < share)]
+    chosen = _chosen_users(graph, share, seed, period)
     if len(chosen):
         newest = _newest_edges(graph.indptr, graph.time_rank, chosen)
         mask[newest] = True
     if withheld_items:
         mask |= withheld_edges(graph, withheld_items, stream_key(seed, "withheld", period))
     return mask
+
+
+def held_out_edges(graph: Graph, newest: Int32Array, share: float, seed: int, period: int = 0) -> IntArray:
+    """Positions of `held_out_slice` without withheld items, for a rank that has no other rank's edges.
+
+    Args:
+        newest: `EdgeRows.newest`.
+    Returns: [held out] positions in the user half, ascending.
+    """
+    chosen = _chosen_users(graph, share, seed, period)
+    return np.asarray(graph.indptr)[chosen] + newest[chosen]
+
+
+def _chosen_users(graph: Graph, share: float, seed: int, period: int) -> IntArray:
+    users = np.arange(graph.num_users, dtype=np.int64)
+    degree = np.diff(graph.indptr[: graph.num_users + 1])
+    return users[(degree >= 2) & (uniforms(stream_key(seed, "held-out", period), users) < share)]
 
 
 def withheld_edges(graph: Graph, share: float, key: int) -> BoolArray:

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from recmind_dist.graph import Graph
+from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.randomness import integers, mix64, mix64_pair, uniforms
 from recmind_dist.sampling.settings import NegativeSettings
 from recmind_dist.types import BoolArray, IntArray
@@ -15,11 +15,12 @@ class NegativeSampler:
     """Draws items for users.
 
     Args:
-        graph: training graph, whose positives are never drawn; settings: kind of distribution and counts.
+        graph: training graph, whose positives are never drawn; settings: kind of distribution and counts; rows: those of the
+        users who will be asked for, by default all.
     """
 
-    def __init__(self, graph: Graph, settings: NegativeSettings) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, settings: NegativeSettings, rows: EdgeRows | None = None) -> None:
+        self.graph, self._rows = graph, rows or EdgeRows.all_of(graph)
         self.settings = settings
         degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
         weights = (
@@ -39,7 +40,7 @@ class NegativeSampler:
         in_batch = self.settings.kind == "in_batch" and len(batch_items) > 0
         pool = batch_items if in_batch else np.zeros(0, np.int64)
         drawn: IntArray = _draw(
-            self.graph.indptr, self.graph.indices, users, sample_ids, np.uint64(key), self.settings.num,
+            self._rows.indptr, self._rows.indices, self._rows.rows_of(users), sample_ids, np.uint64(key), self.settings.num,
             self._cumulative, pool, self.graph.num_users,
         )  # fmt: skip
         return drawn
@@ -54,7 +55,7 @@ class NegativeSampler:
 
     def positives_among(self, users: IntArray, shared: IntArray) -> BoolArray:
         """Which of the shared items are training positives of which user. Shape: [b, len(shared)]."""
-        found: BoolArray = _positives_among(self.graph.indptr, self.graph.indices, users, shared)
+        found: BoolArray = _positives_among(self._rows.indptr, self._rows.indices, self._rows.rows_of(users), shared)
         return found
 
 

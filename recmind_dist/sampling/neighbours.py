@@ -14,10 +14,10 @@ from numba import njit
 from torch import Tensor
 
 from recmind_dist.fetch_ahead import fetch_ahead
-from recmind_dist.graph import Graph
+from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.randomness import mix64, mix64_pair, stream_key
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges
-from recmind_dist.types import Int32Array, IntArray
+from recmind_dist.types import FloatArray, Int32Array, IntArray
 
 _AT_ONCE = 256
 """Edges drawn before the first of them is read: what they lead to is on its way meanwhile, all of it at the same time."""
@@ -82,57 +82,90 @@ class NeighborSampler(Protocol):
         ...
 
 
-class NumbaNeighborSampler:
-    """Floyd's method with counter-based randomness over the memory-mapped CSR.
+@dataclass(frozen=True)
+class Drawn:
+    """Sampled neighbours of some nodes, node after node.
 
-    Holds three to four arrays of 4 bytes a node, so one instance serves one thread.
-
-    Args:
-        graph: the training graph; num_neighbors: fan-out a hop, -1 for all; hidden: edges that no batch may see.
+    Shapes (n nodes that were asked for): counts: int32 [n]; scale: float32 [n], see `Hop.dst_scale`; neighbours: int32, local
+    ids; n_id: [N] global ids by local id, those that were asked for first.
     """
 
-    def __init__(self, graph: Graph, num_neighbors: tuple[int, ...], hidden: HiddenEdges = NOTHING_HIDDEN) -> None:
-        self.graph = graph
-        self.num_neighbors = num_neighbors
-        self._local_of = np.full(graph.num_nodes, -1, np.int32)
-        self._hidden_slot = np.full(graph.num_nodes if len(hidden.nodes) else 0, -1, np.int32)
+    counts: Int32Array
+    scale: FloatArray
+    neighbours: Int32Array
+    n_id: IntArray
+
+
+class NeighborDraws(Protocol):
+    """Who draws the neighbours of a hop: this process out of rows that are here, or the owners of the nodes."""
+
+    def begin(self, hidden: HiddenEdges, simulated: dict[int, int]) -> None:
+        """A block begins, with edges of its own to hide and nodes that play cold."""
+        ...
+
+    def draw(self, n_id: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array) -> Drawn:
+        """Neighbours of `n_id`, each a function of (key, node). Where owners are asked, every rank must call.
+
+        Args:
+            local_of: [N] local ids of all nodes, −1 where they have none; new nodes are numbered on in it.
+        """
+        ...
+
+    def end(self) -> None:
+        """The block is done."""
+        ...
+
+
+class LocalDraws:
+    """Floyd's method with counter-based randomness over rows that are here. Holds two to three arrays of 4 bytes a row.
+
+    Args:
+        hidden: edges that no block may see.
+    """
+
+    def __init__(self, rows: EdgeRows, hidden: HiddenEdges = NOTHING_HIDDEN) -> None:
+        self.rows, self._hidden = rows, hidden
+        count = len(rows.nodes)
+        self._hidden_slot = np.full(count if len(hidden.nodes) else 0, -1, np.int32)
         self._hidden_slot[hidden.nodes] = np.arange(len(hidden.nodes), dtype=np.int32)
-        self._hidden = hidden
-        self._step_slot = np.full(graph.num_nodes, -1, np.int32)
-        self._simulated = np.full(graph.num_nodes, -1, np.int32)
+        self._step_slot = np.full(count, -1, np.int32)
+        self._simulated = np.full(count, -1, np.int32)
+        self._step, self._cold = NOTHING_HIDDEN, np.zeros(0, np.int64)
 
-    def sample(
-        self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN, simulated: dict[int, int] | None = None
-    ) -> SampledHops:
-        """See `NeighborSampler.sample`. `seeds` must be distinct."""
-        step_hidden = self._merged(hidden)
-        self._step_slot[step_hidden.nodes] = np.arange(len(step_hidden.nodes), dtype=np.int32)
-        cold_nodes = np.fromiter(simulated or {}, np.int64)
-        plays_cold = self._simulated if simulated else self._simulated[:0]
-        self._simulated[cold_nodes] = np.fromiter((simulated or {}).values(), np.int32)
-        try:
-            return self._sample(seeds.astype(np.int64), key, step_hidden, plays_cold)
-        finally:
-            self._step_slot[step_hidden.nodes] = -1
-            self._simulated[cold_nodes] = -1
+    def begin(self, hidden: HiddenEdges, simulated: dict[int, int]) -> None:
+        """See `NeighborDraws`."""
+        self._step = self._merged(hidden)
+        self._step_slot[self._step.nodes] = np.arange(len(self._step.nodes), dtype=np.int32)
+        cold = self.rows.rows_of(np.fromiter(simulated, np.int64))
+        here = cold >= 0
+        self._cold = cold[here]
+        self._simulated[self._cold] = np.fromiter(simulated.values(), np.int32)[here]
 
-    def _sample(self, seeds: IntArray, key: int, step_hidden: HiddenEdges, simulated: Int32Array) -> SampledHops:
-        graph, n_id, hops = self.graph, seeds.copy(), []
-        self._local_of[n_id] = np.arange(len(n_id), dtype=np.int32)
-        try:
-            for hop, fan_out in enumerate(self.num_neighbors):
-                indptr, indices, scale, n_id = _sample_hop(
-                    graph.indptr, graph.indices, n_id, fan_out, np.uint64(stream_key(key, "hop", hop)),
-                    np.uint64(stream_key(key, "cold")), self._local_of, self._hidden_slot, self._hidden.indptr,
-                    self._hidden.positions, self._step_slot, step_hidden.indptr, step_hidden.positions, simulated,
-                )  # fmt: skip
-                hops.append(Hop.of_arrays(indptr, indices, scale, len(n_id)))
-            degree = np.asarray(graph.degree)[n_id]
-            if len(simulated):
-                degree = np.where(simulated[n_id] >= 0, simulated[n_id], degree)
-            return SampledHops(n_id, degree, hops)
-        finally:
-            self._local_of[n_id] = -1
+    def draw(self, n_id: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array) -> Drawn:
+        """See `NeighborDraws`; all nodes must have their rows here."""
+        return Drawn(*self._draw(n_id, fan_out, key, cold_key, local_of))
+
+    def answer(
+        self, nodes: IntArray, fan_out: int, key: int, cold_key: int
+    ) -> tuple[Int32Array, FloatArray, Int32Array]:
+        """What `draw` finds, with neighbours as global ids, for another rank that asks: counts, scale, neighbours."""
+        counts, scale, neighbours, _ = self._draw(nodes, fan_out, key, cold_key, np.empty(0, np.int32))
+        return counts, scale, neighbours
+
+    def _draw(
+        self, nodes: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array
+    ) -> tuple[Int32Array, FloatArray, Int32Array, IntArray]:
+        found: tuple[Int32Array, FloatArray, Int32Array, IntArray] = _draw_hop(
+            self.rows.indptr, self.rows.indices, self.rows.rows_of(nodes), nodes, fan_out, np.uint64(key),
+            np.uint64(cold_key), local_of, self._hidden_slot, self._hidden.indptr, self._hidden.positions, self._step_slot,
+            self._step.indptr, self._step.positions, self._simulated if len(self._cold) else self._simulated[:0],
+        )  # fmt: skip
+        return found
+
+    def end(self) -> None:
+        """See `NeighborDraws`."""
+        self._step_slot[self._step.nodes] = -1
+        self._simulated[self._cold] = -1
 
     def _merged(self, step: HiddenEdges) -> HiddenEdges:
         """The step's hidden edges with, for the same nodes, those always hidden: so one list answers for a node."""
@@ -154,40 +187,89 @@ class NumbaNeighborSampler:
         return HiddenEdges(step.nodes, indptr, pairs[1])
 
 
+class NumbaNeighborSampler:
+    """Blocks out of the draws of `LocalDraws` over the memory-mapped CSR, or of other draws that keep to the same rule.
+
+    Holds an array of 4 bytes a node beside theirs, so one instance serves one thread.
+
+    Args:
+        graph: the training graph; num_neighbors: fan-out a hop, -1 for all; hidden: edges that no batch may see; draws: who
+        draws; None: this process, out of the whole graph.
+    """
+
+    def __init__(
+        self, graph: Graph, num_neighbors: tuple[int, ...], hidden: HiddenEdges = NOTHING_HIDDEN,
+        draws: NeighborDraws | None = None,
+    ) -> None:  # fmt: skip
+        self.graph = graph
+        self.num_neighbors = num_neighbors
+        self._draws = draws if draws is not None else LocalDraws(EdgeRows.all_of(graph), hidden)
+        self._local_of = np.full(graph.num_nodes, -1, np.int32)
+
+    def sample(
+        self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN, simulated: dict[int, int] | None = None
+    ) -> SampledHops:
+        """See `NeighborSampler.sample`. `seeds` must be distinct. Where owners draw, every rank must call."""
+        simulated = simulated or {}
+        self._draws.begin(hidden, simulated)
+        try:
+            n_id, hops = self._hops(seeds.astype(np.int64), key)
+        finally:
+            self._draws.end()
+        degree = np.asarray(self.graph.degree)[n_id]
+        if simulated:
+            cold = np.isin(n_id, np.fromiter(simulated, np.int64))
+            degree[cold] = [simulated[node] for node in n_id[cold].tolist()]
+        return SampledHops(n_id, degree, hops)
+
+    def _hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Hop]]:
+        n_id, hops, cold_key = seeds.copy(), [], stream_key(key, "cold")
+        self._local_of[n_id] = np.arange(len(n_id), dtype=np.int32)
+        try:
+            for hop, fan_out in enumerate(self.num_neighbors):
+                drawn = self._draws.draw(n_id, fan_out, stream_key(key, "hop", hop), cold_key, self._local_of)
+                indptr = np.zeros(len(n_id) + 1, np.int64)
+                np.cumsum(drawn.counts, out=indptr[1:])
+                n_id = drawn.n_id
+                hops.append(Hop.of_arrays(indptr, drawn.neighbours, drawn.scale, len(n_id)))
+            return n_id, hops
+        finally:
+            self._local_of[n_id] = -1
+
+
 @njit(cache=True, nogil=True)
-def _sample_hop(  # type: ignore[no-untyped-def]
-    indptr, indices, n_id, fan_out, key, cold_key, local_of,
+def _draw_hop(  # type: ignore[no-untyped-def]
+    indptr, indices, rows, ids, fan_out, key, cold_key, local_of,
     always_slot, always_indptr, always_positions, step_slot, step_indptr, step_positions, simulated,
 ):  # fmt: skip
-    num_dst = len(n_id)
-    starts, degrees, total, widest = _rows_and_sizes(indptr, n_id, fan_out, simulated)
-    out_indptr = np.empty(num_dst + 1, np.int64)
+    starts, degrees, total, widest = _rows_and_sizes(indptr, rows, fan_out, simulated)
+    counts = np.zeros(len(rows), np.int32)
     out = np.empty(total, np.int32)
-    scale = np.zeros(num_dst, np.float32)
-    nodes = np.empty(min(num_dst + total, len(local_of)), np.int64)
-    nodes[:num_dst] = n_id
-    num_nodes, edge, done = num_dst, 0, 0
+    scale = np.zeros(len(rows), np.float32)
+    edge, done, num_nodes = 0, 0, len(ids)
+    nodes = np.empty(min(len(ids) + total, len(local_of)), np.int64)
+    if len(local_of):
+        nodes[:num_nodes] = ids
     picked = np.empty(widest, np.int64)
     places = np.empty(widest + _AT_ONCE, np.int64)  # of edges that are drawn but not yet read
     address = indices.ctypes.data
-    for i in range(num_dst):
-        out_indptr[i] = edge
-        v, degree = n_id[i], degrees[i]
-        hidden = _hidden_of(v, step_slot, step_indptr, step_positions) if len(step_positions) else step_positions
+    for i in range(len(rows)):
+        r, degree = rows[i], degrees[i]
+        hidden = _hidden_of(r, step_slot, step_indptr, step_positions) if len(step_positions) else step_positions
         if not len(hidden) and len(always_slot):
-            hidden = _hidden_of(v, always_slot, always_indptr, always_positions)
+            hidden = _hidden_of(r, always_slot, always_indptr, always_positions)
         population = available = degree - len(hidden)
         want = available if fan_out < 0 else min(fan_out, available)
-        draw = mix64_pair(key, v)
-        if len(simulated) and simulated[v] >= 0:
+        draw = mix64_pair(key, ids[i])
+        if len(simulated) and simulated[r] >= 0:
             # a node that plays cold keeps one small neighbourhood for the whole block
-            available = min(np.int64(simulated[v]), available)
+            available = min(np.int64(simulated[r]), available)
             want = min(want, available)
             degree = available
-            draw = mix64_pair(cold_key, v)
-        if want <= 0:
-            continue
-        scale[i] = np.float32(available / (want * np.sqrt(np.float64(degree))))
+            draw = mix64_pair(cold_key, ids[i])
+        if want > 0:
+            counts[i] = want
+            scale[i] = np.float32(available / (want * np.sqrt(np.float64(degree))))
         for j in range(want):
             position = np.int64(j)
             if want != population:
@@ -206,48 +288,58 @@ def _sample_hop(  # type: ignore[no-untyped-def]
             fetch_ahead(address + 4 * place)
             places[edge - done] = place
             edge += 1
-        if edge - done >= _AT_ONCE:
-            num_nodes = _name(indices, places, local_of, nodes, num_nodes, out, done, edge)
+        if edge - done >= _AT_ONCE or i == len(rows) - 1:
+            for e in range(done, edge):
+                out[e] = indices[places[e - done]]
+            if len(local_of):
+                num_nodes = _name(out, done, edge, local_of, nodes, num_nodes)
             done = edge
-    num_nodes = _name(indices, places, local_of, nodes, num_nodes, out, done, edge)
-    out_indptr[num_dst] = edge
-    return out_indptr, out[:edge], scale, nodes[:num_nodes].copy()
+    return counts, scale, out[:edge], nodes[:num_nodes].copy()
 
 
 @njit(cache=True, nogil=True)
-def _rows_and_sizes(indptr, n_id, fan_out, simulated):  # type: ignore[no-untyped-def]
-    """Where the rows of nodes begin, their degrees, the most edges that they can give, and the most that one can."""
-    starts, degrees = np.empty(len(n_id), np.int64), np.empty(len(n_id), np.int64)
+def _rows_and_sizes(indptr, rows, fan_out, simulated):  # type: ignore[no-untyped-def]
+    """Where rows begin, their degrees, the most edges that they can give, and the most that one can."""
+    starts, degrees = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     total, widest, address = 0, np.int64(max(fan_out, 1)), indptr.ctypes.data
-    for i in range(len(n_id)):
-        if i + _NODES_AHEAD < len(n_id):
-            fetch_ahead(address + 8 * n_id[i + _NODES_AHEAD])
-        start = indptr[n_id[i]]
-        degree = indptr[n_id[i] + 1] - start
+    for i in range(len(rows)):
+        if i + _NODES_AHEAD < len(rows):
+            fetch_ahead(address + 8 * rows[i + _NODES_AHEAD])
+        start = indptr[rows[i]]
+        degree = indptr[rows[i] + 1] - start
         starts[i], degrees[i] = start, degree
         total += degree if fan_out < 0 else min(degree, fan_out)
         widest = max(widest, degree if fan_out < 0 else widest)
         if len(simulated):
-            widest = max(widest, np.int64(simulated[n_id[i]]))
+            widest = max(widest, np.int64(simulated[rows[i]]))
     return starts, degrees, total, widest
 
 
 @njit(cache=True, nogil=True)
-def _name(indices, places, local_of, nodes, num_nodes, out, first, last):  # type: ignore[no-untyped-def]
-    """Reads drawn edges and gives local ids to nodes met for the first time, in the order of the draws."""
+def _name(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-untyped-def]
+    """Global ids [first, last) → local ones, in place; nodes met for the first time are numbered on. Returns their number."""
     address = local_of.ctypes.data
-    for edge in range(first, last):
-        u = np.int64(indices[places[edge - first]])
-        fetch_ahead(address + 4 * u)
-        out[edge] = u
-    for edge in range(first, last):
-        u = out[edge]
+    for e in range(first, last):
+        fetch_ahead(address + 4 * np.int64(ids[e]))
+    for e in range(first, last):
+        u = ids[e]
         if local_of[u] < 0:
             local_of[u] = num_nodes
             nodes[num_nodes] = u
             num_nodes += 1
-        out[edge] = local_of[u]
+        ids[e] = local_of[u]
     return num_nodes
+
+
+@njit(cache=True, nogil=True)
+def relabel(n_id, ids, local_of):  # type: ignore[no-untyped-def]
+    """Global ids → local ones, in place. Returns the global ids by local id."""
+    nodes = np.empty(min(len(n_id) + len(ids), len(local_of)), np.int64)
+    nodes[: len(n_id)] = n_id
+    num_nodes = len(n_id)
+    for first in range(0, len(ids), _AT_ONCE):
+        num_nodes = _name(ids, first, min(first + _AT_ONCE, len(ids)), local_of, nodes, num_nodes)
+    return nodes[:num_nodes].copy()
 
 
 @njit(inline="always", cache=True)

@@ -15,6 +15,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recmind_dist.errors import ConfigError, TrainingError
+from recmind_dist.graph.edge_rows import rows_directory
 from recmind_dist.report import RunDirectory
 from recmind_dist.storage.remote import Remote
 from recmind_dist.training.place import FOLDER, Place, fault_here, versions
@@ -71,6 +72,8 @@ def asked_of_nodes(config: RunConfig, inputs: Inputs | None) -> Iterator[Place]:
     token, word = run.logs / f"place-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
     run.create()
     files = [inputs.graph / "manifest.json", inputs.whitening, inputs.texts] if inputs else []
+    if inputs and config.graph.placement == "partitioned":
+        files.append(rows_directory(inputs.graph) / "manifest.json")
     model = Path(config.absolute().text.model) / "config.json"
     if config.model.use_text and model.is_file():
         files.append(model)

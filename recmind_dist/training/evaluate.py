@@ -52,7 +52,7 @@ def all_evaluate_run(
     """Content of results.json. Every rank must call; rank 0 writes it, and the users' own metrics beside it."""
     model, cursor = load_best(config, inputs, run, ranks)
     vectors = model.all_final_vectors()
-    found = all_evaluate(vectors.h, model.graph, split, config.evaluation, ranks, cursor.norm_exponent)
+    found = all_evaluate(vectors.h, model.graph, split, config.evaluation, ranks, cursor.norm_exponent, model.rows)
     gate = (
         gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users)
         if len(vectors.gamma)

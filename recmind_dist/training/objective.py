@@ -158,7 +158,7 @@ class Objective(nn.Module):
         own = _four_views(views, batch.src_index[mine], batch.dst_pos_index[mine])
         if self.fresh_encoder is not None and step.fresh is not None:
             own = self.fresh_encoder.replace(own, step.fresh, self.model)
-        everybody = all_gather_rows(torch.cat(list(own.values()), 1), counts, self._ranks)
+        everybody = all_gather_rows(torch.cat(list(own.values()), 1), counts, self._ranks, "queue")
         gathered = dict(zip(VIEWS, everybody.chunk(4, dim=1), strict=True))
         ids = batch.global_pairs[:, ::stride]
         total = ids.shape[1]
@@ -178,7 +178,7 @@ class Objective(nn.Module):
         if keys is not None:
             mine_keys = _four_views(keys, batch.src_index[mine], batch.dst_pos_index[mine])
             with torch.no_grad():
-                all_keys = all_gather_rows(torch.cat(list(mine_keys.values()), 1), counts, self._ranks)
+                all_keys = all_gather_rows(torch.cat(list(mine_keys.values()), 1), counts, self._ranks, "queue")
             out.keys = dict(zip(VIEWS, all_keys.chunk(4, dim=1), strict=True))
 
     def _anchor_counts(self, batch: Batch) -> list[int]:

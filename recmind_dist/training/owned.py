@@ -13,7 +13,7 @@ from numba import njit
 from torch import Tensor
 
 from recmind_dist.errors import ConfigError, StoreError
-from recmind_dist.graph import Graph
+from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.model import FallbackSettings, ModelSettings, TextRows
 from recmind_dist.randomness import normals, stream_key, uniforms
 from recmind_dist.sampling import HiddenEdges
@@ -58,27 +58,28 @@ def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
 
 
 def load_owned_text(
-    graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray, fallback: FallbackSettings,
-    device: torch.device, held_out: BoolArray | None = None,
+    rows: EdgeRows, store: TextStore, whitening: Whitening, nodes: IntArray, fallback: FallbackSettings,
+    device: torch.device, held_out: HiddenEdges,
 ) -> OwnedText:  # fmt: skip
     """Reads this rank's text vectors from the store, once, and derives what the fallback needs.
 
     Args:
-        nodes: [n] global ids in row order; held_out: [E] edges from which the gates learn: they stay out of the means.
+        rows: edges, of these nodes at least; nodes: [n] global ids in row order; held_out: edges from which the gates learn:
+        they stay out of the means.
     """
-    hidden = np.zeros(2 * graph.num_edges, np.bool_)
-    if held_out is not None:
-        hidden[HiddenEdges.of_edges(graph, np.flatnonzero(held_out)).in_csr(graph)] = True
+    graph = rows.graph
+    hidden = np.zeros(len(rows.indices), np.bool_)
+    hidden[held_out.in_csr(rows)] = True
     text, absent = _own_vectors(graph, store, whitening, nodes)
     features = degree_feature(torch.from_numpy(np.asarray(graph.degree)[nodes]), int(graph.degree.max()))
-    rows = TextRows(
+    own = TextRows(
         torch.from_numpy(text).to(device),
         torch.from_numpy(absent).to(device),
         features.to(device),
         torch.from_numpy(_category_buckets(graph, fallback)[nodes]).to(device),
-        torch.from_numpy(_neighbour_means(graph, store, whitening, nodes, hidden)).to(device),
+        torch.from_numpy(_neighbour_means(rows, store, whitening, nodes, hidden)).to(device),
     )
-    return OwnedText(rows)
+    return OwnedText(own)
 
 
 def initial_rows(nodes: IntArray, text: OwnedText | None, settings: ModelSettings, seed: int) -> Tensor:
@@ -118,20 +119,21 @@ def _own_vectors(graph: Graph, store: TextStore, whitening: Whitening, nodes: In
 
 
 def _neighbour_means(
-    graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray, hidden: BoolArray
+    rows: EdgeRows, store: TextStore, whitening: Whitening, nodes: IntArray, hidden: BoolArray
 ) -> HalfArray:
     """Mean whitened vector of each node's visible neighbours that have text, zero where none has. Shape: [n, T].
 
     Args:
-        hidden: [2E] True for edges, in either direction, that the gates learn from.
+        hidden: True for those of `rows.indices` that the gates learn from.
     """
     total = np.zeros((len(nodes), whitening.dim), np.float32)
     count = np.zeros(len(nodes), np.int64)
-    for side, start, block in _blocks(graph, store):
+    own = rows.rows_of(nodes)
+    for side, start, block in _blocks(rows.graph, store):
         _add_neighbours(
-            graph.indptr,
-            graph.indices,
-            nodes,
+            rows.indptr,
+            rows.indices,
+            own,
             hidden,
             start,
             whitening.apply(side, block),
@@ -143,10 +145,10 @@ def _neighbour_means(
 
 
 @njit(cache=True, nogil=True)
-def _add_neighbours(indptr, indices, nodes, hidden, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
+def _add_neighbours(indptr, indices, rows, hidden, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
     stop = start + len(vectors)
-    for k in range(len(nodes)):
-        first, last = indptr[nodes[k]], indptr[nodes[k] + 1]
+    for k in range(len(rows)):
+        first, last = indptr[rows[k]], indptr[rows[k] + 1]
         for e in range(first + np.searchsorted(indices[first:last], start), last):
             u = indices[e]
             if u >= stop:

@@ -10,17 +10,27 @@ from torch import Tensor, nn
 
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.errors import CheckpointError, StoreError
-from recmind_dist.graph import Graph, row_bounds
+from recmind_dist.graph import EdgeRows, Graph, row_bounds
 from recmind_dist.model import GatedLightGCN
 from recmind_dist.parallel import Ranks, ShardedTable
+from recmind_dist.parallel.hot_rows import HotRows
+from recmind_dist.parallel.partitioned import PartitionedGraph
 from recmind_dist.parallel.propagation import FinalVectors, FullPropagation
 from recmind_dist.randomness import stream_key
-from recmind_dist.sampling import edge_endpoints, held_out_slice
+from recmind_dist.sampling import (
+    NOTHING_HIDDEN,
+    EdgeSource,
+    WholeGraph,
+    edge_endpoints,
+    held_out_edges,
+    held_out_slice,
+    users_of_edges,
+)
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.owned import OwnedText, degree_feature, initial_rows, load_owned_text, text_scale
 from recmind_dist.training.run_config import RunConfig
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import IntArray
 
 _BLOCK_ROWS = 65_536
 
@@ -63,7 +73,7 @@ def run_identity(config: RunConfig, graph_key: str, texts_key: str) -> dict[str,
 
 
 class RankModel:
-    """Built alike for training, evaluation and serving.
+    """Built alike for training, evaluation and serving. Every rank must build it: owners tell held-out edges.
 
     Args:
         inputs: prepared stores; ranks: who takes part.
@@ -71,10 +81,17 @@ class RankModel:
 
     def __init__(self, config: RunConfig, inputs: Inputs, ranks: Ranks) -> None:
         self.config, self.inputs, self.ranks = config, inputs, ranks
-        self.graph = Graph.open(inputs.graph)
+        partitioned = config.graph.placement == "partitioned"
+        self.graph = Graph.open(inputs.graph, edges=not partitioned)
         self.bounds = row_bounds(self.graph, ranks.world_size)
+        self.rows = EdgeRows.share(self.graph, self.bounds, ranks.rank) if partitioned else EdgeRows.all_of(self.graph)
+        self.edges: EdgeSource = (
+            PartitionedGraph(self.rows, self.bounds, ranks)
+            if partitioned
+            else WholeGraph(self.graph, ranks.rank, ranks.world_size)
+        )
         self.row_range = (int(self.bounds[ranks.rank]), int(self.bounds[ranks.rank + 1]))
-        self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
+        self.nodes = self.rows.nodes if partitioned else np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
         self.whitening = Whitening.load(inputs.whitening) if config.model.use_text and inputs.whitening else None
         self.text = self._load_text()
         self.table = ShardedTable(
@@ -102,6 +119,14 @@ class RankModel:
             raise CheckpointError(f"{checkpoint.path}: has no tensor 'model.{missing[0]}': it is of another model")
         self.model.load_state_dict({name: dense[f"param.model.{name}"] for name in names})
 
+    def hot_rows(self) -> HotRows | None:
+        """Replicas of the hottest rows, as table.hot_rows has it."""
+        table, dim = self.config.table, self.config.model.embedding_dim
+        if not table.hot_rows or self.ranks.world_size == 1:
+            return None
+        count = min(table.hot_rows, self.graph.num_nodes)
+        return HotRows(self.graph, self.bounds, self.ranks, count, table.hot_every_steps, dim)
+
     @torch.no_grad()
     def all_final_vectors(self) -> FinalVectors:
         """Exact full propagation with the present parameters. Every rank must call."""
@@ -111,21 +136,27 @@ class RankModel:
             self.model, self.table.weight, self._text_views(), self.text.rows.text if self.text else None
         )
 
-    def operator(self, held_out: BoolArray | None = None) -> FullPropagation:
-        """Full propagation without held-out edges, [E], over the degrees of `degrees`."""
+    def operator(self, held_out: IntArray | None = None) -> FullPropagation:
+        """Full propagation without held-out edges (positions in the user half), over the degrees of `degrees`."""
         degree = self.degrees(held_out)
         feature = degree_feature(torch.from_numpy(degree), int(self.graph.degree.max()))
-        absent = np.flatnonzero(held_out) if held_out is not None else None
-        return FullPropagation(self.graph, self.bounds, self.ranks, feature, absent, degree)
+        return FullPropagation(self.graph, self.bounds, self.ranks, feature, held_out, degree, self.rows)
 
-    def degrees(self, held_out: BoolArray | None = None) -> IntArray:
-        """As which nodes count while edges are held out, [N]: by those that are left where items are withheld or views are
-        mixed, so that what gates learn of a degree is true of it; else by all.
+    def held_out(self, share: float, period: int = 0, withheld_items: float = 0.0) -> IntArray:
+        """Positions of the edges from which the gates learn, ascending; see `held_out_slice`."""
+        seed = self.config.model.gate.seed
+        if self.rows.whole:
+            return np.flatnonzero(held_out_slice(self.graph, share, seed, period, withheld_items))
+        return held_out_edges(self.graph, self.rows.newest(), share, seed, period)
+
+    def degrees(self, held_out: IntArray | None = None) -> IntArray:
+        """As which nodes count while edges (positions in the user half) are held out, [N]: by those that are left where items
+        are withheld or views are mixed, so that what gates learn of a degree is true of it; else by all.
         """
         degree: IntArray = np.array(self.graph.degree)
         model = self.config.model
         if held_out is not None and (model.gate.withheld_items or model.readout == "mix"):
-            for ends in edge_endpoints(self.graph, np.flatnonzero(held_out)):
+            for ends in edge_endpoints(self.graph, held_out):
                 degree -= np.bincount(ends, minlength=self.graph.num_nodes)
         return degree
 
@@ -145,13 +176,15 @@ class RankModel:
                 f"{store.path}: holds vectors of other texts than this run's, made by a run that shares the cache: "
                 "run `recmind run` with this run's config again, which embeds them anew"
             )
-        gate, seed = self.config.model.gate, self.config.model.gate.seed
+        gate = self.config.model.gate
         share = 1.0 if gate.redraw_epochs else gate.heldout_share  # whatever a later slice will hold stays out too
-        held_out = (
-            held_out_slice(self.graph, share, seed, 0, gate.withheld_items) if self.config.heldout_gates else None
-        )
+        held_out = self.held_out(share, 0, gate.withheld_items) if self.config.heldout_gates else None
         fallback, device = self.config.model.fallback, self.ranks.device
-        return load_owned_text(self.graph, store, self.whitening, self.nodes, fallback, device, held_out)
+        hidden = NOTHING_HIDDEN
+        if held_out is not None:
+            users = users_of_edges(self.graph, held_out)
+            hidden = self.edges.hidden(users, self.edges.all_items(held_out, users), held_out)
+        return load_owned_text(self.rows, store, self.whitening, self.nodes, fallback, device, hidden)
 
     def build_dense(self) -> GatedLightGCN:
         """A dense part at its start, the same on every rank: torch's generator is seeded from the run's seed alone."""

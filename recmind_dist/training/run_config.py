@@ -79,6 +79,13 @@ class RunConfig(Settings):
         return self.variant not in ("popularity", "text_only")
 
     @property
+    def _parts_do_not_fit(self) -> bool:
+        """Whether a partition that was made for its cuts is one for another number of workers. Elastic runs take any."""
+        made_for_cuts = self.graph.partition in ("fennel", "metis") and self.graph.placement == "partitioned"
+        fixed = not self.scaling.elastic
+        return made_for_cuts and fixed and self.graph.num_parts % self.scaling.max_workers != 0
+
+    @property
     def heldout_gates(self) -> bool:
         """Whether gates learn from held-out edges: only then is a slice held out, and its titles kept from user texts."""
         gated = self.model.gate.enabled or self.model.readout in ("gate", "mix")
@@ -192,6 +199,17 @@ class RunConfig(Settings):
             (self.model.item_scale and self.loss.kind == "ssm",
              "model.item_scale learns nothing under loss.kind: ssm, which normalises it away: set loss.kind: bpr"),
             (gate.cold_share > 0 and self.sampler.backend == "pyg", "model.gate.cold_share needs sampler.backend: numba"),
+            (self._parts_do_not_fit,
+             f"graph.placement: partitioned with graph.partition: {self.graph.partition} into graph.num_parts "
+             f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} does not divide: cuts and balance "
+             "would be lost: set num_parts to a multiple of the workers, or partition: hash"),
+            (self.table.hot_rows > 0 and (may_be_full or self.views_text),
+             "table.hot_rows needs sampler.propagation: sampled and a model without text views (variant: lightgcn): copies hold "
+             "base rows alone"),
+            (may_be_full and self.graph.placement == "partitioned",
+             "graph.placement: partitioned needs sampler.propagation: sampled: full propagation hides edges by a map of all"),
+            (self.sampler.backend == "pyg" and self.graph.placement == "partitioned",
+             "graph.placement: partitioned needs sampler.backend: numba: pyg-lib's draws depend on who asks"),
             (self.variant in self.compare, f"compare names {self.variant}, which is this run's own variant: leave it out"),
         ]  # fmt: skip
 

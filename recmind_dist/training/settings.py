@@ -19,6 +19,8 @@ class TrainSettings(Settings):
     """Epochs of alignment alone, in which the language model's adapters learn."""
     epochs: int = Field(20, ge=1)
     """Epochs of the joint phase."""
+    steps_per_epoch: int = Field(0, ge=0)
+    """Steps after which an epoch ends, validates and saves, for graphs on which a whole one takes days; 0: all pairs once."""
     patience: int = Field(0, ge=0)
     """Validations without a better score after which training ends; 0: never before its time."""
     schedule: Literal["constant", "cosine"] = "cosine"

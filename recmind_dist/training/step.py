@@ -12,6 +12,7 @@ from torch.profiler import record_function
 from recmind_dist.graph import Graph
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
+from recmind_dist.parallel.hot_rows import HotRows
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import Batch, StepBatches, distinct
@@ -98,18 +99,19 @@ class TrainingStep:
 
     Args:
         hide_share: share of the nodes with text whose text is hidden, so that the fallback learns; nodes: [n] global ids of
-        this rank's rows; seed: of the run; steps_done: of all phases, before this one's next.
+        this rank's rows; seed: of the run; steps_done: of all phases, before this one's next; hot: replicas of hot rows.
     """
 
     def __init__(
         self, engine: "Engine", table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
         *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float], steps_done: int = 0,
+        hot: HotRows | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks
         self.hide_share, self.nodes, self.seed, self.lr_factor = hide_share, nodes, seed, lr_factor
         none = {view: KeyQueue(0, table.dim, ranks.device) for view in VIEWS}
         self._queues = keys.queues if keys else none
-        self.steps_done = steps_done
+        self.steps_done, self.hot = steps_done, hot
 
     @property
     def objective(self) -> Objective:
@@ -120,6 +122,8 @@ class TrainingStep:
     def all_train(self, step: PreparedStep) -> dict[str, float]:
         """One step; returns the global batch's loss terms. Every rank must call."""
         rows = step.rows
+        if self.hot is not None:
+            self.hot.all_follow(self.table)
         with record_function("recmind::gather"):
             e_uD, text_u = self.table.gather(rows), self._text_rows(step)
         with record_function("recmind::forward"):
@@ -136,6 +140,7 @@ class TrainingStep:
         with record_function("recmind::update"):
             self.table.update(rows, row_grad, self.lr_factor(step.step))
             self.engine.all_step(self.lr_factor(step.step))
+        self.ranks.traffic.add("dense", self.engine.bytes_a_step)
         if self.keys:
             with record_function("recmind::queue"):
                 self.keys.follow(self.engine.all_parameters("model."))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from recmind_dist.graph import prepare_graph
+from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.ingest import fetch, ingest_dataset
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory
@@ -11,6 +11,7 @@ from recmind_dist.text import EmbedReport
 from recmind_dist.training.evaluate import all_evaluate_run, evaluate_popularity_run, evaluate_text_run, read_run
 from recmind_dist.training.fit import Prepared, Say, embed, fit, prepare_texts, read_inputs, sync_with_storage
 from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.replay import partition_report
 from recmind_dist.training.run_config import RunConfig, load_run_config
 
 DATA, MODELS = Path("data"), Path("models")
@@ -51,9 +52,15 @@ class Trainer:
         for name in self.config.fetch:
             self.say(f"{name}: at {fetch_asset(name)}")
         dataset = ingest_dataset(self.config.dataset, self.config.cache_dir)
-        graph = prepare_graph(dataset, self.config.graph, self.config.cache_dir)
+        graph = prepare_graph(dataset, self.config.graph, self.config.cache_dir, self.config.dataset.memory_mb)
+        if self.config.graph.placement == "partitioned":
+            prepare_rows(graph)
         self.say(f"graph: at {graph}")
         return graph
+
+    def report_partition(self) -> str:
+        """One line on the prepared graph's partition: cut, balance, rows that will travel."""
+        return partition_report(self.config, Graph.open(self.prepare()))
 
     def embed(self) -> EmbedReport | None:
         """Turns all texts into vectors of the untouched language model; None for a variant without text."""

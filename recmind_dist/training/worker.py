@@ -24,11 +24,12 @@ from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
-from recmind_dist.sampling import NeighborLoader, Prefetcher, held_out_slice, steps_per_epoch
+from recmind_dist.sampling import NeighborLoader, Prefetcher, steps_per_epoch
 from recmind_dist.text import TextEncoder, Texts, save_adapter
 from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
 from recmind_dist.training.guards import all_refuse_broken, all_train_guarded
+from recmind_dist.training.loaders import make_loader
 from recmind_dist.training.objective import Objective
 from recmind_dist.training.plan import Plan, all_plan
 from recmind_dist.training.prepared import PreparedStep
@@ -59,7 +60,7 @@ class Worker:
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, ranks.rank, config.profile)
         self.parts = RankModel(config, inputs, ranks)
-        self.exchange = RowExchange(self.parts.bounds, ranks)
+        self.exchange = RowExchange(self.parts.bounds, ranks, self.parts.hot_rows())
         self.metrics = MetricsLog(run.metrics) if ranks.rank == 0 else None
         self.checkpointer = Checkpointer(
             run.checkpoints,
@@ -127,6 +128,7 @@ class Worker:
         cursor, start = self.cursor, time.perf_counter()
         patience_s = 2 * self.config.scaling.collective_timeout_s  # the thread's own exchanges time out first
         batches = named(phase.prepared_steps(cursor.epoch, cursor.step_in_epoch), "sample")
+        first, _ = cursor.step_in_epoch, self.ranks.traffic.take()  # validation's, before the thread adds this epoch's
         steps = Prefetcher(batches, self.config.sampler.prefetch, timeout_s=patience_s)
         for prepared in self.profile.follow(iter(steps), phase.name):
             faults.check("step", self.ranks.rank, cursor.steps_done)
@@ -145,6 +147,7 @@ class Worker:
             every = self.config.checkpoint.every_steps
             if every and cursor.steps_done % every == 0 and cursor.step_in_epoch < phase.steps_per_epoch:
                 self._all_save(phase)
+        self._all_log_traffic(phase.name, cursor.step_in_epoch - first)
         seconds = time.perf_counter() - start
         stall = 100.0 * steps.stall_s / max(seconds, 1e-9)
         self._log(
@@ -159,13 +162,23 @@ class Worker:
         self._all_validate(phase)
         self._all_end_epoch(phase)
 
+    def _all_log_traffic(self, phase: str, steps: int) -> None:
+        """Bytes that a rank has sent to others a step, by kind: the mean over ranks, and the most of any."""
+        taken = self.ranks.traffic.take()
+        table = torch.zeros(self.ranks.world_size, len(taken), dtype=torch.float64, device=self.ranks.device)
+        table[self.ranks.rank] = torch.tensor(list(taken.values()), dtype=torch.float64) / max(steps, 1)
+        sent = self.ranks.all_sum(table).cpu()
+        mean = {f"{kind}_bytes": round(value) for kind, value in zip(taken, sent.mean(0).tolist(), strict=True)}
+        self._log("traffic", phase=phase, epoch=self.cursor.epoch, **mean, most_bytes=round(float(sent.sum(1).max())))
+
     def _all_validate(self, phase: "Phase") -> None:
         cursor, settings = self.cursor, self.config.evaluation
         due = cursor.epoch % settings.every_epochs == 0 or cursor.epoch == phase.epochs
         if phase.name != "joint" or not due or not self.parts.graph.held_out("valid").num_edges:
             return
         with phase.engine.all_whole_parameters():
-            found = all_evaluate(self.parts.all_final_vectors().h, self.parts.graph, "valid", settings, self.ranks)
+            vectors, parts = self.parts.all_final_vectors(), self.parts
+            found = all_evaluate(vectors.h, parts.graph, "valid", settings, self.ranks, rows=parts.rows)
         cursor.score, cursor.norm_exponent, cursor.metrics = (
             found.metrics[settings.metric],
             found.norm_exponent,
@@ -248,7 +261,7 @@ class Phase:
         self._loaders: dict[int, tuple[NeighborLoader, FullPropagation | None]] = {}
         self.epochs = config.train.epochs if self.joint else config.train.warmup_epochs
         self.steps_per_epoch = steps_per_epoch(
-            parts.graph, config.sampler, config.train.batch_size, config.train.batch_of
+            parts.graph, config.sampler, config.train.batch_size, config.train.batch_of, config.train.steps_per_epoch
         )
         self.adapts = not self.joint and config.text.lora is not None and parts.whitening is not None
         fresh = self._fresh_encoder() if self.adapts else None
@@ -271,7 +284,7 @@ class Phase:
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
             nodes=torch.from_numpy(parts.nodes).to(worker.ranks.device), seed=stream_key(config.train.seed, name),
-            lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done,
+            lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done, hot=worker.exchange.hot,
         )  # fmt: skip
         self.planner = StepPlanner(
             parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh)
@@ -305,22 +318,15 @@ class Phase:
     def _loader(self, period: int) -> tuple[NeighborLoader, FullPropagation | None]:
         """Batches of a period and, under full propagation, the operator without its held-out edges."""
         config, parts, ranks = self.config, self.worker.parts, self.worker.ranks
-        graph, gate, seed = parts.graph, config.model.gate, config.train.seed
+        graph, gate = parts.graph, config.model.gate
         held_out, teaches = None, None
         if period >= 0:
-            held_out = held_out_slice(graph, gate.heldout_share, gate.seed, period, gate.withheld_items)
+            held_out = parts.held_out(gate.heldout_share, period, gate.withheld_items)
             # of the withheld items, too, only what is a user's newest: as often as an item without edges is met
-            teaches = held_out_slice(graph, gate.heldout_share, gate.seed, period)
-        negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if self.joint else "none"
-        # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are drawn for the views
-        uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
-        loader = NeighborLoader(
-            graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out,
-            teaches=teaches,
-            gate_batch_size=config.gate_batch_size if self.joint and period >= 0 else 0, cold_share=gate.cold_share,
-            gate_negatives=uniform if config.model.readout == "mix" else None,
+            teaches = parts.held_out(gate.heldout_share, period)
+        loader = make_loader(
+            config, graph, self.name, ranks.rank, ranks.world_size, parts.edges, held_out=held_out, teaches=teaches,
             gate_degree=parts.degrees(held_out) if config.propagates_fully else None,
-            seed=stream_key(seed, self.name), rank=ranks.rank, world_size=ranks.world_size,
         )  # fmt: skip
         return loader, parts.operator(held_out) if config.propagates_fully else None
 

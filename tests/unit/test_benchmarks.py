@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from benchmarks.child import Child
+from benchmarks.cluster_model import Exchange, Model, Network, Work, memory_bytes
 from benchmarks.graphs import PowerLaw
 from benchmarks.measure import Report, Spread, interleave
 from benchmarks.peers import PUBLISHED, published_epochs
 from recmind_dist.errors import RecmindError
+from recmind_dist.parallel.traffic import KINDS
+from recmind_dist.training.replay import Replayed
 
 
 def test_sides_take_turns_after_a_round_that_does_not_count() -> None:
@@ -90,3 +93,35 @@ def test_a_side_that_dies_says_why(tmp_path: Path) -> None:
 def test_published_epochs_go_through_the_published_points(epoch: int, recall: float) -> None:
     assert published_epochs(recall) == pytest.approx(epoch)
     assert published_epochs(0.17) > published_epochs(0.166)
+
+
+def batch_of(edges: float, nodes: float, **sent: float) -> Replayed:
+    return Replayed({**dict.fromkeys(KINDS, 0.0), **sent}, nodes, nodes / 2, edges, 100.0)
+
+
+def test_the_clusters_model_finds_the_work_that_it_was_given() -> None:
+    edges, nodes = [1e5, 3e5, 6e5, 1e6], [4e4, 9e4, 2e5, 3e5]
+    seconds = [2e-7 * e + 1e-6 * n + 0.01 for e, n in zip(edges, nodes, strict=True)]
+    work = Work.fit(edges, nodes, seconds)
+    assert work.seconds(batch_of(5e5, 1.5e5)) == pytest.approx(2e-7 * 5e5 + 1e-6 * 1.5e5 + 0.01)
+    assert Work.fit([1.0, 2.0], [1.0, 2.0], [3.0, 3.0]).fixed == pytest.approx(3.0)
+
+
+def test_bytes_and_workers_cost_time_and_cores_are_shared() -> None:
+    model = Model(Work(0, 0, 0.2), Work(0, 0, 0.1), Exchange(1e-3, 1e-9), 2, True)
+    alone, busy = batch_of(1, 1), batch_of(1, 1, rows=5e7, gradients=5e7, ids=2e7)
+    assert model.here(alone, 1, 2) == pytest.approx(0.3)
+    assert model.here(busy, 2, 2) == pytest.approx(0.3 + 15 * 1e-3 + 0.12)
+    assert model.here(busy, 4, 2) == pytest.approx(2 * model.here(busy, 2, 2))
+    network = Network(gbit_s=8, efficiency=1.0, latency_us=0)
+    assert model.there(alone, 1, network) == pytest.approx(0.2)  # the sampler's thread has a core of its own
+    assert model.there(busy, 8, network) == pytest.approx(0.2 + 0.1 + 0.1)
+    slow = Network(gbit_s=8, efficiency=1.0, latency_us=100)
+    assert model.there(busy, 1001, slow) - model.there(busy, 1001, network) > 1000 * 3 * 1e-4 - 1e-9
+
+
+def test_memory_of_a_rank_falls_with_workers_but_for_what_stands_by_node() -> None:
+    one, many = (memory_bytes(1e8, 1e9, world, 64) for world in (1, 100))
+    assert one["edges"] == 100 * many["edges"] == 8e9
+    assert one["table"] == 100 * many["table"] == 1e8 * (256 + 512 + 8)
+    assert many["nodes"] > 28 * 1e8

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.graph import Graph, GraphSettings, prepare_graph, row_bounds
 from recmind_dist.graph.csr import both_directions, edge_order
-from recmind_dist.graph.partition import by_hash, by_metis, by_range
+from recmind_dist.graph.fennel import assign_parts
+from recmind_dist.graph.partition import by_hash, by_metis, by_range, judge
 from recmind_dist.ingest import DatasetSettings, SyntheticSettings, ingest_dataset, synthesize
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -110,7 +111,7 @@ def test_items_of_their_own_file_alone_are_nodes_of_degree_0_with_text(tmp_path:
     assert graph.degree.tolist() == [2, 0, 1, 1]
 
 
-@pytest.mark.parametrize("partition", ["hash", "range", "metis"])
+@pytest.mark.parametrize("partition", ["hash", "range", "fennel", "metis"])
 @pytest.mark.parametrize("num_parts", [1, 2, 5])
 def test_a_partition_is_a_permutation_in_contiguous_parts(
     dataset: Path, tmp_path: Path, partition: str, num_parts: int
@@ -231,3 +232,29 @@ def test_gowalla_keeps_its_published_split(tmp_path: Path) -> None:
     share = Graph.open(prepare_graph(made, GraphSettings(split="given", valid_share=0.1), tmp_path))
     assert np.array_equal(share.held_out("test").indices, graph.held_out("test").indices)
     assert share.num_edges + share.held_out("valid").num_edges == graph.num_edges
+
+
+def test_fennel_cuts_less_than_hash_and_keeps_to_its_cap(tmp_path: Path) -> None:
+    made = synthesize(SyntheticSettings(num_users=900, num_items=400, num_edges=20_000, seed=2), tmp_path / "files")
+    dataset = ingest_dataset(DatasetSettings(name="planted", interactions=made / "interactions.parquet"), tmp_path)
+    found = {}
+    for partition in ("hash", "fennel"):
+        settings = GraphSettings.model_validate({"partition": partition, "num_parts": 4})
+        graph = Graph.open(prepare_graph(dataset, settings, tmp_path))
+        found[partition] = judge(graph, graph.part_rows)
+        again = assign_parts(graph.indptr, graph.indices, 4, 0)
+        assert np.array_equal(again, assign_parts(graph.indptr, graph.indices, 4, 0))
+    assert found["hash"].cut == pytest.approx(0.75, abs=0.03)
+    assert found["fennel"].cut < 0.6  # eight communities of a loyalty of .85 are planted
+    assert found["fennel"].edges < 1.1
+
+
+def test_a_hub_heavier_than_a_part_has_one_to_itself() -> None:
+    """One item of nine hundred users, and thirty pairs apart from it."""
+    user = np.r_[np.arange(900), 900 + np.arange(30)]
+    item = np.r_[np.zeros(900, np.int64), 1 + np.arange(30)]
+    order = edge_order(user, item, 930, 31)
+    indptr, indices = both_directions(user[order], item[order], 930, 31)
+    part = assign_parts(indptr, indices, 4, 0)
+    load = np.bincount(part, weights=np.diff(indptr) + 1, minlength=4)
+    assert load.max() < 1.05 * load.sum() / 4 + 901

@@ -359,12 +359,12 @@ def test_a_text_store_that_declares_more_rows_than_there_are(tmp_path: Path) -> 
 
 
 def test_a_numpy_file_of_objects(tmp_path: Path) -> None:
-    from recmind_dist.graph.store import _map
+    from recmind_dist.graph.store import map_array
 
     touch = tmp_path / "code-was-run"
     np.save(tmp_path / "objects.npy", np.array([Touch(touch)], dtype=object), allow_pickle=True)
     with pytest.raises(StoreError) as error:
-        _map(tmp_path / "objects.npy", np.int64, 1)
+        map_array(tmp_path / "objects.npy", np.int64, 1)
     one_sentence(error, "objects.npy: cannot be read")
     assert not touch.exists()
 
@@ -373,7 +373,9 @@ def test_a_numpy_file_of_huge_shape(tmp_path: Path) -> None:
     header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }"
     header += b" " * (118 - len(header) - 1) + b"\n"
     (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
-    said = limited("from recmind_dist.graph.store import _map; _map(home / 'huge.npy', numpy.int64, 10**12)", tmp_path)
+    said = limited(
+        "from recmind_dist.graph.store import map_array; map_array(home / 'huge.npy', numpy.int64, 10**12)", tmp_path
+    )
     assert said.startswith("refused:")
 
 

@@ -1,0 +1,120 @@
+"""Step time, bytes and memory of clusters that are not here: measured seconds of work, replayed bytes, a stated network.
+
+Legend: P workers, b pairs of each, N nodes and E sampled edges of a batch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from recmind_dist.training.replay import Replayed
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds of one core as a function of a batch: per sampled edge, per node, per step. Fitted on one worker alone."""
+
+    per_edge: float
+    per_node: float
+    fixed: float
+
+    @staticmethod
+    def fit(edges: list[float], nodes: list[float], seconds: list[float]) -> "Work":
+        """Least squares of terms that are not negative, errors relative."""
+        weight = 1.0 / np.array(seconds)
+        columns = np.stack([edges, nodes, np.ones(len(edges))], 1) * weight[:, None]
+        found, _ = nnls(columns, np.ones(len(seconds)))
+        return Work(*(float(x) for x in found))
+
+    def seconds(self, batch: Replayed) -> float:
+        """Of one batch."""
+        return self.per_edge * batch.edges + self.per_node * batch.nodes + self.fixed
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Seconds of an exchange: per call, and per byte that leaves a rank, its picking and ordering of rows included."""
+
+    per_call_s: float
+    per_byte_s: float
+
+    @staticmethod
+    def fit(sent: list[float], seconds: list[float], calls: int) -> "Exchange":
+        """Through two or more measured sizes."""
+        slope, rest = np.polyfit(sent, seconds, 1)
+        return Exchange(max(float(rest), 0.0) / calls, max(float(slope), 0.0))
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is assumed of a cluster's network."""
+
+    gbit_s: float = 25.0
+    efficiency: float = 0.7
+    latency_us: float = 30.0
+    """Of a message; an exchange with P − 1 others is as many messages, sent one after the other."""
+
+    def seconds(self, sent: float, calls: int, world_size: int) -> float:
+        """Of `calls` exchanges in which a rank sends so many bytes."""
+        return 8 * sent / (self.gbit_s * 1e9 * self.efficiency) + calls * (world_size - 1) * self.latency_us * 1e-6
+
+
+@dataclass(frozen=True)
+class Model:
+    """One worker's step.
+
+    Attributes:
+        train, sample: work of the training and the sampling thread; exchange: measured between two ranks here;
+        layers: hops; partitioned: whether hops travel.
+    """
+
+    train: Work
+    sample: Work
+    exchange: Exchange
+    layers: int
+    partitioned: bool
+
+    @property
+    def id_calls(self) -> int:
+        """Exchanges of the sampling thread a step: counts, ids, replies and neighbours a hop; items, negatives; wanted rows."""
+        return (4 * self.layers + 2 if self.partitioned else 0) + 2
+
+    def here(self, batch: Replayed, world_size: int, cores: int) -> float:
+        """Seconds of a step on this machine, where both threads of a rank share one core, and ranks the cores."""
+        alone = self.train.seconds(batch) + self.sample.seconds(batch)
+        if world_size == 1:
+            return alone
+        calls = self.id_calls + 3  # rows, gradients, losses
+        sent = sum(batch.sent.values())
+        return (alone + calls * self.exchange.per_call_s + sent * self.exchange.per_byte_s) * max(
+            1.0, world_size / cores
+        )
+
+    def there(self, batch: Replayed, world_size: int, network: Network) -> float:
+        """Seconds of a step on a cluster, where a worker's two threads have a core each and overlap.
+
+        What a byte costs a core here, it costs there too, beside the wire.
+        """
+        ids = batch.sent["ids"]
+        rest = sum(batch.sent.values()) - ids
+        train, sample = self.train.seconds(batch), self.sample.seconds(batch)
+        if world_size > 1:
+            train += rest * self.exchange.per_byte_s + network.seconds(rest, 3, world_size)
+            sample += ids * self.exchange.per_byte_s + network.seconds(ids, self.id_calls, world_size)
+        return max(train, sample)
+
+
+def memory_bytes(
+    num_nodes: float, num_edges: float, world_size: int, dim: int, optimizer: str = "adam"
+) -> dict[str, float]:
+    """What a rank of a partitioned graph needs: its rows and their optimizer, its edges, and some numbers for every node.
+
+    Per node, on every rank: offsets and rows (8 + 8, mapped), degree (8), a slot of the sampler (4); own rows: 12 more.
+    """
+    state = 2 * 4 * dim + 8 if optimizer == "adam" else 4
+    return {
+        "table": num_nodes / world_size * (4 * dim + state),
+        "edges": 2 * num_edges / world_size * 4,
+        "nodes": num_nodes * (8 + 8 + 8 + 4) + num_nodes / world_size * 12,
+    }

@@ -1,0 +1,50 @@
+# ruff: noqa: E402
+"""One of two ranks that fetch random rows from each other, forward and backward. Words: home, rank, rows of the table, dim.
+
+What it tells is this machine's cost of a byte that travels: picking rows, gloo, putting them in order, gradients home.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+from protocol import Work, confine, serve
+
+HOME, RANK, ROWS, DIM = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cores[RANK % len(cores)]})
+confine(1)
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from recmind_dist.graph.partition import even_cut
+from recmind_dist.parallel import Ranks, RowExchange
+
+
+def prepare() -> dict[str, Work]:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{HOME}/store", 2), rank=RANK, world_size=2)
+    ranks = Ranks.all_join(torch.device("cpu"))
+    bounds = even_cut(ROWS, 2)
+    exchange, table = RowExchange(bounds, ranks), torch.zeros(int(bounds[RANK + 1] - bounds[RANK]), DIM)
+    rng = np.random.default_rng(RANK)
+
+    def fetch(order: dict[str, Any]) -> dict[str, Any]:
+        """`count` times plan, rows and gradients of `rows` distinct random rows."""
+        wanted = [np.sort(rng.choice(ROWS, order["rows"], replace=False)) for _ in range(order["count"])]
+        ranks.all_barrier()
+        ranks.traffic.take()
+        start = time.perf_counter()
+        for rows in wanted:
+            plan = exchange.all_plan(rows)
+            owned = table[plan.local_rows].requires_grad_()
+            exchange.all_fetch(owned, plan).sum().backward()
+        return {"seconds": time.perf_counter() - start, "sent": sum(ranks.traffic.take().values())}
+
+    return {"fetch": fetch}
+
+
+serve(prepare)

@@ -1,0 +1,182 @@
+"""`graph.placement: partitioned`: each rank maps the edges of its own nodes, and asks the owners for all others.
+
+A hop is one exchange: frontier ids go to the owners of the nodes, who sample and reply. What an owner draws is a function of
+(key, node), so blocks are those of `replicated`. Everything here runs in the prefetching thread, over the gloo group for ids.
+
+Legend: GB pairs of the global batch, b of this rank, P ranks, n nodes asked for, M shared negatives.
+"""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numba import njit
+
+from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.parallel.ranks import Ranks, collective
+from recmind_dist.sampling import Drawn, HiddenEdges, LocalDraws, NegativeSampler, NeighborDraws, relabel, share_of
+from recmind_dist.types import BoolArray, Int32Array, IntArray
+
+
+class PartitionedGraph:
+    """See `sampling.EdgeSource`: every rank calls each method in the same order with the same global batch.
+
+    Which rank knows an edge is told by its position alone: offsets of rows are everybody's, neighbours the owner's.
+
+    Args:
+        rows: this rank's share; bounds: [P + 1] table rows of the ranks.
+    """
+
+    def __init__(self, rows: EdgeRows, bounds: IntArray, ranks: Ranks) -> None:
+        self.rows, self._ranks = rows, ranks
+        self._owners = Owners(rows.graph, bounds, ranks)
+
+    def all_items(self, edges: IntArray, users: IntArray) -> IntArray:
+        """See `EdgeSource`. The owners of the users tell everybody: 4 bytes a pair of the global batch."""
+        owner = self._owners.of(users)
+        mine = owner == self._ranks.rank
+        place = edges[mine] - np.asarray(self.rows.graph.indptr)[users[mine]]
+        own_items = self.rows.indices[self.rows.indptr[self.rows.rows_of(users[mine])] + place]
+        told = self._owners.all_tell(own_items, np.bincount(owner, minlength=self._ranks.world_size))
+        items = np.empty(len(edges), np.int64)
+        items[np.argsort(owner, kind="stable")] = told
+        return items
+
+    def hidden(self, users: IntArray, items: IntArray, edges: IntArray) -> HiddenEdges:
+        """See `EdgeSource`. Everybody has the pairs, each hides those that have an end with it; nothing is sent."""
+        return HiddenEdges.of_pairs(self.rows, users, items)
+
+    def draws(self, hidden: HiddenEdges) -> NeighborDraws:
+        """See `EdgeSource`."""
+        return OwnersDraw(LocalDraws(self.rows, hidden), self._owners)
+
+    def all_negatives(self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int) -> IntArray:
+        """See `EdgeSource`. A user's owner, who knows the positives, draws for all pairs and sends each rank its own."""
+        owner, world = self._owners.of(users), self._ranks.world_size
+        mine = np.flatnonzero(owner == self._ranks.rank)
+        drawn = negatives.for_pairs(users[mine], mine, key, items).astype(np.int32)
+        ends = [len(users) * (r + 1) // world for r in range(world)]
+        send = np.diff(np.searchsorted(mine, ends), prepend=0)
+        asked = owner[share_of(len(users), self._ranks.rank, world)]
+        arrived = self._owners.all_exchange(drawn, send, np.bincount(asked, minlength=world))
+        out = np.empty((len(asked), drawn.shape[1]), np.int64)
+        out[np.argsort(asked, kind="stable")] = arrived
+        return out
+
+    def all_positives(self, negatives: NegativeSampler, users: IntArray, shared: IntArray) -> BoolArray:
+        """See `EdgeSource`. The owners of the users reply with bits."""
+        world, width = self._ranks.world_size, -(-len(shared) // 8)
+        wanted = [np.unique(users[share_of(len(users), r, world)]) for r in range(world)]
+        mine = [w[self._owners.of(w) == self._ranks.rank] for w in wanted]
+        asked = self._owners.of(wanted[self._ranks.rank])
+        if not len(shared):  # on no rank: they are the step's
+            return np.zeros((len(asked), 0), np.bool_)
+        bits = np.packbits(negatives.positives_among(np.concatenate(mine), shared), axis=1)
+        arrived = self._owners.all_exchange(bits, np.array([len(m) for m in mine]), np.bincount(asked, minlength=world))
+        out = np.empty((len(asked), width), np.uint8)
+        out[np.argsort(asked, kind="stable")] = arrived
+        return np.unpackbits(out, axis=1, count=len(shared)).astype(np.bool_)
+
+
+class OwnersDraw:
+    """See `sampling.NeighborDraws`: each rank draws for whoever asks, out of its own rows."""
+
+    def __init__(self, local: LocalDraws, owners: "Owners") -> None:
+        self._local, self._owners = local, owners
+
+    def begin(self, hidden: HiddenEdges, simulated: dict[int, int]) -> None:
+        """See `NeighborDraws`; edges and nodes are those of the global batch."""
+        self._local.begin(hidden, simulated)
+
+    def draw(self, n_id: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array) -> Drawn:
+        """See `NeighborDraws`. Every rank must call."""
+        if self._owners.world_size == 1:
+            return self._local.draw(n_id, fan_out, key, cold_key, local_of)
+        owner = self._owners.of(n_id)
+        order = np.argsort(owner, kind="stable")
+        wanted = np.bincount(owner, minlength=self._owners.world_size)
+        asked_counts = self._owners.all_counts(wanted)
+        asked = self._owners.all_exchange(n_id[order].astype(np.int32), wanted, asked_counts)
+        own_counts, own_scale, own_neighbours = self._local.answer(asked.astype(np.int64), fan_out, key, cold_key)
+        reply = np.stack([own_counts, own_scale.view(np.int32)], axis=1)
+        told = self._owners.all_exchange(reply, asked_counts, wanted)
+        counts_in_order = told[:, 0]
+        neighbours = self._owners.all_exchange(
+            own_neighbours, _sums(own_counts, asked_counts), _sums(counts_in_order, wanted)
+        )
+        starts, counts = np.empty(len(n_id), np.int64), np.empty(len(n_id), np.int32)
+        scale = np.empty(len(n_id), np.float32)
+        starts[order] = np.cumsum(counts_in_order, dtype=np.int64) - counts_in_order
+        counts[order] = counts_in_order
+        scale[order] = np.ascontiguousarray(told[:, 1]).view(np.float32)
+        ids = _node_after_node(starts, counts, neighbours)
+        return Drawn(counts, scale, ids, relabel(n_id, ids, local_of))
+
+    def end(self) -> None:
+        """See `NeighborDraws`."""
+        self._local.end()
+
+
+class Owners:
+    """Who owns which node, and the exchanges of numbers with them.
+
+    Args:
+        bounds: [P + 1] table rows of the ranks.
+    """
+
+    def __init__(self, graph: Graph, bounds: IntArray, ranks: Ranks) -> None:
+        self._graph, self._bounds, self._ranks = graph, bounds, ranks
+
+    @property
+    def world_size(self) -> int:
+        return self._ranks.world_size
+
+    def of(self, nodes: IntArray) -> IntArray:
+        """The rank that owns each node. Shape: as `nodes`."""
+        if self.world_size == 1:
+            return np.zeros(len(nodes), np.int64)
+        rows = np.asarray(self._graph.row_of_node)[nodes]
+        found: IntArray = np.searchsorted(self._bounds, rows, side="right") - 1
+        return found
+
+    def all_counts(self, send: IntArray) -> IntArray:
+        """How much each rank will send here, where send[r] goes to rank r. Every rank must call. Shape: [P]."""
+        return self.all_exchange(send, np.ones(len(send), np.int64), np.ones(len(send), np.int64))
+
+    def all_tell(self, values: np.ndarray, counts: IntArray) -> np.ndarray:
+        """Every rank's values, in rank order, of which there are counts[r]. Every rank must call."""
+        if self.world_size == 1:
+            return values
+        mine = int(counts[self._ranks.rank])
+        return self.all_exchange(np.tile(values, self.world_size), np.full(self.world_size, mine), counts)
+
+    def all_exchange(self, values: np.ndarray, send: IntArray, receive: IntArray) -> np.ndarray:
+        """Uneven all-to-all along the first dimension: send[r] of `values` go to rank r. Every rank must call."""
+        if self.world_size == 1:
+            return values
+        given = torch.from_numpy(np.ascontiguousarray(values))
+        own = int(send[self._ranks.rank])
+        self._ranks.traffic.add("ids", (len(given) - own) * (given.nbytes // max(len(given), 1)))
+        out = torch.empty((int(receive.sum()), *given.shape[1:]), dtype=given.dtype)
+        with collective("the exchange of sampled neighbours"):
+            dist.all_to_all_single(out, given, receive.tolist(), send.tolist(), group=self._ranks.id_group)
+        return out.numpy()
+
+
+@njit(cache=True, nogil=True)
+def _node_after_node(starts, counts, neighbours):  # type: ignore[no-untyped-def]
+    """Neighbours as they arrived from the owners → in the order in which the nodes were asked for."""
+    out = np.empty(len(neighbours), np.int32)
+    at = 0
+    for k in range(len(starts)):
+        for e in range(starts[k], starts[k] + counts[k]):
+            out[at] = neighbours[e]
+            at += 1
+    return out
+
+
+def _sums(values: np.ndarray, runs: IntArray) -> IntArray:
+    """Sums over consecutive runs of values. Shape: as `runs`."""
+    total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    ends = np.cumsum(runs)
+    found: IntArray = total[ends] - total[ends - runs]
+    return found

@@ -1,0 +1,70 @@
+"""Bytes replayed on one rank are the bytes that real ranks send."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recmind_dist.graph import Graph, prepare_rows
+from recmind_dist.parallel.traffic import KINDS
+from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.replay import partition_report, replay
+from tests.processes import run_ranks
+from tests.training_runs import all_fit, config_of, make_inputs
+
+PLAIN = {"embedding_dim": 8, "use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("replay")
+
+
+@pytest.fixture(scope="module")
+def inputs(home: Path) -> Inputs:
+    found = make_inputs(home)
+    prepare_rows(found.graph)
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"kind": "bpr"}, "graph": {"placement": "partitioned"}},
+        {"loss": {"kind": "ssm"}, "graph": {"placement": "partitioned"}, "table": {"hot_rows": 20}},
+        {"loss": {"kind": "ssm"}, "graph": {"placement": "replicated"}},
+    ],
+)
+def test_replayed_bytes_are_the_measured_ones(home: Path, inputs: Inputs, world: int, changes: dict[str, Any]) -> None:
+    config = config_of(
+        home, f"run{len(list(home.iterdir()))}", **changes, model=PLAIN, alignment={"weight": 0},
+        scaling={"num_workers": world}, train={"batch_size": 64, "epochs": 1, "warmup_epochs": 0},
+    )  # fmt: skip
+    run_ranks(all_fit, world, config, Inputs(inputs.graph), "attempt0")
+    [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
+    found = replay(config, Graph.open(inputs.graph), world, steps=1000)
+    for kind in KINDS:
+        assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], abs=1.0), kind
+    assert found.pairs > 0
+
+
+def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> None:
+    model = {"embedding_dim": 8, "gate": {"learn_on": "train"}}
+    config = config_of(
+        home, "aligned", model=model, scaling={"num_workers": 2}, train={"epochs": 1, "warmup_epochs": 0}
+    )  # fmt: skip
+    run_ranks(all_fit, 2, config, inputs, "attempt0")
+    [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
+    found = replay(config, Graph.open(inputs.graph), 2, steps=1000)
+    for kind in ("ids", "rows", "gradients", "queue"):
+        assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], rel=0.05), kind
+
+
+def test_the_report_names_cut_balance_and_remote_rows(home: Path, inputs: Inputs) -> None:
+    config = config_of(home, "report", model=PLAIN, alignment={"weight": 0}, scaling={"num_workers": 2})
+    line = partition_report(config, Graph.open(inputs.graph))
+    assert line.startswith("partition: hash, 2 parts: ")
+    assert " % of the edges cut" in line
+    assert line.endswith("% of a batch's rows are remote")
