@@ -3,12 +3,18 @@
 Legend: P workers, b pairs of each, N nodes and E sampled edges of a batch.
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
 
 import numpy as np
 from scipy.optimize import nnls
 
 from recmind_dist.training.replay import Replayed
+
+PLANNED = ((5e7, 1e9), (5e8, 1e10))  # nodes and edges of graphs that are only reckoned with
 
 
 @dataclass(frozen=True)
@@ -118,3 +124,28 @@ def memory_bytes(
         "edges": 2 * num_edges / world_size * 4,
         "nodes": num_nodes * (8 + 8 + 8 + 4) + num_nodes / world_size * 12,
     }
+
+
+def main() -> None:
+    """Prints what a rank of the planned graphs holds: `python benchmarks/cluster_model.py [WORKERS …]`."""
+    print(
+        "| edges | nodes | workers | table, Adam | table, row-wise Adagrad | edges | by node | sum, Adam | sum, Adagrad |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for nodes, edges in PLANNED:
+        for world in [int(word) for word in sys.argv[1:]] or [8, 64, 512]:
+            adam, adagrad = (memory_bytes(nodes, edges, world, 64, name) for name in ("adam", "adagrad"))
+            parts = (
+                adam["table"],
+                adagrad["table"],
+                adam["edges"],
+                adam["nodes"],
+                sum(adam.values()),
+                sum(adagrad.values()),
+            )
+            cells = " | ".join(f"{part / 2**30:.1f}" for part in parts)
+            print(f"| {edges:.0e} | {nodes:.0e} | {world} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from benchmarks.child import Child
-from benchmarks.cluster_model import Exchange, Model, Network, Work, memory_bytes
+from benchmarks.cluster_model import PLANNED, Exchange, Model, Network, Work, memory_bytes
 from benchmarks.graphs import LARGE, SMALL, PowerLaw
 from benchmarks.measure import RESULTS, Report, Spread
 from benchmarks.scale_plot import draw
@@ -24,7 +24,6 @@ from recmind_dist.training.replay import Replayed, partitioned, replay, weak
 from recmind_dist.training.run_config import RunConfig
 
 PAIRS = 2048  # of each worker, where work grows with the workers
-PLANNED = ((5e7, 1e9), (5e8, 1e10))  # nodes and edges of graphs that are only reckoned with
 WARM = 3  # steps before a round: their page faults are not training's
 Answers = list[dict[str, Any]]
 
