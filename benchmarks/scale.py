@@ -183,9 +183,9 @@ class Scale:
     def replayed(self, world: int, pairs: int, placement: str, config: RunConfig | None = None) -> Replayed:
         """Bytes and work of a group's step: all ranks' where they are few."""
         config = partitioned(weak(config or self.config, world, pairs // world), placement)
-        return replay(
-            config, self.graph, world, None if world <= 4 else np.linspace(0, world - 1, 4).astype(int), steps=2
-        )
+        few = world <= 4
+        ranks = None if few else np.linspace(0, world - 1, 4).astype(int)
+        return replay(config, self.graph, world, ranks, steps=2 if few else 1)
 
 
 def _rate(answers: Answers) -> float:
