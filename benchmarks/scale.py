@@ -183,9 +183,9 @@ class Scale:
     def replayed(self, world: int, pairs: int, placement: str, config: RunConfig | None = None) -> Replayed:
         """Bytes and work of a group's step: all ranks' where they are few."""
         config = partitioned(weak(config or self.config, world, pairs // world), placement)
-        return replay(
-            config, self.graph, world, None if world <= 4 else np.linspace(0, world - 1, 4).astype(int), steps=2
-        )
+        few = world <= 4
+        ranks = None if few else np.linspace(0, world - 1, 4).astype(int)
+        return replay(config, self.graph, world, ranks, steps=2 if few else 1)
 
 
 def _rate(answers: Answers) -> float:
@@ -203,10 +203,10 @@ def main(
     shapes = [SMALL] if small else [LARGE] if quick else [SMALL, LARGE]
     for shape in shapes:  # figures are the last one's
         scale = _measure(report, shape, quick)
+    _notes(report, len(scale.curves[1, "replicated"]), scale.cores)
     predicted = _project(scale, [int(p) for p in project.split(",") if p], Network(gbit_s=gbit))
     if not quick:
         _hot(scale, [2, 8, 64])
-    _notes(report, len(scale.curves[1, "replicated"]), scale.cores)
     draw(RESULTS / "scale.png", scale.drawn, predicted)
     report.publish()
 
@@ -296,10 +296,7 @@ def _hot(scale: Scale, worlds: list[int]) -> None:
                 scale.report.add(label, "rows and gradients sent, over none hot", "x", Spread((ratio,)))
 
 
-def _notes(report: Report, graph: Graph, steps: int, cores: int) -> None:
-    report.note(
-        f"graph: {graph.num_users:,} users, {graph.num_items:,} items, {graph.num_edges:,} edges; hash partition"
-    )
+def _notes(report: Report, steps: int, cores: int) -> None:
     report.note(
         f"a worker is pinned to one core of {cores}, its sampling thread to the same; four workers share the cores"
     )
