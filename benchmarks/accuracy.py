@@ -195,7 +195,7 @@ def draw_frontier(runs: list[Stored], path: Path) -> None:
         axes.scatter([x], [y], marker="*" if model.startswith(OURS) else "o")
         axes.annotate(model, (x, y), fontsize=7, xytext=(4, 2), textcoords="offset points")
     axes.set_xlabel("Recall@20, all users")
-    axes.set_ylabel("Recall@20, mean over strata 0, 1–3, 4–7, 8–15, 16+")
+    axes.set_ylabel("Recall@20, mean over degree strata")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
