@@ -7,7 +7,7 @@ The data folders are named by the configs; a missing one is named with what to f
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
 
@@ -36,13 +36,19 @@ def main(
         raise SystemExit(error.exit_code) from error
 
 
-def run_bench(bench: str, home: Path, jobs: int, only: list[str] | None) -> None:
-    """What the command does. Raises ConfigError for a bench that is not planned."""
+def planned(bench: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A bench of accuracy_runs.yaml and its models. Raises ConfigError for one that is not planned."""
     plan = load_yaml(PLAN).values
     if bench not in plan["benches"]:
         raise ConfigError(f"{PLAN}: has no bench {bench!r}: it has {', '.join(plan['benches'])}")
     chosen = plan["benches"][bench]
-    config, common, models = Path(chosen["config"]), chosen.get("overrides", []), plan["models"][chosen["models"]]
+    return chosen, plan["models"][chosen["models"]]
+
+
+def run_bench(bench: str, home: Path, jobs: int, only: list[str] | None) -> None:
+    """What the command does. Raises ConfigError for a bench that is not planned."""
+    chosen, models = planned(bench)
+    config, common = Path(chosen["config"]), chosen.get("overrides", [])
 
     def configure(variant: str, overrides: list[str]) -> RunConfig:
         return load_run_config(config, [*common, *overrides], variant)

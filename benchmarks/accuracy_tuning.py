@@ -8,20 +8,21 @@ tried at the same places. What is best goes into accuracy_runs.yaml and the conf
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
 
 import typer
 
 from benchmarks.accuracy import STORE
-from benchmarks.accuracy_runs import PLAN
+from benchmarks.accuracy_runs import PLAN, planned
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.tuning import tune
 
 TRIALS = 6
-CONTENDERS = ("lightgcn_text", "lightgcn", "xsimgcl", "alpharec", "recmind_two_views")
+CONTENDERS = ("lightgcn_text", "lightgcn", "xsimgcl", "alpharec", "recmind")
+"""Those of them that a bench plans are searched."""
 
 
 def main(
@@ -31,20 +32,17 @@ def main(
 ) -> None:
     """Searches for one bench; a search that is done is left alone."""
     try:
-        for model in only or CONTENDERS:
-            tune_model(bench, model, home)
+        chosen, models = planned(bench)
+        for model in only or [name for name in CONTENDERS if name in models]:
+            tune_model(bench, chosen, models, model, home)
     except RecmindError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
 
 
-def tune_model(bench: str, model: str, home: Path) -> None:
-    """One model's search. Raises ConfigError for a bench or model that is not planned."""
+def tune_model(bench: str, chosen: dict[str, Any], models: dict[str, Any], model: str, home: Path) -> None:
+    """One model's search. Raises ConfigError for a model that is not planned."""
     plan = load_yaml(PLAN).values
-    if bench not in plan["benches"]:
-        raise ConfigError(f"{PLAN}: has no bench {bench!r}: it has {', '.join(plan['benches'])}")
-    chosen = plan["benches"][bench]
-    models = plan["models"][chosen["models"]]
     if model not in models:
         raise ConfigError(f"{PLAN}: {bench} has no model {model!r}: it has {', '.join(models)}")
     told = models[model]
