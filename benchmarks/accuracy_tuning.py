@@ -1,6 +1,7 @@
 """Gives every contender of accuracy_runs.py the same search: as many trials, the same space, the same draws, on validation.
 
     python benchmarks/accuracy_tuning.py beauty          # results/accuracy/tuning/beauty-MODEL.md, one a model
+    python benchmarks/accuracy_tuning.py gowalla         # the recipe of configs/gowalla-lightgcn.yaml, at its whole length
 
 The draws of a search depend on its seed and the trial's number alone until trial 8, so with as few trials all models are
 tried at the same places. What is best goes into accuracy_runs.yaml and the configs by hand.
@@ -20,8 +21,7 @@ from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.tuning import tune
 
-TRIALS = 6
-CONTENDERS = ("lightgcn_text", "lightgcn", "xsimgcl", "alpharec", "recmind")
+CONTENDERS = ("exact", "lightgcn_text", "lightgcn", "xsimgcl", "alpharec", "recmind")
 """Those of them that a bench plans are searched."""
 
 
@@ -42,14 +42,14 @@ def main(
 
 def tune_model(bench: str, chosen: dict[str, Any], models: dict[str, Any], model: str, home: Path) -> None:
     """One model's search. Raises ConfigError for a model that is not planned."""
-    plan = load_yaml(PLAN).values
+    plan = chosen.get("tuning", load_yaml(PLAN).values["tuning"])
     if model not in models:
         raise ConfigError(f"{PLAN}: {bench} has no model {model!r}: it has {', '.join(models)}")
     told = models[model]
-    words = [*chosen.get("overrides", []), *told.get("overrides", []), *plan["tuning"]["overrides"]]
+    words = [*chosen.get("overrides", []), *told.get("overrides", []), *plan["overrides"]]
     words += [f"variant={told.get('variant', 'recmind')}", f"run_dir={home / bench / model}"]
-    space = Path(plan["tuning"]["space"])
-    tune(Path(chosen["config"]), words, TRIALS, 0, space, lambda line: print(f"{model}: {line}", flush=True))
+    space = Path(plan["space"])
+    tune(Path(chosen["config"]), words, plan["trials"], 0, space, lambda line: print(f"{model}: {line}", flush=True))
     page = STORE / "tuning" / f"{bench}-{model}.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text((home / bench / model / "trials.md").read_text())

@@ -127,14 +127,16 @@ class GatedLightGCN(nn.Module):
                 state = hops[layer](fused_x)
                 states.append(state if perturb is None else perturb(state, layer))
         seeds = len(states[-1])
-        graph = _mean(states, seeds)
+        kept = [x[:seeds] for x in states]  # once: the backward of each is as large as the whole state
+        graph = _mean(kept)
         z_SD = z_ND[:seeds]
         if self.settings.text_layers and self.uses_text:
             sizes = [len(x) for x in states[self.num_layers - self.settings.text_layers :]]
             z_SD = self._propagate_text(z_ND, hops[-self.settings.text_layers :], sizes)
         d, is_user = degree_feature_N[:seeds], is_user_N[:seeds]
-        h = self.read_out(graph, _mean(fused, seeds) if len(self.gates) else graph, z_SD, d, is_user, learn)
-        return Views(h, graph, z_SD, gamma if len(self.gates) else [], [x[:seeds] for x in states])
+        fused_mean = _mean([x[:seeds] for x in fused]) if len(self.gates) else graph
+        h = self.read_out(graph, fused_mean, z_SD, d, is_user, learn)
+        return Views(h, graph, z_SD, gamma if len(self.gates) else [], kept)
 
     def smoothed(self, e_ND: Tensor, z: Tensor | None, mean: MeanOfStates) -> tuple[Tensor, Tensor]:
         """Graph and text views, [S, D], where nothing happens to a state between hops: without gates, without noise.
@@ -156,7 +158,7 @@ class GatedLightGCN(nn.Module):
         states = [z_ND[: sizes[0]]]
         for hop in hops:
             states.append(hop(states[-1]))
-        return _mean(states, sizes[-1])
+        return _mean([x[: sizes[-1]] for x in states])
 
     def get_embedding(
         self, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, block: Block, degree_feature_N: Tensor
@@ -214,8 +216,8 @@ def score(h_users: Tensor, h_items: Tensor, norm_exponent: float = 0.0) -> Tenso
     return h_users @ (h_items / norms.pow(norm_exponent)[:, None]).T
 
 
-def _mean(layers: list[Tensor], num_seeds: int) -> Tensor:
-    total = layers[0][:num_seeds]
+def _mean(layers: list[Tensor]) -> Tensor:
+    total = layers[0]
     for x in layers[1:]:
-        total = total + x[:num_seeds]
+        total = total + x
     return total / len(layers)

@@ -104,20 +104,30 @@ def _gather_sum(indptr, indices, dst_scale, src_scale, x):  # type: ignore[no-un
 
 @njit(cache=True, nogil=True, fastmath=False)
 def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, num_src):  # type: ignore[no-untyped-def]
+    """Rows are written before they are added to, not zeroed all at first: samplers number nodes in the order of their edges,
+    so most rows are met for the first time one after the other.
+    """
     num_dst, dim = len(indptr) - 1, grad.shape[1]
-    out = np.zeros((num_src, dim), np.float32)
+    out = np.empty((num_src, dim), np.float32)
     address, stride = out.ctypes.data, 4 * dim
+    begun = min(num_dst, num_src)
+    out[:begun] = 0.0
     for v in range(num_dst):
-        row, scale = grad[v], dst_scale[v]
+        row = grad[v]
         for e in range(indptr[v], indptr[v + 1]):
             if e + _AHEAD < len(indices):
                 _fetch_row(address, stride, indices[e + _AHEAD])
-            target = out[indices[e]]
+            u = np.int64(indices[e])
+            scale, target = dst_scale[v] * src_scale[u], out[u]
+            if u < begun:
+                for d in range(dim):
+                    target[d] += scale * row[d]
+                continue
+            out[begun:u] = 0.0
+            begun = u + 1
             for d in range(dim):
-                target[d] += scale * row[d]
-    for u in range(num_src):
-        for d in range(dim):
-            out[u, d] *= src_scale[u]
+                target[d] = scale * row[d]
+    out[begun:] = 0.0
     return out
 
 

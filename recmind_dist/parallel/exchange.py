@@ -1,6 +1,6 @@
 """One exchange a step each way: ids to owners, rows back; gradients home along the same path.
 
-Legend: N nodes this rank needs, R rows others ask of it, C columns of a row.
+Legend: N nodes this rank needs, m of them its own; u distinct rows of this shard that anybody needs; R rows sent, C columns.
 """
 
 from dataclasses import dataclass
@@ -12,48 +12,48 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recmind_dist.parallel.ranks import Ranks, collective
-from recmind_dist.types import IntArray
+from recmind_dist.parallel.row_moves import add_rows, place_rows
+from recmind_dist.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
     from recmind_dist.parallel.hot_rows import HotRows
 
 
 @dataclass(frozen=True)
-class ExchangePlan:
-    """Who sends what to whom for one batch.
+class Journey:
+    """Rows that travel between ranks, in the order of their owners where they arrive, of their askers where they leave.
 
-    Shapes:
-        position: [N] where each needed row stands among the rows that arrive; local_rows: [u] distinct rows of this shard
-        that anybody needs; reply: [R] for each row to send its place in `local_rows`; send_splits, receive_splits: [P].
+    Shapes: place: [arriving] where each goes among the needed rows; reply: [R] places in the plan's `local_rows` of what is
+    sent, distinct for each asker; send_splits, receive_splits: [P], nothing of a rank to itself.
     """
 
-    position: Tensor
-    local_rows: Tensor
+    place: Tensor
     reply: Tensor
     send_splits: list[int]
     receive_splits: list[int]
-    past_owners: "PastOwners | None" = None
-
-    @property
-    def rows_sent(self) -> int:
-        return len(self.reply)
 
 
 @dataclass(frozen=True)
-class PastOwners:
-    """Of a plan with hot rows: what is fetched all the same, and what is read from replicas (h rows).
+class ExchangePlan:
+    """Who sends what to whom for one batch.
 
-    Shapes: cold: [N − h] places among the needed rows; cold_position: [N − h] where each stands among what arrives; hot: [h]
-    places among the needed rows; slot: [h] their replicas; reply: places in `local_rows` of what is sent; splits: [P].
+    Attributes:
+        num_rows: N; away: rows of other ranks, whose gradients go home the same way; fetched: those of them that are sent,
+        which are all unless there are replicas.
+
+    Shapes:
+        local_rows: [u] ascending; mine: [m] places among the needed rows; mine_at: [m] their places in `local_rows`; hot: [h]
+        places of needed rows that are read from replicas; slot: [h] their replicas.
     """
 
-    cold: Tensor
-    cold_position: Tensor
+    num_rows: int
+    local_rows: Tensor
+    mine: Tensor
+    mine_at: Tensor
+    away: Journey
+    fetched: Journey
     hot: Tensor
     slot: Tensor
-    reply: Tensor
-    send_splits: list[int]
-    receive_splits: list[int]
 
 
 class RowExchange:
@@ -75,47 +75,43 @@ class RowExchange:
         Args:
             rows: [N] distinct table rows.
         """
+        rank, device = self.ranks.rank, self.ranks.device
         if self.ranks.world_size == 1:  # nothing travels: every row is here, in the order asked for
-            here = torch.from_numpy(rows.astype(np.int64)).to(self.ranks.device)
-            place = torch.arange(len(rows), device=self.ranks.device)
-            return ExchangePlan(place, here, place, [len(rows)], [len(rows)])
+            nothing = torch.empty(0, dtype=torch.int64, device=device)
+            stays = Journey(nothing, nothing, [0], [0])
+            here, place = torch.from_numpy(rows.astype(np.int64)).to(device), torch.arange(len(rows), device=device)
+            return ExchangePlan(len(rows), here, place, place, stays, stays, nothing, nothing)
         owner = np.searchsorted(self.bounds, rows, side="right") - 1
-        order = np.argsort(owner, kind="stable")
-        position = np.empty(len(rows), np.int64)
-        position[order] = np.arange(len(rows))
-        wanted = torch.from_numpy(rows[order])
-        wanted_counts = torch.from_numpy(np.bincount(owner, minlength=self.ranks.world_size))
-        asked, asked_counts = self._all_send_ids(wanted, wanted_counts)
-        local_rows, reply = torch.unique(asked - int(self.bounds[self.ranks.rank]), return_inverse=True)
-        device = self.ranks.device
+        mine = np.flatnonzero(owner == rank)
+        away = np.flatnonzero(owner != rank)
+        away = away[np.argsort(owner[away], kind="stable")]
+        wanted_counts = np.bincount(owner[away], minlength=self.ranks.world_size)
+        asked, asked_counts = self._all_send_ids(rows[away], wanted_counts)
+        needed = torch.from_numpy(np.concatenate([rows[mine], asked]) - int(self.bounds[rank]))
+        local_rows, at = torch.unique(needed, return_inverse=True)
+        mine_at, reply = at[: len(mine)], at[len(mine) :]
+        journey = _journey(away, reply, asked_counts, wanted_counts, device)
+        fetched, hot, slot = journey, np.empty(0, np.int64), np.empty(0, np.int64)
+        if self.hot is not None:  # both sides know which rows have replicas, so nothing is told
+            has_replica, sent = self.hot.holds(rows[away]), ~self.hot.holds(asked)
+            fetched = _journey(
+                away[~has_replica],
+                reply[torch.from_numpy(sent)],
+                _counts(sent, asked_counts),
+                _counts(~has_replica, wanted_counts),
+                device,
+            )
+            hot = away[has_replica]
+            slot = self.hot.slots(rows[hot])
         return ExchangePlan(
-            torch.from_numpy(position).to(device),
+            len(rows),
             local_rows.to(device),
-            reply.to(device),
-            asked_counts.tolist(),
-            wanted_counts.tolist(),
-            self._past_owners(rows, owner, order, asked, reply, asked_counts) if self.hot is not None else None,
-        )
-
-    def _past_owners(
-        self, rows: IntArray, owner: IntArray, order: IntArray, asked: Tensor, reply: Tensor, asked_counts: Tensor
-    ) -> PastOwners:
-        """What is left to fetch: both sides know which rows have replicas, so nothing is told."""
-        assert self.hot is not None
-        rank, world, device = self.ranks.rank, self.ranks.world_size, self.ranks.device
-        hot = self.hot.holds(rows) & (owner != rank)
-        arrives = np.empty(len(rows), np.int64)
-        arrives[order] = np.cumsum(~hot[order]) - 1
-        asker = np.repeat(np.arange(world), asked_counts.numpy())
-        sent = ~(self.hot.holds(asked.numpy()) & (asker != rank))
-        return PastOwners(
-            torch.from_numpy(np.flatnonzero(~hot)).to(device),
-            torch.from_numpy(arrives[~hot]).to(device),
-            torch.from_numpy(np.flatnonzero(hot)).to(device),
-            torch.from_numpy(self.hot.slots(rows[hot])).to(device),
-            reply[torch.from_numpy(sent)].to(device),
-            np.bincount(asker[sent], minlength=world).tolist(),
-            np.bincount(owner[~hot], minlength=world).tolist(),
+            torch.from_numpy(mine).to(device),
+            mine_at.to(device),
+            journey,
+            fetched,
+            torch.from_numpy(hot).to(device),
+            torch.from_numpy(slot).to(device),
         )
 
     def all_fetch(self, owned: Tensor, plan: ExchangePlan) -> Tensor:
@@ -128,27 +124,60 @@ class RowExchange:
         """
         if self.ranks.world_size == 1:
             return owned
-        if self.hot is not None:
-            mixed: Tensor = _FetchPastOwners.apply(owned, plan, self.hot.weight, self.ranks)  # type: ignore[no-untyped-call]
-            return mixed
-        replies = owned.index_select(0, plan.reply)
-        arrived: Tensor = _AllToAll.apply(  # type: ignore[no-untyped-call]
-            replies, plan.send_splits, plan.receive_splits, self.ranks, ("rows", "gradients")
-        )
-        return arrived.index_select(0, plan.position)
+        replicas = self.hot.weight if self.hot is not None else None
+        out: Tensor = _Fetch.apply(owned, plan, replicas, self.ranks)  # type: ignore[no-untyped-call]
+        return out
 
-    def _all_send_ids(self, wanted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        if self.ranks.world_size == 1:
-            return wanted, counts
-        group = self.ranks.id_group
-        asked_counts = torch.empty_like(counts)
-        elsewhere = len(wanted) - int(counts[self.ranks.rank]) + self.ranks.world_size - 1
-        self.ranks.traffic.add("ids", elsewhere * wanted.itemsize)
+    def _all_send_ids(self, wanted: IntArray, counts: IntArray) -> tuple[IntArray, IntArray]:
+        """Ids that others ask of this rank, by asker, and how many each does."""
+        group, world = self.ranks.id_group, self.ranks.world_size
+        asked_counts = torch.empty(world, dtype=torch.int64)
+        self.ranks.traffic.add("ids", (len(wanted) + world - 1) * wanted.itemsize)
         with collective("the exchange of ids"):
-            dist.all_to_all_single(asked_counts, counts, group=group)
+            dist.all_to_all_single(asked_counts, torch.from_numpy(counts), group=group)
             asked = torch.empty(int(asked_counts.sum()), dtype=torch.int64)
-            dist.all_to_all_single(asked, wanted, asked_counts.tolist(), counts.tolist(), group=group)
-        return asked, asked_counts
+            splits = asked_counts.tolist(), counts.tolist()
+            dist.all_to_all_single(asked, torch.from_numpy(wanted), *splits, group=group)
+        return asked.numpy(), asked_counts.numpy()
+
+
+def _journey(place: IntArray, reply: Tensor, sent: IntArray, received: IntArray, device: torch.device) -> Journey:
+    return Journey(torch.from_numpy(place).to(device), reply.to(device), sent.tolist(), received.tolist())
+
+
+def _counts(chosen: BoolArray, counts: IntArray) -> IntArray:
+    """How many are chosen in each of the runs that have `counts` entries."""
+    return np.bincount(np.repeat(np.arange(len(counts)), counts)[chosen], minlength=len(counts))
+
+
+class _Fetch(torch.autograd.Function):
+    """Own rows from here, others' from their owners or replicas; gradients of all go home, where they add up: own ones
+    first, then those of the other ranks in their order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, owned: Tensor, plan: ExchangePlan, replicas: Tensor | None, ranks: Ranks) -> Tensor:
+        ctx.plan, ctx.ranks, ctx.num_owned = plan, ranks, len(owned)
+        owned, journey = owned.detach().contiguous(), plan.fetched
+        replies = owned.index_select(0, journey.reply)
+        arrived = _all_to_all(replies, journey.send_splits, journey.receive_splits, ranks, "rows")
+        out = owned.new_empty(plan.num_rows, owned.shape[1])
+        place_rows(out, plan.mine, owned, plan.mine_at)
+        place_rows(out, journey.place, arrived)
+        if replicas is not None:
+            place_rows(out, plan.hot, replicas, plan.slot)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        plan: ExchangePlan = ctx.plan
+        grad, journey = grads[0].contiguous(), plan.away
+        leaving = grad.index_select(0, journey.place)
+        home = _all_to_all(leaving, journey.receive_splits, journey.send_splits, ctx.ranks, "gradients")
+        total = grad.new_zeros(ctx.num_owned, grad.shape[1])
+        place_rows(total, plan.mine_at, grad, plan.mine)
+        add_rows(total, journey.reply, home)
+        return total, None, None, None
 
 
 class _AllToAll(torch.autograd.Function):
@@ -165,31 +194,6 @@ class _AllToAll(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         back = _all_to_all(grads[0], ctx.receive, ctx.send, ctx.ranks, ctx.kind)
         return back, None, None, None, None
-
-
-class _FetchPastOwners(torch.autograd.Function):
-    """Cold rows from their owners, hot ones from replicas; gradients of both go home, where they add up."""
-
-    @staticmethod
-    def forward(ctx: Any, owned: Tensor, plan: ExchangePlan, replicas: Tensor, ranks: Ranks) -> Tensor:
-        past = plan.past_owners
-        assert past is not None
-        ctx.plan, ctx.ranks, ctx.num_owned = plan, ranks, len(owned)
-        replies = owned.index_select(0, past.reply)
-        arrived = _all_to_all(replies, past.send_splits, past.receive_splits, ranks, "rows")
-        out = owned.new_empty(len(plan.position), owned.shape[1])
-        out[past.cold] = arrived.index_select(0, past.cold_position)
-        out[past.hot] = replicas.index_select(0, past.slot)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        plan: ExchangePlan = ctx.plan
-        by_owner = torch.empty_like(grads[0])
-        by_owner[plan.position] = grads[0]
-        home = _all_to_all(by_owner, plan.receive_splits, plan.send_splits, ctx.ranks, "gradients")
-        total = home.new_zeros(ctx.num_owned, home.shape[1]).index_add_(0, plan.reply, home)
-        return total, None, None, None
 
 
 def _all_to_all(x: Tensor, send: list[int], receive: list[int], ranks: Ranks, kind: str) -> Tensor:

@@ -8,7 +8,12 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from recmind_dist.fetch_ahead import fetch_ahead
+from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.settings import TableSettings
+
+_AHEAD = 8
+"""Rows and their optimizer state are fetched for so many rows ahead, instead of waited for one after the other."""
 
 
 class ShardedTable:
@@ -24,11 +29,11 @@ class ShardedTable:
         self.start, self.stop = row_range
         self.num_rows, self.dim, self.settings = num_rows, dim, settings
         rows = self.stop - self.start
-        self.weight = torch.zeros(rows, dim, device=device)
+        self.weight = zeros_in_large_pages(rows, dim, device)
         self.state: dict[str, Tensor] = {}
         if settings.optimizer == "adam":
-            self.state["exp_avg"] = torch.zeros(rows, dim, device=device)
-            self.state["exp_avg_sq"] = torch.zeros(rows, dim, device=device)
+            self.state["exp_avg"] = zeros_in_large_pages(rows, dim, device)
+            self.state["exp_avg_sq"] = zeros_in_large_pages(rows, dim, device)
             self.state["steps"] = torch.zeros(rows, dtype=torch.int64, device=device)
         else:
             self.state["sum_sq"] = torch.zeros(rows, device=device)
@@ -38,7 +43,8 @@ class ShardedTable:
 
     def gather(self, local_rows: Tensor | slice) -> Tensor:
         """A leaf that takes gradient, [n, D]. `local_rows` are positions in this shard, or slice(None) for all, uncopied."""
-        return self.weight[local_rows].detach().requires_grad_()
+        rows = self.weight[local_rows] if isinstance(local_rows, slice) else self.weight.index_select(0, local_rows)
+        return rows.detach().requires_grad_()
 
     def update(self, local_rows: Tensor | slice, grad: Tensor, lr_factor: float = 1.0) -> None:
         """One step of the row-wise optimizer on distinct rows.
@@ -89,7 +95,14 @@ class ShardedTable:
 def _adam_rows(weight, exp_avg, exp_avg_sq, steps, rows, grad, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
     """Adam of distinct rows in one pass over memory."""
     a1, a2, b2 = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(beta2)
+    stride = 4 * weight.shape[1]
     for k in range(len(rows)):
+        if k + _AHEAD < len(rows):
+            ahead = np.int64(rows[k + _AHEAD])
+            for byte in range(0, stride, 64):
+                fetch_ahead(weight.ctypes.data + stride * ahead + byte)
+                fetch_ahead(exp_avg.ctypes.data + stride * ahead + byte)
+                fetch_ahead(exp_avg_sq.ctypes.data + stride * ahead + byte)
         r = rows[k]
         steps[r] += 1
         correction1 = np.float32(1 - beta1 ** np.float64(steps[r]))

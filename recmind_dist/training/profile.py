@@ -22,7 +22,7 @@ PREFIX = "recmind::"
 REGIONS = ("sample", "gather", "forward", "backward", "update", "queue")
 """What a step consists of, in order; `sample` is the prefetching thread's and overlaps the others."""
 INSIDE = {
-    "exchange": ("_AllToAll", "_AllToAllBackward"),
+    "exchange": ("_Fetch", "_FetchBackward", "_AllToAll", "_AllToAllBackward"),
     "propagate": ("_Hop", "_HopBackward", "_Mean", "_MeanBackward", "_Propagate", "_PropagateBackward"),
     "scatter": ("IndexSelectBackward0", "IndexBackward0", "EmbeddingBackward0"),
 }

@@ -53,7 +53,8 @@ class SampledViews:
                 keys = self._views(key_model, step.main, step.main_index, step.main_feature, e_ND, key_ND, "all")
         if step.gate is not None and step.gate_index is not None and step.gate_feature is not None:
             gate_h = self._views(model, step.gate, step.gate_index, step.gate_feature, e_ND, z_ND, "gates").h
-        return StepViews(main, _at(step.main_index, e_ND), gate_h, keys)
+        base = main.layers[0] if model.settings.base == "table" else _at(step.main_index, e_ND)[: len(main.graph)]
+        return StepViews(main, base, gate_h, keys)
 
     def _all_fetch(
         self, model: GatedLightGCN, step: PreparedStep, e_uD: Tensor, text_u: TextRows | None,

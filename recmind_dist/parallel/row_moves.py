@@ -1,0 +1,69 @@
+"""Rows from here to there: copies and sums by index on both sides, without a tensor in between.
+
+Legend: n rows moved, C columns.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from recmind_dist.fetch_ahead import fetch_ahead
+
+_AHEAD = 16
+"""Rows are fetched so far ahead, instead of waited for one after the other."""
+
+
+def place_rows(out: Tensor, to: Tensor, source: Tensor, of: Tensor | None = None) -> None:
+    """`out[to[k]] = source[of[k]]`, or source[k] without `of`.
+
+    Args:
+        out, source: [.., C] contiguous; to: [n] distinct; of: [n].
+    """
+    if _on_numpy(out, source):
+        _place(out.numpy(), to.numpy(), source.numpy(), None if of is None else of.numpy())
+    else:
+        out[to] = source if of is None else source.index_select(0, of)
+
+
+def add_rows(out: Tensor, to: Tensor, source: Tensor) -> None:
+    """`out[to[k]] += source[k]`, in the order of k on the CPU.
+
+    Args:
+        out, source: [.., C] contiguous; to: [n].
+    """
+    if _on_numpy(out, source):
+        _add(out.numpy(), to.numpy(), source.numpy())
+    else:
+        out.index_add_(0, to, source)
+
+
+def _on_numpy(*tensors: Tensor) -> bool:
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
+@njit(cache=True, nogil=True)
+def _place(out, to, source, of):  # type: ignore[no-untyped-def]
+    address, stride = source.ctypes.data, 4 * source.shape[1]
+    for k in range(len(to)):
+        s = k
+        if of is not None:
+            s = of[k]
+            if k + _AHEAD < len(to):
+                for byte in range(0, stride, 64):
+                    fetch_ahead(address + stride * np.int64(of[k + _AHEAD]) + byte)
+        target, row = out[to[k]], source[s]
+        for c in range(len(row)):
+            target[c] = row[c]
+
+
+@njit(cache=True, nogil=True)
+def _add(out, to, source):  # type: ignore[no-untyped-def]
+    address, stride = out.ctypes.data, 4 * out.shape[1]
+    for k in range(len(to)):
+        if k + _AHEAD < len(to):
+            for byte in range(0, stride, 64):
+                fetch_ahead(address + stride * np.int64(to[k + _AHEAD]) + byte)
+        target, row = out[to[k]], source[k]
+        for c in range(len(row)):
+            target[c] += row[c]
