@@ -10,6 +10,9 @@ from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 1 << 30
+KEEP_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1"}
+"""Environment of a process that trains outside of its main thread, as Ray's workers do: glibc gives each other thread a heap
+of its own, which holds no large tensor, so that `keep_freed_memory` would be without effect there."""
 _LARGE_PAGE = 2 << 20
 
 

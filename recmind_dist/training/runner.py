@@ -18,6 +18,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from recmind_dist import errors
 from recmind_dist.errors import ConfigError, RecmindError, TrainingError, WorkerLostError
 from recmind_dist.parallel import Ranks
+from recmind_dist.parallel.memory import KEEP_FREED_MEMORY
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.metrics_log import WarningsToMetrics
@@ -94,6 +95,7 @@ def _run_trainer(
         run_config=RayRunConfig(
             name=call,
             storage_path=str(run.logs / "ray"),
+            worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
             failure_config=FailureConfig(
                 max_failures=config.scaling.max_failures, controller_failure_limit=config.scaling.start_attempts - 1
             ),
