@@ -22,10 +22,12 @@ import torch.distributed as dist
 
 from recmind_dist.graph.partition import even_cut
 from recmind_dist.parallel import Ranks, RowExchange
+from recmind_dist.parallel.memory import keep_freed_memory
 
 
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does
     dist.init_process_group("gloo", store=dist.FileStore(f"{HOME}/store", 2), rank=RANK, world_size=2)
     ranks = Ranks.all_join(torch.device("cpu"))
     bounds = even_cut(ROWS, 2)

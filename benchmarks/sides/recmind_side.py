@@ -42,9 +42,9 @@ class TimedWorker(Worker):
         curve: (seconds of training, epoch, recall).
     """
 
-    def __init__(self, *words: Any, until: float, every: int, users: int) -> None:
+    def __init__(self, *words: Any, until: float, every: int) -> None:
         super().__init__(*words)
-        self.until, self.every, self.users = until, every, users
+        self.until, self.every = until, every
         self.trained_s, self.curve = 0.0, []  # type: ignore[var-annotated]
 
     def _log(self, kind: str, **fields: Any) -> None:
@@ -59,13 +59,12 @@ class TimedWorker(Worker):
 
     def _test_recall(self) -> float:
         graph, h = self.parts.graph, self.parts.all_final_vectors().h
-        held, users = graph.held_out("test"), min(self.users, graph.num_users)
+        held, users = graph.held_out("test"), graph.num_users
         seen_indptr, seen = seen_items(graph, "test", 0, users)
         exponent = self.config.evaluation.norm_exponent or 0.0
-        ranked, _ = rank_items(h[:users], h[graph.num_users :], K, seen_indptr, seen, norm_exponent=exponent)
-        indptr = np.asarray(held.indptr[: users + 1])
-        items = np.asarray(held.indices[: indptr[-1]], np.int64) - graph.num_users
-        return ranking_metrics(ranked.numpy(), indptr, items, (K,)).means()[f"recall@{K}"]
+        ranked, _ = rank_items(h[:users], h[users:], K, seen_indptr, seen, norm_exponent=exponent)
+        items = np.asarray(held.indices, np.int64) - users
+        return ranking_metrics(ranked.numpy(), np.asarray(held.indptr), items, (K,)).means()[f"recall@{K}"]
 
 
 def prepare() -> dict[str, Work]:
@@ -78,7 +77,7 @@ def prepare() -> dict[str, Work]:
         run = RunDirectory(config.run_dir)
         run.create()
         words = (config, inputs, Ranks.alone(), run, "benchmark", lambda _: None, "never")
-        worker = TimedWorker(*words, until=order["until"], every=order["every"], users=order["users"])
+        worker = TimedWorker(*words, until=order["until"], every=order["every"])
         with contextlib.suppress(Reached):
             worker.all_fit(("warmup", "joint"))
         return {"curve": worker.curve}

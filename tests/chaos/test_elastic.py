@@ -25,6 +25,7 @@ run_dir: {run}
 cache_dir: cache
 dataset: {{name: tiny, interactions: data/interactions.parquet, items: data/items.parquet}}
 text: {{model: bert, shard_rows: 512, chunk_rows: 512, max_user_items: 3, num_actors: 1}}
+graph: {{placement: {placement}}}
 sampler: {{num_neighbors: [4, 4], negatives: {{num_shared: 64}}}}
 model: {{embedding_dim: 16, num_layers: 2}}
 loss: {{kind: ssm}}
@@ -72,9 +73,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluster_utils.Clust
 class Run:
     """`recmind run` on the cluster, watched through its metrics.jsonl."""
 
-    def __init__(self, home: Path, name: str, cluster: ray.cluster_utils.Cluster, epochs: int) -> None:
+    def __init__(
+        self, home: Path, name: str, cluster: ray.cluster_utils.Cluster, epochs: int, placement: str = "replicated"
+    ) -> None:
         self.path = home / name
-        (home / f"{name}.yaml").write_text(CONFIG.format(run=name, epochs=epochs))
+        (home / f"{name}.yaml").write_text(CONFIG.format(run=name, epochs=epochs, placement=placement))
         command = [
             sys.executable,
             "-m",
@@ -131,8 +134,11 @@ class Run:
             assert f"{fingerprint_whole(found.dense()):016x}" == whole["dense"]
 
 
-def test_row_04_a_node_is_lost_and_another_joins(home: Path, cluster: ray.cluster_utils.Cluster) -> None:
-    run = Run(home, "lost-and-joined", cluster, epochs=120)
+@pytest.mark.parametrize("placement", ["replicated", "partitioned"])
+def test_row_04_a_node_is_lost_and_another_joins(
+    home: Path, cluster: ray.cluster_utils.Cluster, placement: str
+) -> None:
+    run = Run(home, f"lost-and-joined-{placement}", cluster, epochs=120, placement=placement)
     run.wait_for_steps_on(2, starts=1, steps=40)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     run.wait_for_steps_on(1, starts=2)
