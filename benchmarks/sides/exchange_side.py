@@ -35,16 +35,23 @@ def prepare() -> dict[str, Work]:
     rng = np.random.default_rng(RANK)
 
     def fetch(order: dict[str, Any]) -> dict[str, Any]:
-        """`count` times plan, rows and gradients of `rows` distinct random rows."""
-        wanted = [np.sort(rng.choice(ROWS, order["rows"], replace=False)) for _ in range(order["count"])]
-        ranks.all_barrier()
+        """`count` times plan, rows and gradients of `rows` distinct random rows. What one rank alone does too, reading its rows
+        from the table, is outside the clock.
+        """
+        seconds, grad = 0.0, torch.ones(order["rows"], DIM)
         ranks.traffic.take()
-        start = time.perf_counter()
-        for rows in wanted:
+        for _ in range(order["count"]):
+            rows = np.sort(rng.choice(ROWS, order["rows"], replace=False))
+            ranks.all_barrier()
+            start = time.perf_counter()
             plan = exchange.all_plan(rows)
-            owned = table[plan.local_rows].requires_grad_()
-            exchange.all_fetch(owned, plan).sum().backward()
-        return {"seconds": time.perf_counter() - start, "sent": sum(ranks.traffic.take().values())}
+            seconds += time.perf_counter() - start
+            owned = table.index_select(0, plan.local_rows).requires_grad_()
+            ranks.all_barrier()
+            start = time.perf_counter()
+            exchange.all_fetch(owned, plan).backward(grad)
+            seconds += time.perf_counter() - start
+        return {"seconds": seconds, "sent": sum(ranks.traffic.take().values())}
 
     return {"fetch": fetch}
 

@@ -82,19 +82,19 @@ def load_owned_text(
     return OwnedText(own)
 
 
-def initial_rows(nodes: IntArray, text: OwnedText | None, settings: ModelSettings, seed: int) -> Tensor:
-    """E⁰ of this rank's rows: the leading whitened components of the text where there is text, else normal.
+def initial_rows(nodes: IntArray, text: TextRows | None, settings: ModelSettings, seed: int) -> Tensor:
+    """E⁰ of rows of these nodes: the leading whitened components of the text where there is text, else normal.
 
     A row depends on its node alone, so any number of ranks makes the same table. Shape: [n, D].
     """
     dim = settings.embedding_dim
     rows = torch.from_numpy(normals(stream_key(seed, "table"), nodes, dim)) * settings.init_scale
     if text is not None and settings.init != "normal":
-        present = ~text.rows.absent.cpu()
-        leading = text.rows.text[:, :dim].float().cpu()
-        rows[present, : leading.shape[1]] = leading[present] * text_scale(text.rows.text.shape[1], settings)
+        present = ~text.absent.cpu()
+        leading = text.text[:, :dim].float().cpu()
+        rows[present, : leading.shape[1]] = leading[present] * text_scale(text.text.shape[1], settings)
         if settings.init == "text_neighbours":
-            means = text.rows.neighbour_text[:, :dim].float().cpu()
+            means = text.neighbour_text[:, :dim].float().cpu()
             length = means.square().mean(1).sqrt()
             known = ~present & (length > 0)
             rows[known, : means.shape[1]] = means[known] / length[known, None] * settings.init_scale

@@ -107,7 +107,10 @@ class RankModel:
 
     def initialise(self) -> None:
         """Fills this rank's rows for a run that starts."""
-        self.table.weight.copy_(initial_rows(self.nodes, self.text, self.config.model, self.config.train.seed))
+        for start in range(0, len(self.nodes), _BLOCK_ROWS):  # what draws a row takes many times its memory
+            rows = slice(start, start + _BLOCK_ROWS)
+            text = self.text.select(rows) if self.text is not None else None
+            self.table.weight[rows] = initial_rows(self.nodes[rows], text, self.config.model, self.config.train.seed)
 
     def load_for_inference(self, checkpoint: Checkpoint) -> None:
         """Takes rows and dense parameters of a checkpoint, without optimizers."""
