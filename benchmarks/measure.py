@@ -22,6 +22,7 @@ from recmind_dist.report import print_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+RESULT_FILES = (":!benchmarks/results", ":!benchmarks/README.md", ":!benchmarks/accuracy.md", ":!benchmarks/*.png")
 _PACKAGES = ("torch", "numpy", "numba", "torch-geometric", "transformers", "deepspeed", "ray", "recmind-dist")
 
 Side = Callable[[], float]
@@ -129,10 +130,10 @@ class Report:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with a plus where files differ from it; None outside a checkout."""
+    """The checkout's commit, with a plus where files other than results differ from it; None outside a checkout."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *RESULT_FILES) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

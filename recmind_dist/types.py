@@ -16,6 +16,4 @@ IntArray: TypeAlias = NDArray[np.int64]
 Int32Array: TypeAlias = NDArray[np.int32]
 IndexArray: TypeAlias = IntArray | Int32Array
 FloatArray: TypeAlias = NDArray[np.float32]
-HalfBits: TypeAlias = NDArray[np.int16]
-"""bfloat16, of which numpy has no type, as its bits."""
 BoolArray: TypeAlias = NDArray[np.bool_]

@@ -30,15 +30,15 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def zeros_in_large_pages(rows: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Zeros, [rows, dim], for rows that are read at random: in pages of 2 MiB where Linux has them.
+def zeros_in_large_pages(rows: int, dim: int, device: torch.device) -> Tensor:
+    """Zeros, [rows, dim] float32, for rows that are read at random: in pages of 2 MiB where Linux has them.
 
     In pages of 4 KiB a gather waits as much for the addresses of pages as for the rows.
     """
-    size = dtype.itemsize * rows * dim
+    size = 4 * rows * dim
     if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or not size:
-        return torch.zeros(rows, dim, device=device, dtype=dtype)
+        return torch.zeros(rows, dim, device=device)
     space = mmap.mmap(-1, -(-size // _LARGE_PAGE) * _LARGE_PAGE)
     with contextlib.suppress(OSError):  # a kernel without them: pages as they come
         space.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(space, dtype=dtype, count=rows * dim).view(rows, dim)
+    return torch.frombuffer(space, dtype=torch.float32, count=rows * dim).view(rows, dim)

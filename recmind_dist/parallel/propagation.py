@@ -43,15 +43,14 @@ class FullPropagation:
     Args:
         bounds: [P + 1] rows of the ranks; degree_feature: [N] d̃ in node order; absent: [E] edges (positions in the user
         half) that nothing passes over; degree: [N] as which nodes count, by default their training degree; rows: this rank's
-        share of a partitioned graph, which has no other edges here and can leave none out; half: hops read and send states as
-        bfloat16.
+        share of a partitioned graph, which has no other edges here and can leave none out.
     """
 
     def __init__(
         self, graph: Graph, bounds: IntArray, ranks: Ranks, degree_feature: Tensor, absent: IntArray | None = None,
-        degree: IntArray | None = None, rows: EdgeRows | None = None, half: bool = False,
+        degree: IntArray | None = None, rows: EdgeRows | None = None,
     ) -> None:  # fmt: skip
-        self.ranks, self._graph, self._half = ranks, graph, half
+        self.ranks, self._graph = ranks, graph
         self.counts = np.diff(bounds).tolist()
         self.row_of_node = torch.from_numpy(np.array(graph.row_of_node))
         node_of_row = np.argsort(graph.row_of_node)
@@ -180,11 +179,11 @@ class FullPropagation:
             state.zero_().index_copy_(0, given, x * self._scale[given, None])
         return state
 
-    def _state(self, name: str, dim: int, rows: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    def _state(self, name: str, dim: int, rows: int | None = None) -> Tensor:
         """A kept array whose last row is zero and stays so: hidden edges lead there."""
         rows = len(self._scale) if rows is None else rows
         if (name, dim) not in self._states:
-            self._states[name, dim] = zeros_in_large_pages(rows + 1, dim, self.ranks.device, dtype)
+            self._states[name, dim] = zeros_in_large_pages(rows + 1, dim, self.ranks.device)
         return self._states[name, dim]
 
     def _all_hop(
@@ -196,22 +195,18 @@ class FullPropagation:
         Args:
             sources: rows outside of which the state is zero, on one rank; None: it may be anything anywhere.
         """
-        x, dim, dtype = state, state.shape[1], torch.bfloat16 if self._half else state.dtype
-        if self._half:
-            x = self._state("half", dim, dtype=dtype).copy_(state)
+        x = state
         if self.ranks.world_size > 1:
-            everybody = self._state("everybody", dim, self._graph.num_nodes, dtype)
-            everybody[:-1] = all_gather_rows(x[:-1], self.counts, self.ranks)
-            x = everybody
+            x = self._state("everybody", state.shape[1], self._graph.num_nodes)
+            x[:-1] = all_gather_rows(state[:-1], self.counts, self.ranks)
         if x.device.type != "cpu":
-            sums = (self._sparse(hidden, x.device) @ x.float())[rows]
+            sums = (self._sparse(hidden, x.device) @ x)[rows]
             out[into] = alpha[rows, None] * add[rows] + beta[rows, None] * sums
             return
         kept = self._indices[hidden]
         self._indices[hidden] = self._graph.num_nodes  # the row of zeros
         try:
-            bits = x.view(torch.int16) if self._half else x  # numpy has no bfloat16
-            arrays = (t.numpy() for t in (bits, rows, into, out, add, alpha, beta))
+            arrays = (t.numpy() for t in (x, rows, into, out, add, alpha, beta))
             edges = self._indptr, self._indices
             if sources is not None:
                 edges = _edges_to(*edges, sources.numpy(), AHEAD)

@@ -2,12 +2,9 @@
 
 Each row's sum stays in vector registers over all its edges, and rows of x are fetched into the cache ahead of their use:
 written as a plain loop the sum goes to memory and back with every few edges, and the loop waits for each row in turn. Numba
-gives no way to say either, so the loop over edges is written in LLVM's own terms. Rows of bfloat16 are half the bytes to read and
-are added up as float32.
+gives no way to say either, so the loop over edges is written in LLVM's own terms.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +15,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from recmind_dist.fetch_ahead import prefetch
-from recmind_dist.types import FloatArray, HalfBits, Int32Array, IntArray
+from recmind_dist.parallel.threads import run_together
+from recmind_dist.types import FloatArray, Int32Array, IntArray
 
 AHEAD = 16
 """Rows of x are fetched for edges so far ahead: `indices` holds as many more entries, of any row, behind its last edge."""
@@ -27,16 +25,15 @@ _LINE_BYTES = 64
 
 
 def sum_rows(
-    indptr: IntArray, indices: Int32Array, x: FloatArray | HalfBits, rows: IntArray, into: IntArray, out: FloatArray,
-    add: FloatArray, alpha: FloatArray, beta: FloatArray,
+    indptr: IntArray, indices: Int32Array, x: FloatArray, rows: IntArray, into: IntArray, out: FloatArray, add: FloatArray,
+    alpha: FloatArray, beta: FloatArray,
 ) -> None:  # fmt: skip
     """`out[into[k]] = alpha[v] · add[v] + beta[v] · Σ_{e of row v} x[indices[e]]` for v = rows[k].
 
     On as many threads as torch has, which share the edges, not the rows.
 
     Args:
-        indptr: [n + 1]; indices: [edges + AHEAD]; x: [N, D], float32, or int16 which holds bfloat16; rows, into: [k];
-        out: [.., D]; add: [n, D]; alpha, beta: [n].
+        indptr: [n + 1]; indices: [edges + AHEAD]; x: [N, D]; rows, into: [k]; out: [.., D]; add: [n, D]; alpha, beta: [n].
     """
     threads = torch.get_num_threads()
     columns = range(0, x.shape[1], _WIDEST)
@@ -46,12 +43,7 @@ def sum_rows(
         for first, last in pairwise(bounds)
         for c in columns
     ]
-    if threads == 1:
-        for arguments in work:
-            _sum_rows(*arguments)
-        return
-    for part in [_pool(threads).submit(_sum_rows, *arguments) for arguments in work]:
-        part.result()
+    run_together(_sum_rows, work)
 
 
 def _bounds(indptr: IntArray, rows: IntArray, parts: int) -> list[int]:
@@ -63,24 +55,16 @@ def _bounds(indptr: IntArray, rows: IntArray, parts: int) -> list[int]:
     return [0, *inner, len(rows)]
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="propagation")
-
-
 @njit(cache=True, nogil=True)
 def _sum_rows(indptr, indices, x, rows, into, out, add, alpha, beta, column, width, first, last):  # type: ignore[no-untyped-def]
     """`width`: a tuple as long as the columns summed at once, so that their number is part of its type."""
-    start = x.ctypes.data + x.itemsize * column
+    start = x.ctypes.data + 4 * column
     edges = indices.ctypes.data
-    stride = x.itemsize * x.shape[1]
+    stride = 4 * x.shape[1]
     for k in range(first, last):
         v = rows[k]
         target = out[into[k], column : column + len(width)]
-        if x.itemsize == 2:
-            _gather_sum_half(start, stride, edges, indptr[v], indptr[v + 1], beta[v], target.ctypes.data, width)
-        else:
-            _gather_sum(start, stride, edges, indptr[v], indptr[v + 1], beta[v], target.ctypes.data, width)
+        _gather_sum(start, stride, edges, indptr[v], indptr[v + 1], beta[v], target.ctypes.data, width)
         a, own = alpha[v], add[v, column : column + len(width)]
         for d in range(len(width)):
             target[d] += a * own[d]
@@ -89,21 +73,13 @@ def _sum_rows(indptr, indices, x, rows, into, out, add, alpha, beta, column, wid
 @intrinsic
 def _gather_sum(typing, x, stride, indices, start, stop, scale, out, width):  # type: ignore[no-untyped-def]
     """out[:] = scale · Σ_{start <= e < stop} x[indices[e]], of addresses in bytes; `width` numbers wide, in registers."""
-    return _signature(width), _gather_sum_code
+    signature = types.void(
+        types.uintp, types.intp, types.uintp, types.intp, types.intp, types.float32, types.uintp, width
+    )
+    return signature, _gather_sum_code
 
 
-@intrinsic
-def _gather_sum_half(typing, x, stride, indices, start, stop, scale, out, width):  # type: ignore[no-untyped-def]
-    """As `_gather_sum`, of rows of bfloat16, whose bits are the upper ones of a float32."""
-    return _signature(width), partial(_gather_sum_code, half=True)
-
-
-def _signature(width: Any) -> Any:
-    numbers = types.intp, types.uintp, types.intp, types.intp, types.float32, types.uintp
-    return types.void(types.uintp, *numbers, width)
-
-
-def _gather_sum_code(context, builder, signature, arguments, half=False):  # type: ignore[no-untyped-def]
+def _gather_sum_code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
     width = signature.args[-1].count
     byte, int32, int64, vector = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.VectorType(ir.FloatType(), width)
     x, stride, indices, start, stop, scale, out, _ = arguments
@@ -119,14 +95,9 @@ def _gather_sum_code(context, builder, signature, arguments, half=False):  # typ
     builder.position_at_end(loop)
     edge, total = builder.phi(int64), builder.phi(vector)
     ahead = row(builder.add(edge, int64(AHEAD)))
-    for line in range(0, (2 if half else 4) * width, _LINE_BYTES):
+    for line in range(0, 4 * width, _LINE_BYTES):
         prefetch(builder, builder.gep(ahead, [int64(line)]))
-    stored, words = ir.VectorType(ir.IntType(16), width) if half else vector, ir.VectorType(int32, width)
-    values = builder.load(builder.bitcast(row(edge), stored.as_pointer()), align=2 if half else 4)
-    if half:
-        upper = builder.shl(builder.zext(values, words), ir.Constant(words, [16] * width))
-        values = builder.bitcast(upper, vector)
-    added = builder.fadd(total, values)
+    added = builder.fadd(total, builder.load(builder.bitcast(row(edge), vector.as_pointer()), align=4))
     following = builder.add(edge, int64(1))
     edge.add_incoming(start, before)
     edge.add_incoming(following, loop)

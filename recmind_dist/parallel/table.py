@@ -11,7 +11,9 @@ from torch import Tensor
 from recmind_dist.fetch_ahead import fetch_ahead
 from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.settings import TableSettings
+from recmind_dist.parallel.threads import even_shares, run_together
 
+_LEAST = 4096  # rows worth a thread
 _AHEAD = 8
 """Rows and their optimizer state are fetched for so many rows ahead, instead of waited for one after the other."""
 
@@ -63,11 +65,11 @@ class ShardedTable:
         beta1, beta2 = self.settings.beta1, self.settings.beta2
         if self.weight.device.type == "cpu":
             rows = np.arange(len(self)) if isinstance(local_rows, slice) else local_rows.numpy()
-            arrays = [self.state[name].numpy() for name in ("exp_avg", "exp_avg_sq", "steps")]
-            _adam_rows(
-                self.weight.numpy(), *arrays, rows, grad.contiguous().numpy(), np.float32(lr), beta1, beta2,
-                np.float32(self.settings.eps),
-            )  # fmt: skip
+            content = (self.weight, self.state["exp_avg"], self.state["exp_avg_sq"], self.state["steps"])
+            arrays, grads = [x.numpy() for x in content], grad.contiguous().numpy()
+            numbers = np.float32(lr), beta1, beta2, np.float32(self.settings.eps)
+            shares = [slice(*ends) for ends in even_shares(len(rows), _LEAST)]
+            run_together(_adam_rows, [(*arrays, rows[s], grads[s], *numbers) for s in shares])
             return
         step = self.state["steps"][local_rows] + 1
         exp_avg = self.state["exp_avg"][local_rows].lerp_(grad, 1 - beta1)

@@ -29,9 +29,6 @@ class SamplerSettings(Settings):
     batches_per_propagation: int = Field(1, ge=1)
     """Mini-batches that one full propagation serves: their gradients add up exactly, and one update follows. Under auto:
     at most so many."""
-    states: Literal["float32", "bfloat16"] = "float32"
-    """As what a hop of the full propagation reads and sends its neighbours' states in training; sums are of float32. bfloat16
-    is half the bytes, and rounds each state by at most 2⁻⁸ of it."""
     backend: Literal["auto", "numba", "pyg"] = "auto"
     """auto takes numba, which is faster than pyg-lib and draws the same for every rank (docs/distribution.md)."""
     num_neighbors: tuple[int, ...] = (10, 10)

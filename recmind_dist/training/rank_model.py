@@ -139,15 +139,11 @@ class RankModel:
             self.model, self.table.weight, self._text_views(), self.text.rows.text if self.text else None
         )
 
-    def operator(self, held_out: IntArray | None = None, half: bool = False) -> FullPropagation:
-        """Full propagation without held-out edges (positions in the user half), over the degrees of `degrees`.
-
-        Args:
-            half: see `FullPropagation`.
-        """
+    def operator(self, held_out: IntArray | None = None) -> FullPropagation:
+        """Full propagation without held-out edges (positions in the user half), over the degrees of `degrees`."""
         degree = self.degrees(held_out)
         feature = degree_feature(torch.from_numpy(degree), int(self.graph.degree.max()))
-        return FullPropagation(self.graph, self.bounds, self.ranks, feature, held_out, degree, self.rows, half)
+        return FullPropagation(self.graph, self.bounds, self.ranks, feature, held_out, degree, self.rows)
 
     def held_out(self, share: float, period: int = 0, withheld_items: float = 0.0) -> IntArray:
         """Positions of the edges from which the gates learn, ascending; see `held_out_slice`."""

@@ -328,8 +328,7 @@ class Phase:
             config, graph, self.name, ranks.rank, ranks.world_size, parts.edges, held_out=held_out, teaches=teaches,
             gate_degree=parts.degrees(held_out) if config.propagates_fully else None,
         )  # fmt: skip
-        half = config.sampler.states == "bfloat16"
-        return loader, parts.operator(held_out, half) if config.propagates_fully else None
+        return loader, parts.operator(held_out) if config.propagates_fully else None
 
     def _fresh_encoder(self) -> FreshTextEncoder:
         config, parts = self.config, self.worker.parts

@@ -93,13 +93,3 @@ def test_content_view_and_recent_means_agree_on_one_and_two_ranks(tmp_path: Path
     ]  # fmt: skip
     assert "gate" in runs[0][0]
     assert_same(*runs)
-
-
-def test_states_of_bfloat16_agree_on_one_and_two_ranks_and_nearly_with_float32(tmp_path: Path, inputs: Inputs) -> None:
-    runs = []
-    for name, ranks, states in (("f32", 1, "float32"), ("one", 1, "bfloat16"), ("two", 2, "bfloat16")):
-        sampler = {"num_neighbors": EVERY, "propagation": "full", "states": states}
-        runs.append(curve(tmp_path, inputs, name, ranks, sampler=sampler))
-    assert_same(runs[1], runs[2], 2e-3)
-    assert_same(runs[0][:3], runs[1][:3], 1e-2)
-    assert runs[0] != runs[1]

@@ -88,16 +88,3 @@ def test_arrays_in_large_pages_are_zeros_that_can_be_written(rows: int) -> None:
     assert not found.any()
     found += 1
     assert float(found.sum()) == 64 * rows
-
-
-@pytest.mark.parametrize("dim", [3, 64, 70])
-def test_states_of_bfloat16_are_off_by_their_rounding_alone(graph: Graph, dim: int) -> None:
-    """Each state that a hop reads is rounded by at most 2⁻⁸ of it, and a sum by no more than the sum of that."""
-    bounds, nothing = row_bounds(graph, 1), np.zeros(0, np.int64)
-    half = FullPropagation(graph, bounds, Ranks.alone(), torch.zeros(graph.num_nodes), half=True)
-    x = torch.randn(graph.num_nodes, dim, generator=torch.Generator().manual_seed(dim))
-    exact = operator_of(graph).all_multiply(x, nothing)
-    most = operator_of(graph).all_multiply(x.abs(), nothing) * (2**-8 + 1e-6)
-    off = (half.all_multiply(x, nothing) - exact).abs()
-    assert (off <= most).all()
-    assert off.max() > 1e-4  # they were rounded
