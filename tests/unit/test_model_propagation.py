@@ -94,6 +94,23 @@ def test_a_bipartite_block_with_empty_rows_and_scales_agrees_with_autograd() -> 
     assert not found[1].any()
 
 
+def test_sources_in_any_order_and_sources_that_nobody_reads_have_the_right_gradient() -> None:
+    """A batch of ours meets its nodes one after the other; no block needs to."""
+    rng = np.random.default_rng(0)
+    num_src, num_dst = 50, 7
+    counts = np.array([0, 9, 1, 0, 12, 20, 3])
+    indices = rng.choice(np.setdiff1d(np.arange(num_src), [0, 8, 30, 49]), counts.sum())
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    block = Hop.of_arrays(indptr, indices.astype(np.int32), np.ones(num_dst, np.float32), num_src)
+    scale = torch.from_numpy(rng.random(num_src).astype(np.float32))
+    x = torch.randn(num_src, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    grad = torch.randn(num_dst, DIM, generator=torch.Generator().manual_seed(1))
+    propagate(x, scale, block).backward(grad)
+    matrix = torch.zeros(num_dst, num_src)
+    np.add.at(matrix.numpy(), (np.repeat(np.arange(num_dst), counts), indices), 1.0)
+    torch.testing.assert_close(x.grad, (matrix * scale).T @ grad)
+
+
 @pytest.mark.parametrize("gate", ["off", "both", "items"])
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_fan_out_minus_one_equals_dense_full_graph_propagation(graph: Graph, gate: str, layers: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable, TableSettings, all_gather_rows
+from recmind_dist.parallel.row_moves import add_rows, place_rows
 
 ROWS, DIM, STEPS = 12, 5, 25
 CPU = torch.device("cpu")
@@ -123,3 +124,41 @@ def test_one_process_alone_exchanges_by_indexing() -> None:
     assert content.grad is not None
     assert content.grad[:, 0].tolist() == [0.0, 1.0, 0.0]
     assert all_gather_rows(rows, [3], Ranks.alone()) is rows
+
+
+@pytest.mark.parametrize("dim", [1, 3, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_placed_and_added_as_by_indexing(dim: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(dim)
+    source = torch.randn(90, dim, generator=generator).to(dtype)
+    of, to = torch.randint(90, (40,), generator=generator), torch.randperm(60, generator=generator)[:40]
+    out = torch.randn(60, dim, generator=generator).to(dtype)
+    expected = out.clone()
+    place_rows(out, to, source, of)
+    expected[to] = source[of]
+    assert torch.equal(out, expected)
+    place_rows(out, to, source[:40].contiguous())
+    expected[to] = source[:40]
+    assert torch.equal(out, expected)
+    add_rows(out, to, source[40:80].contiguous())
+    expected[to] += source[40:80]
+    assert torch.equal(out, expected)
+    nothing = to[:0]
+    place_rows(out, nothing, source, nothing)
+    add_rows(out, nothing, source[:0])
+    assert torch.equal(out, expected)
+
+
+def test_more_threads_make_the_same_update() -> None:
+    rows, grad = torch.randperm(20_000, generator=torch.Generator().manual_seed(0)), torch.randn(20_000, 4)
+    before, weights = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made = ShardedTable((0, 20_000), 20_000, 4, TableSettings(), CPU)
+            for _ in range(2):
+                made.update(rows, grad)
+            weights.append(made.weight)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*weights)
