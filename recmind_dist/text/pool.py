@@ -80,10 +80,12 @@ def embed_texts(
     """
     started = time.monotonic()
     path = store_path(settings, cache_dir, adapter)
-    with directory_lock(path):
-        jobs, num_shards = plan_shards(texts, settings, path, adapter)
-        if jobs:
-            _run(jobs, settings, path, adapter, on_progress)
+    jobs, num_shards = _look(texts, settings, path, adapter)
+    if jobs is None or jobs:  # runs that have nothing to do read the same store at the same time
+        with directory_lock(path):
+            jobs, num_shards = plan_shards(texts, settings, path, adapter)
+            if jobs:
+                _run(jobs, settings, path, adapter, on_progress)
     embedded = sum(job.num_texts for job in jobs)
     return EmbedReport(path, embedded, texts.count, num_shards - len(jobs), time.monotonic() - started)
 
@@ -93,16 +95,32 @@ def plan_shards(
 ) -> tuple[list[ShardJob], int]:
     """Makes or resizes the store. Returns the shards that are absent, damaged or of other texts; and how many exist."""
     encoder = encoder_content(settings, adapter_hash(adapter) if adapter else None)
-    key = content_key(encoder)
-    rows = {"items": texts.items, "users": texts.users}
-    num_rows = {side: len(rows[side]) for side in SIDES}
+    num_rows = {"items": len(texts.items), "users": len(texts.users)}
     if (path / META).is_file():
         dim = TextStore.open(path).dim  # spares the import of transformers when there is nothing to do
     else:
         dim = hidden_size(resolve_model(settings))
     store = TextStore.create(path, encoder, dim, num_rows, settings.shard_rows, settings.chunk_rows)
     store.clean()
+    return _jobs(texts, settings, store, content_key(encoder))
+
+
+def _look(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None) -> tuple[list[ShardJob] | None, int]:
+    """As `plan_shards`, changing nothing; None where there is no store of that size."""
+    try:
+        store = TextStore.open(path)
+    except StoreError:
+        return None, 0
+    if (store.num_rows("items"), store.num_rows("users")) != (len(texts.items), len(texts.users)):
+        return None, 0
+    return _jobs(
+        texts, settings, store, content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
+    )
+
+
+def _jobs(texts: Texts, settings: TextSettings, store: TextStore, key: str) -> tuple[list[ShardJob], int]:
     max_tokens = {"items": settings.max_tokens, "users": settings.user_max_tokens}
+    rows = {"items": texts.items, "users": texts.users}
     jobs, num_shards = [], 0
     for side in SIDES:
         for shard in range(store.num_shards(side)):

@@ -232,8 +232,16 @@ def test_damage_is_mended_by_embedding_only_that_shard(embedded: tuple[Texts, Te
 
 def test_two_extractions_into_one_store_are_refused(embedded: tuple[Texts, TextSettings, Path]) -> None:
     texts, settings, cache = embedded
+    more = Texts([*texts.items, "one more"], texts.users)
     with directory_lock(store_path(settings, cache)), pytest.raises(LockedError):
-        embed_texts(texts, settings, cache)
+        embed_texts(more, settings, cache)
+
+
+def test_a_run_with_nothing_to_embed_needs_no_lock(embedded: tuple[Texts, TextSettings, Path]) -> None:
+    """Runs of one study start together on one store."""
+    texts, settings, cache = embedded
+    with directory_lock(store_path(settings, cache)):
+        assert embed_texts(texts, settings, cache).embedded == 0
 
 
 def test_equal_texts_are_encoded_once(
