@@ -14,7 +14,7 @@ from recmind_dist.errors import WorkerLostError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CLOSE_S = 10.0
-_NICENESS = 5
+_STEP_BACK = 5  # of niceness: downwards, which anybody may
 
 
 def _step_back() -> None:
@@ -22,7 +22,8 @@ def _step_back() -> None:
     holds up all of them.
     """
     if sys.platform.startswith("linux"):  # elsewhere a priority is the whole process's
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _STEP_BACK))
 
 
 class Prefetcher(Generic[T]):

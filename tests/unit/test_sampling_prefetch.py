@@ -1,5 +1,7 @@
 """Working ahead: order kept, exceptions brought home, threads ended, waiting counted."""
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -86,3 +88,15 @@ def test_the_caller_hears_of_a_long_wait() -> None:
     assert list(Prefetcher(slow(), 1, waits.append)) == [1]
     assert waits
     assert waits[0] >= 1.0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="priorities of threads are Linux's")
+def test_its_thread_stands_back_from_wherever_the_process_is() -> None:
+    """Ray starts workers with niceness 15, and going back up is not for everybody."""
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def items() -> Iterator[int]:
+        yield os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert list(Prefetcher(items(), 1)) == [min(19, here + 5)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == here
