@@ -176,8 +176,8 @@ _HEAD = """# Accuracy
 
 Written by `python benchmarks/accuracy.py --write` from results/accuracy/; do not edit. Test split, full ranking, all users
 with held-out items; Recall divides by a user's held-out items. All choices were made on validation, but for one: that Gowalla's
-norm exponent is left at 0 was decided after test figures were seen (results/accuracy/tuning/gowalla-choice.md). The best baseline is
-the one that is best on *test*, for each metric by itself, so that no comparison flatters RecMind. Intervals are 95 %, p is
+norm exponent is left at 0 was decided after test figures were seen (results/accuracy/tuning/gowalla-choice.md). The best baseline
+is the one that is best on *test*, for each metric by itself, so that no comparison flatters RecMind. Intervals are 95 %, p is
 two-sided, by paired bootstrap over users and seeds.
 """
 

@@ -128,10 +128,8 @@ class Scale:
                 for child in pair:
                     child.send("fetch", rows=int(share * self.graph.num_nodes), count=5)
                 answers = [child.receive() for child in pair]
-                sent.append(answers[0]["sent"] / 5)
-                seconds.append(
-                    max(a["seconds"] for a in answers) / 5 / max(1.0, 2 / self.cores)
-                )  # of a rank with a core
+                sent.append(answers[0]["sent"])
+                seconds.append(max(a["seconds"] for a in answers) / max(1.0, 2 / self.cores))  # of a rank with a core
         found = Exchange.fit(sent[1:], seconds[1:], calls=4)
         self.report.add(
             f"{self.name}, exchange of two ranks", "bytes sent by each", "MB/s", Spread((1e-6 / found.per_byte_s,))
