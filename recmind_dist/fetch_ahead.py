@@ -2,8 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import config, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -30,3 +31,10 @@ fetch_ahead = intrinsic(_fetch_ahead) if not config.DISABLE_JIT else lambda addr
 
 Plain Python, in which tests look for writes outside of arrays, has no such thing.
 """
+
+
+@njit(inline="always", cache=True)
+def fetch_row_ahead(address, stride, row):  # type: ignore[no-untyped-def]
+    """As `fetch_ahead`, of all cache lines of a row of `stride` bytes in an array that begins at `address`."""
+    for byte in range(0, stride, 64):
+        fetch_ahead(address + stride * np.int64(row) + byte)

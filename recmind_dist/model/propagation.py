@@ -12,7 +12,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.fetch_ahead import fetch_ahead
+from recmind_dist.fetch_ahead import fetch_row_ahead
 
 _AHEAD = 16
 """Rows are fetched for edges so far ahead, instead of waited for one after the other."""
@@ -92,7 +92,7 @@ def _gather_sum(indptr, indices, dst_scale, src_scale, x):  # type: ignore[no-un
         row = out[v]
         for e in range(indptr[v], indptr[v + 1]):
             if e + _AHEAD < len(indices):
-                _fetch_row(address, stride, indices[e + _AHEAD])
+                fetch_row_ahead(address, stride, indices[e + _AHEAD])
             u = indices[e]
             scale, source = src_scale[u], x[u]
             for d in range(dim):
@@ -116,7 +116,7 @@ def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, num_src):  # type:
         row = grad[v]
         for e in range(indptr[v], indptr[v + 1]):
             if e + _AHEAD < len(indices):
-                _fetch_row(address, stride, indices[e + _AHEAD])
+                fetch_row_ahead(address, stride, indices[e + _AHEAD])
             u = np.int64(indices[e])
             scale, target = dst_scale[v] * src_scale[u], out[u]
             if u < begun:
@@ -129,9 +129,3 @@ def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, num_src):  # type:
                 target[d] = scale * row[d]
     out[begun:] = 0.0
     return out
-
-
-@njit(inline="always", cache=True)
-def _fetch_row(address, stride, row):  # type: ignore[no-untyped-def]
-    for byte in range(0, stride, 64):  # a cache line at a time
-        fetch_ahead(address + stride * np.int64(row) + byte)

@@ -3,12 +3,11 @@
 Legend: n rows moved, C columns.
 """
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.fetch_ahead import fetch_ahead
+from recmind_dist.fetch_ahead import fetch_row_ahead
 
 _AHEAD = 16
 """Rows are fetched so far ahead, instead of waited for one after the other."""
@@ -50,8 +49,7 @@ def _place(out, to, source, of):  # type: ignore[no-untyped-def]
         if of is not None:
             s = of[k]
             if k + _AHEAD < len(to):
-                for byte in range(0, stride, 64):
-                    fetch_ahead(address + stride * np.int64(of[k + _AHEAD]) + byte)
+                fetch_row_ahead(address, stride, of[k + _AHEAD])
         target, row = out[to[k]], source[s]
         for c in range(len(row)):
             target[c] = row[c]
@@ -62,8 +60,7 @@ def _add(out, to, source):  # type: ignore[no-untyped-def]
     address, stride = out.ctypes.data, 4 * out.shape[1]
     for k in range(len(to)):
         if k + _AHEAD < len(to):
-            for byte in range(0, stride, 64):
-                fetch_ahead(address + stride * np.int64(to[k + _AHEAD]) + byte)
+            fetch_row_ahead(address, stride, to[k + _AHEAD])
         target, row = out[to[k]], source[k]
         for c in range(len(row)):
             target[c] += row[c]

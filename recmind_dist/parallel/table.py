@@ -8,7 +8,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.fetch_ahead import fetch_ahead
+from recmind_dist.fetch_ahead import fetch_row_ahead
 from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.settings import TableSettings
 from recmind_dist.parallel.threads import even_shares, run_together
@@ -100,11 +100,9 @@ def _adam_rows(weight, exp_avg, exp_avg_sq, steps, rows, grad, lr, beta1, beta2,
     stride = 4 * weight.shape[1]
     for k in range(len(rows)):
         if k + _AHEAD < len(rows):
-            ahead = np.int64(rows[k + _AHEAD])
-            for byte in range(0, stride, 64):
-                fetch_ahead(weight.ctypes.data + stride * ahead + byte)
-                fetch_ahead(exp_avg.ctypes.data + stride * ahead + byte)
-                fetch_ahead(exp_avg_sq.ctypes.data + stride * ahead + byte)
+            fetch_row_ahead(weight.ctypes.data, stride, rows[k + _AHEAD])
+            fetch_row_ahead(exp_avg.ctypes.data, stride, rows[k + _AHEAD])
+            fetch_row_ahead(exp_avg_sq.ctypes.data, stride, rows[k + _AHEAD])
         r = rows[k]
         steps[r] += 1
         correction1 = np.float32(1 - beta1 ** np.float64(steps[r]))

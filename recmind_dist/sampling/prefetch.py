@@ -127,8 +127,8 @@ class Prefetcher(Generic[T]):
             yield item
 
     def _work(self) -> None:
-        _step_back()
         try:
+            _step_back()
             for item in self._source:
                 if not self._put(("item", item)):
                     return

@@ -8,7 +8,7 @@ Ray's, because Ray would repeat the very batch that did not fit.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,17 @@ def embed_texts(
     Raises:
         TextError: no such model; vectors that are not finite or of a wrong width; a shard that killed every worker.
         StoreError: the disk is full, or the store cannot be read.
-        LockedError: another process extracts into the same store.
+        LockedError: there is work to do, and another process extracts into the same store.
     """
     started = time.monotonic()
     path = store_path(settings, cache_dir, adapter)
-    jobs, num_shards = _look(texts, settings, path, adapter)
-    if jobs is None or jobs:  # runs that have nothing to do read the same store at the same time
-        with directory_lock(path):
-            jobs, num_shards = plan_shards(texts, settings, path, adapter)
-            if jobs:
-                _run(jobs, settings, path, adapter, on_progress)
+    complete = _shards_if_complete(texts, settings, path, adapter)
+    if complete is not None:  # runs that have nothing to do read the same store at the same time
+        return EmbedReport(path, 0, texts.count, complete, time.monotonic() - started)
+    with directory_lock(path):
+        jobs, num_shards = plan_shards(texts, settings, path, adapter)
+        if jobs:
+            _run(jobs, settings, path, adapter, on_progress)
     embedded = sum(job.num_texts for job in jobs)
     return EmbedReport(path, embedded, texts.count, num_shards - len(jobs), time.monotonic() - started)
 
@@ -102,35 +103,33 @@ def plan_shards(
         dim = hidden_size(resolve_model(settings))
     store = TextStore.create(path, encoder, dim, num_rows, settings.shard_rows, settings.chunk_rows)
     store.clean()
-    return _jobs(texts, settings, store, content_key(encoder))
+    shards = list(_shards(texts, settings, store, content_key(encoder)))
+    return [job for job in shards if not _is_done(store, job)], len(shards)
 
 
-def _look(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None) -> tuple[list[ShardJob] | None, int]:
-    """As `plan_shards`, changing nothing; None where there is no store of that size."""
+def _shards_if_complete(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None) -> int | None:
+    """The number of shards of a store that holds just these texts; None at the first that is not done. Changes nothing."""
     try:
         store = TextStore.open(path)
     except StoreError:
-        return None, 0
+        return None
     if (store.num_rows("items"), store.num_rows("users")) != (len(texts.items), len(texts.users)):
-        return None, 0
-    return _jobs(
-        texts, settings, store, content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
-    )
+        return None
+    key = content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
+    if not all(_is_done(store, job) for job in _shards(texts, settings, store, key)):
+        return None
+    return sum(store.num_shards(side) for side in SIDES)
 
 
-def _jobs(texts: Texts, settings: TextSettings, store: TextStore, key: str) -> tuple[list[ShardJob], int]:
+def _shards(texts: Texts, settings: TextSettings, store: TextStore, key: str) -> Iterator[ShardJob]:
+    """What each shard of the store is to hold."""
     max_tokens = {"items": settings.max_tokens, "users": settings.user_max_tokens}
     rows = {"items": texts.items, "users": texts.users}
-    jobs, num_shards = [], 0
     for side in SIDES:
         for shard in range(store.num_shards(side)):
             start, stop = store.shard_range(side, shard)
             shard_texts = rows[side][start:stop]
-            job = ShardJob(side, shard, shard_texts, content_key([key, shard_texts]), max_tokens[side])
-            num_shards += 1
-            if not _is_done(store, job):
-                jobs.append(job)
-    return jobs, num_shards
+            yield ShardJob(side, shard, shard_texts, content_key([key, shard_texts]), max_tokens[side])
 
 
 def _is_done(store: TextStore, job: ShardJob) -> bool:
