@@ -1,4 +1,5 @@
-"""Gives every contender of accuracy_runs.py the same search: as many trials, the same space, the same draws, on validation.
+"""Gives every contender of accuracy_runs.py the same search: as many trials on validation, the same draws from the same
+space (BPR, noise and alignment have a space of their own: `space` in accuracy_runs.yaml).
 
     python benchmarks/accuracy_tuning.py beauty          # results/accuracy/tuning/beauty-MODEL.md, one a model
     python benchmarks/accuracy_tuning.py gowalla         # the recipe of configs/gowalla-lightgcn.yaml, at its whole length
@@ -21,7 +22,10 @@ from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.tuning import tune
 
-CONTENDERS = ("exact", "lightgcn_text", "lightgcn", "xsimgcl", "alpharec", "recmind")
+CONTENDERS = (
+    "exact", "lightgcn_text", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "alpharec", "rlmrec", "late_fusion",
+    "llm_only", "recmind",
+)  # fmt: skip
 """Those of them that a bench plans are searched."""
 
 
@@ -48,7 +52,7 @@ def tune_model(bench: str, chosen: dict[str, Any], models: dict[str, Any], model
     told = models[model]
     words = [*chosen.get("overrides", []), *told.get("overrides", []), *plan["overrides"]]
     words += [f"variant={told.get('variant', 'recmind')}", f"run_dir={home / bench / model}"]
-    space = Path(plan["space"])
+    space = Path(told.get("space", plan["space"]))
     tune(Path(chosen["config"]), words, plan["trials"], 0, space, lambda line: print(f"{model}: {line}", flush=True))
     page = STORE / "tuning" / f"{bench}-{model}.md"
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,13 @@ def integers(key: int, counters: IntArray, high: int) -> IntArray:
     return np.minimum((uniforms(key, counters) * high).astype(np.int64), high - 1)
 
 
+def uniform_rows(key: int, rows: IntArray, dim: int) -> FloatArray:
+    """Rows of draws in [0, 1), each a function of its own row number alone: `uniforms`, rounded. Shape: [len(rows), dim]."""
+    out = np.empty((len(rows), dim), np.float32)
+    _fill_uniform(np.uint64(key), rows, out)
+    return out
+
+
 def normals(key: int, rows: IntArray, dim: int) -> FloatArray:
     """Standard normal rows, each a function of its own row number alone. Shape: [len(rows), dim], float32."""
     out = np.empty((len(rows), dim), np.float32)
@@ -112,3 +119,12 @@ def _permuted(positions, n, half_bits, keys):  # type: ignore[no-untyped-def]
                 break
         out[k] = np.int64(x)
     return out
+
+
+@njit(cache=True, nogil=True)
+def _fill_uniform(key, rows, out):  # type: ignore[no-untyped-def]
+    dim = np.uint64(out.shape[1])
+    for k in range(len(rows)):
+        for d in range(out.shape[1]):
+            word = mix64_pair(key, np.uint64(rows[k]) * dim + np.uint64(d))
+            out[k, d] = np.float64(word >> np.uint64(11)) * (1.0 / (1 << 53))

@@ -14,7 +14,7 @@ from recmind_dist.model import GatedLightGCN, Learn, LossSettings, TextRows, Vie
 from recmind_dist.parallel import RowExchange
 from recmind_dist.parallel.item_means import all_content, all_recent
 from recmind_dist.parallel.propagation import FullPropagation
-from recmind_dist.randomness import stream_key, uniforms
+from recmind_dist.randomness import stream_key, uniform_rows
 from recmind_dist.sampling import Batch
 from recmind_dist.training.prepared import PreparedStep
 
@@ -193,9 +193,7 @@ class FullViews:
         def perturb(state: Tensor, layer: int) -> Tensor:
             """Uniform noise in the state's orthant, of a length of its own. Source: arXiv:2112.08679 eq. 7."""
             key = stream_key(self._seed, f"noise-{noise}", step.step, layer)
-            dim = state.shape[1]
-            counters = operator.own_nodes[:, None] * dim + torch.arange(dim).numpy()[None, :]
-            drawn = torch.from_numpy(uniforms(key, counters)).to(state)
+            drawn = torch.from_numpy(uniform_rows(key, operator.own_nodes, state.shape[1])).to(state)
             return state + state.detach().sign() * functional.normalize(drawn, dim=1) * self._contrast.noise
 
         return model.views(e, z, operator.is_user, hops, operator.feature, learn, perturb if noise else None)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmind_dist.randomness import Permutation, integers, mix64_pair, normals, stream_key, uniforms, words
+from recmind_dist.randomness import Permutation, integers, mix64_pair, normals, stream_key, uniform_rows, uniforms, words
 
 keys = st.integers(0, (1 << 64) - 1)
 
@@ -15,6 +15,12 @@ keys = st.integers(0, (1 << 64) - 1)
 def test_numba_and_numpy_draw_the_same(key: int, counters: list[int]) -> None:
     ours = words(key, np.array(counters, dtype=np.int64))
     assert ours.tolist() == [int(mix64_pair(key, counter)) for counter in counters]
+
+
+def test_rows_of_uniforms_are_the_draws_at_their_counters() -> None:
+    rows = np.array([5, 0, 1 << 40])
+    counters = rows[:, None] * 3 + np.arange(3)
+    assert np.array_equal(uniform_rows((1 << 63) + 7, rows, 3), uniforms((1 << 63) + 7, counters).astype(np.float32))
 
 
 def test_streams_differ_by_seed_name_and_every_counter() -> None:
