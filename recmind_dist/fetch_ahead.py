@@ -19,11 +19,14 @@ def _code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 
 def prefetch(builder: Any, pointer: Any) -> None:
-    """Adds the instruction to code that is written in LLVM's terms: a read, to be kept in all caches, of data."""
+    """Adds the instruction to code that is written in LLVM's terms: a read of data, into the second cache.
+
+    Not into the first: that waits for fewer lines at once than a loop over random rows can ask for.
+    """
     int32 = ir.IntType(32)
     shape = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), int32, int32, int32])
     function = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0i8")
-    builder.call(function, [pointer, int32(0), int32(3), int32(1)])
+    builder.call(function, [pointer, int32(0), int32(1), int32(1)])
 
 
 fetch_ahead = intrinsic(_fetch_ahead) if not config.DISABLE_JIT else lambda address: None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from recmind_dist.parallel.ranks import Ranks, collective
@@ -130,15 +129,11 @@ class RowExchange:
 
     def _all_send_ids(self, wanted: IntArray, counts: IntArray) -> tuple[IntArray, IntArray]:
         """Ids that others ask of this rank, by asker, and how many each does."""
-        group, world = self.ranks.id_group, self.ranks.world_size
-        asked_counts = torch.empty(world, dtype=torch.int64)
+        way, world = self.ranks.id_way, self.ranks.world_size
         self.ranks.traffic.add("ids", (len(wanted) + world - 1) * wanted.itemsize)
         with collective("the exchange of ids"):
-            dist.all_to_all_single(asked_counts, torch.from_numpy(counts), group=group)
-            asked = torch.empty(int(asked_counts.sum()), dtype=torch.int64)
-            splits = asked_counts.tolist(), counts.tolist()
-            dist.all_to_all_single(asked, torch.from_numpy(wanted), *splits, group=group)
-        return asked.numpy(), asked_counts.numpy()
+            arrived = way.all_send(torch.from_numpy(wanted), counts.tolist())
+        return torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
 
 
 def _journey(place: IntArray, reply: Tensor, sent: IntArray, received: IntArray, device: torch.device) -> Journey:
@@ -159,11 +154,12 @@ class _Fetch(torch.autograd.Function):
     def forward(ctx: Any, owned: Tensor, plan: ExchangePlan, replicas: Tensor | None, ranks: Ranks) -> Tensor:
         ctx.plan, ctx.ranks, ctx.num_owned = plan, ranks, len(owned)
         owned, journey = owned.detach().contiguous(), plan.fetched
-        replies = owned.index_select(0, journey.reply)
-        arrived = _all_to_all(replies, journey.send_splits, journey.receive_splits, ranks, "rows")
+        splits = journey.send_splits, journey.receive_splits
+        arrived = _all_send(owned, *splits, ranks, "rows", journey.reply)
         out = owned.new_empty(plan.num_rows, owned.shape[1])
         place_rows(out, plan.mine, owned, plan.mine_at)
-        place_rows(out, journey.place, arrived)
+        for rows, place in zip(arrived, torch.split(journey.place, journey.receive_splits), strict=True):
+            place_rows(out, place, rows)
         if replicas is not None:
             place_rows(out, plan.hot, replicas, plan.slot)
         return out
@@ -172,36 +168,42 @@ class _Fetch(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         plan: ExchangePlan = ctx.plan
         grad, journey = grads[0].contiguous(), plan.away
-        leaving = grad.index_select(0, journey.place)
-        home = _all_to_all(leaving, journey.receive_splits, journey.send_splits, ctx.ranks, "gradients")
+        splits = journey.receive_splits, journey.send_splits
+        home = _all_send(grad, *splits, ctx.ranks, "gradients", journey.place)
         total = grad.new_zeros(ctx.num_owned, grad.shape[1])
         place_rows(total, plan.mine_at, grad, plan.mine)
-        add_rows(total, journey.reply, home)
+        for rows, place in zip(home, torch.split(journey.reply, journey.send_splits), strict=True):
+            add_rows(total, place, rows)
         return total, None, None, None
 
 
-class _AllToAll(torch.autograd.Function):
-    """Uneven all-to-all of rows; its backward is the same exchange the other way. Its bytes count under two kinds."""
+class _AllGather(torch.autograd.Function):
+    """Its backward sends every rank's gradients home, where they add up in the order of ranks."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, send: list[int], receive: list[int], ranks: Ranks, kinds: tuple[str, str]
-    ) -> Tensor:
-        ctx.send, ctx.receive, ctx.ranks, ctx.kind = send, receive, ranks, kinds[1]
-        return _all_to_all(x, send, receive, ranks, kinds[0])
+    def forward(ctx: Any, x: Tensor, counts: list[int], ranks: Ranks, kind: str) -> Tensor:
+        ctx.counts, ctx.ranks, ctx.kind = counts, ranks, "gradients" if kind == "rows" else kind
+        ranks.traffic.add(kind, (ranks.world_size - 1) * x.nbytes)
+        with collective("the exchange of rows"):
+            return torch.cat(ranks.row_way.all_show(x.contiguous(), counts))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        back = _all_to_all(grads[0], ctx.receive, ctx.send, ctx.ranks, ctx.kind)
-        return back, None, None, None, None
+        rank, counts = ctx.ranks.rank, ctx.counts
+        home = _all_send(grads[0].contiguous(), counts, [counts[rank]] * len(counts), ctx.ranks, ctx.kind)
+        total = home[0].clone()
+        for rows in home[1:]:
+            total += rows
+        return total, None, None, None
 
 
-def _all_to_all(x: Tensor, send: list[int], receive: list[int], ranks: Ranks, kind: str) -> Tensor:
-    out = x.new_empty(sum(receive), *x.shape[1:])
-    ranks.traffic.add(kind, (sum(send) - send[ranks.rank]) * (x.nbytes // max(len(x), 1)))
+def _all_send(
+    x: Tensor, send: list[int], receive: list[int], ranks: Ranks, kind: str, of: Tensor | None = None
+) -> list[Tensor]:
+    """`Way.all_send` of rows, counted as `kind`."""
+    ranks.traffic.add(kind, (sum(send) - send[ranks.rank]) * x.shape[1] * x.itemsize)
     with collective("the exchange of gradients" if kind == "gradients" else "the exchange of rows"):
-        dist.all_to_all_single(out, x.contiguous(), receive, send)
-    return out
+        return ranks.row_way.all_send(x, send, receive, of)
 
 
 def all_gather_rows(x: Tensor, counts: list[int], ranks: Ranks, kind: str = "rows") -> Tensor:
@@ -213,9 +215,5 @@ def all_gather_rows(x: Tensor, counts: list[int], ranks: Ranks, kind: str = "row
     """
     if ranks.world_size == 1:
         return x
-    replies = torch.cat([x] * ranks.world_size)
-    kinds = (kind, "gradients" if kind == "rows" else kind)
-    out: Tensor = _AllToAll.apply(  # type: ignore[no-untyped-call]
-        replies, [counts[ranks.rank]] * ranks.world_size, counts, ranks, kinds
-    )
+    out: Tensor = _AllGather.apply(x, counts, ranks, kind)  # type: ignore[no-untyped-call]
     return out

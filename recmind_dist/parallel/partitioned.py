@@ -8,8 +8,8 @@ Legend: GB pairs of the global batch, b of this rank, P ranks, n nodes asked for
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numba import njit
+from torch import Tensor
 
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.parallel.ranks import Ranks, collective
@@ -94,8 +94,7 @@ class OwnersDraw:
         owner = self._owners.of(n_id)
         order = np.argsort(owner, kind="stable")
         wanted = np.bincount(owner, minlength=self._owners.world_size)
-        asked_counts = self._owners.all_counts(wanted)
-        asked = self._owners.all_exchange(n_id[order].astype(np.int32), wanted, asked_counts)
+        asked, asked_counts = self._owners.all_ask(n_id[order].astype(np.int32), wanted)
         own_counts, own_scale, own_neighbours = self._local.answer(asked.astype(np.int64), fan_out, key, cold_key)
         reply = np.stack([own_counts, own_scale.view(np.int32)], axis=1)
         told = self._owners.all_exchange(reply, asked_counts, wanted)
@@ -138,28 +137,33 @@ class Owners:
         found: IntArray = np.searchsorted(self._bounds, rows, side="right") - 1
         return found
 
-    def all_counts(self, send: IntArray) -> IntArray:
-        """How much each rank will send here, where send[r] goes to rank r. Every rank must call. Shape: [P]."""
-        return self.all_exchange(send, np.ones(len(send), np.int64), np.ones(len(send), np.int64))
+    def all_ask(self, values: np.ndarray, send: IntArray) -> tuple[np.ndarray, IntArray]:
+        """As `all_exchange` where nobody knows what is sent here; with it, how much each rank sent, [P]. Every rank must call."""
+        self._ranks.traffic.add("ids", (len(send) - 1) * send.itemsize)
+        arrived = self._all_send(values, send, None)
+        return torch.cat(arrived).numpy(), np.array([len(x) for x in arrived])
 
     def all_tell(self, values: np.ndarray, counts: IntArray) -> np.ndarray:
         """Every rank's values, in rank order, of which there are counts[r]. Every rank must call."""
         if self.world_size == 1:
             return values
-        mine = int(counts[self._ranks.rank])
-        return self.all_exchange(np.tile(values, self.world_size), np.full(self.world_size, mine), counts)
+        self._ranks.traffic.add("ids", (self.world_size - 1) * values.nbytes)
+        with collective("the exchange of sampled neighbours"):
+            told = self._ranks.id_way.all_show(torch.from_numpy(np.ascontiguousarray(values)), counts.tolist())
+            return torch.cat(told).numpy()
 
     def all_exchange(self, values: np.ndarray, send: IntArray, receive: IntArray) -> np.ndarray:
         """Uneven all-to-all along the first dimension: send[r] of `values` go to rank r. Every rank must call."""
         if self.world_size == 1:
             return values
+        return torch.cat(self._all_send(values, send, receive.tolist())).numpy()
+
+    def _all_send(self, values: np.ndarray, send: IntArray, receive: list[int] | None) -> list[Tensor]:
         given = torch.from_numpy(np.ascontiguousarray(values))
         own = int(send[self._ranks.rank])
         self._ranks.traffic.add("ids", (len(given) - own) * (given.nbytes // max(len(given), 1)))
-        out = torch.empty((int(receive.sum()), *given.shape[1:]), dtype=given.dtype)
         with collective("the exchange of sampled neighbours"):
-            dist.all_to_all_single(out, given, receive.tolist(), send.tolist(), group=self._ranks.id_group)
-        return out.numpy()
+            return self._ranks.id_way.all_send(given, send.tolist(), receive)
 
 
 @njit(cache=True, nogil=True)

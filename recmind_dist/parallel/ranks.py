@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from recmind_dist.errors import WorkerLostError
+from recmind_dist.parallel.mailboxes import Mailboxes
 from recmind_dist.parallel.traffic import Traffic, ring_bytes
+from recmind_dist.parallel.ways import Way
 
 # what gloo and NCCL say of a peer that is late, gone, or out of reach; gloo raises plain RuntimeErrors
 _LOST = re.compile(r"timed? ?out|connection (closed|reset|refused)|broken pipe|socket|gloo|nccl", re.IGNORECASE)
@@ -42,13 +44,16 @@ def collective(operation: str) -> Iterator[None]:
 class Ranks:
     """One worker's place among all. With world_size 1 nothing is sent and no process group is needed.
 
-    `id_group` is a gloo group of its own, since ids are exchanged by the prefetching thread while rows travel.
+    Attributes:
+        row_way: of the training thread; id_way: of the prefetching thread, which exchanges ids while rows travel, over a
+        gloo group of its own.
     """
 
     rank: int
     world_size: int
     device: torch.device
-    id_group: dist.ProcessGroup | None = None
+    row_way: Way = field(default_factory=lambda: Way(0))
+    id_way: Way = field(default_factory=lambda: Way(0))
     traffic: Traffic = field(default_factory=Traffic, compare=False)
 
     @staticmethod
@@ -57,16 +62,20 @@ class Ranks:
         return Ranks(0, 1, torch.device(device))
 
     @staticmethod
-    def all_join(device: torch.device, timeout_s: int = 300) -> "Ranks":
+    def all_join(device: torch.device, timeout_s: int = 300, shared_memory: bool = True) -> "Ranks":
         """Joins the default process group, which exists. Every rank must call.
 
         Args:
-            timeout_s: of an exchange of ids; the default group has its own.
+            timeout_s: of an exchange of ids; the default group has its own; shared_memory: see `ScalingSettings`.
         """
-        world_size = dist.get_world_size()
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        if world_size == 1:
+            return Ranks(rank, world_size, device)
         with collective("joining the group for ids"):
-            id_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if world_size > 1 else None
-        return Ranks(dist.get_rank(), world_size, device, id_group)
+            id_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            id_boxes = Mailboxes.all_open(id_group) if shared_memory else None
+            row_boxes = Mailboxes.all_open() if id_boxes is not None and device.type == "cpu" else None
+        return Ranks(rank, world_size, device, Way(rank, None, row_boxes), Way(rank, id_group, id_boxes))
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a small tensor, in place. Every rank must call."""

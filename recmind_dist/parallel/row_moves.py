@@ -13,16 +13,18 @@ _AHEAD = 16
 """Rows are fetched so far ahead, instead of waited for one after the other."""
 
 
-def place_rows(out: Tensor, to: Tensor, source: Tensor, of: Tensor | None = None) -> None:
-    """`out[to[k]] = source[of[k]]`, or source[k] without `of`.
+def place_rows(out: Tensor, to: Tensor | None, source: Tensor, of: Tensor | None = None) -> None:
+    """`out[to[k]] = source[of[k]]`; k itself in place of what is not given.
 
     Args:
         out, source: [.., C] contiguous; to: [n] distinct; of: [n].
     """
     if _on_numpy(out, source):
-        _place(out.numpy(), to.numpy(), source.numpy(), None if of is None else of.numpy())
+        indices = (None if index is None else index.numpy() for index in (to, of))
+        _place(out.numpy(), source.numpy(), *indices)
     else:
-        out[to] = source if of is None else source.index_select(0, of)
+        taken = source if of is None else source.index_select(0, of)
+        out[slice(len(taken)) if to is None else to] = taken
 
 
 def add_rows(out: Tensor, to: Tensor, source: Tensor) -> None:
@@ -42,15 +44,18 @@ def _on_numpy(*tensors: Tensor) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _place(out, to, source, of):  # type: ignore[no-untyped-def]
+def _place(out, source, to, of):  # type: ignore[no-untyped-def]
     address, stride = source.ctypes.data, 4 * source.shape[1]
-    for k in range(len(to)):
-        s = k
+    count = len(to) if to is not None else len(of) if of is not None else len(source)
+    for k in range(count):
+        s, t = k, k
         if of is not None:
             s = of[k]
-            if k + _AHEAD < len(to):
+            if k + _AHEAD < count:
                 fetch_row_ahead(address, stride, of[k + _AHEAD])
-        target, row = out[to[k]], source[s]
+        if to is not None:
+            t = to[k]
+        target, row = out[t], source[s]
         for c in range(len(row)):
             target[c] = row[c]
 

@@ -18,7 +18,7 @@ from recmind_dist.fetch_ahead import prefetch
 from recmind_dist.parallel.threads import run_together
 from recmind_dist.types import FloatArray, Int32Array, IntArray
 
-AHEAD = 16
+AHEAD = 32
 """Rows of x are fetched for edges so far ahead: `indices` holds as many more entries, of any row, behind its last edge."""
 _WIDEST = 64  # columns summed at once: eight registers of AVX2, four of AVX-512
 _LINE_BYTES = 64

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmind_dist.randomness import Permutation, integers, mix64_pair, normals, stream_key, uniform_rows, uniforms, words
+from recmind_dist.randomness import (
+    Permutation,
+    integers,
+    mix64_pair,
+    normals,
+    stream_key,
+    uniform_rows,
+    uniforms,
+    words,
+)
 
 keys = st.integers(0, (1 << 64) - 1)
 
