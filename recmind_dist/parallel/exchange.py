@@ -3,6 +3,7 @@
 Legend: N nodes this rank needs, m of them its own; u distinct rows of this shard that anybody needs; R rows sent, C columns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,24 +70,45 @@ class RowExchange:
     def all_plan(self, rows: IntArray) -> ExchangePlan:
         """Tells owners which rows this rank needs and learns which of its own are needed. Every rank must call.
 
-        Runs in the prefetching thread, over the gloo group for ids.
+        Runs in the prefetching thread, over its own way.
 
         Args:
             rows: [N] distinct table rows.
         """
+        return self.all_ask(rows)()
+
+    def all_ask(self, rows: IntArray) -> Callable[[], ExchangePlan]:
+        """As `all_plan`, whose second half is what is returned: between them others have time to say what they need."""
         rank, device = self.ranks.rank, self.ranks.device
         if self.ranks.world_size == 1:  # nothing travels: every row is here, in the order asked for
             nothing = torch.empty(0, dtype=torch.int64, device=device)
             stays = Journey(nothing, nothing, [0], [0])
             here, place = torch.from_numpy(rows.astype(np.int64)).to(device), torch.arange(len(rows), device=device)
-            return ExchangePlan(len(rows), here, place, place, stays, stays, nothing, nothing)
+            alone = ExchangePlan(len(rows), here, place, place, stays, stays, nothing, nothing)
+            return lambda: alone
         owner = np.searchsorted(self.bounds, rows, side="right") - 1
         mine = np.flatnonzero(owner == rank)
         away = np.flatnonzero(owner != rank)
         away = away[np.argsort(owner[away], kind="stable")]
         wanted_counts = np.bincount(owner[away], minlength=self.ranks.world_size)
-        asked, asked_counts = self._all_send_ids(rows[away], wanted_counts)
-        needed = torch.from_numpy(np.concatenate([rows[mine], asked]) - int(self.bounds[rank]))
+        self.ranks.traffic.add("ids", (len(away) + self.ranks.world_size - 1) * rows.itemsize)
+        with collective("the exchange of ids"):
+            arrive = self.ranks.plan_way.all_begin(torch.from_numpy(rows[away]), wanted_counts.tolist())
+
+        def plan() -> ExchangePlan:
+            with collective("the exchange of ids"):
+                arrived = arrive()
+            return self._plan(rows, mine, away, wanted_counts, arrived)
+
+        return plan
+
+    def _plan(
+        self, rows: IntArray, mine: IntArray, away: IntArray, wanted_counts: IntArray, arrived: list[Tensor]
+    ) -> ExchangePlan:
+        """What follows from the ids that others ask for."""
+        device = self.ranks.device
+        asked, asked_counts = torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
+        needed = torch.from_numpy(np.concatenate([rows[mine], asked]) - int(self.bounds[self.ranks.rank]))
         local_rows, at = torch.unique(needed, return_inverse=True)
         mine_at, reply = at[: len(mine)], at[len(mine) :]
         journey = _journey(away, reply, asked_counts, wanted_counts, device)
@@ -126,14 +148,6 @@ class RowExchange:
         replicas = self.hot.weight if self.hot is not None else None
         out: Tensor = _Fetch.apply(owned, plan, replicas, self.ranks)  # type: ignore[no-untyped-call]
         return out
-
-    def _all_send_ids(self, wanted: IntArray, counts: IntArray) -> tuple[IntArray, IntArray]:
-        """Ids that others ask of this rank, by asker, and how many each does."""
-        way, world = self.ranks.id_way, self.ranks.world_size
-        self.ranks.traffic.add("ids", (len(wanted) + world - 1) * wanted.itemsize)
-        with collective("the exchange of ids"):
-            arrived = way.all_send(torch.from_numpy(wanted), counts.tolist())
-        return torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
 
 
 def _journey(place: IntArray, reply: Tensor, sent: IntArray, received: IntArray, device: torch.device) -> Journey:

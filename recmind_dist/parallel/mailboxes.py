@@ -62,8 +62,8 @@ class Mailboxes:
 
     def all_send(
         self, rows: int, like: Tensor, write: Callable[[Tensor], object], starts: list[int], counts: list[int]
-    ) -> list[Tensor]:
-        """What each rank has for this one, in the order of ranks. Every rank must call.
+    ) -> Callable[[], list[Tensor]]:
+        """What each rank has for this one, in the order of ranks, when what is returned is called. Every rank must call.
 
         It is read where it lies, in the box of its sender, and holds until the next call.
 
@@ -79,11 +79,17 @@ class Mailboxes:
         about = [box.generation, box.descriptor, len(box.data)]
         said = [[*about, start * width, count] for start, count in zip(starts, counts, strict=True)]
         heard = torch.empty((len(self._pids), 5), dtype=torch.int64)
-        dist.all_to_all_single(heard, torch.tensor(said, dtype=torch.int64), group=self._group)
-        arrived = []
-        for peer, (generation, descriptor, size, start, count) in enumerate(heard.tolist()):
-            data = box.data if peer == self._rank else self._open(peer, turn, generation, descriptor, size)
-            arrived.append(data[start : start + count * width].view(like.dtype).view(count, *shape))
+        tell = torch.tensor(said, dtype=torch.int64)
+        word = dist.all_to_all_single(heard, tell, group=self._group, async_op=True)
+
+        def arrived() -> list[Tensor]:
+            word.wait()
+            parts = []
+            for peer, (generation, descriptor, size, start, count) in enumerate(heard.tolist()):
+                data = box.data if peer == self._rank else self._open(peer, turn, generation, descriptor, size)
+                parts.append(data[start : start + count * width].view(like.dtype).view(count, *shape))
+            return parts
+
         return arrived
 
     def _box(self, turn: int, size: int) -> _Box:

@@ -20,9 +20,12 @@ from recmind_dist.parallel.exchange import all_gather_rows
 from recmind_dist.parallel.item_means import ItemMeans, all_content, all_recent
 from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.ranks import Ranks
+from recmind_dist.parallel.row_moves import add_rows
 from recmind_dist.parallel.row_sums import AHEAD, sum_rows
 from recmind_dist.types import Int32Array, IntArray
 
+EdgesFrom = tuple[IntArray, Int32Array]
+"""indptr and the other ends, as `FullPropagation.edges_of_rows`, of the edges from some rows alone."""
 _FEW = 0.4  # share of the edges below which a hop from some rows first finds their edges
 _RUN = 256  # rows that are measured together, as neighbours in memory
 
@@ -63,6 +66,7 @@ class FullPropagation:
             rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own), AHEAD
         )
         self._item_means: dict[float, ItemMeans] = {}
+        self._filled: dict[int, Tensor] = {}
         self._states: dict[tuple[str, int], Tensor] = {}  # kept: page faults of a fresh one cost as much as the product
         if absent is not None and len(absent):
             self._indices[self.positions(absent)] = graph.num_nodes
@@ -113,15 +117,30 @@ class FullPropagation:
         """
         return partial(_apply, self, _or_nothing(hidden))
 
-    def mean(self, hidden: IntArray | None = None, rows: Tensor | None = None) -> MeanOfStates:
+    def mean(
+        self, hidden: IntArray | None = None, rows: Tensor | None = None, edges: EdgesFrom | None = None
+    ) -> MeanOfStates:
         """Rows of (1 + A + … + A^L) x / (L + 1), A this operator, inside autograd; see `MeanOfStates`.
 
         Every rank must call what it returns, in forward and in backward.
 
         Args:
-            hidden: as `hop`; rows: [u] distinct rows of this rank that are wanted, by default all.
+            hidden: as `hop`; rows: [u] distinct rows of this rank that are wanted, by default all; edges: what `edges_from`
+            says of them.
         """
-        return partial(_mean, self, _or_nothing(hidden), self.everywhere if rows is None else rows)
+        return partial(_mean, self, _or_nothing(hidden), self.everywhere if rows is None else rows, edges)
+
+    def edges_from(self, rows: Tensor) -> EdgesFrom | None:
+        """The edges from these rows alone, which are all that the first hop of a gradient passes over.
+
+        Any thread may ask, of an operator that hides nothing. None where it is not worth while: for many rows, of several
+        ranks, or off the CPU.
+        """
+        if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or len(rows) == len(self._scale):
+            return None
+        own = rows.numpy()
+        edges = int((self._indptr[own + 1] - self._indptr[own]).sum())
+        return _edges_to(self._indptr, self._indices, own, AHEAD) if edges < _FEW * int(self._indptr[-1]) else None
 
     def all_multiply(self, x_nD: Tensor, hidden: IntArray) -> Tensor:
         """This rank's rows of the operator times everybody's rows. Every rank must call."""
@@ -132,8 +151,9 @@ class FullPropagation:
         return out
 
     def all_mean(
-        self, x: Tensor, num_layers: int, hidden: IntArray, given: Tensor, wanted: Tensor, users_first: bool | None
-    ) -> Tensor:
+        self, x: Tensor, num_layers: int, hidden: IntArray, given: Tensor, wanted: Tensor, users_first: bool | None,
+        edges: EdgesFrom | None = None,
+    ) -> Tensor:  # fmt: skip
         """Rows `wanted` of the mean of x and what 1..L hops make of it. Every rank must call.
 
         By Horner's rule, in states that are scaled by 1/√degree, so that a hop is one pass: w ← w⁰ + Σ w / degree.
@@ -141,7 +161,8 @@ class FullPropagation:
         Args:
             x: content of the rows `given`; all others are zero. users_first: where not None, hops compute users and items
             by turns. Every edge leads from one side to the other, so this gives all where one side of x is zero, if the
-            first hop computes that side, and where one side alone is wanted, if the last hop computes it.
+            first hop computes that side, and where one side alone is wanted, if the last hop computes it. edges: those from
+            the rows `given`, if they are known.
         """
         first, w, share = self._scaled(x, given), self._state("even", x.shape[1]), 1.0 / (num_layers + 1)
         ones, square, root = torch.ones_like(self._scale), self._scale.square(), self._scale.reciprocal()
@@ -152,32 +173,28 @@ class FullPropagation:
                 rows = rows[self.is_user[rows] == (users_first == (layer % 2 == 0))]
                 self._all_hop(w, hidden, rows, rows, w, first, ones, square)
             return w.index_select(0, wanted).mul_(share * root[wanted, None])
-        w, spare, sources = first, (w, self._state("odd", x.shape[1])), self._few(given)
+        w, spare = first, (w, self._state("odd", x.shape[1]))
         for layer in range(num_layers - 1):
             following = spare[layer % 2]
-            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square, sources)
-            w, sources = following, None
+            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square, edges)
+            w, edges = following, None
         out = x.new_empty(len(wanted), x.shape[1])
         into = torch.arange(len(wanted), device=wanted.device)
-        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale, sources)
+        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale, edges)
         return out
 
-    def _few(self, rows: Tensor) -> Tensor | None:
-        """The rows, where a hop from them alone is worth finding their edges first; None where it is not."""
-        if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or len(rows) == len(self._scale):
-            return None
-        own = rows.numpy()
-        edges = int((self._indptr[own + 1] - self._indptr[own]).sum())
-        return rows if edges < _FEW * int(self._indptr[-1]) else None
-
     def _scaled(self, x: Tensor, given: Tensor) -> Tensor:
-        """x / √degree at the rows `given`, zero elsewhere, in the kept array of that name. Shape: [n + 1, D]."""
-        state = self._state("first", x.shape[1])
+        """x / √degree at the rows `given`, zero elsewhere, in an array that is kept. Shape: [n + 1, D]."""
+        dim = x.shape[1]
         if len(given) == len(self._scale):
+            state = self._state("first", dim)
             torch.mul(x, self._scale[:, None], out=state[:-1])
-        else:
-            state.zero_().index_copy_(0, given, x * self._scale[given, None])
-        return state
+            return state
+        state, before = self._state("first of some", dim), self._filled.get(dim)
+        if before is not None:  # all else is zero already
+            state.index_fill_(0, before, 0.0)
+        self._filled[dim] = given
+        return state.index_copy_(0, given, x * self._scale[given, None])
 
     def _state(self, name: str, dim: int, rows: int | None = None) -> Tensor:
         """A kept array whose last row is zero and stays so: hidden edges lead there."""
@@ -188,12 +205,12 @@ class FullPropagation:
 
     def _all_hop(
         self, state: Tensor, hidden: IntArray, rows: Tensor, into: Tensor, out: Tensor, add: Tensor, alpha: Tensor,
-        beta: Tensor, sources: Tensor | None = None,
+        beta: Tensor, edges: EdgesFrom | None = None,
     ) -> None:  # fmt: skip
         """out[into] = alpha · add + beta · Σ over neighbours of everybody's `state`, at `rows`. Every rank must call.
 
         Args:
-            sources: rows outside of which the state is zero, on one rank; None: it may be anything anywhere.
+            edges: from all rows whose state is not zero, where nothing is hidden; by default all.
         """
         x = state
         if self.ranks.world_size > 1:
@@ -203,14 +220,14 @@ class FullPropagation:
             sums = (self._sparse(hidden, x.device) @ x)[rows]
             out[into] = alpha[rows, None] * add[rows] + beta[rows, None] * sums
             return
+        arrays = [t.numpy() for t in (x, rows, into, out, add, alpha, beta)]
+        if edges is not None:
+            sum_rows(*edges, *arrays)
+            return
         kept = self._indices[hidden]
         self._indices[hidden] = self._graph.num_nodes  # the row of zeros
         try:
-            arrays = (t.numpy() for t in (x, rows, into, out, add, alpha, beta))
-            edges = self._indptr, self._indices
-            if sources is not None:
-                edges = _edges_to(*edges, sources.numpy(), AHEAD)
-            sum_rows(*edges, *arrays)
+            sum_rows(self._indptr, self._indices, *arrays)
         finally:
             self._indices[hidden] = kept
 
@@ -276,24 +293,49 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, operator: FullPropagation, num_layers: int, hidden: IntArray, given: Tensor, wanted: Tensor,
-        items_only: bool,
+        items_only: bool, edges: EdgesFrom | None,
     ) -> Tensor:  # fmt: skip
-        ctx.arguments = operator, num_layers, hidden, given, wanted, items_only
+        ctx.arguments = operator, num_layers, hidden, given, wanted, items_only, edges
         return operator.all_mean(x.detach(), num_layers, hidden, given, wanted, True if items_only else None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        operator, num_layers, hidden, given, wanted, items_only = ctx.arguments
+        operator, num_layers, hidden, given, wanted, items_only, edges = ctx.arguments
         users_first = num_layers % 2 == 0 if items_only else None
-        back = operator.all_mean(grads[0].contiguous(), num_layers, hidden, wanted, given, users_first)
-        return back, None, None, None, None, None, None
+        back = operator.all_mean(grads[0].contiguous(), num_layers, hidden, wanted, given, users_first, edges)
+        return back, None, None, None, None, None, None, None
 
 
 def _mean(
-    operator: FullPropagation, hidden: IntArray, rows: Tensor, x: Tensor, num_layers: int, items_only: bool
-) -> Tensor:
+    operator: FullPropagation, hidden: IntArray, rows: Tensor, edges: EdgesFrom | None, x: Tensor, num_layers: int,
+    items_only: bool,
+) -> Tensor:  # fmt: skip
     given = operator.items if items_only else operator.everywhere
-    out: Tensor = _Mean.apply(x, operator, num_layers, hidden, given, rows, items_only)  # type: ignore[no-untyped-call]
+    out: Tensor = _Mean.apply(  # type: ignore[no-untyped-call]
+        x, operator, num_layers, hidden, given, rows, items_only, edges
+    )
+    return out
+
+
+class _WithRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.rows = rows
+        return x.view_as(x), x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        add_rows(grads[0], ctx.rows, grads[1].contiguous())
+        return grads[0], None
+
+
+def with_rows(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """x and its rows, [u, C], whose gradient is added to that of x in place, not as an array as large as x.
+
+    Args:
+        x: [n, C], to be given to one consumer alone, a `FullPropagation.mean`, whose gradient nobody else has.
+    """
+    out: tuple[Tensor, Tensor] = _WithRows.apply(x, rows)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -45,8 +45,8 @@ class Ranks:
     """One worker's place among all. With world_size 1 nothing is sent and no process group is needed.
 
     Attributes:
-        row_way: of the training thread; id_way: of the prefetching thread, which exchanges ids while rows travel, over a
-        gloo group of its own.
+        row_way: of the training thread; id_way, plan_way: of the prefetching thread, which samples on the one and says what
+        rows it needs on the other while those of the step before travel. Each has a gloo group of its own.
     """
 
     rank: int
@@ -54,6 +54,7 @@ class Ranks:
     device: torch.device
     row_way: Way = field(default_factory=lambda: Way(0))
     id_way: Way = field(default_factory=lambda: Way(0))
+    plan_way: Way = field(default_factory=lambda: Way(0))
     traffic: Traffic = field(default_factory=Traffic, compare=False)
 
     @staticmethod
@@ -71,11 +72,11 @@ class Ranks:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         if world_size == 1:
             return Ranks(rank, world_size, device)
-        with collective("joining the group for ids"):
-            id_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-            id_boxes = Mailboxes.all_open(id_group) if shared_memory else None
-            row_boxes = Mailboxes.all_open() if id_boxes is not None and device.type == "cpu" else None
-        return Ranks(rank, world_size, device, Way(rank, None, row_boxes), Way(rank, id_group, id_boxes))
+        with collective("joining the groups for ids"):
+            groups = [dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) for _ in range(2)]
+            ids, plans = (Way(rank, group, Mailboxes.all_open(group) if shared_memory else None) for group in groups)
+            boxes = Mailboxes.all_open() if ids.boxes is not None and device.type == "cpu" else None
+        return Ranks(rank, world_size, device, Way(rank, None, boxes), ids, plans)
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a small tensor, in place. Every rank must call."""

@@ -26,6 +26,9 @@ class ScalingSettings(Settings):
     """With [min, max]: seconds between looks for room for more workers, which are a restart from the last COMMIT."""
     collective_timeout_s: int = Field(300, ge=1)
     """A collective that takes longer is an error that ends the attempt."""
+    shared_memory: bool = True
+    """Workers that are all on one machine exchange rows and ids through memory that they share (Linux, CPU); false: as
+    workers on several machines do."""
     heartbeat_s: float = Field(10.0, gt=0)
     """Seconds between the heartbeats that rank 0 writes to metrics.jsonl."""
     address: str | None = None

@@ -3,6 +3,7 @@
 Legend: P ranks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,11 @@ class Way:
     group: dist.ProcessGroup | None = None
     boxes: Mailboxes | None = None
 
+    @property
+    def kind(self) -> str:
+        """For the run's log: by what rows travel."""
+        return "shared memory" if self.boxes is not None else "process group"
+
     def all_send(
         self, x: Tensor, send: list[int], receive: list[int] | None = None, of: Tensor | None = None
     ) -> list[Tensor]:
@@ -36,9 +42,18 @@ class Way:
             without `receive` the ranks tell each other first.
         Returns: [receive[r], ...] of each rank r.
         """
+        return self.all_begin(x, send, receive, of)()
+
+    def all_begin(
+        self, x: Tensor, send: list[int], receive: list[int] | None = None, of: Tensor | None = None
+    ) -> Callable[[], list[Tensor]]:
+        """As `all_send`, which is done when what is returned was called, before anything else goes this way."""
         if self.boxes is not None:
             starts = [0, *np.cumsum(send).tolist()[:-1]]
             return self.boxes.all_send(sum(send), x, lambda out: _write(out, x, of), starts, send)
+        return lambda: self._all_send(x, send, receive, of)
+
+    def _all_send(self, x: Tensor, send: list[int], receive: list[int] | None, of: Tensor | None) -> list[Tensor]:
         if receive is None:
             told = torch.empty(len(send), dtype=torch.int64)
             dist.all_to_all_single(told, torch.tensor(send), group=self.group)
@@ -57,7 +72,7 @@ class Way:
         """
         world = len(counts)
         if self.boxes is not None:
-            return self.boxes.all_send(len(x), x, lambda out: out.copy_(x), [0] * world, [len(x)] * world)
+            return self.boxes.all_send(len(x), x, lambda out: out.copy_(x), [0] * world, [len(x)] * world)()
         return self.all_send(torch.cat([x] * world), [len(x)] * world, counts)
 
 

@@ -87,7 +87,8 @@ def _join_alone(config: RunConfig) -> Ranks:
         store = dist.HashStore()  # type: ignore[attr-defined]  # public in torch's manual, not in its stubs
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
-    return Ranks.all_join(torch.device("cuda" if wants_gpu else "cpu"), config.scaling.collective_timeout_s)
+    scaling, device = config.scaling, torch.device("cuda" if wants_gpu else "cpu")
+    return Ranks.all_join(device, scaling.collective_timeout_s, scaling.shared_memory)
 
 
 def _leave_ray() -> None:

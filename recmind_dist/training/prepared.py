@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recmind_dist.parallel import ExchangePlan
-from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.parallel.propagation import EdgesFrom, FullPropagation
 from recmind_dist.sampling import Batch
 from recmind_dist.training.fresh_text import FreshText
 from recmind_dist.types import IntArray
@@ -17,7 +17,8 @@ class PreparedStep:
 
     Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch, main_index
     None where they are in the order of the main batch; degree features [N];
-    hidden: positions in the rows of `operator`, which stands for sampled blocks under full propagation.
+    hidden: positions in the rows of `operator`, which stands for sampled blocks under full propagation; edges: those from
+    the rows of `plan` alone, where nothing is hidden.
     """
 
     step: int
@@ -31,6 +32,7 @@ class PreparedStep:
     fresh: FreshText | None = None
     operator: FullPropagation | None = None
     hidden: IntArray | None = None
+    edges: EdgesFrom | None = None
 
     @property
     def rows(self) -> Tensor | slice:

@@ -147,7 +147,7 @@ def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | 
         if refusal.parent.is_dir():
             write_json(refusal, {"error": ConfigError.__name__, "message": fault})
         raise ConfigError(fault)
-    ranks = Ranks.all_join(get_device(), config.scaling.collective_timeout_s)
+    ranks = Ranks.all_join(get_device(), config.scaling.collective_timeout_s, config.scaling.shared_memory)
     warnings = WarningsToMetrics(run.metrics, ranks.rank)
     logging.getLogger("recmind_dist").addHandler(warnings)
     try:

@@ -1,7 +1,7 @@
 """One training step: sample → fetch rows → forward → losses → backward → return rows → update → enqueue."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,33 +40,60 @@ class StepPlanner:
         self._graph, self._exchange, self._ranks, self._anchors, self._picker = graph, exchange, ranks, anchors, picker
         self._max_degree = int(graph.degree.max())
 
-    def all_prepare(self, batches: StepBatches, operator: FullPropagation | None = None) -> PreparedStep:
-        """Every rank must call, step by step: ids are exchanged.
+    def all_prepared(
+        self, batches: Iterable[StepBatches], operator: FullPropagation | None = None
+    ) -> Iterator[PreparedStep]:
+        """Steps of these batches. Every rank must iterate, step by step: ids are exchanged.
+
+        A batch's ids are asked for before the next one is sampled and arrive after it, so that no rank waits for another's
+        sampling.
 
         Args:
-            operator: of the step, under full propagation.
+            operator: of the steps, under full propagation.
         """
+        asked: list[Callable[[], PreparedStep]] = []
+        ready: list[PreparedStep] = []  # nothing here holds a step once it was given away
+        for following in batches:
+            ready += [asked.pop()() for _ in asked[:]]
+            asked.append(self._all_begin(following, operator))
+            if self._ranks.world_size == 1:
+                ready.append(asked.pop()())
+            if ready:
+                yield ready.pop()
+        if asked:
+            yield asked.pop()()
+
+    def _all_begin(self, batches: StepBatches, operator: FullPropagation | None) -> Callable[[], PreparedStep]:
         main, gate, device = batches.main, batches.gate, self._ranks.device
         nodes, main_index, gate_index = main.n_id.numpy(), None, None
         if gate is not None:
             nodes, where = distinct(np.concatenate([nodes, gate.n_id.numpy()]), self._graph.num_nodes)
             index = torch.from_numpy(where).to(device)
             main_index, gate_index = index[: len(main.n_id)], index[len(main.n_id) :]
-        plan = self._exchange.all_plan(np.asarray(self._graph.row_of_node)[nodes])
+        plan = self._exchange.all_ask(np.asarray(self._graph.row_of_node)[nodes])
         stride = anchor_stride(main.global_batch_size, self._anchors)
-        return PreparedStep(
-            step=batches.step,
-            main=main.to(device),
-            gate=gate.to(device) if gate else None,
-            plan=plan,
-            main_index=main_index,
-            gate_index=gate_index,
-            main_feature=self._feature(main),
-            gate_feature=self._feature(gate) if gate else None,
-            fresh=self._picker.pick(main, stride) if self._picker else None,
-            operator=operator,
-            hidden=operator.positions(main.hidden_edges.numpy()) if operator else None,
-        )
+
+        def prepare() -> PreparedStep:
+            told = plan()
+            hidden = operator.positions(main.hidden_edges.numpy()) if operator else None
+            return PreparedStep(
+                step=batches.step,
+                main=main.to(device),
+                gate=gate.to(device) if gate else None,
+                plan=told,
+                main_index=main_index,
+                gate_index=gate_index,
+                main_feature=self._feature(main),
+                gate_feature=self._feature(gate) if gate else None,
+                fresh=self._picker.pick(main, stride) if self._picker else None,
+                operator=operator,
+                hidden=hidden,
+                edges=operator.edges_from(told.local_rows)
+                if operator and hidden is not None and not len(hidden)
+                else None,
+            )
+
+        return prepare
 
     def _feature(self, batch: Batch) -> Tensor:
         return degree_feature(batch.degree, self._max_degree).to(self._ranks.device)

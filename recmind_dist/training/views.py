@@ -13,7 +13,7 @@ from torch.nn import functional
 from recmind_dist.model import GatedLightGCN, Learn, LossSettings, TextRows, Views
 from recmind_dist.parallel import RowExchange
 from recmind_dist.parallel.item_means import all_content, all_recent
-from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.parallel.propagation import FullPropagation, with_rows
 from recmind_dist.randomness import stream_key, uniform_rows
 from recmind_dist.sampling import Batch
 from recmind_dist.training.prepared import PreparedStep
@@ -137,15 +137,18 @@ class FullViews:
         assert operator is not None
         is_user, feature = operator.is_user[rows], operator.feature[rows]
         z = _text_views(model, text_n)
-        graph, text = model.smoothed(e_nD, z, operator.mean(step.hidden, rows))
+        base = None
+        if self._needs_base:
+            e_nD, base = with_rows(e_nD, rows)
+        graph, text = model.smoothed(e_nD, z, operator.mean(step.hidden, rows, step.edges))
         # mixing gates that learn from held-out edges alone have nothing to say of the main batch
         h = graph
         if model.mix is None or learn != "embeddings":
             content, recent = self._all_beside(model, operator, e_nD, z, text_n, rows)
             h = model.read_out(graph, graph, text, feature, is_user, learn, content, recent)
         wants_views = self._needs_views or model.mix is not None
-        base = e_nD.index_select(0, rows) if self._needs_base else h
-        columns = [h, graph, text, base] if wants_views else [h, h, h, base]
+        columns = [h, graph, text] if wants_views else [h, h, h]
+        columns.append(h if base is None else base)
         main = self._all_fetch_rows(columns, step, step.main_index)
         keys, gate_h = None, None
         if key_model is not None:

@@ -24,7 +24,7 @@ from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
-from recmind_dist.sampling import NeighborLoader, Prefetcher, steps_per_epoch
+from recmind_dist.sampling import NeighborLoader, Prefetcher, StepBatches, steps_per_epoch
 from recmind_dist.text import TextEncoder, Texts, save_adapter
 from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
@@ -93,6 +93,7 @@ class Worker:
             epoch=self.cursor.epoch,
             steps_done=self.cursor.steps_done,
             world_size=self.ranks.world_size,
+            exchange=self.ranks.row_way.kind,
             attempt=self.attempt,
         )
         if self.checkpoint:
@@ -300,9 +301,12 @@ class Phase:
         if period not in self._loaders:
             self._loaders = {period: self._loader(period)}
         loader, operator = self._loaders[period]
+        yield from self.planner.all_prepared(self._batches(loader, epoch, first_step), operator)
+
+    def _batches(self, loader: NeighborLoader, epoch: int, first_step: int) -> Iterator[StepBatches]:
         for batches in loader.batches(epoch, first_step):
             faults.check("sample", self.worker.ranks.rank, batches.step)
-            yield self.planner.all_prepare(batches, operator)
+            yield batches
 
     def close(self) -> None:
         """Ends the phase's engine."""
