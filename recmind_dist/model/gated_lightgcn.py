@@ -14,7 +14,7 @@ from torch.nn import functional
 from recmind_dist.model.gate import Gate
 from recmind_dist.model.item_scale import ItemScale
 from recmind_dist.model.mix import Mix
-from recmind_dist.model.propagation import Block, sampled_hops
+from recmind_dist.model.propagation import Block, sampled_hops, with_head
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextView
 
@@ -97,18 +97,19 @@ class GatedLightGCN(nn.Module):
             e_ND: base rows E⁰; z_ND: text views; degree_N: training degrees; is_user_N: bool; blocks: hops from the seeds
             outwards, L of them; degree_feature_N: d̃; learn: as `views`.
         """
-        return self.views(e_ND, z_ND, is_user_N, sampled_hops(degree_N, blocks), degree_feature_N, learn)
+        seeds = blocks[0].num_dst if blocks else None
+        return self.views(e_ND, z_ND, is_user_N, sampled_hops(degree_N, blocks), degree_feature_N, learn, seeds=seeds)
 
     def views(
         self, e_ND: Tensor, z_ND: Tensor | None, is_user_N: Tensor, hops: Sequence[Hop], degree_feature_N: Tensor,
-        learn: Learn = "all", perturb: Perturb | None = None,
+        learn: Learn = "all", perturb: Perturb | None = None, seeds: int | None = None,
     ) -> Views:  # fmt: skip
         """Views of what the last hop leaves of the nodes.
 
         Args:
             e_ND, z_ND, is_user_N, degree_feature_N: as `forward`; hops: in the order of the layers, L of them; learn: who
             takes gradient: "embeddings" leaves gates, mix and item scale at rest, "gates" all else; perturb: what is done
-            to each state that a hop gives (state, layer).
+            to each state that a hop gives (state, layer); seeds: how many nodes the last hop leaves, if fewer than all.
         """
         if z_ND is not None and not self.settings.users_have_text:
             z_ND = z_ND.masked_fill(is_user_N[:, None], 0.0)
@@ -117,9 +118,13 @@ class GatedLightGCN(nn.Module):
         z_ND = z_ND if z_ND is not None else e_ND.new_zeros(1, 1).expand_as(e_ND)  # without text nothing reads it
         if learn == "gates":
             e_ND, z_ND = e_ND.detach(), z_ND.detach()
-        states, fused, gamma = [e_ND], [], []
+        states, kept, fused, gamma = [e_ND], [], [], []
+        alone = not len(self.gates) and perturb is None  # with the next hop: nothing else reads a state
         for layer in range(self.num_layers + 1):
             x, n = states[-1], len(states[-1])
+            if seeds is not None and alone and layer < self.num_layers:
+                x, head = with_head(x, seeds)
+                kept.append(head)
             fused_x, gamma_x = self.fuse(layer, x, z_ND[:n], degree_feature_N[:n], is_user_N[:n], learn)
             fused.append(fused_x)
             gamma.append(gamma_x)
@@ -127,7 +132,7 @@ class GatedLightGCN(nn.Module):
                 state = hops[layer](fused_x)
                 states.append(state if perturb is None else perturb(state, layer))
         seeds = len(states[-1])
-        kept = [x[:seeds] for x in states]  # once: the backward of each is as large as the whole state
+        kept += [x[:seeds] for x in states[len(kept) :]]  # once: the backward of each is as large as the whole state
         graph = _mean(kept)
         z_SD = z_ND[:seeds]
         if self.settings.text_layers and self.uses_text:

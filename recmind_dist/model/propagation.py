@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recmind_dist.fetch_ahead import fetch_row_ahead
 
-_AHEAD = 16
+_AHEAD = 32
 """Rows are fetched for edges so far ahead, instead of waited for one after the other."""
 
 
@@ -41,6 +41,28 @@ def propagate(x_SD: Tensor, src_scale_S: Tensor, block: Block) -> Tensor:
     Returns: [num_dst, D].
     """
     out: Tensor = _Propagate.apply(x_SD, src_scale_S, block)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _WithHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        ctx.rows = rows
+        return x.view_as(x), x[:rows]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grads[0][: ctx.rows] += grads[1]
+        return grads[0], None
+
+
+def with_head(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """x and its first rows, whose gradient is added to that of x in place, not as an array as large as x.
+
+    Args:
+        x: to be given to one consumer alone that makes its gradient anew, such as a hop.
+    """
+    out: tuple[Tensor, Tensor] = _WithHead.apply(x, rows)  # type: ignore[no-untyped-call]
     return out
 
 

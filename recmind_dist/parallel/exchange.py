@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmind_dist.parallel.ascending import ascending
 from recmind_dist.parallel.ranks import Ranks, collective
 from recmind_dist.parallel.row_moves import add_rows, place_rows
 from recmind_dist.types import BoolArray, IntArray
@@ -42,8 +43,9 @@ class ExchangePlan:
         which are all unless there are replicas.
 
     Shapes:
-        local_rows: [u] ascending; mine: [m] places among the needed rows; mine_at: [m] their places in `local_rows`; hot: [h]
-        places of needed rows that are read from replicas; slot: [h] their replicas.
+        local_rows: [u] distinct; mine: [m] places among the needed rows; mine_at: [m] their places in `local_rows`; hot: [h]
+        places of needed rows that are read from replicas; slot: [h] their replicas; order: [u] in which `local_rows` ascend,
+        None where they do as they are.
     """
 
     num_rows: int
@@ -54,6 +56,7 @@ class ExchangePlan:
     fetched: Journey
     hot: Tensor
     slot: Tensor
+    order: Tensor | None = None
 
 
 class RowExchange:
@@ -84,7 +87,10 @@ class RowExchange:
             nothing = torch.empty(0, dtype=torch.int64, device=device)
             stays = Journey(nothing, nothing, [0], [0])
             here, place = torch.from_numpy(rows.astype(np.int64)).to(device), torch.arange(len(rows), device=device)
-            alone = ExchangePlan(len(rows), here, place, place, stays, stays, nothing, nothing)
+            order = np.empty(len(rows), np.int64)
+            order[ascending(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
+            turns = torch.from_numpy(order).to(device)
+            alone = ExchangePlan(len(rows), here, place, place, stays, stays, nothing, nothing, turns)
             return lambda: alone
         owner = np.searchsorted(self.bounds, rows, side="right") - 1
         mine = np.flatnonzero(owner == rank)
@@ -108,8 +114,9 @@ class RowExchange:
         """What follows from the ids that others ask for."""
         device = self.ranks.device
         asked, asked_counts = torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
-        needed = torch.from_numpy(np.concatenate([rows[mine], asked]) - int(self.bounds[self.ranks.rank]))
-        local_rows, at = torch.unique(needed, return_inverse=True)
+        start, stop = self.bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
+        needed = ascending(np.concatenate([rows[mine], asked]) - start, stop - start)
+        local_rows, at = (torch.from_numpy(found) for found in needed)
         mine_at, reply = at[: len(mine)], at[len(mine) :]
         journey = _journey(away, reply, asked_counts, wanted_counts, device)
         fetched, hot, slot = journey, np.empty(0, np.int64), np.empty(0, np.int64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recmind_dist.fetch_ahead import fetch_row_ahead
 
-_AHEAD = 16
+_AHEAD = 32
 """Rows are fetched so far ahead, instead of waited for one after the other."""
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from recmind_dist.fetch_ahead import fetch_row_ahead
 from recmind_dist.parallel.memory import zeros_in_large_pages
+from recmind_dist.parallel.row_moves import place_rows
 from recmind_dist.parallel.settings import TableSettings
 from recmind_dist.parallel.threads import even_shares, run_together
 
 _LEAST = 4096  # rows worth a thread
-_AHEAD = 8
+_AHEAD = 16
 """Rows and their optimizer state are fetched for so many rows ahead, instead of waited for one after the other."""
 
 
@@ -45,31 +46,44 @@ class ShardedTable:
 
     def gather(self, local_rows: Tensor | slice) -> Tensor:
         """A leaf that takes gradient, [n, D]. `local_rows` are positions in this shard, or slice(None) for all, uncopied."""
-        rows = self.weight[local_rows] if isinstance(local_rows, slice) else self.weight.index_select(0, local_rows)
-        return rows.detach().requires_grad_()
+        if isinstance(local_rows, slice):
+            return self.weight[local_rows].detach().requires_grad_()
+        rows = self.weight.new_empty(len(local_rows), self.dim)
+        place_rows(rows, None, self.weight, local_rows)
+        return rows.requires_grad_()
 
-    def update(self, local_rows: Tensor | slice, grad: Tensor, lr_factor: float = 1.0) -> None:
+    def update(
+        self, local_rows: Tensor | slice, grad: Tensor, lr_factor: float = 1.0, order: Tensor | None = None,
+        divisor: int = 1,
+    ) -> None:  # fmt: skip
         """One step of the row-wise optimizer on distinct rows.
 
         Args:
-            local_rows: [n] distinct; grad: [n, D]; lr_factor: the schedule's multiple of the learning rate.
+            local_rows: [n] distinct; grad: [n, D]; lr_factor: the schedule's multiple of the learning rate; order: [n] in
+            which the rows ascend, unless they do: memory gives neighbours faster; divisor: of the gradient.
         Source: Adam with a step count a row, so that a rarely seen row gets its own bias correction ("lazy" Adam);
         row-wise Adagrad keeps one number a row (arXiv:1903.12287).
         """
         lr = self.settings.learning_rate * lr_factor
+        cpu_adam = self.settings.optimizer == "adam" and self.weight.device.type == "cpu"
+        if divisor != 1 and not cpu_adam:
+            grad = grad / divisor
         if self.settings.optimizer == "adagrad":
             total = self.state["sum_sq"][local_rows] + grad.square().mean(1)
             self.state["sum_sq"][local_rows] = total
             self.weight[local_rows] -= lr * grad / (total.sqrt() + self.settings.eps)[:, None]
             return
         beta1, beta2 = self.settings.beta1, self.settings.beta2
-        if self.weight.device.type == "cpu":
+        if cpu_adam:
             rows = np.arange(len(self)) if isinstance(local_rows, slice) else local_rows.numpy()
             content = (self.weight, self.state["exp_avg"], self.state["exp_avg_sq"], self.state["steps"])
             arrays, grads = [x.numpy() for x in content], grad.contiguous().numpy()
             numbers = np.float32(lr), beta1, beta2, np.float32(self.settings.eps)
-            shares = [slice(*ends) for ends in even_shares(len(rows), _LEAST)]
-            run_together(_adam_rows, [(*arrays, rows[s], grads[s], *numbers) for s in shares])
+            turns = None if order is None else order.numpy()
+            shares = even_shares(len(rows), _LEAST)
+            run_together(
+                _adam_rows, [(*arrays, rows, grads, turns, *ends, np.float32(divisor), *numbers) for ends in shares]
+            )
             return
         step = self.state["steps"][local_rows] + 1
         exp_avg = self.state["exp_avg"][local_rows].lerp_(grad, 1 - beta1)
@@ -94,21 +108,29 @@ class ShardedTable:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _adam_rows(weight, exp_avg, exp_avg_sq, steps, rows, grad, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
+def _adam_rows(weight, exp_avg, exp_avg_sq, steps, rows, grad, order, first, last, divisor, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
     """Adam of distinct rows in one pass over memory."""
     a1, a2, b2 = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(beta2)
     stride = 4 * weight.shape[1]
-    for k in range(len(rows)):
-        if k + _AHEAD < len(rows):
-            fetch_row_ahead(weight.ctypes.data, stride, rows[k + _AHEAD])
-            fetch_row_ahead(exp_avg.ctypes.data, stride, rows[k + _AHEAD])
-            fetch_row_ahead(exp_avg_sq.ctypes.data, stride, rows[k + _AHEAD])
+    for turn in range(first, last):
+        k = turn
+        if order is not None:
+            k = order[turn]
+        if turn + _AHEAD < last:
+            ahead = turn + _AHEAD
+            if order is not None:
+                ahead = order[ahead]
+                fetch_row_ahead(grad.ctypes.data, stride, ahead)
+            fetch_row_ahead(weight.ctypes.data, stride, rows[ahead])
+            fetch_row_ahead(exp_avg.ctypes.data, stride, rows[ahead])
+            fetch_row_ahead(exp_avg_sq.ctypes.data, stride, rows[ahead])
         r = rows[k]
         steps[r] += 1
         correction1 = np.float32(1 - beta1 ** np.float64(steps[r]))
         correction2 = np.float32(1 - beta2 ** np.float64(steps[r]))
-        w, m, v, g = weight[r], exp_avg[r], exp_avg_sq[r], grad[k]
+        w, m, v, row = weight[r], exp_avg[r], exp_avg_sq[r], grad[k]
         for d in range(weight.shape[1]):
-            m[d] += a1 * (g[d] - m[d])
-            v[d] = b2 * v[d] + a2 * g[d] * g[d]
+            g = row[d] / divisor
+            m[d] += a1 * (g - m[d])
+            v[d] = b2 * v[d] + a2 * g * g
             w[d] -= lr * (m[d] / correction1) / (np.sqrt(v[d] / correction2) + eps)

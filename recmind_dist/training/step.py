@@ -160,12 +160,12 @@ class TrainingStep:
         with record_function("recmind::backward"):
             self.engine.all_backward(outcome.total)
         grad = e_uD.grad if e_uD.grad is not None else torch.zeros_like(e_uD)  # llm_only reads no row
-        world = self.ranks.world_size
-        row_grad = grad / world if world > 1 else grad  # the engine scaled this rank's loss for DeepSpeed's average
-        faults.check("gradient", self.ranks.rank, self.steps_done, row_grad)
-        losses = all_finite_losses(outcome.terms, row_grad, self.engine.broken_gradients(), self.ranks, step.step)
+        faults.check("gradient", self.ranks.rank, self.steps_done, grad)
+        losses = all_finite_losses(outcome.terms, grad, self.engine.broken_gradients(), self.ranks, step.step)
         with record_function("recmind::update"):
-            self.table.update(rows, row_grad, self.lr_factor(step.step))
+            order = None if isinstance(rows, slice) else step.plan.order
+            # the engine scaled this rank's loss for DeepSpeed's average
+            self.table.update(rows, grad, self.lr_factor(step.step), order, divisor=self.ranks.world_size)
             self.engine.all_step(self.lr_factor(step.step))
         self.ranks.traffic.add("dense", self.engine.bytes_a_step)
         if self.keys:

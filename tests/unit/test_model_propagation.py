@@ -8,6 +8,7 @@ from torch_geometric.nn import LightGCN
 
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings, propagate
+from recmind_dist.model.propagation import with_head
 from recmind_dist.parallel import Ranks
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.sampling import Hop, NumbaNeighborSampler
@@ -165,3 +166,17 @@ def test_an_isolated_node_keeps_its_own_vector_in_the_first_layer_alone(graph: G
     h = model(e, None, degree, is_user, [whole(graph)] * 2, d).h
     assert torch.allclose(h[59], torch.full((DIM,), 1 / 3))
     assert torch.isfinite(h).all()
+
+
+def test_the_head_of_a_state_gives_its_gradient_as_a_slice_does(graph: Graph) -> None:
+    degree, _, _ = features(graph)
+    scale = degree.clamp(min=1).float().rsqrt()
+    weight = torch.randn(graph.num_nodes, DIM, generator=torch.Generator().manual_seed(3))
+    found = []
+    for head in (with_head, lambda x, rows: (x, x[:rows])):
+        x = torch.randn(graph.num_nodes, DIM, generator=torch.Generator().manual_seed(4), requires_grad=True)
+        state, first = head(x, 7)
+        ((propagate(state, scale, whole(graph)) * weight).sum() + (first * weight[:7]).sum()).backward()
+        assert x.grad is not None
+        found.append(x.grad)
+    assert torch.equal(*found)

@@ -8,7 +8,7 @@ from torch import Tensor
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.parallel import Ranks
 from recmind_dist.parallel.memory import zeros_in_large_pages
-from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.parallel.propagation import FullPropagation, with_rows
 from tests.graphs import make_graph, random_pairs
 
 
@@ -79,6 +79,31 @@ def test_hidden_edges_are_back_after_a_hop(graph: Graph) -> None:
     whole = operator.hop()(x)
     assert not torch.equal(operator.hop(operator.positions(np.arange(50)))(x), whole)
     assert torch.equal(operator.hop()(x), whole)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_edges_and_rows_that_are_known_ahead_change_nothing(graph: Graph, layers: int) -> None:
+    """A gradient's first hop over its own edges alone, and base rows' gradient added in place, one batch after the other."""
+    operator = operator_of(graph)
+    generator = torch.Generator().manual_seed(layers)
+    for rows in (torch.tensor([93, 2, 61]), torch.tensor([8, 61])):  # what the first leaves must not show in the second
+        x = torch.randn(graph.num_nodes, 5, generator=generator, requires_grad=True)
+        weights = torch.randn(2, len(rows), 5, generator=generator)
+        edges = operator.edges_from(rows)
+        assert edges is not None
+        through, base = with_rows(x, rows)
+        ours = torch.stack([operator.mean(rows=rows, edges=edges)(through, layers, False), base])
+        (ours * weights).sum().backward()
+        assert x.grad is not None
+        found, x.grad = x.grad, None
+        theirs = torch.stack([operator.mean(rows=rows)(x, layers, False), x[rows]])
+        (theirs * weights).sum().backward()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        torch.testing.assert_close(found, x.grad, rtol=1e-6, atol=1e-7)
+
+
+def test_edges_of_most_rows_are_not_looked_for(graph: Graph) -> None:
+    assert operator_of(graph).edges_from(torch.arange(graph.num_nodes - 1)) is None
 
 
 @pytest.mark.parametrize("rows", [0, 1, 10_000])

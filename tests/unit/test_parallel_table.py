@@ -52,6 +52,29 @@ def test_touching_every_row_every_step_is_torchs_adam(theirs: Callable[..., torc
     assert ours.state["steps"].tolist() == [STEPS] * ROWS
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_the_order_of_rows_changes_no_bit_and_a_divisor_is_a_smaller_gradient(optimizer: str) -> None:
+    rows = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))[: ROWS - 3]
+    plain, ordered = (table(start(), optimizer=optimizer, learning_rate=0.03) for _ in range(2))
+    for step in range(3):
+        grad = gradient(step)[rows]
+        plain.update(rows, grad / 3)
+        ordered.update(rows, grad, order=torch.argsort(rows), divisor=3)
+    assert torch.equal(plain.weight, ordered.weight)
+
+
+def test_gathered_rows_are_a_leaf_of_copies() -> None:
+    ours = table(start())
+    rows = torch.tensor([4, 0, 4])
+    gathered = ours.gather(rows)
+    assert torch.equal(gathered, start()[rows])
+    assert gathered.is_leaf
+    assert gathered.requires_grad
+    with torch.no_grad():
+        gathered.zero_()
+    assert torch.equal(ours.weight, start())
+
+
 def test_a_rare_row_gets_its_own_bias_correction() -> None:
     """A row's course depends on its own updates alone: as if an Adam of its own had made them."""
     ours = table(start(), learning_rate=0.03)
