@@ -71,12 +71,14 @@ class Model:
     """One worker's step.
 
     Attributes:
-        train, sample: work of the training and the sampling thread; exchange: measured between two ranks here;
+        train, sample: work of the training and the sampling thread; per_row: of reading a row of the table and updating it,
+        which is not in `train`: owners do it once, however many ranks need the row; exchange: measured between two ranks here;
         layers: hops; partitioned: whether hops travel.
     """
 
     train: Work
     sample: Work
+    per_row: float
     exchange: Exchange
     layers: int
     partitioned: bool
@@ -86,9 +88,13 @@ class Model:
         """Exchanges of the sampling thread a step: counts, ids, replies and neighbours a hop; items, negatives; wanted rows."""
         return (4 * self.layers + 2 if self.partitioned else 0) + 2
 
+    def training(self, batch: Replayed) -> float:
+        """Seconds of the training thread without exchanges."""
+        return self.train.seconds(batch) + self.per_row * batch.owned
+
     def here(self, batch: Replayed, world_size: int, cores: int) -> float:
         """Seconds of a step on this machine, where both threads of a rank share one core, and ranks the cores."""
-        alone = self.train.seconds(batch) + self.sample.seconds(batch)
+        alone = self.training(batch) + self.sample.seconds(batch)
         if world_size == 1:
             return alone
         calls = self.id_calls + 3  # rows, gradients, losses
@@ -104,7 +110,7 @@ class Model:
         """
         ids = batch.sent["ids"]
         rest = sum(batch.sent.values()) - ids
-        train, sample = self.train.seconds(batch), self.sample.seconds(batch)
+        train, sample = self.training(batch), self.sample.seconds(batch)
         if world_size > 1:
             train += rest * self.exchange.per_byte_s + network.seconds(rest, 3, world_size)
             sample += ids * self.exchange.per_byte_s + network.seconds(ids, self.id_calls, world_size)

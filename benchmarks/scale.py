@@ -112,9 +112,11 @@ class Scale:
         edges = [p["edges"] / n for p, n in zip(points, steps, strict=True)]
         nodes = [p["nodes"] / n for p, n in zip(points, steps, strict=True)]
         sample = [p["sample_cpu_s"] / n for p, n in zip(points, steps, strict=True)]
-        train = [(p["cpu_s"] - p["sample_cpu_s"]) / n for p, n in zip(points, steps, strict=True)]
-        model = Model(Work.fit(edges, nodes, train), Work.fit(edges, nodes, sample), self._probe(), 2, True)
-        self.model = model
+        table = [p["table_cpu_s"] / n for p, n in zip(points, steps, strict=True)]
+        whole = [(p["cpu_s"] - p["sample_cpu_s"]) / n for p, n in zip(points, steps, strict=True)]
+        train = Work.fit(edges, nodes, [w - t for w, t in zip(whole, table, strict=True)])
+        per_row = float(np.median([t / n for t, n in zip(table, nodes, strict=True)]))
+        self.model = Model(train, Work.fit(edges, nodes, sample), per_row, self._probe(), 2, True)
 
     def _probe(self) -> Exchange:
         sent, seconds = [], []

@@ -4,8 +4,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,19 @@ class Run:
     """A worker, and the phase of one batch size that it is in."""
 
     def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+        self.worker, self.table_cpu_s = worker, 0.0
+        table = worker.parts.table
+        table.gather, table.update = self._timed(table.gather), self._timed(table.update)  # type: ignore[method-assign]
+
+    def _timed(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self.table_cpu_s += time.thread_time() - start
+
+        return timed
 
     def begin(self, pairs: int, steps: int) -> None:
         """From a fresh table, `steps` batches of so many pairs, all to be used before the next start: a thread that is stopped
@@ -65,8 +76,7 @@ class Run:
         for state in worker.parts.table.state.values():
             state.zero_()
         self.phase = phase = Phase(worker, "joint")
-        endless = (step for epoch in range(1 << 20) for step in phase.prepared_steps(epoch, 0))
-        self.sampling = Timed(islice(endless, steps))
+        self.sampling = Timed(phase.prepared_steps(0, 0, steps))
         worker.ranks.traffic.take()
         self.batches = Prefetcher(self.sampling, worker.config.sampler.prefetch)
         self.prepared = iter(self.batches)
@@ -93,7 +103,7 @@ def prepare() -> dict[str, Work]:
     def steps(order: dict[str, Any]) -> dict[str, Any]:
         """`count` steps as training has them; bytes sent since the last answer include what was made ahead."""
         ranks.all_barrier()
-        stalled, sampled = at.batches.stall_s, at.sampling.cpu_s
+        stalled, sampled, table = at.batches.stall_s, at.sampling.cpu_s, at.table_cpu_s
         start, cpu, main_cpu = time.perf_counter(), time.process_time(), time.thread_time()
         losses, nodes, edges, pairs = [], 0, 0, 0
         for _ in range(order["count"]):
@@ -107,6 +117,7 @@ def prepare() -> dict[str, Work]:
             "seconds": seconds, "pairs": pairs, "stall_s": at.batches.stall_s - stalled, "losses": losses, "nodes": nodes,
             "edges": edges, "sent": ranks.traffic.take(), "cpu_s": time.process_time() - cpu,
             "main_cpu_s": time.thread_time() - main_cpu, "sample_cpu_s": at.sampling.cpu_s - sampled,
+            "table_cpu_s": at.table_cpu_s - table,
         }  # fmt: skip
 
     def checkpoint(order: dict[str, Any]) -> dict[str, Any]:

@@ -32,19 +32,23 @@ class Replayed:
     """Means over the ranks and steps that were replayed, of one rank and step.
 
     Attributes:
-        sent: bytes by kind; nodes: distinct nodes of a batch; remote: those of them that others own; edges: sampled ones;
-        pairs: of the rank's share.
+        sent: bytes by kind; nodes: distinct nodes of a batch; remote: those of them that others own; owned: rows of a rank
+        that any rank's batch needs, estimated from how often nodes of like degree are met; edges: sampled ones; pairs: of
+        the rank's share.
     """
 
     sent: dict[str, float]
     nodes: float
     remote: float
+    owned: float
     edges: float
     pairs: float
 
 
 @dataclass
 class _Sums:
+    degrees: IntArray  # [N] class of each node
+    met: IntArray  # how often nodes of each class were
     sent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
     nodes: int = 0
     remote: int = 0
@@ -66,7 +70,8 @@ def replay(
         dense_bytes: of the dense part's parameters.
     """
     assert not config.heldout_gates, "replay knows no gate batches"
-    bounds, sums = row_bounds(graph, world_size), _Sums()
+    degrees = (2 * np.log2(1 + np.asarray(graph.degree))).astype(np.int64)
+    bounds, sums = row_bounds(graph, world_size), _Sums(degrees, np.zeros(degrees.max(initial=0) + 1, np.int64))
     hot = _hot(config, graph)
     chosen = range(world_size) if ranks is None else list(ranks)
     for rank in chosen:
@@ -76,7 +81,10 @@ def replay(
     each = max(sums.batches, 1)
     sent = {kind: total / each for kind, total in sums.sent.items()}
     sent["dense"] += ring_bytes(dense_bytes, world_size)
-    return Replayed(sent, sums.nodes / each, sums.remote / each, sums.edges / each, sums.pairs / each)
+    there = np.bincount(degrees)
+    needed = (there * (1 - (1 - sums.met / np.maximum(there * each, 1)) ** world_size)).sum()
+    owned = float(needed) / world_size
+    return Replayed(sent, sums.nodes / each, sums.remote / each, owned, sums.edges / each, sums.pairs / each)
 
 
 def partition_report(config: RunConfig, graph: Graph) -> str:
@@ -131,6 +139,7 @@ def _add(
         anchors = -(-batch.global_batch_size // anchor_stride(batch.global_batch_size, config.alignment.anchors))
         views = 2 + (config.alignment.queue_size > 0)  # forward, backward, keys
         sums.sent["queue"] += views * 4 * NUMBER * dim * anchors * (world - 1) / world
+    sums.met += np.bincount(sums.degrees[batch.n_id.numpy()], minlength=len(sums.met))
     sums.nodes += len(owner)
     sums.remote += int(remote.sum())
     sums.edges += sum(batch.num_sampled_edges)

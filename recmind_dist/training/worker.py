@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -295,13 +296,13 @@ class Phase:
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
-    def prepared_steps(self, epoch: int, first_step: int) -> Iterator[PreparedStep]:
-        """Batches of an epoch, ready for a step; iterated in the prefetching thread."""
+    def prepared_steps(self, epoch: int, first_step: int, count: int | None = None) -> Iterator[PreparedStep]:
+        """Batches of an epoch, at most `count`, ready for a step; iterated in the prefetching thread."""
         period = self._held_out_period(epoch)
         if period not in self._loaders:
             self._loaders = {period: self._loader(period)}
         loader, operator = self._loaders[period]
-        yield from self.planner.all_prepared(self._batches(loader, epoch, first_step), operator)
+        yield from self.planner.all_prepared(islice(self._batches(loader, epoch, first_step), count), operator)
 
     def _batches(self, loader: NeighborLoader, epoch: int, first_step: int) -> Iterator[StepBatches]:
         for batches in loader.batches(epoch, first_step):

@@ -1,13 +1,16 @@
 """Bytes replayed on one rank are the bytes that real ranks send."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recmind_dist.graph import Graph, prepare_rows
 from recmind_dist.parallel.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.training.loaders import make_loader
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.replay import partition_report, replay
 from tests.processes import run_ranks
@@ -48,6 +51,25 @@ def test_replayed_bytes_are_the_measured_ones(home: Path, inputs: Inputs, world:
     for kind in KINDS:
         assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], abs=1.0), kind
     assert found.pairs > 0
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_rows_that_anybody_needs_are_estimated_from_like_degrees(home: Path, inputs: Inputs, world: int) -> None:
+    graph = Graph.open(inputs.graph)
+    config = config_of(
+        home, f"owned{world}", model=PLAIN, alignment={"weight": 0}, loss={"kind": "bpr"}, scaling={"num_workers": world},
+        train={"batch_size": 16 * world, "epochs": 1, "warmup_epochs": 0},
+    )  # fmt: skip
+    loaders = [make_loader(config, graph, "joint", rank, world).batches(0) for rank in range(world)]
+    needed = [
+        len(set(np.concatenate([batches.main.n_id.numpy() for batches in together]).tolist()))
+        for together in islice(zip(*loaders, strict=True), 4)
+    ]
+    found = replay(config, graph, world, steps=4)
+    assert found.owned == pytest.approx(np.mean(needed) / world, rel=0.1)
+    assert found.owned <= found.nodes * (1 + 1e-9)
+    if world == 1:
+        assert found.owned == pytest.approx(found.nodes)
 
 
 def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> None:
