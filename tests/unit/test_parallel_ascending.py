@@ -1,12 +1,13 @@
 """Ids by bits against numpy's sort."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recmind_dist.parallel.ascending import ascending
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(st.integers(0, 199), max_size=60), st.integers(200, 300))
 def test_ascending_is_unique_with_its_inverse(ids: list[int], size: int) -> None:
     found, places = ascending(np.array(ids, np.int64), size)
