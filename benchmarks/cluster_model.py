@@ -72,7 +72,8 @@ class Model:
 
     Attributes:
         train, sample: work of the training and the sampling thread; per_row: of reading a row of the table and updating it,
-        which is not in `train`: owners do it once, however many ranks need the row; exchange: measured between two ranks here;
+        which is not in `train`: owners do it once, however many ranks need the row; exchange: measured between two ranks here,
+        through shared memory; gloo: the same as ranks of two machines do it, over the loopback network;
         layers: hops; partitioned: whether hops travel.
     """
 
@@ -80,6 +81,7 @@ class Model:
     sample: Work
     per_row: float
     exchange: Exchange
+    gloo: Exchange
     layers: int
     partitioned: bool
 
@@ -106,14 +108,14 @@ class Model:
     def there(self, batch: Replayed, world_size: int, network: Network) -> float:
         """Seconds of a step on a cluster, where a worker's two threads have a core each and overlap.
 
-        What a byte costs a core here, it costs there too, beside the wire.
+        What a byte costs a core by gloo here, it costs there too, beside the wire.
         """
         ids = batch.sent["ids"]
         rest = sum(batch.sent.values()) - ids
         train, sample = self.training(batch), self.sample.seconds(batch)
         if world_size > 1:
-            train += rest * self.exchange.per_byte_s + network.seconds(rest, 3, world_size)
-            sample += ids * self.exchange.per_byte_s + network.seconds(ids, self.id_calls, world_size)
+            train += rest * self.gloo.per_byte_s + network.seconds(rest, 3, world_size)
+            sample += ids * self.gloo.per_byte_s + network.seconds(ids, self.id_calls, world_size)
         return max(train, sample)
 
 

@@ -116,14 +116,16 @@ class Scale:
         whole = [(p["cpu_s"] - p["sample_cpu_s"]) / n for p, n in zip(points, steps, strict=True)]
         train = Work.fit(edges, nodes, [w - t for w, t in zip(whole, table, strict=True)])
         per_row = float(np.median([t / n for t, n in zip(table, nodes, strict=True)]))
-        self.model = Model(train, Work.fit(edges, nodes, sample), per_row, self._probe(), 2, True)
+        self.model = Model(
+            train, Work.fit(edges, nodes, sample), per_row, self._probe("memory"), self._probe("gloo"), 2, True
+        )
 
-    def _probe(self) -> Exchange:
+    def _probe(self, way: str) -> Exchange:
         sent, seconds = [], []
         with ExitStack() as stack:
             home = stack.enter_context(tempfile.TemporaryDirectory())
             words = (self.graph.num_nodes, self.config.model.embedding_dim)
-            pair = [stack.enter_context(Child("exchange_side.py", home, r, *words, wait=False)) for r in (0, 1)]
+            pair = [stack.enter_context(Child("exchange_side.py", home, r, *words, way, wait=False)) for r in (0, 1)]
             for child in pair:
                 child.wait_ready()
             for share in (0.02, 0.02, 0.05, 0.1, 0.2):
@@ -134,7 +136,10 @@ class Scale:
                 seconds.append(max(a["seconds"] for a in answers) / max(1.0, 2 / self.cores))  # of a rank with a core
         found = Exchange.fit(sent[1:], seconds[1:], calls=4)
         self.report.add(
-            f"{self.name}, exchange of two ranks", "bytes sent by each", "MB/s", Spread((1e-6 / found.per_byte_s,))
+            f"{self.name}, exchange of two ranks, {way}",
+            "bytes sent by each",
+            "MB/s",
+            Spread((1e-6 / found.per_byte_s,)),
         )
         return found
 

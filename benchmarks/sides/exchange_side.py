@@ -1,7 +1,7 @@
 # ruff: noqa: E402
-"""One of two ranks that fetch random rows from each other, forward and backward. Words: home, rank, rows of the table, dim.
+"""One of two ranks that fetch random rows from each other, forward and backward. Words: home, rank, rows, dim, memory or gloo.
 
-What it tells is this machine's cost of a byte that travels: picking rows, gloo, putting them in order, gradients home.
+What it tells is this machine's cost of a byte that travels: picking rows, the way, putting them in order, gradients home.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from protocol import Work, confine, serve
 
-HOME, RANK, ROWS, DIM = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+HOME, RANK, ROWS, DIM, WAY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[RANK % len(cores)]})
 confine(1)
@@ -29,7 +29,7 @@ def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
     keep_freed_memory()  # as training does
     dist.init_process_group("gloo", store=dist.FileStore(f"{HOME}/store", 2), rank=RANK, world_size=2)
-    ranks = Ranks.all_join(torch.device("cpu"))
+    ranks = Ranks.all_join(torch.device("cpu"), shared_memory=WAY == "memory")
     bounds = even_cut(ROWS, 2)
     exchange, table = RowExchange(bounds, ranks), torch.zeros(int(bounds[RANK + 1] - bounds[RANK]), DIM)
     rng = np.random.default_rng(RANK)
