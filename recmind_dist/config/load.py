@@ -64,7 +64,7 @@ def _sentence(fault: dict[str, Any], document: Document, from_override: dict[Key
     if word is None and path and fault["type"] != "value_error":  # an override made a group of what is none
         word = next((below for key, below in from_override.items() if key[: len(path)] == path), None)
     where = f"override {word!r}" if word else document.where(path)
-    name = ".".join(map(str, path)) or "config"
+    name = ".".join(part if part.isprintable() else repr(part)[1:-1] for part in map(str, path)) or "config"
     if fault["type"] == "extra_forbidden":
         return f"{where}: {name}: unknown key: see docs/config.md for the keys of this group"
     if fault["type"] == "missing":

@@ -138,7 +138,8 @@ def _all_measure(config: RunConfig, parts: RankModel, ranks: Ranks, fits: bool) 
     sampled_s, sampled = _batch(config, "sampled", parts, ranks)
     table = ShardedTable((0, rows), rows, dim, config.table, ranks.device)
     grad, some = torch.ones(rows, dim), torch.randperm(rows, generator=torch.Generator().manual_seed(0))
-    table.update(some[:1], grad[:1])
+    order = torch.argsort(some)
+    table.update(some[:1], grad[:1], order=order[:1] * 0)
     return Costs(
         batch_s=made_s,
         sampled_batch_s=sampled_s,
@@ -146,7 +147,7 @@ def _all_measure(config: RunConfig, parts: RankModel, ranks: Ranks, fits: bool) 
         sampled_rows=float(len(sampled.n_id)),
         loss_s=_loss_s(config, batch, dim),
         edge_s=seconds_an_edge(parts.graph, parts.nodes, dim, _EDGES) if fits else 0.0,
-        row_s=_seconds(lambda: table.update(some, grad)) / rows,
+        row_s=_seconds(lambda: table.update(some, grad, order=order)) / rows,
         sent_row_s=_all_sent_row_s(dim, ranks),
     )
 

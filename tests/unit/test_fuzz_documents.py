@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -75,6 +75,7 @@ def test_any_text_is_a_config_or_sentences_that_name_the_file(tmp_path: Path, te
 
 @settings(quick, max_examples=200)
 @given(words=st.lists(WORDS, min_size=1, max_size=3))
+@example(words=["\n="])
 def test_any_words_are_overrides_or_sentences_that_name_them(words: list[str]) -> None:
     try:
         found = resolve_settings(Whole, Document("c.yaml", {}), words)
