@@ -65,7 +65,7 @@ def integers(key: int, counters: IntArray, high: int) -> IntArray:
 
 
 def uniform_rows(key: int, rows: IntArray, dim: int) -> FloatArray:
-    """Rows of draws in [0, 1), each a function of its own row number alone: `uniforms`, rounded. Shape: [len(rows), dim]."""
+    """Rows of draws in [0, 1], each a function of its own row number alone: `uniforms`, rounded. Shape: [len(rows), dim]."""
     out = np.empty((len(rows), dim), np.float32)
     _fill_uniform(np.uint64(key), rows, out)
     return out

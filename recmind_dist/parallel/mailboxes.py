@@ -3,6 +3,7 @@
 Legend: P ranks.
 """
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -16,23 +17,29 @@ from torch import Tensor
 
 _GRAIN = 1 << 21
 _SPARE = 1.25  # times what is asked for: batches differ a little in size
-_SHRINK = 8  # a box so many times larger than asked for is given back
+_SHRINK, _PATIENCE = 8, 64  # a box that was so many times too large so often in a row is given back
 
 
 @dataclass
 class _Box:
-    """Anonymous memory that others open by its owner's process and descriptor; it ends with the last who has it open."""
+    """Anonymous memory that others open by its owner's process and descriptor; it ends with the processes that have it open.
+
+    Attributes:
+        roomy: exchanges in a row for which it was far too large.
+    """
 
     generation: int
     descriptor: int
     data: Tensor
+    roomy: int = 0
 
 
 class Mailboxes:
     """Every rank writes what it sends into a box of its own and reads in the others' boxes what is for it.
 
     A rank has two boxes and uses them by turns. Word goes around over gloo that a box is written: who sends word of exchange
-    n has read all of exchange n - 1, so at n + 1 its box may be written again. A rank that dies is met as gloo meets it.
+    n has read all of exchange n - 1, so at n + 1 its box may be written again. A rank that dies is met as gloo meets it, and one
+    that ends must have met the others once more after its last exchange, as training does, for they may not have read it yet.
 
     Args:
         pids: [P] of the ranks; group: of gloo, which nothing else uses meanwhile.
@@ -49,15 +56,17 @@ class Mailboxes:
         """None unless all ranks are processes of one machine that may read each other's memory. Every rank must call."""
         world, rank = dist.get_world_size(), dist.get_rank()
         told: list[tuple[str, int, int, int] | None] = [None] * world
-        word = secrets.randbits(63)
-        box = _new_box(_GRAIN, 0)
-        box.data[:8].view(torch.int64).fill_(word)
-        dist.all_gather_object(told, (_machine(), os.getpid(), box.descriptor, word), group=group)
+        word, box = secrets.randbits(63), None
+        with contextlib.suppress(AttributeError, OSError):  # a system without such memory, or that gives none
+            box = _new_box(_GRAIN, 0)
+            box.data[:8].view(torch.int64).fill_(word)
+        mine = None if box is None else (_machine(), os.getpid(), box.descriptor, word)
+        dist.all_gather_object(told, mine, group=group)
         here = [entry for entry in told if entry is not None and entry[0] == _machine()]
         sees_all = len(here) == world and all(_reads(pid, descriptor, word) for _, pid, descriptor, word in here)
         everybody = torch.tensor([sees_all], dtype=torch.int64)
         dist.all_reduce(everybody, op=dist.ReduceOp.MIN, group=group)
-        os.close(box.descriptor)
+        _close([box])
         return Mailboxes(rank, [entry[1] for entry in here], group) if everybody.item() else None
 
     def all_send(
@@ -93,22 +102,27 @@ class Mailboxes:
         return arrived
 
     def _box(self, turn: int, size: int) -> _Box:
-        """This rank's box of a turn, another one where that is too small or far too large."""
-        box = self._own[turn]
-        wanted = -(-int(size * _SPARE) // _GRAIN) * _GRAIN or _GRAIN
-        if box is None or not size <= len(box.data) <= max(wanted * _SHRINK, _GRAIN * _SHRINK):
-            generation = 0
-            if box is not None:
-                generation = box.generation + 1
-                os.close(box.descriptor)
-            self._own[turn] = box = None  # given back before another is asked for
-            self._own[turn] = box = _new_box(wanted, generation)
+        """This rank's box of a turn, another one where that is too small or has long been far too large."""
+        box, wanted = self._own[turn], max(-(-int(size * _SPARE) // _GRAIN), 1) * _GRAIN
+        if box is not None:
+            box.roomy = box.roomy + 1 if len(box.data) > wanted * _SHRINK else 0
+            if size <= len(box.data) and box.roomy < _PATIENCE:
+                return box
+        generation = 0 if box is None else box.generation + 1
+        _close([box])
+        self._own[turn] = box = None  # given back before another is asked for
+        self._own[turn] = box = _new_box(wanted, generation)
         return box
 
     def _open(self, peer: int, turn: int, generation: int, descriptor: int, size: int) -> Tensor:
         known = self._theirs.get((peer, turn))
         if known is None or known[0] != generation:
-            self._theirs[peer, turn] = known = generation, _map(self._pids[peer], descriptor, size)
+            try:
+                self._theirs[peer, turn] = known = generation, _map(self._pids[peer], descriptor, size)
+            except (OSError, ValueError) as error:
+                raise RuntimeError(
+                    f"connection closed: rank {peer} is gone, and its memory with it ({error})"
+                ) from error
         return known[1]
 
 
@@ -116,6 +130,12 @@ def _new_box(size: int, generation: int) -> _Box:
     descriptor = os.memfd_create("recmind-mailbox", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, size)
     return _Box(generation, descriptor, torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8))
+
+
+def _close(boxes: list[_Box | None]) -> None:
+    for box in boxes:
+        if box is not None:
+            os.close(box.descriptor)
 
 
 def _map(pid: int, descriptor: int, size: int) -> Tensor:

@@ -1,7 +1,7 @@
 """`graph.placement: partitioned`: each rank maps the edges of its own nodes, and asks the owners for all others.
 
 A hop is one exchange: frontier ids go to the owners of the nodes, who sample and reply. What an owner draws is a function of
-(key, node), so blocks are those of `replicated`. Everything here runs in the prefetching thread, over the gloo group for ids.
+(key, node), so blocks are those of `replicated`. Everything here runs in the prefetching thread, on its own way.
 
 Legend: GB pairs of the global batch, b of this rank, P ranks, n nodes asked for, M shared negatives.
 """

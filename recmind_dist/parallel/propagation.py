@@ -136,11 +136,13 @@ class FullPropagation:
         Any thread may ask, of an operator that hides nothing. None where it is not worth while: for many rows, of several
         ranks, or off the CPU.
         """
+        return _edges_to(self._indptr, self._indices, rows.numpy(), AHEAD) if self._are_few(rows) else None
+
+    def _are_few(self, rows: Tensor) -> bool:
         if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or len(rows) == len(self._scale):
-            return None
+            return False
         own = rows.numpy()
-        edges = int((self._indptr[own + 1] - self._indptr[own]).sum())
-        return _edges_to(self._indptr, self._indices, own, AHEAD) if edges < _FEW * int(self._indptr[-1]) else None
+        return int((self._indptr[own + 1] - self._indptr[own]).sum()) < _FEW * int(self._indptr[-1])
 
     def all_multiply(self, x_nD: Tensor, hidden: IntArray) -> Tensor:
         """This rank's rows of the operator times everybody's rows. Every rank must call."""
@@ -174,13 +176,14 @@ class FullPropagation:
                 self._all_hop(w, hidden, rows, rows, w, first, ones, square)
             return w.index_select(0, wanted).mul_(share * root[wanted, None])
         w, spare = first, (w, self._state("odd", x.shape[1]))
+        sources = given if edges is None and self._are_few(given) else None
         for layer in range(num_layers - 1):
             following = spare[layer % 2]
-            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square, edges)
-            w, edges = following, None
+            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square, edges, sources)
+            w, edges, sources = following, None, None
         out = x.new_empty(len(wanted), x.shape[1])
         into = torch.arange(len(wanted), device=wanted.device)
-        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale, edges)
+        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale, edges, sources)
         return out
 
     def _scaled(self, x: Tensor, given: Tensor) -> Tensor:
@@ -205,12 +208,13 @@ class FullPropagation:
 
     def _all_hop(
         self, state: Tensor, hidden: IntArray, rows: Tensor, into: Tensor, out: Tensor, add: Tensor, alpha: Tensor,
-        beta: Tensor, edges: EdgesFrom | None = None,
+        beta: Tensor, edges: EdgesFrom | None = None, sources: Tensor | None = None,
     ) -> None:  # fmt: skip
         """out[into] = alpha · add + beta · Σ over neighbours of everybody's `state`, at `rows`. Every rank must call.
 
         Args:
-            edges: from all rows whose state is not zero, where nothing is hidden; by default all.
+            edges: from all rows whose state is not zero, where nothing is hidden; by default all; sources: those rows, where
+            their edges are still to be found.
         """
         x = state
         if self.ranks.world_size > 1:
@@ -227,7 +231,8 @@ class FullPropagation:
         kept = self._indices[hidden]
         self._indices[hidden] = self._graph.num_nodes  # the row of zeros
         try:
-            sum_rows(self._indptr, self._indices, *arrays)
+            shown = self._indptr, self._indices
+            sum_rows(*(shown if sources is None else _edges_to(*shown, sources.numpy(), AHEAD)), *arrays)
         finally:
             self._indices[hidden] = kept
 

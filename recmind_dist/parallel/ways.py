@@ -28,6 +28,11 @@ class Way:
     boxes: Mailboxes | None = None
 
     @property
+    def begins(self) -> bool:
+        """Whether what is begun is on its way before it is called for."""
+        return self.boxes is not None
+
+    @property
     def kind(self) -> str:
         """For the run's log: by what rows travel."""
         return "shared memory" if self.boxes is not None else "process group"
@@ -47,7 +52,10 @@ class Way:
     def all_begin(
         self, x: Tensor, send: list[int], receive: list[int] | None = None, of: Tensor | None = None
     ) -> Callable[[], list[Tensor]]:
-        """As `all_send`, which is done when what is returned was called, before anything else goes this way."""
+        """As `all_send`, which is done when what is returned was called, before anything else goes this way.
+
+        Only through mailboxes is it begun at once: see `begins`.
+        """
         if self.boxes is not None:
             starts = [0, *np.cumsum(send).tolist()[:-1]]
             return self.boxes.all_send(sum(send), x, lambda out: _write(out, x, of), starts, send)

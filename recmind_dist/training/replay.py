@@ -33,7 +33,8 @@ class Replayed:
 
     Attributes:
         sent: bytes by kind; nodes: distinct nodes of a batch; remote: those of them that others own; owned: rows of a rank
-        that any rank's batch needs, estimated from how often nodes of like degree are met; edges: sampled ones; pairs: of
+        that any rank's batch needs, estimated from how often nodes of like degree are met, as if ranks drew independently
+        (too many where they share negatives); edges: sampled ones; pairs: of
         the rank's share.
     """
 

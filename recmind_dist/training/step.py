@@ -31,12 +31,15 @@ class StepPlanner:
     """Makes a batch ready for a step in the prefetching thread: degree features, the exchange's plan, fresh texts.
 
     Args:
-        row_of_node: [N] the partition's permutation; picker: in the warm-up with adapters; anchors: alignment.anchors.
+        row_of_node: [N] the partition's permutation; picker: in the warm-up with adapters; anchors: alignment.anchors;
+        smooths: whether full propagation does nothing to a state between hops, so that edges of a batch are worth finding.
     """
 
     def __init__(
-        self, graph: Graph, exchange: RowExchange, ranks: Ranks, anchors: int, picker: FreshTextPicker | None
-    ) -> None:
+        self, graph: Graph, exchange: RowExchange, ranks: Ranks, anchors: int, picker: FreshTextPicker | None,
+        smooths: bool = False,
+    ) -> None:  # fmt: skip
+        self._smooths = smooths
         self._graph, self._exchange, self._ranks, self._anchors, self._picker = graph, exchange, ranks, anchors, picker
         self._max_degree = int(graph.degree.max())
 
@@ -45,8 +48,8 @@ class StepPlanner:
     ) -> Iterator[PreparedStep]:
         """Steps of these batches. Every rank must iterate, step by step: ids are exchanged.
 
-        A batch's ids are asked for before the next one is sampled and arrive after it, so that no rank waits for another's
-        sampling.
+        Where rows are asked for through shared memory, a batch's ids are sent before the next one is sampled and read after
+        it, so that no rank waits for another's sampling.
 
         Args:
             operator: of the steps, under full propagation.
@@ -56,7 +59,7 @@ class StepPlanner:
         for following in batches:
             ready += [asked.pop()() for _ in asked[:]]
             asked.append(self._all_begin(following, operator))
-            if self._ranks.world_size == 1:
+            if not self._ranks.plan_way.begins:
                 ready.append(asked.pop()())
             if ready:
                 yield ready.pop()
@@ -76,6 +79,7 @@ class StepPlanner:
         def prepare() -> PreparedStep:
             told = plan()
             hidden = operator.positions(main.hidden_edges.numpy()) if operator else None
+            known = operator is not None and hidden is not None and not len(hidden) and self._smooths
             return PreparedStep(
                 step=batches.step,
                 main=main.to(device),
@@ -88,9 +92,7 @@ class StepPlanner:
                 fresh=self._picker.pick(main, stride) if self._picker else None,
                 operator=operator,
                 hidden=hidden,
-                edges=operator.edges_from(told.local_rows)
-                if operator and hidden is not None and not len(hidden)
-                else None,
+                edges=operator.edges_from(told.local_rows) if operator and known else None,
             )
 
         return prepare

@@ -289,8 +289,9 @@ class Phase:
             lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done, hot=worker.exchange.hot,
         )  # fmt: skip
         self.planner = StepPlanner(
-            parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh)
-        )
+            parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh),
+            smooths=not len(parts.model.gates) and config.loss.contrast.kind == "none" and config.model.base == "table",
+        )  # fmt: skip
 
     @property
     def total_steps(self) -> int:

@@ -101,7 +101,8 @@ def test_a_log_in_unseen_layouts_trains_by_config_alone(shop: Shop) -> None:
     assert {row["layer"] for row in results["gate"]} == {0, 1, 2}
 
     logged = kinds(shop.run)
-    assert set(logged) == {"start", "step", "epoch", "validation", "checkpoint"}
+    told = {"start", "loaded", "step", "traffic", "epoch", "validation", "checkpoint"}
+    assert set(logged) - {"heartbeat"} == told  # a heartbeat where it takes long
     assert [start["phase"] for start in logged["start"]] == ["warmup", "joint"]
     assert {start["world_size"] for start in logged["start"]} == {2}
     assert [epoch["phase"] for epoch in logged["epoch"]] == ["warmup", "joint", "joint"]

@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recmind_dist.errors import WorkerLostError
 from recmind_dist.parallel import Ranks
 from recmind_dist.parallel.mailboxes import Mailboxes
+from recmind_dist.parallel.ranks import collective
 from tests.processes import run_ranks
 
 SIZES = ([3, 1, 0], [0, 0, 2], [400_000, 5, 1], [1, 1, 1], [0, 0, 0], [7, 2, 2])  # a box grows and shrinks
@@ -48,19 +50,66 @@ def test_shared_memory_brings_what_the_process_group_brings() -> None:
                 assert all(np.array_equal(a, b) for a, b in zip(parts, expected, strict=True))
 
 
-def boxes_open_after(turns: int) -> tuple[int, int]:
-    """Descriptors of this process before and after so many exchanges of growing and shrinking sizes."""
+def boxes_after(turns: int) -> tuple[int, int, list[int]]:
+    """Descriptors of this process before and after so many exchanges, and how large its boxes are in the end."""
     ranks = Ranks.all_join(torch.device("cpu"))
     before = len(os.listdir("/proc/self/fd"))
     for turn in range(turns):
-        size = [1, 600_000, 10][turn % 3]
+        size = [600_000, 10, 1][turn % 3] if turn < turns // 2 else 1
         ranks.row_way.all_send(torch.zeros(2 * size, 4), [size, size])
-    return before, len(os.listdir("/proc/self/fd"))
+    opened = len(os.listdir("/proc/self/fd"))
+    names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return before, opened, [os.stat(name).st_size for name in names if "recmind-mailbox" in _target(name)]
 
 
-def test_boxes_that_are_outgrown_are_given_back() -> None:
-    for before, after in run_ranks(boxes_open_after, 2, 30):
+def _target(name: str) -> str:
+    try:
+        return os.readlink(name)
+    except OSError:  # the listing's own
+        return ""
+
+
+def test_boxes_are_kept_while_sizes_alternate_and_given_back_when_they_stay_small() -> None:
+    for before, after, sizes in run_ranks(boxes_after, 2, 30):  # small for 15 exchanges in a row
         assert after <= before + 6  # two boxes here and two there; Python's mmap holds a descriptor of its own
+        assert max(sizes) > 19_000_000
+    for before, after, sizes in run_ranks(boxes_after, 2, 300):
+        assert after <= before + 6
+        assert max(sizes) < 3_000_000
+
+
+def without_memory_of_its_own() -> str:
+    """The kind of way where rank 1's system has no such call."""
+    if dist.get_rank() == 1:
+        del os.memfd_create
+    return Ranks.all_join(torch.device("cpu")).row_way.kind
+
+
+def test_one_rank_without_shared_memory_is_a_process_group_for_all() -> None:
+    assert run_ranks(without_memory_of_its_own, 2) == ["process group"] * 2
+
+
+def after_memory_is_gone() -> str:
+    """What rank 0 is told when rank 1's box went with it, after its word and before it was opened."""
+    ranks = Ranks.all_join(torch.device("cpu"))
+    arrive = ranks.row_way.all_begin(torch.zeros(4, 2), [2, 2])
+    if ranks.rank == 1:
+        for name in os.listdir("/proc/self/fd"):
+            if "recmind-mailbox" in _target(f"/proc/self/fd/{name}"):
+                os.close(int(name))
+        dist.barrier()
+        return ""
+    dist.barrier()
+    try:
+        with collective("the exchange of rows"):
+            arrive()
+    except WorkerLostError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_memory_that_is_gone_is_a_lost_worker() -> None:
+    assert "rank 1 is gone" in run_ranks(after_memory_is_gone, 2)[0]
 
 
 def seen_by_all() -> tuple[bool, bool]:
