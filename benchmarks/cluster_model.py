@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Seconds of an exchange: per call, and per byte that leaves a rank, its picking and ordering of rows included."""
+    """CPU-seconds of an exchange: per call, and per byte that leaves a rank, its picking and ordering of rows included."""
 
     per_call_s: float
     per_byte_s: float

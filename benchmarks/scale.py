@@ -133,7 +133,7 @@ class Scale:
                     child.send("fetch", rows=int(share * self.graph.num_nodes), count=5)
                 answers = [child.receive() for child in pair]
                 sent.append(answers[0]["sent"])
-                seconds.append(max(a["seconds"] for a in answers) / max(1.0, 2 / self.cores))  # of a rank with a core
+                seconds.append(max(a["seconds"] for a in answers))
         found = Exchange.fit(sent[1:], seconds[1:], calls=4)
         self.report.add(
             f"{self.name}, exchange of two ranks, {way}",
