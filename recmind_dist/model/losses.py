@@ -55,9 +55,14 @@ def info_nce(
     return (torch.logsumexp(torch.cat(parts, 1), 1) - positive[:, 0]).sum() / max(total, 1)
 
 
-def base_row_penalty(rows: list[Tensor], total: int) -> Tensor:
-    """Half the squared norm of the base rows of a batch, per pair of the global batch. Source: LightGCN's code."""
-    return torch.stack([0.5 * r.square().sum() for r in rows]).sum() / max(total, 1)
+def base_row_penalty(base_SD: Tensor, index: Tensor, total: int) -> Tensor:
+    """Half the squared norm of the base rows of a batch, per pair of the global batch. Source: LightGCN's code.
+
+    Args:
+        index: rows of `base_SD` as often as the batch names them.
+    """
+    times = torch.bincount(index.flatten(), minlength=len(base_SD)).to(base_SD.dtype)
+    return 0.5 * (times @ base_SD.square().sum(1)) / max(total, 1)
 
 
 def tail_weights(degree: Tensor, exponent: float) -> Tensor:

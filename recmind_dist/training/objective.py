@@ -141,8 +141,8 @@ class Objective(nn.Module):
         batch, model = step.main, self.model
         if self.loss.regularization == 0:
             return base_SD.new_zeros(())
-        rows = [base_SD[batch.src_index], base_SD[batch.dst_pos_index], base_SD[batch.dst_neg_index]]
-        penalty = losses.base_row_penalty(rows, batch.global_batch_size)
+        named = torch.cat([batch.src_index, batch.dst_pos_index, batch.dst_neg_index.flatten()])
+        penalty = losses.base_row_penalty(base_SD, named, batch.global_batch_size)
         if step.gate is None and self.heldout_gates:
             return self.loss.regularization * penalty
         gates = [*model.gates.parameters(), *(model.readout_gate.parameters() if model.readout_gate else ())]

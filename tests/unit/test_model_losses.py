@@ -143,9 +143,14 @@ def test_shares_of_ranks_add_up_to_the_global_loss() -> None:
 
 
 def test_penalty_and_tail_weights_are_their_formulas() -> None:
-    rows = [draw(3, DIM), draw(2, 4, DIM, seed=1), draw(0, DIM)]
-    expected = 0.5 * sum(float((r.double() ** 2).sum()) for r in rows) / 3
-    assert float(losses.base_row_penalty(rows, 3)) == pytest.approx(expected, rel=1e-6)
+    base, index = draw(5, DIM).requires_grad_(), torch.tensor([4, 0, 4, 4, 2])
+    expected = 0.5 * float((base.detach()[index].double() ** 2).sum()) / 3
+    penalty = losses.base_row_penalty(base, index, 3)
+    assert float(penalty) == pytest.approx(expected, rel=1e-6)
+    penalty.backward()
+    assert base.grad is not None
+    assert torch.allclose(base.grad, base.detach() * torch.tensor([1.0, 0, 1, 0, 3])[:, None] / 3)
+    assert float(losses.base_row_penalty(base, index[:0], 3)) == 0.0
     weights = losses.tail_weights(torch.tensor([0, 3, 99]), 0.5)
     assert torch.allclose(weights, torch.tensor([1.0, 0.5, 0.1]))
     assert torch.equal(losses.tail_weights(torch.tensor([0, 3]), 0.0), torch.ones(2))
