@@ -47,9 +47,9 @@ class Exchange:
 
     @staticmethod
     def fit(sent: list[float], seconds: list[float], calls: int) -> "Exchange":
-        """Through two or more measured sizes."""
-        slope, rest = np.polyfit(sent, seconds, 1)
-        return Exchange(max(float(rest), 0.0) / calls, max(float(slope), 0.0))
+        """Through measured sizes, of which the first is of a few rows: what that takes is what `calls` cost."""
+        more, rest = np.array(sent[1:]) - sent[0], np.array(seconds[1:]) - seconds[0]
+        return Exchange(seconds[0] / calls, max(float(more @ rest / (more @ more)), 0.0))
 
 
 @dataclass(frozen=True)

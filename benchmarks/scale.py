@@ -128,9 +128,9 @@ class Scale:
             pair = [stack.enter_context(Child("exchange_side.py", home, r, *words, way, wait=False)) for r in (0, 1)]
             for child in pair:
                 child.wait_ready()
-            for share in (0.02, 0.02, 0.05, 0.1, 0.2):
+            for rows, count in ((64, 5), (64, 40), *((int(s * self.graph.num_nodes), 5) for s in (0.05, 0.1, 0.2))):
                 for child in pair:
-                    child.send("fetch", rows=int(share * self.graph.num_nodes), count=5)
+                    child.send("fetch", rows=rows, count=count)
                 answers = [child.receive() for child in pair]
                 sent.append(answers[0]["sent"])
                 seconds.append(max(a["seconds"] for a in answers))
@@ -138,7 +138,7 @@ class Scale:
         self.report.add(
             f"{self.name}, exchange of two ranks, {way}",
             "bytes sent by each",
-            "MB/s",
+            "MB/CPU-s",
             Spread((1e-6 / found.per_byte_s,)),
         )
         return found
