@@ -23,8 +23,7 @@ from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.tuning import tune
 
 CONTENDERS = (
-    "exact", "lightgcn_text", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "alpharec", "rlmrec", "late_fusion",
-    "llm_only", "recmind",
+    "exact", "lightgcn_text", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "alpharec", "rlmrec", "late_fusion", "recmind",
 )  # fmt: skip
 """Those of them that a bench plans are searched."""
 
