@@ -14,7 +14,7 @@ from torch.nn import functional
 from recmind_dist.model.gate import Gate
 from recmind_dist.model.item_scale import ItemScale
 from recmind_dist.model.mix import Mix
-from recmind_dist.model.propagation import Block, sampled_hops, with_head
+from recmind_dist.model.propagation import Block, sampled_hops, with_rows
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextView
 
@@ -123,7 +123,7 @@ class GatedLightGCN(nn.Module):
         for layer in range(self.num_layers + 1):
             x, n = states[-1], len(states[-1])
             if seeds is not None and alone and layer < self.num_layers:
-                x, head = with_head(x, seeds)
+                x, head = with_rows(x, slice(seeds))
                 kept.append(head)
             fused_x, gamma_x = self.fuse(layer, x, z_ND[:n], degree_feature_N[:n], is_user_N[:n], learn)
             fused.append(fused_x)

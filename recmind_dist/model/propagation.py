@@ -44,25 +44,25 @@ def propagate(x_SD: Tensor, src_scale_S: Tensor, block: Block) -> Tensor:
     return out
 
 
-class _WithHead(torch.autograd.Function):
+class _WithRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         ctx.rows = rows
-        return x.view_as(x), x[:rows]
+        return x.view_as(x), x[rows]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grads[0][: ctx.rows] += grads[1]
+        grads[0][ctx.rows] += grads[1]
         return grads[0], None
 
 
-def with_head(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """x and its first rows, whose gradient is added to that of x in place, not as an array as large as x.
+def with_rows(x: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+    """x and some of its rows, whose gradient is added to that of x in place, not as an array as large as x.
 
     Args:
-        x: to be given to one consumer alone that makes its gradient anew, such as a hop.
+        x: [N, D], to be given to one consumer alone that makes its gradient anew, such as a hop; rows: distinct.
     """
-    out: tuple[Tensor, Tensor] = _WithHead.apply(x, rows)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = _WithRows.apply(x, rows)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -1,4 +1,4 @@
-"""Ids in ascending order, by a bit for each that there could be: faster than a sort where many of few are wanted.
+"""Ids in ascending order without a sort: by a bit for each that there could be.
 
 Legend: n ids, u of them distinct.
 """

@@ -51,25 +51,7 @@ class Mailboxes:
         self._own: list[_Box | None] = [None, None]
         self._theirs: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
-    @staticmethod
-    def all_open(group: dist.ProcessGroup | None = None) -> "Mailboxes | None":
-        """None unless all ranks are processes of one machine that may read each other's memory. Every rank must call."""
-        world, rank = dist.get_world_size(), dist.get_rank()
-        told: list[tuple[str, int, int, int] | None] = [None] * world
-        word, box = secrets.randbits(63), None
-        with contextlib.suppress(AttributeError, OSError):  # a system without such memory, or that gives none
-            box = _new_box(_GRAIN, 0)
-            box.data[:8].view(torch.int64).fill_(word)
-        mine = None if box is None else (_machine(), os.getpid(), box.descriptor, word)
-        dist.all_gather_object(told, mine, group=group)
-        here = [entry for entry in told if entry is not None and entry[0] == _machine()]
-        sees_all = len(here) == world and all(_reads(pid, descriptor, word) for _, pid, descriptor, word in here)
-        everybody = torch.tensor([sees_all], dtype=torch.int64)
-        dist.all_reduce(everybody, op=dist.ReduceOp.MIN, group=group)
-        _close([box])
-        return Mailboxes(rank, [entry[1] for entry in here], group) if everybody.item() else None
-
-    def all_send(
+    def all_begin(
         self, rows: int, like: Tensor, write: Callable[[Tensor], object], starts: list[int], counts: list[int]
     ) -> Callable[[], list[Tensor]]:
         """What each rank has for this one, in the order of ranks, when what is returned is called. Every rank must call.
@@ -109,7 +91,7 @@ class Mailboxes:
             if size <= len(box.data) and box.roomy < _PATIENCE:
                 return box
         generation = 0 if box is None else box.generation + 1
-        _close([box])
+        _close(box)
         self._own[turn] = box = None  # given back before another is asked for
         self._own[turn] = box = _new_box(wanted, generation)
         return box
@@ -126,16 +108,34 @@ class Mailboxes:
         return known[1]
 
 
+def all_share_memory(group: dist.ProcessGroup) -> list[int] | None:
+    """Process ids of the ranks, [P]; None unless all are processes of one machine that may read each other's memory. Every
+    rank must call.
+    """
+    told: list[tuple[str, int, int, int] | None] = [None] * dist.get_world_size()
+    word, box = secrets.randbits(63), None
+    with contextlib.suppress(AttributeError, OSError):  # a system without such memory, or that gives none
+        box = _new_box(_GRAIN, 0)
+        box.data[:8].view(torch.int64).fill_(word)
+    mine = None if box is None else (_machine(), os.getpid(), box.descriptor, word)
+    dist.all_gather_object(told, mine, group=group)
+    here = [entry for entry in told if entry is not None and entry[0] == _machine()]
+    sees_all = len(here) == len(told) and all(_reads(pid, descriptor, word) for _, pid, descriptor, word in here)
+    everybody = torch.tensor([sees_all], dtype=torch.int64)
+    dist.all_reduce(everybody, op=dist.ReduceOp.MIN, group=group)
+    _close(box)
+    return [entry[1] for entry in here] if everybody.item() else None
+
+
 def _new_box(size: int, generation: int) -> _Box:
     descriptor = os.memfd_create("recmind-mailbox", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, size)
     return _Box(generation, descriptor, torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8))
 
 
-def _close(boxes: list[_Box | None]) -> None:
-    for box in boxes:
-        if box is not None:
-            os.close(box.descriptor)
+def _close(box: _Box | None) -> None:
+    if box is not None:
+        os.close(box.descriptor)
 
 
 def _map(pid: int, descriptor: int, size: int) -> Tensor:

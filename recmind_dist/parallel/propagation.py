@@ -11,21 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.model import GatedLightGCN, MeanOfStates, Views
+from recmind_dist.parallel.edge_arrays import EdgesFrom, edges_to, positions_of_edges, rows_of
 from recmind_dist.parallel.exchange import all_gather_rows
 from recmind_dist.parallel.item_means import ItemMeans, all_content, all_recent
 from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.ranks import Ranks
-from recmind_dist.parallel.row_moves import add_rows
 from recmind_dist.parallel.row_sums import AHEAD, sum_rows
 from recmind_dist.types import Int32Array, IntArray
 
-EdgesFrom = tuple[IntArray, Int32Array]
-"""indptr and the other ends, as `FullPropagation.edges_of_rows`, of the edges from some rows alone."""
 _FEW = 0.4  # share of the edges below which a hop from some rows first finds their edges
 _RUN = 256  # rows that are measured together, as neighbours in memory
 
@@ -62,7 +59,7 @@ class FullPropagation:
             "edges of a partitioned graph are left out by sampling alone"
         )
         rows = rows or EdgeRows.all_of(graph)
-        self._indptr, self._indices = _rows_of(
+        self._indptr, self._indices = rows_of(
             rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own), AHEAD
         )
         self._item_means: dict[float, ItemMeans] = {}
@@ -105,7 +102,7 @@ class FullPropagation:
         graph = self._graph
         row = np.full(graph.num_nodes, -1, np.int64)
         row[self._own] = np.arange(len(self._own))
-        found: IntArray = _positions_of_edges(
+        found: IntArray = positions_of_edges(
             graph.indptr, graph.indices, graph.num_users, graph.num_edges, row, self._indptr
         )
         return found
@@ -136,7 +133,7 @@ class FullPropagation:
         Any thread may ask, of an operator that hides nothing. None where it is not worth while: for many rows, of several
         ranks, or off the CPU.
         """
-        return _edges_to(self._indptr, self._indices, rows.numpy(), AHEAD) if self._are_few(rows) else None
+        return edges_to(self._indptr, self._indices, rows.numpy(), AHEAD) if self._are_few(rows) else None
 
     def _are_few(self, rows: Tensor) -> bool:
         if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or len(rows) == len(self._scale):
@@ -232,7 +229,7 @@ class FullPropagation:
         self._indices[hidden] = self._graph.num_nodes  # the row of zeros
         try:
             shown = self._indptr, self._indices
-            sum_rows(*(shown if sources is None else _edges_to(*shown, sources.numpy(), AHEAD)), *arrays)
+            sum_rows(*(shown if sources is None else edges_to(*shown, sources.numpy(), AHEAD)), *arrays)
         finally:
             self._indices[hidden] = kept
 
@@ -322,33 +319,11 @@ def _mean(
     return out
 
 
-class _WithRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.rows = rows
-        return x.view_as(x), x.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        add_rows(grads[0], ctx.rows, grads[1].contiguous())
-        return grads[0], None
-
-
-def with_rows(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """x and its rows, [u, C], whose gradient is added to that of x in place, not as an array as large as x.
-
-    Args:
-        x: [n, C], to be given to one consumer alone, a `FullPropagation.mean`, whose gradient nobody else has.
-    """
-    out: tuple[Tensor, Tensor] = _WithRows.apply(x, rows)  # type: ignore[no-untyped-call]
-    return out
-
-
 def seconds_an_edge(graph: Graph, nodes: IntArray, dim: int, edges: int) -> float:
     """What an edge of a full hop costs here: measured over runs of rows from everywhere in `nodes`, about `edges` edges."""
     total = int(np.asarray(graph.degree)[nodes].sum())
     runs = np.arange(len(nodes)) // _RUN % max(1, total // max(edges, 1)) == 0
-    indptr, indices = _rows_of(graph.indptr, graph.indices, graph.row_of_node, nodes[runs], AHEAD)
+    indptr, indices = rows_of(graph.indptr, graph.indices, graph.row_of_node, nodes[runs], AHEAD)
     x = zeros_in_large_pages(graph.num_nodes + 1, dim, torch.device("cpu")).fill_(1.0).numpy()
     rows = np.arange(runs.sum())
     out, scale = np.empty((len(rows), dim), np.float32), np.ones(len(rows), np.float32)
@@ -360,53 +335,3 @@ def seconds_an_edge(graph: Graph, nodes: IntArray, dim: int, edges: int) -> floa
 
 def _or_nothing(edges: IntArray | None) -> IntArray:
     return edges if edges is not None else np.zeros(0, np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _edges_to(indptr, indices, sources, spare):  # type: ignore[no-untyped-def]
-    """Of a symmetric CSR the edges from `sources`, as rows of their destinations."""
-    num_rows = len(indptr) - 1
-    out_indptr = np.zeros(num_rows + 2, np.int64)
-    for v in sources:
-        for e in range(indptr[v], indptr[v + 1]):
-            if indices[e] < num_rows:  # not hidden
-                out_indptr[indices[e] + 2] += 1
-    for v in range(num_rows):
-        out_indptr[v + 2] += out_indptr[v + 1]
-    out = np.zeros(out_indptr[-1] + spare, np.int32)
-    for v in sources:
-        for e in range(indptr[v], indptr[v + 1]):
-            u = indices[e]
-            if u < num_rows:
-                out[out_indptr[u + 1]] = v
-                out_indptr[u + 1] += 1
-    return out_indptr[:-1], out
-
-
-@njit(cache=True, nogil=True)
-def _rows_of(indptr, indices, row_of_node, own, spare):  # type: ignore[no-untyped-def]
-    out_indptr = np.zeros(len(own) + 1, np.int64)
-    for k in range(len(own)):
-        out_indptr[k + 1] = out_indptr[k] + indptr[own[k] + 1] - indptr[own[k]]
-    out = np.zeros(out_indptr[-1] + spare, np.int32)
-    for k in range(len(own)):
-        start = indptr[own[k]]
-        for e in range(out_indptr[k + 1] - out_indptr[k]):
-            out[out_indptr[k] + e] = row_of_node[indices[start + e]]
-    return out_indptr, out
-
-
-@njit(cache=True, nogil=True)
-def _positions_of_edges(indptr, indices, num_users, num_edges, row, out_indptr):  # type: ignore[no-untyped-def]
-    """[2, E]: where user-half edge e stands, from the user's row and from the item's; -1 where the row is not here."""
-    out = np.full((2, num_edges), -1, np.int64)
-    filled = indptr[num_users:-1].copy()  # rows ascend, so items meet their users in the order of the user half
-    for u in range(num_users):
-        for e in range(indptr[u], indptr[u + 1]):
-            item = indices[e]
-            if row[u] >= 0:
-                out[0, e] = out_indptr[row[u]] + e - indptr[u]
-            if row[item] >= 0:
-                out[1, e] = out_indptr[row[item]] + filled[item - num_users] - indptr[item]
-            filled[item - num_users] += 1
-    return out

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from recmind_dist.errors import WorkerLostError
-from recmind_dist.parallel.mailboxes import Mailboxes
+from recmind_dist.parallel.mailboxes import Mailboxes, all_share_memory
 from recmind_dist.parallel.traffic import Traffic, ring_bytes
 from recmind_dist.parallel.ways import Way
 
@@ -74,9 +74,13 @@ class Ranks:
             return Ranks(rank, world_size, device)
         with collective("joining the groups for ids"):
             groups = [dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) for _ in range(2)]
-            ids, plans = (Way(rank, group, Mailboxes.all_open(group) if shared_memory else None) for group in groups)
-            boxes = Mailboxes.all_open() if ids.boxes is not None and device.type == "cpu" else None
-        return Ranks(rank, world_size, device, Way(rank, None, boxes), ids, plans)
+            pids = all_share_memory(groups[0]) if shared_memory else None
+
+        def way(group: dist.ProcessGroup | None) -> Way:
+            on_cpu = group is not None or device.type == "cpu"
+            return Way(rank, group, Mailboxes(rank, pids, group) if pids is not None and on_cpu else None)
+
+        return Ranks(rank, world_size, device, way(None), way(groups[0]), way(groups[1]))
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a small tensor, in place. Every rank must call."""

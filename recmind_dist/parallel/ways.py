@@ -58,7 +58,7 @@ class Way:
         """
         if self.boxes is not None:
             starts = [0, *np.cumsum(send).tolist()[:-1]]
-            return self.boxes.all_send(sum(send), x, lambda out: _write(out, x, of), starts, send)
+            return self.boxes.all_begin(sum(send), x, lambda out: _write(out, x, of), starts, send)
         return lambda: self._all_send(x, send, receive, of)
 
     def _all_send(self, x: Tensor, send: list[int], receive: list[int] | None, of: Tensor | None) -> list[Tensor]:
@@ -80,7 +80,7 @@ class Way:
         """
         world = len(counts)
         if self.boxes is not None:
-            return self.boxes.all_send(len(x), x, lambda out: out.copy_(x), [0] * world, [len(x)] * world)()
+            return self.boxes.all_begin(len(x), x, lambda out: out.copy_(x), [0] * world, [len(x)] * world)()
         return self.all_send(torch.cat([x] * world), [len(x)] * world, counts)
 
 

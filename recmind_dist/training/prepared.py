@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recmind_dist.parallel import ExchangePlan
-from recmind_dist.parallel.propagation import EdgesFrom, FullPropagation
+from recmind_dist.parallel.edge_arrays import EdgesFrom
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.sampling import Batch
 from recmind_dist.training.fresh_text import FreshText
 from recmind_dist.types import IntArray

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from recmind_dist.model import GatedLightGCN, Learn, LossSettings, TextRows, Views
+from recmind_dist.model.propagation import with_rows
 from recmind_dist.parallel import RowExchange
 from recmind_dist.parallel.item_means import all_content, all_recent
-from recmind_dist.parallel.propagation import FullPropagation, with_rows
+from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key, uniform_rows
 from recmind_dist.sampling import Batch
 from recmind_dist.training.prepared import PreparedStep

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recmind_dist.errors import WorkerLostError
 from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.mailboxes import Mailboxes
+from recmind_dist.parallel.mailboxes import all_share_memory
 from recmind_dist.parallel.ranks import collective
 from tests.processes import run_ranks
 
@@ -115,10 +115,10 @@ def test_memory_that_is_gone_is_a_lost_worker() -> None:
 def seen_by_all() -> tuple[bool, bool]:
     """Whether mailboxes are opened by ranks of one user, and after rank 1 became another."""
     group = dist.new_group(backend="gloo")
-    before = Mailboxes.all_open(group) is not None
+    before = all_share_memory(group) is not None
     if dist.get_rank() == 1:
         os.setuid(65534)
-    return before, Mailboxes.all_open(group) is not None
+    return before, all_share_memory(group) is not None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -1,0 +1,59 @@
+"""Edges as CSR arrays in the order of table rows: what `FullPropagation` passes over."""
+
+import numpy as np
+from numba import njit
+
+from recmind_dist.types import Int32Array, IntArray
+
+EdgesFrom = tuple[IntArray, Int32Array]
+"""indptr and the other ends, as `FullPropagation.edges_of_rows`, of the edges from some rows alone."""
+
+
+@njit(cache=True, nogil=True)
+def edges_to(indptr, indices, sources, spare):  # type: ignore[no-untyped-def]
+    """Of a symmetric CSR the edges from `sources`, as rows of their destinations."""
+    num_rows = len(indptr) - 1
+    out_indptr = np.zeros(num_rows + 2, np.int64)
+    for v in sources:
+        for e in range(indptr[v], indptr[v + 1]):
+            if indices[e] < num_rows:  # not hidden
+                out_indptr[indices[e] + 2] += 1
+    for v in range(num_rows):
+        out_indptr[v + 2] += out_indptr[v + 1]
+    out = np.zeros(out_indptr[-1] + spare, np.int32)
+    for v in sources:
+        for e in range(indptr[v], indptr[v + 1]):
+            u = indices[e]
+            if u < num_rows:
+                out[out_indptr[u + 1]] = v
+                out_indptr[u + 1] += 1
+    return out_indptr[:-1], out
+
+
+@njit(cache=True, nogil=True)
+def rows_of(indptr, indices, row_of_node, own, spare):  # type: ignore[no-untyped-def]
+    out_indptr = np.zeros(len(own) + 1, np.int64)
+    for k in range(len(own)):
+        out_indptr[k + 1] = out_indptr[k] + indptr[own[k] + 1] - indptr[own[k]]
+    out = np.zeros(out_indptr[-1] + spare, np.int32)
+    for k in range(len(own)):
+        start = indptr[own[k]]
+        for e in range(out_indptr[k + 1] - out_indptr[k]):
+            out[out_indptr[k] + e] = row_of_node[indices[start + e]]
+    return out_indptr, out
+
+
+@njit(cache=True, nogil=True)
+def positions_of_edges(indptr, indices, num_users, num_edges, row, out_indptr):  # type: ignore[no-untyped-def]
+    """[2, E]: where user-half edge e stands, from the user's row and from the item's; -1 where the row is not here."""
+    out = np.full((2, num_edges), -1, np.int64)
+    filled = indptr[num_users:-1].copy()  # rows ascend, so items meet their users in the order of the user half
+    for u in range(num_users):
+        for e in range(indptr[u], indptr[u + 1]):
+            item = indices[e]
+            if row[u] >= 0:
+                out[0, e] = out_indptr[row[u]] + e - indptr[u]
+            if row[item] >= 0:
+                out[1, e] = out_indptr[row[item]] + filled[item - num_users] - indptr[item]
+            filled[item - num_users] += 1
+    return out
