@@ -71,9 +71,10 @@ class Model:
     """One worker's step.
 
     Attributes:
-        train, sample: work of the training and the sampling thread; per_row: of reading a row of the table and updating it,
-        which is not in `train`: owners do it once, however many ranks need the row; exchange: measured between two ranks here,
-        through shared memory; gloo: the same as ranks of two machines do it, over the loopback network;
+        train, sample: work of the training and the sampling thread; per_row: of updating a row of the table, which is not
+        in `train`: owners do it once, however many ranks need the row; exchange: measured between two ranks here, through
+        shared memory, above what reading as many own rows costs; gloo: the same as ranks of two machines do it, over the
+        loopback network;
         layers: hops; partitioned: whether hops travel.
     """
 

@@ -112,10 +112,10 @@ class Scale:
         edges = [p["edges"] / n for p, n in zip(points, steps, strict=True)]
         nodes = [p["nodes"] / n for p, n in zip(points, steps, strict=True)]
         sample = [p["sample_cpu_s"] / n for p, n in zip(points, steps, strict=True)]
-        table = [p["table_cpu_s"] / n for p, n in zip(points, steps, strict=True)]
+        update = [p["update_cpu_s"] / n for p, n in zip(points, steps, strict=True)]
         whole = [(p["cpu_s"] - p["sample_cpu_s"]) / n for p, n in zip(points, steps, strict=True)]
-        train = Work.fit(edges, nodes, [w - t for w, t in zip(whole, table, strict=True)])
-        per_row = float(np.median([t / n for t, n in zip(table, nodes, strict=True)]))
+        train = Work.fit(edges, nodes, [w - u for w, u in zip(whole, update, strict=True)])
+        per_row = float(np.median([u / n for u, n in zip(update, nodes, strict=True)]))
         self.model = Model(
             train, Work.fit(edges, nodes, sample), per_row, self._probe("memory"), self._probe("gloo"), 2, True
         )

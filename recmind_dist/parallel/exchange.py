@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recmind_dist.parallel.ascending import ascending
 from recmind_dist.parallel.ranks import Ranks, collective
-from recmind_dist.parallel.row_moves import add_rows, place_rows
+from recmind_dist.parallel.row_moves import place_rows, sums_by_row
 from recmind_dist.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ class Journey:
     """Rows that travel between ranks, in the order of their owners where they arrive, of their askers where they leave.
 
     Shapes: place: [arriving] where each goes among the needed rows; reply: [R] places in the plan's `local_rows` of what is
-    sent, distinct for each asker; send_splits, receive_splits: [P], nothing of a rank to itself.
+    sent, distinct for each asker; reply_rows: [R] the same rows' places in the shard; send_splits, receive_splits: [P],
+    nothing of a rank to itself.
     """
 
     place: Tensor
     reply: Tensor
+    reply_rows: Tensor
     send_splits: list[int]
     receive_splits: list[int]
 
@@ -43,15 +45,16 @@ class ExchangePlan:
         which are all unless there are replicas.
 
     Shapes:
-        local_rows: [u] distinct; mine: [m] places among the needed rows; mine_at: [m] their places in `local_rows`; hot: [h]
-        places of needed rows that are read from replicas; slot: [h] their replicas; order: [u] in which `local_rows` ascend,
-        None where they do as they are.
+        local_rows: [u] distinct; mine: [m] places among the needed rows; mine_at: [m] their places in `local_rows`, mine_rows:
+        [m] in the shard; hot: [h] places of needed rows that are read from replicas; slot: [h] their replicas; order: [u] in
+        which `local_rows` ascend, None where they do as they are.
     """
 
     num_rows: int
     local_rows: Tensor
     mine: Tensor
     mine_at: Tensor
+    mine_rows: Tensor
     away: Journey
     fetched: Journey
     hot: Tensor
@@ -63,11 +66,14 @@ class RowExchange:
     """Fetches rows of a table whose row r belongs to the rank p with bounds[p] <= r < bounds[p + 1].
 
     Args:
-        bounds: [P + 1]; ranks: who takes part; hot: rows that are read from replicas, while their gradients go home.
+        bounds: [P + 1]; ranks: who takes part; hot: rows that are read from replicas, while their gradients go home; table:
+            [rows of this rank, D], for `all_read`.
     """
 
-    def __init__(self, bounds: IntArray, ranks: Ranks, hot: "HotRows | None" = None) -> None:
-        self.bounds, self.ranks = bounds, ranks
+    def __init__(
+        self, bounds: IntArray, ranks: Ranks, hot: "HotRows | None" = None, table: Tensor | None = None
+    ) -> None:
+        self.bounds, self.ranks, self.table = bounds, ranks, table
         self.hot = hot if ranks.world_size > 1 else None
 
     def all_plan(self, rows: IntArray) -> ExchangePlan:
@@ -85,12 +91,12 @@ class RowExchange:
         rank, device = self.ranks.rank, self.ranks.device
         if self.ranks.world_size == 1:  # nothing travels: every row is here, in the order asked for
             nothing = torch.empty(0, dtype=torch.int64, device=device)
-            stays = Journey(nothing, nothing, [0], [0])
+            stays = Journey(nothing, nothing, nothing, [0], [0])
             here, place = torch.from_numpy(rows.astype(np.int64)).to(device), torch.arange(len(rows), device=device)
             order = np.empty(len(rows), np.int64)
             order[ascending(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
             turns = torch.from_numpy(order).to(device)
-            alone = ExchangePlan(len(rows), here, place, place, stays, stays, nothing, nothing, turns)
+            alone = ExchangePlan(len(rows), here, place, place, here, stays, stays, nothing, nothing, turns)
             return lambda: alone
         owner = np.searchsorted(self.bounds, rows, side="right") - 1
         mine = np.flatnonzero(owner == rank)
@@ -115,16 +121,19 @@ class RowExchange:
         device = self.ranks.device
         asked, asked_counts = torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
         start, stop = self.bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
-        needed = ascending(np.concatenate([rows[mine], asked]) - start, stop - start)
-        local_rows, at = (torch.from_numpy(found) for found in needed)
-        mine_at, reply = at[: len(mine)], at[len(mine) :]
-        journey = _journey(away, reply, asked_counts, wanted_counts, device)
+        needed = np.concatenate([rows[mine], asked]).astype(np.int64) - start
+        local_rows, at = (torch.from_numpy(found) for found in ascending(needed, stop - start))
+        in_shard = torch.from_numpy(needed)
+        mine_at, reply, reply_rows = at[: len(mine)], at[len(mine) :], in_shard[len(mine) :]
+        journey = _journey(away, reply, reply_rows, asked_counts, wanted_counts, device)
         fetched, hot, slot = journey, np.empty(0, np.int64), np.empty(0, np.int64)
         if self.hot is not None:  # both sides know which rows have replicas, so nothing is told
             has_replica, sent = self.hot.holds(rows[away]), ~self.hot.holds(asked)
+            leaves = torch.from_numpy(sent)
             fetched = _journey(
                 away[~has_replica],
-                reply[torch.from_numpy(sent)],
+                reply[leaves],
+                reply_rows[leaves],
                 _counts(sent, asked_counts),
                 _counts(~has_replica, wanted_counts),
                 device,
@@ -136,6 +145,7 @@ class RowExchange:
             local_rows.to(device),
             torch.from_numpy(mine).to(device),
             mine_at.to(device),
+            in_shard[: len(mine)].to(device),
             journey,
             fetched,
             torch.from_numpy(hot).to(device),
@@ -152,13 +162,29 @@ class RowExchange:
         """
         if self.ranks.world_size == 1:
             return owned
+        return self._all_fetch(owned, None, plan)
+
+    def all_read(self, takes_gradient: Tensor, plan: ExchangePlan) -> Tensor:
+        """As `all_fetch` of the table's own rows, which are read where they lie, without a copy of them here first.
+
+        Args:
+            takes_gradient: [u, D] what `ShardedTable.stand_in` gave.
+        """
+        assert self.table is not None, "an exchange without a table"
+        return self._all_fetch(takes_gradient, self.table, plan)
+
+    def _all_fetch(self, owned: Tensor, table: Tensor | None, plan: ExchangePlan) -> Tensor:
         replicas = self.hot.weight if self.hot is not None else None
-        out: Tensor = _Fetch.apply(owned, plan, replicas, self.ranks)  # type: ignore[no-untyped-call]
+        out: Tensor = _Fetch.apply(owned, table, plan, replicas, self.ranks)  # type: ignore[no-untyped-call]
         return out
 
 
-def _journey(place: IntArray, reply: Tensor, sent: IntArray, received: IntArray, device: torch.device) -> Journey:
-    return Journey(torch.from_numpy(place).to(device), reply.to(device), sent.tolist(), received.tolist())
+def _journey(
+    place: IntArray, reply: Tensor, reply_rows: Tensor, sent: IntArray, received: IntArray, device: torch.device
+) -> Journey:
+    return Journey(
+        torch.from_numpy(place).to(device), reply.to(device), reply_rows.to(device), sent.tolist(), received.tolist()
+    )
 
 
 def _counts(chosen: BoolArray, counts: IntArray) -> IntArray:
@@ -172,13 +198,21 @@ class _Fetch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, owned: Tensor, plan: ExchangePlan, replicas: Tensor | None, ranks: Ranks) -> Tensor:
+    def forward(
+        ctx: Any, owned: Tensor, table: Tensor | None, plan: ExchangePlan, replicas: Tensor | None, ranks: Ranks
+    ) -> Tensor:
         ctx.plan, ctx.ranks, ctx.num_owned = plan, ranks, len(owned)
-        owned, journey = owned.detach().contiguous(), plan.fetched
-        splits = journey.send_splits, journey.receive_splits
-        arrived = _all_send(owned, *splits, ranks, "rows", journey.reply)
-        out = owned.new_empty(plan.num_rows, owned.shape[1])
-        place_rows(out, plan.mine, owned, plan.mine_at)
+        journey = plan.fetched
+        if table is None:
+            source, mine_at, reply = owned.detach().contiguous(), plan.mine_at, journey.reply
+        else:
+            source, mine_at, reply = table, plan.mine_rows, journey.reply_rows
+        out = source.new_empty(plan.num_rows, source.shape[1])
+        if ranks.world_size == 1:  # rows are owned in the order in which they are needed
+            place_rows(out, None, source, mine_at)
+            return out
+        arrived = _all_send(source, journey.send_splits, journey.receive_splits, ranks, "rows", reply)
+        place_rows(out, plan.mine, source, mine_at)
         for rows, place in zip(arrived, torch.split(journey.place, journey.receive_splits), strict=True):
             place_rows(out, place, rows)
         if replicas is not None:
@@ -189,13 +223,14 @@ class _Fetch(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         plan: ExchangePlan = ctx.plan
         grad, journey = grads[0].contiguous(), plan.away
+        if ctx.ranks.world_size == 1:
+            return grad, None, None, None, None
         splits = journey.receive_splits, journey.send_splits
         home = _all_send(grad, *splits, ctx.ranks, "gradients", journey.place)
-        total = grad.new_zeros(ctx.num_owned, grad.shape[1])
-        place_rows(total, plan.mine_at, grad, plan.mine)
-        for rows, place in zip(home, torch.split(journey.reply, journey.send_splits), strict=True):
-            add_rows(total, place, rows)
-        return total, None, None, None
+        places = torch.split(journey.reply, journey.send_splits)
+        arrived = [(place, rows, None) for place, rows in zip(places, home, strict=True)]
+        total = sums_by_row(ctx.num_owned, [(plan.mine_at, grad, plan.mine), *arrived])
+        return total, None, None, None, None
 
 
 class _AllGather(torch.autograd.Function):

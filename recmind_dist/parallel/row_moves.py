@@ -3,6 +3,7 @@
 Legend: n rows moved, C columns.
 """
 
+import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
@@ -27,16 +28,22 @@ def place_rows(out: Tensor, to: Tensor | None, source: Tensor, of: Tensor | None
         out[slice(len(taken)) if to is None else to] = taken
 
 
-def add_rows(out: Tensor, to: Tensor, source: Tensor) -> None:
-    """`out[to[k]] += source[k]`, in the order of k on the CPU.
+def sums_by_row(rows: int, parts: list[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
+    """`out[to[k]] = Σ source[of[k]]`, [rows, C], part by part and, on the CPU, in the order of k; every row of `out` is met.
 
     Args:
-        out, source: [.., C] contiguous; to: [n].
+        parts: (to, source, of): [n], [.., C] contiguous and [n], k itself in place of `of` that is not given.
     """
-    if _on_numpy(out, source):
-        _add(out.numpy(), to.numpy(), source.numpy())
-    else:
-        out.index_add_(0, to, source)
+    like = parts[0][1]
+    if _on_numpy(*(source for _, source, _ in parts)):
+        out, met = like.new_empty(rows, like.shape[1]), np.zeros(rows, np.bool_)
+        for to, source, of in parts:
+            _add(out.numpy(), met, to.numpy(), source.numpy(), None if of is None else of.numpy())
+        return out
+    out = like.new_zeros(rows, like.shape[1])
+    for to, source, of in parts:
+        out.index_add_(0, to, source if of is None else source.index_select(0, of))
+    return out
 
 
 def _on_numpy(*tensors: Tensor) -> bool:
@@ -61,11 +68,23 @@ def _place(out, source, to, of):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _add(out, to, source):  # type: ignore[no-untyped-def]
+def _add(out, met, to, source, of):  # type: ignore[no-untyped-def]
+    """A row that was not met yet takes its first term as it is: `out` need not be zero before."""
     address, stride = out.ctypes.data, 4 * out.shape[1]
+    given = source.ctypes.data
     for k in range(len(to)):
+        s = k
+        if of is not None:
+            s = of[k]
         if k + _AHEAD < len(to):
             fetch_row_ahead(address, stride, to[k + _AHEAD])
-        target, row = out[to[k]], source[k]
-        for c in range(len(row)):
-            target[c] += row[c]
+            if of is not None:
+                fetch_row_ahead(given, stride, of[k + _AHEAD])
+        target, row = out[to[k]], source[s]
+        if met[to[k]]:
+            for c in range(len(row)):
+                target[c] += row[c]
+        else:
+            met[to[k]] = True
+            for c in range(len(row)):
+                target[c] = row[c]

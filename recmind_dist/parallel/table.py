@@ -3,6 +3,8 @@
 It stays outside DeepSpeed: ZeRO's cost grows with the table, this one's with the batch (docs/distribution.md).
 """
 
+import math
+
 import numpy as np
 import torch
 from numba import njit
@@ -51,6 +53,10 @@ class ShardedTable:
         rows = self.weight.new_empty(len(local_rows), self.dim)
         place_rows(rows, None, self.weight, local_rows)
         return rows.requires_grad_()
+
+    def stand_in(self, rows: int) -> Tensor:
+        """A leaf for the gradient of `rows` rows that are read from `weight` itself, [rows, D]: it holds no numbers."""
+        return self.weight.new_full((1, 1), math.nan).expand(rows, self.dim).requires_grad_()
 
     def update(
         self, local_rows: Tensor | slice, grad: Tensor, lr_factor: float = 1.0, order: Tensor | None = None,

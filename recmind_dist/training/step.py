@@ -154,14 +154,16 @@ class TrainingStep:
         if self.hot is not None:
             self.hot.all_follow(self.table)
         with record_function("recmind::gather"):
-            e_uD, text_u = self.table.gather(rows), self._text_rows(step)
+            text_u = self._text_rows(step)
+            read_in_place = text_u is None and step.operator is None  # see `SampledViews`
+            e_uD = self.table.stand_in(len(step.plan.local_rows)) if read_in_place else self.table.gather(rows)
         with record_function("recmind::forward"):
             values = self.engine(step, e_uD, text_u, self.keys and self.keys.model, self._queues)
         outcome = self.objective.outcome
         outcome.terms = dict(zip(outcome.terms, values, strict=True))  # the tensors that carry ZeRO's hooks
         with record_function("recmind::backward"):
             self.engine.all_backward(outcome.total)
-        grad = e_uD.grad if e_uD.grad is not None else torch.zeros_like(e_uD)  # llm_only reads no row
+        grad = e_uD.grad if e_uD.grad is not None else e_uD.new_zeros(e_uD.shape)  # llm_only reads no row
         faults.check("gradient", self.ranks.rank, self.steps_done, grad)
         losses = all_finite_losses(outcome.terms, grad, self.engine.broken_gradients(), self.ranks, step.step)
         with record_function("recmind::update"):

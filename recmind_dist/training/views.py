@@ -61,8 +61,13 @@ class SampledViews:
         self, model: GatedLightGCN, step: PreparedStep, e_uD: Tensor, text_u: TextRows | None,
         key_model: GatedLightGCN | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-        """E⁰, z and the momentum copy's z of all needed nodes; projected at the owner, so bytes sent do not grow with T."""
-        if text_u is None or model.text_view is None:
+        """E⁰, z and the momentum copy's z of all needed nodes; projected at the owner, so bytes sent do not grow with T.
+
+        Without text rows go from the table itself, and e_uD only takes their gradient.
+        """
+        if text_u is None:
+            return self._exchange.all_read(e_uD, step.plan), None, None
+        if model.text_view is None:
             return self._exchange.all_fetch(e_uD, step.plan), None, None
         columns = [e_uD, model.text_view(text_u)]
         if key_model is not None and key_model.text_view is not None:

@@ -61,7 +61,7 @@ class Worker:
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, ranks.rank, config.profile)
         self.parts = RankModel(config, inputs, ranks)
-        self.exchange = RowExchange(self.parts.bounds, ranks, self.parts.hot_rows())
+        self.exchange = RowExchange(self.parts.bounds, ranks, self.parts.hot_rows(), self.parts.table.weight)
         self.metrics = MetricsLog(run.metrics) if ranks.rank == 0 else None
         self.checkpointer = Checkpointer(
             run.checkpoints,

@@ -19,13 +19,20 @@ def whole_table() -> Tensor:
 def fetch(bounds: list[int], wanted: list[list[int]]) -> Answer:
     """Rows fetched, this rank's gradient of its own rows, and the rows of its shard that anybody needed."""
     ranks = Ranks.all_join(torch.device("cpu"))
-    exchange = RowExchange(np.array(bounds), ranks)
+    start, stop = bounds[ranks.rank : ranks.rank + 2]
+    table = whole_table()[start:stop].contiguous()
+    exchange = RowExchange(np.array(bounds), ranks, table=table)
     plan = exchange.all_plan(np.array(wanted[ranks.rank], dtype=np.int64))
-    start = bounds[ranks.rank]
     owned = whole_table()[start + plan.local_rows].requires_grad_()
     rows = exchange.all_fetch(owned, plan)
     (rows * weights(wanted[ranks.rank], ranks.rank)).sum().backward()
     assert owned.grad is not None
+    leaf = torch.full((1, 1), np.nan).expand(owned.shape).requires_grad_()
+    in_place = exchange.all_read(leaf, plan)  # the same rows without a copy at their owner
+    (in_place * weights(wanted[ranks.rank], ranks.rank)).sum().backward()
+    assert torch.equal(in_place, rows)
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, owned.grad)
     return rows.detach().numpy(), owned.grad.numpy(), (start + plan.local_rows).numpy()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable, TableSettings, all_gather_rows
-from recmind_dist.parallel.row_moves import add_rows, place_rows
+from recmind_dist.parallel.row_moves import place_rows, sums_by_row
 
 ROWS, DIM, STEPS = 12, 5, 25
 CPU = torch.device("cpu")
@@ -149,9 +149,24 @@ def test_one_process_alone_exchanges_by_indexing() -> None:
     assert all_gather_rows(rows, [3], Ranks.alone()) is rows
 
 
+def test_rows_read_in_place_are_those_of_the_table_and_their_gradients_too() -> None:
+    ours = table(start())
+    exchange = RowExchange(np.array([0, ROWS]), Ranks.alone(), table=ours.weight)
+    plan = exchange.all_plan(np.array([4, 0, 3]))
+    leaf = ours.stand_in(len(plan.local_rows))
+    assert bool(leaf.isnan().all())  # who reads the stand-in instead of the table is found out
+    rows = exchange.all_read(leaf, plan)
+    assert torch.equal(rows, ours.weight[[4, 0, 3]])
+    (rows * torch.tensor([[1.0], [2.0], [3.0]])).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.is_contiguous()
+    assert leaf.grad[:, 0].tolist() == [1.0, 2.0, 3.0]
+    assert not ours.weight.requires_grad
+
+
 @pytest.mark.parametrize("dim", [1, 3, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_are_placed_and_added_as_by_indexing(dim: int, dtype: torch.dtype) -> None:
+def test_rows_are_placed_and_summed_as_by_indexing(dim: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(dim)
     source = torch.randn(90, dim, generator=generator).to(dtype)
     of, to = torch.randint(90, (40,), generator=generator), torch.randperm(60, generator=generator)[:40]
@@ -163,13 +178,17 @@ def test_rows_are_placed_and_added_as_by_indexing(dim: int, dtype: torch.dtype) 
     place_rows(out, to, source[:40].contiguous())
     expected[to] = source[:40]
     assert torch.equal(out, expected)
-    add_rows(out, to, source[40:80].contiguous())
-    expected[to] += source[40:80]
-    assert torch.equal(out, expected)
     nothing = to[:0]
     place_rows(out, nothing, source, nothing)
-    add_rows(out, nothing, source[:0])
     assert torch.equal(out, expected)
+    first, second = torch.randperm(60, generator=generator), torch.randperm(60, generator=generator)[:30]
+    again = torch.cat([second, second])
+    found = sums_by_row(60, [(first, source, first + 20), (again, source[:60].contiguous(), None), (nothing, source[:0], None)])
+    expected = torch.zeros(60, dim, dtype=dtype)
+    expected[first] = source[first + 20]
+    for k, row in enumerate(again):
+        expected[row] += source[k]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0 if dtype == torch.float32 else 1e-12)
 
 
 def test_more_threads_make_the_same_update() -> None:
