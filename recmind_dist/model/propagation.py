@@ -7,15 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
 from recmind_dist.fetch_ahead import fetch_row_ahead
-
-_AHEAD = 32
-"""Rows are fetched for edges so far ahead, instead of waited for one after the other."""
+from recmind_dist.row_code import AHEAD, add_row, put_row, sum_of_rows, tiles
 
 
 class Block(Protocol):
@@ -84,20 +81,31 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, src_scale: Tensor, block: Block) -> Tensor:
         ctx.block, ctx.src_scale = block, src_scale
-        if x.device.type == "cpu":
-            arrays = (block.indptr.numpy(), block.indices.numpy(), block.dst_scale.numpy(), src_scale.numpy())
-            return torch.from_numpy(_gather_sum(*arrays, x.detach().contiguous().numpy()))
+        if _in_numba(x):
+            return _by_rows(_gather_sum, block, src_scale, x.detach(), block.num_dst)
         weighted: Tensor = _sparse(block) @ (x * src_scale[:, None])
         return weighted * block.dst_scale[:, None]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         grad, block, src_scale = grads[0], ctx.block, ctx.src_scale
-        if grad.device.type == "cpu":
-            arrays = (block.indptr.numpy(), block.indices.numpy(), block.dst_scale.numpy(), src_scale.numpy())
-            return torch.from_numpy(_scatter_sum(*arrays, grad.contiguous().numpy(), block.num_src)), None, None
+        if _in_numba(grad):
+            return _by_rows(_scatter_sum, block, src_scale, grad, block.num_src), None, None
         back: Tensor = _sparse(block).t() @ (grad * block.dst_scale[:, None])
         return back * src_scale[:, None], None, None
+
+
+def _in_numba(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _by_rows(work: Callable[..., None], block: Block, src_scale: Tensor, x: Tensor, rows: int) -> Tensor:
+    """What numba's loop over the block's edges makes of x, [rows, D]."""
+    x, out = x.contiguous(), x.new_empty(rows, x.shape[1])
+    arrays = [t.numpy() for t in (block.indptr, block.indices, block.dst_scale, src_scale, x, out)]
+    for column, width in tiles(x.shape[1]):
+        work(*arrays, column, width)
+    return out
 
 
 def _sparse(block: Block) -> Tensor:
@@ -105,49 +113,47 @@ def _sparse(block: Block) -> Tensor:
     return torch.sparse_csr_tensor(block.indptr, block.indices.long(), ones, (block.num_dst, block.num_src))
 
 
-@njit(cache=True, nogil=True, fastmath=False)
-def _gather_sum(indptr, indices, dst_scale, src_scale, x):  # type: ignore[no-untyped-def]
-    num_dst, dim = len(indptr) - 1, x.shape[1]
-    out = np.zeros((num_dst, dim), np.float32)
-    address, stride = x.ctypes.data, 4 * dim
-    for v in range(num_dst):
-        row = out[v]
-        for e in range(indptr[v], indptr[v + 1]):
-            if e + _AHEAD < len(indices):
-                fetch_row_ahead(address, stride, indices[e + _AHEAD])
-            u = indices[e]
-            scale, source = src_scale[u], x[u]
-            for d in range(dim):
-                row[d] += scale * source[d]
-        for d in range(dim):
-            row[d] *= dst_scale[v]
-    return out
+@njit(cache=True, nogil=True)
+def _gather_sum(indptr, indices, dst_scale, src_scale, x, out, column, width):  # type: ignore[no-untyped-def]
+    """Columns [column, column + len(width)) of `out`."""
+    stride, start = 4 * x.shape[1], 4 * column
+    source, edges, weights = x.ctypes.data + start, indices.ctypes.data, src_scale.ctypes.data
+    target = out.ctypes.data + start
+    for v in range(len(out)):
+        sum_of_rows(
+            source,
+            stride,
+            edges,
+            indptr[v],
+            indptr[v + 1],
+            len(indices),
+            weights,
+            dst_scale[v],
+            target + stride * v,
+            width,
+        )
 
 
-@njit(cache=True, nogil=True, fastmath=False)
-def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, num_src):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def _scatter_sum(indptr, indices, dst_scale, src_scale, grad, out, column, width):  # type: ignore[no-untyped-def]
     """Rows are written before they are added to, not zeroed all at first: samplers number nodes in the order of their edges,
     so most rows are met for the first time one after the other.
     """
-    num_dst, dim = len(indptr) - 1, grad.shape[1]
-    out = np.empty((num_src, dim), np.float32)
-    address, stride = out.ctypes.data, 4 * dim
-    begun = min(num_dst, num_src)
-    out[:begun] = 0.0
-    for v in range(num_dst):
-        row = grad[v]
+    stride, start = 4 * grad.shape[1], 4 * column
+    source, target = grad.ctypes.data + start, out.ctypes.data + start
+    columns = slice(column, column + len(width))
+    begun = min(len(grad), len(out))
+    out[:begun, columns] = 0.0
+    for v in range(len(grad)):
         for e in range(indptr[v], indptr[v + 1]):
-            if e + _AHEAD < len(indices):
-                fetch_row_ahead(address, stride, indices[e + _AHEAD])
-            u = np.int64(indices[e])
-            scale, target = dst_scale[v] * src_scale[u], out[u]
+            if e + AHEAD < len(indices):
+                fetch_row_ahead(target, stride, indices[e + AHEAD], 4 * len(width))
+            u = indices[e]
+            scale = dst_scale[v] * src_scale[u]
             if u < begun:
-                for d in range(dim):
-                    target[d] += scale * row[d]
+                add_row(target + stride * u, source + stride * v, scale, width)
                 continue
-            out[begun:u] = 0.0
+            out[begun:u, columns] = 0.0
+            put_row(target + stride * u, source + stride * v, scale, width)
             begun = u + 1
-            for d in range(dim):
-                target[d] = scale * row[d]
-    out[begun:] = 0.0
-    return out
+    out[begun:, columns] = 0.0

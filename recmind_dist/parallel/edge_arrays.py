@@ -10,7 +10,7 @@ EdgesFrom = tuple[IntArray, Int32Array]
 
 
 @njit(cache=True, nogil=True)
-def edges_to(indptr, indices, sources, spare):  # type: ignore[no-untyped-def]
+def edges_to(indptr, indices, sources):  # type: ignore[no-untyped-def]
     """Of a symmetric CSR the edges from `sources`, as rows of their destinations."""
     num_rows = len(indptr) - 1
     out_indptr = np.zeros(num_rows + 2, np.int64)
@@ -20,7 +20,7 @@ def edges_to(indptr, indices, sources, spare):  # type: ignore[no-untyped-def]
                 out_indptr[indices[e] + 2] += 1
     for v in range(num_rows):
         out_indptr[v + 2] += out_indptr[v + 1]
-    out = np.zeros(out_indptr[-1] + spare, np.int32)
+    out = np.zeros(out_indptr[-1], np.int32)
     for v in sources:
         for e in range(indptr[v], indptr[v + 1]):
             u = indices[e]
@@ -31,11 +31,11 @@ def edges_to(indptr, indices, sources, spare):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def rows_of(indptr, indices, row_of_node, own, spare):  # type: ignore[no-untyped-def]
+def rows_of(indptr, indices, row_of_node, own):  # type: ignore[no-untyped-def]
     out_indptr = np.zeros(len(own) + 1, np.int64)
     for k in range(len(own)):
         out_indptr[k + 1] = out_indptr[k] + indptr[own[k] + 1] - indptr[own[k]]
-    out = np.zeros(out_indptr[-1] + spare, np.int32)
+    out = np.zeros(out_indptr[-1], np.int32)
     for k in range(len(own)):
         start = indptr[own[k]]
         for e in range(out_indptr[k + 1] - out_indptr[k]):

@@ -20,7 +20,7 @@ from recmind_dist.parallel.exchange import all_gather_rows
 from recmind_dist.parallel.item_means import ItemMeans, all_content, all_recent
 from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.ranks import Ranks
-from recmind_dist.parallel.row_sums import AHEAD, sum_rows
+from recmind_dist.parallel.row_sums import sum_rows
 from recmind_dist.types import Int32Array, IntArray
 
 _FEW = 0.4  # share of the edges below which a hop from some rows first finds their edges
@@ -59,9 +59,8 @@ class FullPropagation:
             "edges of a partitioned graph are left out by sampling alone"
         )
         rows = rows or EdgeRows.all_of(graph)
-        self._indptr, self._indices = rows_of(
-            rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own), AHEAD
-        )
+        own_rows = rows.rows_of(self._own)
+        self._indptr, self._indices = rows_of(rows.indptr, rows.indices, graph.row_of_node, own_rows)
         self._item_means: dict[float, ItemMeans] = {}
         self._filled: dict[int, Tensor] = {}
         self._states: dict[tuple[str, int], Tensor] = {}  # kept: page faults of a fresh one cost as much as the product
@@ -133,7 +132,7 @@ class FullPropagation:
         Any thread may ask, of an operator that hides nothing. None where it is not worth while: for many rows, of several
         ranks, or off the CPU.
         """
-        return edges_to(self._indptr, self._indices, rows.numpy(), AHEAD) if self._are_few(rows) else None
+        return edges_to(self._indptr, self._indices, rows.numpy()) if self._are_few(rows) else None
 
     def _are_few(self, rows: Tensor) -> bool:
         if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or len(rows) == len(self._scale):
@@ -229,12 +228,12 @@ class FullPropagation:
         self._indices[hidden] = self._graph.num_nodes  # the row of zeros
         try:
             shown = self._indptr, self._indices
-            sum_rows(*(shown if sources is None else edges_to(*shown, sources.numpy(), AHEAD)), *arrays)
+            sum_rows(*(shown if sources is None else edges_to(*shown, sources.numpy())), *arrays)
         finally:
             self._indices[hidden] = kept
 
     def _sparse(self, hidden: IntArray, device: torch.device) -> Tensor:
-        indices = torch.from_numpy(self._indices[: self._indptr[-1]]).long()
+        indices = torch.from_numpy(self._indices).long()
         indices[torch.from_numpy(hidden)] = self._graph.num_nodes
         shape = (len(self._own), self._graph.num_nodes + 1)
         return torch.sparse_csr_tensor(torch.from_numpy(self._indptr), indices, torch.ones(len(indices)), shape).to(
@@ -323,7 +322,7 @@ def seconds_an_edge(graph: Graph, nodes: IntArray, dim: int, edges: int) -> floa
     """What an edge of a full hop costs here: measured over runs of rows from everywhere in `nodes`, about `edges` edges."""
     total = int(np.asarray(graph.degree)[nodes].sum())
     runs = np.arange(len(nodes)) // _RUN % max(1, total // max(edges, 1)) == 0
-    indptr, indices = rows_of(graph.indptr, graph.indices, graph.row_of_node, nodes[runs], AHEAD)
+    indptr, indices = rows_of(graph.indptr, graph.indices, graph.row_of_node, nodes[runs])
     x = zeros_in_large_pages(graph.num_nodes + 1, dim, torch.device("cpu")).fill_(1.0).numpy()
     rows = np.arange(runs.sum())
     out, scale = np.empty((len(rows), dim), np.float32), np.ones(len(rows), np.float32)

@@ -4,19 +4,22 @@ It stays outside DeepSpeed: ZeRO's cost grows with the table, this one's with th
 """
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.fetch_ahead import fetch_row_ahead
+from recmind_dist.fetch_ahead import fetch_ahead, fetch_row_ahead
 from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.row_moves import place_rows
 from recmind_dist.parallel.settings import TableSettings
 from recmind_dist.parallel.threads import even_shares, run_together
+from recmind_dist.types import FloatArray
 
 _LEAST = 4096  # rows worth a thread
+_KNOWN_STEPS = 1 << 16
 _AHEAD = 16
 """Rows and their optimizer state are fetched for so many rows ahead, instead of waited for one after the other."""
 
@@ -73,7 +76,7 @@ class ShardedTable:
         lr = self.settings.learning_rate * lr_factor
         cpu_adam = self.settings.optimizer == "adam" and self.weight.device.type == "cpu"
         if divisor != 1 and not cpu_adam:
-            grad = grad / divisor
+            grad = grad * (1 / divisor)
         if self.settings.optimizer == "adagrad":
             total = self.state["sum_sq"][local_rows] + grad.square().mean(1)
             self.state["sum_sq"][local_rows] = total
@@ -85,10 +88,12 @@ class ShardedTable:
             content = (self.weight, self.state["exp_avg"], self.state["exp_avg_sq"], self.state["steps"])
             arrays, grads = [x.numpy() for x in content], grad.contiguous().numpy()
             numbers = np.float32(lr), beta1, beta2, np.float32(self.settings.eps)
+            known = _corrections(beta1), _corrections(beta2)
+            factor = np.float32(1 / divisor)
             turns = None if order is None else order.numpy()
             shares = even_shares(len(rows), _LEAST)
             run_together(
-                _adam_rows, [(*arrays, rows, grads, turns, *ends, np.float32(divisor), *numbers) for ends in shares]
+                _adam_rows, [(*arrays, rows, grads, turns, *ends, factor, *numbers, *known) for ends in shares]
             )
             return
         step = self.state["steps"][local_rows] + 1
@@ -113,9 +118,26 @@ class ShardedTable:
             value.copy_(rows[name])
 
 
+@cache
+def _corrections(beta: float) -> FloatArray:
+    """1 − βˢ for the first steps s of a row: powers cost as much as reading a row."""
+    found: FloatArray = _one_minus_powers(beta, _KNOWN_STEPS)
+    return found
+
+
+@njit(cache=True)
+def _one_minus_powers(beta, count):  # type: ignore[no-untyped-def]
+    found = np.empty(count, np.float64)
+    for s in range(count):
+        found[s] = 1 - beta ** np.float64(s)
+    return found
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def _adam_rows(weight, exp_avg, exp_avg_sq, steps, rows, grad, order, first, last, divisor, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
-    """Adam of distinct rows in one pass over memory."""
+def _adam_rows(  # type: ignore[no-untyped-def]
+    weight, exp_avg, exp_avg_sq, steps, rows, grad, order, first, last, factor, lr, beta1, beta2, eps, known1, known2
+):
+    """Adam of distinct rows in one pass over memory, `factor` times their gradients."""
     a1, a2, b2 = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(beta2)
     stride = 4 * weight.shape[1]
     for turn in range(first, last):
@@ -127,16 +149,21 @@ def _adam_rows(weight, exp_avg, exp_avg_sq, steps, rows, grad, order, first, las
             if order is not None:
                 ahead = order[ahead]
                 fetch_row_ahead(grad.ctypes.data, stride, ahead)
+            fetch_ahead(steps.ctypes.data + 8 * rows[ahead])
             fetch_row_ahead(weight.ctypes.data, stride, rows[ahead])
             fetch_row_ahead(exp_avg.ctypes.data, stride, rows[ahead])
             fetch_row_ahead(exp_avg_sq.ctypes.data, stride, rows[ahead])
         r = rows[k]
         steps[r] += 1
-        correction1 = np.float32(1 - beta1 ** np.float64(steps[r]))
-        correction2 = np.float32(1 - beta2 ** np.float64(steps[r]))
+        s = steps[r]
+        if s < len(known1):
+            correction1, correction2 = known1[s], known2[s]
+        else:
+            correction1, correction2 = 1 - beta1 ** np.float64(s), 1 - beta2 ** np.float64(s)
+        rate, root = np.float32(lr / correction1), np.float32(1 / np.sqrt(correction2))
         w, m, v, row = weight[r], exp_avg[r], exp_avg_sq[r], grad[k]
         for d in range(weight.shape[1]):
-            g = row[d] / divisor
+            g = row[d] * factor
             m[d] += a1 * (g - m[d])
             v[d] = b2 * v[d] + a2 * g * g
-            w[d] -= lr * (m[d] / correction1) / (np.sqrt(v[d] / correction2) + eps)
+            w[d] -= rate * m[d] / (np.sqrt(v[d]) * root + eps)

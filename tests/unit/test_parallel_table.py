@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable, TableSettings, all_gather_rows
+from recmind_dist.parallel import table as parallel_table
 from recmind_dist.parallel.row_moves import place_rows, sums_by_row
 
 ROWS, DIM, STEPS = 12, 5, 25
@@ -58,7 +59,7 @@ def test_the_order_of_rows_changes_no_bit_and_a_divisor_is_a_smaller_gradient(op
     plain, ordered = (table(start(), optimizer=optimizer, learning_rate=0.03) for _ in range(2))
     for step in range(3):
         grad = gradient(step)[rows]
-        plain.update(rows, grad / 3)
+        plain.update(rows, grad * (1 / 3))
         ordered.update(rows, grad, order=torch.argsort(rows), divisor=3)
     assert torch.equal(plain.weight, ordered.weight)
 
@@ -73,6 +74,18 @@ def test_gathered_rows_are_a_leaf_of_copies() -> None:
     with torch.no_grad():
         gathered.zero_()
     assert torch.equal(ours.weight, start())
+
+
+def test_corrections_beyond_the_known_steps_are_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, reckoned = (table(start(), learning_rate=0.03) for _ in range(2))
+    for ours in (known, reckoned):
+        if ours is reckoned:
+            monkeypatch.setattr(parallel_table, "_KNOWN_STEPS", 2)
+            parallel_table._corrections.cache_clear()
+        for step in range(5):
+            ours.update(torch.arange(ROWS), gradient(step))
+    parallel_table._corrections.cache_clear()
+    assert torch.equal(known.weight, reckoned.weight)
 
 
 def test_a_rare_row_gets_its_own_bias_correction() -> None:
@@ -183,7 +196,9 @@ def test_rows_are_placed_and_summed_as_by_indexing(dim: int, dtype: torch.dtype)
     assert torch.equal(out, expected)
     first, second = torch.randperm(60, generator=generator), torch.randperm(60, generator=generator)[:30]
     again = torch.cat([second, second])
-    found = sums_by_row(60, [(first, source, first + 20), (again, source[:60].contiguous(), None), (nothing, source[:0], None)])
+    found = sums_by_row(
+        60, [(first, source, first + 20), (again, source[:60].contiguous(), None), (nothing, source[:0], None)]
+    )
     expected = torch.zeros(60, dim, dtype=dtype)
     expected[first] = source[first + 20]
     for k, row in enumerate(again):
