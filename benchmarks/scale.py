@@ -24,7 +24,7 @@ from recmind_dist.training.replay import Replayed, partitioned, replay, weak
 from recmind_dist.training.run_config import RunConfig
 
 PAIRS = 2048  # of each worker, where work grows with the workers
-WARM = 3  # steps before a round: their page faults are not training's
+WARM = 12  # steps before a round: in the first ones the heap still grows, and its page faults are not training's
 Answers = list[dict[str, Any]]
 
 
@@ -220,8 +220,8 @@ def _measure(report: Report, shape: PowerLaw, quick: bool) -> Scale:
     """One graph on one, two and four workers."""
     graph = shape.open()
     prepare_rows(graph.path)
-    scale = Scale(report, graph, shape.name, *((6, 2) if quick else (20, 3)))
-    steps = 10 if quick else 50
+    scale = Scale(report, graph, shape.name, *((8, 3) if quick else (20, 5)))
+    steps = 16 if quick else 50
     with ExitStack() as stack:
         one = Group(stack, graph, 1, "replicated")
         scale.fit(one)
