@@ -128,7 +128,7 @@ class Scale:
             pair = [stack.enter_context(Child("exchange_side.py", home, r, *words, way, wait=False)) for r in (0, 1)]
             for child in pair:
                 child.wait_ready()
-            for rows, count in ((64, 5), (64, 40), *((int(s * self.graph.num_nodes), 5) for s in (0.05, 0.1, 0.2))):
+            for rows, count in ((64, 5), (64, 40), *((int(s * self.graph.num_nodes), 9) for s in (0.1, 0.2, 0.4))):
                 for child in pair:
                     child.send("fetch", rows=rows, count=count)
                 answers = [child.receive() for child in pair]
@@ -139,7 +139,7 @@ class Scale:
             f"{self.name}, exchange of two ranks, {way}",
             "bytes sent by each",
             "MB/CPU-s",
-            Spread((1e-6 / found.per_byte_s,)),
+            Spread((1e-6 / found.per_byte_s if found.per_byte_s else np.inf,)),
         )
         return found
 
