@@ -83,7 +83,7 @@ class _Propagate(torch.autograd.Function):
         ctx.block, ctx.src_scale = block, src_scale
         if _in_numba(x):
             return _by_rows(_gather_sum, block, src_scale, x.detach(), block.num_dst)
-        weighted: Tensor = _sparse(block) @ (x * src_scale[:, None])
+        weighted: Tensor = _sparse(block, x.dtype) @ (x * src_scale[:, None])
         return weighted * block.dst_scale[:, None]
 
     @staticmethod
@@ -91,7 +91,7 @@ class _Propagate(torch.autograd.Function):
         grad, block, src_scale = grads[0], ctx.block, ctx.src_scale
         if _in_numba(grad):
             return _by_rows(_scatter_sum, block, src_scale, grad, block.num_src), None, None
-        back: Tensor = _sparse(block).t() @ (grad * block.dst_scale[:, None])
+        back: Tensor = _sparse(block, grad.dtype).t() @ (grad * block.dst_scale[:, None])
         return back * src_scale[:, None], None, None
 
 
@@ -108,8 +108,8 @@ def _by_rows(work: Callable[..., None], block: Block, src_scale: Tensor, x: Tens
     return out
 
 
-def _sparse(block: Block) -> Tensor:
-    ones = torch.ones(len(block.indices), device=block.indices.device)
+def _sparse(block: Block, dtype: torch.dtype) -> Tensor:
+    ones = torch.ones(len(block.indices), dtype=dtype, device=block.indices.device)
     return torch.sparse_csr_tensor(block.indptr, block.indices.long(), ones, (block.num_dst, block.num_src))
 
 

@@ -11,23 +11,24 @@ EdgesFrom = tuple[IntArray, Int32Array]
 
 @njit(cache=True, nogil=True)
 def edges_to(indptr, indices, sources):  # type: ignore[no-untyped-def]
-    """Of a symmetric CSR the edges from `sources`, as rows of their destinations."""
-    num_rows = len(indptr) - 1
-    out_indptr = np.zeros(num_rows + 2, np.int64)
+    """Of a symmetric CSR the edges from `sources`, as rows of their destinations, in the order that they have there.
+
+    One pass over all edges in the order of memory, without a branch: quicker than to go to the destinations of each source.
+    """
+    num_rows, most = len(indptr) - 1, 0
+    wanted = np.zeros(num_rows + 1, np.uint8)  # what is hidden leads to the row behind the last
     for v in sources:
-        for e in range(indptr[v], indptr[v + 1]):
-            if indices[e] < num_rows:  # not hidden
-                out_indptr[indices[e] + 2] += 1
+        wanted[v] = 1
+        most += indptr[v + 1] - indptr[v]
+    out_indptr, out = np.empty(num_rows + 1, np.int64), np.empty(most + 1, np.int32)
+    found = 0
     for v in range(num_rows):
-        out_indptr[v + 2] += out_indptr[v + 1]
-    out = np.zeros(out_indptr[-1], np.int32)
-    for v in sources:
+        out_indptr[v] = found
         for e in range(indptr[v], indptr[v + 1]):
-            u = indices[e]
-            if u < num_rows:
-                out[out_indptr[u + 1]] = v
-                out_indptr[u + 1] += 1
-    return out_indptr[:-1], out
+            out[found] = indices[e]
+            found += wanted[indices[e]]
+    out_indptr[num_rows] = found
+    return out_indptr, out[:found]
 
 
 @njit(cache=True, nogil=True)

@@ -63,15 +63,17 @@ def dense_forward(model: GatedLightGCN, e: Tensor, z: Tensor, operator: Tensor, 
 
 
 @pytest.mark.parametrize("side", ["forward", "backward"])
-def test_one_hop_is_the_dense_operator(graph: Graph, side: str) -> None:
+@pytest.mark.parametrize("dim", [1, 3, 64, 65, 130])  # more columns than registers hold are done in parts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_hop_is_the_dense_operator(graph: Graph, side: str, dim: int, dtype: torch.dtype) -> None:
     operator = torch.from_numpy(normalised(graph))
-    x = torch.randn(graph.num_nodes, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    scale = features(graph)[0].clamp(min=1).float().rsqrt()
+    x = torch.randn(graph.num_nodes, dim, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    scale = features(graph)[0].clamp(min=1).to(dtype).rsqrt()
     out = propagate(x, scale, whole(graph))
     if side == "forward":
         assert torch.allclose(out.double(), operator @ x.double(), atol=1e-6)
         return
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     (out * weight).sum().backward()
     assert x.grad is not None
     assert torch.allclose(x.grad.double(), operator.T @ weight.double(), atol=1e-6)
