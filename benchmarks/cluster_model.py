@@ -87,9 +87,14 @@ class Model:
     partitioned: bool
 
     @property
+    def id_exchanges(self) -> int:
+        """Of the sampling thread a step: ids and replies of each hop, items, negatives; wanted rows."""
+        return (2 * self.layers + 2 if self.partitioned else 0) + 1
+
+    @property
     def id_calls(self) -> int:
-        """Exchanges of the sampling thread a step: counts, ids, replies and neighbours a hop; items, negatives; wanted rows."""
-        return (4 * self.layers + 2 if self.partitioned else 0) + 2
+        """Of a process group for them: it has to be told first how much wanted rows and each hop's two will be."""
+        return self.id_exchanges + (2 * self.layers if self.partitioned else 0) + 1
 
     def training(self, batch: Replayed) -> float:
         """Seconds of the training thread without exchanges."""
@@ -100,7 +105,7 @@ class Model:
         alone = self.training(batch) + self.sample.seconds(batch)
         if world_size == 1:
             return alone
-        calls = self.id_calls + 3  # rows, gradients, losses
+        calls = self.id_exchanges + 3  # rows, gradients, losses
         sent = sum(batch.sent.values())
         return (alone + calls * self.exchange.per_call_s + sent * self.exchange.per_byte_s) * max(
             1.0, world_size / cores

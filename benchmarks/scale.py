@@ -134,7 +134,9 @@ class Scale:
                 answers = [child.receive() for child in pair]
                 sent.append(answers[0]["sent"])
                 seconds.append(max(a["seconds"] for a in answers))
-        found = Exchange.fit(sent[1:], seconds[1:], calls=4)
+        found = Exchange.fit(
+            sent[1:], seconds[1:], calls=3 if way == "memory" else 4
+        )  # a group is told the sizes first
         self.report.add(
             f"{self.name}, exchange of two ranks, {way}",
             "bytes sent by each",

@@ -94,19 +94,26 @@ class OwnersDraw:
         owner = self._owners.of(n_id)
         order = np.argsort(owner, kind="stable")
         wanted = np.bincount(owner, minlength=self._owners.world_size)
-        asked, asked_counts = self._owners.all_ask(n_id[order].astype(np.int32), wanted)
-        own_counts, own_scale, own_neighbours = self._local.answer(asked.astype(np.int64), fan_out, key, cold_key)
-        reply = np.stack([own_counts, own_scale.view(np.int32)], axis=1)
-        told = self._owners.all_exchange(reply, asked_counts, wanted)
-        counts_in_order = told[:, 0]
-        neighbours = self._owners.all_exchange(
-            own_neighbours, _sums(own_counts, asked_counts), _sums(counts_in_order, wanted)
+        asked = self._owners.all_ask(n_id[order].astype(np.int32), wanted)
+        runs = np.array([len(ids) for ids in asked])
+        own_counts, own_scale, own_neighbours = self._local.answer(
+            np.concatenate(asked).astype(np.int64), fan_out, key, cold_key
         )
+        # to each asker counts, scales and neighbours in one go: a word to others costs more than its bytes
+        ends = np.cumsum(runs)[:-1]
+        answers = (own_counts, own_scale.view(np.int32), own_neighbours)
+        cuts = (ends, ends, np.cumsum(_sums(own_counts, runs))[:-1])
+        parts = zip(*(np.split(x, at) for x, at in zip(answers, cuts, strict=True)), strict=True)
+        replies = [np.concatenate(part) for part in parts]
+        told = self._owners.all_ask(np.concatenate(replies), np.array([len(reply) for reply in replies]))
+        counts_in_order = np.concatenate([reply[:n] for reply, n in zip(told, wanted, strict=True)])
+        scale_in_order = np.concatenate([reply[n : 2 * n] for reply, n in zip(told, wanted, strict=True)])
+        neighbours = np.concatenate([reply[2 * n :] for reply, n in zip(told, wanted, strict=True)])
         starts, counts = np.empty(len(n_id), np.int64), np.empty(len(n_id), np.int32)
         scale = np.empty(len(n_id), np.float32)
         starts[order] = np.cumsum(counts_in_order, dtype=np.int64) - counts_in_order
         counts[order] = counts_in_order
-        scale[order] = np.ascontiguousarray(told[:, 1]).view(np.float32)
+        scale[order] = scale_in_order.view(np.float32)
         ids = _node_after_node(starts, counts, neighbours)
         return Drawn(counts, scale, ids, relabel(n_id, ids, local_of))
 
@@ -137,11 +144,10 @@ class Owners:
         found: IntArray = np.searchsorted(self._bounds, rows, side="right") - 1
         return found
 
-    def all_ask(self, values: np.ndarray, send: IntArray) -> tuple[np.ndarray, IntArray]:
-        """As `all_exchange` where nobody knows what is sent here; with it, how much each rank sent, [P]. Every rank must call."""
+    def all_ask(self, values: np.ndarray, send: IntArray) -> list[np.ndarray]:
+        """As `all_exchange` where nobody knows what is sent here: what each rank sent, [P]. Every rank must call."""
         self._ranks.traffic.add("ids", (len(send) - 1) * send.itemsize)
-        arrived = self._all_send(values, send, None)
-        return torch.cat(arrived).numpy(), np.array([len(x) for x in arrived])
+        return [x.numpy() for x in self._all_send(values, send, None)]
 
     def all_tell(self, values: np.ndarray, counts: IntArray) -> np.ndarray:
         """Every rank's values, in rank order, of which there are counts[r]. Every rank must call."""

@@ -156,7 +156,7 @@ def _sampling(config: RunConfig, batch: Batch, remote: BoolArray, world: int) ->
     for hop in batch.hops:
         asked = remote[: hop.num_dst]
         replies = np.diff(hop.indptr.numpy())[asked].sum()
-        total += COUNT * (world - 1) + (NODE + 2 * NUMBER) * int(asked.sum()) + NODE * int(replies)
+        total += 2 * COUNT * (world - 1) + (NODE + 2 * NUMBER) * int(asked.sum()) + NODE * int(replies)
     if config.loss.kind == "bpr":
         return total + NODE * config.sampler.negatives.num * int(remote[batch.src_index.numpy()].sum())
     width = -(-len(batch.shared_index) // 8)
