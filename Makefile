@@ -39,3 +39,4 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean:
 	rm -rf runs cache data models
+	find recmind_dist -name "*.nb[ci]" -delete  # compiled loops: numba does not see changes in files that they import

@@ -134,15 +134,12 @@ class Scale:
                 answers = [child.receive() for child in pair]
                 sent.append(answers[0]["sent"])
                 seconds.append(max(a["seconds"] for a in answers))
-        found = Exchange.fit(
-            sent[1:], seconds[1:], calls=3 if way == "memory" else 4
-        )  # a group is told the sizes first
-        self.report.add(
-            f"{self.name}, exchange of two ranks, {way}",
-            "bytes sent by each",
-            "MB/CPU-s",
-            Spread((1e-6 / found.per_byte_s if found.per_byte_s else np.inf,)),
-        )
+        found = Exchange.fit(sent[1:], seconds[1:], calls=3)  # ids, rows, gradients
+        what = f"{self.name}, exchange of two ranks, {way}"
+        if found.per_byte_s:
+            self.report.add(what, "bytes sent by each", "MB/CPU-s", Spread((1e-6 / found.per_byte_s,)))
+        else:
+            self.report.note(f"{what}: more bytes took no longer")
         return found
 
     def _row(self, group: Group, pairs: int, rounds: list[Answers], warm: Answers | None = None) -> None:

@@ -38,7 +38,7 @@ Plain Python, in which tests look for writes outside of arrays, has no such thin
 
 @njit(inline="always", cache=True)
 def fetch_row_ahead(address, stride, row, size=0):  # type: ignore[no-untyped-def]
-    """As `fetch_ahead`, of all cache lines of a row of `stride` bytes in an array that begins at `address`; `size`: the first
-    bytes of it alone."""
+    """As `fetch_ahead`, of all cache lines of a row of `stride` bytes in an array that begins at `address`; `size`: of its
+    first bytes alone, 0: of the whole row."""
     for byte in range(0, size or stride, 64):
         fetch_ahead(address + stride * np.int64(row) + byte)

@@ -2,7 +2,8 @@
 
 Written as a plain loop a sum of rows goes to memory and back with every few of them, and each row waits for the one before;
 numba gives no way to say otherwise, so these are in LLVM's own terms. Addresses are in bytes. `width` is a tuple as long as
-the columns that are worked on, at most `WIDEST`, so that their number is part of its type.
+the columns that are worked on, at most `WIDEST`, so that their number is part of its type. Numba keeps compiled loops by the
+file that they stand in: after a change here run `make clean`.
 """
 
 from typing import Any

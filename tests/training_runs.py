@@ -75,7 +75,7 @@ def all_fit(
 
     run = RunDirectory(config.run_dir)
     run.create()
-    ranks = Ranks.all_join(torch.device("cpu"))
+    ranks = Ranks.all_join(torch.device("cpu"), shared_memory=config.scaling.shared_memory)
     worker = Worker(config, inputs, ranks, run, attempt, lambda _: None, resume)
     cursor = worker.all_fit(phases)
     rows = {name: value.numpy().copy() for name, value in worker.parts.table.rows().items()}

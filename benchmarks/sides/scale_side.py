@@ -103,7 +103,7 @@ def prepare() -> dict[str, Work]:
     def steps(order: dict[str, Any]) -> dict[str, Any]:
         """`count` steps as training has them; bytes sent since the last answer include what was made ahead."""
         ranks.all_barrier()
-        stalled, sampled, table = at.batches.stall_s, at.sampling.cpu_s, at.update_cpu_s
+        stalled, sampled, updated = at.batches.stall_s, at.sampling.cpu_s, at.update_cpu_s
         start, cpu, main_cpu = time.perf_counter(), time.process_time(), time.thread_time()
         losses, nodes, edges, pairs = [], 0, 0, 0
         for _ in range(order["count"]):
@@ -117,7 +117,7 @@ def prepare() -> dict[str, Work]:
             "seconds": seconds, "pairs": pairs, "stall_s": at.batches.stall_s - stalled, "losses": losses, "nodes": nodes,
             "edges": edges, "sent": ranks.traffic.take(), "cpu_s": time.process_time() - cpu,
             "main_cpu_s": time.thread_time() - main_cpu, "sample_cpu_s": at.sampling.cpu_s - sampled,
-            "update_cpu_s": at.update_cpu_s - table,
+            "update_cpu_s": at.update_cpu_s - updated,
         }  # fmt: skip
 
     def checkpoint(order: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from recmind_dist.row_code import AHEAD, add_row, put_row, sum_of_rows, tiles
 
 
 class Block(Protocol):
-    """One bipartite hop, CSR over local ids (see `sampling.Hop`)."""
+    """One bipartite hop, CSR over local ids: int32 indices, float32 scale (see `sampling.Hop`)."""
 
     @property
     def indptr(self) -> Tensor: ...
@@ -103,6 +103,9 @@ def _by_rows(work: Callable[..., None], block: Block, src_scale: Tensor, x: Tens
     """What numba's loop over the block's edges makes of x, [rows, D]."""
     x, out = x.contiguous(), x.new_empty(rows, x.shape[1])
     arrays = [t.numpy() for t in (block.indptr, block.indices, block.dst_scale, src_scale, x, out)]
+    # the loops reckon with addresses
+    assert block.indices.dtype == torch.int32 and block.indices.is_contiguous(), "a block's indices are int32"  # noqa: PT018
+    assert src_scale.dtype == torch.float32 and src_scale.is_contiguous(), "scales are float32"  # noqa: PT018
     for column, width in tiles(x.shape[1]):
         work(*arrays, column, width)
     return out

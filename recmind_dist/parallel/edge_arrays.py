@@ -13,20 +13,24 @@ EdgesFrom = tuple[IntArray, Int32Array]
 def edges_to(indptr, indices, sources):  # type: ignore[no-untyped-def]
     """Of a symmetric CSR the edges from `sources`, as rows of their destinations, in the order that they have there.
 
-    One pass over all edges in the order of memory, without a branch: quicker than to go to the destinations of each source.
+    One pass over all edges in the order of memory, without a branch: for a sixth of Gowalla's edges quicker than to go to the
+    destinations of each source, which are everywhere.
     """
-    num_rows, most = len(indptr) - 1, 0
+    num_rows, most, widest = len(indptr) - 1, 0, 0  # what a row may write before it is found to be one too many
+    for v in range(num_rows):
+        widest = max(widest, indptr[v + 1] - indptr[v])
     wanted = np.zeros(num_rows + 1, np.uint8)  # what is hidden leads to the row behind the last
     for v in sources:
         wanted[v] = 1
         most += indptr[v + 1] - indptr[v]
-    out_indptr, out = np.empty(num_rows + 1, np.int64), np.empty(most + 1, np.int32)
+    out_indptr, out = np.empty(num_rows + 1, np.int64), np.empty(most + widest + 1, np.int32)
     found = 0
     for v in range(num_rows):
         out_indptr[v] = found
         for e in range(indptr[v], indptr[v + 1]):
             out[found] = indices[e]
             found += wanted[indices[e]]
+        assert found <= most, "edges that do not go both ways"
     out_indptr[num_rows] = found
     return out_indptr, out[:found]
 

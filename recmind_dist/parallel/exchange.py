@@ -121,7 +121,7 @@ class RowExchange:
         device = self.ranks.device
         asked, asked_counts = torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
         start, stop = self.bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
-        needed = np.concatenate([rows[mine], asked]).astype(np.int64) - start
+        needed = np.concatenate([rows[mine], asked]).astype(np.int64, copy=False) - start
         local_rows, at = (torch.from_numpy(found) for found in ascending(needed, stop - start))
         in_shard = torch.from_numpy(needed)
         mine_at, reply, reply_rows = at[: len(mine)], at[len(mine) :], in_shard[len(mine) :]

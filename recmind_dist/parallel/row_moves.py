@@ -29,7 +29,7 @@ def place_rows(out: Tensor, to: Tensor | None, source: Tensor, of: Tensor | None
 
 
 def sums_by_row(rows: int, parts: list[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-    """`out[to[k]] = Σ source[of[k]]`, [rows, C], part by part and, on the CPU, in the order of k; every row of `out` is met.
+    """`out[to[k]] = Σ source[of[k]]`, [rows, C], part by part and, on the CPU, in the order of k; zero where none is met.
 
     Args:
         parts: (to, source, of): [n], [.., C] contiguous and [n], k itself in place of `of` that is not given.
@@ -39,6 +39,8 @@ def sums_by_row(rows: int, parts: list[tuple[Tensor, Tensor, Tensor | None]]) ->
         out, met = like.new_empty(rows, like.shape[1]), np.zeros(rows, np.bool_)
         for to, source, of in parts:
             _add(out.numpy(), met, to.numpy(), source.numpy(), None if of is None else of.numpy())
+        if not met.all():
+            out[torch.from_numpy(~met)] = 0.0
         return out
     out = like.new_zeros(rows, like.shape[1])
     for to, source, of in parts:

@@ -19,7 +19,7 @@ from recmind_dist.parallel.threads import even_shares, run_together
 from recmind_dist.types import FloatArray
 
 _LEAST = 4096  # rows worth a thread
-_KNOWN_STEPS = 1 << 16
+_KNOWN_STEPS = 1 << 16  # half a megabyte a list; a row that is met every step gets there last
 _AHEAD = 16
 """Rows and their optimizer state are fetched for so many rows ahead, instead of waited for one after the other."""
 

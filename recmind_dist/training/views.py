@@ -65,10 +65,8 @@ class SampledViews:
 
         Without text rows go from the table itself, and e_uD only takes their gradient.
         """
-        if text_u is None:
+        if text_u is None or model.text_view is None:  # the step asks for texts where there is a view of them
             return self._exchange.all_read(e_uD, step.plan), None, None
-        if model.text_view is None:
-            return self._exchange.all_fetch(e_uD, step.plan), None, None
         columns = [e_uD, model.text_view(text_u)]
         if key_model is not None and key_model.text_view is not None:
             with torch.no_grad():

@@ -16,9 +16,9 @@ def whole_table() -> Tensor:
     return torch.arange(ROWS * COLUMNS, dtype=torch.float32).view(ROWS, COLUMNS).sin()
 
 
-def fetch(bounds: list[int], wanted: list[list[int]]) -> Answer:
+def fetch(bounds: list[int], wanted: list[list[int]], shared_memory: bool) -> Answer:
     """Rows fetched, this rank's gradient of its own rows, and the rows of its shard that anybody needed."""
-    ranks = Ranks.all_join(torch.device("cpu"))
+    ranks = Ranks.all_join(torch.device("cpu"), shared_memory=shared_memory)
     start, stop = bounds[ranks.rank : ranks.rank + 2]
     table = whole_table()[start:stop].contiguous()
     exchange = RowExchange(np.array(bounds), ranks, table=table)
@@ -40,6 +40,7 @@ def weights(wanted: list[int], rank: int) -> Tensor:
     return (torch.tensor(wanted, dtype=torch.float32)[:, None] + rank + 1) * torch.tensor([1.0, -2.0, 0.5])
 
 
+@pytest.mark.parametrize("shared_memory", [True, False])
 @pytest.mark.parametrize(
     ("bounds", "wanted"),
     [
@@ -50,8 +51,10 @@ def weights(wanted: list[int], rank: int) -> Tensor:
         ([0, 2, 7, 11], [[], [], []]),
     ],
 )
-def test_fetching_rows_is_indexing_forward_and_backward(bounds: list[int], wanted: list[list[int]]) -> None:
-    answers: list[Answer] = run_ranks(fetch, len(wanted), bounds, wanted)
+def test_fetching_rows_is_indexing_forward_and_backward(
+    bounds: list[int], wanted: list[list[int]], shared_memory: bool
+) -> None:
+    answers: list[Answer] = run_ranks(fetch, len(wanted), bounds, wanted, shared_memory)
     gradient = torch.zeros(ROWS, COLUMNS)
     for rank, (rows, _, _) in enumerate(answers):
         np.testing.assert_array_equal(rows, whole_table()[wanted[rank]].reshape(-1, COLUMNS))

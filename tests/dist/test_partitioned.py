@@ -35,13 +35,15 @@ def inputs(home: Path) -> Inputs:
 
 
 def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: Any) -> None:
-    """Trains replicated on one rank, then partitioned on 1, 2 and 4: losses, table and validation agree."""
+    """Trains replicated on one rank, then partitioned on 1, 2 and 4, the four of them over the process group: losses, table
+    and validation agree.
+    """
     name = f"run{len(list(home.iterdir()))}"
     expected: tuple[list[dict[str, Any]], np.ndarray, Any] | None = None
     for world, placement in ((1, "replicated"), (1, "partitioned"), (2, "partitioned"), (4, "partitioned")):
         config = config_of(
-            home, f"{name}-{placement}-{world}", **changes, scaling={"num_workers": world},
-            graph={"placement": placement},
+            home, f"{name}-{placement}-{world}", **changes, graph={"placement": placement},
+            scaling={"num_workers": world, "shared_memory": world < 4},
         )  # fmt: skip
         shares = run_ranks(all_fit, world, config, inputs, f"attempt{world}")
         nodes = np.concatenate([share["nodes"] for share in shares])

@@ -8,9 +8,10 @@ from torch_geometric.nn import LightGCN
 
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings, propagate
-from recmind_dist.model.propagation import with_rows
+from recmind_dist.model.propagation import _gather_sum, _scatter_sum, with_rows
 from recmind_dist.parallel import Ranks
 from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.row_code import tiles
 from recmind_dist.sampling import Hop, NumbaNeighborSampler
 from recmind_dist.training.owned import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs
@@ -77,6 +78,21 @@ def test_one_hop_is_the_dense_operator(graph: Graph, side: str, dim: int, dtype:
     (out * weight).sum().backward()
     assert x.grad is not None
     assert torch.allclose(x.grad.double(), operator.T @ weight.double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 64, 65])
+def test_no_hop_writes_beside_its_rows(graph: Graph, dim: int) -> None:
+    """Loops over addresses are checked by nobody: bands of a number around what they write stay as they are."""
+    block, scale = whole(graph), features(graph)[0].clamp(min=1).float().rsqrt().numpy()
+    x = np.ones((graph.num_nodes, dim), np.float32)
+    for loop in (_gather_sum, _scatter_sum):
+        space = np.full((graph.num_nodes + 6, dim), 77.0, np.float32)
+        for column, width in tiles(dim):
+            arrays = block.indptr.numpy(), block.indices.numpy(), block.dst_scale.numpy(), scale
+            loop(*arrays, x, space[3:-3], column, width)
+        assert (space[:3] == 77).all()
+        assert (space[-3:] == 77).all()
+        assert (space[3:-3] != 77).all()
 
 
 def test_a_bipartite_block_with_empty_rows_and_scales_agrees_with_autograd() -> None:
