@@ -6,6 +6,7 @@ the columns that are worked on, at most `WIDEST`, so that their number is part o
 file that they stand in: after a change here run `make clean`.
 """
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -73,27 +74,20 @@ def _sum_of_rows(context: Any, builder: Any, signature: Any, arguments: Any) -> 
 @intrinsic
 def put_row(typing, target, source, scale, width):  # type: ignore[no-untyped-def]
     """target[:] = scale · source."""
-    return types.void(types.uintp, types.uintp, types.float32, width), _put_row
-
-
-def _put_row(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    target, source, scale, _ = arguments
-    width = signature.args[-1].count
-    _store(builder, builder.fmul(_spread(builder, scale, width), _load(builder, source, width)), target)
-    return context.get_dummy_value()
+    return types.void(types.uintp, types.uintp, types.float32, width), partial(_write_row, adds=False)
 
 
 @intrinsic
 def add_row(typing, target, source, scale, width):  # type: ignore[no-untyped-def]
     """target[:] += scale · source."""
-    return types.void(types.uintp, types.uintp, types.float32, width), _add_row
+    return types.void(types.uintp, types.uintp, types.float32, width), partial(_write_row, adds=True)
 
 
-def _add_row(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _write_row(context: Any, builder: Any, signature: Any, arguments: Any, adds: bool) -> Any:
     target, source, scale, _ = arguments
     width = signature.args[-1].count
-    term = builder.fmul(_spread(builder, scale, width), _load(builder, source, width))
-    _store(builder, builder.fadd(_load(builder, target, width), term), target)
+    row = builder.fmul(_spread(builder, scale, width), _load(builder, source, width))
+    _store(builder, builder.fadd(_load(builder, target, width), row) if adds else row, target)
     return context.get_dummy_value()
 
 

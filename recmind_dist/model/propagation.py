@@ -119,22 +119,11 @@ def _sparse(block: Block, dtype: torch.dtype) -> Tensor:
 @njit(cache=True, nogil=True)
 def _gather_sum(indptr, indices, dst_scale, src_scale, x, out, column, width):  # type: ignore[no-untyped-def]
     """Columns [column, column + len(width)) of `out`."""
-    stride, start = 4 * x.shape[1], 4 * column
-    source, edges, weights = x.ctypes.data + start, indices.ctypes.data, src_scale.ctypes.data
-    target = out.ctypes.data + start
+    stride, edges, weights = 4 * x.shape[1], indices.ctypes.data, src_scale.ctypes.data
+    source, target = x.ctypes.data + 4 * column, out.ctypes.data + 4 * column
     for v in range(len(out)):
-        sum_of_rows(
-            source,
-            stride,
-            edges,
-            indptr[v],
-            indptr[v + 1],
-            len(indices),
-            weights,
-            dst_scale[v],
-            target + stride * v,
-            width,
-        )
+        start, stop, row = indptr[v], indptr[v + 1], target + stride * v
+        sum_of_rows(source, stride, edges, start, stop, len(indices), weights, dst_scale[v], row, width)
 
 
 @njit(cache=True, nogil=True)

@@ -13,8 +13,7 @@ EdgesFrom = tuple[IntArray, Int32Array]
 def edges_to(indptr, indices, sources):  # type: ignore[no-untyped-def]
     """Of a symmetric CSR the edges from `sources`, as rows of their destinations, in the order that they have there.
 
-    One pass over all edges in the order of memory, without a branch: for a sixth of Gowalla's edges quicker than to go to the
-    destinations of each source, which are everywhere.
+    One pass over all edges in the order of memory, without a branch; the destinations of each source would be everywhere.
     """
     num_rows, most, widest = len(indptr) - 1, 0, 0  # what a row may write before it is found to be one too many
     for v in range(num_rows):
