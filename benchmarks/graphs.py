@@ -8,10 +8,13 @@ import numpy as np
 from benchmarks.environments import CACHE
 from recmind_dist.graph import Graph
 from recmind_dist.graph.csr import both_directions, edge_order
+from recmind_dist.graph.partition import by_hash
 from recmind_dist.graph.store import KIND, SCHEMA
 from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.storage import atomic_directory, write_manifest
 from recmind_dist.types import IntArray
+
+PARTS = 4  # as a run's default partition deals them
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class PowerLaw:
 
     def open(self, cache: Path = CACHE) -> Graph:
         """The graph, made where it is absent."""
-        path = cache / "graphs" / f"{self.name}-{self.user_power:g}-{self.item_power:g}"
+        path = cache / "graphs" / f"{self.name}-{self.user_power:g}-{self.item_power:g}-hash{PARTS}"
         if not (path / "manifest.json").is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_directory(path) as work:
@@ -48,8 +51,9 @@ class PowerLaw:
         np.save(work / "indices.npy", indices)
         within = np.arange(self.num_edges) - np.repeat(indptr[: self.num_users], degree)
         np.save(work / "time_rank.npy", within.astype(np.int32))
-        np.save(work / "row_of_node.npy", np.arange(num_nodes, dtype=np.int64))
-        np.save(work / "part_rows.npy", np.array([0, num_nodes], np.int64))
+        row_of_node, part_rows = by_hash(num_nodes, PARTS, seed=0)
+        np.save(work / "row_of_node.npy", row_of_node)
+        np.save(work / "part_rows.npy", part_rows)
         for split in ("valid", "test"):
             np.save(work / f"{split}_indptr.npy", np.zeros(self.num_users + 1, np.int64))
             np.save(work / f"{split}_indices.npy", np.zeros(0, np.int32))
