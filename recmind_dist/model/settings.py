@@ -105,6 +105,8 @@ class ContrastSettings(Settings):
     """Length of the noise added to each state that a hop gives."""
     layer: int = Field(1, ge=0)
     """State that xsimgcl compares with the mean of all."""
+    max_nodes: int = Field(0, ge=0)
+    """Users and items of a batch that are contrasted, drawn where there are more; 0: all, at the cost of their square."""
 
 
 class LossSettings(Settings):

@@ -6,11 +6,13 @@ Legend: N sampled nodes, u distinct owned rows that the step touches anywhere, D
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recmind_dist.model import AlignmentSettings, GatedLightGCN, KeyQueue, Learn, LossSettings, TextRows, Views, losses
 from recmind_dist.parallel import Ranks, RowExchange, all_gather_rows
+from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.sampling import Batch
 from recmind_dist.training.fresh_text import FreshTextEncoder
 from recmind_dist.training.prepared import PreparedStep
@@ -37,7 +39,7 @@ class Objective(nn.Module):
     Args:
         model: the dense part; fresh_encoder: the language model with adapters, in the warm-up only; exchange, ranks: where
             rows come from; heldout_gates: whether gates learn from the gate batch alone; full: whether propagation is full;
-            gate_tail_exponent: pairs of the gate batch weigh (degree of the item + 1)^-q; seed: of noise.
+            gate_tail_exponent: pairs of the gate batch weigh (degree of the item + 1)^-q; seed: of noise and of nodes drawn.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.fresh_encoder = model, fresh_encoder
         self._ranks, self._num_items = ranks, num_items
-        self.gate_tail_exponent = gate_tail_exponent
+        self.gate_tail_exponent, self._seed = gate_tail_exponent, seed
         self.loss, self.alignment = loss, alignment
         self.heldout_gates, self.joint = heldout_gates, joint
         self._source = FullViews(exchange, loss, self.aligns, seed) if full else SampledViews(exchange, num_users)
@@ -97,12 +99,13 @@ class Objective(nn.Module):
             if not self.heldout_gates:
                 out.terms["gate"] = self._rank_loss(views.main.h, step.main, None, self.gate_tail_exponent)
         if views.contrast is not None:
-            out.terms["contrast"] = self.loss.contrast.weight * self._contrast(views.contrast, step.main)
+            out.terms["contrast"] = self.loss.contrast.weight * self._contrast(views.contrast, step)
 
-    def _contrast(self, pair: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+    def _contrast(self, pair: tuple[Tensor, Tensor], step: PreparedStep) -> Tensor:
         """InfoNCE between two views of the same nodes, users and items apart, in the batch of this rank."""
-        terms = []
-        for index in (batch.user_index, torch.unique(batch.dst_pos_index)):
+        batch, terms = step.main, []
+        for met in (batch.user_index, torch.unique(batch.dst_pos_index)):
+            index = self._drawn(met, batch, step.step)
             first, second = pair[0][index], pair[1][index]
             nobody = first.new_zeros(0, first.shape[1]), index.new_zeros(0)
             terms.append(losses.info_nce(
@@ -110,6 +113,15 @@ class Objective(nn.Module):
                 queue=nobody[0], queue_ids=nobody[1], hardness=0.0, total=len(index) * self._ranks.world_size,
             ))  # fmt: skip
         return terms[0] + terms[1]
+
+    def _drawn(self, index: Tensor, batch: Batch, step: int) -> Tensor:
+        """loss.contrast.max_nodes of these seeds, by draws of their nodes."""
+        most = self.loss.contrast.max_nodes
+        if not most or len(index) <= most:
+            return index
+        draws = uniforms(stream_key(self._seed, "contrast", step), batch.n_id[index].cpu().numpy())
+        kept = np.sort(np.argsort(draws, kind="stable")[:most])
+        return index[torch.from_numpy(kept).to(index.device)]
 
     @property
     def aligns(self) -> bool:

@@ -1,5 +1,6 @@
 """Full propagation is sampled propagation with all neighbours, on one rank and on two; K batches are one large one."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,22 @@ def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_
         ))  # fmt: skip
     assert {"rank", "rank_text", "gate", "contrast"} <= runs[0][-4].keys() | runs[0][0].keys() | runs[0][8].keys()
     assert_same(*runs)
+
+
+def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(tmp_path: Path, inputs: Inputs) -> None:
+    """InfoNCE among n nodes is about log n less what the views agree on: fewer nodes, a smaller term."""
+    sampler = {"num_neighbors": EVERY, "negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
+    terms = []
+    for most in (0, 10_000, 4):
+        contrast = {"kind": "xsimgcl", "weight": 1.0, "max_nodes": most}
+        steps = curve(
+            tmp_path, inputs, f"drawn{most}", 1, sampler=sampler, variant="xsimgcl",
+            train={"batch_of": "users", "batch_size": 16, "epochs": 1}, loss={"kind": "ssm", "contrast": contrast},
+        )  # fmt: skip
+        terms.append([step["contrast"] for step in steps if "contrast" in step])
+    everybody, no_more, few = terms
+    assert everybody == no_more
+    assert 0 < few[0] < 2 * math.log(4) + 0.01 < everybody[0]
 
 
 @pytest.mark.parametrize("learn_on", ["heldout", "train"])
