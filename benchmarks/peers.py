@@ -27,8 +27,8 @@ PUBLISHED = ((20, 0.123), (160, 0.166), (320, 0.174), (640, 0.179), (1000, 0.182
 BPR = (
     "loss.kind=bpr", "loss.regularization=1e-4", "table.learning_rate=1e-3", "train.batch_of=pairs", "train.schedule=constant",
     f"train.batch_size={BATCH}", "sampler.propagation=full", "sampler.negatives.kind=uniform", "sampler.negatives.num=1",
-    "sampler.hide_batch_edges=false", f"model.embedding_dim={DIM}", f"model.num_layers={LAYERS}", "graph.num_parts=1",
-    "sampler.num_neighbors=[-1,-1,-1]",
+    "sampler.hide_batch_edges=false", f"model.embedding_dim={DIM}", f"model.num_layers={LAYERS}",
+    "sampler.num_neighbors=[-1,-1,-1]", "graph.partition=metis", "graph.num_parts=256",
 )  # fmt: skip
 
 
