@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmind_dist.graph.ownership import by_owner
 from recmind_dist.parallel.ascending import ascending
 from recmind_dist.parallel.ranks import Ranks, collective
 from recmind_dist.parallel.row_moves import place_rows, sums_by_row
@@ -98,11 +99,11 @@ class RowExchange:
             turns = torch.from_numpy(order).to(device)
             alone = ExchangePlan(len(rows), here, place, place, here, stays, stays, nothing, nothing, turns)
             return lambda: alone
-        owner = np.searchsorted(self.bounds, rows, side="right") - 1
-        mine = np.flatnonzero(owner == rank)
-        away = np.flatnonzero(owner != rank)
-        away = away[np.argsort(owner[away], kind="stable")]
-        wanted_counts = np.bincount(owner[away], minlength=self.ranks.world_size)
+        order, starts = by_owner(rows, self.bounds)
+        first, last = starts[rank : rank + 2]
+        mine, away = order[first:last], np.concatenate([order[:first], order[last:]])
+        wanted_counts = np.diff(starts)
+        wanted_counts[rank] = 0
         self.ranks.traffic.add("ids", (len(away) + self.ranks.world_size - 1) * rows.itemsize)
         with collective("the exchange of ids"):
             arrive = self.ranks.plan_way.all_begin(torch.from_numpy(rows[away]), wanted_counts.tolist())

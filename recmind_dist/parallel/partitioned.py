@@ -12,6 +12,7 @@ from numba import njit
 from torch import Tensor
 
 from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.graph.ownership import by_owner
 from recmind_dist.parallel.ranks import Ranks, collective
 from recmind_dist.sampling import Drawn, HiddenEdges, LocalDraws, NegativeSampler, NeighborDraws, relabel, share_of
 from recmind_dist.types import BoolArray, Int32Array, IntArray
@@ -91,9 +92,7 @@ class OwnersDraw:
         """See `NeighborDraws`. Every rank must call."""
         if self._owners.world_size == 1:
             return self._local.draw(n_id, fan_out, key, cold_key, local_of)
-        owner = self._owners.of(n_id)
-        order = np.argsort(owner, kind="stable")
-        wanted = np.bincount(owner, minlength=self._owners.world_size)
+        order, wanted = self._owners.deal(n_id)
         asked = self._owners.all_ask(n_id[order].astype(np.int32), wanted)
         runs = np.array([len(ids) for ids in asked])
         own_counts, own_scale, own_neighbours = self._local.answer(
@@ -143,6 +142,11 @@ class Owners:
         rows = np.asarray(self._graph.row_of_node)[nodes]
         found: IntArray = np.searchsorted(self._bounds, rows, side="right") - 1
         return found
+
+    def deal(self, nodes: IntArray) -> tuple[IntArray, IntArray]:
+        """Places of these nodes rank by rank, [n], and how many are each rank's, [P]."""
+        order, starts = by_owner(np.asarray(self._graph.row_of_node)[nodes], self._bounds)
+        return order, np.diff(starts)
 
     def all_ask(self, values: np.ndarray, send: IntArray) -> list[np.ndarray]:
         """As `all_exchange` where nobody knows what is sent here: what each rank sent, [P]. Every rank must call."""

@@ -55,7 +55,9 @@ class OwnedText:
 def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
     """d̃ = log(1 + degree) / log(1 + max degree), float32. Shape: as `degree`."""
     whole = float(np.log1p(max(max_degree, 1)))
-    if degree.device.type == "cpu":  # batches come from the sampler's thread, where torch would begin threads of its own
+    if (
+        degree.device.type == "cpu"
+    ):  # batches come from the sampler's thread, where torch would begin threads of its own
         return torch.from_numpy(np.log1p(degree.numpy().astype(np.float32)) / np.float32(whole))
     return torch.log1p(degree.to(torch.float32)) / whole
 

@@ -15,6 +15,7 @@ from recmind_dist.errors import DataError, StoreError
 from recmind_dist.graph import Graph, GraphSettings, prepare_graph, row_bounds
 from recmind_dist.graph.csr import both_directions, edge_order
 from recmind_dist.graph.fennel import assign_parts
+from recmind_dist.graph.ownership import by_owner
 from recmind_dist.graph.partition import by_hash, by_metis, by_range, judge
 from recmind_dist.ingest import DatasetSettings, SyntheticSettings, ingest_dataset, synthesize
 
@@ -258,3 +259,16 @@ def test_a_hub_heavier_than_a_part_has_one_to_itself() -> None:
     part = assign_parts(indptr, indices, 4, 0)
     load = np.bincount(part, weights=np.diff(indptr) + 1, minlength=4)
     assert load.max() < 1.05 * load.sum() / 4 + 901
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.integers(0, 29), max_size=40), st.lists(st.integers(0, 30), max_size=5))
+def test_rows_by_owner_are_those_between_its_bounds_in_their_order(rows: list[int], cuts: list[int]) -> None:
+    """Ranks may own nothing."""
+    bounds = np.array([0, *sorted(cuts), 30])
+    order, starts = by_owner(np.array(rows, np.int64), bounds)
+    assert sorted(order.tolist()) == list(range(len(rows)))
+    assert (starts[0], starts[-1]) == (0, len(rows))
+    for rank in range(len(bounds) - 1):
+        places = order[starts[rank] : starts[rank + 1]].tolist()
+        assert places == [k for k, row in enumerate(rows) if bounds[rank] <= row < bounds[rank + 1]]
