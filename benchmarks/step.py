@@ -20,7 +20,7 @@ from benchmarks.measure import ROOT, Report, Spread
 SETTINGS = (
     "loss.kind=bpr", "train.batch_of=pairs", "train.batch_size=2048", "train.schedule=constant",
     "sampler.negatives.kind=uniform", "sampler.negatives.num=1", "model.embedding_dim=64", "model.num_layers=3",
-    "graph.num_parts=2", "scaling.threads_per_worker=1",
+    "scaling.threads_per_worker=1",
 )  # fmt: skip
 KINDS = {
     "full": ("sampler.propagation=full", "sampler.num_neighbors=[-1,-1,-1]"),
