@@ -1,4 +1,4 @@
-"""Runs mirrored to an S3-compatible server (moto) and to a path: what is committed there comes back on a new machine, bit for bit."""
+"""Runs mirrored to an S3-compatible server (moto) and to a path: what is committed comes back on a new machine, bit for bit."""
 
 import json
 import os
