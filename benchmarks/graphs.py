@@ -14,7 +14,7 @@ from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.storage import atomic_directory, write_manifest
 from recmind_dist.types import IntArray
 
-PARTS = 4  # as a run's default partition deals them
+PARTS = 4  # of the hash partition, a run's default: so one, two and four ranks own whole ones
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ BPR = (
     "loss.kind=bpr", "loss.regularization=1e-4", "table.learning_rate=1e-3", "train.batch_of=pairs", "train.schedule=constant",
     f"train.batch_size={BATCH}", "sampler.propagation=full", "sampler.negatives.kind=uniform", "sampler.negatives.num=1",
     "sampler.hide_batch_edges=false", f"model.embedding_dim={DIM}", f"model.num_layers={LAYERS}",
-    "sampler.num_neighbors=[-1,-1,-1]", "graph.partition=metis", "graph.num_parts=256",
+    "sampler.num_neighbors=[-1,-1,-1]",
 )  # fmt: skip
 
 

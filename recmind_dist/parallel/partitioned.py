@@ -33,13 +33,13 @@ class PartitionedGraph:
 
     def all_items(self, edges: IntArray, users: IntArray) -> IntArray:
         """See `EdgeSource`. The owners of the users tell everybody: 4 bytes a pair of the global batch."""
-        owner = self._owners.of(users)
-        mine = owner == self._ranks.rank
+        order, counts = self._owners.deal(users)
+        rank = self._ranks.rank
+        mine = order[counts[:rank].sum() : counts[: rank + 1].sum()]
         place = edges[mine] - np.asarray(self.rows.graph.indptr)[users[mine]]
         own_items = self.rows.indices[self.rows.indptr[self.rows.rows_of(users[mine])] + place]
-        told = self._owners.all_tell(own_items, np.bincount(owner, minlength=self._ranks.world_size))
         items = np.empty(len(edges), np.int64)
-        items[np.argsort(owner, kind="stable")] = told
+        items[order] = self._owners.all_tell(own_items, counts)
         return items
 
     def hidden(self, users: IntArray, items: IntArray, edges: IntArray) -> HiddenEdges:
@@ -57,10 +57,9 @@ class PartitionedGraph:
         drawn = negatives.for_pairs(users[mine], mine, key, items).astype(np.int32)
         ends = [len(users) * (r + 1) // world for r in range(world)]
         send = np.diff(np.searchsorted(mine, ends), prepend=0)
-        asked = owner[share_of(len(users), self._ranks.rank, world)]
-        arrived = self._owners.all_exchange(drawn, send, np.bincount(asked, minlength=world))
-        out = np.empty((len(asked), drawn.shape[1]), np.int64)
-        out[np.argsort(asked, kind="stable")] = arrived
+        order, counts = self._owners.deal(users[share_of(len(users), self._ranks.rank, world)])
+        out = np.empty((len(order), drawn.shape[1]), np.int64)
+        out[order] = self._owners.all_exchange(drawn, send, counts)
         return out
 
     def all_positives(self, negatives: NegativeSampler, users: IntArray, shared: IntArray) -> BoolArray:
@@ -68,13 +67,12 @@ class PartitionedGraph:
         world, width = self._ranks.world_size, -(-len(shared) // 8)
         wanted = [np.unique(users[share_of(len(users), r, world)]) for r in range(world)]
         mine = [w[self._owners.of(w) == self._ranks.rank] for w in wanted]
-        asked = self._owners.of(wanted[self._ranks.rank])
+        order, counts = self._owners.deal(wanted[self._ranks.rank])
         if not len(shared):  # on no rank: they are the step's
-            return np.zeros((len(asked), 0), np.bool_)
+            return np.zeros((len(order), 0), np.bool_)
         bits = np.packbits(negatives.positives_among(np.concatenate(mine), shared), axis=1)
-        arrived = self._owners.all_exchange(bits, np.array([len(m) for m in mine]), np.bincount(asked, minlength=world))
-        out = np.empty((len(asked), width), np.uint8)
-        out[np.argsort(asked, kind="stable")] = arrived
+        out = np.empty((len(order), width), np.uint8)
+        out[order] = self._owners.all_exchange(bits, np.array([len(m) for m in mine]), counts)
         return np.unpackbits(out, axis=1, count=len(shared)).astype(np.bool_)
 
 

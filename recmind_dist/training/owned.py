@@ -57,7 +57,7 @@ def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
     whole = float(np.log1p(max(max_degree, 1)))
     if (
         degree.device.type == "cpu"
-    ):  # batches come from the sampler's thread, where torch would begin threads of its own
+    ):  # in the sampler's thread too, where a parallel operation takes the cores from training
         return torch.from_numpy(np.log1p(degree.numpy().astype(np.float32)) / np.float32(whole))
     return torch.log1p(degree.to(torch.float32)) / whole
 
