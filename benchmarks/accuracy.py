@@ -30,7 +30,9 @@ from recmind_dist.training.run_config import RunConfig
 
 STORE = RESULTS / "accuracy"
 PAGE = Path(__file__).parent / "accuracy.md"
-BENCHES = ("gowalla", "yelp", "beauty", "beauty-options", "yelp-cold", "beauty-cold")
+BENCHES = (
+    "gowalla", "yelp", "beauty", "beauty-options", "beauty-layers", "beauty-pairs", "beauty-bpr", "yelp-cold", "beauty-cold",
+)  # fmt: skip
 METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
 MACRO = (("0", 0, 0), ("1-3", 1, 3), ("4-7", 4, 7), ("8-15", 8, 15), ("16+", 16, 1 << 30))
 OURS = "recmind"
