@@ -221,7 +221,7 @@ def _bench_page(bench: str, runs: list[Stored], rivals: dict[str, Stored]) -> li
             [model, seeds, " ".join(sorted(keys)), " ".join(sorted(commits)), f"{seconds or 0:.0f}", exponents]
         )
         gates += [
-            [model, run["seed"], row["layer"], row["side"], row["spearman"], _ends(row, "spearman_")]
+            [model, run["seed"], row["layer"], row["side"], row["spearman"], _ends(row)]
             for run in own
             for row in run["gate"]
         ]
@@ -232,13 +232,9 @@ def _bench_page(bench: str, runs: list[Stored], rivals: dict[str, Stored]) -> li
         markdown_table(("model", "macro", "cold", *strata), by_degree),
     ]
     if rivals:
-        table = [
-            [model, what, _percent(c["gain"]), _ends(c, "", 100), c["verdict"]]
-            for model, told in rivals.items()
-            for what, c in told.items()
-            if isinstance(c, dict)
-        ]
-        parts += ["RecMind over each model\n", markdown_table(("model", "metric", "gain", "interval", "p"), table)]
+        whats = list(dict.fromkeys(w for told in rivals.values() for w, c in told.items() if isinstance(c, dict)))
+        table = [[model, *(_compared(told.get(what)) for what in whats)] for model, told in rivals.items()]
+        parts += ["RecMind over each model: gain, interval, p\n", markdown_table(("model", *whats), table)]
     if gates:
         parts += [
             "Spearman(γ, degree)\n",
@@ -318,15 +314,17 @@ def _spread(runs: list[Stored], metric: str) -> str:
     return f"{np.mean(values):.4f}{deviation}" if values else "–"
 
 
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:+.1f} %"
+def _compared(told: Stored | None) -> str | None:
+    """Gain, its interval and what can be said of it; a gain over nothing has a verdict alone."""
+    if told is None or told["gain"] is None:
+        return told and told["verdict"]
+    gain, low, high = (f"{100 * told[key]:+.1f}" for key in ("gain", "low", "high"))
+    return f"{gain} % ({low} … {high}), {told['verdict']}"
 
 
-def _ends(row: Stored, prefix: str, scale: int = 1) -> str | None:
-    low, high = row.get(f"{prefix}low"), row.get(f"{prefix}high")
-    if low is None or high is None:
-        return None
-    return f"{scale * low:+.1f} … {scale * high:+.1f} %" if scale == 100 else f"{low:+.3f} … {high:+.3f}"
+def _ends(row: Stored) -> str | None:
+    low, high = row.get("spearman_low"), row.get("spearman_high")
+    return None if low is None or high is None else f"{low:+.3f} … {high:+.3f}"
 
 
 def _shown(value: float | str | None) -> str:
