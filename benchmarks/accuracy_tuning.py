@@ -2,7 +2,7 @@
 space (BPR, noise and alignment have a space of their own: `space` in accuracy_runs.yaml).
 
     python benchmarks/accuracy_tuning.py beauty          # results/accuracy/tuning/beauty-MODEL.md, one a model
-    python benchmarks/accuracy_tuning.py gowalla         # the recipe of configs/gowalla-lightgcn.yaml, at its whole length
+    python benchmarks/accuracy_tuning.py gowalla         # the softmax recipe, at its whole length
 
 The draws of a search depend on its seed and the trial's number alone until trial 8, so with as few trials all models are
 tried at the same places. What is best goes into accuracy_runs.yaml and the configs by hand.
@@ -23,7 +23,7 @@ from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.tuning import tune
 
 CONTENDERS = (
-    "exact", "lightgcn_text", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "alpharec", "rlmrec", "late_fusion", "recmind",
+    "softmax", "lightgcn_text", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "alpharec", "rlmrec", "late_fusion", "recmind",
 )  # fmt: skip
 """Those of them that a bench plans are searched."""
 

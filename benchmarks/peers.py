@@ -19,7 +19,7 @@ from benchmarks.interactions import Interactions, atomic_files, load
 from benchmarks.measure import ROOT, Report, interleave
 from recmind_dist.errors import RecmindError
 
-RECIPE = ROOT / "configs" / "gowalla-lightgcn.yaml"
+RECIPE = ROOT / "configs" / "gowalla-softmax.yaml"
 BATCH, LAYERS, DIM = 2048, 3, 64
 QUALITIES = (0.15, 0.17, 0.18)
 PUBLISHED = ((20, 0.123), (160, 0.166), (320, 0.174), (640, 0.179), (1000, 0.1824))

@@ -85,7 +85,7 @@ def _start(stack: ExitStack, pairs: Interactions, home: Path, kind: str, world: 
         f"dataset.name={pairs.name}", f"cache_dir={CACHE / 'recmind'}", f"run_dir={home / 'run'}",
         f"scaling.num_workers={world}", *SETTINGS, *KINDS[kind],
     )  # fmt: skip
-    config = ROOT / "configs" / "gowalla-lightgcn.yaml"
+    config = ROOT / "configs" / "gowalla-softmax.yaml"
     children = [Child("step_side.py", config, rank, world, home / "store", *words, wait=False) for rank in range(world)]
     for child in children:
         stack.enter_context(child)
