@@ -222,11 +222,10 @@ def _bench_page(bench: str, runs: list[Stored], rivals: dict[str, Stored]) -> li
         about.append(
             [model, seeds, " ".join(sorted(keys)), " ".join(sorted(commits)), f"{seconds or 0:.0f}", exponents]
         )
-        gates += [
-            [model, run["seed"], row["layer"], row["side"], row["spearman"], _ends(row)]
-            for run in own
-            for row in run["gate"]
-        ]
+        by_seed: dict[tuple[int, str], list[str]] = {}
+        for row in (row for run in own for row in run["gate"]):
+            by_seed.setdefault((row["layer"], row["side"]), []).append(_correlation(row))
+        gates += [[model, *place, ", ".join(values)] for place, values in by_seed.items()]
     parts = [
         f"## {bench}\n",
         markdown_table(("model", "kind", "runs", *METRICS), rows),
@@ -239,8 +238,8 @@ def _bench_page(bench: str, runs: list[Stored], rivals: dict[str, Stored]) -> li
         parts += ["RecMind over each model: gain, interval, p\n", markdown_table(("model", *whats), table)]
     if gates:
         parts += [
-            "Spearman(γ, degree)\n",
-            markdown_table(("model", "seed", "layer", "side", "Spearman", "interval"), gates),
+            "Spearman(γ, degree) and its interval over nodes, seed by seed\n",
+            markdown_table(("model", "layer", "side", "Spearman"), gates),
         ]
     header = ("model", "seeds", "config", "commit", "training, s", "norm exponent")
     return [*parts, "How the runs were made (settings in full: results/accuracy/)\n", markdown_table(header, about)]
@@ -324,9 +323,10 @@ def _compared(told: Stored | None) -> str | None:
     return f"{gain} % ({low} … {high}), {told['verdict']}"
 
 
-def _ends(row: Stored) -> str | None:
+def _correlation(row: Stored) -> str:
     low, high = row.get("spearman_low"), row.get("spearman_high")
-    return None if low is None or high is None else f"{low:+.3f} … {high:+.3f}"
+    ends = "" if low is None or high is None else f" ({low:+.2f} … {high:+.2f})"
+    return f"{row['spearman']:+.2f}{ends}"
 
 
 def _shown(value: float | str | None) -> str:
