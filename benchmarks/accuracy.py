@@ -180,9 +180,8 @@ _HEAD = """# Accuracy
 Written by `python benchmarks/accuracy.py --write` from results/accuracy/; do not edit. Test split, full ranking, all users
 with held-out items; Recall divides by a user's held-out items. All choices were made on validation, but for two of Gowalla's
 after test figures were seen: that the norm exponent is left at 0, and that the recipe was not changed once more
-(results/accuracy/tuning/gowalla-choice.md). The best baseline
-is the one that is best on *test*, for each metric by itself, so that no comparison flatters RecMind. Intervals are 95 %, p is
-two-sided, by paired bootstrap over users and seeds.
+(results/accuracy/tuning/gowalla-choice.md). The best baseline is the one that is best on *test*, for each metric by itself, so
+that no comparison flatters RecMind. Intervals are 95 %, p is two-sided, by paired bootstrap over users and seeds.
 """
 
 

@@ -16,7 +16,7 @@ import typer
 from benchmarks.accuracy import collect_runs
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
-from recmind_dist.experiments.runs import Arm, run_arms
+from recmind_dist.experiments.runs import Arm, ArmRuns, run_arms
 from recmind_dist.training.run_config import RunConfig, load_run_config
 
 PLAN = Path(__file__).with_suffix(".yaml")
@@ -45,20 +45,30 @@ def planned(bench: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return chosen, plan["models"][chosen["models"]]
 
 
+def config_of(model: dict[str, Any], bench: dict[str, Any]) -> Path:
+    """A planned model's config: its own, else its bench's."""
+    return Path(model.get("config", bench["config"]))
+
+
 def run_bench(bench: str, home: Path, jobs: int, only: list[str] | None) -> None:
     """What the command does. Raises ConfigError for a bench that is not planned."""
     chosen, models = planned(bench)
-    config, common = Path(chosen["config"]), chosen.get("overrides", [])
+    common = chosen.get("overrides", [])
+    arms: dict[Path, list[Arm]] = {}
+    for name, told in models.items():
+        if not only or name in only:
+            arm = Arm(name, told.get("variant", "recmind"), tuple(told.get("overrides", [])))
+            arms.setdefault(config_of(told, chosen), []).append(arm)
 
-    def configure(variant: str, overrides: list[str]) -> RunConfig:
-        return load_run_config(config, [*common, *overrides], variant)
+    def run(config: Path) -> list[ArmRuns]:
+        def configure(variant: str, overrides: list[str]) -> RunConfig:
+            return load_run_config(config, [*common, *overrides], variant)
 
-    arms = [
-        Arm(name, told.get("variant", "recmind"), tuple(told.get("overrides", [])))
-        for name, told in models.items()
-        if not only or name in only
-    ]
-    found = run_arms(arms, configure, home / bench, chosen["seeds"], jobs, lambda line: print(line, flush=True))
+        return run_arms(
+            arms[config], configure, home / bench, chosen["seeds"], jobs, lambda line: print(line, flush=True)
+        )
+
+    found = [arm for config in arms for arm in run(config)]
     for arm in found:
         for sentence in arm.failures:
             print(f"{arm.name}: left out: {sentence}")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import typer
 
 from benchmarks.accuracy import STORE
-from benchmarks.accuracy_runs import PLAN, planned
+from benchmarks.accuracy_runs import PLAN, config_of, planned
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.tuning import tune
@@ -52,7 +52,7 @@ def tune_model(bench: str, chosen: dict[str, Any], models: dict[str, Any], model
     words = [*chosen.get("overrides", []), *told.get("overrides", []), *plan["overrides"]]
     words += [f"variant={told.get('variant', 'recmind')}", f"run_dir={home / bench / model}"]
     space = Path(told.get("space", plan["space"]))
-    tune(Path(chosen["config"]), words, plan["trials"], 0, space, lambda line: print(f"{model}: {line}", flush=True))
+    tune(config_of(told, chosen), words, plan["trials"], 0, space, lambda line: print(f"{model}: {line}", flush=True))
     page = STORE / "tuning" / f"{bench}-{model}.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text((home / bench / model / "trials.md").read_text())
