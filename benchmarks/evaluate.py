@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.child import Child
+from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import RECBOLE
 from benchmarks.interactions import Interactions, atomic_files, load
 from benchmarks.measure import Report, Side, interleave
@@ -74,7 +74,8 @@ def _against_recbole(
         ranked, _ = rank_items(h_users, h_items, K, *seen)
         return ranking_metrics(ranked.numpy(), *held, (K,))
 
-    with Child("recbole_side.py", threads, folder, name, 2048, 3, DIM, 1024, python=python) as recbole:
+    words = (threads, folder, name, 2048, 3, DIM, 1024)
+    with ContenderProcess("run_recbole.py", *words, python=python) as recbole:
         found = interleave(
             {
                 "recmind, with metrics": lambda: pairs.num_users / _seconds(ours),

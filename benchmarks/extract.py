@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.child import Child
+from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import SENTENCE_TRANSFORMERS
 from benchmarks.measure import ROOT, Report, interleave
 from recmind_dist.errors import RecmindError
@@ -101,19 +101,19 @@ def matmul_rate(dtype: torch.dtype) -> float:
     return times * 4 * 2048 * 384 * 1536 / (time.perf_counter() - start)
 
 
-def _peer(report: Report, threads: int, model: Path, texts: list[str]) -> Child | None:
+def _peer(report: Report, threads: int, model: Path, texts: list[str]) -> ContenderProcess | None:
     try:
         python = SENTENCE_TRANSFORMERS.python()
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "texts.json"
             source.write_text(json.dumps({"texts": texts, "max_tokens": MAX_TOKENS}))
-            return Child("sentence_side.py", threads, model, source, python=python)
+            return ContenderProcess("run_sentence_transformers.py", threads, model, source, python=python)
     except RecmindError as error:
         report.note(f"vs_st_default and vs_st_bf16 are null: {error}")
         return None
 
 
-def _agree(report: Report, encoder: TextEncoder, texts: list[str], peer: Child) -> None:
+def _agree(report: Report, encoder: TextEncoder, texts: list[str], peer: ContenderProcess) -> None:
     theirs = np.array(peer.ask("encode", dtype="fp32")["first"])
     ours = encoder.encode(texts[: len(theirs)], MAX_TOKENS)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)

@@ -13,7 +13,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
 
-from benchmarks.child import Child
+from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import CACHE, RECBOLE
 from benchmarks.interactions import Interactions, atomic_files, load
 from benchmarks.measure import ROOT, Report, interleave
@@ -34,14 +34,14 @@ BPR = (
 
 def main(
     quick: bool = typer.Option(False, help="fewer steps and rounds, under 4 minutes"),
-    threads: int = typer.Option(2, help="cores and threads of every side"),
+    threads: int = typer.Option(2, help="cores and threads of every contender"),
     batches_per_propagation: int = typer.Option(
-        16, help="mini-batches that one propagation serves, for the side that says so"
+        16, help="mini-batches that one propagation serves, in a second recmind"
     ),
     config: Path = typer.Option(RECIPE, help="our recipe for time to quality"),  # noqa: B008
     quality: bool = typer.Option(True, help="measure time to quality as well"),
 ) -> None:
-    """Trains LightGCN, 3 layers, D 64, BPR on batches of 2,048 with every side in a process of its own, in turn."""
+    """Trains LightGCN, 3 layers, D 64, BPR on batches of 2,048, by all contenders in turn."""
     report, pairs = Report("peers", quick), load()
     if not pairs.is_real:
         report.note(
@@ -49,42 +49,45 @@ def main(
         )
     many = f"recmind, {batches_per_propagation} batches a propagation"
     with ExitStack() as stack, tempfile.TemporaryDirectory() as home:
-        sides: dict[str, Child] = {
+        contenders: dict[str, ContenderProcess] = {
             "recmind": _ours(threads, config, pairs, Path(home) / "one", *BPR),
             many: _ours(threads, config, pairs, Path(home) / "many", *BPR,
                         f"sampler.batches_per_propagation={batches_per_propagation}"),
-            "PyG": Child("pyg_side.py", threads, pairs.folder, BATCH, LAYERS, DIM),
+            "PyG": ContenderProcess("run_pyg.py", threads, pairs.folder, BATCH, LAYERS, DIM),
         }  # fmt: skip
         try:
             folder, name = atomic_files(pairs)
-            sides["RecBole 1.2.1"] = Child(
-                "recbole_side.py", threads, folder, name, BATCH, LAYERS, DIM, 1024, python=RECBOLE.python()
+            words = (threads, folder, name, BATCH, LAYERS, DIM, 1024)
+            contenders["RecBole 1.2.1"] = ContenderProcess(
+                "run_recbole.py", *words, python=RECBOLE.python()
             )
         except RecmindError as error:
             report.note(f"figures against RecBole are null: {error}")
-        for child in sides.values():
-            stack.enter_context(child)
-        last = _speeds(report, sides, quick)
+        for contender in contenders.values():
+            stack.enter_context(contender)
+        last = _speeds(report, contenders, quick)
         report.figures["batches_per_propagation"] = batches_per_propagation
-        _figures(report, sides, last, many)
+        _figures(report, contenders, last, many)
     if quality and pairs.is_real:
         _time_to_quality(report, threads, config, pairs, last, quick)
     report.publish()
 
 
-def _speeds(report: Report, sides: dict[str, Child], quick: bool) -> dict[str, dict[str, Any]]:
-    """Interactions/s of all sides in turn. Returns each side's last answer."""
+def _speeds(
+    report: Report, contenders: dict[str, ContenderProcess], quick: bool
+) -> dict[str, dict[str, Any]]:
+    """Interactions/s of all contenders in turn. Returns each contender's last answer."""
     counts = {"PyG": 1 if quick else 5, "RecBole 1.2.1": 3 if quick else 15}
     last: dict[str, dict[str, Any]] = {}
 
     def steps(name: str) -> Callable[[], float]:
         def run() -> float:
-            last[name] = sides[name].ask("steps", count=counts.get(name, 10 if quick else 40))
+            last[name] = contenders[name].ask("steps", count=counts.get(name, 10 if quick else 40))
             return float(last[name]["pairs"] / last[name]["seconds"])
 
         return run
 
-    found = interleave({name: steps(name) for name in sides}, rounds=3 if quick else 7)
+    found = interleave({name: steps(name) for name in contenders}, rounds=3 if quick else 7)
     for name, spread in found.items():
         report.add(f"BPR, batch {BATCH}, {LAYERS} layers, D {DIM}", name, "interactions/s", spread)
         for other, figure in (("RecBole 1.2.1", "recbole"), ("PyG", "pyg")):
@@ -94,11 +97,17 @@ def _speeds(report: Report, sides: dict[str, Child], quick: bool) -> dict[str, d
     return last
 
 
-def _figures(report: Report, sides: dict[str, Child], last: dict[str, dict[str, Any]], many: str) -> None:
-    peaks = {name: last[name]["peak_mib"] for name in sides}
+def _figures(
+    report: Report,
+    contenders: dict[str, ContenderProcess],
+    last: dict[str, dict[str, Any]],
+    many: str,
+) -> None:
+    peaks = {name: last[name]["peak_mib"] for name in contenders}
     for name, peak in peaks.items():
+        base = contenders[name].ready["base_mib"]
         report.note(
-            f"peak memory of {name}: {peak:.0f} MiB, of which {sides[name].ready['base_mib']:.0f} before the first step"
+            f"peak memory of {name}: {peak:.0f} MiB, of which {base:.0f} before the first step"
         )
     report.figures.setdefault("speedup_vs_recbole", None)
     report.figures["peak_memory_ratio"] = (
@@ -142,11 +151,13 @@ def published_epochs(recall: float) -> float:
     return float(np.exp(np.interp(recall, recalls, np.log(epochs))))
 
 
-def _ours(threads: int, config: Path, pairs: Interactions, run_dir: Path, *overrides: str) -> Child:
+def _ours(
+    threads: int, config: Path, pairs: Interactions, run_dir: Path, *overrides: str
+) -> ContenderProcess:
     data = (f"dataset.interactions={pairs.folder / 'train.txt'}", f"dataset.test={pairs.folder / 'test.txt'}")
     places = (f"run_dir={run_dir}", f"cache_dir={CACHE / 'recmind'}", f"dataset.name={pairs.name}")
     more = (f"scaling.threads_per_worker={threads}", "scaling.num_workers=1")
-    return Child("recmind_side.py", threads, config, *data, *places, *more, *overrides)
+    return ContenderProcess("run_recmind.py", threads, config, *data, *places, *more, *overrides)
 
 
 if __name__ == "__main__":

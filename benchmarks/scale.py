@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import numpy as np
 import typer
 
-from benchmarks.child import Child
 from benchmarks.cluster_model import PLANNED, Exchange, Model, Network, Work, memory_bytes
+from benchmarks.contenders.process import ContenderProcess
+from benchmarks.contenders.scale_settings import settings
 from benchmarks.graphs import LARGE, SMALL, PowerLaw
 from benchmarks.measure import RESULTS, Report, Spread
 from benchmarks.scale_plot import draw
-from benchmarks.sides.scale_settings import settings
 from recmind_dist.graph import Graph, prepare_rows
 from recmind_dist.parallel.traffic import KINDS
 from recmind_dist.training.replay import Replayed, partitioned, replay, weak
@@ -35,7 +35,8 @@ class Group:
         self.world, self.placement = world, placement
         home = stack.enter_context(tempfile.TemporaryDirectory())
         self.children = [
-            Child("scale_side.py", graph.path, home, rank, world, placement, wait=False) for rank in range(world)
+            ContenderProcess("run_scale.py", graph.path, home, rank, world, placement, wait=False)
+            for rank in range(world)
         ]
         for child in self.children:
             stack.enter_context(child)
@@ -125,7 +126,12 @@ class Scale:
         with ExitStack() as stack:
             home = stack.enter_context(tempfile.TemporaryDirectory())
             words = (self.graph.num_nodes, self.config.model.embedding_dim)
-            pair = [stack.enter_context(Child("exchange_side.py", home, r, *words, way, wait=False)) for r in (0, 1)]
+            pair = [
+                stack.enter_context(
+                    ContenderProcess("run_exchange.py", home, rank, *words, way, wait=False)
+                )
+                for rank in (0, 1)
+            ]
             for child in pair:
                 child.wait_ready()
             for rows, count in ((64, 5), (64, 40), *((int(s * self.graph.num_nodes), 9) for s in (0.1, 0.2, 0.4))):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import numpy as np
 import typer
 
-from benchmarks.child import Child
+from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import CACHE
 from benchmarks.interactions import Interactions, load
 from benchmarks.measure import ROOT, Report, Spread
@@ -78,7 +78,9 @@ def _measure(report: Report, pairs: Interactions, home: Path, kind: str, world: 
         report.figures[f"{figure}_{kind}_{world}"] = Spread(tuple(values)).median
 
 
-def _start(stack: ExitStack, pairs: Interactions, home: Path, kind: str, world: int) -> list[Child]:
+def _start(
+    stack: ExitStack, pairs: Interactions, home: Path, kind: str, world: int
+) -> list[ContenderProcess]:
     home.mkdir()
     words = (
         f"dataset.interactions={pairs.folder / 'train.txt'}", f"dataset.test={pairs.folder / 'test.txt'}",
@@ -86,7 +88,10 @@ def _start(stack: ExitStack, pairs: Interactions, home: Path, kind: str, world: 
         f"scaling.num_workers={world}", *SETTINGS, *KINDS[kind],
     )  # fmt: skip
     config = ROOT / "configs" / "gowalla-softmax.yaml"
-    children = [Child("step_side.py", config, rank, world, home / "store", *words, wait=False) for rank in range(world)]
+    children = [
+        ContenderProcess("run_step.py", config, rank, world, home / "store", *words, wait=False)
+        for rank in range(world)
+    ]
     for child in children:
         stack.enter_context(child)
     for child in children:
@@ -94,7 +99,7 @@ def _start(stack: ExitStack, pairs: Interactions, home: Path, kind: str, world: 
     return children
 
 
-def _all_ask(children: list[Child], do: str, count: int) -> list[dict[str, Any]]:
+def _all_ask(children: list[ContenderProcess], do: str, count: int) -> list[dict[str, Any]]:
     """The same order to all ranks at once: they meet in collectives."""
     for child in children:
         child.send(do, count=count)

@@ -1,13 +1,14 @@
-"""What benchmarks share: order of the sides, ratios, graphs, the other end of the line, and the report's last line."""
+"""What benchmarks share: contenders in turn and in processes, ratios, graphs, the last line."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.child import Child
 from benchmarks.cluster_model import Exchange, Model, Network, Work, memory_bytes
+from benchmarks.contenders.process import ContenderProcess
 from benchmarks.graphs import PowerLaw
 from benchmarks.measure import Report, Spread, interleave
 from benchmarks.peers import PUBLISHED, published_epochs
@@ -16,7 +17,7 @@ from recmind_dist.parallel.traffic import KINDS
 from recmind_dist.training.replay import Replayed
 
 
-def test_sides_take_turns_after_a_round_that_does_not_count() -> None:
+def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:
     calls: list[str] = []
 
     def side(name: str) -> float:
@@ -30,7 +31,7 @@ def test_sides_take_turns_after_a_round_that_does_not_count() -> None:
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    # a machine that slows down fivefold between rounds changes both sides and no ratio
+    # a machine that slows down fivefold between rounds changes both contenders and no ratio
     ratio = Spread((10.0, 2.0, 10.0)).over(Spread((5.0, 1.0, 5.0)))
     assert ratio.values == (2.0, 2.0, 2.0)
 
@@ -64,11 +65,11 @@ def test_a_power_law_graph_has_its_size_and_a_long_tail(tmp_path: Path) -> None:
     assert (PowerLaw(300, 200, 4000).open(tmp_path / "again").indices == graph.indices).all()
 
 
-def test_a_side_answers_in_its_own_process(tmp_path: Path) -> None:
-    script = tmp_path / "side.py"
+def test_a_contender_answers_in_its_own_process(tmp_path: Path) -> None:
+    script = tmp_path / "contender.py"
     script.write_text(
         "import sys\n"
-        f"sys.path.insert(0, {str(Path('benchmarks/sides').absolute())!r})\n"
+        f"sys.path.insert(0, {str(Path('benchmarks/contenders').absolute())!r})\n"
         "from protocol import serve\n"
         "print('nor is this')\n"
         "def double(order):\n"
@@ -76,17 +77,26 @@ def test_a_side_answers_in_its_own_process(tmp_path: Path) -> None:
         "    return {'twice': 2 * order['of']}\n"
         "serve(lambda: {'double': double})\n"
     )
-    with Child(str(script)) as side:
-        answer = side.ask("double", of=21)
+    with ContenderProcess(str(script)) as contender:
+        answer = contender.ask("double", of=21)
     assert answer["twice"] == 42
     assert answer["peak_mib"] > 1
 
 
-def test_a_side_that_dies_says_why(tmp_path: Path) -> None:
-    script = tmp_path / "side.py"
+def test_a_contender_that_dies_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "contender.py"
     script.write_text("raise SystemExit('no such package')\n")
-    with pytest.raises(RecmindError, match="side has died with 1: no such package"):
-        Child(str(script))
+    with pytest.raises(RecmindError, match="contender died with exit code 1: no such package"):
+        ContenderProcess(str(script))
+
+
+def test_every_contender_that_a_benchmark_starts_is_there() -> None:
+    started = {
+        name
+        for path in Path("benchmarks").glob("*.py")
+        for name in re.findall(r'"(run_\w+\.py)"', path.read_text())
+    }
+    assert started == {path.name for path in Path("benchmarks/contenders").glob("run_*.py")}
 
 
 @pytest.mark.parametrize(("epoch", "recall"), PUBLISHED)

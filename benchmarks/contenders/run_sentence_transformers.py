@@ -1,5 +1,8 @@
 # ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
-"""sentence-transformers on the same weights. Runs in an environment of its own. Words: threads, model, file of texts."""
+"""sentence-transformers with the same weights, in an environment of its own.
+
+Words: threads, model, file of texts.
+"""
 
 import json
 import sys

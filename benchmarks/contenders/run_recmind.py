@@ -1,5 +1,8 @@
 # ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
-"""This project's trainer: steps, or a whole training with the test curve beside it. Words: threads, config, override …"""
+"""This project's trainer: single steps, or a whole training with Recall@20 on test after epochs.
+
+Words: threads, config, override …
+"""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The run that benchmarks/scale.py measures, as its sides and its model have it."""
+"""The run that benchmarks/scale.py measures, shared by its ranks and its model of larger clusters."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 # ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
-"""Training steps of this project under the profiler, on one rank or as one of two. Words: config, rank, world, store, override …
+"""Training steps of this project under the profiler, as the only rank or as one of two.
 
-One core a rank: what a step costs is told per core.
+Words: config, rank, world, store, override … Each rank has one core: a step's cost is per core.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""A side's end of the line: orders in and answers out, one JSON object a line. Standard library alone.
+"""The contender's end of the line to its benchmark: orders in, answers out, a JSON object a line.
 
-Peers run in environments of their own, so this file may import nothing that is not Python's.
+Some contenders run in environments of their own, so this file imports only the standard library.
 """
 
 import json
@@ -15,21 +15,28 @@ from typing import Any
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 
 _ANSWERS = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # at import: what libraries print while they are imported is no answer either
+os.dup2(2, 1)  # done at import, since libraries print while they are imported, too
 
 
 def confine(threads: int) -> None:
-    """Gives this process as many cores as `threads`, whatever pools its libraries start. Call before they are imported."""
+    """Confines this process to `threads` cores and its libraries' thread pools to as many threads.
+
+    Call before the libraries are imported: they read these variables then.
+    """
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:threads])
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-        os.environ[name] = str(threads)
+    for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
+        os.environ[f"{library}_NUM_THREADS"] = str(threads)
 
 
 def serve(prepare: Callable[[], dict[str, Work]]) -> None:
-    """Prepares, says so, and then does what each line asks: {"do": name, …} → {…, "seconds", "peak_mib"}.
+    """Prepares, says that it is ready, then carries out one order a line until its input ends.
 
-    What libraries print goes to standard error.
+    An order is {"do": name, …}; its answer {…, "seconds", "peak_mib"}. What libraries print goes to
+    standard error.
+
+    Args:
+        prepare: returns a function for each name that an order may have.
     """
     works = prepare()
     print(json.dumps({"ready": True, "base_mib": peak_mib()}), file=_ANSWERS, flush=True)
@@ -42,7 +49,7 @@ def serve(prepare: Callable[[], dict[str, Work]]) -> None:
 
 
 def peak_mib() -> float:
-    """The greatest resident memory of this process so far."""
+    """Peak resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss begins with what the parent had when it forked
         for line in status.read_text().splitlines():

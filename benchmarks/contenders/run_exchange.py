@@ -1,7 +1,8 @@
 # ruff: noqa: E402
-"""One of two ranks that fetch random rows from each other, forward and backward. Words: home, rank, rows, dim, memory or gloo.
+"""One of two ranks that fetch random rows from each other, forward and backward.
 
-What it tells is this machine's cost of a byte that travels: picking rows, the way, putting them in order, gradients home.
+Measures what a byte sent costs on this machine: picking rows, sending them, putting them in order
+and sending gradients home. Words: home, rank, rows, dim, memory or gloo.
 """
 
 import os

@@ -1,5 +1,8 @@
 # ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
-"""PyG's LightGCN, trained as its documentation does: the whole graph a batch. Words: threads, folder, batch, layers, dim."""
+"""PyG's LightGCN, trained as its documentation does: each step propagates over the whole graph.
+
+Words: threads, folder, batch, layers, dim.
+"""
 
 import sys
 import time

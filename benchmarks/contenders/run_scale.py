@@ -1,5 +1,8 @@
 # ruff: noqa: E402  (cores are confined before the libraries that start threads are imported)
-"""One rank of a plain LightGCN on a prepared graph, on one core. Words: graph, home, rank, world, placement, override …"""
+"""One rank that trains plain LightGCN on a prepared graph, confined to one core.
+
+Words: graph, home, rank, world, placement, override …
+"""
 
 import os
 import sys
@@ -85,7 +88,7 @@ class Run:
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
     config = resolve_settings(
-        RunConfig, Document("scale_side", settings(f"{HOME}/run", PLACEMENT, WORLD)), sys.argv[6:]
+        RunConfig, Document("run_scale", settings(f"{HOME}/run", PLACEMENT, WORLD)), sys.argv[6:]
     )
     store = dist.FileStore(f"{HOME}/store", WORLD) if WORLD > 1 else dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=RANK, world_size=WORLD)

@@ -1,1 +1,0 @@
-"""What is measured in a process of its own: a side a file, each with its own peak of memory."""
