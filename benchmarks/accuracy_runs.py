@@ -1,19 +1,22 @@
-"""Trains the runs that accuracy.py compares: every model of a bench of accuracy_runs.yaml at its seeds, then stores them.
+"""Trains and evaluates all models of a bench of accuracy_runs.yaml at its seeds, and stores results.
 
-    python benchmarks/accuracy_runs.py beauty          # an hour or so on two cores; what is done already is left alone
+    python benchmarks/accuracy_runs.py beauty    # about an hour on two cores; finished runs are kept
 
-The data folders are named by the configs; a missing one is named with what to fetch.
+Configs name the data folders; if one is missing, the error says what to fetch. Two benches may run
+at once: the one that stores its results second waits for the first.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file is a script, too
 
 import typer
 
 from benchmarks.accuracy import collect_runs
+from benchmarks.accuracy_store import AccuracyStore
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.runs import Arm, ArmRuns, run_arms
@@ -24,9 +27,11 @@ PLAN = Path(__file__).with_suffix(".yaml")
 
 def main(
     bench: Annotated[str, typer.Argument(help="a bench of accuracy_runs.yaml")],
-    home: Annotated[Path, typer.Option(help="where the runs go")] = Path("runs/accuracy"),
+    home: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/accuracy"),
     jobs: Annotated[int, typer.Option(help="processes at once")] = 2,
-    only: Annotated[list[str] | None, typer.Option(help="these models alone; nothing is stored")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="train only these models and store nothing")
+    ] = None,
 ) -> None:
     """Trains, evaluates and stores one bench."""
     try:
@@ -37,7 +42,11 @@ def main(
 
 
 def planned(bench: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A bench of accuracy_runs.yaml and its models. Raises ConfigError for one that is not planned."""
+    """A bench of accuracy_runs.yaml, and its models by name.
+
+    Raises:
+        ConfigError: there is no such bench.
+    """
     plan = load_yaml(PLAN).values
     if bench not in plan["benches"]:
         raise ConfigError(f"{PLAN}: has no bench {bench!r}: it has {', '.join(plan['benches'])}")
@@ -46,34 +55,47 @@ def planned(bench: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def config_of(model: dict[str, Any], bench: dict[str, Any]) -> Path:
-    """A planned model's config: its own, else its bench's."""
+    """A planned model's config: its own if it has one, else its bench's."""
     return Path(model.get("config", bench["config"]))
 
 
 def run_bench(bench: str, home: Path, jobs: int, only: list[str] | None) -> None:
-    """What the command does. Raises ConfigError for a bench that is not planned."""
+    """Does what the command does.
+
+    Raises:
+        ConfigError: there is no such bench.
+    """
     chosen, models = planned(bench)
-    common = chosen.get("overrides", [])
     arms: dict[Path, list[Arm]] = {}
-    for name, told in models.items():
+    for name, model in models.items():
         if not only or name in only:
-            arm = Arm(name, told.get("variant", "recmind"), tuple(told.get("overrides", [])))
-            arms.setdefault(config_of(told, chosen), []).append(arm)
-
-    def run(config: Path) -> list[ArmRuns]:
-        def configure(variant: str, overrides: list[str]) -> RunConfig:
-            return load_run_config(config, [*common, *overrides], variant)
-
-        return run_arms(
-            arms[config], configure, home / bench, chosen["seeds"], jobs, lambda line: print(line, flush=True)
-        )
-
-    found = [arm for config in arms for arm in run(config)]
-    for arm in found:
-        for sentence in arm.failures:
-            print(f"{arm.name}: left out: {sentence}")
+            arm = Arm(name, model.get("variant", "recmind"), tuple(model.get("overrides", [])))
+            arms.setdefault(config_of(model, chosen), []).append(arm)
+    finished: list[ArmRuns] = []
+    for config, of_config in arms.items():
+        configure = _Configure(config, chosen.get("overrides", []))
+        finished += run_arms(of_config, configure, home / bench, chosen["seeds"], jobs, _print)
+    for arm_runs in finished:
+        for sentence in arm_runs.failures:
+            print(f"{arm_runs.name}: left out: {sentence}")
     if not only:
-        collect_runs([run.path for arm in found for run in arm.runs], bench)
+        paths = [run.path for arm_runs in finished for run in arm_runs.runs]
+        collect_runs(paths, bench, AccuracyStore())
+
+
+class _Configure:
+    """Loads a config with a bench's overrides before an arm's own."""
+
+    def __init__(self, config: Path, common: Sequence[str]) -> None:
+        self.config = config
+        self.common = common
+
+    def __call__(self, variant: str, overrides: list[str]) -> RunConfig:
+        return load_run_config(self.config, [*self.common, *overrides], variant)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,50 @@
-"""Gives every contender of accuracy_runs.py the same search: as many trials on validation, the same draws from the same
-space (BPR, noise and alignment have a space of their own: `space` in accuracy_runs.yaml).
+"""Searches rates for each contender of accuracy_runs.py: equally many trials, on validation alone.
 
-    python benchmarks/accuracy_tuning.py beauty          # results/accuracy/tuning/beauty-MODEL.md, one a model
-    python benchmarks/accuracy_tuning.py gowalla         # the softmax recipe, at its whole length
+    python benchmarks/accuracy_tuning.py beauty     # writes results/tuning/beauty-MODEL.md for each
+    python benchmarks/accuracy_tuning.py gowalla    # the softmax recipe, at its full length
 
-The draws of a search depend on its seed and the trial's number alone until trial 8, so with as few trials all models are
-tried at the same places. What is best goes into accuracy_runs.yaml and the configs by hand.
+Up to trial 8 draws depend only on the search's seed and the trial's number, so searches of so few
+trials try all models at the same points of the same space. Models trained by BPR, with noise or
+with alignment have a space of their own (`space` in accuracy_runs.yaml). The best values are copied
+by hand into accuracy_runs.yaml and the configs.
 """
 
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file is a script, too
 
 import typer
 
-from benchmarks.accuracy import STORE
 from benchmarks.accuracy_runs import PLAN, config_of, planned
+from benchmarks.measure import RESULTS
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.tuning import tune
 
+PAGES = RESULTS / "tuning"
 CONTENDERS = (
-    "softmax", "lightgcn_text", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "alpharec", "rlmrec", "late_fusion", "recmind",
-)  # fmt: skip
-"""Those of them that a bench plans are searched."""
+    "softmax",
+    "lightgcn_text",
+    "lightgcn",
+    "lightgcn_bpr",
+    "bpr_mf",
+    "xsimgcl",
+    "alpharec",
+    "rlmrec",
+    "late_fusion",
+    "recmind",
+)
+"""Models to search for, where a bench has them."""
 
 
 def main(
     bench: Annotated[str, typer.Argument(help="a bench of accuracy_runs.yaml")],
-    home: Annotated[Path, typer.Option(help="where the searches go")] = Path("runs/tuning"),
-    only: Annotated[list[str] | None, typer.Option(help="these models alone")] = None,
+    home: Annotated[Path, typer.Option(help="folder of the searches")] = Path("runs/tuning"),
+    only: Annotated[list[str] | None, typer.Option(help="search for these models only")] = None,
 ) -> None:
-    """Searches for one bench; a search that is done is left alone."""
+    """Searches for all contenders of one bench; finished searches are kept."""
     try:
         chosen, models = planned(bench)
         for model in only or [name for name in CONTENDERS if name in models]:
@@ -43,19 +54,35 @@ def main(
         raise SystemExit(error.exit_code) from error
 
 
-def tune_model(bench: str, chosen: dict[str, Any], models: dict[str, Any], model: str, home: Path) -> None:
-    """One model's search. Raises ConfigError for a model that is not planned."""
+def tune_model(
+    bench: str, chosen: dict[str, Any], models: dict[str, Any], name: str, home: Path
+) -> None:
+    """Searches for one model and writes its page of trials.
+
+    Raises:
+        ConfigError: the bench has no such model.
+    """
     plan = chosen.get("tuning", load_yaml(PLAN).values["tuning"])
-    if model not in models:
-        raise ConfigError(f"{PLAN}: {bench} has no model {model!r}: it has {', '.join(models)}")
-    told = models[model]
-    words = [*chosen.get("overrides", []), *told.get("overrides", []), *plan["overrides"]]
-    words += [f"variant={told.get('variant', 'recmind')}", f"run_dir={home / bench / model}"]
-    space = Path(told.get("space", plan["space"]))
-    tune(config_of(told, chosen), words, plan["trials"], 0, space, lambda line: print(f"{model}: {line}", flush=True))
-    page = STORE / "tuning" / f"{bench}-{model}.md"
+    if name not in models:
+        raise ConfigError(f"{PLAN}: {bench} has no model {name!r}: it has {', '.join(models)}")
+    model = models[name]
+    run_dir = home / bench / name
+    overrides = [
+        *chosen.get("overrides", []),
+        *model.get("overrides", []),
+        *plan["overrides"],
+        f"variant={model.get('variant', 'recmind')}",
+        f"run_dir={run_dir}",
+    ]
+    space = Path(model.get("space", plan["space"]))
+
+    def log(line: str) -> None:
+        print(f"{name}: {line}", flush=True)
+
+    tune(config_of(model, chosen), overrides, plan["trials"], 0, space, log)
+    page = PAGES / f"{bench}-{name}.md"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text((home / bench / model / "trials.md").read_text())
+    page.write_text((run_dir / "trials.md").read_text())
 
 
 if __name__ == "__main__":

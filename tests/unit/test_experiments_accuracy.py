@@ -1,4 +1,4 @@
-"""benchmarks/accuracy.py: runs in, one JSON each out; comparisons, figures and the page from what is stored."""
+"""benchmarks/accuracy.py: evaluated runs are stored; figures and page come from what is stored."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.accuracy import collect_runs, figures_of, role_of, write_page
+from benchmarks.accuracy import collect_runs, role_of
+from benchmarks.accuracy_page import figures_of, write_page
+from benchmarks.accuracy_store import AccuracyStore
 from recmind_dist.errors import DataError
 from recmind_dist.report import RunDirectory
 from recmind_dist.training.run_config import load_run_config
@@ -36,8 +38,8 @@ def run_of(home: Path, model: str, variant: str, seed: int, level: dict[int, flo
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
+def store(tmp_path: Path) -> AccuracyStore:
+    store = AccuracyStore(tmp_path / "store")
     warm = {0: 0.0 + 0.05, 2: 0.1, 5: 0.3, 9: 0.4, 40: 0.5}
     flat = dict.fromkeys(warm, 0.2)
     ours = {0: 0.2, 2: 0.2, 5: 0.3, 9: 0.4, 40: 0.5}
@@ -55,8 +57,8 @@ def store(tmp_path: Path) -> Path:
     return store
 
 
-def test_figures_hold_recmind_against_the_best_of_each_kind(store: Path) -> None:
-    figures = figures_of(store)
+def test_figures_hold_recmind_against_the_best_of_each_kind(store: AccuracyStore) -> None:
+    figures = figures_of(store.runs(), store)
     assert figures["beauty_best_baseline"] == "best"
     assert figures["beauty_gain_recall@40"] == pytest.approx(0.32 / 0.27 - 1, abs=0.02)
     assert figures["beauty_over_lightgcn_recall@40"] == pytest.approx(0.32 / 0.2 - 1, abs=0.05)
@@ -71,34 +73,38 @@ def test_figures_hold_recmind_against_the_best_of_each_kind(store: Path) -> None
 
 
 def test_the_page_and_the_last_line_come_from_the_store_alone(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: AccuracyStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_page(store, tmp_path / "accuracy.md", tmp_path / "results")
+    write_page(store, tmp_path / "accuracy.md")
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert set(last) == {"benchmark", "commit", "machine", "figures"}
-    assert json.loads((tmp_path / "results" / "accuracy.json").read_text()) == last
+    assert json.loads((store.folder / "accuracy.json").read_text()) == last
     page = (tmp_path / "accuracy.md").read_text()
     assert "| yelp_p_value | not measured |" in page
     assert "c0ffee" in page
     assert "not significant (1 of 3 seeds)" not in page  # popularity has no seed
-    assert str(tmp_path) not in page + "".join(path.read_text() for path in store.glob("*.json"))
+    kept = [path.read_bytes() for path in store.folder.rglob("*.*") if path.is_file()]
+    assert not any(str(tmp_path).encode() in data for data in (page.encode(), *kept))
 
 
-def test_collecting_a_bench_again_replaces_it_and_no_other(store: Path, tmp_path: Path) -> None:
+def test_collecting_a_bench_again_replaces_it_and_no_other(
+    store: AccuracyStore, tmp_path: Path
+) -> None:
     collect_runs([run_of(tmp_path / "beauty", "recmind", "recmind", 0, 0.3)], "beauty", store)
-    assert sorted(path.name for path in store.glob("beauty-*-seed*.json") if "cold" not in path.name) == [
-        "beauty-recmind-seed0.json"
-    ]
-    assert len(list(store.glob("beauty-cold-*-seed*.json"))) == 13
+    runs = [(run["bench"], run["model"], run["seed"]) for run in store.runs()]
+    assert [run for run in runs if run[0] == "beauty"] == [("beauty", "recmind", 0)]
+    assert len([run for run in runs if run[0] == "beauty-cold"]) == 13
+    assert store.comparisons("beauty") == {}
+    assert set(store.comparisons("beauty-cold")) == {"best", "lightgcn_bpr", "popularity", "text"}
 
 
 def test_a_run_without_results_is_named(tmp_path: Path) -> None:
     path = run_of(tmp_path, "recmind", "recmind", 0, 0.1)
     RunDirectory(path).per_user.unlink()
     with pytest.raises(DataError, match="not evaluated: run `recmind evaluate"):
-        collect_runs([path], "yelp", tmp_path / "store")
+        collect_runs([path], "yelp", AccuracyStore(tmp_path / "store"))
     with pytest.raises(DataError, match="no stored results"):
-        write_page(tmp_path / "store")
+        write_page(AccuracyStore(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(
