@@ -47,7 +47,7 @@ def main(
         bool, typer.Option("--write", help="write accuracy.md and accuracy.json")
     ] = False,
 ) -> None:
-    """Stores results of runs, or writes the page from stored ones; the last line has the figures."""
+    """Stores results of runs, or writes the page from stored ones; prints the figures last."""
     store = AccuracyStore()
     try:
         if collect:

@@ -118,6 +118,8 @@ def draw_frontier(runs: list[Record], path: Path) -> None:
         own = [run for run in runs if run["model"] == model]
         x = _mean([run["metrics"]["recall@20"] for run in own])
         y = _mean([run["macro_recall@20"] for run in own])
+        if x is None or y is None:
+            continue  # some users have several held-out items: there are no strata
         axes.scatter([x], [y], marker="*" if model.startswith(OURS) else "o")
         axes.annotate(model, (x, y), fontsize=7, xytext=(4, 2), textcoords="offset points")
     axes.set_xlabel("Recall@20, all users")
@@ -265,8 +267,10 @@ def _mean_and_deviation(runs: list[Record], metric: str) -> str:
 
 def _gain(result: dict[str, Any] | None) -> str | None:
     """Gain, its interval and verdict; the verdict alone where the rival has 0."""
-    if result is None or result["gain"] is None:
-        return result and result["verdict"]
+    if result is None:
+        return None
+    if result["gain"] is None:
+        return str(result["verdict"])
     gain, low, high = (f"{100 * result[key]:+.1f}" for key in ("gain", "low", "high"))
     return f"{gain} % ({low} … {high}), {result['verdict']}"
 

@@ -1,6 +1,6 @@
-"""Trains and evaluates all models of a bench of accuracy_runs.yaml at its seeds, and stores results.
+"""Trains and evaluates all models of a bench of accuracy_runs.yaml and stores their results.
 
-    python benchmarks/accuracy_runs.py beauty    # about an hour on two cores; finished runs are kept
+    python benchmarks/accuracy_runs.py beauty    # an hour on two cores; finished runs are kept
 
 Configs name the data folders; if one is missing, the error says what to fetch. Two benches may run
 at once: the one that stores its results second waits for the first.

@@ -12,7 +12,7 @@ then stores 2 kB for a run more, not the 131 kB of a new file that it needs with
 import io
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from recmind_dist.storage import content_key, directory_lock, read_json, write_b
 Record = dict[str, Any]
 """One run: the fields of RUN, "settings", and dicts "metrics" and "strata", and the list "gate"."""
 Compared = dict[str, Any]
-"""One model's comparisons: "role", and for each of "users recall@20", … the fields of COMPARISON."""
+"""One model's "role", and under "users recall@20", … the fields of COMPARISON."""
 
 LOCK_WAIT_S = 60.0  # another writer is done within a second
 RUN = {
@@ -94,7 +94,7 @@ class AccuracyStore:
         return [{**record, "settings": settings[record["settings_hash"]]} for record in records]
 
     def comparisons(self, bench: str) -> dict[str, Compared]:
-        """RecMind against each model of a bench, by model, in the order in which they were given."""
+        """RecMind against each model of a bench, by model, in the order of `replace_bench`."""
         found: dict[str, Compared] = {}
         for row in _read_rows(self.comparisons_file):
             if row["bench"] == bench:
@@ -133,19 +133,16 @@ class AccuracyStore:
     def lock(self) -> Iterator[None]:
         """Holds the store for this process; waits up to a minute while another one has it."""
         deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            holder = directory_lock(self.folder)
-            try:
-                holder.__enter__()
-                break
-            except LockedError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-        try:
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(directory_lock(self.folder))
+                    break
+                except LockedError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
             yield
-        finally:
-            holder.__exit__(None, None, None)
 
     def _settings_file(self, key: str) -> Path:
         return self.settings_folder / f"{key}.json"
@@ -202,7 +199,7 @@ def _runs_frame(records: list[Record]) -> pl.DataFrame:
     metrics = _names(record["metrics"] for record in records)
     in_strata = _names(stratum for record in records for stratum in record["strata"].values())
     of_stratum = STRATUM | {name: pl.Float64 for name in in_strata if name not in STRATUM}
-    schema = {
+    schema: dict[str, Any] = {
         **RUN,
         **dict.fromkeys(metrics, pl.Float64),
         "strata": pl.List(pl.Struct(of_stratum)),

@@ -1,13 +1,19 @@
-"""How fast do texts become vectors? Texts/s and useful FLOP/s against the matmul limit and sentence-transformers."""
+"""How fast do texts become vectors? Texts/s and useful FLOP/s of MiniLM.
+
+    python benchmarks/extract.py --quick    # under 4 minutes
+
+Compared with sentence-transformers on the same weights, and with the matrix products alone.
+"""
 
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file is a script, too
 
 import numpy as np
 import torch
@@ -24,13 +30,14 @@ from recmind_dist.text.source import resolve_dtype
 
 MAX_TOKENS = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PEER_DTYPES = {"sentence-transformers, default": "fp32", "sentence-transformers, bf16": "bf16"}
 
 
 def main(
     quick: bool = typer.Option(False, help="fewer texts and rounds, under 4 minutes"),
-    threads: int = typer.Option(1, help="of torch, on every side"),
+    threads: int = typer.Option(1, help="threads of torch, the same for all"),
 ) -> None:
-    """Encodes the same texts with MiniLM by the project's encoder and by sentence-transformers, in turn."""
+    """Encodes the same texts by the project's encoder and by sentence-transformers, in turn."""
     torch.set_num_threads(threads)
     report = Report("extract", quick)
     texts = make_texts(96 if quick else 1024)
@@ -43,28 +50,36 @@ def main(
     def ours(dtype: str) -> Callable[[], float]:
         return lambda: len(texts) / _seconds(lambda: encoders[dtype].encode(texts, MAX_TOKENS))
 
-    sides = {f"recmind {dtype}{' (auto)' if dtype == auto else ''}": ours(dtype) for dtype in DTYPES}
-    mine = next(name for name in sides if name.endswith("(auto)"))
+    contenders = {
+        f"recmind {dtype}{' (auto)' if dtype == auto else ''}": ours(dtype) for dtype in DTYPES
+    }
+    mine = next(name for name in contenders if name.endswith("(auto)"))
     peer = _peer(report, threads, model, texts)
     if peer is not None:
-        sides["sentence-transformers, default"] = lambda: len(texts) / peer.ask("encode", dtype="fp32")["seconds"]
-        sides["sentence-transformers, bf16"] = lambda: len(texts) / peer.ask("encode", dtype="bf16")["seconds"]
-    limits = {f"matmul {dtype}": (lambda d=dtype: matmul_rate(DTYPES[d])) for dtype in DTYPES}  # type: ignore[misc]
-    found = interleave({**sides, **limits}, rounds=3 if quick else 7)
-    for name in sides:
-        report.add(f"{len(texts)} texts", name, "texts/s", found[name], found[f"matmul {auto}"].median / flop)
+        for name, dtype in PEER_DTYPES.items():
+            contenders[name] = _peer_rate(peer, dtype, len(texts))
+    limits = {f"matmul {name}": partial(matmul_rate, dtype) for name, dtype in DTYPES.items()}
+    found = interleave({**contenders, **limits}, rounds=3 if quick else 7)
+    for name in contenders:
+        report.add(
+            f"{len(texts)} texts",
+            name,
+            "texts/s",
+            found[name],
+            found[f"matmul {auto}"].median / flop,
+        )
     for name in limits:
         report.add("2048 x 384 x 1536 and back", name, "FLOP/s", found[name])
-    ratios = {"vs_st_default": "sentence-transformers, default", "vs_st_bf16": "sentence-transformers, bf16"}
-    for figure, name in ratios.items():
+    for figure, name in zip(("vs_st_default", "vs_st_bf16"), PEER_DTYPES, strict=True):
         report.figures[figure] = found[mine].over(found[name]).median if name in found else None
     report.figures["matmul_fraction"] = flop * found[mine].over(found[f"matmul {auto}"]).median
     report.figures["useful_gflop_per_s"] = flop * found[mine].median / 1e9
     report.figures["bf16_over_fp32_matmul"] = found["matmul bf16"].over(found["matmul fp32"]).median
     if auto == "fp32":
         report.note(
-            "text.dtype auto chose fp32, since this processor has no bf16 instructions: bf16 is emulated there, so "
-            "matmul_fraction is of the fp32 limit and vs_st_bf16 sets our fp32 against its bf16"
+            "text.dtype auto chose fp32, since this processor has no bf16 instructions: bf16 is "
+            "emulated there, so matmul_fraction is of the fp32 limit and vs_st_bf16 sets our fp32 "
+            "against its bf16"
         )
     if peer is not None:
         _agree(report, encoders["fp32"], texts, peer)
@@ -73,7 +88,7 @@ def main(
 
 
 def make_texts(count: int) -> list[str]:
-    """Catalogue-like texts of 4 to 60 words, log-normal, about 34 tokens on average; always the same."""
+    """Catalogue-like texts of 4 to 60 words, about 34 tokens on average; always the same ones."""
     rng = np.random.default_rng(0)
     vocabulary = sorted({word for words in (PLAIN, *TRADES.values()) for word in words})
     lengths = np.clip(rng.lognormal(3.1, 0.5, count), 4, 60).astype(int)
@@ -81,7 +96,7 @@ def make_texts(count: int) -> list[str]:
 
 
 def useful_flop(encoder: TextEncoder, texts: list[str]) -> float:
-    """Multiply-adds × 2 of a text on average: linear layers and attention over its real tokens, no padding."""
+    """Mean FLOP of a text: linear layers and attention over its own tokens, without padding."""
     config = encoder.backbone.config
     width, layers, inner = config.hidden_size, config.num_hidden_layers, config.intermediate_size
     tokens = encoder.tokenize(texts, MAX_TOKENS)["attention_mask"].sum(1).double()
@@ -91,8 +106,10 @@ def useful_flop(encoder: TextEncoder, texts: list[str]) -> float:
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of the feed-forward layer's own products, 2,048 rows, nothing else."""
-    x, up, down = (torch.randn(*shape).to(dtype) for shape in ((2048, 384), (384, 1536), (1536, 384)))
+    """FLOP/s of the two products of a feed-forward layer over 2,048 rows, and nothing else."""
+    x, up, down = (
+        torch.randn(*shape).to(dtype) for shape in ((2048, 384), (384, 1536), (1536, 384))
+    )
     times = 4 if dtype is torch.bfloat16 else 16
     (x @ up) @ down
     start = time.perf_counter()
@@ -107,17 +124,25 @@ def _peer(report: Report, threads: int, model: Path, texts: list[str]) -> Conten
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "texts.json"
             source.write_text(json.dumps({"texts": texts, "max_tokens": MAX_TOKENS}))
-            return ContenderProcess("run_sentence_transformers.py", threads, model, source, python=python)
+            return ContenderProcess(
+                "run_sentence_transformers.py", threads, model, source, python=python
+            )
     except RecmindError as error:
         report.note(f"vs_st_default and vs_st_bf16 are null: {error}")
         return None
+
+
+def _peer_rate(peer: ContenderProcess, dtype: str, num_texts: int) -> Callable[[], float]:
+    return lambda: num_texts / peer.ask("encode", dtype=dtype)["seconds"]
 
 
 def _agree(report: Report, encoder: TextEncoder, texts: list[str], peer: ContenderProcess) -> None:
     theirs = np.array(peer.ask("encode", dtype="fp32")["first"])
     ours = encoder.encode(texts[: len(theirs)], MAX_TOKENS)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
-    report.note(f"both give the same vectors: least cosine of {len(theirs)} texts {cosine.min():.6f}")
+    report.note(
+        f"both give the same vectors: least cosine of {len(theirs)} texts {cosine.min():.6f}"
+    )
 
 
 def _seconds(work: Callable[[], object]) -> float:

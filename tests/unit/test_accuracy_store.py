@@ -119,9 +119,9 @@ def test_the_order_of_writing_does_not_change_the_files(tmp_path: Path) -> None:
     assert one.comparisons_file.read_bytes() == two.comparisons_file.read_bytes()
 
 
-def test_two_runs_that_end_at_once_are_both_kept(
+def test_two_benches_stored_at_once_are_both_kept(
     store: AccuracyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> None:  # fmt: skip
     second = threading.Thread(target=store.replace_bench, args=("yelp", [run_of("yelp")], {}))
     second_waits = threading.Event()
 

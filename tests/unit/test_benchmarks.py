@@ -92,9 +92,7 @@ def test_a_contender_that_dies_says_why(tmp_path: Path) -> None:
 
 def test_every_contender_that_a_benchmark_starts_is_there() -> None:
     started = {
-        name
-        for path in Path("benchmarks").glob("*.py")
-        for name in re.findall(r'"(run_\w+\.py)"', path.read_text())
+        name for path in Path("benchmarks").glob("*.py") for name in re.findall(r'"(run_\w+\.py)"', path.read_text())
     }
     assert started == {path.name for path in Path("benchmarks/contenders").glob("run_*.py")}
 

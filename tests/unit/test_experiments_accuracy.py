@@ -87,9 +87,7 @@ def test_the_page_and_the_last_line_come_from_the_store_alone(
     assert not any(str(tmp_path).encode() in data for data in (page.encode(), *kept))
 
 
-def test_collecting_a_bench_again_replaces_it_and_no_other(
-    store: AccuracyStore, tmp_path: Path
-) -> None:
+def test_collecting_a_bench_again_replaces_it_and_no_other(store: AccuracyStore, tmp_path: Path) -> None:
     collect_runs([run_of(tmp_path / "beauty", "recmind", "recmind", 0, 0.3)], "beauty", store)
     runs = [(run["bench"], run["model"], run["seed"]) for run in store.runs()]
     assert [run for run in runs if run[0] == "beauty"] == [("beauty", "recmind", 0)]
