@@ -1,6 +1,7 @@
 """Batches and graphs as PyG's data: its models learn from them, exactly if all neighbours come."""
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,14 @@ def test_pyg_is_imported_only_by_who_asks_for_it() -> None:
         "assert not [m for m in sys.modules if m.startswith('torch_geometric')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
+
+
+def test_the_code_of_the_page_runs(graph: Graph) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pyg.md").read_text(encoding="utf-8")
+    opening, *blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "graph = Graph.open(" in opening
+    names: dict[str, Any] = {"graph": graph}
+    for block in blocks:
+        exec(block, names)
+    assert names["scores"].shape == (names["step"].main.batch_size,)
+    assert names["whole"].num_edges == 2 * graph.num_edges
