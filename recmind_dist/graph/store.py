@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.storage import read_manifest, verify_manifest
 from recmind_dist.types import Int32Array, IntArray, NodeId
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
 
 KIND = "graph"
 SCHEMA = 1
@@ -121,6 +124,31 @@ class Graph:
             raise ValueError(f"split {split!r}: valid or test")
         indptr = map_array(self.path / f"{split}_indptr.npy", np.int64, self.num_users + 1)
         return HeldOut(indptr, map_array(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1])))
+
+    def to_hetero_data(self, split: str | None = None) -> "HeteroData":
+        """The training graph for PyG, in memory.
+
+        Users and items are counted from 0 each: item k of PyG is the node U + k here. What `split`
+        holds out is in no `edge_index`.
+
+        Args:
+            split: "valid" or "test" adds its edges as `edge_label_index`; None opens neither.
+
+        Returns:
+            `torch_geometric.data.HeteroData` with
+            ["user"], ["item"]: num_nodes, and degree, int64, by training edges.
+            ["user", "rates", "item"], ["item", "rev_rates", "user"]: edge_index, int64 [2, E], from
+                source to target, and time_rank, int64 [E], its place in the user's chronology.
+            ["user", "rates", "item"]: with `split` also edge_label_index, int64 [2, held out], and
+                edge_label, ones.
+
+        Example:
+            >>> data = Graph.open(path).to_hetero_data(split="valid")
+            >>> edge_index = data.to_homogeneous(add_node_type=False).edge_index  # global ids again
+        """
+        from recmind_dist.graph.pyg_data import hetero_data_of_graph
+
+        return hetero_data_of_graph(self, split)
 
     def users_frame(self) -> pl.DataFrame:
         """Row k is user k: id, then its texts (null where there is none)."""

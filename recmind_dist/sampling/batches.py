@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighbor
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.types import BoolArray, IntArray
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 Edges = BoolArray | IntArray
 
@@ -92,6 +95,41 @@ class Batch:
         }
         return replace(self, **moved, hops=[hop.to(device) for hop in self.hops])
 
+    def to_data(self) -> "Data":
+        """This batch for PyG's layers and models, with the field names of PyG's LinkNeighborLoader.
+
+        An edge that several hops drew stands once, as PyG's layers share one `edge_index`. Through
+        `LGConv(normalize=False)` and `edge_weight` a layer is an unbiased estimate of LightGCN's over
+        the edges that the batch may see, and exact where every fan-out is -1.
+
+        Returns:
+            `torch_geometric.data.Data` on the batch's device, with the fields (E distinct edges):
+            edge_index: [2, E] local ids, from source (row 0) to target (row 1), in order of hops.
+            edge_weight: [E] available / drawn neighbours of the target / √(deg_source deg_target).
+            n_id: [N] global ids by local id, seeds first.
+            degree: [N] training degrees.
+            input_id: [b] positions of the pairs in the global batch.
+            batch_size: b.
+            src_index, dst_pos_index: [b] local ids of users and items.
+            dst_neg_index: [b], or [b, num] for several negatives; with negatives="pairs" alone.
+            shared_index: [M] local ids of shared negatives; with negatives="shared" alone.
+            num_sampled_nodes, num_sampled_edges: new ones of each hop, for `trim_to_layer` (layers
+                that average alone: weights are those of all hops together).
+
+        Raises:
+            ConfigError: the batch was made for full propagation and has no sampled edges.
+
+        Example:
+            >>> batch = next(loader.batches(epoch=0)).main
+            >>> data = batch.to_data()
+            >>> conv = torch_geometric.nn.LGConv(normalize=False)
+            >>> x = conv(table(data.n_id), data.edge_index, data.edge_weight)
+            >>> positive = (x[data.src_index] * x[data.dst_pos_index]).sum(1)
+        """
+        from recmind_dist.sampling.pyg_data import data_of_batch
+
+        return data_of_batch(self)
+
 
 @dataclass(frozen=True)
 class StepBatches:
@@ -102,10 +140,20 @@ class StepBatches:
     gate: Batch | None = field(default=None)
 
 
-def make_sampler(graph: Graph, settings: SamplerSettings, hidden: HiddenEdges = NOTHING_HIDDEN) -> NeighborSampler:
-    """The backend that the settings name."""
-    kind = PygNeighborSampler if settings.backend == "pyg" else NumbaNeighborSampler
-    return kind(graph, settings.num_neighbors, hidden)
+def make_sampler(
+    source: EdgeSource, settings: SamplerSettings, hidden: HiddenEdges = NOTHING_HIDDEN
+) -> NeighborSampler:
+    """The backend that the settings name.
+
+    Args:
+        source: who answers for the edges. pyg-lib's op needs all of them in this process.
+        settings: backend and fan-outs.
+        hidden: edges that no block may see.
+    """
+    graph = source.rows.graph
+    if settings.backend == "pyg":
+        return PygNeighborSampler(graph, settings.num_neighbors, hidden)
+    return NumbaNeighborSampler(graph, settings.num_neighbors, draws=source.draws(hidden))
 
 
 class NeighborLoader:
@@ -156,9 +204,7 @@ class NeighborLoader:
     def _make_sampler(self) -> NeighborSampler:
         absent = self._held_out
         hidden = self._source.hidden(*self._endpoints(absent), absent) if len(absent) else NOTHING_HIDDEN
-        if self.settings.backend == "pyg":
-            return make_sampler(self.graph, self.settings, hidden)
-        return NumbaNeighborSampler(self.graph, self.settings.num_neighbors, draws=self._source.draws(hidden))
+        return make_sampler(self._source, self.settings, hidden)
 
     def _endpoints(self, edges: IntArray) -> tuple[IntArray, IntArray]:
         users = users_of_edges(self.graph, edges)

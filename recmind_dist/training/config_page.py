@@ -4,7 +4,6 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from recmind_dist.config import Settings
 from recmind_dist.training.run_config import RunConfig
@@ -48,7 +47,7 @@ def _settings_of(annotation: Any) -> type[Settings] | None:
 
 
 def _default(info: FieldInfo) -> str:
-    if info.default is PydanticUndefined and info.default_factory is None:
+    if info.is_required():
         return "required"
     if isinstance(info.default, Settings) or info.default_factory is not None:
         return ""

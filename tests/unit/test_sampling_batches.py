@@ -13,6 +13,7 @@ from recmind_dist.sampling import (
     NeighborLoader,
     SamplerSettings,
     StepBatches,
+    WholeGraph,
     edge_endpoints,
     held_out_slice,
     make_sampler,
@@ -198,7 +199,7 @@ def test_pygs_backend_is_refused_where_it_is_not(graph: Graph) -> None:
     if pyg_op_resolves():
         pytest.skip("pyg-lib is here")
     with pytest.raises(ConfigError, match=r"sampler\.backend: pyg"):
-        make_sampler(graph, SamplerSettings(backend="pyg"))
+        make_sampler(WholeGraph(graph), SamplerSettings(backend="pyg"))
 
 
 @pytest.mark.skipif(
