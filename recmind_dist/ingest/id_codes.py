@@ -83,12 +83,12 @@ def _bytes_of(ids: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     return places, np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _rotated(x, bits):  # type: ignore[no-untyped-def]
     return (x << uint64(bits)) | (x >> uint64(64 - bits))
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _round(v0, v1, v2, v3):  # type: ignore[no-untyped-def]
     v0, v2 = v0 + v1, v2 + v3
     v1, v3 = _rotated(v1, 13) ^ v0, _rotated(v3, 16) ^ v2
@@ -126,14 +126,6 @@ def _hashes(offsets, data, key):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _same(first, start, second, begin, length):  # type: ignore[no-untyped-def]
-    for b in range(length):
-        if first[start + b] != second[begin + b]:
-            return False
-    return True
-
-
 @njit(cache=True, nogil=True)
 def _look_up(slots, kept, hashes, offsets, data, ends, names, count):  # type: ignore[no-untyped-def]
     """Codes, and how many ids there are now; new ids are written behind those in `names`, their ends in `ends`."""
@@ -144,9 +136,11 @@ def _look_up(slots, kept, hashes, offsets, data, ends, names, count):  # type: i
         at = np.int64(hashes[i] & uint64(mask))
         while slots[at] >= 0:
             code = slots[at]
-            if kept[at] == hashes[i] and ends[code + 1] - ends[code] == length:
-                if _same(names, ends[code], data, start, length):
-                    break
+            same = kept[at] == hashes[i] and ends[code + 1] - ends[code] == length
+            for b in range(length if same else 0):
+                same = same and names[ends[code] + b] == data[start + b]
+            if same:
+                break
             at = (at + 1) & mask
         if slots[at] < 0:
             slots[at], kept[at] = count, hashes[i]

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from recmind_dist.errors import DataError
 from recmind_dist.graph import GraphSettings, prepare_graph
-from recmind_dist.ingest import DatasetSettings, ingest_dataset
-from recmind_dist.ingest import id_codes
+from recmind_dist.ingest import DatasetSettings, id_codes, ingest_dataset
 from recmind_dist.ingest import spill as spill_module
 from recmind_dist.ingest.id_codes import IdCodes
 
