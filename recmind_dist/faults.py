@@ -21,7 +21,8 @@ from typing import Any
 from recmind_dist.errors import ConfigError
 
 VARIABLE = "RECMIND_FAULTS"
-ACTIONS = ("crash", "kill", "hang", "exception", "nan", "enospc", "memory")
+ACTIONS = ("crash", "kill", "hang", "exception", "nan", "enospc", "memory", "slow")
+SLOW_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def _fail(fault: Fault, what: str, tensor: Any) -> None:
         case "hang":
             while True:
                 time.sleep(1)
+        case "slow":
+            time.sleep(SLOW_S)
         case "enospc":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
         case "memory":

@@ -129,7 +129,7 @@ def prepare() -> dict[str, Work]:
         worker._all_save(at.phase)
         worker.checkpointer.wait()
         saved = time.perf_counter()
-        found = all_find_checkpoint(run.checkpoints, "last", ranks)
+        found = all_find_checkpoint(run.checkpoints, "last", ranks, worker.parts.bounds.tolist())
         assert found is not None
         load_table(found, worker.parts.table)
         return {"save_s": saved - start, "restore_s": time.perf_counter() - saved, "rss_mib": peak_mib()}

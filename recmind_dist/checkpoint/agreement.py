@@ -1,14 +1,19 @@
 """All ranks choose a checkpoint together, and share the hashing: none waits in one broadcast while another reads it all.
 
-Files are dealt to ranks by size; after each file the ranks meet, so that no wait is longer than the hashing of one file.
+A file goes to a rank that needs it, if it is said who needs what, and to no other; files are dealt by size. After each file
+the ranks meet, so that no wait is longer than the hashing of one file.
 """
 
 import logging
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from recmind_dist.checkpoint.reader import Checkpoint, candidates, open_checkpoint
+from recmind_dist.checkpoint.layout import rows_file
+from recmind_dist.checkpoint.manifest import Manifest
+from recmind_dist.checkpoint.reader import Checkpoint, candidates, open_manifest
 from recmind_dist.errors import CheckpointError
 from recmind_dist.parallel import Ranks
 from recmind_dist.storage import verify_manifest
@@ -18,11 +23,14 @@ _SENTENCE = 480
 log = logging.getLogger(__name__)
 
 
-def all_find_checkpoint(directory: Path, which: str, ranks: Ranks) -> Checkpoint | None:
+def all_find_checkpoint(
+    directory: Path, which: str, ranks: Ranks, bounds: Sequence[int] | None = None
+) -> Checkpoint | None:
     """As `find_checkpoint`, each rank hashing its share of the files. Every rank must call, and gets the same.
 
     Args:
-        which: "last", "best" or a name; only rank 0's view of the directory counts.
+        which: "last", "best" or a name; only rank 0's view of the directory counts;
+        bounds: rank r will read rows [bounds[r], bounds[r + 1]), so it is files with these that it hashes.
     Raises:
         CheckpointError: checkpoints are there and none is good, on every rank with the first fault found.
     """
@@ -35,12 +43,12 @@ def all_find_checkpoint(directory: Path, which: str, ranks: Ranks) -> Checkpoint
         except CheckpointError as error:
             faults = [str(error)]
     while name := ranks.all_text(names.pop(0) if names else ""):
-        fault = _all_verify(Path(directory) / name, ranks)
-        if fault is None:
-            return open_checkpoint(Path(directory) / name, verify=False)
-        faults.append(fault)
+        found = _all_open(Path(directory) / name, ranks, bounds)
+        if isinstance(found, Checkpoint):
+            return found
+        faults.append(found)
         if ranks.rank == 0:
-            log.warning("%s; trying the next checkpoint", fault)
+            log.warning("%s; trying the next checkpoint", found)
     fault = _all_first(faults[0] if faults else "", ranks)
     if fault is not None:
         raise CheckpointError(f"{directory}: checkpoint(s) there, none is good: {fault}")
@@ -52,27 +60,52 @@ def share_of(sizes: dict[str, int], rank: int, world_size: int) -> list[str]:
     return sorted(sizes, key=lambda name: (-sizes[name], name))[rank::world_size]
 
 
-def _all_verify(path: Path, ranks: Ranks) -> str | None:
-    """The first fault that any rank finds, the same on every rank; None where the checkpoint is good."""
-    fault, share, rounds = "", [], 0
+def shares_by_rows(manifest: Manifest, bounds: Sequence[int]) -> list[list[str]]:
+    """For each rank the files that it hashes, among those it needs: each file goes to the rank with the least so far.
+
+    Args:
+        bounds: as in `all_find_checkpoint`. The dense file is needed by all, one without rows by none and dealt all the same.
+    """
+    world_size, spans = len(bounds) - 1, {rows_file(r): span for r, span in enumerate(manifest.row_ranges)}
+    shares: list[list[str]] = [[] for _ in range(world_size)]
+    load = [0] * world_size
+    for name, entry in sorted(manifest.files.items(), key=lambda file: (-file[1].bytes, file[0])):
+        start, stop = spans.get(name, (0, manifest.num_rows))
+        needing = range(max(bisect_right(bounds, start) - 1, 0), min(bisect_left(bounds, stop), world_size))
+        rank = min(needing or range(world_size), key=lambda r: (load[r], r))
+        load[rank] += entry.bytes
+        shares[rank].append(name)
+    return shares
+
+
+def _all_open(path: Path, ranks: Ranks, bounds: Sequence[int] | None) -> Checkpoint | str:
+    """The checkpoint, if it is good; else the first fault that any rank finds, the same on every rank."""
+    fault, shares, checkpoint = "", list[list[str]](), None
     try:
-        checkpoint = open_checkpoint(path, verify=False)
-        files = {name: entry.model_dump() for name, entry in checkpoint.manifest.files.items()}
-        share = share_of({name: entry["bytes"] for name, entry in files.items()}, ranks.rank, ranks.world_size)
-        rounds = -(-len(files) // ranks.world_size)
+        checkpoint = open_manifest(path)
+        shares = _shares(checkpoint.manifest, ranks.world_size, bounds)
     except CheckpointError as error:
-        fault, files = str(error), {}
-    if (found := _all_first(fault, ranks)) is not None:
-        return found
-    for turn in range(rounds):
+        fault = str(error)
+    found = _all_first(fault, ranks)
+    if found is not None or checkpoint is None:
+        return found or fault
+    for turn in range(max(map(len, shares))):
         try:
-            mine = {name: files[name] for name in share[turn : turn + 1]}
-            verify_manifest(path, {"files": mine}, CheckpointError)
+            mine = shares[ranks.rank][turn : turn + 1]
+            files = {name: checkpoint.manifest.files[name].model_dump() for name in mine}
+            verify_manifest(path, {"files": files}, CheckpointError)
         except CheckpointError as error:
             fault = str(error)
         if (found := _all_first(fault, ranks)) is not None:
             return found
-    return None
+    return checkpoint
+
+
+def _shares(manifest: Manifest, world_size: int, bounds: Sequence[int] | None) -> list[list[str]]:
+    if bounds is not None:
+        return shares_by_rows(manifest, bounds)
+    sizes = {name: entry.bytes for name, entry in manifest.files.items()}
+    return [share_of(sizes, rank, world_size) for rank in range(world_size)]
 
 
 def _all_first(fault: str, ranks: Ranks) -> str | None:

@@ -2,12 +2,16 @@
 
 Order is all: every share is fsynced before its `done` file names it, every `done` is there before the manifest, the
 manifest before COMMIT. A kill at any point leaves either no COMMIT, and so no checkpoint, or a whole one.
-Ranks meet through files of their attempt alone, so a dead rank is a time-out here and never a hung collective.
+COMMIT is made, and shares are taken back, under the attempt's lock: what COMMIT names is never removed by a rank that gives up.
+Ranks meet through files of their attempt alone, so a dead rank is a time-out here and never a hung collective. A look at
+them costs the storage the same whatever the number of ranks, and looks become rare: some seventy in ten minutes.
 """
 
 import errno
 import hashlib
+import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +30,12 @@ from recmind_dist.checkpoint.layout import (
 )
 from recmind_dist.checkpoint.manifest import KIND, SCHEMA, check_ranges, read_commit
 from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import fsync_directory, read_json, write_bytes, write_json
+from recmind_dist.storage import fsync_directory, moment_lock, read_json, write_bytes, write_json
 from recmind_dist.types import Rank
 
-POLL_S = 0.02
+log = logging.getLogger(__name__)
+
+_FIRST_LOOK_S, _RARELY_S = 0.02, 15.0
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -44,58 +50,130 @@ def write_done(
     write_json(path / done_file(rank), {"row_range": list(row_range), "tensors": tensors, **entry})
 
 
-def wait_for(
-    path: Path, names: list[str], wait_s: float, what: Callable[[list[str]], str], abandoned: Callable[[], bool]
-) -> None:
+class Closing:
+    """Says that the run is ending, and for how long its last save then still waits for other ranks."""
+
+    def __init__(self) -> None:
+        self.patience_s = 0.0
+        self._begun = threading.Event()
+
+    def begin(self, patience_s: float) -> None:
+        """From now on a save waits `patience_s` for the others, from the moment at which this rank's share is there."""
+        self.patience_s = patience_s
+        self._begun.set()
+
+    def begun(self) -> bool:
+        """Whether the run is ending."""
+        return self._begun.is_set()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps; wakes up when the run begins to end."""
+        if self._begun.is_set():
+            time.sleep(seconds)
+        else:
+            self._begun.wait(seconds)
+
+
+def wait_for(path: Path, names: list[str], wait_s: float, what: Callable[[list[str]], str], closing: Closing) -> None:
     """Returns when all `names` are in `path`.
 
     Raises:
-        CheckpointError: `wait_s` is over (`what` words the missing names), another rank gave the attempt up, or this
-            process did (`abandoned`).
+        CheckpointError: `wait_s` is over, or what `closing` leaves of it (`what` words the missing names); or another rank
+            gave the attempt up.
     """
-    deadline = time.monotonic() + wait_s
-    missing = names
-    while missing := [name for name in missing if not (path / name).is_file()]:
-        if (path / FAILED).exists() or not path.is_dir():
-            raise CheckpointError(f"{path}: given up by another rank: see that rank's log")
-        if abandoned():
-            raise CheckpointError(f"{path}: given up: the run is closing")
-        if time.monotonic() > deadline:
-            raise CheckpointError(f"{path}: {what(missing)} after {wait_s:g} s (checkpoint.wait_s)")
-        time.sleep(POLL_S)
+    start, limit_s, why = time.monotonic(), wait_s, "checkpoint.wait_s"
+    while missing := _missing(path, names):
+        waited_s = time.monotonic() - start
+        if closing.begun() and waited_s + closing.patience_s < limit_s and why == "checkpoint.wait_s":
+            limit_s, why = waited_s + closing.patience_s, "the run is closing"
+        if waited_s > limit_s:
+            raise CheckpointError(f"{path}: {what(missing)} after {round(limit_s, 1):g} s ({why})")
+        closing.sleep(min(pause_s(waited_s), max(limit_s - waited_s, _FIRST_LOOK_S)))
 
 
-def commit(path: Path, world_size: int, num_rows: int, dense: dict[str, Any], info: dict[str, Any]) -> None:
+def pause_s(waited_s: float) -> float:
+    """Seconds to the next look: often in the first one, then once in one, then after an eighth of what was waited."""
+    if waited_s < 1:
+        return max(_FIRST_LOOK_S, waited_s / 2)
+    return min(max(1.0, waited_s / 8), _RARELY_S)
+
+
+def _missing(path: Path, names: list[str]) -> list[str]:
+    """Which of `names` are not there, by one listing where there are many and one look where it is one.
+
+    Raises:
+        CheckpointError: another rank gave the attempt up.
+    """
+    if len(names) == 1:
+        if (path / names[0]).is_file():
+            return []
+        given_up, missing = (path / FAILED).exists() or not path.is_dir(), names
+    else:
+        try:
+            there = set(os.listdir(path))
+        except FileNotFoundError:
+            there = {FAILED}
+        missing = [name for name in names if name not in there]
+        given_up = FAILED in there and bool(missing)
+    if given_up:
+        raise CheckpointError(f"{path}: given up by another rank: see that rank's log")
+    return missing
+
+
+def take_back(path: Path, names: list[str]) -> None:
+    """A rank gives the attempt up: removes its `names`, in order, and tells the other ranks. Not where COMMIT names them.
+
+    The emptied directory goes with the next commit's pruning: a late rank would make it again and wait in it to the time-out.
+    """
+    try:
+        with moment_lock(path):
+            if (path / COMMIT).exists():
+                return
+            for name in names:
+                (path / name).unlink(missing_ok=True)
+            (path / FAILED).touch()
+    except OSError as error:
+        log.warning("%s: not all taken back, or other ranks not told, who will time out: %s", path, error)
+
+
+def read_words(path: Path, world_size: int) -> list[dict[str, Any]]:
+    """Rank 0: what each rank said of its share, one file a rank."""
+    return [read_json(path / done_file(rank), CheckpointError) for rank in range(world_size)]
+
+
+def commit(path: Path, words: list[dict[str, Any]], num_rows: int, dense: dict[str, Any], info: dict[str, Any]) -> None:
     """Rank 0, when all shares are there: manifest, then COMMIT.
 
     Args:
-        dense: size and sha256 of the dense file; info: plain data for the reader.
+        words: see `read_words`; dense: size and sha256 of the dense file; info: plain data for the reader.
     Raises:
-        CheckpointError: the shares do not tile the table, or hold different tensors.
+        CheckpointError: the shares do not tile the table, or hold different tensors; or a rank took its share back.
     """
-    shares = [read_json(path / done_file(rank), CheckpointError) for rank in range(world_size)]
     try:
-        check_ranges([tuple(share["row_range"]) for share in shares], num_rows)
+        check_ranges([tuple(word["row_range"]) for word in words], num_rows)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}: ranks disagree on the partition") from error
-    for rank, share in enumerate(shares):
-        if share["tensors"] != shares[0]["tensors"]:
+    for rank, word in enumerate(words):
+        if word["tensors"] != words[0]["tensors"]:
             raise CheckpointError(f"{path / rows_file(rank)}: other tensors than rank 0: ranks run different configs")
-    files = {rows_file(rank): {key: share[key] for key in ("bytes", "sha256")} for rank, share in enumerate(shares)}
+    files = {rows_file(rank): {key: word[key] for key in ("bytes", "sha256")} for rank, word in enumerate(words)}
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
         "sequence": next_sequence(path.parent),
-        "world_size": world_size,
+        "world_size": len(words),
         "num_rows": num_rows,
-        "row_ranges": [share["row_range"] for share in shares],
+        "row_ranges": [word["row_range"] for word in words],
         "files": {**files, DENSE: dense},
         "info": info,
     }
     write_json(path / MANIFEST, manifest)
     fsync_directory(path)
     faults.check("commit", 0, step_of(path.name) or 0)
-    write_commit(path)
+    with moment_lock(path):
+        if not {*files, *map(done_file, range(len(words)))} <= set(os.listdir(path)):
+            raise CheckpointError(f"{path}: given up by another rank: see that rank's log")
+        write_commit(path)
 
 
 def write_commit(path: Path) -> None:

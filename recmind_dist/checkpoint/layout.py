@@ -6,6 +6,7 @@ dense.safetensors         rank 0: all that is not by row
 manifest.json             written when all shares are there (manifest.py)
 FAILED                    a rank gave this attempt up; the others need not wait
 COMMIT                    the manifest's sha256; without it the directory does not exist for a reader
+.lock                     held while COMMIT is made, and while a rank that gives up removes its share
 """
 
 import re

@@ -70,15 +70,12 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     """Opens one checkpoint directory.
 
     Args:
-        verify: hash every file; False where another rank has just done so.
+        verify: hash every file, too.
     Raises:
         CheckpointError: not committed, damaged, of a newer schema, or not a checkpoint at all.
     """
-    if path.is_symlink() or not path.is_dir() or step_of(path.name) is None:
-        raise CheckpointError(f"{path}: not a checkpoint directory: give one named step-<step>.<attempt>")
-    if not (path / COMMIT).exists():
-        raise CheckpointError(f"{path}: never committed: its save was cut short, use another checkpoint")
-    manifest = read_commit(path)
+    checkpoint = open_manifest(path)
+    manifest = checkpoint.manifest
     files = {name: entry.model_dump() for name, entry in manifest.files.items()}
     if verify:
         verify_manifest(path, {"files": files}, CheckpointError)
@@ -87,7 +84,16 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
             if not shape or shape[0] != stop - start:
                 raise CheckpointError(f"{path / rows_file(rank)}: {name} has shape {shape}, not {stop - start} rows")
     shard_layout(path / DENSE)
-    return Checkpoint(path, manifest)
+    return checkpoint
+
+
+def open_manifest(path: Path) -> Checkpoint:
+    """As `open_checkpoint`, without a look at the files that it names: they are checked as they are read."""
+    if path.is_symlink() or not path.is_dir() or step_of(path.name) is None:
+        raise CheckpointError(f"{path}: not a checkpoint directory: give one named step-<step>.<attempt>")
+    if not (path / COMMIT).exists():
+        raise CheckpointError(f"{path}: never committed: its save was cut short, use another checkpoint")
+    return Checkpoint(path, read_commit(path))
 
 
 def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -> Checkpoint | None:

@@ -10,7 +10,8 @@ from typing import Any
 from recmind_dist.checkpoint.layout import COMMIT, attempt_directories, step_of
 from recmind_dist.checkpoint.manifest import Manifest, read_commit
 from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import fsync_directory
+from recmind_dist.storage import fsync_directory, moment_lock
+from recmind_dist.storage.lock import NAME as LOCK
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> No
             continue
         if not (path / COMMIT).exists():
             if path.name != committed and (step_of(path.name) or 0) <= (step_of(committed) or 0):
-                remove(path)
+                remove_uncommitted(path)
             continue
         try:
             manifests[path] = read_commit(path)
@@ -62,3 +63,15 @@ def remove(path: Path) -> None:
     (path / COMMIT).unlink(missing_ok=True)
     fsync_directory(path)
     shutil.rmtree(path)
+
+
+def remove_uncommitted(path: Path) -> None:
+    """Deletes a dead attempt, unless COMMIT came meanwhile: a worker of the start before may have been about to make it."""
+    if path.is_dir():
+        with moment_lock(path):
+            if (path / COMMIT).exists():
+                return
+            for file in path.iterdir():
+                if file.name != LOCK and not file.is_dir():
+                    file.unlink(missing_ok=True)
+    remove(path)

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -12,17 +11,21 @@ from typing import Any
 from torch import Tensor
 
 from recmind_dist import faults
-from recmind_dist.checkpoint.commit import commit, wait_for, write_done
-from recmind_dist.checkpoint.layout import COMMIT, DENSE, FAILED, done_file, rows_file, step_of
+from recmind_dist.checkpoint.commit import Closing, commit, read_words, take_back, wait_for, write_done
+from recmind_dist.checkpoint.layout import COMMIT, DENSE, done_file, rows_file, step_of
 from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.retention import prune
 from recmind_dist.checkpoint.settings import CheckpointSettings
 from recmind_dist.checkpoint.shards import shard_layout, write_shard
-from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import read_json
+from recmind_dist.errors import CheckpointError, WorkerLostError
+from recmind_dist.storage.lock import NAME as LOCK
 from recmind_dist.types import Rank
 
 log = logging.getLogger(__name__)
+
+# How long an aborted run waits for the other ranks' shares once its own is there. Shares are alike, so those of ranks that live
+# are there soon after; a rank that died writes no more.
+CLOSING_WAIT_S, LOST_WAIT_S = 30.0, 5.0
 
 
 class Checkpointer:
@@ -56,7 +59,7 @@ class Checkpointer:
         self._pending: Future[tuple[str, str | None]] | None = None
         self._committed: list[str] = []
         self._failures_in_a_row = 0
-        self._closing = threading.Event()
+        self._closing = Closing()
 
     def save(
         self, attempt: str, rows: dict[str, Tensor], dense: dict[str, Tensor] | None, info: dict[str, Any] | None
@@ -89,10 +92,14 @@ class Checkpointer:
         names, self._committed = self._committed, []
         return names
 
-    def close(self, abandon: bool = False) -> None:
-        """Ends the thread: after the save under way, or, with `abandon`, without waiting for other ranks."""
-        if abandon:
-            self._closing.set()
+    def close(self, patience_s: float | None = None) -> None:
+        """Ends the thread, after the save under way.
+
+        Args:
+            patience_s: the run was aborted: other ranks get so many seconds for their shares once this rank's is there.
+        """
+        if patience_s is not None:
+            self._closing.begin(patience_s)
         try:
             self._collect()
         finally:
@@ -104,7 +111,10 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(abandon=error is not None)
+        if error is None:
+            self.close()
+        else:
+            self.close(LOST_WAIT_S if isinstance(error, WorkerLostError) else CLOSING_WAIT_S)
 
     def _check(
         self, attempt: str, rows: dict[str, Tensor], dense: dict[str, Tensor] | None, info: dict[str, Any] | None
@@ -139,7 +149,7 @@ class Checkpointer:
         self._failures_in_a_row += 1
         count, limit = self._failures_in_a_row, self.settings.max_failures
         log.warning("checkpoint not saved (failure %d of %d in a row): %s", count, limit, error)
-        if count >= limit and not self._closing.is_set():
+        if count >= limit and not self._closing.begun():
             raise CheckpointError(f"{count} checkpoints in a row could not be saved: {error}") from error
 
     def _write(
@@ -148,37 +158,30 @@ class Checkpointer:
         """Returns the name, and what kept the checkpoint from shared storage."""
         path = self.directory / attempt
         path.mkdir(parents=True, exist_ok=True)
+        words: list[dict[str, Any]] = []
         try:
+            (path / LOCK).touch()  # while there is room: on a full disk it is needed to free some
             not_mirrored = self._write_share(path, rows)
             rows.clear()  # the copy is as large as the rank's table: freed before the wait for other ranks
             if self.rank == 0 and dense is not None and info is not None:
-                self._commit(path, dense, info)
+                words = self._commit(path, dense, info)
         except (CheckpointError, OSError):
             self._give_up(path)
             raise
         if self.rank == 0:
             self._prune(attempt)
-            not_mirrored = self._mirror_commit(path, not_mirrored)
+            not_mirrored = self._mirror_commit(path, words)
         else:
-            wait_for(path, [COMMIT], self.settings.wait_s, lambda _: "no COMMIT from rank 0", self._closing.is_set)
+            wait_for(path, [COMMIT], self.settings.wait_s, lambda _: "no COMMIT from rank 0", self._closing)
         return attempt, not_mirrored
 
     def _give_up(self, path: Path) -> None:
-        """Frees the disk and tells the other ranks; the emptied directory goes with the next commit's pruning.
-
-        Not removed at once where there are other ranks: a late one would make it again and wait in it to the time-out.
-        """
-        if (path / COMMIT).exists():
-            return
-        if self.world_size == 1:
+        """Frees the disk and tells the other ranks, unless the checkpoint was committed after all."""
+        if self.world_size > 1:
+            # its word first: a kill in between must not leave a word without rows
+            take_back(path, [done_file(self.rank), rows_file(self.rank), *([DENSE] if self.rank == 0 else [])])
+        elif not (path / COMMIT).exists():
             shutil.rmtree(path, ignore_errors=True)
-            return
-        for name in (rows_file(self.rank), done_file(self.rank), *([DENSE] if self.rank == 0 else [])):
-            (path / name).unlink(missing_ok=True)
-        try:
-            (path / FAILED).touch()
-        except OSError as error:
-            log.warning("%s: other ranks cannot be told and will time out: %s", path, error)
 
     def _write_share(self, path: Path, rows: dict[str, Tensor]) -> str | None:
         """Rows, durable here and, if need be, on shared storage, then this rank's word. Returns what failed of the latter."""
@@ -200,14 +203,11 @@ class Checkpointer:
             return self._not_mirrored(path, error)
         return None
 
-    def _mirror_commit(self, path: Path, not_mirrored: str | None) -> str | None:
+    def _mirror_commit(self, path: Path, words: list[dict[str, Any]]) -> str | None:
         """Rank 0: makes the checkpoint exist on shared storage too, if every share is there."""
         if self.mirror is None:
             return None
-        words = [
-            read_json(path / done_file(rank), CheckpointError).get("not_mirrored") for rank in range(self.world_size)
-        ]
-        if (fault := next((word for word in [not_mirrored, *words] if word), None)) is not None:
+        if (fault := next((word["not_mirrored"] for word in words if word.get("not_mirrored")), None)) is not None:
             return str(fault)
         try:
             self.mirror.push(path, DENSE)
@@ -221,7 +221,8 @@ class Checkpointer:
         first = (str(error).splitlines() or [""])[0][:300]
         return f"{path}: rank {self.rank} could not bring it to {self.mirror.remote.uri}: {first}"
 
-    def _commit(self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]) -> None:
+    def _commit(self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]) -> list[dict[str, Any]]:
+        """Rank 0. Returns what the ranks said of their shares."""
         entry = write_shard(path / DENSE, dense)
         ranks = {done_file(rank): rank for rank in range(self.world_size)}
         wait_for(
@@ -229,9 +230,11 @@ class Checkpointer:
             list(ranks),
             self.settings.wait_s,
             lambda missing: f"rank {', '.join(str(ranks[name]) for name in missing)} has not saved its rows",
-            self._closing.is_set,
+            self._closing,
         )
-        commit(path, self.world_size, self.num_rows, entry, info)
+        words = read_words(path, self.world_size)
+        commit(path, words, self.num_rows, entry, info)
+        return words
 
     def _prune(self, attempt: str) -> None:
         try:

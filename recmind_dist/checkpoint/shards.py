@@ -63,7 +63,9 @@ def read_rows(shards: list[tuple[Path, int, int]], start: int, stop: int) -> dic
 
     Args:
         shards: (file, first row, end row) in the order of rows, without gaps.
-    Shapes: each tensor [stop - start, ...]. Only the rows asked for are read.
+    Shapes: each tensor [stop - start, ...]. Only the rows asked for are read, each file opened once.
+    Raises:
+        CheckpointError: a file is no safetensors file, or has other rows than it should.
     """
     meeting = [shard for shard in shards if shard[1] < stop and shard[2] > start] or shards[:1]
     out: dict[str, Tensor] = {}
@@ -71,7 +73,10 @@ def read_rows(shards: list[tuple[Path, int, int]], start: int, stop: int) -> dic
         with open_shard(path) as file:
             for name in file.keys():  # noqa: SIM118
                 low, high = max(start, first), min(stop, end)
-                part = file.get_slice(name)[low - first : high - first] if high > low else file.get_slice(name)[0:0]
+                stored = file.get_slice(name)
+                if (shape := stored.get_shape())[:1] != [end - first]:
+                    raise CheckpointError(f"{path}: {name} has shape {shape}, not {end - first} rows")
+                part = stored[low - first : high - first] if high > low else stored[0:0]
                 if name not in out:
                     out[name] = torch.empty((stop - start, *part.shape[1:]), dtype=part.dtype)
                 if high > low:

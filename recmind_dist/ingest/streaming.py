@@ -1,7 +1,7 @@
 """Ingest of a Parquet log larger than memory: the same rows and counts as `ingest_dataset` finds, in blocks of users.
 
-Legend: U distinct users and I distinct items of the log. Held in memory are ids, 20 bytes of hash table and some numbers for
-each, and one block of rows (`dataset.memory_mb`); the log itself lies in files beside the result while it is worked on.
+Legend: U distinct users and I distinct items of the log. Held in memory are ids, a hash table and some numbers for each
+(ingest/id_codes.py), and one block of rows (`dataset.memory_mb`); the log itself lies in files beside the result meanwhile.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""One writer a directory: an flock that the kernel drops when the process dies, however it dies."""
+"""Locks on directories: an flock that the kernel drops when the process dies, however it dies."""
 
 import fcntl
 import os
@@ -27,4 +27,16 @@ def directory_lock(directory: Path) -> Iterator[None]:
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
+        os.close(handle)
+
+
+@contextmanager
+def moment_lock(directory: Path) -> Iterator[None]:
+    """Waits for its turn in `directory`, for the few operations inside. Raises OSError where there is no such directory."""
+    handle = os.open(directory / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
         os.close(handle)

@@ -18,6 +18,7 @@ from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.graph.edge_rows import rows_directory
 from recmind_dist.report import RunDirectory
 from recmind_dist.storage.remote import Remote
+from recmind_dist.training.network import fault_of_network, fewest_nodes
 from recmind_dist.training.place import FOLDER, Place, fault_here, versions
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
@@ -65,8 +66,12 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def asked_of_nodes(config: RunConfig, inputs: Inputs | None) -> Iterator[Place]:
-    """What nodes are asked, with its files in the run directory and on shared storage, which last as long as the call does."""
+def asked_of_nodes(config: RunConfig, inputs: Inputs | None, num_ranks: int = 0, kind: str = "CPU") -> Iterator[Place]:
+    """What nodes are asked, with its files in the run directory and on shared storage, which last as long as the call does.
+
+    Args:
+        num_ranks: ranks that will meet, at most; kind: "CPU" or "GPU": what a worker takes one of.
+    """
     run, uri = RunDirectory(config.run_dir.absolute()), config.absolute().storage_uri
     remote = Remote(uri) if uri else None
     token, word = run.logs / f"place-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
@@ -81,7 +86,9 @@ def asked_of_nodes(config: RunConfig, inputs: Inputs | None) -> Iterator[Place]:
         token.write_text(word)
         if remote is not None:
             _write_there(remote, f"{FOLDER}/{token.name}", word)
-        yield Place(versions(), str(token), word, [str(path) for path in files if path is not None], uri)
+        paths = [str(path) for path in files if path is not None]
+        many = fewest_nodes(_room_of_machines(kind), num_ranks) > 1
+        yield Place(versions(), str(token), word, paths, uri, num_ranks, many)
     finally:
         token.unlink(missing_ok=True)
         if remote is not None:
@@ -112,7 +119,9 @@ def refuse_unfit_nodes(place: Place) -> None:
     """
     nodes = [node for node in ray.nodes() if node["Alive"] and {"CPU", "GPU"} & set(node["Resources"])]
     if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
-        return  # this process's own: the same files and packages
+        if fault := fault_of_network(False, place.num_ranks):  # this process's own: the same files and packages
+            raise ConfigError(f"this machine {fault}")
+        return
     asking = ray.remote(num_cpus=0, max_retries=0)(fault_here)
     asked = {
         node["NodeID"]: asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
@@ -149,7 +158,17 @@ def wait_for_room(config: RunConfig, num_workers: int, kind: str) -> None:
 
 
 def _room(kind: str) -> int:
-    return sum(int(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"])
+    return sum(_room_of_machines(kind))
+
+
+def _room_of_machines(kind: str) -> list[int]:
+    """For how many workers, by machine: nodes of one address are processes of one machine."""
+    room: dict[str, int] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            address = node["NodeManagerAddress"]
+            room[address] = room.get(address, 0) + int(node["Resources"].get(kind, 0))
+    return list(room.values())
 
 
 def _answer(asked: "ray.ObjectRef[Any]") -> str | None:

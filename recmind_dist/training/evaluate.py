@@ -38,10 +38,10 @@ def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
 
 def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks) -> tuple[RankModel, Cursor]:
     """The model of the checkpoint that validation preferred. Raises CheckpointError if the run has none."""
-    found = all_find_checkpoint(run.checkpoints, "best", ranks)
+    model = RankModel(config, inputs, ranks)
+    found = all_find_checkpoint(run.checkpoints, "best", ranks, model.bounds.tolist())
     if found is None:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint: train the run first")
-    model = RankModel(config, inputs, ranks)
     model.load_for_inference(found)
     return model, Cursor.from_info(found.info)
 

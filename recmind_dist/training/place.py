@@ -1,4 +1,7 @@
-"""What a node must have to take part in a run: the same packages, and sight of the run's files. Light: asking is cheap."""
+"""What a node must have to take part in a run: the same packages, sight of the run's files, a way to the other nodes.
+
+Light: asking is cheap.
+"""
 
 import platform
 import uuid
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recmind_dist.errors import RecmindError
+from recmind_dist.training.network import fault_of_network
 
 FOLDER = "places"  # on shared storage
 PACKAGES = ("recmind-dist", "torch", "deepspeed", "ray", "numpy")
@@ -19,7 +23,8 @@ class Place:
 
     Attributes:
         versions: of `PACKAGES`; token: a file in the run directory that holds `word`; paths: other files that must be there;
-        storage_uri: where a file of the token's name holds `word` too, and more can be written.
+        storage_uri: where a file of the token's name holds `word` too, and more can be written;
+        num_ranks: how many meet, 0 where none do; many_nodes: they run on more than one machine.
     """
 
     versions: dict[str, str]
@@ -27,6 +32,8 @@ class Place:
     word: str
     paths: list[str] = field(default_factory=list)
     storage_uri: str | None = None
+    num_ranks: int = 0
+    many_nodes: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""
@@ -65,7 +72,9 @@ def fault_here(place: Place) -> str | None:
                 file.read(1)
         except OSError as error:
             return f"cannot read {path} ({error.strerror}): put it on storage that every node mounts"
-    return _storage_fault(place) if place.storage_uri else None
+    if place.storage_uri and (fault := _storage_fault(place)):
+        return fault
+    return fault_of_network(place.many_nodes, place.num_ranks)
 
 
 def _storage_fault(place: Place) -> str | None:

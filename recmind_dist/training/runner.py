@@ -60,9 +60,10 @@ def _run_workers(
     more: dict[str, Any],
 ) -> None:
     start_ray(config)
-    few = num_workers if isinstance(num_workers, int) else num_workers[0]
-    wait_for_room(config, few, "GPU" if _wants_gpu(config) else "CPU")
-    with asked_of_nodes(config, inputs) as place:
+    few, many = (num_workers, num_workers) if isinstance(num_workers, int) else num_workers
+    kind = "GPU" if _wants_gpu(config) else "CPU"
+    wait_for_room(config, few, kind)
+    with asked_of_nodes(config, inputs, many, kind) as place:
         refuse_unfit_nodes(place)
         _run_trainer(function, config, inputs, num_workers, {"place": place.to_json(), **more})
 

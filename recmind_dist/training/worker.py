@@ -237,7 +237,7 @@ class Worker:
     def _find(self, resume: str, allow_mismatch: bool) -> Checkpoint | None:
         if resume == "never":
             return None
-        found = all_find_checkpoint(self.run.checkpoints, "last", self.ranks)
+        found = all_find_checkpoint(self.run.checkpoints, "last", self.ranks, self.parts.bounds.tolist())
         if found is None and resume == "must":
             raise CheckpointError(f"{self.run.checkpoints}: nothing to resume: start with --resume auto or never")
         if found is not None and not allow_mismatch:

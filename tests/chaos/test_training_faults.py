@@ -189,6 +189,24 @@ def test_row_14_a_nan_on_one_rank_stops_all_before_the_update_and_its_batch_is_w
     assert found.step == 4
 
 
+@pytest.mark.parametrize("slow", [0, 1])
+def test_row_22_an_abort_right_after_a_save_leaves_the_new_checkpoint(
+    home: Path, inputs: Inputs, calm: Path, slow: int
+) -> None:
+    config = chaos_config(home, f"row-22-{slow}")
+    faults = [
+        {"point": "shard", "rank": slow, "step": 4, "action": "slow", "once": f"{config.run_dir}.slow"},
+        {"point": "gradient", "rank": 1, "step": 4, "action": "nan", "once": f"{config.run_dir}.nan"},
+    ]
+    assert not Group(config, inputs, faults=faults).wait()
+    found = find_checkpoint(config.run_dir / "checkpoints")
+    assert found is not None
+    assert found.step == 4
+    run_to_end(config, inputs, starts=1)
+    assert starts_of(config.run_dir) == [0, 4]
+    assert_same(config.run_dir, calm)
+
+
 @pytest.fixture(scope="module")
 def warmed(home: Path, inputs: Inputs) -> Any:
     """The config of a run that has ended its warm-up on one rank."""

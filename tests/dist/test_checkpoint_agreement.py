@@ -1,16 +1,19 @@
 """Ranks that choose a checkpoint together: each hashes its share, all take the same, damage found by one is told to all."""
 
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from recmind_dist.checkpoint import CheckpointSettings, attempt_name
+from recmind_dist.checkpoint import CheckpointSettings, attempt_name, shards
 from recmind_dist.checkpoint.agreement import all_find_checkpoint, share_of
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 from recmind_dist.parallel import Ranks
+from recmind_dist.storage import manifest
 from tests.processes import run_ranks
 
 NAMES = [attempt_name(step, "abcdefgh") for step in (1, 2)]
@@ -74,6 +77,44 @@ def test_all_ranks_take_the_same_and_hear_of_damage_that_one_has_seen(tmp_path: 
     assert f"{NAMES[1]}/{DENSE}: sha256 differs" in told["both"][2]
     assert told["nothing"][:2] == ["none", "none"]
     assert "not a checkpoint directory" in told["nothing"][2]
+
+
+def all_opened(home: Path, bounds: list[int]) -> tuple[list[str], list[str]]:
+    """Names of the files that this rank hashes, and opens as safetensors, while it finds and reads its rows of six."""
+    ranks = Ranks.all_join(torch.device("cpu"))
+    hashed, opened = list[str](), list[str]()
+    sha256_file, safe_open = manifest.sha256_file, shards.safe_open
+
+    def hashing(path: Path, *args: Any) -> str:
+        hashed.append(path.name)
+        return sha256_file(path, *args)
+
+    def opening(path: Path, **options: Any) -> Any:
+        opened.append(path.name)
+        return safe_open(path, **options)
+
+    with mock.patch.object(manifest, "sha256_file", hashing), mock.patch.object(shards, "safe_open", opening):
+        found = all_find_checkpoint(home, "last", ranks, bounds)
+        assert found is not None
+        rows = found.rows(bounds[ranks.rank], bounds[ranks.rank + 1])["weight"]
+        found.dense()
+    assert rows.tolist() == [[row // 2] * 2 for row in range(bounds[ranks.rank], bounds[ranks.rank + 1])]
+    return hashed, opened
+
+
+@pytest.mark.parametrize(
+    ("bounds", "needed"),
+    [([0, 2, 4, 6], [[0], [1], [2]]), ([0, 3, 6], [[0, 1], [1, 2]]), ([0, 1, 2, 4, 6], [[0], [0], [1], [2]])],
+)
+def test_a_rank_opens_the_files_whose_rows_it_needs_once(
+    tmp_path: Path, bounds: list[int], needed: list[list[int]]
+) -> None:
+    save_two(tmp_path)
+    told = run_ranks(all_opened, len(bounds) - 1, tmp_path, bounds)
+    for (hashed, opened), own in zip(told, needed, strict=True):
+        assert opened == [*map(rows_file, own), DENSE]
+        assert set(hashed) <= set(opened)
+    assert sorted(name for hashed, _ in told for name in hashed) == sorted([*map(rows_file, range(3)), DENSE])
 
 
 def test_one_rank_alone_needs_no_group(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recmind_dist.parallel import ZeroSettings
+from recmind_dist.parallel import Ranks, ZeroSettings
 from recmind_dist.parallel.engine import DenseEngine, NoDense, make_engine
+from recmind_dist.training.network import GROUPS
 from tests.processes import run_ranks
 
 State = dict[str, np.ndarray]
@@ -164,3 +165,16 @@ def nothing_dense() -> bool:
 
 def test_a_module_without_parameters_needs_no_engine_and_scales_alike() -> None:
     assert run_ranks(nothing_dense, 2) == [True, True]
+
+
+def all_count_sockets() -> int:
+    """Of this rank, after it has joined the groups and made an engine."""
+    ranks = Ranks.all_join(torch.device("cpu"))
+    make_engine(Regression(), ZeroSettings(), 12, ranks.device, {})
+    links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+    return sum(link.startswith("socket:") for link in links)
+
+
+def test_sockets_grow_with_ranks_as_the_check_of_nodes_says() -> None:
+    few, many = (run_ranks(all_count_sockets, world_size)[0] for world_size in (2, 4))
+    assert many - few == GROUPS * 2

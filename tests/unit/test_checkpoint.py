@@ -1,8 +1,10 @@
 """Saving and reading: any number of ranks to any other, back-pressure, failures of disk and peers, retention."""
 
+import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, compare_identity, saver
-from recmind_dist.checkpoint.layout import COMMIT, rows_file
+from recmind_dist.checkpoint.layout import COMMIT, done_file, rows_file
 from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.checkpoint.retention import prune
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
+from recmind_dist.storage.lock import moment_lock
+from recmind_dist.training.guards import NotFiniteError
 
 NUM_ROWS = 23
 DENSE = {"gate.weight": torch.arange(6, dtype=torch.float64).view(2, 3), "step": torch.tensor(7)}
@@ -188,7 +193,7 @@ def test_a_missing_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert find_checkpoint(tmp_path) is None
 
 
-def test_closing_after_an_error_does_not_wait_for_lost_ranks(tmp_path: Path) -> None:
+def test_closing_after_an_error_does_not_wait_for_lost_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = savers(tmp_path, 2, wait_s=300)
 
     def training_stops() -> None:
@@ -197,9 +202,86 @@ def test_closing_after_an_error_does_not_wait_for_lost_ranks(tmp_path: Path) -> 
             second.save(attempt_name(1, "abcdefgh"), {k: t[start:stop] for k, t in table().items()}, None, None)
             raise RuntimeError("a loss that is not finite")
 
+    monkeypatch.setattr(saver, "CLOSING_WAIT_S", 0.3)
     with pytest.raises(RuntimeError, match="not finite"):
         training_stops()
     ranks[0].close()
+
+
+def test_an_abort_right_after_a_save_waits_for_the_shares_of_ranks_that_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks, name, gate = savers(tmp_path, 2), attempt_name(1, "abcdefgh"), threading.Event()
+    write_shard = saver.write_shard
+
+    def second_is_slow(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        if path.name == rows_file(1):
+            gate.wait(60)
+        return write_shard(path, tensors)
+
+    def training_stops(one: Checkpointer) -> None:
+        lead, (start, stop) = one.rank == 0, one.row_range
+        with contextlib.suppress(NotFiniteError), one:
+            rows = {key: tensor[start:stop] for key, tensor in table().items()}
+            one.save(name, rows, DENSE if lead else None, {} if lead else None)
+            raise NotFiniteError("step 2")
+
+    monkeypatch.setattr(saver, "write_shard", second_is_slow)
+    threads = [threading.Thread(target=training_stops, args=(one,)) for one in ranks]
+    for thread in threads:
+        thread.start()
+    threads[0].join(0.5)  # rank 0 has aborted, and its share is there
+    gate.set()
+    for thread in threads:
+        thread.join()
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == name
+    assert torch.equal(found.rows(0, NUM_ROWS)["embedding"], table()["embedding"])
+
+
+def test_a_rank_that_gives_up_takes_nothing_out_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1's word is there when it fails; rank 0 commits, if it can, after rank 1 has looked for COMMIT."""
+    ranks, name = savers(tmp_path, 2), attempt_name(1, "abcdefgh")
+    write_done, unlink, tried = saver.write_done, Path.unlink, threading.Event()
+
+    def then_fails(path: Path, rank: int, *args: Any) -> None:
+        write_done(path, rank, *args)
+        if rank == 1:
+            raise OSError(5, "Input/output error")
+
+    def commits_meanwhile(path: Path, missing_ok: bool = False) -> None:
+        if path.name in (rows_file(1), done_file(1)) and not tried.is_set():
+            tried.set()
+            start, stop = ranks[0].row_range
+            ranks[0].save(name, {key: tensor[start:stop] for key, tensor in table().items()}, DENSE, {})
+            for _ in range(100):
+                if (tmp_path / name / COMMIT).exists():
+                    break
+                time.sleep(0.01)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(saver, "write_done", then_fails)
+    monkeypatch.setattr(Path, "unlink", commits_meanwhile)
+    assert save_all(ranks[1:], name) == [[]]
+    ranks[0].wait()
+    assert tried.is_set()
+    assert (tmp_path / name / COMMIT).exists() <= (tmp_path / name / rows_file(1)).exists()
+    assert find_checkpoint(tmp_path) is None
+
+
+def test_pruning_spares_what_was_committed_while_it_looked(tmp_path: Path) -> None:
+    old, new = attempt_name(1, "abcdefgh"), attempt_name(2, "ijklmnop")
+    (tmp_path / old).mkdir()
+    pruning = threading.Thread(target=prune, args=(tmp_path, new, 1, 0))
+    with moment_lock(tmp_path / old):  # the last worker of a former start is about to commit
+        pruning.start()
+        pruning.join(0.5)
+        (tmp_path / old / COMMIT).touch()
+    pruning.join()
+    assert (tmp_path / old / COMMIT).exists()
 
 
 def test_ranks_that_disagree_commit_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

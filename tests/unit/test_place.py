@@ -8,6 +8,7 @@ import pytest
 from recmind_dist.errors import ConfigError
 from recmind_dist.storage import read_json
 from recmind_dist.training.cluster import start_ray
+from recmind_dist.training.network import Network, fewest_nodes, loopback_fault, sockets_fault
 from recmind_dist.training.place import Place, fault_here, versions
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig, load_run_config
@@ -61,6 +62,60 @@ def test_files_that_a_node_does_not_see(place: Place, tmp_path: Path) -> None:
     Path(place.token).unlink()
     assert fault_here(place) == (
         f"does not see run_dir {tmp_path} (No such file or directory): put it on storage that every node mounts"
+    )
+
+
+LAN = Network([], {"lo": True, "eth0": False}, "gpu-7", "10.0.0.7")
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (LAN, None),
+        (replace(LAN, address="fe80::1%eth0"), None),
+        (replace(LAN, chosen=["eth0"], address="127.0.1.1"), None),
+        (
+            replace(LAN, address="127.0.1.1"),
+            "is not reached by other nodes: its hostname gpu-7 stands for 127.0.1.1, where gloo listens: correct /etc/hosts, "
+            "or set GLOO_SOCKET_IFNAME to the interface that the other nodes reach, before `ray start`",
+        ),
+        (replace(LAN, address="::1"), "its hostname gpu-7 stands for ::1, where gloo listens"),
+        (replace(LAN, address=""), "its hostname gpu-7 is no address of its own, and gloo then listens on loopback"),
+        (
+            replace(LAN, chosen=["eth0", "lo"]),
+            "is not reached by other nodes at interface lo (GLOO_SOCKET_IFNAME): set GLOO_SOCKET_IFNAME to",
+        ),
+        (replace(LAN, chosen=["ib0"]), "has no network interface ib0 (GLOO_SOCKET_IFNAME): it has eth0, lo"),
+    ],
+)
+def test_a_node_where_gloo_would_listen_on_loopback(network: Network, sentence: str | None) -> None:
+    fault = loopback_fault(network)
+    assert (fault is None) if sentence is None else (fault is not None and sentence in fault)
+
+
+def test_loopback_matters_only_between_machines(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    assert fault_here(replace(place, num_ranks=2)) is None
+    fault = fault_here(replace(place, num_ranks=2, many_nodes=True))
+    assert fault is not None
+    assert fault.startswith("is not reached by other nodes at interface lo")
+
+
+@pytest.mark.parametrize(
+    ("rooms", "workers", "nodes"),
+    [([8], 4, 1), ([8, 8], 8, 1), ([8, 8], 9, 2), ([1, 1, 1], 2, 2), ([2, 8, 4], 13, 3), ([4], 16, 1), ([8, 8], 0, 0)],
+)
+def test_on_how_many_nodes_workers_run_at_least(rooms: list[int], workers: int, nodes: int) -> None:
+    assert fewest_nodes(rooms, workers) == nodes
+
+
+def test_more_ranks_than_sockets_are_refused_with_what_to_do() -> None:
+    assert sockets_fault(1024, 200) is None
+    assert sockets_fault(1024, 1) is None
+    assert sockets_fault(65536, 2000) is None
+    assert sockets_fault(1024, 256) == (
+        "lets a process open 1024 files, and 256 ranks need about 1152: run `ulimit -n 65536` before `ray start` (or "
+        "`recmind`), or lower scaling.num_workers"
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recmind_dist.errors import DataError
 from recmind_dist.graph import GraphSettings, prepare_graph
-from recmind_dist.ingest import DatasetSettings, ingest_dataset
+from recmind_dist.ingest import DatasetSettings, id_codes, ingest_dataset
 from recmind_dist.ingest import spill as spill_module
 from recmind_dist.ingest.id_codes import IdCodes
 
@@ -146,3 +146,25 @@ def test_the_table_of_codes_grows() -> None:
     ids = pl.Series([f"user-number-{k}" for k in range(200_000)])
     codes = IdCodes(ids)
     assert (codes.of(ids.reverse()) == np.arange(200_000)[::-1]).all()
+
+
+def test_ids_whose_hashes_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash of two bits, so that nearly all ids collide: also those of one batch, and those met after the table grew."""
+    whole = id_codes._hashes
+    monkeypatch.setattr(id_codes, "_hashes", lambda *texts: whole(*texts) & np.uint64(3))
+    monkeypatch.setattr(id_codes, "_FIRST", 8)
+    names = [*(f"user-{k}" for k in range(300)), "", "é", "user-1 ", "\0", "\0\0", "user-1" * 40]
+    codes = IdCodes(pl.Series(names[:100]))
+    for start in range(0, len(names), 60):
+        batch = names[start : start + 90]
+        assert all(names[code] == name for code, name in zip(codes.of(pl.Series(batch * 2)), batch * 2, strict=True))
+    assert codes.count == len(names)
+    assert codes.names().to_list() == names
+
+
+def test_nobody_can_tell_which_ids_collide() -> None:
+    """Tables hash under keys of their own, by SipHash: its authors' test vector."""
+    text = pl.Series([bytes(range(15)).decode()])
+    key = np.frombuffer(bytes(range(16)), np.uint64)
+    assert id_codes._hashes(*id_codes._bytes_of(text), key)[0] == 0xA129CA6149BE45E5
+    assert (IdCodes()._key != IdCodes()._key).any()
