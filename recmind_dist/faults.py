@@ -5,7 +5,7 @@ A test arms them by the environment variable RECMIND_FAULTS, JSON or the path of
     [{"point": "step", "rank": 1, "step": 12, "action": "kill", "once": "/tmp/test/killed"}]
 
 rank: of the worker, absent: any. step: the first at which it acts, absent: any. once: a file that marks it as done, so
-that the restarted run is spared; absent: it acts every time. Here at the bottom because all rooms have points;
+that the restarted run is spared; absent: it acts every time. until: a file; the action "pause" waits for it. Here at the bottom because all rooms have points;
 `training/faults.py` is what training's own code imports.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from recmind_dist.errors import ConfigError
 
 VARIABLE = "RECMIND_FAULTS"
-ACTIONS = ("crash", "kill", "hang", "exception", "nan", "enospc", "memory")
+ACTIONS = ("crash", "kill", "hang", "exception", "nan", "enospc", "memory", "pause")
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,13 @@ class Fault:
     rank: int | None = None
     step: int | None = None
     once: str | None = None
+    until: str | None = None
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise ConfigError(f"{VARIABLE}: action {self.action!r}: choose one of {', '.join(ACTIONS)}")
+        if self.action == "pause" and self.until is None:
+            raise ConfigError(f"{VARIABLE}: action pause: give until, the file that it waits for")
 
 
 class _Points:
@@ -91,6 +94,9 @@ def _fail(fault: Fault, what: str, tensor: Any) -> None:
         case "hang":
             while True:
                 time.sleep(1)
+        case "pause":
+            while not Path(str(fault.until)).exists():
+                time.sleep(0.05)
         case "enospc":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
         case "memory":
