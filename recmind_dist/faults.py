@@ -5,8 +5,9 @@ A test arms them by the environment variable RECMIND_FAULTS, JSON or the path of
     [{"point": "step", "rank": 1, "step": 12, "action": "kill", "once": "/tmp/test/killed"}]
 
 rank: of the worker, absent: any. step: the first at which it acts, absent: any. once: a file that marks it as done, so
-that the restarted run is spared; absent: it acts every time. until: a file; the action "pause" waits for it. Here at the bottom because all rooms have points;
-`training/faults.py` is what training's own code imports.
+that the restarted run is spared; absent: it acts every time. until: a file; the action "pause" waits for it.
+
+Here at the bottom because all rooms have points; `training/faults.py` is what training's own code imports.
 """
 
 import errno

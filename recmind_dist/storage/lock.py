@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,15 +19,28 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
     """Holds `directory` for this process. Raises LockedError, naming the holder, if another process has it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _open(directory / NAME)
     try:
-        if not _taken(handle):
-            raise LockedError(f"{directory}: in use by {_holder(handle)}: wait for it, or choose another directory")
+        while True:
+            if not _taken(handle):
+                raise LockedError(f"{directory}: in use by {_holder(handle)}: wait for it, or choose another directory")
+            if _is_at(handle, directory / NAME):
+                break
+            os.close(handle)  # its last holder removed the directory
+            handle = _open(directory / NAME)
         _sign(handle)
         yield
     finally:
         os.close(handle)
+
+
+def empty_directory(directory: Path) -> None:
+    """Removes all that a directory holds but its lock. Only for the holder of the lock."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != NAME:
+            path.unlink()
 
 
 @contextmanager
@@ -40,12 +54,9 @@ def building(final: Path) -> Iterator[None]:
     """
     path = final.with_name(f".{final.name}{NAME}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle = _first_in_line(path)
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror}): free space or choose another cache"
-        ) from error
+        raise StoreError(f"{path}: cannot be written ({error.strerror}): free space or choose another cache") from error
     try:
         _sign(handle)
         yield
@@ -57,16 +68,26 @@ def building(final: Path) -> Iterator[None]:
 def _first_in_line(path: Path) -> int:
     """A handle on a lock file that nobody else holds. Its last holder removed it: then a new one is made."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _open(path)
         if not _taken(handle):
             logger.warning("%s: waiting for %s, which is at work on it", path, _holder(handle))
             fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the holder, however it ends
-        try:
-            if os.fstat(handle).st_ino == path.stat().st_ino:
-                return handle
-        except FileNotFoundError:
-            pass
+        if _is_at(handle, path):
+            return handle
         os.close(handle)
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether the file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _taken(handle: int) -> bool:

@@ -1,7 +1,9 @@
 """Extraction: a pool of Ray actors turns texts into vectors, one shard a task, each shard written by one actor only.
 
-The driver plans from the ledger: a shard whose content key stands there and whose bytes are sound is not made again,
-and where nothing is to do no actor starts and no model is loaded. A worker that dies (killed, or out of memory) is
+Each set of texts has a store of its own, named after the encoder and the texts, so that no run changes what another
+reads. The driver plans from the ledger: a shard whose content key stands there and whose bytes are sound is not made
+again; one that another store of the same encoder has is copied from there; and where nothing is left to do no actor
+starts and no model is loaded. A worker that dies (killed, or out of memory) is
 replaced and its shard tried again with half the batch, at most `max_retries` times. Retries are the driver's and not
 Ray's, because Ray would repeat the very batch that did not fit.
 """
@@ -9,6 +11,7 @@ Ray's, because Ray would repeat the very batch that did not fit.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,9 +59,9 @@ class ShardJob:
         return sum(text is not None for text in self.texts)
 
 
-def store_path(settings: TextSettings, cache_dir: Path, adapter: Path | None = None) -> Path:
-    """Where `embed_texts` keeps the vectors of this encoder: `<cache_dir>/text/<first 12 of the encoder key>`."""
-    return cache_dir / "text" / encoder_key(settings, adapter)[:12]
+def store_path(texts: Texts, settings: TextSettings, cache_dir: Path, adapter: Path | None = None) -> Path:
+    """Where `embed_texts` keeps the vectors: `<cache_dir>/text/<encoder key>-<texts' key>`, 12 digits of each."""
+    return cache_dir / "text" / f"{encoder_key(settings, adapter)[:12]}-{texts.key[:12]}"
 
 
 def embed_texts(
@@ -67,11 +70,13 @@ def embed_texts(
     cache_dir: Path,
     adapter: Path | None = None,
     on_progress: Progress | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> EmbedReport:
-    """Brings the store of this encoder up to date with `texts`. The caller has started Ray, if there is work to do.
+    """Brings the store of this encoder and these texts up to date. Needs Ray if there is work to do.
 
     Args:
         adapter: a directory of `save_adapter`, merged into the model first and part of the key.
+        on_start: called with the number of texts before any is embedded, if any is; it may start Ray.
 
     Raises:
         TextError: no such model; vectors that are not finite or of a wrong width; a shard that killed every worker.
@@ -79,22 +84,23 @@ def embed_texts(
         LockedError: there is work to do, and another process extracts into the same store.
     """
     started = time.monotonic()
-    path = store_path(settings, cache_dir, adapter)
+    path = store_path(texts, settings, cache_dir, adapter)
     complete = _shards_if_complete(texts, settings, path, adapter)
     if complete is not None:  # runs that have nothing to do read the same store at the same time
         return EmbedReport(path, 0, texts.count, complete, time.monotonic() - started)
-    with directory_lock(path):
+    with directory_lock(path):  # before the plan: nothing may change between it and the work
+        make_store(texts, settings, path, adapter)
         jobs, num_shards = plan_shards(texts, settings, path, adapter)
+        embedded = sum(job.num_texts for job in jobs)
+        if jobs and on_start:
+            on_start(embedded)
         if jobs:
             _run(jobs, settings, path, adapter, on_progress)
-    embedded = sum(job.num_texts for job in jobs)
     return EmbedReport(path, embedded, texts.count, num_shards - len(jobs), time.monotonic() - started)
 
 
-def plan_shards(
-    texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None
-) -> tuple[list[ShardJob], int]:
-    """Makes or resizes the store. Returns the shards that are absent, damaged or of other texts; and how many exist."""
+def make_store(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None) -> TextStore:
+    """Makes the store if need be, and copies what other stores of the encoder have. Only for the holder of its lock."""
     encoder = encoder_content(settings, adapter_hash(adapter) if adapter else None)
     num_rows = {"items": len(texts.items), "users": len(texts.users)}
     if (path / META).is_file():
@@ -103,8 +109,51 @@ def plan_shards(
         dim = hidden_size(resolve_model(settings))
     store = TextStore.create(path, encoder, dim, num_rows, settings.shard_rows, settings.chunk_rows)
     store.clean()
-    shards = list(_shards(texts, settings, store, content_key(encoder)))
+    absent, _ = plan_shards(texts, settings, path, adapter)
+    elsewhere = _shards_elsewhere(path, dim) if absent else {}
+    for job in absent:
+        if (job.side, job.content_key) in elsewhere:
+            _copy(job, *elsewhere[job.side, job.content_key], store)
+    return store
+
+
+def plan_shards(
+    texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None
+) -> tuple[list[ShardJob], int]:
+    """The shards that are absent or damaged in a store, and how many it has in all. Changes nothing."""
+    store = TextStore.open(path)
+    key = content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
+    shards = list(_shards(texts, settings, store, key))
     return [job for job in shards if not _is_done(store, job)], len(shards)
+
+
+def _shards_elsewhere(path: Path, dim: int) -> dict[tuple[str, str], tuple[TextStore, int]]:
+    """Shards of the other stores of an encoder, by side and content key. These stores are only read."""
+    found: dict[tuple[str, str], tuple[TextStore, int]] = {}
+    for other in sorted(path.parent.glob(f"{path.name.partition('-')[0]}*")):
+        with suppress(StoreError):  # damaged, or about to be made
+            store = TextStore.open(other)
+            if other != path and store.dim == dim:
+                found |= {(side, key): (store, shard) for side, shard, key in _keys(store)}
+    return found
+
+
+def _keys(store: TextStore) -> Iterator[tuple[str, int, str]]:
+    """(side, shard, content key) of all entries of a ledger that can be read."""
+    for side in SIDES:
+        for shard in range(store.num_shards(side)):
+            with suppress(StoreError):
+                key = (store.entry(side, shard) or {}).get("content_key")
+                if isinstance(key, str):
+                    yield side, shard, key
+
+
+def _copy(job: ShardJob, source: TextStore, shard: int, store: TextStore) -> None:
+    """Writes a shard as another store has it, if its bytes are sound there."""
+    with suppress(StoreError):
+        vectors = source.read_shard(job.side, shard)
+        if len(vectors) == len(job.texts):
+            store.write_shard(job.side, job.shard, vectors, job.content_key)
 
 
 def _shards_if_complete(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None) -> int | None:

@@ -167,9 +167,7 @@ print(prepare_graph(data, GraphSettings(), home / str(memory_mb), memory_mb))
 
 
 @pytest.mark.parametrize(("limit", "num_users"), [(96, 90), (1024, 1020)])
-def test_more_blocks_than_files_may_be_open_are_dealt_all_the_same(
-    tmp_path: Path, limit: int, num_users: int
-) -> None:
+def test_more_blocks_than_files_may_be_open_are_dealt_all_the_same(tmp_path: Path, limit: int, num_users: int) -> None:
     """The second case is the usual `ulimit -n`, with as many blocks as it once died at."""
     rows = np.random.default_rng(0).permutation(4 * num_users)
     columns = {"user": rows // 4, "item": rows % 37, "time": rows % 11}
