@@ -3,9 +3,12 @@
 Each set of texts has a store of its own, named after the encoder and the texts, so that no run changes what another
 reads. The driver plans from the ledger: a shard whose content key stands there and whose bytes are sound is not made
 again; one that another store of the same encoder has is copied from there; and where nothing is left to do no actor
-starts and no model is loaded. A worker that dies (killed, or out of memory) is
-replaced and its shard tried again with half the batch, at most `max_retries` times. Retries are the driver's and not
-Ray's, because Ray would repeat the very batch that did not fit.
+starts and no model is loaded.
+
+Only workers that are alive get shards, and more are started when nodes join. A worker that dies (killed, or out of
+memory) is replaced and its shard tried again with half the batch, at most `max_retries` times; the batch of one that
+went with its node stays as it was. Retries are the driver's and not Ray's, because Ray would repeat the very batch that
+did not fit.
 """
 
 import time
@@ -29,6 +32,9 @@ from recmind_dist.text.store import META, SIDES, TextStore
 
 Progress = Callable[[int, int], None]
 """Called with (texts embedded so far, texts to embed) after every shard."""
+LOOK_S = 2.0  # between looks at the cluster while no shard ends
+NODE_VERDICT_S = 30.0  # until the cluster knows whether a node that fell silent is gone
+MAX_NODES_LOST = 20
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class EmbedReport:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One task: the rows of one shard. `attempt` counts the workers that died on it."""
+    """One task: the rows of one shard. `attempt` counts the workers that died on it, `nodes_lost` those whose node left."""
 
     side: str
     shard: int
@@ -52,6 +58,7 @@ class ShardJob:
     content_key: str
     max_tokens: int
     attempt: int = 0
+    nodes_lost: int = 0
 
     @property
     def num_texts(self) -> int:
@@ -205,6 +212,12 @@ class EmbedActor:
         self.encoder: Any = None
         self.batch_tokens = 0
 
+    def node(self) -> str:
+        """Id of the node that it runs on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
     def embed(self, job: ShardJob) -> None:
         """Encodes and writes one shard."""
         if self.encoder is None:
@@ -262,8 +275,16 @@ def _run(
         pool.close()
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """An actor that is alive, and the id of its node."""
+
+    actor: Any
+    node: str
+
+
 class _Pool:
-    """The actors, which of them are idle, and what the others work on."""
+    """The actors: which of them are starting, which are idle, and what the others work on."""
 
     def __init__(self, settings: TextSettings, path: Path, adapter: Path | None, num_jobs: int) -> None:
         import ray
@@ -276,47 +297,139 @@ class _Pool:
         self._actor = ray.remote(EmbedActor).options(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0)
         self._arguments = (settings, path, adapter, 1, "cuda" if gpus else "cpu")
         size = min(settings.num_actors or gpus or cpus, num_jobs)
-        self._idle: list[Any] = [self._start() for _ in range(size)]
-        self._running: dict[Any, tuple[Any, ShardJob]] = {}
+        self._settings = settings
+        self._kind = "GPU" if gpus else "CPU"
+        self._most_units = gpus or cpus
+        self._alive_at, self._failed_starts = time.monotonic(), 0
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[_Worker] = []
+        self._running: dict[Any, tuple[_Worker, ShardJob]] = {}
+        for _ in range(size):
+            self._start()
 
-    def run(self, queue: deque[ShardJob]) -> Any:
+    def run(self, queue: deque[ShardJob]) -> Iterator[ShardJob]:
         """Yields each job when its shard is in the ledger."""
         import ray
 
         while queue or self._running:
-            while queue and self._idle:
-                actor, job = self._idle.pop(), queue.popleft()
-                self._running[actor.embed.remote(ray.put(job))] = (actor, job)
-            ready, _ = ray.wait(list(self._running), num_returns=1)
-            actor, job = self._running.pop(ready[0])
-            try:
-                ray.get(ready[0])
-            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-                queue.append(self._again(job, error))
-                ray.kill(actor)
-                self._idle.append(self._start())
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, RecmindError):
-                    raise error.cause from None
-                raise
+            self._hand_out(queue)
+            self._grow(len(queue))
+            ready, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=LOOK_S)
+            if not ready:
+                self._refuse_to_wait_for_ever(queue)
+            elif ready[0] in self._starting:
+                self._take_in(ready[0])
             else:
-                self._idle.append(actor)
-                yield job
+                worker, job = self._running.pop(ready[0])
+                if self._is_made(ready[0], worker, job, queue):
+                    yield job
 
     def close(self) -> None:
         """Ends all actors, whatever they do: a shard without a ledger entry does not count."""
         import ray
 
-        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
+        workers = [*self._idle, *(worker for worker, _ in self._running.values())]
+        for actor in [*self._starting.values(), *(worker.actor for worker in workers)]:
             ray.kill(actor)
 
-    def _start(self) -> Any:
-        return self._actor.remote(*self._arguments)
+    def _hand_out(self, queue: deque[ShardJob]) -> None:
+        import ray
 
-    def _again(self, job: ShardJob, error: Exception) -> ShardJob:
+        while queue and self._idle:
+            worker, job = self._idle.pop(), queue.popleft()
+            self._running[worker.actor.embed.remote(ray.put(job))] = (worker, job)
+        if self._running:
+            self._alive_at = time.monotonic()
+
+    def _is_made(self, ref: Any, worker: _Worker, job: ShardJob, queue: deque[ShardJob]) -> bool:
+        """Whether a job that has ended has made its shard. If its worker died it goes back to the queue."""
+        import ray
+
+        try:
+            ray.get(ref)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            queue.append(self._again(worker, job, error))
+            ray.kill(worker.actor)
+            self._start()
+            return False
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RecmindError):
+                raise error.cause from None
+            raise
+        self._idle.append(worker)
+        return True
+
+    def _start(self) -> None:
+        actor = self._actor.remote(*self._arguments)
+        self._starting[actor.node.remote()] = actor
+
+    def _take_in(self, ref: Any) -> None:
+        """Takes in a worker that has started. Raises TextError if as many as may die on a shard died in starting."""
+        import ray
+
+        actor = self._starting.pop(ref)
+        try:
+            self._idle.append(_Worker(actor, ray.get(ref)))
+            self._failed_starts = 0
+        except ray.exceptions.RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts > self.max_retries:
+                first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                raise TextError(
+                    f"{self._failed_starts} extraction workers died while they started ({first}): look at their logs, "
+                    "or raise text.max_retries"
+                ) from error
+            ray.kill(actor)
+            self._start()
+
+    def _grow(self, num_waiting: int) -> None:
+        """Starts a worker for each GPU, or CPU, that the cluster has got since; text.num_actors is the most."""
+        import ray
+
+        units = int(ray.cluster_resources().get(self._kind, 0))
+        new, self._most_units = units - self._most_units, max(units, self._most_units)
+        num_actors = len(self._starting) + len(self._idle) + len(self._running)
+        if self._settings.num_actors:
+            new = min(new, self._settings.num_actors - num_actors)
+        for _ in range(min(new, num_waiting - len(self._starting))):
+            self._start()
+
+    def _refuse_to_wait_for_ever(self, queue: deque[ShardJob]) -> None:
+        """Raises TextError if there has been no worker at all for text.start_timeout_s."""
+        patience_s = self._settings.start_timeout_s
+        if not self._running and time.monotonic() - self._alive_at > patience_s:
+            raise TextError(
+                f"shard {queue[0].shard} of {queue[0].side}: no worker has started within {patience_s:g} s: the cluster "
+                f"has no free {self._kind}: free one, add nodes, or raise text.start_timeout_s"
+            )
+
+    def _again(self, worker: _Worker, job: ShardJob, error: Exception) -> ShardJob:
+        if _node_has_left(worker.node, error):
+            if job.nodes_lost >= MAX_NODES_LOST:
+                raise TextError(
+                    f"shard {job.shard} of {job.side}: {job.nodes_lost + 1} nodes left while they worked on it: lower "
+                    "text.shard_rows in a new cache_dir, or use nodes that stay"
+                ) from error
+            return replace(job, nodes_lost=job.nodes_lost + 1)
         if job.attempt >= self.max_retries:
             raise TextError(
                 f"shard {job.shard} of {job.side}: {job.attempt + 1} workers died on it: lower text.batch_tokens or "
                 "text.num_actors if memory ran out, or raise text.max_retries"
             ) from error
         return replace(job, attempt=job.attempt + 1)
+
+
+def _node_has_left(node: str, error: Exception) -> bool:
+    """Whether a worker died because its node left, which says nothing about the batch that it had in hand."""
+    import ray
+
+    if getattr(error, "preempted", False):
+        return True
+    # a worker that only fell silent: its node may be gone, and the cluster not know yet
+    silent = isinstance(error, ray.exceptions.ActorUnavailableError)
+    deadline = time.monotonic() + (NODE_VERDICT_S if silent else 0.0)
+    while any(there["NodeID"] == node and there["Alive"] for there in ray.nodes()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.5)
+    return True

@@ -33,6 +33,7 @@ FAULTS = {
     19: "malformed input rows",
     20: "hostile YAML, manifest path, .pt",
     21: "resume asked for, nothing to resume",
+    23: "two runs on one text store while one extracts",
 }
 _ROW = re.compile(r"::test_row_(\d\d)_")
 Outcome = tuple[str, float]
