@@ -5,8 +5,9 @@ A test arms them by the environment variable RECMIND_FAULTS, JSON or the path of
     [{"point": "step", "rank": 1, "step": 12, "action": "kill", "once": "/tmp/test/killed"}]
 
 rank: of the worker, absent: any. step: the first at which it acts, absent: any. once: a file that marks it as done, so
-that the restarted run is spared; absent: it acts every time. Here at the bottom because all rooms have points;
-`training/faults.py` is what training's own code imports.
+that the restarted run is spared; absent: it acts every time. until: a file; the action "pause" waits for it.
+
+Here at the bottom because all rooms have points; `training/faults.py` is what training's own code imports.
 """
 
 import errno
@@ -21,7 +22,7 @@ from typing import Any
 from recmind_dist.errors import ConfigError
 
 VARIABLE = "RECMIND_FAULTS"
-ACTIONS = ("crash", "kill", "hang", "exception", "nan", "enospc", "memory", "slow")
+ACTIONS = ("crash", "kill", "hang", "exception", "nan", "enospc", "memory", "slow", "pause")
 SLOW_S = 3.0
 
 
@@ -34,10 +35,13 @@ class Fault:
     rank: int | None = None
     step: int | None = None
     once: str | None = None
+    until: str | None = None
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise ConfigError(f"{VARIABLE}: action {self.action!r}: choose one of {', '.join(ACTIONS)}")
+        if self.action == "pause" and self.until is None:
+            raise ConfigError(f"{VARIABLE}: action pause: give until, the file that it waits for")
 
 
 class _Points:
@@ -94,6 +98,9 @@ def _fail(fault: Fault, what: str, tensor: Any) -> None:
                 time.sleep(1)
         case "slow":
             time.sleep(SLOW_S)
+        case "pause":
+            while not Path(str(fault.until)).exists():
+                time.sleep(0.05)
         case "enospc":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
         case "memory":

@@ -20,8 +20,9 @@ from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_co
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import score_of
 from recmind_dist.errors import CheckpointError, ConfigError, StoreError
-from recmind_dist.storage import verify_manifest
+from recmind_dist.storage import directory_lock, empty_directory, verify_manifest
 from recmind_dist.storage.atomic import PARTIAL
+from recmind_dist.storage.lock import NAME as LOCK
 from recmind_dist.storage.remote import Remote
 from recmind_dist.storage.tree import INDEX, Tree
 
@@ -73,16 +74,21 @@ class Mirror:
 
         Raises:
             StoreError: the storage fails, or has it damaged.
+            LockedError: another process brings or makes it.
         """
-        if path.exists():
+        if _holds_something(path):
             return False
+        with directory_lock(path):
+            return not _holds_something(path) and self._pull_store(path)
+
+    def _pull_store(self, path: Path) -> bool:
         try:
             Tree(self.remote, f"{TEXT}/{path.name}", path).pull()
         except FileNotFoundError:
-            shutil.rmtree(path, ignore_errors=True)
+            empty_directory(path)
             return False
         except (OSError, StoreError) as error:
-            shutil.rmtree(path, ignore_errors=True)
+            empty_directory(path)
             raise StoreError(f"{error}: run again when storage is well, or remove {TEXT}/{path.name} there") from error
         return True
 
@@ -257,6 +263,10 @@ def open_mirror(uri: str | None, run: Path) -> Mirror | None:
             f"storage_uri {mirror.remote.uri}: cannot be read ({error}): check bucket, credentials and network"
         ) from error
     return mirror
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_dir() and any(file.name != LOCK for file in path.iterdir())
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def run(config: Config, overrides: Overrides = None, resume: Resume = "auto", al
     others = [_load(config, [*(overrides or []), *main_config.overrides_beside(v)], v) for v in main_config.compare]
     results: dict[str, Any] = {}
     for one in (main_config, *others):
-        _say(f"variant {one.variant}: in {one.run_dir}")
-        results[one.variant] = Trainer(one, _say).run(resume, allow_mismatch)
+        say(f"variant {one.variant}: in {one.run_dir}")
+        results[one.variant] = Trainer(one, say).run(resume, allow_mismatch)
     title = f"{main_config.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
     print_table(comparison_table(results, title=title))
     print_table(strata_table(results))
@@ -56,7 +56,7 @@ def validate(config: Config, overrides: Overrides = None) -> None:
     checked = _load(config, overrides)
     for variant in checked.compare:
         _load(config, overrides, variant)
-    _say(f"{config}: valid: {checked.variant} on {checked.dataset.name}, run directory {checked.run_dir}")
+    say(f"{config}: valid: {checked.variant} on {checked.dataset.name}, run directory {checked.run_dir}")
 
 
 @app.command()
@@ -65,7 +65,7 @@ def fetch(names: Annotated[list[str], typer.Argument(help="ml-100k, minilm, smol
     from recmind_dist.training.trainer import fetch_asset
 
     for name in names:
-        _say(f"{name}: at {fetch_asset(name)}")
+        say(f"{name}: at {fetch_asset(name)}")
 
 
 @app.command()
@@ -81,13 +81,13 @@ def synth(
     from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
 
     settings = resolve_settings(SyntheticSettings, Document("synth", {}), overrides)
-    _say(f"synthetic data: at {synthesize(settings, into)}")
+    say(f"synthetic data: at {synthesize(settings, into)}")
 
 
 @app.command()
 def prepare(config: Config, overrides: Overrides = None) -> None:
     """Fetches, ingests, splits and partitions; says how good the partition is."""
-    _say(_trainer(config, overrides).report_partition())
+    say(_trainer(config, overrides).report_partition())
 
 
 @app.command()
@@ -95,7 +95,7 @@ def embed(config: Config, overrides: Overrides = None) -> None:
     """Turns all texts into vectors; a second run embeds nothing, a changed text only its shard."""
     trainer = _trainer(config, overrides)
     if trainer.embed() is None:
-        _say(f"variant {trainer.config.variant} uses no text: nothing to embed")
+        say(f"variant {trainer.config.variant} uses no text: nothing to embed")
 
 
 @app.command()
@@ -106,10 +106,10 @@ def train(
     _check_resume(resume)
     trainer = _trainer(config, overrides)
     if not trainer.config.trains:
-        _say(f"variant {trainer.config.variant} has nothing to train")
+        say(f"variant {trainer.config.variant} has nothing to train")
         return
     trainer.fit(resume, allow_mismatch)
-    _say(f"trained: at {trainer.config.run_dir}")
+    say(f"trained: at {trainer.config.run_dir}")
 
 
 @app.command()
@@ -118,7 +118,7 @@ def evaluate(run_dir: Run) -> None:
     from recmind_dist.report import comparison_table, print_table, strata_table
     from recmind_dist.training import Trainer
 
-    trainer = Trainer.of_run(run_dir, _say)
+    trainer = Trainer.of_run(run_dir, say)
     results: dict[str, Any] = {trainer.config.variant: trainer.evaluate()}
     print_table(comparison_table(results, title=trainer.config.dataset.name))
     print_table(strata_table(results))
@@ -132,11 +132,12 @@ def recommend(
 ) -> None:
     """Prints the best items that a user has not had."""
     from recmind_dist.export import load
+    from recmind_dist.report.printable import printable
 
     recommender = load(run_dir)
-    print(f"for user {user}:")
+    say(f"for user {printable(user)}:")
     for place, item in enumerate(recommender.recommend(user, k), 1):
-        print(f"{place:3d}  {item.score:9.4f}  {item.item_id:>10}  {item.title}")
+        say(f"{place:3d}  {item.score:9.4f}  {printable(item.item_id):>10}  {printable(item.title)}")
 
 
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":
@@ -148,7 +149,7 @@ def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -
 def _trainer(path: Path, overrides: list[str] | None) -> "Trainer":
     from recmind_dist.training import Trainer
 
-    return Trainer(_load(path, overrides), _say)
+    return Trainer(_load(path, overrides), say)
 
 
 def _check_resume(resume: str) -> None:
@@ -156,8 +157,11 @@ def _check_resume(resume: str) -> None:
         raise RecmindError(f"--resume {resume}: choose auto, must or never")
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def say(line: str) -> None:
+    """Prints a line, with control characters of whatever file it quotes escaped."""
+    from recmind_dist.report.printable import printable_lines
+
+    print(printable_lines(line), flush=True)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -183,16 +187,16 @@ def main(words: list[str] | None = None) -> None:
 
 def _explain(error: Exception) -> int:
     """Prints the sentence for an error and returns the exit code. What is no user's error keeps its traceback."""
+    from recmind_dist.report.printable import printable_lines
+
     if isinstance(error, RecmindError):
-        print(f"error: {error}", file=sys.stderr)
+        print(printable_lines(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     if isinstance(error, UsageError):
         error.show()
         return int(error.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
-        print(
-            f"error: {error.filename}: {error.strerror}: free space or check permissions, then run again",
-            file=sys.stderr,
-        )
+        sentence = f"error: {error.filename}: {error.strerror}: free space or check permissions, then run again"
+        print(printable_lines(sentence), file=sys.stderr)
         return 4
     raise error

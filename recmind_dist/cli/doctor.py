@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from recmind_dist.cli.app import Run, app
+from recmind_dist.cli.app import Run, app, say
 from recmind_dist.errors import StoreError
 
 
@@ -17,15 +17,15 @@ def doctor(
     from recmind_dist.training.doctor import examine
     from recmind_dist.training.repair import repair as mend
 
-    found = mend(run_dir, lambda line: print(line, flush=True)) if repair else examine(run_dir)
+    found = mend(run_dir, say) if repair else examine(run_dir)
     for line in found.sound:
-        print(f"good     {line}")
+        say(f"good     {line}")
     for line in found.notes:
-        print(f"note     {line}")
+        say(f"note     {line}")
     for finding in found.findings:
-        print(f"DAMAGED  {finding.part}: {finding.fault}")
-        print(f"         {finding.remedy}")
+        say(f"DAMAGED  {finding.part}: {finding.fault}")
+        say(f"         {finding.remedy}")
     if found.findings:
         remedy = "what is left needs the remedy named above" if repair else f"run `recmind doctor {run_dir} --repair`"
         raise StoreError(f"{run_dir}: {len(found.findings)} parts damaged, {len(found.sound)} good: {remedy}")
-    print(f"{run_dir}: all {len(found.sound)} parts are good")
+    say(f"{run_dir}: all {len(found.sound)} parts are good")

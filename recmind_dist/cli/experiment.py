@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from recmind_dist.cli.app import Config, Overrides, app
+from recmind_dist.cli.app import Config, Overrides, app, say
 
 Name = Annotated[Literal["warmup", "gating", "probe", "ablation"], typer.Argument(show_default=False)]
 
@@ -23,7 +23,7 @@ def experiment(
     """
     from recmind_dist.experiments.study import run_experiment
 
-    found = run_experiment(name, config, overrides or [], seeds, jobs, lambda line: print(line, flush=True))
+    found = run_experiment(name, config, overrides or [], seeds, jobs, say)
     for table in found.tables[:2]:
-        print(f"\n{table.markdown()}", end="")
-    print(f"\nThe paper expects: {found.claim}\nSeen: {found.answer}")
+        say(f"\n{table.markdown()}".rstrip("\n"))
+    say(f"\nThe paper expects: {found.claim}\nSeen: {found.answer}")

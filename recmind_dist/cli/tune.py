@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recmind_dist.cli.app import Config, Overrides, app
+from recmind_dist.cli.app import Config, Overrides, app, say
 
 
 @app.command()
@@ -22,4 +22,4 @@ def tune(
     """
     from recmind_dist.experiments.tuning import tune as search
 
-    search(config, overrides or [], trials, seed, space, lambda line: print(line, flush=True))
+    search(config, overrides or [], trials, seed, space, say)

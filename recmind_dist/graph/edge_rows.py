@@ -13,7 +13,7 @@ from numba import njit
 from recmind_dist.errors import StoreError
 from recmind_dist.graph.store import Graph, map_array
 from recmind_dist.ingest.dataset import is_complete, writing
-from recmind_dist.storage import atomic_directory, read_manifest, write_manifest
+from recmind_dist.storage import atomic_directory, building, read_manifest, write_manifest
 from recmind_dist.types import Int32Array, IntArray
 
 KIND = "graph-rows"
@@ -89,8 +89,19 @@ def prepare_rows(graph_path: Path) -> Path:
     """
     graph = Graph.open(graph_path)
     final = rows_directory(graph_path)
-    if is_complete(final, KIND, SCHEMA) and read_manifest(final, KIND, SCHEMA).get("graph_key") == graph.key:
+    if _has_rows_of(graph, final):
         return final
+    with building(final):
+        if not _has_rows_of(graph, final):  # another run may have made them while this one waited
+            _write_rows(graph, final)
+    return final
+
+
+def _has_rows_of(graph: Graph, final: Path) -> bool:
+    return is_complete(final, KIND, SCHEMA) and read_manifest(final, KIND, SCHEMA).get("graph_key") == graph.key
+
+
+def _write_rows(graph: Graph, final: Path) -> None:
     node_of_row = np.empty(graph.num_nodes, np.int32)
     node_of_row[graph.row_of_node] = np.arange(graph.num_nodes, dtype=np.int32)
     indptr = np.zeros(graph.num_nodes + 1, np.int64)
@@ -101,7 +112,6 @@ def prepare_rows(graph_path: Path) -> Path:
         np.save(work / "newest.npy", newest_places(graph))
         write_array(work / "indices.npy", np.int32, 2 * graph.num_edges, _reordered(graph, node_of_row, indptr))
         write_manifest(work, KIND, SCHEMA, {"graph_key": graph.key, "num_edges": graph.num_edges})
-    return final
 
 
 def newest_places(graph: Graph) -> Int32Array:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recmind_dist import faults
 from recmind_dist.errors import DataError
 from recmind_dist.graph import splits
 from recmind_dist.graph.csr import both_directions, edge_order, held_out_rows
@@ -19,7 +20,14 @@ from recmind_dist.ingest.dataset import KIND as DATASET_KIND
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.ingest.dataset import is_complete, writing
 from recmind_dist.ingest.ids import natural_order
-from recmind_dist.storage import atomic_directory, content_key, read_manifest, verify_manifest, write_manifest
+from recmind_dist.storage import (
+    atomic_directory,
+    building,
+    content_key,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 from recmind_dist.types import Int32Array, IntArray
 
 MAX_NODES = 2**31 - 1  # node ids are int32 on disk
@@ -27,6 +35,8 @@ MAX_NODES = 2**31 - 1  # node ids are int32 on disk
 
 def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path, memory_mb: int = 0) -> Path:
     """Splits, sorts and partitions a data set. What was done before is found by content and returned untouched.
+
+    Of runs that want the same graph at once, one makes it and the others wait for it.
 
     Nodes are numbered by external id (whole numbers by value, then text), users first: the order of files does not
     matter. Users and items that are only held out keep their node.
@@ -44,12 +54,38 @@ def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path, memor
     final = cache / str(dataset["name"]) / f"graph-{key[:12]}"
     if is_complete(final, KIND, SCHEMA):
         return final
+    with building(final):
+        if not is_complete(final, KIND, SCHEMA):  # another run may have made it while this one waited
+            _prepare(dataset_dir, dataset, settings, key, final, memory_mb)
+    return final
+
+
+def _prepare(
+    dataset_dir: Path,
+    dataset: dict[str, Any],
+    settings: GraphSettings,
+    key: str,
+    final: Path,
+    memory_mb: int,
+) -> None:
+    faults.check("prepare")
     verify_manifest(dataset_dir, dataset)
     _check_split(dataset, settings)
     content = {"name": dataset["name"], "key": key, "dataset_key": dataset["key"], "settings": settings.content()}
     content |= {"split": settings.split, "partition": settings.partition, "num_parts": settings.num_parts}
     if memory_mb:
-        return _prepare_in_blocks(dataset_dir, dataset, settings, cache, final, content, memory_mb)
+        _prepare_in_blocks(dataset_dir, dataset, settings, final, content, memory_mb)
+    else:
+        _prepare_at_once(dataset_dir, dataset, settings, final, content)
+
+
+def _prepare_at_once(
+    dataset_dir: Path,
+    dataset: dict[str, Any],
+    settings: GraphSettings,
+    final: Path,
+    content: dict[str, Any],
+) -> None:
     frame = pl.read_parquet(dataset_dir / "interactions.parquet")
     users = _nodes(frame.get_column("user"), dataset_dir / "users.parquet")
     items = _nodes(frame.get_column("item"), dataset_dir / "items.parquet")
@@ -60,7 +96,7 @@ def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path, memor
         labels = splits.withhold(labels, log, items.height, settings.withhold_items, settings.seed)
     _check_left(dataset, settings, int((labels == TRAIN).sum()))
     content |= {"num_users": users.height, "num_items": items.height, **_counts(log, labels)}
-    with writing(cache), atomic_directory(final) as work:
+    with writing(final.parent.parent), atomic_directory(final) as work:
         _write_training(work, log, labels, users.height, items.height, settings)
         for split, label in (("valid", VALID), ("test", TEST)):
             chosen = labels == label
@@ -70,18 +106,21 @@ def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path, memor
         users.write_parquet(work / "users.parquet")
         items.write_parquet(work / "items.parquet")
         write_manifest(work, KIND, SCHEMA, content)
-    return final
 
 
 def _prepare_in_blocks(
-    dataset_dir: Path, dataset: dict[str, Any], settings: GraphSettings, cache: Path, final: Path,
-    content: dict[str, Any], memory_mb: int,
-) -> Path:  # fmt: skip
+    dataset_dir: Path,
+    dataset: dict[str, Any],
+    settings: GraphSettings,
+    final: Path,
+    content: dict[str, Any],
+    memory_mb: int,
+) -> None:
     refuse_unstreamed(settings)
     log = dataset_dir / "interactions.parquet"
     users, items = (_nodes(logged_ids(log, side), dataset_dir / f"{side}s.parquet") for side in ("user", "item"))
     _check_size(dataset_dir, users, items)
-    with writing(cache), atomic_directory(final) as work:
+    with writing(final.parent.parent), atomic_directory(final) as work:
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-spill-") as folder:
             writer = GraphWriter(work, users.height, items.height, settings, memory_mb)
             spill = sorted_log(log, users["id"], items["id"], Path(folder) / "log", memory_mb)
@@ -95,7 +134,6 @@ def _prepare_in_blocks(
         items.write_parquet(work / "items.parquet")
         counts = {"num_users": users.height, "num_items": items.height, **writer.counts}
         write_manifest(work, KIND, SCHEMA, content | counts)
-    return final
 
 
 def _check_size(dataset_dir: Path, users: pl.DataFrame, items: pl.DataFrame) -> None:

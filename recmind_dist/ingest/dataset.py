@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as arrow_parquet
 
+from recmind_dist import faults
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.ingest.filters import by_rating, collapse_repeats, k_core
 from recmind_dist.ingest.log import Log, read_log
@@ -21,6 +22,7 @@ from recmind_dist.ingest.streaming import kept_blocks, stream_log
 from recmind_dist.ingest.tables import empty_table, read_table
 from recmind_dist.storage import (
     atomic_directory,
+    building,
     content_key,
     read_manifest,
     sha256_file,
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
     """Reads, cleans and stores a data set. What was done before is found by content and returned untouched.
+
+    Of runs that want the same data set at once, one makes it and the others wait for it.
 
     Args:
         cache: the directory that holds `<name>/dataset-<key>/`.
@@ -54,15 +58,22 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
     final = cache / settings.name / f"dataset-{key[:12]}"
     if is_complete(final, KIND, SCHEMA):
         return final
+    with building(final):
+        if not is_complete(final, KIND, SCHEMA):  # another run may have made it while this one waited
+            _ingest(settings, inputs, key, final)
+    return final
+
+
+def _ingest(settings: DatasetSettings, inputs: list[Path], key: str, final: Path) -> None:
+    faults.check("ingest")
     quarantine = Quarantine(settings.max_bad_rows)
     clean = None if settings.memory_mb else _clean(settings, quarantine)
-    with writing(cache), atomic_directory(final) as work:
+    with writing(final.parent.parent), atomic_directory(final) as work:
         found = _write(clean, settings, work) if clean is not None else _stream(settings, quarantine, work)
         quarantine.write(work / "quarantine.jsonl")
         content = {"name": settings.name, "key": key, **found, "has_valid": settings.valid is not None}
         sources = [{"file": str(path), "bytes": path.stat().st_size} for path in inputs]
         write_manifest(work, KIND, SCHEMA, {**content, "sources": sources, "settings": settings.content()})
-    return final
 
 
 @dataclass(frozen=True)

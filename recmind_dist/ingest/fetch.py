@@ -11,7 +11,7 @@ from recmind_dist.errors import DataError
 from recmind_dist.ingest.archives import Member, download_url, download_wheel, take_members
 from recmind_dist.ingest.dataset import writing
 from recmind_dist.ingest.movielens import CONVERT
-from recmind_dist.storage import atomic_directory, sha256_file
+from recmind_dist.storage import atomic_directory, building, sha256_file
 
 PUBLISHER_TIMEOUT_S = 10.0
 
@@ -103,6 +103,13 @@ def fetch(name: str, into: Path) -> Path:
     final = into / name
     if _is_whole(final, asset):
         return final
+    with building(final):
+        if not _is_whole(final, asset):  # another run may have brought it while this one waited
+            _fetch(name, asset, into, final)
+    return final
+
+
+def _fetch(name: str, asset: Asset, into: Path, final: Path) -> None:
     if final.exists():
         logger.warning("%s: not as pinned, fetched again", final)
     reasons: list[str] = []
@@ -111,7 +118,7 @@ def fetch(name: str, into: Path) -> Path:
             with writing(into), atomic_directory(final) as work:
                 _bring(source, work)
                 _verify(work, asset)
-            return final
+            return
         except DataError as error:
             reasons.append(str(error))
             logger.info("fetch %s: %s", name, error)

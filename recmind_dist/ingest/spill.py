@@ -1,6 +1,7 @@
 """A log on disk that is larger than memory, sorted into blocks of users that are not."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from recmind_dist.types import IntArray
 
+MAX_OPEN_FILES = 32  # block files written at once: far below any limit on open files
 BYTES_A_ROW = (
     240  # of a block while it is worked on: its columns, their sorted copies, orders and masks, texts of its ids
 )
@@ -54,7 +56,9 @@ class Spill:
         self._per_user[: len(counts)] += counts
 
     def sort(self, user_of: IntArray, item_of: IntArray) -> None:
-        """Deals the rows to files of consecutive users, none of more rows than are worked on at once unless one user has more.
+        """Deals the rows to blocks of consecutive users, of at most `rows_at_once` rows each.
+
+        The block of a user with more rows than that is larger.
 
         Args:
             user_of, item_of: final code of each provisional one.
@@ -65,16 +69,34 @@ class Spill:
         ends = np.cumsum(per_user)
         self.block_of_user = (ends - per_user) // self.rows_at_once
         self.num_blocks = int(self.block_of_user[-1]) + 1 if len(per_user) else 0
-        files = [(self._folder / f"block-{b}").open("wb") for b in range(self.num_blocks)]
-        for chunk in self._chunks(self._folder / "log", self.rows_at_once // 2 + 1):
+        self._deal(self._folder / "log", 0, self.num_blocks, self._in_final_codes(user_of, item_of))
+
+    def _in_final_codes(self, user_of: IntArray, item_of: IntArray) -> Iterator[np.ndarray]:
+        for chunk in self._chunks(self._folder / "log"):
             chunk["user"], chunk["item"] = user_of[chunk["user"]], item_of[chunk["item"]]
-            block = self.block_of_user[chunk["user"]]
-            chunk = chunk[np.argsort(block, kind="stable")]
-            for b, part in enumerate(np.split(chunk, np.searchsorted(np.sort(block), np.arange(1, self.num_blocks)))):
-                files[b].write(part.tobytes())
-        for file in files:
-            file.close()
-        (self._folder / "log").unlink()
+            yield chunk
+
+    def _deal(self, source: Path, first: int, last: int, chunks: Iterator[np.ndarray]) -> None:
+        """Deals the rows of blocks [first, last) to files of their own, and removes `source`.
+
+        More blocks than may be open at once are dealt to files of several blocks first, each of
+        which is then dealt in turn: 32 files at once make 1,024 blocks in two passes.
+        """
+        span = _span(last - first)
+        starts = np.arange(first, last, span)
+        paths = [self._folder / (f"block-{b}" if span == 1 else f"blocks-{b}-{span}") for b in starts]
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("wb")) for path in paths]
+            for chunk in chunks:
+                block = self.block_of_user[chunk["user"]]
+                chunk = chunk[np.argsort(block, kind="stable")]
+                ends = np.searchsorted(np.sort(block), starts[1:])
+                for file, part in zip(files, np.split(chunk, ends), strict=True):
+                    file.write(part.tobytes())
+        source.unlink()
+        if span > 1:
+            for path, start in zip(paths, starts.tolist(), strict=True):
+                self._deal(path, start, min(start + span, last), self._chunks(path))
 
     def blocks(self) -> Iterator[Block]:
         """Blocks by ascending user; rows within one in no order."""
@@ -95,11 +117,20 @@ class Spill:
         assert self._kind is not None
         _packed(block, self._kind).tofile(self._folder / f"block-{b}")
 
-    def _chunks(self, path: Path, rows: int) -> Iterator[np.ndarray]:
+    def _chunks(self, path: Path) -> Iterator[np.ndarray]:
         assert self._kind is not None
+        rows = self.rows_at_once // 2 + 1
         with path.open("rb") as file:
             while data := file.read(rows * self._kind.itemsize):
                 yield np.frombuffer(bytearray(data), self._kind)  # of our own, so that codes can be put in place
+
+
+def _span(num_blocks: int) -> int:
+    """Blocks that share a file so that at most MAX_OPEN_FILES are written at once; 1 if none must."""
+    span = 1
+    while -(-num_blocks // span) > MAX_OPEN_FILES:
+        span *= MAX_OPEN_FILES
+    return span
 
 
 def _packed(block: Block, kind: np.dtype) -> np.ndarray:

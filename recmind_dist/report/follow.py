@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recmind_dist.report.metrics_log import parse_line
+from recmind_dist.report.printable import printable_lines
 from recmind_dist.report.progress import Progress
 
 
@@ -76,7 +77,7 @@ class _View:
         self._bar.update(max(entry["step"] - self._bar.done, 0), stage=stage, loss=entry["loss"])
 
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable_lines(line), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from recmind_dist.lazy import lazy_exports
 from recmind_dist.text.adapter import adapter_hash, load_adapter, save_adapter
-from recmind_dist.text.pool import EmbedReport, embed_texts, plan_shards, store_path
+from recmind_dist.text.pool import EmbedReport, embed_texts, make_store, plan_shards, store_path
 from recmind_dist.text.prompts import Texts, build_texts
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import encoder_key
@@ -27,6 +27,7 @@ __all__ = [
     "embed_texts",
     "encoder_key",
     "load_adapter",
+    "make_store",
     "plan_shards",
     "save_adapter",
     "store_path",

@@ -46,7 +46,7 @@ def _check_meta(store: TextStore) -> None:
     again = f"delete {store.path} and run `recmind embed`"
     if set(store.meta) != _META_KEYS or set(store.meta["num_rows"]) != set(SIDES):
         raise StoreError(f"{where}: has the keys {', '.join(sorted(store.meta))}: {again}")
-    name = store.path.name
+    name = store.path.name.partition("-")[0]  # the encoder's key; what follows is the texts'
     if len(name) == 12 and set(name) <= set("0123456789abcdef") and content_key(store.meta["encoder"])[:12] != name:
         raise StoreError(f"{where}: describes another encoder than the one the directory is named after: {again}")
     for side in SIDES:

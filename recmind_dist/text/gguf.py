@@ -10,7 +10,7 @@ from typing import Any
 from recmind_dist.errors import RecmindError, TextError
 from recmind_dist.storage import (
     atomic_directory,
-    directory_lock,
+    building,
     read_manifest,
     sha256_file,
     verify_manifest,
@@ -43,7 +43,9 @@ def convert_smollm2(gguf: Path, into: Path) -> bool:
         )
     if (found := sha256_file(gguf)) != SMOLLM2_GGUF_SHA256:
         raise TextError(f"{gguf}: sha256 {found} is not the pinned {SMOLLM2_GGUF_SHA256}: no other GGUF file is read")
-    with directory_lock(into.parent / f".{into.name}-conversion"):
+    with building(into):
+        if is_converted(into):  # by another process, while this one waited
+            return False
         # in a directory of its own: transformers would also read the settings and tokenizer files that lie beside it
         with TemporaryDirectory(prefix="recmind-gguf-") as alone:
             (Path(alone) / gguf.name).symlink_to(gguf.absolute())

@@ -1,14 +1,20 @@
 """Extraction: a pool of Ray actors turns texts into vectors, one shard a task, each shard written by one actor only.
 
-The driver plans from the ledger: a shard whose content key stands there and whose bytes are sound is not made again,
-and where nothing is to do no actor starts and no model is loaded. A worker that dies (killed, or out of memory) is
-replaced and its shard tried again with half the batch, at most `max_retries` times. Retries are the driver's and not
-Ray's, because Ray would repeat the very batch that did not fit.
+Each set of texts has a store of its own, named after the encoder and the texts, so that no run changes what another
+reads. The driver plans from the ledger: a shard whose content key stands there and whose bytes are sound is not made
+again; one that another store of the same encoder has is copied from there; and where nothing is left to do no actor
+starts and no model is loaded.
+
+Only workers that are alive get shards, and more are started when nodes join. A worker that dies (killed, or out of
+memory) is replaced and its shard tried again with half the batch, at most `max_retries` times; the batch of one that
+went with its node stays as it was. Retries are the driver's and not Ray's, because Ray would repeat the very batch that
+did not fit.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +32,9 @@ from recmind_dist.text.store import META, SIDES, TextStore
 
 Progress = Callable[[int, int], None]
 """Called with (texts embedded so far, texts to embed) after every shard."""
+LOOK_S = 2.0  # between looks at the cluster while no shard ends
+NODE_VERDICT_S = 30.0  # until the cluster knows whether a node that fell silent is gone
+MAX_NODES_LOST = 20
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class EmbedReport:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One task: the rows of one shard. `attempt` counts the workers that died on it."""
+    """One task: the rows of one shard. `attempt` counts the workers that died on it, `nodes_lost` those whose node left."""
 
     side: str
     shard: int
@@ -49,6 +58,7 @@ class ShardJob:
     content_key: str
     max_tokens: int
     attempt: int = 0
+    nodes_lost: int = 0
 
     @property
     def num_texts(self) -> int:
@@ -56,9 +66,9 @@ class ShardJob:
         return sum(text is not None for text in self.texts)
 
 
-def store_path(settings: TextSettings, cache_dir: Path, adapter: Path | None = None) -> Path:
-    """Where `embed_texts` keeps the vectors of this encoder: `<cache_dir>/text/<first 12 of the encoder key>`."""
-    return cache_dir / "text" / encoder_key(settings, adapter)[:12]
+def store_path(texts: Texts, settings: TextSettings, cache_dir: Path, adapter: Path | None = None) -> Path:
+    """Where `embed_texts` keeps the vectors: `<cache_dir>/text/<encoder key>-<texts' key>`, 12 digits of each."""
+    return cache_dir / "text" / f"{encoder_key(settings, adapter)[:12]}-{texts.key[:12]}"
 
 
 def embed_texts(
@@ -67,11 +77,13 @@ def embed_texts(
     cache_dir: Path,
     adapter: Path | None = None,
     on_progress: Progress | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> EmbedReport:
-    """Brings the store of this encoder up to date with `texts`. The caller has started Ray, if there is work to do.
+    """Brings the store of this encoder and these texts up to date. Needs Ray if there is work to do.
 
     Args:
         adapter: a directory of `save_adapter`, merged into the model first and part of the key.
+        on_start: called with the number of texts before any is embedded, if any is; it may start Ray.
 
     Raises:
         TextError: no such model; vectors that are not finite or of a wrong width; a shard that killed every worker.
@@ -79,22 +91,23 @@ def embed_texts(
         LockedError: there is work to do, and another process extracts into the same store.
     """
     started = time.monotonic()
-    path = store_path(settings, cache_dir, adapter)
+    path = store_path(texts, settings, cache_dir, adapter)
     complete = _shards_if_complete(texts, settings, path, adapter)
     if complete is not None:  # runs that have nothing to do read the same store at the same time
         return EmbedReport(path, 0, texts.count, complete, time.monotonic() - started)
-    with directory_lock(path):
+    with directory_lock(path):  # before the plan: nothing may change between it and the work
+        make_store(texts, settings, path, adapter)
         jobs, num_shards = plan_shards(texts, settings, path, adapter)
+        embedded = sum(job.num_texts for job in jobs)
+        if jobs and on_start:
+            on_start(embedded)
         if jobs:
             _run(jobs, settings, path, adapter, on_progress)
-    embedded = sum(job.num_texts for job in jobs)
     return EmbedReport(path, embedded, texts.count, num_shards - len(jobs), time.monotonic() - started)
 
 
-def plan_shards(
-    texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None
-) -> tuple[list[ShardJob], int]:
-    """Makes or resizes the store. Returns the shards that are absent, damaged or of other texts; and how many exist."""
+def make_store(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None) -> TextStore:
+    """Makes the store if need be, and copies what other stores of the encoder have. Only for the holder of its lock."""
     encoder = encoder_content(settings, adapter_hash(adapter) if adapter else None)
     num_rows = {"items": len(texts.items), "users": len(texts.users)}
     if (path / META).is_file():
@@ -103,8 +116,51 @@ def plan_shards(
         dim = hidden_size(resolve_model(settings))
     store = TextStore.create(path, encoder, dim, num_rows, settings.shard_rows, settings.chunk_rows)
     store.clean()
-    shards = list(_shards(texts, settings, store, content_key(encoder)))
+    absent, _ = plan_shards(texts, settings, path, adapter)
+    elsewhere = _shards_elsewhere(path, dim) if absent else {}
+    for job in absent:
+        if (job.side, job.content_key) in elsewhere:
+            _copy(job, *elsewhere[job.side, job.content_key], store)
+    return store
+
+
+def plan_shards(
+    texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None
+) -> tuple[list[ShardJob], int]:
+    """The shards that are absent or damaged in a store, and how many it has in all. Changes nothing."""
+    store = TextStore.open(path)
+    key = content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
+    shards = list(_shards(texts, settings, store, key))
     return [job for job in shards if not _is_done(store, job)], len(shards)
+
+
+def _shards_elsewhere(path: Path, dim: int) -> dict[tuple[str, str], tuple[TextStore, int]]:
+    """Shards of the other stores of an encoder, by side and content key. These stores are only read."""
+    found: dict[tuple[str, str], tuple[TextStore, int]] = {}
+    for other in sorted(path.parent.glob(f"{path.name.partition('-')[0]}*")):
+        with suppress(StoreError):  # damaged, or about to be made
+            store = TextStore.open(other)
+            if other != path and store.dim == dim:
+                found |= {(side, key): (store, shard) for side, shard, key in _keys(store)}
+    return found
+
+
+def _keys(store: TextStore) -> Iterator[tuple[str, int, str]]:
+    """(side, shard, content key) of all entries of a ledger that can be read."""
+    for side in SIDES:
+        for shard in range(store.num_shards(side)):
+            with suppress(StoreError):
+                key = (store.entry(side, shard) or {}).get("content_key")
+                if isinstance(key, str):
+                    yield side, shard, key
+
+
+def _copy(job: ShardJob, source: TextStore, shard: int, store: TextStore) -> None:
+    """Writes a shard as another store has it, if its bytes are sound there."""
+    with suppress(StoreError):
+        vectors = source.read_shard(job.side, shard)
+        if len(vectors) == len(job.texts):
+            store.write_shard(job.side, job.shard, vectors, job.content_key)
 
 
 def _shards_if_complete(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None) -> int | None:
@@ -155,6 +211,12 @@ class EmbedActor:
         self.device = device
         self.encoder: Any = None
         self.batch_tokens = 0
+
+    def node(self) -> str:
+        """Id of the node that it runs on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def embed(self, job: ShardJob) -> None:
         """Encodes and writes one shard."""
@@ -213,8 +275,16 @@ def _run(
         pool.close()
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """An actor that is alive, and the id of its node."""
+
+    actor: Any
+    node: str
+
+
 class _Pool:
-    """The actors, which of them are idle, and what the others work on."""
+    """The actors: which of them are starting, which are idle, and what the others work on."""
 
     def __init__(self, settings: TextSettings, path: Path, adapter: Path | None, num_jobs: int) -> None:
         import ray
@@ -227,47 +297,139 @@ class _Pool:
         self._actor = ray.remote(EmbedActor).options(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0)
         self._arguments = (settings, path, adapter, 1, "cuda" if gpus else "cpu")
         size = min(settings.num_actors or gpus or cpus, num_jobs)
-        self._idle: list[Any] = [self._start() for _ in range(size)]
-        self._running: dict[Any, tuple[Any, ShardJob]] = {}
+        self._settings = settings
+        self._kind = "GPU" if gpus else "CPU"
+        self._most_units = gpus or cpus
+        self._alive_at, self._failed_starts = time.monotonic(), 0
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[_Worker] = []
+        self._running: dict[Any, tuple[_Worker, ShardJob]] = {}
+        for _ in range(size):
+            self._start()
 
-    def run(self, queue: deque[ShardJob]) -> Any:
+    def run(self, queue: deque[ShardJob]) -> Iterator[ShardJob]:
         """Yields each job when its shard is in the ledger."""
         import ray
 
         while queue or self._running:
-            while queue and self._idle:
-                actor, job = self._idle.pop(), queue.popleft()
-                self._running[actor.embed.remote(ray.put(job))] = (actor, job)
-            ready, _ = ray.wait(list(self._running), num_returns=1)
-            actor, job = self._running.pop(ready[0])
-            try:
-                ray.get(ready[0])
-            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-                queue.append(self._again(job, error))
-                ray.kill(actor)
-                self._idle.append(self._start())
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, RecmindError):
-                    raise error.cause from None
-                raise
+            self._hand_out(queue)
+            self._grow(len(queue))
+            ready, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=LOOK_S)
+            if not ready:
+                self._refuse_to_wait_for_ever(queue)
+            elif ready[0] in self._starting:
+                self._take_in(ready[0])
             else:
-                self._idle.append(actor)
-                yield job
+                worker, job = self._running.pop(ready[0])
+                if self._is_made(ready[0], worker, job, queue):
+                    yield job
 
     def close(self) -> None:
         """Ends all actors, whatever they do: a shard without a ledger entry does not count."""
         import ray
 
-        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
+        workers = [*self._idle, *(worker for worker, _ in self._running.values())]
+        for actor in [*self._starting.values(), *(worker.actor for worker in workers)]:
             ray.kill(actor)
 
-    def _start(self) -> Any:
-        return self._actor.remote(*self._arguments)
+    def _hand_out(self, queue: deque[ShardJob]) -> None:
+        import ray
 
-    def _again(self, job: ShardJob, error: Exception) -> ShardJob:
+        while queue and self._idle:
+            worker, job = self._idle.pop(), queue.popleft()
+            self._running[worker.actor.embed.remote(ray.put(job))] = (worker, job)
+        if self._running:
+            self._alive_at = time.monotonic()
+
+    def _is_made(self, ref: Any, worker: _Worker, job: ShardJob, queue: deque[ShardJob]) -> bool:
+        """Whether a job that has ended has made its shard. If its worker died it goes back to the queue."""
+        import ray
+
+        try:
+            ray.get(ref)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            queue.append(self._again(worker, job, error))
+            ray.kill(worker.actor)
+            self._start()
+            return False
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RecmindError):
+                raise error.cause from None
+            raise
+        self._idle.append(worker)
+        return True
+
+    def _start(self) -> None:
+        actor = self._actor.remote(*self._arguments)
+        self._starting[actor.node.remote()] = actor
+
+    def _take_in(self, ref: Any) -> None:
+        """Takes in a worker that has started. Raises TextError if as many as may die on a shard died in starting."""
+        import ray
+
+        actor = self._starting.pop(ref)
+        try:
+            self._idle.append(_Worker(actor, ray.get(ref)))
+            self._failed_starts = 0
+        except ray.exceptions.RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts > self.max_retries:
+                first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                raise TextError(
+                    f"{self._failed_starts} extraction workers died while they started ({first}): look at their logs, "
+                    "or raise text.max_retries"
+                ) from error
+            ray.kill(actor)
+            self._start()
+
+    def _grow(self, num_waiting: int) -> None:
+        """Starts a worker for each GPU, or CPU, that the cluster has got since; text.num_actors is the most."""
+        import ray
+
+        units = int(ray.cluster_resources().get(self._kind, 0))
+        new, self._most_units = units - self._most_units, max(units, self._most_units)
+        num_actors = len(self._starting) + len(self._idle) + len(self._running)
+        if self._settings.num_actors:
+            new = min(new, self._settings.num_actors - num_actors)
+        for _ in range(min(new, num_waiting - len(self._starting))):
+            self._start()
+
+    def _refuse_to_wait_for_ever(self, queue: deque[ShardJob]) -> None:
+        """Raises TextError if there has been no worker at all for text.start_timeout_s."""
+        patience_s = self._settings.start_timeout_s
+        if not self._running and time.monotonic() - self._alive_at > patience_s:
+            raise TextError(
+                f"shard {queue[0].shard} of {queue[0].side}: no worker has started within {patience_s:g} s: the cluster "
+                f"has no free {self._kind}: free one, add nodes, or raise text.start_timeout_s"
+            )
+
+    def _again(self, worker: _Worker, job: ShardJob, error: Exception) -> ShardJob:
+        if _node_has_left(worker.node, error):
+            if job.nodes_lost >= MAX_NODES_LOST:
+                raise TextError(
+                    f"shard {job.shard} of {job.side}: {job.nodes_lost + 1} nodes left while they worked on it: lower "
+                    "text.shard_rows in a new cache_dir, or use nodes that stay"
+                ) from error
+            return replace(job, nodes_lost=job.nodes_lost + 1)
         if job.attempt >= self.max_retries:
             raise TextError(
                 f"shard {job.shard} of {job.side}: {job.attempt + 1} workers died on it: lower text.batch_tokens or "
                 "text.num_actors if memory ran out, or raise text.max_retries"
             ) from error
         return replace(job, attempt=job.attempt + 1)
+
+
+def _node_has_left(node: str, error: Exception) -> bool:
+    """Whether a worker died because its node left, which says nothing about the batch that it had in hand."""
+    import ray
+
+    if getattr(error, "preempted", False):
+        return True
+    # a worker that only fell silent: its node may be gone, and the cluster not know yet
+    silent = isinstance(error, ray.exceptions.ActorUnavailableError)
+    deadline = time.monotonic() + (NODE_VERDICT_S if silent else 0.0)
+    while any(there["NodeID"] == node and there["Alive"] for there in ray.nodes()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.5)
+    return True

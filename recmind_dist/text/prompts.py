@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from recmind_dist.errors import StoreError, TextError
-from recmind_dist.storage import check_seal, write_sealed
+from recmind_dist.storage import check_seal, content_key, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.template import Template
@@ -39,6 +40,11 @@ class Texts:
     def count(self) -> int:
         """Texts that there are, both sides."""
         return sum(text is not None for text in self.items) + sum(text is not None for text in self.users)
+
+    @cached_property
+    def key(self) -> str:
+        """Content key (hex) of all texts, in their order."""
+        return content_key([self.items, self.users])
 
     def save(self, path: Path) -> None:
         """Writes them as JSON, sealed."""

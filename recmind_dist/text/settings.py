@@ -66,6 +66,8 @@ class TextSettings(Settings):
     """Rows of one checksummed chunk inside a shard; shard_rows is a multiple of it."""
     max_retries: int = Field(3, ge=0)
     """Times a shard is tried again after its worker died, each time with half the batch."""
+    start_timeout_s: float = Field(600.0, gt=0)
+    """Seconds without any extraction worker, while the cluster has no room for one or a node boots; then it is given up."""
     lora: LoraSettings | None = None
     """Adapters for the warm-up phase; none: the language model stays as it is."""
 

@@ -63,17 +63,22 @@ class TextStore:
     def create(
         cls, path: Path, encoder: dict[str, Any], dim: int, num_rows: dict[str, int], shard_rows: int, chunk_rows: int
     ) -> "TextStore":
-        """Makes a store, or fits an existing one to other numbers of rows; its layout and good shards stay.
+        """Makes a store, or opens the one that is there, whose layout and good shards stay.
 
         Args:
             encoder: plain data that decides the vectors, kept for people to read.
             num_rows: by side; shard_rows, chunk_rows: layout of a new store.
+
+        Raises:
+            StoreError: the store that is there has another width or other numbers of rows.
         """
         if (path / META).is_file():
             store = cls.open(path)
-            if store.dim != dim:
-                raise StoreError(f"{path}: vectors of width {store.dim}, the model gives {dim}: delete the directory")
-            store._resize(num_rows)
+            found, wanted = (store.dim, store.meta["num_rows"]), (dim, dict(num_rows))
+            if found != wanted:
+                raise StoreError(
+                    f"{path / META}: says width and rows {found}, not {wanted}: delete {path} and run `recmind embed`"
+                )
             return store
         for directory in (path, path / "ledger"):
             directory.mkdir(parents=True, exist_ok=True)
@@ -274,22 +279,6 @@ class TextStore:
             config={"write_empty_chunks": True},
             overwrite=True,
         )
-
-    def _resize(self, num_rows: dict[str, int]) -> None:
-        """Shards that keep their rows stay valid; the others lose their ledger entry first: a crash leaves no lie."""
-        for side in SIDES:
-            old = [self.shard_range(side, shard) for shard in range(self.num_shards(side))]
-            self.meta["num_rows"][side] = num_rows[side]
-            for shard, rows in enumerate(old):
-                if self.shard_range(side, shard) != rows:
-                    self._ledger_file(side, shard).unlink(missing_ok=True)
-                    self.shard_file(side, shard).unlink(missing_ok=True)
-            array = self._open_array(side)
-            if array.shape[0] != num_rows[side]:
-                array.resize((num_rows[side], self.dim))
-            self._arrays[side] = array
-        self._verified.clear()
-        write_json(self.path / META, self.meta)
 
 
 def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -> None:

@@ -295,7 +295,9 @@ def _text_stores(run: RunDirectory, checkpoints: CheckpointAudit, inputs: Inputs
     if inputs.texts is not None:
         try:
             config = settings_of(run, checkpoints)
-            base = store_path(config.text, config.cache_dir / config.dataset.name) if config is not None else None
+            if config is not None:
+                texts = Texts.load(inputs.texts)
+                base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
         except RecmindError as error:  # without the language model nobody knows where its vectors are, nor needs them
             found.notes.append(f"vectors of the untouched model: not looked at: {error}")
     return [path for path in dict.fromkeys((inputs.text, base)) if path is not None]

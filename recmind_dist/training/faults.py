@@ -9,6 +9,7 @@
 | commit | checkpoint: manifest written, COMMIT not |
 | report | COMMIT written, nobody told |
 | sample | the sampler's thread, before it prepares a batch |
+| ingest, prepare | the lock of a data set, of a graph is held; nothing is built yet |
 | encode, embedded | extraction: a batch of texts (step: how many); a shard encoded and not written (step: its number) |
 """
 

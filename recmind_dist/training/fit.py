@@ -23,7 +23,6 @@ from recmind_dist.text import (
     build_texts,
     embed_texts,
     encoder_key,
-    plan_shards,
     store_path,
 )
 from recmind_dist.training.rank_model import Inputs, run_identity
@@ -72,24 +71,45 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
     """Brings the text store up to date through the actor pool; starts Ray only if there is something to embed."""
     config = config.absolute()
     cache = config.cache_dir / config.dataset.name
-    path = store_path(config.text, cache, adapter)
+    path = store_path(texts, config.text, cache, adapter)
     mirror = Mirror.of(config.storage_uri, config.run_dir)
     if mirror is not None and mirror.pull_store(path):
         say(f"{mirror.remote.uri}: brought the vectors of {path.name}")
-    jobs, _ = plan_shards(texts, config.text, path, adapter)
-    todo = sum(job.num_texts for job in jobs)
-    if jobs:
-        from recmind_dist.training.cluster import asked_of_nodes, refuse_unfit_nodes, start_ray
-
-        start_ray(config)
-        with asked_of_nodes(config, None) as place:
-            refuse_unfit_nodes(place)
-    with Progress("embed", todo, unit="text") as bar:
-        found = embed_texts(texts, config.text, cache, adapter, on_progress=lambda done, _: bar.update(done - bar.done))
+    with _Extraction(config) as extraction:
+        found = embed_texts(
+            texts, config.text, cache, adapter, on_progress=extraction.progress, on_start=extraction.start
+        )
     if mirror is not None:
         _keep_vectors(mirror, found.path)
     say(f"embedded {found.embedded} of {found.total} texts" + (" with the adapter" if adapter else ""))
     return found
+
+
+class _Extraction:
+    """Ray and a line of progress for an extraction, from the moment it turns out that there is something to embed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._bar: Progress | None = None
+
+    def start(self, num_texts: int) -> None:
+        from recmind_dist.training.cluster import asked_of_nodes, refuse_unfit_nodes, start_ray
+
+        start_ray(self._config)
+        with asked_of_nodes(self._config, None) as place:
+            refuse_unfit_nodes(place)
+        self._bar = Progress("embed", num_texts, unit="text").__enter__()
+
+    def progress(self, done: int, total: int) -> None:
+        assert self._bar is not None
+        self._bar.update(done - self._bar.done)
+
+    def __enter__(self) -> "_Extraction":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
 
 
 def _keep_vectors(mirror: Mirror, path: Path) -> None:

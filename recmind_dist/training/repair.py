@@ -1,6 +1,5 @@
 """Mends what `examine` has found, each part from what it was made of. What cannot be mended stays as it is."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from recmind_dist.checkpoint.retention import remove
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.report import RunDirectory
-from recmind_dist.storage import read_json, write_bytes, write_sealed_json
+from recmind_dist.storage import directory_lock, empty_directory, read_json, write_bytes, write_sealed_json
 from recmind_dist.storage.seals import drop_lost_lines, read_seals
 from recmind_dist.text import Texts, TextStore, store_path
 from recmind_dist.text.store import META
@@ -108,14 +107,18 @@ class _Repair:
         config, inputs = self._settings(), self._inputs_now()
         texts = self._rendered(config, inputs)
         adapter = self.run.path / "adapter" if finding.path == inputs.text and inputs.texts is not None else None
-        made_at = store_path(config.text, config.cache_dir / config.dataset.name, adapter)
+        made_at = store_path(texts, config.text, config.cache_dir / config.dataset.name, adapter)
         if made_at.resolve() != finding.path.resolve():
-            raise StoreError(f"language model or adapter have changed since: they now give {made_at}: restore them")
-        if finding.detail:
-            for side, shard in finding.detail:
-                TextStore.open(finding.path).forget(side, shard)
-        elif not _describes_itself(finding.path):
-            shutil.rmtree(finding.path)
+            raise StoreError(
+                f"language model, adapter or program have changed since: they now give {made_at}: restore them, "
+                "or let `recmind train` go on, which makes the vectors there"
+            )
+        with directory_lock(finding.path):
+            if finding.detail:
+                for side, shard in finding.detail:
+                    TextStore.open(finding.path).forget(side, shard)
+            elif not _describes_itself(finding.path):
+                empty_directory(finding.path)
         report = embed(config, texts, adapter, self.say)
         return f"{report.embedded} of {report.total} texts embedded again, {report.skipped_shards} sound shards kept"
 
@@ -123,7 +126,8 @@ class _Repair:
         config, inputs = self._settings(), self._inputs_now()
         base = inputs.text
         if inputs.texts is not None:  # fitted to the vectors of the untouched model, before adapters were trained
-            base = store_path(config.text, config.cache_dir / config.dataset.name)
+            texts = self._rendered(config, inputs)
+            base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
         if base is None or not base.is_dir():
             raise StoreError(f"{base}: the vectors that it was fitted to are not there: run `recmind embed`")
         before = read_seals(self.run.path)[0].get(finding.path.name, [])

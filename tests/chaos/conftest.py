@@ -34,6 +34,7 @@ FAULTS = {
     20: "hostile YAML, manifest path, .pt",
     21: "resume asked for, nothing to resume",
     22: "an abort right after a save",
+    23: "two runs on one text store while one extracts",
 }
 _ROW = re.compile(r"::test_row_(\d\d)_")
 Outcome = tuple[str, float]

@@ -13,7 +13,16 @@ import pytest
 import ray
 
 from recmind_dist.errors import StoreError, TextError
-from recmind_dist.text import TextEncoder, Texts, TextSettings, TextStore, embed_texts, plan_shards, store_path
+from recmind_dist.text import (
+    TextEncoder,
+    Texts,
+    TextSettings,
+    TextStore,
+    embed_texts,
+    make_store,
+    plan_shards,
+    store_path,
+)
 from recmind_dist.text.pool import ShardJob, embed_shard
 from recmind_dist.training.rank_model import Inputs
 from tests.chaos.conftest import chaos_config
@@ -92,7 +101,7 @@ def test_row_08_a_full_disk_ends_extraction_in_a_sentence_and_resume_goes_by_the
         settings, texts = settings_for(model), make_texts(240, 80)
         with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\): free space, then run"):
             embed_texts(texts, settings, disk)
-        path = store_path(settings, disk)
+        path = store_path(texts, settings, disk)
         entries = sorted(file.name for file in (path / "ledger").glob("*.json"))
         assert 0 < len(entries) < 20
         subprocess.run(["mount", "-o", "remount,size=4096k", str(disk)], check=True)
@@ -212,7 +221,8 @@ def test_row_13_vectors_that_are_not_finite_or_of_a_wrong_width_reject_their_sha
 ) -> None:
     settings = settings_for(model)
     texts = Texts([f"space war {i}" for i in range(32)], [])
-    path = store_path(settings, tmp_path)
+    path = store_path(texts, settings, tmp_path)
+    make_store(texts, settings, path)
     jobs, _ = plan_shards(texts, settings, path)
     store, encoder = TextStore.open(path), Spoilt(TextEncoder.load(settings))
     embed_shard(encoder, store, jobs[0])
@@ -241,7 +251,8 @@ class Spoilt:
 def test_row_13_an_infinity_that_half_precision_makes_is_rejected_too(model: Path, tmp_path: Path) -> None:
     settings = settings_for(model)
     texts = Texts(["space"] * 4, [])
-    path = store_path(settings, tmp_path)
+    path = store_path(texts, settings, tmp_path)
+    make_store(texts, settings, path)
     [job], _ = plan_shards(texts, settings, path)
     assert isinstance(job, ShardJob)
 

@@ -26,7 +26,7 @@ from recmind_dist.export import load
 from recmind_dist.parallel import Ranks
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.storage import atomic_directory, write_manifest
-from recmind_dist.text import TextEncoder, Texts, TextStore, load_adapter, plan_shards, store_path
+from recmind_dist.text import TextEncoder, Texts, TextStore, load_adapter, make_store, plan_shards, store_path
 from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.doctor import examine
 from recmind_dist.training.evaluate import read_run
@@ -76,7 +76,8 @@ def all_make_run(home: Path) -> None:
 
 def embed_here(config: RunConfig, texts: Texts, adapter: Path | None) -> None:
     """What the pool's actors do, in this process."""
-    path = store_path(config.text, config.cache_dir / config.dataset.name, adapter)
+    path = store_path(texts, config.text, config.cache_dir / config.dataset.name, adapter)
+    make_store(texts, config.text, path, adapter)
     encoder = TextEncoder.load(config.text, "cpu", adapter)
     for job in plan_shards(texts, config.text, path, adapter)[0]:
         embed_shard(encoder, TextStore.open(path), job)

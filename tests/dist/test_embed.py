@@ -22,6 +22,7 @@ from recmind_dist.text import (
     TextSettings,
     TextStore,
     embed_texts,
+    make_store,
     plan_shards,
     save_adapter,
     store_path,
@@ -83,20 +84,20 @@ def test_embeds_once_then_only_what_changed_or_was_damaged(model: Path, tmp_path
     assert second.seconds < 1.0
 
     store = TextStore.open(first.path)
-    stamps = {file: file.stat().st_mtime_ns for file in (first.path / "ledger").iterdir()}
     data = bytearray(store.shard_file("items", 2).read_bytes())
     data[100] ^= 1
     store.shard_file("items", 2).write_bytes(data)
     store.shard_file("users", 1).unlink()
+    third = embed_texts(texts, settings_for(model, num_actors=1), tmp_path)
+    assert (third.path, third.skipped_shards) == (first.path, 5)
+    assert_whole(third.path, texts, settings)
+
     changed = Texts([*texts.items[:3], "thriller night", *texts.items[4:]], texts.users)
-    third = embed_texts(changed, settings_for(model, num_actors=1), tmp_path)
-    touched = {file.name for file, stamp in stamps.items() if file.stat().st_mtime_ns != stamp}
-    assert touched == {"items-00000.json", "items-00002.json", "users-00001.json"}
-    assert (third.embedded, third.skipped_shards) == (
-        sum(t is not None for t in changed.items[:16] + changed.items[32:48]) + 16,
-        4,
-    )
-    assert_whole(third.path, changed, settings)
+    fourth = embed_texts(changed, settings_for(model, num_actors=1), tmp_path)
+    assert (fourth.embedded, fourth.skipped_shards) == (sum(t is not None for t in changed.items[:16]), 6)
+    assert fourth.path != first.path
+    assert_whole(fourth.path, changed, settings)
+    assert_whole(first.path, texts, settings)  # whoever trains on the old texts still can
 
 
 def kill_actors(limit: int) -> int:
@@ -174,7 +175,9 @@ def test_nan_vectors_reject_the_shard_and_resume_keeps_the_good_ones(model: Path
     with pytest.raises(TextError, match=r"the vector of row 20 of items is not finite \(text 'a queen'\)"):
         embed_texts(texts, settings, tmp_path)
     mended = Texts([text if text != "a queen" else "day" for text in texts.items], [])
-    jobs, num_shards = plan_shards(mended, settings, store_path(settings, tmp_path))
+    path = store_path(mended, settings, tmp_path)
+    make_store(mended, settings, path)
+    jobs, num_shards = plan_shards(mended, settings, path)
     assert ([(job.side, job.shard) for job in jobs], num_shards) == ([("items", 1)], 2)
 
 
@@ -196,7 +199,7 @@ def test_an_adapter_has_a_store_of_its_own_with_its_own_vectors(model: Path, tmp
     state = {name: torch.ones_like(t) * 0.05 if "lora_B" in name else t for name, t in encoder.lora_state().items()}
     save_adapter(tmp_path / "adapter", state, lora)
     tuned = embed_texts(texts, settings, tmp_path, adapter=tmp_path / "adapter")
-    assert tuned.path != store_path(settings, tmp_path)
+    assert tuned.path != store_path(texts, settings, tmp_path)
     assert tuned.embedded == texts.count
     assert_whole(tuned.path, texts, settings, adapter=tmp_path / "adapter")
     plain = TextEncoder.load(settings).encode([str(text) for text in texts.items[1:7]], 64)

@@ -1,6 +1,10 @@
 """The graph on disk: both directions agree, parts are a permutation, damage and impossible requests are told apart."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +276,53 @@ def test_rows_by_owner_are_those_between_its_bounds_in_their_order(rows: list[in
     for rank in range(len(bounds) - 1):
         places = order[starts[rank] : starts[rank + 1]].tolist()
         assert places == [k for k, row in enumerate(rows) if bounds[rank] <= row < bounds[rank + 1]]
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from recmind_dist.graph import GraphSettings, prepare_graph
+from recmind_dist.ingest import DatasetSettings, ingest_dataset
+
+home = Path(sys.argv[1])
+log = DatasetSettings(name="toy", interactions=home / "log.csv")
+print(prepare_graph(ingest_dataset(log, home / "cache"), GraphSettings(), home / "cache"))
+"""
+
+
+def preparing(home: Path, fault: dict[str, str]) -> "subprocess.Popen[str]":
+    """A process that makes data set and graph of home/log.csv, with one fault armed."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PREPARE, str(home)],
+        env={**os.environ, "RECMIND_FAULTS": json.dumps([fault])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("stage", ["ingest", "prepare"])
+def test_of_two_runs_that_want_the_same_graph_one_makes_it_and_the_other_waits(tmp_path: Path, stage: str) -> None:
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "".join(f"{k % 9},{k % 7},{k}\n" for k in range(63)))
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    pause = {"point": stage, "action": "pause", "once": str(begun), "until": str(go_on)}
+    first = preparing(tmp_path, pause)
+    second = None
+    try:
+        while not begun.exists():
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.05)
+        second = preparing(tmp_path, {"point": stage, "action": "exception"})  # it must not build itself
+        assert second.stderr is not None
+        assert f"waiting for process {first.pid} on " in second.stderr.readline()
+        assert second.poll() is None
+        go_on.touch()
+        said = [process.communicate(timeout=120) for process in (first, second)]
+    finally:
+        for process in (first, second):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.communicate()
+    assert (first.returncode, second.returncode) == (0, 0), said
+    assert said[0][0] == said[1][0]
+    Graph.open(Path(said[0][0].strip()), verify=True)

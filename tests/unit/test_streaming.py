@@ -1,6 +1,8 @@
 """A log prepared block by block is the graph that it is in memory."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,35 @@ def test_nobody_can_tell_which_ids_collide() -> None:
     key = np.frombuffer(bytes(range(16)), np.uint64)
     assert id_codes._hashes(*id_codes._bytes_of(text), key)[0] == 0xA129CA6149BE45E5
     assert (IdCodes()._key != IdCodes()._key).any()
+
+
+# rows are said to take so much that four of them, those of one user, fill a block
+MANY_BLOCKS = """
+import resource, sys
+from pathlib import Path
+from recmind_dist.graph import GraphSettings, prepare_graph
+from recmind_dist.ingest import DatasetSettings, ingest_dataset, spill
+
+spill.BYTES_A_ROW = 1 << 18
+home, limit, memory_mb = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+log = {"name": "s", "interactions": home / "log.parquet", "memory_mb": memory_mb}
+data = ingest_dataset(DatasetSettings.model_validate(log), home / str(memory_mb))
+print(prepare_graph(data, GraphSettings(), home / str(memory_mb), memory_mb))
+"""
+
+
+@pytest.mark.parametrize(("limit", "num_users"), [(96, 90), (1024, 1020)])
+def test_more_blocks_than_files_may_be_open_are_dealt_all_the_same(tmp_path: Path, limit: int, num_users: int) -> None:
+    """The second case is the usual `ulimit -n`, with as many blocks as it once died at."""
+    rows = np.random.default_rng(0).permutation(4 * num_users)
+    columns = {"user": rows // 4, "item": rows % 37, "time": rows % 11}
+    pl.DataFrame(columns).write_parquet(tmp_path / "log.parquet")
+    graphs = []
+    for memory_mb in (1, 0):
+        words = [sys.executable, "-c", MANY_BLOCKS, str(tmp_path), str(limit), str(memory_mb)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        graphs.append(Path(done.stdout.splitlines()[-1]))
+    for name in ("indptr.npy", "indices.npy", "time_rank.npy", "test_indices.npy"):
+        np.testing.assert_array_equal(*(np.load(graph / name) for graph in graphs), err_msg=name)

@@ -21,6 +21,7 @@ from recmind_dist.text import (
     plan_shards,
     store_path,
 )
+from recmind_dist.text import make_store as make_text_store
 from recmind_dist.text.pool import embed_shard
 from tests.tiny_language_model import WIDTH, make_bert
 
@@ -109,37 +110,18 @@ def test_vectors_that_cannot_be_used_are_not_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TextStore.open(tmp_path).read_all("items"), vectors["items"])
 
 
-@pytest.mark.parametrize("rows", [17, 24, 31, 16, 4])
-def test_other_numbers_of_rows_cost_only_the_shards_that_changed(tmp_path: Path, rows: int) -> None:
+def test_a_store_of_other_numbers_of_rows_is_left_alone(tmp_path: Path) -> None:
     _, vectors = make_store(tmp_path)
-    store = TextStore.create(tmp_path, {}, DIM, {"items": rows, "users": 9}, shard_rows=999, chunk_rows=999)
-    assert store.shard_rows == 8
-    whole = [shard for shard in range(store.num_shards("items")) if store.entry("items", shard)]
-    assert whole == list(range(min(rows, 16) // 8))
-    np.testing.assert_array_equal(store.read_all("users"), vectors["users"])
-    for shard in range(len(whole), store.num_shards("items")):
-        start, stop = store.shard_range("items", shard)
-        store.write_shard("items", shard, np.full((stop - start, DIM), shard, np.float16), "k")
-    again = TextStore.open(tmp_path)
-    again.verify()
-    assert again.read_all("items").shape == (rows, DIM)
+    with pytest.raises(StoreError, match=r"says width and rows .* delete .* and run `recmind embed`"):
+        TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, shard_rows=8, chunk_rows=4)
+    np.testing.assert_array_equal(TextStore.open(tmp_path).read_all("items"), vectors["items"])
 
 
-def test_an_interrupted_resize_is_finished_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_keeps_the_layout_that_it_was_made_with(tmp_path: Path) -> None:
     make_store(tmp_path)
-
-    def power_cut(path: Path, value: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("recmind_dist.text.store.write_json", power_cut)
-    with pytest.raises(KeyboardInterrupt):
-        TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, 8, 4)
-    monkeypatch.undo()
-    with pytest.raises(StoreError, match=r"30 rows, store\.json says 20"):
-        TextStore.open(tmp_path).read_all("items")
-    store = TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, 8, 4)
-    assert [bool(store.entry("items", shard)) for shard in range(4)] == [True, True, False, False]
-    assert store.read("items", 0, 16).shape == (16, DIM)
+    again = TextStore.create(tmp_path, {}, DIM, {"items": 20, "users": 9}, shard_rows=999, chunk_rows=999)
+    assert again.shard_rows == 8
+    again.verify()
 
 
 def test_full_disk_is_one_sentence_and_leaves_no_entry(tmp_path: Path) -> None:
@@ -184,12 +166,17 @@ def embedded(tmp_path: Path) -> tuple[Texts, TextSettings, Path]:
 
 
 def fill(texts: Texts, settings: TextSettings, cache: Path) -> list[tuple[str, int]]:
-    path = store_path(settings, cache)
+    path = store_path(texts, settings, cache)
+    make_text_store(texts, settings, path)
     jobs, _ = plan_shards(texts, settings, path)
     encoder = TextEncoder.load(settings)
     for job in jobs:
         embed_shard(encoder, TextStore.open(path), job)
     return [(job.side, job.shard) for job in jobs]
+
+
+def rows_of(texts: Texts, settings: TextSettings, cache: Path) -> np.ndarray:
+    return TextStore.open(store_path(texts, settings, cache)).read_all("items")
 
 
 def test_second_run_needs_neither_ray_nor_the_model_in_memory(
@@ -203,22 +190,55 @@ def test_second_run_needs_neither_ray_nor_the_model_in_memory(
     assert np.isnan(TextStore.open(report.path).read_all("items")[::5]).all()
 
 
-def test_only_what_changed_is_planned(embedded: tuple[Texts, TextSettings, Path]) -> None:
+def test_only_what_changed_is_embedded_and_the_old_texts_keep_their_store(
+    embedded: tuple[Texts, TextSettings, Path],
+) -> None:
     texts, settings, cache = embedded
-    before = TextStore.open(store_path(settings, cache)).read_all("items")
+    before = rows_of(texts, settings, cache)
     changed = Texts([*texts.items[:10], "love story", *texts.items[11:]], texts.users)
     assert fill(changed, settings, cache) == [("items", 1)]
-    after = TextStore.open(store_path(settings, cache)).read_all("items")
+    after = rows_of(changed, settings, cache)
     moved = [row for row in range(20) if before[row].tobytes() != after[row].tobytes()]
     assert moved == [10]
     grown = Texts([*changed.items, "night"], texts.users)
     assert fill(grown, settings, cache) == [("items", 2)]
-    assert fill(grown, settings, cache) == []
+    for old in (grown, changed, texts):
+        assert fill(old, settings, cache) == []
+    np.testing.assert_array_equal(rows_of(texts, settings, cache), before)
+
+
+def test_damage_is_not_copied_from_another_store(embedded: tuple[Texts, TextSettings, Path]) -> None:
+    texts, settings, cache = embedded
+    store = TextStore.open(store_path(texts, settings, cache))
+    flip(store.shard_file("items", 0), 33)
+    (store.path / "ledger" / "items-00001.json").write_text("torn")
+    grown = Texts(texts.items, [*texts.users, "night"])
+    assert fill(grown, settings, cache) == [("items", 0), ("items", 1), ("users", 0)]
+    TextStore.open(store_path(grown, settings, cache)).verify()
+
+
+def test_the_store_that_an_older_program_made_gives_its_shards(embedded: tuple[Texts, TextSettings, Path]) -> None:
+    """It stood under the encoder's key alone."""
+    texts, settings, cache = embedded
+    path = store_path(texts, settings, cache)
+    path.rename(path.with_name(path.name.partition("-")[0]))
+    assert fill(texts, settings, cache) == []
+    TextStore.open(path).verify()
+
+
+def test_planning_changes_nothing(embedded: tuple[Texts, TextSettings, Path]) -> None:
+    """Whoever plans may not hold the lock: another run may be extracting into the store."""
+    texts, settings, cache = embedded
+    path = store_path(texts, settings, cache)
+    changed = Texts(texts.items[:9], texts.users)
+    stamps = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    assert [(job.side, job.shard) for job in plan_shards(changed, settings, path)[0]] == [("items", 1), ("items", 2)]
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == stamps
 
 
 def test_damage_is_mended_by_embedding_only_that_shard(embedded: tuple[Texts, TextSettings, Path]) -> None:
     texts, settings, cache = embedded
-    store = TextStore.open(store_path(settings, cache))
+    store = TextStore.open(store_path(texts, settings, cache))
     before = store.read_all("items")
     flip(store.shard_file("items", 0), 33)
     store.shard_file("users", 0).unlink()
@@ -233,14 +253,14 @@ def test_damage_is_mended_by_embedding_only_that_shard(embedded: tuple[Texts, Te
 def test_two_extractions_into_one_store_are_refused(embedded: tuple[Texts, TextSettings, Path]) -> None:
     texts, settings, cache = embedded
     more = Texts([*texts.items, "one more"], texts.users)
-    with directory_lock(store_path(settings, cache)), pytest.raises(LockedError):
+    with directory_lock(store_path(more, settings, cache)), pytest.raises(LockedError):
         embed_texts(more, settings, cache)
 
 
 def test_a_run_with_nothing_to_embed_needs_no_lock(embedded: tuple[Texts, TextSettings, Path]) -> None:
     """Runs of one study start together on one store."""
     texts, settings, cache = embedded
-    with directory_lock(store_path(settings, cache)):
+    with directory_lock(store_path(texts, settings, cache)):
         assert embed_texts(texts, settings, cache).embedded == 0
 
 
@@ -253,7 +273,8 @@ def test_equal_texts_are_encoded_once(
     seen: list[str] = []
     encode = encoder.encode
     monkeypatch.setattr(encoder, "encode", lambda texts, n: seen.extend(texts) or encode(texts, n))
-    path = store_path(settings, cache / "other")
+    path = store_path(texts, settings, cache / "other")
+    make_text_store(texts, settings, path)
     jobs, _ = plan_shards(texts, settings, path)
     for job in jobs:
         embed_shard(encoder, TextStore.open(path), job)

@@ -1,0 +1,23 @@
+"""Text of strangers on a terminal: titles and ids must not move the cursor, ring, or turn the line round."""
+
+import re
+
+# control characters of both sets, marks that reorder or hide text, line separators, lone surrogates
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: object) -> str:
+    """One line of text, with what is no visible character written as an escape: `\\x1b`, `\\u202e`."""
+    return _UNSAFE.sub(_escape, str(text))
+
+
+def printable_lines(text: object) -> str:
+    """As `printable`, for messages of our own that may have several lines."""
+    return "\n".join(printable(line) for line in str(text).split("\n"))
+
+
+def _escape(found: "re.Match[str]") -> str:
+    return found.group().encode("unicode_escape", "surrogatepass").decode()
