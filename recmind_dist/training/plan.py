@@ -188,7 +188,7 @@ def _hops_s(batch: Batch, dim: int) -> float:
 
 
 def _loss_s(config: RunConfig, batch: Batch, dim: int) -> float:
-    h = torch.randn(len(batch.n_id), dim, requires_grad=True)
+    h = torch.randn(len(batch.n_id), dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weight = torch.ones(batch.batch_size)
 
     def run() -> None:

@@ -16,7 +16,7 @@ from recmind_dist.parallel import Ranks, ShardedTable
 from recmind_dist.parallel.hot_rows import HotRows
 from recmind_dist.parallel.partitioned import PartitionedGraph
 from recmind_dist.parallel.propagation import FinalVectors, FullPropagation
-from recmind_dist.randomness import stream_key
+from recmind_dist.randomness import stream_key, torch_seeded
 from recmind_dist.sampling import (
     NOTHING_HIDDEN,
     EdgeSource,
@@ -190,11 +190,10 @@ class RankModel:
         return load_owned_text(self.rows, store, self.whitening, self.nodes, fallback, device, hidden)
 
     def build_dense(self) -> GatedLightGCN:
-        """A dense part at its start, the same on every rank: torch's generator is seeded from the run's seed alone."""
+        """A dense part at its start, the same on every rank: drawn from the run's seed alone."""
         settings = self.config.model
         text_dim = self.whitening.dim if self.whitening is not None and self.config.views_text else 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_key(self.config.train.seed, "dense") & 0x7FFF_FFFF_FFFF_FFFF)
+        with torch_seeded(stream_key(self.config.train.seed, "dense")):
             model = GatedLightGCN(None, settings.embedding_dim, settings.num_layers, text_dim, settings)
         if model.text_view is not None and settings.init != "normal" and not settings.projection_hidden_dim:
             # z starts where E⁰ starts, so that gates mix like with like

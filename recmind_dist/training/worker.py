@@ -131,7 +131,7 @@ class Worker:
         patience_s = 2 * self.config.scaling.collective_timeout_s  # the thread's own exchanges time out first
         batches = named(phase.prepared_steps(cursor.epoch, cursor.step_in_epoch), "sample")
         first, _ = cursor.step_in_epoch, self.ranks.traffic.take()  # validation's, before the thread adds this epoch's
-        steps = Prefetcher(batches, self.config.sampler.prefetch, timeout_s=patience_s)
+        steps = Prefetcher(batches, self.config.sampler.batches_ahead, timeout_s=patience_s)
         for prepared in self.profile.follow(iter(steps), phase.name):
             faults.check("step", self.ranks.rank, cursor.steps_done)
             losses = all_train_guarded(phase.step.all_train, prepared, self.run.path, self.ranks, phase.name)

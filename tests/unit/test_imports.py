@@ -1,4 +1,6 @@
-"""What the package and the launchers never do: read a pickle, run a text as code, or let a model bring its own code."""
+"""What the package and the launchers never do: read a pickle, run a text as code, let a model bring its own code, or seed
+generators that all threads share.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -24,6 +26,10 @@ CALLS = {
     "os.system": "runs a shell",
     "os.popen": "runs a shell",
     "shutil.unpack_archive": "unpacks by the archive's own paths",
+    "torch.manual_seed": "reseeds the whole process under another thread's feet: see randomness.py",
+    "torch.seed": "as torch.manual_seed",
+    "numpy.random.seed": "as torch.manual_seed",
+    "random.seed": "as torch.manual_seed",
     "tempfile.mktemp": "names a file that another may make first",
 }
 METHODS = {  # of any object
@@ -151,6 +157,9 @@ def examples() -> Iterator[str]:
     yield "import torch\ntorch.distributed.broadcast_object_list(told)"
     yield "import torch.distributed as dist\ngather = dist.gather_object"
     yield "from torch.distributed import scatter_object_list"
+    yield "import torch\ntorch.manual_seed(1)"
+    yield "import numpy as np\nnp.random.seed(1)"
+    yield "from random import seed\nseed(1)"
 
 
 @pytest.mark.parametrize("source", list(examples()))
@@ -168,6 +177,7 @@ def test_the_search_finds_what_it_looks_for(source: str) -> None:
         "from safetensors.torch import load_file\nload_file('x')",
         "column.str.extract('a')",
         "import torch.distributed as dist\ndist.all_gather(told, mine)",
+        "import torch\ntorch.Generator().manual_seed(1)",
     ],
 )
 def test_the_search_leaves_the_harmless_alone(source: str) -> None:
