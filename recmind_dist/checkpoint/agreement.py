@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def all_find_checkpoint(directory: Path, which: str, ranks: Ranks) -> Checkpoint | None:
-    """As `find_checkpoint`, each rank hashing its share of the files. Every rank must call, and gets the same.
+    """As `find_checkpoint`, each rank hashing its share of the files. Every rank must call; what
+    it returns is the same on every rank.
 
     Args:
         which: "last", "best" or a name; only rank 0's view of the directory counts.
@@ -53,18 +54,20 @@ def share_of(sizes: dict[str, int], rank: int, world_size: int) -> list[str]:
 
 
 def _all_verify(path: Path, ranks: Ranks) -> str | None:
-    """The first fault that any rank finds, the same on every rank; None where the checkpoint is good."""
-    fault, share, rounds = "", [], 0
+    """The first fault that any rank finds, the same on every rank; None where the checkpoint is
+    good. Every rank must call.
+    """
+    fault, share, files = "", [], {}
     try:
         checkpoint = open_checkpoint(path, verify=False)
         files = {name: entry.model_dump() for name, entry in checkpoint.manifest.files.items()}
         share = share_of({name: entry["bytes"] for name, entry in files.items()}, ranks.rank, ranks.world_size)
-        rounds = -(-len(files) // ranks.world_size)
     except CheckpointError as error:
-        fault, files = str(error), {}
+        fault = str(error)
     if (found := _all_first(fault, ranks)) is not None:
         return found
-    for turn in range(rounds):
+    count = ranks.all_sum_words(len(files) if ranks.rank == 0 else 0)  # on storage that lags they may differ
+    for turn in range(-(-count // ranks.world_size)):
         try:
             mine = {name: files[name] for name in share[turn : turn + 1]}
             verify_manifest(path, {"files": mine}, CheckpointError)
@@ -76,7 +79,7 @@ def _all_verify(path: Path, ranks: Ranks) -> str | None:
 
 
 def _all_first(fault: str, ranks: Ranks) -> str | None:
-    """The sentence of the first rank that has one. Every rank must call."""
+    """The sentence of the first rank that has one, the same on every rank. Every rank must call."""
     if ranks.world_size == 1:
         return fault or None
     said = torch.zeros(ranks.world_size, _SENTENCE, dtype=torch.int32, device=ranks.device)
