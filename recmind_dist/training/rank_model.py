@@ -171,6 +171,7 @@ class RankModel:
         return torch.cat([self.model.text_view(self.text.select(everything[s : s + _BLOCK_ROWS])) for s in starts])
 
     def _load_text(self) -> OwnedText | None:
+        """What this rank knows of its nodes' texts. Every rank must call."""
         if self.whitening is None or self.inputs.text is None:
             return None
         store = TextStore.open(self.inputs.text)

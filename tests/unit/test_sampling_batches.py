@@ -205,9 +205,13 @@ def test_pygs_backend_is_refused_where_it_is_not(graph: Graph) -> None:
 def test_pygs_backend_leaves_torchs_generator_as_it_was(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its op draws from the generator of the whole process: a block is its key's, and nobody else's draws change."""
 
-    def drawn(self: PygNeighborSampler, frontier: np.ndarray, fan_out: int, never: np.ndarray) -> tuple[Hop, np.ndarray]:
+    def drawn(
+        self: PygNeighborSampler, frontier: np.ndarray, fan_out: int, never: np.ndarray
+    ) -> tuple[Hop, np.ndarray]:
         scale = torch.rand(len(frontier)).numpy()
-        return Hop.of_arrays(np.zeros(len(frontier) + 1, np.int64), np.zeros(0, np.int32), scale, len(frontier)), frontier
+        return Hop.of_arrays(
+            np.zeros(len(frontier) + 1, np.int64), np.zeros(0, np.int32), scale, len(frontier)
+        ), frontier
 
     monkeypatch.setattr("recmind_dist.sampling.pyg_neighbours.pyg_op_resolves", lambda: True)
     monkeypatch.setattr(PygNeighborSampler, "_hop", drawn)
