@@ -4,6 +4,9 @@ So a batch, a block or an initial row does not depend on who made it, or on how 
 The mixer is splitmix64's finaliser (Steele et al., OOPSLA 2014), two rounds where streams are joined.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numba import njit, uint64
 
@@ -81,6 +84,20 @@ def normals(key: int, rows: IntArray, dim: int) -> FloatArray:
         radius = np.sqrt(-2.0 * np.log(1.0 - uniforms(key, counters)))
         out[block] = radius * np.cos(2.0 * np.pi * uniforms(angle_key, counters))
     return out
+
+
+@contextmanager
+def torch_seeded(key: int) -> Iterator[None]:
+    """torch's CPU generator drawing from stream `key`; afterwards it stands where it stood before.
+
+    Only for what takes no generator of its own, and only in the training thread: torch's generator
+    is one for the whole process.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key & 0x7FFF_FFFF_FFFF_FFFF)
+        yield
 
 
 class Permutation:

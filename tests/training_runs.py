@@ -66,6 +66,7 @@ def all_fit(
     attempt: str,
     phases: tuple[str, ...] = ("warmup", "joint"),
     resume: str = "never",
+    allow_mismatch: bool = False,
 ) -> dict[str, Any]:
     """Trains on this rank, for `run_ranks`. Returns this rank's rows, the dense state and the cursor at the end."""
     import torch
@@ -76,7 +77,7 @@ def all_fit(
     run = RunDirectory(config.run_dir)
     run.create()
     ranks = Ranks.all_join(torch.device("cpu"), shared_memory=config.scaling.shared_memory)
-    worker = Worker(config, inputs, ranks, run, attempt, lambda _: None, resume)
+    worker = Worker(config, inputs, ranks, run, attempt, lambda _: None, resume, allow_mismatch)
     cursor = worker.all_fit(phases)
     rows = {name: value.numpy().copy() for name, value in worker.parts.table.rows().items()}
     return {"rows": rows, "cursor": cursor.to_info(), "nodes": worker.parts.nodes}

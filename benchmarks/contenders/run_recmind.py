@@ -115,7 +115,7 @@ class Stepper:
             raise RecmindError("train.batch_of is not pairs: only pairs are counted")
         self.phase = Phase(worker, "joint")
         everything = (step for epoch in range(1 << 20) for step in self.phase.prepared_steps(epoch, 0))
-        self.batches = Prefetcher(everything, self.config.sampler.prefetch)
+        self.batches = Prefetcher(everything, self.config.sampler.batches_ahead)
         self.stream = iter(self.batches)
 
 

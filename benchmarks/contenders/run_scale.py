@@ -81,7 +81,7 @@ class Run:
         self.phase = phase = Phase(worker, "joint")
         self.sampling = Timed(phase.prepared_steps(0, 0, steps))
         worker.ranks.traffic.take()
-        self.batches = Prefetcher(self.sampling, worker.config.sampler.prefetch)
+        self.batches = Prefetcher(self.sampling, worker.config.sampler.batches_ahead)
         self.prepared = iter(self.batches)
 
 

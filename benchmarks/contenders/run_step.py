@@ -47,7 +47,7 @@ def prepare() -> dict[str, Work]:
 
     everything = (step for epoch in range(1 << 20) for step in phase.prepared_steps(epoch, 0))
     # one stream for all orders: a second one would plan its exchanges between those of the first, on each rank elsewhere
-    batches = Prefetcher(named(everything, "sample"), config.sampler.prefetch)
+    batches = Prefetcher(named(everything, "sample"), config.sampler.batches_ahead)
     prepared = iter(batches)
 
     def steps(order: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 def all_find_checkpoint(
     directory: Path, which: str, ranks: Ranks, bounds: Sequence[int] | None = None
 ) -> Checkpoint | None:
-    """As `find_checkpoint`, each rank hashing its share of the files. Every rank must call, and gets the same.
+    """As `find_checkpoint`, each rank hashing its share of the files. Every rank must call; what
+    it returns is the same on every rank.
 
     Args:
         which: "last", "best" or a name; only rank 0's view of the directory counts;
@@ -79,17 +80,21 @@ def shares_by_rows(manifest: Manifest, bounds: Sequence[int]) -> list[list[str]]
 
 
 def _all_open(path: Path, ranks: Ranks, bounds: Sequence[int] | None) -> Checkpoint | str:
-    """The checkpoint, if it is good; else the first fault that any rank finds, the same on every rank."""
+    """The checkpoint, if it is good; else the first fault that any rank finds, the same on every
+    rank. Every rank must call.
+    """
     fault, shares, checkpoint = "", list[list[str]](), None
     try:
         checkpoint = open_manifest(path)
         shares = _shares(checkpoint.manifest, ranks.world_size, bounds)
     except CheckpointError as error:
         fault = str(error)
-    found = _all_first(fault, ranks)
-    if found is not None or checkpoint is None:
-        return found or fault
-    for turn in range(max(map(len, shares))):
+    if (found := _all_first(fault, ranks)) is not None:
+        return found
+    assert checkpoint is not None
+    # rank 0's number of turns: on storage that lags what ranks read may differ
+    turns = ranks.all_sum_words(max(map(len, shares)) if ranks.rank == 0 else 0)
+    for turn in range(turns):
         try:
             mine = shares[ranks.rank][turn : turn + 1]
             files = {name: checkpoint.manifest.files[name].model_dump() for name in mine}
@@ -109,7 +114,7 @@ def _shares(manifest: Manifest, world_size: int, bounds: Sequence[int] | None) -
 
 
 def _all_first(fault: str, ranks: Ranks) -> str | None:
-    """The sentence of the first rank that has one. Every rank must call."""
+    """The sentence of the first rank that has one, the same on every rank. Every rank must call."""
     if ranks.world_size == 1:
         return fault or None
     said = torch.zeros(ranks.world_size, _SENTENCE, dtype=torch.int32, device=ranks.device)

@@ -31,7 +31,7 @@ class Recommender:
     """Final vectors of a run's best checkpoint, held in memory.
 
     Args:
-        norm_exponent: p of the score, as chosen on validation.
+        model: on one rank alone; norm_exponent: p of the score, as chosen on validation.
     """
 
     def __init__(self, model: RankModel, norm_exponent: float) -> None:
@@ -74,7 +74,10 @@ def _titles(frame: pl.DataFrame, template: str) -> list[str]:
 
 
 def load(run_dir: str | Path) -> Recommender:
-    """Opens a trained run for recommending. Raises StoreError or CheckpointError if it is not one, or is damaged."""
+    """Opens a trained run for recommending, on one rank alone.
+
+    Raises StoreError or CheckpointError if it is not one, or is damaged.
+    """
     run, config = read_run(Path(run_dir))
     model, cursor = load_best(config, read_inputs(run), run, Ranks.alone())
     return Recommender(model, cursor.norm_exponent)

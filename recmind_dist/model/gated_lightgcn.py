@@ -91,7 +91,7 @@ class GatedLightGCN(nn.Module):
         self, e_ND: Tensor, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, blocks: Sequence[Block],
         degree_feature_N: Tensor, learn: Learn = "all",
     ) -> Views:  # fmt: skip
-        """Views of the seeds of sampled blocks.
+        """Views of the seeds of sampled blocks, whose hops exchange nothing: one rank alone may call.
 
         Args:
             e_ND: base rows E⁰; z_ND: text views; degree_N: training degrees; is_user_N: bool; blocks: hops from the seeds
@@ -104,7 +104,7 @@ class GatedLightGCN(nn.Module):
         self, e_ND: Tensor, z_ND: Tensor | None, is_user_N: Tensor, hops: Sequence[Hop], degree_feature_N: Tensor,
         learn: Learn = "all", perturb: Perturb | None = None, seeds: int | None = None,
     ) -> Views:  # fmt: skip
-        """Views of what the last hop leaves of the nodes.
+        """Views of what the last hop leaves of the nodes. Where hops exchange rows, every rank must call.
 
         Args:
             e_ND, z_ND, is_user_N, degree_feature_N: as `forward`; hops: in the order of the layers, L of them; learn: who
@@ -144,7 +144,8 @@ class GatedLightGCN(nn.Module):
         return Views(h, graph, z_SD, gamma if len(self.gates) else [], kept)
 
     def smoothed(self, e_ND: Tensor, z: Tensor | None, mean: MeanOfStates) -> tuple[Tensor, Tensor]:
-        """Graph and text views, [S, D], where nothing happens to a state between hops: without gates, without noise.
+        """Graph and text views, [S, D], where nothing happens to a state between hops: without
+        gates, without noise. Where hops exchange rows, every rank must call.
 
         Args:
             e_ND: base rows; z: text views, of items alone unless users have text; mean: gives the wanted rows S of all N.
@@ -159,7 +160,9 @@ class GatedLightGCN(nn.Module):
         return graph, mean(z, self.settings.text_layers, items_only)
 
     def _propagate_text(self, z_ND: Tensor, hops: Sequence[Hop], sizes: list[int]) -> Tensor:
-        """Mean of the text views' states over the last hops, of which source k has `sizes[k]` nodes. Shape: [S, D]."""
+        """Mean of the text views' states over the last hops, of which source k has `sizes[k]`
+        nodes. Shape: [S, D]. Where hops exchange rows, every rank must call.
+        """
         states = [z_ND[: sizes[0]]]
         for hop in hops:
             states.append(hop(states[-1]))

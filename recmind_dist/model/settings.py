@@ -106,7 +106,7 @@ class ContrastSettings(Settings):
     layer: int = Field(1, ge=0)
     """State that xsimgcl compares with the mean of all."""
     max_nodes: int = Field(0, ge=0)
-    """Users and items of a batch that are contrasted, drawn where there are more; 0: all, at the cost of their square."""
+    """Users and items of a global batch that are contrasted, drawn where there are more; 0: all, at the cost of their square."""
 
 
 class LossSettings(Settings):

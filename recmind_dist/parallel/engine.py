@@ -162,6 +162,7 @@ class DenseEngine:
             self._adam.state[flat]["step"].fill_(float(state["adam_step"]))
 
     def _all_set_parameter(self, p: nn.Parameter, value: Tensor) -> None:
+        """Gives a parameter its whole value. Every rank must call."""
         value = value.to(p.device)
         if self.settings.stage == 3:
             with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
@@ -257,11 +258,15 @@ def make_engine(
     device: torch.device,
     learning_rates: dict[str, float] | None = None,
 ) -> Engine:
-    """A DeepSpeed engine, or none where `module` has nothing for it. Arguments as `DenseEngine`."""
+    """A DeepSpeed engine, or none where `module` has nothing for it. Every rank must call.
+
+    Arguments as `DenseEngine`.
+    """
     return DenseEngine(module, settings, batch_size, device, learning_rates) if _trainable(module) else NoDense(module)
 
 
 def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The dense parameters that learn; names and shapes are the same on every rank."""
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
 
@@ -274,7 +279,7 @@ def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:
 
 
 def _join_deepspeed(device: torch.device) -> None:
-    """Lets DeepSpeed use the process group that exists.
+    """Lets DeepSpeed use the process group that exists. Every rank must call.
 
     On the CPU its own start compiles a shared-memory op for minutes that gloo does not use; an empty table of compatible
     ops keeps it from that. The table is private to DeepSpeed: tests/dist/test_engine.py fails when it moves.

@@ -88,7 +88,9 @@ class RowExchange:
         return self.all_ask(rows)()
 
     def all_ask(self, rows: IntArray) -> Callable[[], ExchangePlan]:
-        """As `all_plan`, whose second half is what is returned: between them others have time to say what they need."""
+        """As `all_plan`, whose second half is what is returned: between them others have time to
+        say what they need. Every rank must call, and must call what it returns.
+        """
         rank, device = self.ranks.rank, self.ranks.device
         if self.ranks.world_size == 1:  # nothing travels: every row is here, in the order asked for
             nothing = torch.empty(0, dtype=torch.int64, device=device)
@@ -166,7 +168,8 @@ class RowExchange:
         return self._all_fetch(owned, None, plan)
 
     def all_read(self, takes_gradient: Tensor, plan: ExchangePlan) -> Tensor:
-        """As `all_fetch` of the table's own rows, which are read where they lie, without a copy of them here first.
+        """As `all_fetch` of the table's own rows, which are read where they lie, without a copy of
+        them here first. Every rank must call, in forward and in backward.
 
         Args:
             takes_gradient: [u, D] what `ShardedTable.stand_in` gave.
@@ -175,6 +178,7 @@ class RowExchange:
         return self._all_fetch(takes_gradient, self.table, plan)
 
     def _all_fetch(self, owned: Tensor, table: Tensor | None, plan: ExchangePlan) -> Tensor:
+        """Every rank must call, in forward and in backward."""
         replicas = self.hot.weight if self.hot is not None else None
         out: Tensor = _Fetch.apply(owned, table, plan, replicas, self.ranks)  # type: ignore[no-untyped-call]
         return out
@@ -195,7 +199,7 @@ def _counts(chosen: BoolArray, counts: IntArray) -> IntArray:
 
 class _Fetch(torch.autograd.Function):
     """Own rows from here, others' from their owners or replicas; gradients of all go home, where they add up: own ones
-    first, then those of the other ranks in their order.
+    first, then those of the other ranks in their order. Every rank must apply it.
     """
 
     @staticmethod
@@ -235,7 +239,9 @@ class _Fetch(torch.autograd.Function):
 
 
 class _AllGather(torch.autograd.Function):
-    """Its backward sends every rank's gradients home, where they add up in the order of ranks."""
+    """Its backward sends every rank's gradients home, where they add up in the order of ranks.
+    Every rank must apply it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts: list[int], ranks: Ranks, kind: str) -> Tensor:
@@ -257,7 +263,7 @@ class _AllGather(torch.autograd.Function):
 def _all_send(
     x: Tensor, send: list[int], receive: list[int], ranks: Ranks, kind: str, of: Tensor | None = None
 ) -> list[Tensor]:
-    """`Way.all_send` of rows, counted as `kind`."""
+    """`Way.all_send` of rows, counted as `kind`. Every rank must call."""
     ranks.traffic.add(kind, (sum(send) - send[ranks.rank]) * x.shape[1] * x.itemsize)
     with collective("the exchange of gradients" if kind == "gradients" else "the exchange of rows"):
         return ranks.row_way.all_send(x, send, receive, of)

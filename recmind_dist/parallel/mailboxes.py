@@ -4,9 +4,11 @@ Legend: P ranks.
 """
 
 import contextlib
+import hashlib
 import mmap
 import os
 import secrets
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,22 +111,25 @@ class Mailboxes:
 
 
 def all_share_memory(group: dist.ProcessGroup) -> list[int] | None:
-    """Process ids of the ranks, [P]; None unless all are processes of one machine that may read each other's memory. Every
-    rank must call.
+    """Process ids of the ranks, [P]; None unless all are processes of one machine that may read
+    each other's memory. Every rank must call.
+
+    What ranks tell each other are numbers: whoever reaches the group's port could send anything.
     """
-    told: list[tuple[str, int, int, int] | None] = [None] * dist.get_world_size()
     word, box = secrets.randbits(63), None
-    with contextlib.suppress(AttributeError, OSError):  # a system without such memory, or that gives none
+    with contextlib.suppress(AttributeError, OSError):  # no such system call, or no memory
         box = _new_box(_GRAIN, 0)
         box.data[:8].view(torch.int64).fill_(word)
-    mine = None if box is None else (_machine(), os.getpid(), box.descriptor, word)
-    dist.all_gather_object(told, mine, group=group)
-    here = [entry for entry in told if entry is not None and entry[0] == _machine()]
-    sees_all = len(here) == len(told) and all(_reads(pid, descriptor, word) for _, pid, descriptor, word in here)
+    here = _machine()
+    mine = torch.tensor([*here, os.getpid(), -1 if box is None else box.descriptor, word])
+    said = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(said, mine, group=group)
+    peers = [entry.tolist() for entry in said]
+    sees_all = all(tuple(entry[:2]) == here and _reads(*entry[2:]) for entry in peers)
     everybody = torch.tensor([sees_all], dtype=torch.int64)
     dist.all_reduce(everybody, op=dist.ReduceOp.MIN, group=group)
     _close(box)
-    return [entry[1] for entry in here] if everybody.item() else None
+    return [entry[2] for entry in peers] if everybody.item() else None
 
 
 def _new_box(size: int, generation: int) -> _Box:
@@ -153,10 +158,12 @@ def _reads(pid: int, descriptor: int, word: int) -> bool:
         return False
 
 
-def _machine() -> str:
+def _machine() -> tuple[int, int]:
     """The same for processes that see each other under /proc; of its own elsewhere than on Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        name = f"{boot} {os.readlink('/proc/self/ns/pid')}".encode()
     except OSError:
-        return secrets.token_hex(16)
+        name = secrets.token_bytes(16)
+    first, second = struct.unpack("qq", hashlib.sha256(name).digest()[:16])
+    return first, second

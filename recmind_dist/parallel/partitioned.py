@@ -32,7 +32,9 @@ class PartitionedGraph:
         self._owners = Owners(rows.graph, bounds, ranks)
 
     def all_items(self, edges: IntArray, users: IntArray) -> IntArray:
-        """See `EdgeSource`. The owners of the users tell everybody: 4 bytes a pair of the global batch."""
+        """See `EdgeSource`. The owners of the users tell everybody: 4 bytes a pair of the global
+        batch. Every rank must call.
+        """
         order, counts = self._owners.deal(users)
         rank = self._ranks.rank
         mine = order[counts[:rank].sum() : counts[: rank + 1].sum()]
@@ -51,7 +53,9 @@ class PartitionedGraph:
         return OwnersDraw(LocalDraws(self.rows, hidden), self._owners)
 
     def all_negatives(self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int) -> IntArray:
-        """See `EdgeSource`. A user's owner, who knows the positives, draws for all pairs and sends each rank its own."""
+        """See `EdgeSource`. A user's owner, who knows the positives, draws for all pairs and sends
+        each rank its own. Every rank must call.
+        """
         owner, world = self._owners.of(users), self._ranks.world_size
         mine = np.flatnonzero(owner == self._ranks.rank)
         drawn = negatives.for_pairs(users[mine], mine, key, items).astype(np.int32)
@@ -63,7 +67,7 @@ class PartitionedGraph:
         return out
 
     def all_positives(self, negatives: NegativeSampler, users: IntArray, shared: IntArray) -> BoolArray:
-        """See `EdgeSource`. The owners of the users reply with bits."""
+        """See `EdgeSource`. The owners of the users reply with bits. Every rank must call."""
         world, width = self._ranks.world_size, -(-len(shared) // 8)
         wanted = [np.unique(users[share_of(len(users), r, world)]) for r in range(world)]
         mine = [w[self._owners.of(w) == self._ranks.rank] for w in wanted]
@@ -167,6 +171,7 @@ class Owners:
         return torch.cat(self._all_send(values, send, receive.tolist())).numpy()
 
     def _all_send(self, values: np.ndarray, send: IntArray, receive: list[int] | None) -> list[Tensor]:
+        """What each rank sent, [P]. Every rank must call."""
         given = torch.from_numpy(np.ascontiguousarray(values))
         own = int(send[self._ranks.rank])
         self._ranks.traffic.add("ids", (len(given) - own) * (given.nbytes // max(len(given), 1)))

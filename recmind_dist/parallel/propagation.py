@@ -273,6 +273,8 @@ class FullPropagation:
 
 
 class _Hop(torch.autograd.Function):
+    """Every rank must apply it: forward and backward are one hop each."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: FullPropagation, hidden: IntArray) -> Tensor:
         ctx.operator, ctx.hidden = operator, hidden
@@ -284,12 +286,15 @@ class _Hop(torch.autograd.Function):
 
 
 def _apply(operator: FullPropagation, hidden: IntArray, x: Tensor) -> Tensor:
+    """One hop inside autograd. Every rank must call, in forward and in backward."""
     out: Tensor = _Hop.apply(x, operator, hidden)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Mean(torch.autograd.Function):
-    """Its backward is itself, from the wanted rows to the given ones: powers of a symmetric operator are symmetric."""
+    """Its backward is itself, from the wanted rows to the given ones: powers of a symmetric
+    operator are symmetric. Every rank must apply it.
+    """
 
     @staticmethod
     def forward(
@@ -311,6 +316,7 @@ def _mean(
     operator: FullPropagation, hidden: IntArray, rows: Tensor, edges: EdgesFrom | None, x: Tensor, num_layers: int,
     items_only: bool,
 ) -> Tensor:  # fmt: skip
+    """As `FullPropagation.all_mean`, inside autograd. Every rank must call, in forward and in backward."""
     given = operator.items if items_only else operator.everywhere
     out: Tensor = _Mean.apply(  # type: ignore[no-untyped-call]
         x, operator, num_layers, hidden, given, rows, items_only, edges

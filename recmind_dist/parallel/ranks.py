@@ -83,7 +83,7 @@ class Ranks:
         return Ranks(rank, world_size, device, way(None), way(groups[0]), way(groups[1]))
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks of a small tensor, in place. Every rank must call."""
+        """Sum over ranks of a small tensor, in place: the same on every rank. Every rank must call."""
         if self.world_size > 1:
             self.traffic.add("dense", ring_bytes(values.nbytes, self.world_size))
             with collective("the sum over ranks"):
@@ -91,12 +91,12 @@ class Ranks:
         return values
 
     def all_sum_words(self, word: int) -> int:
-        """Sum over ranks of 64-bit words, modulo 2^64. Every rank must call."""
+        """Sum over ranks of 64-bit words, modulo 2^64: the same on every rank. Every rank must call."""
         signed = word - (1 << 64) if word >> 63 else word
         return int(self.all_sum(torch.tensor([signed], dtype=torch.int64, device=self.device)).item()) % (1 << 64)
 
     def all_text(self, text: str) -> str:
-        """Rank 0's short ASCII text, on every rank. Every rank must call."""
+        """Rank 0's short ASCII text, the same on every rank. Every rank must call."""
         if self.world_size == 1:
             return text
         data = torch.zeros(256, dtype=torch.uint8, device=self.device)

@@ -1,6 +1,6 @@
 """How many bytes a rank sends to others, by what they are for."""
 
-from collections import defaultdict
+import threading
 
 KINDS = ("ids", "rows", "gradients", "queue", "dense")
 """ids: what the prefetching thread exchanges (frontiers, sampled neighbours, items, negatives, rows wanted); rows: base rows
@@ -9,20 +9,21 @@ loss terms, reckoned as a ring sends them."""
 
 
 class Traffic:
-    """Counts what leaves this rank. A kind is counted by one thread alone, so no lock is needed."""
+    """Counts what leaves this rank. Any thread may add and take: each byte is in one count."""
 
     def __init__(self) -> None:
-        self._sent: dict[str, int] = defaultdict(int)
+        self._sent = dict.fromkeys(KINDS, 0)
+        self._lock = threading.Lock()
 
     def add(self, kind: str, sent: int) -> None:
         """`sent` more bytes, to other ranks: what a rank sends itself does not count."""
-        assert kind in KINDS
-        self._sent[kind] += sent
+        with self._lock:
+            self._sent[kind] += sent
 
     def take(self) -> dict[str, int]:
         """Bytes by kind since the last call."""
-        taken = {kind: self._sent[kind] for kind in KINDS}
-        self._sent.clear()
+        with self._lock:
+            taken, self._sent = self._sent, dict.fromkeys(KINDS, 0)
         return taken
 
 

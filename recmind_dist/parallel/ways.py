@@ -54,7 +54,8 @@ class Way:
     ) -> Callable[[], list[Tensor]]:
         """As `all_send`, which is done when what is returned was called, before anything else goes this way.
 
-        Only through mailboxes is it begun at once: see `begins`.
+        Only through mailboxes is it begun at once: see `begins`. Every rank must call, and must
+        call what it returns.
         """
         if self.boxes is not None:
             starts = [0, *np.cumsum(send).tolist()[:-1]]
@@ -62,6 +63,7 @@ class Way:
         return lambda: self._all_send(x, send, receive, of)
 
     def _all_send(self, x: Tensor, send: list[int], receive: list[int] | None, of: Tensor | None) -> list[Tensor]:
+        """As `all_send`, through the process group. Every rank must call."""
         if receive is None:
             told = torch.empty(len(send), dtype=torch.int64)
             dist.all_to_all_single(told, torch.tensor(send), group=self.group)

@@ -158,6 +158,7 @@ def make_sampler(
 
 class NeighborLoader:
     """Iterates the training edges in global mini-batches and yields this rank's share of each.
+    Where owners are asked, every rank must make one.
 
     Everything is a function of (seed, epoch, step), so an epoch can be entered at any step, on any number of ranks.
     Named after PyG's loader; one batch carries the fields of its LinkNeighborLoader with triplet negatives.
@@ -202,11 +203,13 @@ class NeighborLoader:
         self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives, self._source.rows)
 
     def _make_sampler(self) -> NeighborSampler:
+        """Where owners are asked, every rank must call."""
         absent = self._held_out
         hidden = self._source.hidden(*self._endpoints(absent), absent) if len(absent) else NOTHING_HIDDEN
         return make_sampler(self._source, self.settings, hidden)
 
     def _endpoints(self, edges: IntArray) -> tuple[IntArray, IntArray]:
+        """Users and items. Where owners are asked, every rank must call."""
         users = users_of_edges(self.graph, edges)
         return users, self._source.all_items(edges, users)
 
@@ -215,7 +218,9 @@ class NeighborLoader:
         return steps_per_epoch(self.graph, self.settings, self.batch_size, self.batch_of, self._most_steps)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
-        """This rank's share of every global batch of `epoch`, from `first_step` on. Every rank gets as many."""
+        """This rank's share of every global batch of `epoch`, from `first_step` on. Every rank gets
+        as many; where owners are asked, every rank must iterate.
+        """
         for i in range(first_step, self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + i
             edges = self._edges(epoch, i)
@@ -235,6 +240,7 @@ class NeighborLoader:
         return edges_of_users(self.graph, drawn) if users else drawn
 
     def _gate_batch(self, step: int) -> Batch:
+        """Held-out pairs that teach the gates. Where owners are asked, every rank must call."""
         count = len(self._held_out_edges)
         order = Permutation(count, stream_key(self.seed, "gate-order"))
         draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + step * self.gate_batch_size) % count)
@@ -255,6 +261,7 @@ class NeighborLoader:
 
     def _batch(self, edges: IntArray, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
         """This rank's share of the global batch made of `edges` (positions in the user half).
+        Where owners are asked, every rank must call.
 
         Args:
             gate_negatives: of a batch that teaches the gates.

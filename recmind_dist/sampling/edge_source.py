@@ -21,7 +21,7 @@ class EdgeSource(Protocol):
     rows: EdgeRows
 
     def all_items(self, edges: IntArray, users: IntArray) -> IntArray:
-        """Global item ids of edges (positions in the user half) of `users`. Shape: [GB]."""
+        """Global item ids of edges (positions in the user half) of `users`. Shape: [GB]. Every rank must call."""
         ...
 
     def hidden(self, users: IntArray, items: IntArray, edges: IntArray) -> HiddenEdges:
@@ -33,11 +33,13 @@ class EdgeSource(Protocol):
         ...
 
     def all_negatives(self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int) -> IntArray:
-        """Negatives of this rank's pairs of the global batch [GB]. Shape: [b, num]."""
+        """Negatives of this rank's pairs of the global batch [GB]. Shape: [b, num]. Every rank must call."""
         ...
 
     def all_positives(self, negatives: NegativeSampler, users: IntArray, shared: IntArray) -> BoolArray:
-        """Which shared items are training positives of which distinct user, ascending, of this rank's pairs. Shape: [U, M]."""
+        """Which shared items are training positives of which distinct user, ascending, of this
+        rank's pairs. Shape: [U, M]. Every rank must call.
+        """
         ...
 
 

@@ -223,6 +223,7 @@ class NumbaNeighborSampler:
         return SampledHops(n_id, degree, hops)
 
     def _hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Hop]]:
+        """Where owners draw, every rank must call."""
         n_id, hops, cold_key = seeds.copy(), [], stream_key(key, "cold")
         self._local_of[n_id] = np.arange(len(n_id), dtype=np.int32)
         try:

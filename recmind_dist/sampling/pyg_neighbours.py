@@ -1,7 +1,8 @@
 """PyG's own sampler (pyg-lib's op) behind the same interface.
 
-What differs from numba: draws come from pyg-lib's generator, so a block depends on who builds it, and hidden edges are
-dropped after the draw (a node whose draws are all hidden gets an empty sum). Parity across ranks needs numba.
+What differs from numba: draws come from torch's generator, so a block depends on who builds it, and batches are made in the
+training thread, since that generator is one for the whole process. Hidden edges are dropped after the draw (a node whose draws
+are all hidden gets an empty sum). Parity across ranks needs numba.
 Source: https://github.com/pyg-team/pyg-lib, `torch.ops.pyg.neighbor_sample`.
 """
 
@@ -10,6 +11,7 @@ import torch
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
+from recmind_dist.randomness import torch_seeded
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges
 from recmind_dist.sampling.neighbours import Hop, SampledHops
 from recmind_dist.types import BoolArray, IntArray
@@ -48,11 +50,11 @@ class PygNeighborSampler:
         if simulated:
             raise ConfigError("gate.cold_share is above 0, which sampler.backend: pyg cannot do: set it to numba")
         never = np.union1d(self._always, hidden.in_csr(self.graph))
-        torch.manual_seed(key & 0x7FFF_FFFF_FFFF_FFFF)
         n_id, hops = seeds.astype(np.int64), []
-        for fan_out in self.num_neighbors:
-            hop, n_id = self._hop(n_id, fan_out, never)
-            hops.append(hop)
+        with torch_seeded(key):  # the op takes no generator
+            for fan_out in self.num_neighbors:
+                hop, n_id = self._hop(n_id, fan_out, never)
+                hops.append(hop)
         return SampledHops(n_id, np.asarray(self.graph.degree)[n_id], hops)
 
     def _hop(self, frontier: IntArray, fan_out: int, never: IntArray) -> tuple[Hop, IntArray]:

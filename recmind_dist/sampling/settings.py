@@ -36,8 +36,13 @@ class SamplerSettings(Settings):
     hide_batch_edges: bool = True
     """Edges of the global batch are absent from its own propagation."""
     prefetch: int = Field(2, ge=0, le=64)
-    """Batches made ahead by a background thread; 0 makes them in the training thread."""
+    """Batches made ahead by a background thread; 0, and backend: pyg, make them in the training thread."""
     negatives: NegativeSettings = NegativeSettings()
+
+    @property
+    def batches_ahead(self) -> int:
+        """Depth of the prefetch: pyg-lib draws from torch's one generator, which training may draw from meanwhile."""
+        return 0 if self.backend == "pyg" else self.prefetch
 
     @model_validator(mode="after")
     def _fan_outs_are_counts(self) -> "SamplerSettings":

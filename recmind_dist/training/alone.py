@@ -70,6 +70,7 @@ def validation_curve(run: RunDirectory) -> list[dict[str, Any]]:
 def _train_phases(
     config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, allow_mismatch: bool, report: Report
 ) -> None:
+    """All of `Worker.all_fit`, on one rank alone."""
     from recmind_dist.training.worker import Worker
 
     run = RunDirectory(config.run_dir)
@@ -80,7 +81,7 @@ def _train_phases(
 
 
 def _join_alone(config: RunConfig) -> Ranks:
-    """A process group of one, which DeepSpeed needs. It lasts as long as the process: DeepSpeed keeps hold of it."""
+    """A process group of one rank alone, which DeepSpeed needs. It lasts as long as the process: DeepSpeed keeps hold of it."""
     wants_gpu = config.scaling.device == "cuda" or (config.scaling.device == "auto" and torch.cuda.is_available())
     if not dist.is_initialized():
         backend = "nccl" if wants_gpu else "gloo"

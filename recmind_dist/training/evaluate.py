@@ -37,7 +37,10 @@ def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
 
 
 def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks) -> tuple[RankModel, Cursor]:
-    """The model of the checkpoint that validation preferred. Raises CheckpointError if the run has none."""
+    """The model of the checkpoint that validation preferred. Every rank must call.
+
+    Raises CheckpointError if the run has none.
+    """
     model = RankModel(config, inputs, ranks)
     found = all_find_checkpoint(run.checkpoints, "best", ranks, model.bounds.tolist())
     if found is None:
@@ -67,14 +70,14 @@ def all_evaluate_run(
 
 
 def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -> dict[str, Any]:
-    """The same for the popularity baseline, which needs no training."""
+    """The same for the popularity baseline, which needs no training, on one rank alone."""
     found = all_evaluate_popularity(Graph.open(graph), "test", config.evaluation, Ranks.alone())
     return _write_untrained(config, found, run)
 
 
 def evaluate_text_run(config: RunConfig, graph_dir: Path, store: Path, run: RunDirectory) -> dict[str, Any]:
     """The same for texts alone: items by their whitened vectors, users by the mean of their items', or under
-    model.recent_decay by the mean in which newer ones count more.
+    model.recent_decay by the mean in which newer ones count more. On one rank alone.
     """
     graph, ranks = Graph.open(graph_dir), Ranks.alone()
     texts, components = TextStore.open(store), config.model.text_components
@@ -90,6 +93,7 @@ def evaluate_text_run(config: RunConfig, graph_dir: Path, store: Path, run: RunD
 
 
 def _write_untrained(config: RunConfig, found: Evaluation, run: RunDirectory) -> dict[str, Any]:
+    """Results of a run that nothing was learnt for, on one rank alone."""
     results = _results(config, "test", found, [])
     run.create()
     run.write_config(config.model_dump(mode="json"))

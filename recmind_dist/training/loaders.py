@@ -11,7 +11,8 @@ def make_loader(
     config: RunConfig, graph: Graph, phase: str, rank: int, world_size: int, source: EdgeSource | None = None, *,
     held_out: IntArray | None = None, teaches: IntArray | None = None, gate_degree: IntArray | None = None,
 ) -> NeighborLoader:  # fmt: skip
-    """The batches of a phase as one of `world_size` ranks has them.
+    """The batches of a phase as one of `world_size` ranks has them. Where owners are asked, every
+    rank must call.
 
     Args:
         held_out, teaches, gate_degree: as `NeighborLoader`; None where no slice is held out.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recmind_dist.graph.ownership import by_owner
 from recmind_dist.model import AlignmentSettings, GatedLightGCN, KeyQueue, Learn, LossSettings, TextRows, Views, losses
 from recmind_dist.parallel import Ranks, RowExchange, all_gather_rows
 from recmind_dist.randomness import stream_key, uniforms
@@ -17,6 +18,7 @@ from recmind_dist.sampling import Batch
 from recmind_dist.training.fresh_text import FreshTextEncoder
 from recmind_dist.training.prepared import PreparedStep
 from recmind_dist.training.views import FullViews, SampledViews, StepViews
+from recmind_dist.types import IntArray
 
 VIEWS = ("user_graph", "user_text", "item_graph", "item_text")
 
@@ -73,6 +75,9 @@ class Objective(nn.Module):
         views = self._source.all_views(self.model, step, e_uD, text_u, key_model if self.aligns else None, learn)
         if self.joint:
             self._rank(out, views, step)
+            if views.contrast is not None:
+                contrast = self._all_contrast(views.contrast, step)
+                out.terms["contrast"] = self.loss.contrast.weight * contrast
             out.terms["regularization"] = self._penalty(views.base, step)
         elif self.fresh_encoder is not None:
             adapters = [p.square().sum() for p in self.fresh_encoder.parameters() if p.requires_grad]
@@ -98,34 +103,50 @@ class Objective(nn.Module):
             )
             if not self.heldout_gates:
                 out.terms["gate"] = self._rank_loss(views.main.h, step.main, None, self.gate_tail_exponent)
-        if views.contrast is not None:
-            out.terms["contrast"] = self.loss.contrast.weight * self._contrast(views.contrast, step)
 
-    def _contrast(self, pair: tuple[Tensor, Tensor], step: PreparedStep) -> Tensor:
-        """InfoNCE between two views of the same nodes, users and items apart, in the batch of this rank."""
+    def _all_contrast(self, pair: tuple[Tensor, Tensor], step: PreparedStep) -> Tensor:
+        """InfoNCE between two views of the same nodes, users and items apart, each node against
+        those of the global batch. Every rank must call, in forward and in backward.
+        """
         batch, terms = step.main, []
-        for met in (batch.user_index, torch.unique(batch.dst_pos_index)):
-            index = self._drawn(met, batch, step.step)
-            first, second = pair[0][index], pair[1][index]
-            nobody = first.new_zeros(0, first.shape[1]), index.new_zeros(0)
+        for row, index in enumerate((batch.src_index, batch.dst_pos_index)):
+            ids, places, counts = self._contrasted(batch.global_pairs[row].cpu().numpy(), step.step)
+            own = index[torch.from_numpy(places).to(index.device)]
+            first, second = pair[0][own], pair[1][own]
+            keys = all_gather_rows(second, counts, self._ranks)
+            key_ids = torch.from_numpy(ids).to(index.device)
+            start = sum(counts[: self._ranks.rank])
+            own_ids = key_ids[start : start + len(own)]
             terms.append(losses.info_nce(
-                first, second, index, second, index, self.loss.contrast.temperature,
-                queue=nobody[0], queue_ids=nobody[1], hardness=0.0, total=len(index) * self._ranks.world_size,
+                first, second, own_ids, keys, key_ids, self.loss.contrast.temperature,
+                queue=first.new_zeros(0, first.shape[1]), queue_ids=key_ids[:0], hardness=0.0, total=len(ids),
             ))  # fmt: skip
         return terms[0] + terms[1]
 
-    def _drawn(self, index: Tensor, batch: Batch, step: int) -> Tensor:
-        """loss.contrast.max_nodes of these seeds, by draws of their nodes."""
+    def _contrasted(self, nodes: IntArray, step: int) -> tuple[IntArray, IntArray, list[int]]:
+        """Which nodes of the global batch are contrasted, by whom: each by the rank of the first
+        pair that has it, so that every rank knows without asking.
+
+        Args:
+            nodes: [GB] of one side, of every pair of the global batch.
+        Returns: their ids rank by rank, ascending within each; the places among this rank's pairs
+        of those that are its own; [P] how many each rank has.
+        """
+        ids, first = np.unique(nodes, return_index=True)
         most = self.loss.contrast.max_nodes
-        if not most or len(index) <= most:
-            return index
-        draws = uniforms(stream_key(self._seed, "contrast", step), batch.n_id[index].cpu().numpy())
-        kept = np.sort(np.argsort(draws, kind="stable")[:most])
-        return index[torch.from_numpy(kept).to(index.device)]
+        if 0 < most < len(ids):
+            draws = uniforms(stream_key(self._seed, "contrast", step), ids)
+            kept = np.sort(np.argsort(draws, kind="stable")[:most])
+            ids, first = ids[kept], first[kept]
+        rank, world = self._ranks.rank, self._ranks.world_size
+        bounds = np.array([len(nodes) * r // world for r in range(world + 1)])
+        order, starts = by_owner(first, bounds)
+        places = first[order[starts[rank] : starts[rank + 1]]] - bounds[rank]
+        return ids[order], places, np.diff(starts).tolist()
 
     @property
     def aligns(self) -> bool:
-        """Whether graph and text views are pulled together at all."""
+        """Whether graph and text views are pulled together at all, the same on every rank."""
         return self.model.uses_text and self.alignment.weight > 0 and (self.alignment.users or self.alignment.items)
 
     def _gate_loss(self, h_SC: Tensor, batch: Batch) -> Tensor:
@@ -164,6 +185,9 @@ class Objective(nn.Module):
     def _all_align(
         self, out: Outcome, views: Views, step: PreparedStep, keys: Views | None, queues: dict[str, KeyQueue]
     ) -> None:
+        """InfoNCE between graph and text views of the global batch's anchors. Every rank must call,
+        in forward and in backward.
+        """
         batch = step.main
         stride, counts = anchor_stride(batch.global_batch_size, self.alignment.anchors), self._anchor_counts(batch)
         mine = batch.input_id % stride == 0

@@ -133,6 +133,7 @@ def choose(
 
 
 def _all_measure(config: RunConfig, parts: RankModel, ranks: Ranks, fits: bool) -> Costs:
+    """This rank's figures. Every rank must call."""
     dim, rows = config.model.embedding_dim, min(_ROWS, max(len(parts.nodes), 1))
     made_s, batch = _batch(config, "full", parts, ranks)
     sampled_s, sampled = _batch(config, "sampled", parts, ranks)
@@ -153,6 +154,7 @@ def _all_measure(config: RunConfig, parts: RankModel, ranks: Ranks, fits: bool) 
 
 
 def _all_sent_row_s(dim: int, ranks: Ranks) -> float:
+    """Seconds to receive a row from another rank. Every rank must call."""
     if ranks.world_size == 1:
         return 0.0
     mine = torch.ones(_SENT_ROWS // ranks.world_size + 1, dim)
@@ -164,7 +166,7 @@ def _all_sent_row_s(dim: int, ranks: Ranks) -> float:
 def _batch(
     config: RunConfig, propagation: Literal["sampled", "full"], parts: RankModel, ranks: Ranks
 ) -> tuple[float, Batch]:
-    """Seconds to make a batch, and one; the first time loads compiled code."""
+    """Seconds to make a batch, and one; the first time loads compiled code. Every rank must call."""
     chosen = Plan(propagation, 1, "", {}).applied(config)
     negatives = "shared" if config.loss.kind == "ssm" else "pairs"
     loader = NeighborLoader(
@@ -188,7 +190,7 @@ def _hops_s(batch: Batch, dim: int) -> float:
 
 
 def _loss_s(config: RunConfig, batch: Batch, dim: int) -> float:
-    h = torch.randn(len(batch.n_id), dim, requires_grad=True)
+    h = torch.randn(len(batch.n_id), dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weight = torch.ones(batch.batch_size)
 
     def run() -> None:

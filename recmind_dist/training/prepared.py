@@ -36,6 +36,11 @@ class PreparedStep:
     edges: EdgesFrom | None = None
 
     @property
+    def hides_edges(self) -> bool:
+        """Whether the global batch hides edges: the same on every rank, unlike `hidden`."""
+        return len(self.main.hidden_edges) > 0
+
+    @property
     def rows(self) -> Tensor | slice:
         """Rows of this rank's shard that the step reads and updates."""
         return self.plan.local_rows if self.operator is None else slice(None)

@@ -16,7 +16,7 @@ from recmind_dist.parallel import Ranks, ShardedTable
 from recmind_dist.parallel.hot_rows import HotRows
 from recmind_dist.parallel.partitioned import PartitionedGraph
 from recmind_dist.parallel.propagation import FinalVectors, FullPropagation
-from recmind_dist.randomness import stream_key
+from recmind_dist.randomness import stream_key, torch_seeded
 from recmind_dist.sampling import (
     NOTHING_HIDDEN,
     EdgeSource,
@@ -171,6 +171,7 @@ class RankModel:
         return torch.cat([self.model.text_view(self.text.select(everything[s : s + _BLOCK_ROWS])) for s in starts])
 
     def _load_text(self) -> OwnedText | None:
+        """What this rank knows of its nodes' texts. Every rank must call."""
         if self.whitening is None or self.inputs.text is None:
             return None
         store = TextStore.open(self.inputs.text)
@@ -190,11 +191,10 @@ class RankModel:
         return load_owned_text(self.rows, store, self.whitening, self.nodes, fallback, device, hidden)
 
     def build_dense(self) -> GatedLightGCN:
-        """A dense part at its start, the same on every rank: torch's generator is seeded from the run's seed alone."""
+        """A dense part at its start, the same on every rank: drawn from the run's seed alone."""
         settings = self.config.model
         text_dim = self.whitening.dim if self.whitening is not None and self.config.views_text else 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_key(self.config.train.seed, "dense") & 0x7FFF_FFFF_FFFF_FFFF)
+        with torch_seeded(stream_key(self.config.train.seed, "dense")):
             model = GatedLightGCN(None, settings.embedding_dim, settings.num_layers, text_dim, settings)
         if model.text_view is not None and settings.init != "normal" and not settings.projection_hidden_dim:
             # z starts where E⁰ starts, so that gates mix like with like

@@ -62,7 +62,7 @@ def replay(
     config: RunConfig, graph: Graph, world_size: int, ranks: Iterable[int] | None = None, steps: int = 1,
     dense_bytes: int = 0,
 ) -> Replayed:  # fmt: skip
-    """The first steps of the joint phase, drawn for logical ranks.
+    """The first steps of the joint phase, drawn for logical ranks by one rank alone.
 
     What a rank sends as owner is told by what others ask, so the mean of what ranks ask and get is the mean of what they send.
 

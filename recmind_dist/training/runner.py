@@ -113,12 +113,13 @@ def _run_trainer(
 
 
 def train_on_worker(order: dict[str, Any]) -> None:
-    """What Ray runs on each training worker."""
+    """What Ray runs on each training worker. Every rank must call."""
     with _joined(order) as (config, inputs, ranks, run):
         if ranks is None:
             return
         attempt = ranks.all_text(uuid.uuid4().hex)
-        resume = "auto" if Path(order["begun"]).exists() else order["resume"]
+        # rank 0's view of it: shared storage may show a new file to some nodes later than to others
+        resume = ranks.all_text("auto" if Path(order["begun"]).exists() else order["resume"])
         worker = Worker(config, inputs, ranks, run, attempt, report, resume, order["allow_mismatch"])
         ranks.all_barrier()
         Path(order["begun"]).touch()  # a restart of this call resumes, whatever the call said
@@ -126,7 +127,7 @@ def train_on_worker(order: dict[str, Any]) -> None:
 
 
 def evaluate_on_worker(order: dict[str, Any]) -> None:
-    """What Ray runs on each evaluating worker."""
+    """What Ray runs on each evaluating worker. Every rank must call."""
     with _joined(order) as (config, inputs, ranks, run):
         if ranks is not None:
             all_evaluate_run(config, inputs, run, ranks)
@@ -134,21 +135,25 @@ def evaluate_on_worker(order: dict[str, Any]) -> None:
 
 @contextmanager
 def _joined(order: dict[str, Any]) -> Iterator[tuple[RunConfig, Inputs, Ranks | None, RunDirectory]]:
-    """A worker's place and settings. An error that a person must mend is written down, and then not tried again."""
+    """A worker's place and settings. An error that a person must mend is written down, and then
+    not tried again: then all workers get no place. Every rank must call.
+    """
     refusal = Path(order["refusal"])
     config = RunConfig.model_validate(order["config"])
     inputs = Inputs.from_json(order["inputs"])
     run = RunDirectory(Path(order["run_dir"]))
     torch.set_num_threads(config.scaling.threads_per_worker)
-    if refusal.exists():
-        yield config, inputs, None, run
-        return
-    if fault := fault_here(Place(**order["place"])):  # a node that has come since the driver asked
+    refused = refusal.exists()
+    if not refused and (fault := fault_here(Place(**order["place"]))):  # a node that has come since the driver asked
         fault = f"node {name_of_this_node()} {fault}"
         if refusal.parent.is_dir():
             write_json(refusal, {"error": ConfigError.__name__, "message": fault})
         raise ConfigError(fault)
     ranks = Ranks.all_join(get_device(), config.scaling.collective_timeout_s, config.scaling.shared_memory)
+    # together: a worker that sees the refusal late would wait for the others
+    if ranks.all_sum(torch.tensor([float(refused)], device=ranks.device)).item():
+        yield config, inputs, None, run
+        return
     warnings = WarningsToMetrics(run.metrics, ranks.rank)
     logging.getLogger("recmind_dist").addHandler(warnings)
     try:

@@ -32,14 +32,15 @@ class StepPlanner:
 
     Args:
         row_of_node: [N] the partition's permutation; picker: in the warm-up with adapters; anchors: alignment.anchors;
-        smooths: whether full propagation does nothing to a state between hops, so that edges of a batch are worth finding.
+        finds_edges: whether the edges of a batch's rows are found ahead, too. Full propagation needs them
+        where it does nothing to a state between hops; it must hide none, as it does so in place.
     """
 
     def __init__(
         self, graph: Graph, exchange: RowExchange, ranks: Ranks, anchors: int, picker: FreshTextPicker | None,
-        smooths: bool = False,
+        finds_edges: bool = False,
     ) -> None:  # fmt: skip
-        self._smooths = smooths
+        self._finds_edges = finds_edges
         self._graph, self._exchange, self._ranks, self._anchors, self._picker = graph, exchange, ranks, anchors, picker
         self._max_degree = int(graph.degree.max())
 
@@ -67,6 +68,7 @@ class StepPlanner:
             yield asked.pop()()
 
     def _all_begin(self, batches: StepBatches, operator: FullPropagation | None) -> Callable[[], PreparedStep]:
+        """Says which rows a step needs. Every rank must call, and must call what it returns."""
         main, gate, device = batches.main, batches.gate, self._ranks.device
         nodes, main_index, gate_index = main.n_id.numpy(), None, None
         if gate is not None:
@@ -79,7 +81,6 @@ class StepPlanner:
         def prepare() -> PreparedStep:
             told = plan()
             hidden = operator.positions(main.hidden_edges.numpy()) if operator else None
-            known = operator is not None and hidden is not None and not len(hidden) and self._smooths
             return PreparedStep(
                 step=batches.step,
                 main=main.to(device),
@@ -92,7 +93,7 @@ class StepPlanner:
                 fresh=self._picker.pick(main, stride) if self._picker else None,
                 operator=operator,
                 hidden=hidden,
-                edges=operator.edges_from(told.local_rows) if operator and known else None,
+                edges=operator.edges_from(told.local_rows) if operator and self._finds_edges else None,
             )
 
         return prepare
@@ -172,7 +173,7 @@ class TrainingStep:
             self.table.update(rows, grad, self.lr_factor(step.step), order, divisor=self.ranks.world_size)
             self.engine.all_step(self.lr_factor(step.step))
         self.ranks.traffic.add("dense", self.engine.bytes_a_step)
-        if self.keys:
+        if self.keys is not None:
             with record_function("recmind::queue"):
                 self.keys.follow(self.engine.all_parameters("model."))
                 self.keys.enqueue(outcome, step.main.global_pairs, self.objective.alignment.anchors, self.steps_done)

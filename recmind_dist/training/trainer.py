@@ -75,7 +75,9 @@ class Trainer:
             return inputs
 
     def evaluate(self) -> dict[str, Any]:
-        """Test metrics of the best checkpoint, here or on evaluation.num_workers Ray workers; writes results.json."""
+        """Test metrics of the best checkpoint, here on one rank alone or on evaluation.num_workers
+        Ray workers; writes results.json.
+        """
         if self.config.variant == "popularity":
             return evaluate_popularity_run(self.config, self.prepare(), self.directory)
         if self.config.variant == "text_only":

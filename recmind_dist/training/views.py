@@ -62,6 +62,7 @@ class SampledViews:
         key_model: GatedLightGCN | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         """E⁰, z and the momentum copy's z of all needed nodes; projected at the owner, so bytes sent do not grow with T.
+        Every rank must call, in forward and in backward.
 
         Without text rows go from the table itself, and e_uD only takes their gradient.
         """
@@ -136,7 +137,9 @@ class FullViews:
         self, model: GatedLightGCN, step: PreparedStep, e_nD: Tensor, text_n: TextRows | None,
         key_model: GatedLightGCN | None, learn: Learn,
     ) -> StepViews:  # fmt: skip
-        """Where nothing happens between hops: one pass over the edges a hop, and final views of the wanted rows alone."""
+        """Where nothing happens between hops: one pass over the edges a hop, and final views of the
+        wanted rows alone. Every rank must call, in forward and in backward.
+        """
         operator, rows = step.operator, step.plan.local_rows
         assert operator is not None
         is_user, feature = operator.is_user[rows], operator.feature[rows]
@@ -162,7 +165,7 @@ class FullViews:
                 keys = Views(key_graph, key_graph, key_text)
         if step.gate_index is not None:
             with torch.no_grad():  # the readout's gates learn, not what they weigh
-                if step.hidden is not None and len(step.hidden):
+                if step.hides_edges:  # of the global batch: this rank may have none of them
                     graph, text = model.smoothed(e_nD, z, operator.mean(rows=rows))
                 content, recent = self._all_beside(model, operator, e_nD, z, text_n, rows)
                 columns = [graph.detach(), text.detach(), feature[:, None], is_user[:, None].to(graph.dtype)]
@@ -193,6 +196,7 @@ class FullViews:
     def _propagate(
         self, model: GatedLightGCN, step: PreparedStep, e: Tensor, z: Tensor | None, learn: Learn, noise: str | None
     ) -> Views:
+        """Views of all rows of this rank. Every rank must call, in forward and in backward."""
         operator = step.operator
         assert operator is not None
         hops = [operator.hop(step.hidden)] * model.num_layers
@@ -206,13 +210,17 @@ class FullViews:
         return model.views(e, z, operator.is_user, hops, operator.feature, learn, perturb if noise else None)
 
     def _all_fetch(self, columns: list[Tensor], step: PreparedStep, index: Tensor | None) -> list[Tensor]:
-        """Rows of these columns, [n, C] each, for a batch's seeds; what is the same tensor travels once."""
+        """Rows of these columns, [n, C] each, for a batch's seeds; what is the same tensor travels
+        once. Every rank must call, in forward and in backward.
+        """
         rows = step.plan.local_rows
         wanted = {id(c): c.index_select(0, rows) for c in columns}
         return self._all_fetch_rows([wanted[id(c)] for c in columns], step, index)
 
     def _all_fetch_rows(self, columns: list[Tensor], step: PreparedStep, index: Tensor | None) -> list[Tensor]:
-        """As `_all_fetch`, of columns that hold the rows of the exchange's plan alone, [u, C] each."""
+        """As `_all_fetch`, of columns that hold the rows of the exchange's plan alone, [u, C] each.
+        Every rank must call, in forward and in backward.
+        """
         distinct = list({id(c): c for c in columns}.values())
         rows = torch.cat(distinct, 1) if len(distinct) > 1 else distinct[0]
         fetched = _at(index, self._exchange.all_fetch(rows, step.plan))

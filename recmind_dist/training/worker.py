@@ -45,7 +45,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Worker:
-    """What runs on one rank, under Ray Train or by itself.
+    """What runs on one rank, under Ray Train or by itself. Every rank must make one.
 
     Args:
         attempt: the same on every rank, fresh at each start of the workers; report: called by every rank after a commit;
@@ -97,14 +97,14 @@ class Worker:
             exchange=self.ranks.row_way.kind,
             attempt=self.attempt,
         )
-        if self.checkpoint:
+        if self.checkpoint is not None:
             load_table(self.checkpoint, self.parts.table)
             table = self.parts.table
             rows = self.ranks.all_sum_words(fingerprint_rows(table.rows(), table.start))
             self._log("loaded", checkpoint=self.checkpoint.name, world_size=self.ranks.world_size, rows=f"{rows:016x}")
         else:
             self.parts.initialise()
-        dense = self.checkpoint.dense() if self.checkpoint else None
+        dense = self.checkpoint.dense() if self.checkpoint is not None else None
         with self.checkpointer, Heartbeat(self.metrics, self.config.scaling.heartbeat_s, self._place):
             while self.cursor.phase in phases:
                 dense = self._all_run_phase(dense)
@@ -112,7 +112,9 @@ class Worker:
         return self.cursor
 
     def _all_run_phase(self, dense: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """Runs the cursor's phase to its end, from the dense state of a checkpoint or of the phase before; returns its own."""
+        """Runs the cursor's phase to its end, from the dense state of a checkpoint or of the phase
+        before; returns its own. Every rank must call.
+        """
         phase = Phase(self, self.cursor.phase)
         if dense is not None:
             all_load_dense(dense, phase.engine, phase.keys)
@@ -127,11 +129,13 @@ class Worker:
         return dense
 
     def _all_run_epoch(self, phase: "Phase") -> None:
+        """Trains what is left of the cursor's epoch, validates, saves. Every rank must call."""
         cursor, start = self.cursor, time.perf_counter()
         patience_s = 2 * self.config.scaling.collective_timeout_s  # the thread's own exchanges time out first
         batches = named(phase.prepared_steps(cursor.epoch, cursor.step_in_epoch), "sample")
         first, _ = cursor.step_in_epoch, self.ranks.traffic.take()  # validation's, before the thread adds this epoch's
-        steps = Prefetcher(batches, self.config.sampler.prefetch, timeout_s=patience_s)
+        losses: dict[str, float] = {}  # stays empty where a larger batch left the epoch no step
+        steps = Prefetcher(batches, self.config.sampler.batches_ahead, timeout_s=patience_s)
         for prepared in self.profile.follow(iter(steps), phase.name):
             faults.check("step", self.ranks.rank, cursor.steps_done)
             losses = all_train_guarded(phase.step.all_train, prepared, self.run.path, self.ranks, phase.name)
@@ -158,14 +162,16 @@ class Worker:
             epoch=cursor.epoch,
             seconds=seconds,
             sampler_stall_percent=stall,
-            loss=losses["loss"],
+            loss=losses.get("loss"),
         )
         cursor.epoch, cursor.step_in_epoch = cursor.epoch + 1, 0
         self._all_validate(phase)
         self._all_end_epoch(phase)
 
     def _all_log_traffic(self, phase: str, steps: int) -> None:
-        """Bytes that a rank has sent to others a step, by kind: the mean over ranks, and the most of any."""
+        """Bytes that a rank has sent to others a step, by kind: the mean over ranks, and the most of
+        any. Every rank must call.
+        """
         taken = self.ranks.traffic.take()
         table = torch.zeros(self.ranks.world_size, len(taken), dtype=torch.float64, device=self.ranks.device)
         table[self.ranks.rank] = torch.tensor(list(taken.values()), dtype=torch.float64) / max(steps, 1)
@@ -174,6 +180,7 @@ class Worker:
         self._log("traffic", phase=phase, epoch=self.cursor.epoch, **mean, most_bytes=round(float(sent.sum(1).max())))
 
     def _all_validate(self, phase: "Phase") -> None:
+        """Judges the epoch's model where it is time to. Every rank must call."""
         cursor, settings = self.cursor, self.config.evaluation
         due = cursor.epoch % settings.every_epochs == 0 or cursor.epoch == phase.epochs
         if phase.name != "joint" or not due or not self.parts.graph.held_out("valid").num_edges:
@@ -192,6 +199,7 @@ class Worker:
         self._log("validation", epoch=cursor.epoch, norm_exponent=found.norm_exponent, **found.metrics)
 
     def _all_end_epoch(self, phase: "Phase") -> None:
+        """Saves, and goes to the next phase where this one is over. Every rank must call."""
         cursor, patience = self.cursor, self.config.train.patience
         stop_early = phase.name == "joint" and 0 < patience <= cursor.bad_validations
         if cursor.epoch >= phase.epochs or stop_early:
@@ -201,6 +209,7 @@ class Worker:
         self._all_save(phase)
 
     def _all_save_adapter(self, phase: "Phase") -> None:
+        """Rank 0 writes the adapters. Every rank must call."""
         state = phase.engine.all_parameters("fresh_encoder.encoder.backbone.")
         lora = self.config.text.lora
         if self.ranks.rank == 0 and lora is not None:
@@ -208,6 +217,7 @@ class Worker:
         self.ranks.all_barrier()
 
     def _all_save(self, phase: "Phase") -> None:
+        """Begins a checkpoint. Every rank must call."""
         dense = all_dense_state(phase.engine, phase.keys)
         rows = self.parts.table.rows()
         all_refuse_broken(rows, dense, self.ranks, self.cursor.steps_done)
@@ -223,6 +233,7 @@ class Worker:
         self.checkpointer.save(name, rows, dense if lead else None, info if lead else None)
 
     def _all_report(self, committed: list[str]) -> None:
+        """Tells Ray, which waits for all workers, what is committed. Every rank must call."""
         for name in committed:
             faults.check("report", self.ranks.rank, self.cursor.steps_done)
             self._log("checkpoint", name=name)
@@ -235,6 +246,7 @@ class Worker:
         return Cursor(phase="warmup" if self.config.warms_up else "joint", norm_exponent=exponent)
 
     def _find(self, resume: str, allow_mismatch: bool) -> Checkpoint | None:
+        """The checkpoint to go on from, the same on every rank. Every rank must call."""
         if resume == "never":
             return None
         found = all_find_checkpoint(self.run.checkpoints, "last", self.ranks, self.parts.bounds.tolist())
@@ -253,7 +265,9 @@ class Worker:
 
 
 class Phase:
-    """What lives as long as a phase does: engine, momentum keys, step, and the stream of prepared batches."""
+    """What lives as long as a phase does: engine, momentum keys, step, and the stream of prepared
+    batches. Every rank must make one.
+    """
 
     def __init__(self, worker: Worker, name: str) -> None:
         config, parts = worker.config, worker.parts
@@ -290,7 +304,8 @@ class Phase:
         )  # fmt: skip
         self.planner = StepPlanner(
             parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh),
-            smooths=not len(parts.model.gates) and config.loss.contrast.kind == "none" and config.model.base == "table",
+            finds_edges=not config.sampler.hide_batch_edges and not len(parts.model.gates)
+            and config.loss.contrast.kind == "none" and config.model.base == "table",
         )  # fmt: skip
 
     @property
@@ -298,7 +313,9 @@ class Phase:
         return self.epochs * self.steps_per_epoch
 
     def prepared_steps(self, epoch: int, first_step: int, count: int | None = None) -> Iterator[PreparedStep]:
-        """Batches of an epoch, at most `count`, ready for a step; iterated in the prefetching thread."""
+        """Batches of an epoch, at most `count`, ready for a step; iterated in the prefetching thread.
+        Every rank must iterate.
+        """
         period = self._held_out_period(epoch)
         if period not in self._loaders:
             self._loaders = {period: self._loader(period)}
@@ -306,6 +323,7 @@ class Phase:
         yield from self.planner.all_prepared(islice(self._batches(loader, epoch, first_step), count), operator)
 
     def _batches(self, loader: NeighborLoader, epoch: int, first_step: int) -> Iterator[StepBatches]:
+        """Every rank must iterate."""
         for batches in loader.batches(epoch, first_step):
             faults.check("sample", self.worker.ranks.rank, batches.step)
             yield batches
@@ -315,14 +333,18 @@ class Phase:
         self.engine.close()
 
     def _held_out_period(self, epoch: int) -> int:
-        """Which held-out slice an epoch leaves to the gates; -1: none, all edges train the embeddings."""
+        """Which held-out slice an epoch leaves to the gates, the same on every rank; -1: none, all
+        edges train the embeddings.
+        """
         gate = self.config.model.gate
         if not self.config.heldout_gates or (self.joint and epoch >= self.config.fold_back_epoch):
             return -1
         return epoch // gate.redraw_epochs if gate.redraw_epochs else 0
 
     def _loader(self, period: int) -> tuple[NeighborLoader, FullPropagation | None]:
-        """Batches of a period and, under full propagation, the operator without its held-out edges."""
+        """Batches of a period and, under full propagation, the operator without its held-out edges.
+        Every rank must call.
+        """
         config, parts, ranks = self.config, self.worker.parts, self.worker.ranks
         graph, gate = parts.graph, config.model.gate
         held_out, teaches = None, None

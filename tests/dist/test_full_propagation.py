@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
+from recmind_dist.parallel import Ranks
+from recmind_dist.report import RunDirectory
 from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.worker import Phase, Worker
 from tests.processes import run_ranks
 from tests.training_runs import all_fit, config_of, curve_of, make_inputs
 
@@ -74,15 +78,44 @@ def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_
         runs.append(curve(
             tmp_path, inputs, f"mix{ranks}", ranks, sampler=sampler, model=model,
             train={"batch_of": "users", "batch_size": 16, "epochs": 3},
-            loss={"kind": "ssm", "contrast": {"kind": "xsimgcl", "noise": 0.0, "weight": 0.0}},
+            loss={"kind": "ssm", "contrast": {"kind": "xsimgcl", "noise": 0.0}},
         ))  # fmt: skip
     assert {"rank", "rank_text", "gate", "contrast"} <= runs[0][-4].keys() | runs[0][0].keys() | runs[0][8].keys()
     assert_same(*runs)
 
 
+@pytest.mark.parametrize("contrast", [{"kind": "xsimgcl"}, {"kind": "xsimgcl", "max_nodes": 9}, {"kind": "simgcl"}])
+def test_nodes_are_contrasted_with_those_of_the_global_batch(
+    tmp_path: Path, inputs: Inputs, contrast: dict[str, Any]
+) -> None:
+    """Whoever holds them: the term, and what follows from its gradient, are those of one rank."""
+    sampler = {
+        "num_neighbors": EVERY,
+        "negatives": {"num_shared": 12},
+        "propagation": "full",
+        "hide_batch_edges": False,
+    }
+    runs = [
+        curve(
+            tmp_path, inputs, f"contrast{ranks}", ranks, sampler=sampler, variant=contrast["kind"],
+            train={"batch_of": "users", "batch_size": 16, "warmup_epochs": 0, "epochs": 2},
+            loss={"kind": "ssm", "contrast": {**contrast, "weight": 1.0}},
+        )
+        for ranks in (1, 2, 3)
+    ]  # fmt: skip
+    assert all(step["contrast"] > 0.1 for step in runs[0])
+    assert_same(runs[0], runs[1])
+    assert_same(runs[0], runs[2])
+
+
 def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(tmp_path: Path, inputs: Inputs) -> None:
     """InfoNCE among n nodes is about log n less what the views agree on: fewer nodes, a smaller term."""
-    sampler = {"num_neighbors": EVERY, "negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
+    sampler = {
+        "num_neighbors": EVERY,
+        "negatives": {"num_shared": 12},
+        "propagation": "full",
+        "hide_batch_edges": False,
+    }
     terms = []
     for most in (0, 10_000, 4):
         contrast = {"kind": "xsimgcl", "weight": 1.0, "max_nodes": most}
@@ -96,8 +129,51 @@ def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(t
     assert 0 < few[0] < 2 * math.log(4) + 0.01 < everybody[0]
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_rank_without_a_hidden_edge_takes_part(tmp_path: Path, ranks: int, shared_memory: bool) -> None:
+    """The last batch has so few pairs that their edges are of other ranks' rows, while held-out pairs teach the readout."""
+    inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
+    model = {"readout": "gate", "gate": {"enabled": False, "heldout_share": 0.5, "fold_back": 0.0}}
+    runs = [
+        curve(
+            tmp_path, inputs, f"few{world}", world, sampler={"num_neighbors": EVERY, "propagation": "full"}, model=model,
+            train={"batch_size": 4, "warmup_epochs": 0, "epochs": 2}, alignment={"weight": 0.0},
+            scaling={"shared_memory": shared_memory},
+        )
+        for world in (1, ranks)
+    ]  # fmt: skip
+    assert "gate" in runs[0][0]
+    assert_same(*runs)
+
+
+def steps_prepared(config: RunConfig, inputs: Inputs) -> list[tuple[int, bool]]:
+    """Of the first epoch's steps: how many hidden edges, and whether edges were found ahead."""
+    worker = Worker(config, inputs, Ranks.alone(), RunDirectory(config.run_dir), "attempt0", lambda _: None, "never")
+    steps = list(Phase(worker, "joint").prepared_steps(0, 0))
+    worker.checkpointer.close()
+    return [(0 if step.hidden is None else len(step.hidden), step.edges is not None) for step in steps]
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_edges_are_found_ahead_only_where_no_step_hides_any(tmp_path: Path, hides: bool) -> None:
+    """Training hides edges in place while the sampler's thread makes the next step, which may have none to hide."""
+    inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
+    config = config_of(
+        tmp_path, "ahead", sampler={"propagation": "full", "hide_batch_edges": hides}, alignment={"weight": 0.0},
+        model={"readout": "gate", "gate": {"enabled": False, "heldout_share": 1.0, "fold_back": 0.0}},
+        train={"batch_size": 1, "warmup_epochs": 0, "epochs": 1}, loss={"kind": "bpr"},
+    )  # fmt: skip
+    [steps] = run_ranks(steps_prepared, 1, config, inputs)
+    assert any(hidden for hidden, _ in steps) == hides
+    assert any(not hidden for hidden, _ in steps)
+    assert any(ahead for _, ahead in steps) != hides
+
+
 @pytest.mark.parametrize("learn_on", ["heldout", "train"])
-def test_content_view_and_recent_means_agree_on_one_and_two_ranks(tmp_path: Path, inputs: Inputs, learn_on: str) -> None:
+def test_content_view_and_recent_means_agree_on_one_and_two_ranks(
+    tmp_path: Path, inputs: Inputs, learn_on: str
+) -> None:
     sampler = {"negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
     gate = {"enabled": False, "heldout_share": 0.3, "learn_on": learn_on}
     model = {"readout": "mix", "text_layers": 2, "users_have_text": False, "content_view": True, "recent_decay": 0.5}

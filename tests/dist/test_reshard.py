@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.training.rank_model import Inputs
 from recmind_dist.training.run_config import RunConfig
 from tests.processes import run_ranks
@@ -92,3 +93,20 @@ def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(home:
     losses = [[record["loss"] for record in curve[-10:]] for curve in curves]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert cut[0]["cursor"]["metrics"] == pytest.approx(whole[0]["cursor"]["metrics"], abs=1e-9)
+
+
+def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs: Inputs) -> None:
+    """Cut after 8 of many steps of the first epoch; an epoch of larger batches has one step."""
+    small = config_of(
+        home, "mismatch", checkpoint={"every_steps": 4}, alignment={"weight": 0},
+        model={"use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}},
+        train={"batch_size": 32, "warmup_epochs": 0, "epochs": 2},
+    )  # fmt: skip
+    inputs = Inputs(inputs.graph)
+    run_ranks(all_fit_until, 1, small, inputs, "attempt0", 6)
+    large = small.model_copy(update={"train": small.train.model_copy(update={"batch_size": 500})})
+    [found] = run_ranks(all_fit, 1, large, inputs, "attempt1", ("joint",), "must", True)
+    assert found["cursor"]["phase"] == "done"
+    first, second = list(read_metrics(RunDirectory(large.run_dir).metrics, "epoch"))[-2:]
+    assert (first["epoch"], first["loss"]) == (0, None)
+    assert (second["epoch"], second["loss"] is None) == (1, False)

@@ -1,4 +1,6 @@
-"""What the package and the launchers never do: read a pickle, run a text as code, or let a model bring its own code."""
+"""What the package and the launchers never do: read a pickle, run a text as code, let a model bring its own code, or seed
+generators that all threads share.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -24,6 +26,10 @@ CALLS = {
     "os.system": "runs a shell",
     "os.popen": "runs a shell",
     "shutil.unpack_archive": "unpacks by the archive's own paths",
+    "torch.manual_seed": "reseeds the whole process under another thread's feet: see randomness.py",
+    "torch.seed": "as torch.manual_seed",
+    "numpy.random.seed": "as torch.manual_seed",
+    "random.seed": "as torch.manual_seed",
     "tempfile.mktemp": "names a file that another may make first",
 }
 METHODS = {  # of any object
@@ -31,6 +37,10 @@ METHODS = {  # of any object
     "extract": "unpacks by the archive's own path",
     "load_checkpoint": "DeepSpeed's checkpoints are pickles",
 }
+OBJECT_COLLECTIVES = {  # of torch.distributed: what peers send is unpickled
+    "all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list",
+    "send_object_list", "recv_object_list",
+}  # fmt: skip
 KEYWORDS = {"trust_remote_code", "allow_pickle", "shell", "weights_only"}
 
 
@@ -53,6 +63,8 @@ class Visitor(ast.NodeVisitor):
             full = f"{node.module}.{alias.name}"
             self._check_module(node, full)
             self.names[alias.asname or alias.name] = full
+            if alias.name in OBJECT_COLLECTIVES:
+                self.faults.append((node.lineno, f"{alias.name}: unpickles what a peer sends"))
 
     def visit_Name(self, node: ast.Name) -> None:
         if node.id in BUILTINS and node.id not in self.names:
@@ -61,6 +73,8 @@ class Visitor(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._check_name(node, self._full(node))
+        if node.attr in OBJECT_COLLECTIVES:
+            self.faults.append((node.lineno, f"{node.attr}: unpickles what a peer sends"))
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -139,6 +153,13 @@ def examples() -> Iterator[str]:
     yield "import shutil\nshutil.unpack_archive('a')"
     yield "import subprocess\nsubprocess.run('ls', shell=True)"
     yield "engine.load_checkpoint('d')"
+    yield "import torch.distributed as dist\ndist.all_gather_object(told, mine)"
+    yield "import torch\ntorch.distributed.broadcast_object_list(told)"
+    yield "import torch.distributed as dist\ngather = dist.gather_object"
+    yield "from torch.distributed import scatter_object_list"
+    yield "import torch\ntorch.manual_seed(1)"
+    yield "import numpy as np\nnp.random.seed(1)"
+    yield "from random import seed\nseed(1)"
 
 
 @pytest.mark.parametrize("source", list(examples()))
@@ -155,6 +176,8 @@ def test_the_search_finds_what_it_looks_for(source: str) -> None:
         "import numpy as np\nnp.load('x', allow_pickle=False)",
         "from safetensors.torch import load_file\nload_file('x')",
         "column.str.extract('a')",
+        "import torch.distributed as dist\ndist.all_gather(told, mine)",
+        "import torch\ntorch.Generator().manual_seed(1)",
     ],
 )
 def test_the_search_leaves_the_harmless_alone(source: str) -> None:

@@ -19,6 +19,7 @@ from recmind_dist.sampling import (
     make_sampler,
 )  # fmt: skip
 from recmind_dist.sampling.hidden import withheld_edges
+from recmind_dist.sampling.neighbours import Hop
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler, pyg_op_resolves
 from tests.graphs import adjacency, make_graph, random_pairs
 
@@ -200,6 +201,32 @@ def test_pygs_backend_is_refused_where_it_is_not(graph: Graph) -> None:
         pytest.skip("pyg-lib is here")
     with pytest.raises(ConfigError, match=r"sampler\.backend: pyg"):
         make_sampler(WholeGraph(graph), SamplerSettings(backend="pyg"))
+
+
+def test_pygs_backend_leaves_torchs_generator_as_it_was(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its op draws from the generator of the whole process: a block is its key's, and nobody else's draws change."""
+
+    def drawn(
+        self: PygNeighborSampler, frontier: np.ndarray, fan_out: int, never: np.ndarray
+    ) -> tuple[Hop, np.ndarray]:
+        scale = torch.rand(len(frontier)).numpy()
+        return Hop.of_arrays(
+            np.zeros(len(frontier) + 1, np.int64), np.zeros(0, np.int32), scale, len(frontier)
+        ), frontier
+
+    monkeypatch.setattr("recmind_dist.sampling.pyg_neighbours.pyg_op_resolves", lambda: True)
+    monkeypatch.setattr(PygNeighborSampler, "_hop", drawn)
+    sampler, seeds = PygNeighborSampler(graph, (3, 3)), np.arange(5)
+    before = torch.get_rng_state()
+    first, again, other = (sampler.sample(seeds, key).hops[0].dst_scale for key in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_what_draws_from_torchs_generator_is_not_sampled_ahead() -> None:
+    assert SamplerSettings(backend="pyg", prefetch=4).batches_ahead == 0
+    assert SamplerSettings(backend="numba", prefetch=4).batches_ahead == 4
 
 
 @pytest.mark.skipif(
