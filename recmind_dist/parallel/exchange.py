@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from recmind_dist.graph.ownership import by_owner
-from recmind_dist.parallel.ascending import ascending
+from recmind_dist.kernels.row_moves import place_rows, sums_by_row
+from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.parallel.ranks import Ranks, collective
-from recmind_dist.parallel.row_moves import place_rows, sums_by_row
 from recmind_dist.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class RowExchange:
             stays = Journey(nothing, nothing, nothing, [0], [0])
             here, place = torch.from_numpy(rows.astype(np.int64)).to(device), torch.arange(len(rows), device=device)
             order = np.empty(len(rows), np.int64)
-            order[ascending(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
+            order[unique_inverse(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
             turns = torch.from_numpy(order).to(device)
             alone = ExchangePlan(len(rows), here, place, place, here, stays, stays, nothing, nothing, turns)
             return lambda: alone
@@ -123,7 +123,7 @@ class RowExchange:
         asked, asked_counts = torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
         start, stop = self.bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
         needed = np.concatenate([rows[mine], asked]).astype(np.int64, copy=False) - start
-        local_rows, at = (torch.from_numpy(found) for found in ascending(needed, stop - start))
+        local_rows, at = (torch.from_numpy(found) for found in unique_inverse(needed, stop - start))
         in_shard = torch.from_numpy(needed)
         mine_at, reply, reply_rows = at[: len(mine)], at[len(mine) :], in_shard[len(mine) :]
         journey = _journey(away, reply, reply_rows, asked_counts, wanted_counts, device)

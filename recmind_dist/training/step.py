@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from recmind_dist.graph import Graph
+from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
 from recmind_dist.parallel.hot_rows import HotRows
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
-from recmind_dist.sampling import Batch, StepBatches, distinct
+from recmind_dist.sampling import Batch, StepBatches
 from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.guards import all_finite_losses
@@ -70,7 +71,7 @@ class StepPlanner:
         main, gate, device = batches.main, batches.gate, self._ranks.device
         nodes, main_index, gate_index = main.n_id.numpy(), None, None
         if gate is not None:
-            nodes, where = distinct(np.concatenate([nodes, gate.n_id.numpy()]), self._graph.num_nodes)
+            nodes, where = unique_inverse(np.concatenate([nodes, gate.n_id.numpy()]), self._graph.num_nodes)
             index = torch.from_numpy(where).to(device)
             main_index, gate_index = index[: len(main.n_id)], index[len(main.n_id) :]
         plan = self._exchange.all_ask(np.asarray(self._graph.row_of_node)[nodes])

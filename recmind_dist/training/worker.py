@@ -18,9 +18,9 @@ from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 from recmind_dist.evaluation.ranking import all_evaluate
+from recmind_dist.kernels.memory import keep_freed_memory
 from recmind_dist.parallel import Ranks, RowExchange
 from recmind_dist.parallel.engine import make_engine
-from recmind_dist.parallel.memory import keep_freed_memory
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
