@@ -4,4 +4,7 @@ A config that still has one is refused with its sentence: "shop.yaml:12: <key> w
 A deleted value stands as "key: value", without places of lists ("compare: simgcl" for any entry of `compare`).
 """
 
-DELETED_KEYS: dict[str, str] = {}
+DELETED_KEYS: dict[str, str] = {
+    "table.hot_every_steps": "leave it out with table.hot_rows: copies of rows saved no bytes",
+    "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
+}

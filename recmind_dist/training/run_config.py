@@ -204,9 +204,6 @@ class RunConfig(Settings):
              f"graph.placement: partitioned with graph.partition: {self.graph.partition} into graph.num_parts "
              f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} does not divide: cuts and balance "
              "would be lost: set num_parts to a multiple of the workers, or partition: hash"),
-            (self.table.hot_rows > 0 and (may_be_full or self.views_text),
-             "table.hot_rows needs sampler.propagation: sampled and a model without text views (variant: lightgcn): copies hold "
-             "base rows alone"),
             (may_be_full and self.graph.placement == "partitioned",
              "graph.placement: partitioned needs sampler.propagation: sampled: full propagation hides edges by a map of all"),
             (self.sampler.backend == "pyg" and self.graph.placement == "partitioned",

@@ -61,7 +61,7 @@ class Worker:
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, ranks.rank, config.profile)
         self.parts = RankModel(config, inputs, ranks)
-        self.exchange = RowExchange(self.parts.bounds, ranks, self.parts.hot_rows(), self.parts.table.weight)
+        self.exchange = RowExchange(self.parts.bounds, ranks, self.parts.table.weight)
         self.metrics = MetricsLog(run.metrics) if ranks.rank == 0 else None
         self.checkpointer = Checkpointer(
             run.checkpoints,
@@ -286,7 +286,7 @@ class Phase:
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
             nodes=torch.from_numpy(parts.nodes).to(worker.ranks.device), seed=stream_key(config.train.seed, name),
-            lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done, hot=worker.exchange.hot,
+            lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done,
         )  # fmt: skip
         self.planner = StepPlanner(
             parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh),
