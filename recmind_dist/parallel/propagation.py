@@ -3,7 +3,6 @@
 Legend: n rows of this rank, N nodes, D dims. Every rank holds one [N, D] layer at a time, never the edges of others.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,7 +23,6 @@ from recmind_dist.parallel.row_sums import sum_rows
 from recmind_dist.types import Int32Array, IntArray
 
 _FEW = 0.4  # share of the edges below which a hop from some rows first finds their edges
-_RUN = 256  # rows that are measured together, as neighbours in memory
 
 
 @dataclass(frozen=True)
@@ -316,20 +314,6 @@ def _mean(
         x, operator, num_layers, hidden, given, rows, items_only, edges
     )
     return out
-
-
-def seconds_an_edge(graph: Graph, nodes: IntArray, dim: int, edges: int) -> float:
-    """What an edge of a full hop costs here: measured over runs of rows from everywhere in `nodes`, about `edges` edges."""
-    total = int(np.asarray(graph.degree)[nodes].sum())
-    runs = np.arange(len(nodes)) // _RUN % max(1, total // max(edges, 1)) == 0
-    indptr, indices = rows_of(graph.indptr, graph.indices, graph.row_of_node, nodes[runs])
-    x = zeros_in_large_pages(graph.num_nodes + 1, dim, torch.device("cpu")).fill_(1.0).numpy()
-    rows = np.arange(runs.sum())
-    out, scale = np.empty((len(rows), dim), np.float32), np.ones(len(rows), np.float32)
-    sum_rows(indptr, indices, x, rows[:_RUN], rows, out, x, scale, scale)  # so that code is loaded
-    start = time.perf_counter()
-    sum_rows(indptr, indices, x, rows, rows, out, x, scale, scale)
-    return (time.perf_counter() - start) / max(int(indptr[-1]), 1)
 
 
 def _or_nothing(edges: IntArray | None) -> IntArray:

@@ -5,6 +5,9 @@ A deleted value stands as "key: value", without places of lists ("compare: simgc
 """
 
 DELETED_KEYS: dict[str, str] = {
+    "sampler.propagation: auto": (
+        "write full below about two million interactions, else sampled (docs/distribution.md)"
+    ),
     "table.hot_every_steps": "leave it out with table.hot_rows: copies of rows saved no bytes",
     "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
 }

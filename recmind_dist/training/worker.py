@@ -32,7 +32,6 @@ from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
 from recmind_dist.training.guards import all_refuse_broken, all_train_guarded
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.training.objective import Objective
-from recmind_dist.training.plan import Plan, all_plan
 from recmind_dist.training.prepared import PreparedStep
 from recmind_dist.training.profile import StepProfile, named
 from recmind_dist.training.rank_model import Inputs, RankModel
@@ -74,17 +73,6 @@ class Worker:
         )
         self.checkpoint = self._find(resume, allow_mismatch)
         self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()
-        self.plan = self._all_plan() if config.sampler.propagation == "auto" else None
-        self.config = self.plan.applied(config) if self.plan else config
-
-    def _all_plan(self) -> Plan:
-        """What the run was begun with, so that a resume changes nothing; measured where it begins. Every rank must call."""
-        if self.checkpoint is not None and "plan" in self.checkpoint.info:
-            return Plan.from_info(self.checkpoint.info["plan"])
-        plan = all_plan(self.config, self.parts, self.ranks)
-        log.info("sampler.propagation: auto chose %s: %s", plan.propagation, plan.reason)
-        self._log("plan", **plan.to_info())
-        return plan
 
     def all_fit(self, phases: tuple[str, ...]) -> Cursor:
         """Trains until the run has left `phases`. Every rank must call."""
@@ -213,7 +201,6 @@ class Worker:
         all_refuse_broken(rows, dense, self.ranks, self.cursor.steps_done)
         info = {"cursor": self.cursor.to_info(), "score": self.cursor.score, "identity": self.parts.identity}
         info["config"] = self.parts.config.model_dump(mode="json")
-        info |= {"plan": self.plan.to_info()} if self.plan else {}
         info["inputs"] = (
             self.parts.inputs.to_json()
         )  # for `recmind doctor`, which makes config.yaml and inputs.json of them
