@@ -13,7 +13,6 @@ from recmind_dist.graph import Graph
 from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
-from recmind_dist.parallel.hot_rows import HotRows
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling import Batch, StepBatches
@@ -129,19 +128,18 @@ class TrainingStep:
 
     Args:
         hide_share: share of the nodes with text whose text is hidden, so that the fallback learns; nodes: [n] global ids of
-        this rank's rows; seed: of the run; steps_done: of all phases, before this one's next; hot: replicas of hot rows.
+        this rank's rows; seed: of the run; steps_done: of all phases, before this one's next.
     """
 
     def __init__(
         self, engine: "Engine", table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
         *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float], steps_done: int = 0,
-        hot: HotRows | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks
         self.hide_share, self.nodes, self.seed, self.lr_factor = hide_share, nodes, seed, lr_factor
         none = {view: KeyQueue(0, table.dim, ranks.device) for view in VIEWS}
         self._queues = keys.queues if keys else none
-        self.steps_done, self.hot = steps_done, hot
+        self.steps_done = steps_done
 
     @property
     def objective(self) -> Objective:
@@ -152,8 +150,6 @@ class TrainingStep:
     def all_train(self, step: PreparedStep) -> dict[str, float]:
         """One step; returns the global batch's loss terms. Every rank must call."""
         rows = step.rows
-        if self.hot is not None:
-            self.hot.all_follow(self.table)
         with record_function("recmind::gather"):
             text_u = self._text_rows(step)
             read_in_place = text_u is None and step.operator is None  # see `SampledViews`

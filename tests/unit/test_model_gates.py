@@ -42,16 +42,16 @@ def build(**settings: object) -> GatedLightGCN:
     return model
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """e, z, degree, is_user, d̃."""
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """e, z, is_user, d̃."""
     generator = torch.Generator().manual_seed(3)
     e, z = (torch.randn(NODES, DIM, generator=generator).requires_grad_() for _ in range(2))
     degree = torch.tensor([len(row) for row in ROWS])
-    return e, z, degree, torch.arange(NODES) < USERS, torch.log1p(degree.float()) / torch.log1p(torch.tensor(2.0))
+    return e, z, torch.arange(NODES) < USERS, torch.log1p(degree.float()) / torch.log1p(torch.tensor(2.0))
 
 
 def run(model: GatedLightGCN, learn: Learn = "all") -> tuple[Views, Tensor, Tensor]:
-    e, z, degree, is_user, d = inputs()
+    e, z, is_user, d = inputs()
     return model(e, z, is_user, [block()] * LAYERS, d, learn), e, z
 
 
@@ -138,7 +138,7 @@ def test_gates_for_items_only_leave_users_to_the_graph() -> None:
 
 
 def test_without_text_gates_and_readout_play_no_part() -> None:
-    e, _, degree, is_user, d = inputs()
+    e, _, is_user, d = inputs()
     for readout in ("fused", "alpha", "gate", "graph", "text"):
         plain = GatedLightGCN(
             None, DIM, LAYERS, 0, ModelSettings.model_validate({"use_text": True, "readout": readout})
