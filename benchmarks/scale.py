@@ -215,8 +215,6 @@ def main(
         scale = _measure(report, shape, quick)
     _notes(report, len(scale.curves[1, "replicated"]), scale.cores)
     predicted = _project(scale, [int(p) for p in project.split(",") if p], Network(gbit_s=gbit))
-    if not quick:
-        _hot(scale, [2, 8, 64])
     draw(RESULTS / "scale.png", scale.drawn, predicted)
     report.publish()
 
@@ -290,20 +288,6 @@ def _project(scale: Scale, worlds: list[int], network: Network) -> list[dict[str
             f"{network.latency_us:g} us a message, two cores a worker like these, and a rank's load at the mean of all"
         )
     return rows
-
-
-def _hot(scale: Scale, worlds: list[int]) -> None:
-    """Bytes of rows and gradients with replicas of the hottest rows, over those without."""
-    for world in worlds:
-        plain = scale.replayed(world, PAIRS * world, "partitioned")
-        for share in (0.01, 0.05):
-            for every in (1, 8):
-                table = {"hot_rows": int(share * scale.graph.num_nodes), "hot_every_steps": every}
-                config = scale.config.model_copy(update={"table": scale.config.table.model_copy(update=table)})
-                found = scale.replayed(world, PAIRS * world, "partitioned", config)
-                ratio = (found.sent["rows"] + found.sent["gradients"]) / (plain.sent["rows"] + plain.sent["gradients"])
-                label = f"{scale.name}, {world} workers, {100 * share:g} % of rows hot, copied every {every} steps"
-                scale.report.add(label, "rows and gradients sent, over none hot", "x", Spread((ratio,)))
 
 
 def _notes(report: Report, steps: int, cores: int) -> None:

@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 
 from recmind_dist.graph.partition import even_cut
+from recmind_dist.kernels.memory import keep_freed_memory
+from recmind_dist.kernels.row_moves import place_rows
 from recmind_dist.parallel import Ranks, RowExchange
-from recmind_dist.parallel.memory import keep_freed_memory
-from recmind_dist.parallel.row_moves import place_rows
 
 
 def prepare() -> dict[str, Work]:

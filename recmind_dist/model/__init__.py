@@ -14,15 +14,14 @@ from recmind_dist.model.settings import (
 
 if TYPE_CHECKING:
     from recmind_dist.model.gated_lightgcn import GatedLightGCN, Learn, MeanOfStates, Views, score
-    from recmind_dist.model.propagation import propagate
     from recmind_dist.model.queue import KeyQueue
     from recmind_dist.model.text_view import TextRows, TextView
 
 __all__ = [
     "AlignmentSettings", "ContrastSettings", "FallbackSettings", "GateSettings", "GatedLightGCN", "KeyQueue", "Learn",
-    "LossSettings", "MeanOfStates", "ModelSettings", "TextRows", "TextView", "Views", "propagate", "score",
+    "LossSettings", "MeanOfStates", "ModelSettings", "TextRows", "TextView", "Views", "score",
 ]  # fmt: skip
 
 _HOMES = dict.fromkeys(("GatedLightGCN", "Learn", "MeanOfStates", "Views", "score"), "gated_lightgcn")
-_HOMES |= {"propagate": "propagation", "KeyQueue": "queue", "TextRows": "text_view", "TextView": "text_view"}
+_HOMES |= {"KeyQueue": "queue", "TextRows": "text_view", "TextView": "text_view"}
 __getattr__ = lazy_exports(__name__, _HOMES)

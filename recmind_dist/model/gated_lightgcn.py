@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recmind_dist.kernels.gather_sum import Hop as SampledHop
 from recmind_dist.model.gate import Gate
 from recmind_dist.model.item_scale import ItemScale
 from recmind_dist.model.mix import Mix
-from recmind_dist.model.propagation import Block, sampled_hops, with_rows
+from recmind_dist.model.propagation import with_rows
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextView
 
 Learn = Literal["all", "embeddings", "gates"]
 Hop = Callable[[Tensor], Tensor]
-"""States of a hop's source nodes → summed states of its destinations, a prefix of them (`sampled_hops`, `FullPropagation`)."""
+"""States of a hop's source nodes → summed states of its destinations, a prefix of them (`kernels.Hop`, `FullPropagation`)."""
 MeanOfStates = Callable[[Tensor, int, bool], Tensor]
 """(x, L, whether x is of items alone, users' being zero) → mean of x and of what 1..L hops make of it (`FullPropagation`)."""
 Perturb = Callable[[Tensor, int], Tensor]
@@ -88,17 +89,17 @@ class GatedLightGCN(nn.Module):
         self.scale = ItemScale() if settings.item_scale else None
 
     def forward(
-        self, e_ND: Tensor, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, blocks: Sequence[Block],
+        self, e_ND: Tensor, z_ND: Tensor | None, is_user_N: Tensor, hops: Sequence[SampledHop],
         degree_feature_N: Tensor, learn: Learn = "all",
     ) -> Views:  # fmt: skip
         """Views of the seeds of sampled blocks, whose hops exchange nothing: one rank alone may call.
 
         Args:
-            e_ND: base rows E⁰; z_ND: text views; degree_N: training degrees; is_user_N: bool; blocks: hops from the seeds
-            outwards, L of them; degree_feature_N: d̃; learn: as `views`.
+            e_ND: base rows E⁰; z_ND: text views; is_user_N: bool; hops: from the seeds outwards, L of them; degree_feature_N:
+            d̃; learn: as `views`.
         """
-        seeds = blocks[0].num_dst if blocks else None
-        return self.views(e_ND, z_ND, is_user_N, sampled_hops(degree_N, blocks), degree_feature_N, learn, seeds=seeds)
+        seeds = hops[0].num_dst if hops else None
+        return self.views(e_ND, z_ND, is_user_N, hops[::-1], degree_feature_N, learn, seeds=seeds)
 
     def views(
         self, e_ND: Tensor, z_ND: Tensor | None, is_user_N: Tensor, hops: Sequence[Hop], degree_feature_N: Tensor,
@@ -169,12 +170,11 @@ class GatedLightGCN(nn.Module):
         return _mean([x[: sizes[-1]] for x in states])
 
     def get_embedding(
-        self, z_ND: Tensor | None, degree_N: Tensor, is_user_N: Tensor, block: Block, degree_feature_N: Tensor
+        self, z_ND: Tensor | None, is_user_N: Tensor, hop: SampledHop, degree_feature_N: Tensor
     ) -> Tensor:
         """Final vectors of all nodes from the module's own table, over the whole graph (PyG's name). Shape: [N, D]."""
         assert self.embedding is not None, "rows are handed to forward: this module owns no table"
-        blocks = [block] * self.num_layers
-        views: Views = self(self.embedding.weight, z_ND, degree_N, is_user_N, blocks, degree_feature_N)
+        views: Views = self(self.embedding.weight, z_ND, is_user_N, [hop] * self.num_layers, degree_feature_N)
         return views.h
 
     def fuse(

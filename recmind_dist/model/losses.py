@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.model.pair_scores import pair_scores
+from recmind_dist.kernels.pair_scores import pair_scores
 from recmind_dist.model.sampled_softmax import sampled_softmax
 
 __all__ = ["base_row_penalty", "bpr", "info_nce", "sampled_softmax", "tail_weights"]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recmind_dist.model.pair_scores import add_pair_gradients, pair_dots
-from recmind_dist.model.unit_rows import through_unit_rows, unit_rows
+from recmind_dist.kernels.pair_scores import add_pair_gradients, pair_dots
+from recmind_dist.kernels.unit_rows import through_unit_rows, unit_rows
 
 _BLOCK_ELEMENTS = 1 << 18  # a megabyte
 

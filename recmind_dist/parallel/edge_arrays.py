@@ -3,35 +3,44 @@
 import numpy as np
 from numba import njit
 
-from recmind_dist.types import Int32Array, IntArray
 
-EdgesFrom = tuple[IntArray, Int32Array]
-"""indptr and the other ends, as `FullPropagation.edges_of_rows`, of the edges from some rows alone."""
+@njit(cache=True, nogil=True)
+def edge_weights(indptr, indices, row_scale, other_scale):  # type: ignore[no-untyped-def]
+    """row_scale[v] · other_scale[u] of each entry (v, u). Shape: float32 [entries]."""
+    out = np.empty(len(indices), np.float32)
+    for v in range(len(indptr) - 1):
+        for e in range(indptr[v], indptr[v + 1]):
+            out[e] = row_scale[v] * other_scale[indices[e]]
+    return out
 
 
 @njit(cache=True, nogil=True)
-def edges_to(indptr, indices, sources):  # type: ignore[no-untyped-def]
-    """Of a symmetric CSR the edges from `sources`, as rows of their destinations, in the order that they have there.
+def edges_to(indptr, indices, weight, sources):  # type: ignore[no-untyped-def]
+    """Of a symmetric CSR matrix the columns `sources`, in the order that their entries have there.
 
-    One pass over all edges in the order of memory, without a branch; the destinations of each source would be everywhere.
+    One pass over all entries in the order of memory, without a branch; through the rows of the
+    sources the other ends would be everywhere.
     """
-    num_rows, most, widest = len(indptr) - 1, 0, 0  # what a row may write before it is found to be one too many
+    num_rows, most, widest = len(indptr) - 1, 0, 0
     for v in range(num_rows):
         widest = max(widest, indptr[v + 1] - indptr[v])
-    wanted = np.zeros(num_rows + 1, np.uint8)  # what is hidden leads to the row behind the last
+    wanted = np.zeros(num_rows, np.uint8)
     for v in sources:
         wanted[v] = 1
         most += indptr[v + 1] - indptr[v]
-    out_indptr, out = np.empty(num_rows + 1, np.int64), np.empty(most + widest + 1, np.int32)
+    # a row may write as many entries as it has before they are found not to be wanted
+    out_indptr, out = np.empty(num_rows + 1, np.int32), np.empty(most + widest + 1, np.int32)
+    values = np.empty(most + widest + 1, np.float32)
     found = 0
     for v in range(num_rows):
         out_indptr[v] = found
         for e in range(indptr[v], indptr[v + 1]):
             out[found] = indices[e]
+            values[found] = weight[e]
             found += wanted[indices[e]]
         assert found <= most, "edges that do not go both ways"
     out_indptr[num_rows] = found
-    return out_indptr, out[:found]
+    return out_indptr, out[:found], values[:found]
 
 
 @njit(cache=True, nogil=True)

@@ -5,20 +5,17 @@ Legend: N nodes this rank needs, m of them its own; u distinct rows of this shar
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recmind_dist.graph.ownership import by_owner
-from recmind_dist.parallel.ascending import ascending
+from recmind_dist.kernels.row_moves import place_rows, sums_by_row
+from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.parallel.ranks import Ranks, collective
-from recmind_dist.parallel.row_moves import place_rows, sums_by_row
-from recmind_dist.types import BoolArray, IntArray
-
-if TYPE_CHECKING:
-    from recmind_dist.parallel.hot_rows import HotRows
+from recmind_dist.types import IntArray
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,11 @@ class ExchangePlan:
     """Who sends what to whom for one batch.
 
     Attributes:
-        num_rows: N; away: rows of other ranks, whose gradients go home the same way; fetched: those of them that are sent,
-        which are all unless there are replicas.
+        num_rows: N; away: rows of other ranks, whose gradients go home the same way.
 
     Shapes:
         local_rows: [u] distinct; mine: [m] places among the needed rows; mine_at: [m] their places in `local_rows`, mine_rows:
-        [m] in the shard; hot: [h] places of needed rows that are read from replicas; slot: [h] their replicas; order: [u] in
-        which `local_rows` ascend, None where they do as they are.
+        [m] in the shard; order: [u] in which `local_rows` ascend, None where they do as they are.
     """
 
     num_rows: int
@@ -57,9 +52,6 @@ class ExchangePlan:
     mine_at: Tensor
     mine_rows: Tensor
     away: Journey
-    fetched: Journey
-    hot: Tensor
-    slot: Tensor
     order: Tensor | None = None
 
 
@@ -67,15 +59,11 @@ class RowExchange:
     """Fetches rows of a table whose row r belongs to the rank p with bounds[p] <= r < bounds[p + 1].
 
     Args:
-        bounds: [P + 1]; ranks: who takes part; hot: rows that are read from replicas, while their gradients go home; table:
-            [rows of this rank, D], for `all_read`.
+        bounds: [P + 1]; ranks: who takes part; table: [rows of this rank, D], for `all_read`.
     """
 
-    def __init__(
-        self, bounds: IntArray, ranks: Ranks, hot: "HotRows | None" = None, table: Tensor | None = None
-    ) -> None:
+    def __init__(self, bounds: IntArray, ranks: Ranks, table: Tensor | None = None) -> None:
         self.bounds, self.ranks, self.table = bounds, ranks, table
-        self.hot = hot if ranks.world_size > 1 else None
 
     def all_plan(self, rows: IntArray) -> ExchangePlan:
         """Tells owners which rows this rank needs and learns which of its own are needed. Every rank must call.
@@ -97,9 +85,9 @@ class RowExchange:
             stays = Journey(nothing, nothing, nothing, [0], [0])
             here, place = torch.from_numpy(rows.astype(np.int64)).to(device), torch.arange(len(rows), device=device)
             order = np.empty(len(rows), np.int64)
-            order[ascending(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
+            order[unique_inverse(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
             turns = torch.from_numpy(order).to(device)
-            alone = ExchangePlan(len(rows), here, place, place, here, stays, stays, nothing, nothing, turns)
+            alone = ExchangePlan(len(rows), here, place, place, here, stays, turns)
             return lambda: alone
         order, starts = by_owner(rows, self.bounds)
         first, last = starts[rank : rank + 2]
@@ -125,24 +113,16 @@ class RowExchange:
         asked, asked_counts = torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
         start, stop = self.bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
         needed = np.concatenate([rows[mine], asked]).astype(np.int64, copy=False) - start
-        local_rows, at = (torch.from_numpy(found) for found in ascending(needed, stop - start))
+        local_rows, at = (torch.from_numpy(found) for found in unique_inverse(needed, stop - start))
         in_shard = torch.from_numpy(needed)
         mine_at, reply, reply_rows = at[: len(mine)], at[len(mine) :], in_shard[len(mine) :]
-        journey = _journey(away, reply, reply_rows, asked_counts, wanted_counts, device)
-        fetched, hot, slot = journey, np.empty(0, np.int64), np.empty(0, np.int64)
-        if self.hot is not None:  # both sides know which rows have replicas, so nothing is told
-            has_replica, sent = self.hot.holds(rows[away]), ~self.hot.holds(asked)
-            leaves = torch.from_numpy(sent)
-            fetched = _journey(
-                away[~has_replica],
-                reply[leaves],
-                reply_rows[leaves],
-                _counts(sent, asked_counts),
-                _counts(~has_replica, wanted_counts),
-                device,
-            )
-            hot = away[has_replica]
-            slot = self.hot.slots(rows[hot])
+        journey = Journey(
+            torch.from_numpy(away).to(device),
+            reply.to(device),
+            reply_rows.to(device),
+            asked_counts.tolist(),
+            wanted_counts.tolist(),
+        )
         return ExchangePlan(
             len(rows),
             local_rows.to(device),
@@ -150,9 +130,6 @@ class RowExchange:
             mine_at.to(device),
             in_shard[: len(mine)].to(device),
             journey,
-            fetched,
-            torch.from_numpy(hot).to(device),
-            torch.from_numpy(slot).to(device),
         )
 
     def all_fetch(self, owned: Tensor, plan: ExchangePlan) -> Tensor:
@@ -179,35 +156,19 @@ class RowExchange:
 
     def _all_fetch(self, owned: Tensor, table: Tensor | None, plan: ExchangePlan) -> Tensor:
         """Every rank must call, in forward and in backward."""
-        replicas = self.hot.weight if self.hot is not None else None
-        out: Tensor = _Fetch.apply(owned, table, plan, replicas, self.ranks)  # type: ignore[no-untyped-call]
+        out: Tensor = _Fetch.apply(owned, table, plan, self.ranks)  # type: ignore[no-untyped-call]
         return out
 
 
-def _journey(
-    place: IntArray, reply: Tensor, reply_rows: Tensor, sent: IntArray, received: IntArray, device: torch.device
-) -> Journey:
-    return Journey(
-        torch.from_numpy(place).to(device), reply.to(device), reply_rows.to(device), sent.tolist(), received.tolist()
-    )
-
-
-def _counts(chosen: BoolArray, counts: IntArray) -> IntArray:
-    """How many are chosen in each of the runs that have `counts` entries."""
-    return np.bincount(np.repeat(np.arange(len(counts)), counts)[chosen], minlength=len(counts))
-
-
 class _Fetch(torch.autograd.Function):
-    """Own rows from here, others' from their owners or replicas; gradients of all go home, where they add up: own ones
+    """Own rows from here, others' from their owners; gradients of all go home, where they add up: own ones
     first, then those of the other ranks in their order. Every rank must apply it.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, owned: Tensor, table: Tensor | None, plan: ExchangePlan, replicas: Tensor | None, ranks: Ranks
-    ) -> Tensor:
+    def forward(ctx: Any, owned: Tensor, table: Tensor | None, plan: ExchangePlan, ranks: Ranks) -> Tensor:
         ctx.plan, ctx.ranks, ctx.num_owned = plan, ranks, len(owned)
-        journey = plan.fetched
+        journey = plan.away
         if table is None:
             source, mine_at, reply = owned.detach().contiguous(), plan.mine_at, journey.reply
         else:
@@ -220,8 +181,6 @@ class _Fetch(torch.autograd.Function):
         place_rows(out, plan.mine, source, mine_at)
         for rows, place in zip(arrived, torch.split(journey.place, journey.receive_splits), strict=True):
             place_rows(out, place, rows)
-        if replicas is not None:
-            place_rows(out, plan.hot, replicas, plan.slot)
         return out
 
     @staticmethod
@@ -229,13 +188,13 @@ class _Fetch(torch.autograd.Function):
         plan: ExchangePlan = ctx.plan
         grad, journey = grads[0].contiguous(), plan.away
         if ctx.ranks.world_size == 1:
-            return grad, None, None, None, None
+            return grad, None, None, None
         splits = journey.receive_splits, journey.send_splits
         home = _all_send(grad, *splits, ctx.ranks, "gradients", journey.place)
         places = torch.split(journey.reply, journey.send_splits)
         arrived = [(place, rows, None) for place, rows in zip(places, home, strict=True)]
         total = sums_by_row(ctx.num_owned, [(plan.mine_at, grad, plan.mine), *arrived])
-        return total, None, None, None, None
+        return total, None, None, None
 
 
 class _AllGather(torch.autograd.Function):

@@ -29,14 +29,14 @@ class ItemMeans:
 
     def __init__(self, graph: Graph, operator: "FullPropagation", decay: float) -> None:
         self._ranks, self._counts = operator.ranks, operator.counts
-        indptr, indices = operator.edges_of_rows
+        indptr, indices, visible = operator.edges_of_rows
         own, count = operator.own_nodes, np.diff(indptr)
         count = np.where(own < graph.num_users, count, 0)  # items get no row
         row = np.repeat(np.arange(len(own)), count)
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         item = indices[indptr[row] + place]
         time_rank = np.asarray(graph.time_rank)[np.asarray(graph.indptr)[own[row]] + place]
-        visible = item < graph.num_nodes
+        visible = visible[indptr[row] + place]
         row, item, time_rank = row[visible], item[visible], time_rank[visible]
         newest = np.zeros(len(own), np.int64)
         np.maximum.at(newest, row, time_rank)

@@ -1,10 +1,11 @@
 """Exact full-graph propagation, layer by layer: each rank computes its own rows from everybody's.
 
-Legend: n rows of this rank, N nodes, D dims. Every rank holds one [N, D] layer at a time, never the edges of others.
+Legend: n rows of this rank, N nodes, E' entries of this rank's rows, u wanted rows, D dims. Every rank
+holds one [N, D] layer at a time, never the edges of others.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -14,17 +15,15 @@ import torch
 from torch import Tensor
 
 from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.model import GatedLightGCN, MeanOfStates, Views
-from recmind_dist.parallel.edge_arrays import EdgesFrom, edges_to, positions_of_edges, rows_of
+from recmind_dist.parallel.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.parallel.exchange import all_gather_rows
 from recmind_dist.parallel.item_means import ItemMeans, all_content, all_recent
-from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.ranks import Ranks
-from recmind_dist.parallel.row_sums import sum_rows
-from recmind_dist.types import Int32Array, IntArray
+from recmind_dist.types import BoolArray, IntArray
 
-_FEW = 0.4  # share of the edges below which a hop from some rows first finds their edges
-_RUN = 256  # rows that are measured together, as neighbours in memory
+_FEW = 0.4  # share of the edges below which a hop reads those of the wanted rows alone
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,16 @@ class FinalVectors:
 
 
 class FullPropagation:
-    """The symmetric propagation operator of the whole training graph, as this rank's rows of it.
+    """The symmetric propagation operator A of the whole training graph, as this rank's rows of it.
 
-    The operator is its own transpose, so the backward of a hop is the same hop applied to the gathered gradients.
+    A is its own transpose, so the backward of a hop is the same hop applied to the gathered gradients.
 
     Args:
-        bounds: [P + 1] rows of the ranks; degree_feature: [N] d̃ in node order; absent: [E] edges (positions in the user
-        half) that nothing passes over; degree: [N] as which nodes count, by default their training degree; rows: this rank's
-        share of a partitioned graph, which has no other edges here and can leave none out.
+        bounds: [P + 1] rows of the ranks.
+        degree_feature: [N] d̃ in node order.
+        absent: [E] edges (positions in the user half) that nothing passes over.
+        degree: [N] as which nodes count, by default their training degree.
+        rows: this rank's share of a partitioned graph, which has no other edges here and can leave none out.
     """
 
     def __init__(
@@ -59,17 +60,16 @@ class FullPropagation:
             "edges of a partitioned graph are left out by sampling alone"
         )
         rows = rows or EdgeRows.all_of(graph)
-        own_rows = rows.rows_of(self._own)
-        self._indptr, self._indices = rows_of(rows.indptr, rows.indices, graph.row_of_node, own_rows)
-        self._item_means: dict[float, ItemMeans] = {}
-        self._filled: dict[int, Tensor] = {}
-        self._states: dict[tuple[str, int], Tensor] = {}  # kept: page faults of a fresh one cost as much as the product
-        if absent is not None and len(absent):
-            self._indices[self.positions(absent)] = graph.num_nodes
+        self._indptr, indices = rows_of(rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own))
         inverse_root = np.maximum(np.asarray(graph.degree) if degree is None else degree, 1).astype(np.float32) ** -0.5
+        weight = edge_weights(self._indptr, indices, inverse_root[self._own], inverse_root[node_of_row])
+        if absent is not None and len(absent):
+            weight[self.positions(absent)] = 0.0
         device = ranks.device
-        self._scale = torch.from_numpy(inverse_root[self._own]).to(device)
+        self._matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(device)
+        self._item_means: dict[float, ItemMeans] = {}
         self.feature = degree_feature.to(device)[torch.from_numpy(self._own).to(device)]
+        self._users_by_row = node_of_row < graph.num_users
         self.is_user = torch.from_numpy(self._own < graph.num_users).to(device)
         self.everywhere = torch.arange(len(self._own), device=device)
         self.items = (~self.is_user).nonzero().squeeze(1)
@@ -80,9 +80,10 @@ class FullPropagation:
         return self._own
 
     @property
-    def edges_of_rows(self) -> tuple[IntArray, Int32Array]:
-        """indptr [n + 1] and rows of the other ends, num_nodes where an edge is absent."""
-        return self._indptr, self._indices
+    def edges_of_rows(self) -> tuple[IntArray, IntArray, BoolArray]:
+        """indptr [n + 1], rows of the other ends [E'], and which of these edges are not absent [E']."""
+        assert self._matrix.weight is not None
+        return self._indptr, self._matrix.indices.cpu().numpy(), self._matrix.weight.cpu().numpy() != 0
 
     def item_means(self, decay: float) -> ItemMeans:
         """Made once."""
@@ -114,131 +115,97 @@ class FullPropagation:
         return partial(_apply, self, _or_nothing(hidden))
 
     def mean(
-        self, hidden: IntArray | None = None, rows: Tensor | None = None, edges: EdgesFrom | None = None
+        self, hidden: IntArray | None = None, rows: Tensor | None = None, edges: CsrMatrix | None = None
     ) -> MeanOfStates:
-        """Rows of (1 + A + … + A^L) x / (L + 1), A this operator, inside autograd; see `MeanOfStates`.
+        """Rows of (1 + A + … + A^L) x / (L + 1), inside autograd; see `MeanOfStates`.
 
         Every rank must call what it returns, in forward and in backward.
 
         Args:
-            hidden: as `hop`; rows: [u] distinct rows of this rank that are wanted, by default all; edges: what `edges_from`
-            says of them.
+            hidden: as `hop`.
+            rows: [u] distinct rows of this rank that are wanted, by default all.
+            edges: what `edges_from` says of them.
         """
         return partial(_mean, self, _or_nothing(hidden), self.everywhere if rows is None else rows, edges)
 
-    def edges_from(self, rows: Tensor) -> EdgesFrom | None:
-        """The edges from these rows alone, which are all that the first hop of a gradient passes over.
+    def edges_from(self, rows: Tensor) -> CsrMatrix | None:
+        """A with the edges from these rows alone, all that the first hop of a gradient passes over.
 
-        Any thread may ask, of an operator that hides nothing. None where it is not worth while: for many rows, of several
-        ranks, or off the CPU.
+        Any thread may ask, of an operator that hides nothing. None where it is not worth while: for
+        many rows, of several ranks, or off the CPU.
         """
-        return edges_to(self._indptr, self._indices, rows.numpy()) if self._are_few(rows) else None
+        if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or not self._are_few(rows):
+            return None
+        return self._edges_from(rows)
+
+    def _edges_from(self, rows: Tensor) -> CsrMatrix:
+        matrix = self._matrix
+        assert matrix.weight is not None
+        arrays = matrix.indptr.numpy(), matrix.indices.numpy(), matrix.weight.numpy()
+        return CsrMatrix.of_arrays(*edges_to(*arrays, rows.numpy()), matrix.num_cols)
 
     def _are_few(self, rows: Tensor) -> bool:
-        if self.ranks.world_size > 1 or self.ranks.device.type != "cpu" or len(rows) == len(self._scale):
+        """Whether so few rows are wanted that finding their edges costs less than passing over all."""
+        if len(rows) == len(self._own):
             return False
+        if rows.device.type != "cpu":  # a sum over degrees would make the host wait
+            return len(rows) < _FEW * len(self._own)
         own = rows.numpy()
         return int((self._indptr[own + 1] - self._indptr[own]).sum()) < _FEW * int(self._indptr[-1])
 
+    @contextmanager
+    def _hiding(self, hidden: IntArray) -> Iterator[CsrMatrix]:
+        """The matrix while the entries at these positions weigh nothing."""
+        with _at_rest(self._matrix, torch.from_numpy(hidden).to(self.ranks.device)):
+            yield self._matrix
+
+    def _everybody(self, state_nD: Tensor) -> Tensor:
+        """Every rank's rows. Shape: [N, D]. Every rank must call."""
+        return all_gather_rows(state_nD, self.counts, self.ranks)
+
     def all_multiply(self, x_nD: Tensor, hidden: IntArray) -> Tensor:
-        """This rank's rows of the operator times everybody's rows. Every rank must call."""
-        state = self._scaled(x_nD, self.everywhere)
-        out = torch.empty_like(x_nD)
-        none = torch.zeros_like(self._scale)
-        self._all_hop(state, hidden, self.everywhere, self.everywhere, out, state, none, self._scale)
-        return out
+        """This rank's rows of A times everybody's rows. Every rank must call."""
+        with self._hiding(hidden) as matrix:
+            return matrix.matmul(self._everybody(x_nD))
 
-    def all_mean(
-        self, x: Tensor, num_layers: int, hidden: IntArray, given: Tensor, wanted: Tensor, users_first: bool | None,
-        edges: EdgesFrom | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Rows `wanted` of the mean of x and what 1..L hops make of it. Every rank must call.
-
-        By Horner's rule, in states that are scaled by 1/√degree, so that a hop is one pass: w ← w⁰ + Σ w / degree.
-
-        Args:
-            x: content of the rows `given`; all others are zero. users_first: where not None, hops compute users and items
-            by turns. Every edge leads from one side to the other, so this gives all where one side of x is zero, if the
-            first hop computes that side, and where one side alone is wanted, if the last hop computes it. edges: those from
-            the rows `given`, if they are known.
-        """
-        first, w, share = self._scaled(x, given), self._state("even", x.shape[1]), 1.0 / (num_layers + 1)
-        ones, square, root = torch.ones_like(self._scale), self._scale.square(), self._scale.reciprocal()
-        if num_layers == 0 or users_first is not None:
-            w.copy_(first)
+    def all_mean(self, x_nD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor) -> Tensor:
+        """Rows `wanted` of (1 + A + … + A^L) x / (L + 1). Shape: [u, D]. Every rank must call."""
+        few = self._are_few(wanted)
+        state, total = x_nD, x_nD.index_select(0, wanted)
+        with self._hiding(hidden) as matrix:
             for layer in range(num_layers):
-                rows = wanted if layer == num_layers - 1 else self.everywhere
-                rows = rows[self.is_user[rows] == (users_first == (layer % 2 == 0))]
-                self._all_hop(w, hidden, rows, rows, w, first, ones, square)
-            return w.index_select(0, wanted).mul_(share * root[wanted, None])
-        w, spare = first, (w, self._state("odd", x.shape[1]))
-        sources = given if edges is None and self._are_few(given) else None
-        for layer in range(num_layers - 1):
-            following = spare[layer % 2]
-            self._all_hop(w, hidden, self.everywhere, self.everywhere, following, first, ones, square, edges, sources)
-            w, edges, sources = following, None, None
-        out = x.new_empty(len(wanted), x.shape[1])
-        into = torch.arange(len(wanted), device=wanted.device)
-        self._all_hop(w, hidden, wanted, into, out, first, share * root, share * self._scale, edges, sources)
-        return out
+                everybody = self._everybody(state)
+                if few and layer == num_layers - 1:
+                    total += matrix.rows(wanted).matmul(everybody)
+                else:
+                    state = matrix.matmul(everybody)
+                    total += state if len(wanted) == len(state) else state.index_select(0, wanted)
+        return total.div_(num_layers + 1)
 
-    def _scaled(self, x: Tensor, given: Tensor) -> Tensor:
-        """x / √degree at the rows `given`, zero elsewhere, in an array that is kept. Shape: [n + 1, D]."""
-        dim = x.shape[1]
-        if len(given) == len(self._scale):
-            state = self._state("first", dim)
-            torch.mul(x, self._scale[:, None], out=state[:-1])
-            return state
-        state, before = self._state("first of some", dim), self._filled.get(dim)
-        if before is not None:  # all else is zero already
-            state.index_fill_(0, before, 0.0)
-        self._filled[dim] = given
-        return state.index_copy_(0, given, x * self._scale[given, None])
-
-    def _state(self, name: str, dim: int, rows: int | None = None) -> Tensor:
-        """A kept array whose last row is zero and stays so: hidden edges lead there."""
-        rows = len(self._scale) if rows is None else rows
-        if (name, dim) not in self._states:
-            self._states[name, dim] = zeros_in_large_pages(rows + 1, dim, self.ranks.device)
-        return self._states[name, dim]
-
-    def _all_hop(
-        self, state: Tensor, hidden: IntArray, rows: Tensor, into: Tensor, out: Tensor, add: Tensor, alpha: Tensor,
-        beta: Tensor, edges: EdgesFrom | None = None, sources: Tensor | None = None,
-    ) -> None:  # fmt: skip
-        """out[into] = alpha · add + beta · Σ over neighbours of everybody's `state`, at `rows`. Every rank must call.
+    def all_mean_backward(
+        self, grad_uD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor, edges: CsrMatrix | None
+    ) -> Tensor:
+        """The gradient of `all_mean`'s x, by Horner's rule. Shape: [n, D]. Every rank must call.
 
         Args:
-            edges: from all rows whose state is not zero, where nothing is hidden; by default all; sources: those rows, where
-            their edges are still to be found.
+            edges: `edges_from(wanted)`, if it is known.
         """
-        x = state
-        if self.ranks.world_size > 1:
-            x = self._state("everybody", state.shape[1], self._graph.num_nodes)
-            x[:-1] = all_gather_rows(state[:-1], self.counts, self.ranks)
-        if x.device.type != "cpu":
-            sums = (self._sparse(hidden, x.device) @ x)[rows]
-            out[into] = alpha[rows, None] * add[rows] + beta[rows, None] * sums
-            return
-        arrays = [t.numpy() for t in (x, rows, into, out, add, alpha, beta)]
-        if edges is not None:
-            sum_rows(*edges, *arrays)
-            return
-        kept = self._indices[hidden]
-        self._indices[hidden] = self._graph.num_nodes  # the row of zeros
-        try:
-            shown = self._indptr, self._indices
-            sum_rows(*(shown if sources is None else edges_to(*shown, sources.numpy())), *arrays)
-        finally:
-            self._indices[hidden] = kept
+        grad_uD = grad_uD / (num_layers + 1)
+        state = grad_uD.new_zeros(len(self._own), grad_uD.shape[1]).index_copy_(0, wanted, grad_uD)
+        few = self.ranks.world_size == 1 and wanted.device.type == "cpu" and self._are_few(wanted)
+        with self._hiding(hidden) as matrix:
+            for layer in range(num_layers):
+                first = edges
+                if layer == 0 and edges is None and few:
+                    first = self._edges_from(wanted)
+                state = (matrix if layer or first is None else first).matmul(self._everybody(state))
+                state.index_add_(0, wanted, grad_uD)
+        return state
 
-    def _sparse(self, hidden: IntArray, device: torch.device) -> Tensor:
-        indices = torch.from_numpy(self._indices).long()
-        indices[torch.from_numpy(hidden)] = self._graph.num_nodes
-        shape = (len(self._own), self._graph.num_nodes + 1)
-        return torch.sparse_csr_tensor(torch.from_numpy(self._indptr), indices, torch.ones(len(indices)), shape).to(
-            device
-        )
+    @cached_property
+    def by_sides(self) -> "Sides":
+        """The same operator for states of which one side is zero."""
+        return Sides(self._matrix, self._users_by_row, self.counts, self.is_user, self.ranks)
 
     @torch.no_grad()
     def all_final_vectors(
@@ -272,6 +239,107 @@ class FullPropagation:
         return FinalVectors(in_node_order[:, :dim].contiguous(), in_node_order[:, dim:].T.contiguous())
 
 
+class Sides:
+    """A between users and items apart, for states that are zero on one side: each hop is half the work.
+
+    Every edge leads from one side to the other, so the states of an x on items alone lie on items and
+    on users by turns. Rows of a side stand in the order of the table.
+
+    Args:
+        matrix: [n, N] this rank's rows of A.
+        users_by_row: [N] which table rows are users'.
+        counts: [P] rows of each rank.
+        is_user: [n] which rows of this rank are users'.
+    """
+
+    def __init__(
+        self, matrix: CsrMatrix, users_by_row: BoolArray, counts: list[int], is_user: Tensor, ranks: Ranks
+    ) -> None:
+        self._ranks, self._whole = ranks, matrix
+        owner = np.repeat(np.arange(len(counts)), counts)
+        place = np.where(users_by_row, np.cumsum(users_by_row), np.cumsum(~users_by_row)) - 1
+        place_of_row = torch.from_numpy(place.astype(np.int32)).to(ranks.device)
+        self._rows: dict[bool, Tensor] = {}
+        self._matrix: dict[bool, CsrMatrix] = {}
+        self._counts: dict[bool, list[int]] = {}
+        for users in (True, False):
+            self._rows[users] = (is_user == users).nonzero().squeeze(1)
+            own = matrix.rows(self._rows[users])
+            others = int((users_by_row != users).sum())
+            indices = place_of_row[own.indices.long()].to(own.indices.dtype)
+            self._matrix[users] = CsrMatrix(own.indptr, indices, own.weight, others)
+            self._counts[users] = np.bincount(owner[users_by_row == users], minlength=len(counts)).tolist()
+        self._is_user = is_user
+        self._place = torch.where(is_user, torch.cumsum(is_user, 0), torch.cumsum(~is_user, 0)) - 1
+
+    def all_mean(self, x: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor) -> Tensor:
+        """As `FullPropagation.all_mean`, of an x on items alone. Shapes: x [items, D] → [u, D].
+
+        Every rank must call.
+        """
+        total = x.new_zeros(len(wanted), x.shape[1])
+        state = x
+        with self._hiding(hidden):
+            for layer in range(num_layers + 1):
+                users = layer % 2 == 1
+                if layer:
+                    state = self._all_hop(users, state)
+                at, place = self._of_side(wanted, users)
+                total.index_add_(0, at, state.index_select(0, place))
+        return total.div_(num_layers + 1)
+
+    def all_mean_backward(self, grad_uD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor) -> Tensor:
+        """The gradient of `all_mean`'s x. Shape: [items, D]. Every rank must call."""
+        grad_uD = grad_uD / (num_layers + 1)
+        state = grad_uD.new_zeros(0)
+        with self._hiding(hidden):
+            for left in range(num_layers, -1, -1):  # hops that are still to come
+                users = left % 2 == 1
+                if left == num_layers:
+                    state = grad_uD.new_zeros(len(self._rows[users]), grad_uD.shape[1])
+                else:
+                    state = self._all_hop(users, state)
+                at, place = self._of_side(wanted, users)
+                state.index_add_(0, place, grad_uD.index_select(0, at))
+        return state
+
+    def _all_hop(self, users: bool, state: Tensor) -> Tensor:
+        """Users' rows (or items') of A times everybody's rows of the other side. Every rank must call."""
+        return self._matrix[users].matmul(all_gather_rows(state, self._counts[not users], self._ranks))
+
+    def _of_side(self, wanted: Tensor, users: bool) -> tuple[Tensor, Tensor]:
+        """Which of the wanted rows are of a side, and their places in it."""
+        at = (self._is_user.index_select(0, wanted) == users).nonzero().squeeze(1)
+        return at, self._place.index_select(0, wanted.index_select(0, at))
+
+    @contextmanager
+    def _hiding(self, hidden: IntArray) -> Iterator[None]:
+        """While entries at these positions of the whole matrix weigh nothing."""
+        position = torch.from_numpy(hidden).to(self._ranks.device)
+        row = torch.searchsorted(self._whole.indptr, position.to(self._whole.indptr.dtype), right=True) - 1
+        entry = position - self._whole.indptr[row]
+        users = self._is_user[row]
+        at = {}
+        for side in (True, False):
+            row_of_side = self._place[row[users == side]]
+            at[side] = self._matrix[side].indptr[row_of_side] + entry[users == side]
+        with _at_rest(self._matrix[True], at[True]), _at_rest(self._matrix[False], at[False]):
+            yield
+
+
+@contextmanager
+def _at_rest(matrix: CsrMatrix, entries: Tensor) -> Iterator[None]:
+    """While these entries weigh nothing: in place, since a copy of all weights costs a quarter of a hop."""
+    weight = matrix.weight
+    assert weight is not None
+    kept = weight[entries]
+    weight[entries] = 0.0
+    try:
+        yield
+    finally:
+        weight[entries] = kept
+
+
 class _Hop(torch.autograd.Function):
     """Every rank must apply it: forward and backward are one hop each."""
 
@@ -292,50 +360,40 @@ def _apply(operator: FullPropagation, hidden: IntArray, x: Tensor) -> Tensor:
 
 
 class _Mean(torch.autograd.Function):
-    """Its backward is itself, from the wanted rows to the given ones: powers of a symmetric
-    operator are symmetric. Every rank must apply it.
+    """Powers of a symmetric operator are symmetric, so the backward passes over the same matrix.
+
+    Every rank must apply it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, operator: FullPropagation, num_layers: int, hidden: IntArray, given: Tensor, wanted: Tensor,
-        items_only: bool, edges: EdgesFrom | None,
+        ctx: Any, x: Tensor, operator: FullPropagation, num_layers: int, hidden: IntArray, wanted: Tensor,
+        items_only: bool, edges: CsrMatrix | None,
     ) -> Tensor:  # fmt: skip
-        ctx.arguments = operator, num_layers, hidden, given, wanted, items_only, edges
-        return operator.all_mean(x.detach(), num_layers, hidden, given, wanted, True if items_only else None)
+        ctx.operator, ctx.edges, ctx.arguments = operator, edges, (num_layers, hidden, wanted)
+        ctx.items_only = items_only
+        source = operator.by_sides if items_only else operator
+        return source.all_mean(x.detach(), *ctx.arguments)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        operator, num_layers, hidden, given, wanted, items_only, edges = ctx.arguments
-        users_first = num_layers % 2 == 0 if items_only else None
-        back = operator.all_mean(grads[0].contiguous(), num_layers, hidden, wanted, given, users_first, edges)
-        return back, None, None, None, None, None, None, None
+        grad = grads[0].contiguous()
+        if ctx.items_only:
+            back = ctx.operator.by_sides.all_mean_backward(grad, *ctx.arguments)
+        else:
+            back = ctx.operator.all_mean_backward(grad, *ctx.arguments, ctx.edges)
+        return back, None, None, None, None, None, None
 
 
 def _mean(
-    operator: FullPropagation, hidden: IntArray, rows: Tensor, edges: EdgesFrom | None, x: Tensor, num_layers: int,
+    operator: FullPropagation, hidden: IntArray, rows: Tensor, edges: CsrMatrix | None, x: Tensor, num_layers: int,
     items_only: bool,
 ) -> Tensor:  # fmt: skip
     """As `FullPropagation.all_mean`, inside autograd. Every rank must call, in forward and in backward."""
-    given = operator.items if items_only else operator.everywhere
     out: Tensor = _Mean.apply(  # type: ignore[no-untyped-call]
-        x, operator, num_layers, hidden, given, rows, items_only, edges
+        x, operator, num_layers, hidden, rows, items_only, edges
     )
     return out
-
-
-def seconds_an_edge(graph: Graph, nodes: IntArray, dim: int, edges: int) -> float:
-    """What an edge of a full hop costs here: measured over runs of rows from everywhere in `nodes`, about `edges` edges."""
-    total = int(np.asarray(graph.degree)[nodes].sum())
-    runs = np.arange(len(nodes)) // _RUN % max(1, total // max(edges, 1)) == 0
-    indptr, indices = rows_of(graph.indptr, graph.indices, graph.row_of_node, nodes[runs])
-    x = zeros_in_large_pages(graph.num_nodes + 1, dim, torch.device("cpu")).fill_(1.0).numpy()
-    rows = np.arange(runs.sum())
-    out, scale = np.empty((len(rows), dim), np.float32), np.ones(len(rows), np.float32)
-    sum_rows(indptr, indices, x, rows[:_RUN], rows, out, x, scale, scale)  # so that code is loaded
-    start = time.perf_counter()
-    sum_rows(indptr, indices, x, rows, rows, out, x, scale, scale)
-    return (time.perf_counter() - start) / max(int(indptr[-1]), 1)
 
 
 def _or_nothing(edges: IntArray | None) -> IntArray:

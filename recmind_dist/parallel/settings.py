@@ -80,7 +80,3 @@ class TableSettings(Settings):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
-    hot_rows: int = Field(0, ge=0)
-    """Rows of the nodes with most edges, copied to every worker and read there; gradients still go to the owner. 0: none."""
-    hot_every_steps: int = Field(1, ge=1)
-    """Steps between two copies: 1 trains as without copies, more may read rows that are as many steps old, less one."""

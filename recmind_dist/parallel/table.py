@@ -11,11 +11,11 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.fetch_ahead import fetch_ahead, fetch_row_ahead
-from recmind_dist.parallel.memory import zeros_in_large_pages
-from recmind_dist.parallel.row_moves import place_rows
+from recmind_dist.kernels.memory import zeros_in_large_pages
+from recmind_dist.kernels.prefetch import fetch_ahead, fetch_row_ahead
+from recmind_dist.kernels.row_moves import place_rows
+from recmind_dist.kernels.threads import even_shares, run_together
 from recmind_dist.parallel.settings import TableSettings
-from recmind_dist.parallel.threads import even_shares, run_together
 from recmind_dist.types import FloatArray
 
 _LEAST = 4096  # rows worth a thread

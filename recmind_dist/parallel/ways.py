@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recmind_dist.kernels.row_moves import place_rows
 from recmind_dist.parallel.mailboxes import Mailboxes
-from recmind_dist.parallel.row_moves import place_rows
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 
 if TYPE_CHECKING:
     from recmind_dist.sampling.batches import Batch, NeighborLoader, StepBatches, make_sampler, steps_per_epoch
-    from recmind_dist.sampling.distinct_ids import distinct
     from recmind_dist.sampling.edge_source import EdgeSource, WholeGraph, share_of
     from recmind_dist.sampling.hidden import (
         NOTHING_HIDDEN,
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from recmind_dist.sampling.negatives import NegativeSampler
     from recmind_dist.sampling.neighbours import (
         Drawn,
-        Hop,
         LocalDraws,
         NeighborDraws,
         NeighborSampler,
@@ -31,9 +29,9 @@ if TYPE_CHECKING:
     from recmind_dist.sampling.prefetch import Prefetcher
 
 __all__ = [
-    "NOTHING_HIDDEN", "Batch", "Drawn", "EdgeSource", "HiddenEdges", "Hop", "LocalDraws", "NegativeSampler",
+    "NOTHING_HIDDEN", "Batch", "Drawn", "EdgeSource", "HiddenEdges", "LocalDraws", "NegativeSampler",
     "NegativeSettings", "NeighborDraws", "NeighborLoader", "NeighborSampler", "NumbaNeighborSampler", "Prefetcher",
-    "SampledHops", "SamplerSettings", "StepBatches", "WholeGraph", "distinct", "edge_endpoints", "held_out_edges",
+    "SampledHops", "SamplerSettings", "StepBatches", "WholeGraph", "edge_endpoints", "held_out_edges",
     "held_out_slice", "make_sampler", "relabel", "share_of", "steps_per_epoch", "users_of_edges",
 ]  # fmt: skip
 
@@ -42,8 +40,8 @@ _HOMES |= dict.fromkeys(("EdgeSource", "WholeGraph", "share_of"), "edge_source")
 _HOMES |= dict.fromkeys(
     ("NOTHING_HIDDEN", "HiddenEdges", "edge_endpoints", "held_out_edges", "held_out_slice", "users_of_edges"), "hidden"
 )
-_HOMES |= dict.fromkeys(("Drawn", "Hop", "LocalDraws", "NeighborDraws", "NeighborSampler"), "neighbours")
+_HOMES |= dict.fromkeys(("Drawn", "LocalDraws", "NeighborDraws", "NeighborSampler"), "neighbours")
 _HOMES |= dict.fromkeys(("NumbaNeighborSampler", "SampledHops", "relabel"), "neighbours")
 _HOMES |= {"NegativeSampler": "negatives"}
-_HOMES |= {"Prefetcher": "prefetch", "distinct": "distinct_ids"}
+_HOMES |= {"Prefetcher": "prefetch"}
 __getattr__ = lazy_exports(__name__, _HOMES)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
+from recmind_dist.kernels.gather_sum import Hop
+from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.randomness import Permutation, integers, stream_key, uniforms
-from recmind_dist.sampling.distinct_ids import distinct
 from recmind_dist.sampling.edge_source import EdgeSource, WholeGraph, share_of
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, users_of_edges
 from recmind_dist.sampling.negatives import NegativeSampler
-from recmind_dist.sampling.neighbours import Hop, NeighborSampler, NumbaNeighborSampler, SampledHops
+from recmind_dist.sampling.neighbours import NeighborSampler, NumbaNeighborSampler, SampledHops
 from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.types import BoolArray, IntArray
@@ -277,7 +278,7 @@ class NeighborLoader:
         elif self.negatives == "shared":
             shared = negatives.shared(stream_key(key, "shared"), all_items)
         wanted = np.concatenate([users, items, pairs.ravel(), shared])
-        seeds, local = distinct(wanted, self.graph.num_nodes)
+        seeds, local = unique_inverse(wanted, self.graph.num_nodes)
         hide = self.settings.hide_batch_edges and simulated is None
         if self._sampler is None:
             sampled = SampledHops(seeds, np.asarray(self.graph.degree)[seeds], [])
@@ -286,7 +287,7 @@ class NeighborLoader:
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden, simulated)
         b = len(users)
         index = torch.from_numpy(local)
-        user_index, user_of_pair = distinct(local[:b], len(seeds))
+        user_index, user_of_pair = unique_inverse(local[:b], len(seeds))
         return Batch(
             n_id=torch.from_numpy(sampled.n_id),
             degree=torch.from_numpy(sampled.degree),

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numba import njit
-from torch import Tensor
 
-from recmind_dist.fetch_ahead import fetch_ahead
 from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
+from recmind_dist.kernels.prefetch import fetch_ahead
 from recmind_dist.randomness import mix64, mix64_pair, stream_key
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges
 from recmind_dist.types import FloatArray, Int32Array, IntArray
@@ -25,41 +24,15 @@ _NODES_AHEAD = 16
 
 
 @dataclass(frozen=True)
-class Hop:
-    """One sampled bipartite hop, CSR over local ids; destinations are the first `num_dst` local nodes.
-
-    Shapes:
-        indptr: int64 [num_dst + 1]; indices: int32 [edges], local source ids; dst_scale: float32 [num_dst], the factor
-        (available / sampled) / √degree that makes the sampled sum an unbiased estimate of LightGCN's, up to the
-        source's own 1/√degree.
-    """
-
-    indptr: Tensor
-    indices: Tensor
-    dst_scale: Tensor
-    num_src: int
-
-    @property
-    def num_dst(self) -> int:
-        return len(self.indptr) - 1
-
-    def to(self, device: torch.device) -> "Hop":
-        """Moves every tensor."""
-        indptr, indices, scale = (t.to(device, non_blocking=True) for t in (self.indptr, self.indices, self.dst_scale))
-        return Hop(indptr, indices, scale, self.num_src)
-
-    @staticmethod
-    def of_arrays(indptr: np.ndarray, indices: np.ndarray, dst_scale: np.ndarray, num_src: int) -> "Hop":
-        """Wraps numpy arrays without a copy."""
-        return Hop(torch.from_numpy(indptr), torch.from_numpy(indices), torch.from_numpy(dst_scale), num_src)
-
-
-@dataclass(frozen=True)
 class SampledHops:
-    """Hops from the seeds outwards. The nodes of each hop are a prefix of those of the next, so one id array serves all.
+    """Hops from the seeds outwards. The nodes of each hop are a prefix of those of the next, so one
+    id array serves all.
 
-    Shapes:
-        n_id: [N] global ids, seeds first; degree: [N] training degree (or the simulated one).
+    Attributes:
+        n_id: [N] global ids, seeds first.
+        degree: [N] training degree (or the simulated one).
+        hops: over local ids. An edge u → v weighs (available / sampled) / √(deg_u deg_v), which
+            makes the sampled sum an unbiased estimate of LightGCN's.
     """
 
     n_id: IntArray
@@ -86,8 +59,11 @@ class NeighborSampler(Protocol):
 class Drawn:
     """Sampled neighbours of some nodes, node after node.
 
-    Shapes (n nodes that were asked for): counts: int32 [n]; scale: float32 [n], see `Hop.dst_scale`; neighbours: int32, local
-    ids; n_id: [N] global ids by local id, those that were asked for first.
+    Attributes (n nodes that were asked for):
+        counts: int32 [n].
+        scale: float32 [n], (available / sampled) / √degree.
+        neighbours: int32, local ids.
+        n_id: [N] global ids by local id, those that were asked for first.
     """
 
     counts: Int32Array
@@ -213,29 +189,53 @@ class NumbaNeighborSampler:
         simulated = simulated or {}
         self._draws.begin(hidden, simulated)
         try:
-            n_id, hops = self._hops(seeds.astype(np.int64), key)
+            n_id, drawn = self._draw_hops(seeds.astype(np.int64), key)
         finally:
             self._draws.end()
         degree = np.asarray(self.graph.degree)[n_id]
         if simulated:
             cold = np.isin(n_id, np.fromiter(simulated, np.int64))
             degree[cold] = [simulated[node] for node in n_id[cold].tolist()]
-        return SampledHops(n_id, degree, hops)
+        return SampledHops(n_id, degree, hops_of(drawn, degree))
 
-    def _hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Hop]]:
+    def _draw_hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Drawn]]:
         """Where owners draw, every rank must call."""
         n_id, hops, cold_key = seeds.copy(), [], stream_key(key, "cold")
         self._local_of[n_id] = np.arange(len(n_id), dtype=np.int32)
         try:
             for hop, fan_out in enumerate(self.num_neighbors):
                 drawn = self._draws.draw(n_id, fan_out, stream_key(key, "hop", hop), cold_key, self._local_of)
-                indptr = np.zeros(len(n_id) + 1, np.int64)
-                np.cumsum(drawn.counts, out=indptr[1:])
                 n_id = drawn.n_id
-                hops.append(Hop.of_arrays(indptr, drawn.neighbours, drawn.scale, len(n_id)))
+                hops.append(drawn)
             return n_id, hops
         finally:
             self._local_of[n_id] = -1
+
+
+def hops_of(drawn: list[Drawn], degree_N: IntArray) -> list[Hop]:
+    """Hops out of what was drawn for each, from the seeds outwards.
+
+    Args:
+        degree_N: of all local nodes.
+    """
+    inverse_root = np.maximum(degree_N, 1).astype(np.float32) ** -0.5
+    hops = []
+    for hop in drawn:
+        indptr = np.zeros(len(hop.counts) + 1, np.int32)
+        np.cumsum(hop.counts, out=indptr[1:])
+        weight = _edge_weights(indptr, hop.neighbours, hop.scale, inverse_root)
+        matrix = CsrMatrix.of_arrays(indptr, hop.neighbours, weight, len(hop.n_id))
+        hops.append(Hop.of(matrix))
+    return hops
+
+
+@njit(cache=True, nogil=True)
+def _edge_weights(indptr, indices, dst_scale, src_scale):  # type: ignore[no-untyped-def]
+    out = np.empty(len(indices), np.float32)
+    for v in range(len(indptr) - 1):
+        for e in range(indptr[v], indptr[v + 1]):
+            out[e] = dst_scale[v] * src_scale[indices[e]]
+    return out
 
 
 @njit(cache=True, nogil=True)

@@ -13,7 +13,7 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import torch_seeded
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges
-from recmind_dist.sampling.neighbours import Hop, SampledHops
+from recmind_dist.sampling.neighbours import Drawn, SampledHops, hops_of
 from recmind_dist.types import BoolArray, IntArray
 
 
@@ -50,14 +50,15 @@ class PygNeighborSampler:
         if simulated:
             raise ConfigError("gate.cold_share is above 0, which sampler.backend: pyg cannot do: set it to numba")
         never = np.union1d(self._always, hidden.in_csr(self.graph))
-        n_id, hops = seeds.astype(np.int64), []
+        n_id, hops = seeds.astype(np.int64), list[Drawn]()
         with torch_seeded(key):  # the op takes no generator
             for fan_out in self.num_neighbors:
-                hop, n_id = self._hop(n_id, fan_out, never)
-                hops.append(hop)
-        return SampledHops(n_id, np.asarray(self.graph.degree)[n_id], hops)
+                hops.append(self._hop(n_id, fan_out, never))
+                n_id = hops[-1].n_id
+        degree = np.asarray(self.graph.degree)[n_id]
+        return SampledHops(n_id, degree, hops_of(hops, degree))
 
-    def _hop(self, frontier: IntArray, fan_out: int, never: IntArray) -> tuple[Hop, IntArray]:
+    def _hop(self, frontier: IntArray, fan_out: int, never: IntArray) -> Drawn:
         # csc=False: row is the node that was asked for, col its neighbour; PyG passes True and gets them the other way round
         row, col, node, edge, _, _ = torch.ops.pyg.neighbor_sample(
             self._colptr, self._row, torch.from_numpy(frontier), [fan_out],
@@ -72,11 +73,10 @@ class PygNeighborSampler:
         by_id = np.argsort(n_id)
         local = by_id[np.searchsorted(n_id[by_id], src_node)]
         counts = np.bincount(dst, minlength=len(frontier))
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         degree = np.asarray(self.graph.degree)[frontier].astype(np.float64)
         available = degree - self._hidden_counts(frontier, never)
         scale = np.divide(available, counts * np.sqrt(degree), out=np.zeros(len(frontier)), where=counts > 0)
-        return Hop.of_arrays(indptr, local.astype(np.int32), scale.astype(np.float32), len(n_id)), n_id
+        return Drawn(counts.astype(np.int32), scale.astype(np.float32), local.astype(np.int32), n_id)
 
     def _hidden_counts(self, frontier: IntArray, never: IntArray) -> IntArray:
         starts, stops = self.graph.indptr[frontier], self.graph.indptr[frontier + 1]

@@ -23,12 +23,11 @@ class NegativeSettings(Settings):
 class SamplerSettings(Settings):
     """How a mini-batch is cut out of the graph."""
 
-    propagation: Literal["sampled", "full", "auto"] = "sampled"
-    """sampled: a neighbourhood a batch; full: the whole graph, exactly, for graphs of a few million edges; auto: whichever a
-    measurement at the start of the run finds cheaper a mini-batch (docs/distribution.md). What is learnt differs."""
+    propagation: Literal["sampled", "full"] = "sampled"
+    """sampled: a neighbourhood a batch; full: the whole graph, exactly, which beats sampling below about two million
+    interactions (docs/distribution.md). What is learnt differs."""
     batches_per_propagation: int = Field(1, ge=1)
-    """Mini-batches that one full propagation serves: their gradients add up exactly, and one update follows. Under auto:
-    at most so many."""
+    """Mini-batches that one full propagation serves: their gradients add up exactly, and one update follows."""
     backend: Literal["auto", "numba", "pyg"] = "auto"
     """auto takes numba, which is faster than pyg-lib and draws the same for every rank (docs/distribution.md)."""
     num_neighbors: tuple[int, ...] = (10, 10)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.parallel import ExchangePlan
-from recmind_dist.parallel.edge_arrays import EdgesFrom
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.sampling import Batch
 from recmind_dist.training.fresh_text import FreshText
@@ -33,7 +33,7 @@ class PreparedStep:
     fresh: FreshText | None = None
     operator: FullPropagation | None = None
     hidden: IntArray | None = None
-    edges: EdgesFrom | None = None
+    edges: CsrMatrix | None = None
 
     @property
     def hides_edges(self) -> bool:

@@ -13,7 +13,6 @@ from recmind_dist.errors import CheckpointError, StoreError
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
 from recmind_dist.model import GatedLightGCN
 from recmind_dist.parallel import Ranks, ShardedTable
-from recmind_dist.parallel.hot_rows import HotRows
 from recmind_dist.parallel.partitioned import PartitionedGraph
 from recmind_dist.parallel.propagation import FinalVectors, FullPropagation
 from recmind_dist.randomness import stream_key, torch_seeded
@@ -121,14 +120,6 @@ class RankModel:
         if missing:
             raise CheckpointError(f"{checkpoint.path}: has no tensor 'model.{missing[0]}': it is of another model")
         self.model.load_state_dict({name: dense[f"param.model.{name}"] for name in names})
-
-    def hot_rows(self) -> HotRows | None:
-        """Replicas of the hottest rows, as table.hot_rows has it."""
-        table, dim = self.config.table, self.config.model.embedding_dim
-        if not table.hot_rows or self.ranks.world_size == 1:
-            return None
-        count = min(table.hot_rows, self.graph.num_nodes)
-        return HotRows(self.graph, self.bounds, self.ranks, count, table.hot_every_steps, dim)
 
     @torch.no_grad()
     def all_final_vectors(self) -> FinalVectors:

@@ -73,12 +73,11 @@ def replay(
     assert not config.heldout_gates, "replay knows no gate batches"
     degrees = (2 * np.log2(1 + np.asarray(graph.degree))).astype(np.int64)
     bounds, sums = row_bounds(graph, world_size), _Sums(degrees, np.zeros(degrees.max(initial=0) + 1, np.int64))
-    hot = _hot(config, graph)
     chosen = range(world_size) if ranks is None else list(ranks)
     for rank in chosen:
         loader = make_loader(config, graph, "joint", rank, world_size)
         for _, batches in zip(range(steps), loader.batches(0), strict=False):
-            _add(sums, config, graph, bounds, rank, batches, hot)
+            _add(sums, config, graph, bounds, rank, batches)
     each = max(sums.batches, 1)
     sent = {kind: total / each for kind, total in sums.sent.items()}
     sent["dense"] += ring_bytes(dense_bytes, world_size)
@@ -117,7 +116,6 @@ def _add(
     bounds: IntArray,
     rank: int,
     batches: StepBatches,
-    hot: BoolArray | None,
 ) -> None:
     batch, world = batches.main, len(bounds) - 1
     rows = np.asarray(graph.row_of_node)
@@ -125,16 +123,12 @@ def _add(
     remote = owner != rank
     dim = config.model.embedding_dim
     columns = dim * (1 + config.views_text * (1 + (config.aligns and config.alignment.queue_size > 0)))
-    fetched = remote if hot is None else remote & ~hot[batch.n_id.numpy()]
     plan = (COUNT * (world - 1) + ID * int(remote.sum())) if world > 1 else 0
     sums.sent["ids"] += plan + (
         _sampling(config, batch, remote, world) if config.graph.placement == "partitioned" else 0
     )
-    sums.sent["rows"] += NUMBER * columns * int(fetched.sum())
-    sums.sent["gradients"] += NUMBER * columns * int(remote.sum())
-    if hot is not None:
-        copied = int(hot.sum()) * (world - 1) / world
-        sums.sent["rows"] += NUMBER * dim * copied / config.table.hot_every_steps
+    for kind in ("rows", "gradients"):
+        sums.sent[kind] += NUMBER * columns * int(remote.sum())
     sums.sent["dense"] += ring_bytes(TERMS_WIDTH * (_terms(config) + 3 * world), world)
     if config.aligns:
         anchors = -(-batch.global_batch_size // anchor_stride(batch.global_batch_size, config.alignment.anchors))
@@ -166,15 +160,6 @@ def _sampling(config: RunConfig, batch: Batch, remote: BoolArray, world: int) ->
 def _terms(config: RunConfig) -> int:
     aligned = config.alignment.users + config.alignment.items if config.aligns else 0
     return 2 + aligned + (config.model.readout == "mix")
-
-
-def _hot(config: RunConfig, graph: Graph) -> BoolArray | None:
-    if not config.table.hot_rows:
-        return None
-    degree = np.asarray(graph.degree)
-    hot = np.zeros(graph.num_nodes, np.bool_)
-    hot[np.lexsort((np.arange(len(degree)), -degree))[: config.table.hot_rows]] = True
-    return hot
 
 
 def partitioned(config: RunConfig, placement: str = "partitioned") -> RunConfig:

@@ -16,6 +16,7 @@ from recmind_dist.model.settings import AlignmentSettings, LossSettings, ModelSe
 from recmind_dist.parallel.settings import ScalingSettings, TableSettings, ZeroSettings
 from recmind_dist.sampling.settings import SamplerSettings
 from recmind_dist.text.settings import TextSettings
+from recmind_dist.training.deleted_keys import DELETED_KEYS
 from recmind_dist.training.settings import TrainSettings
 from recmind_dist.training.variants import VARIANTS, merged
 
@@ -113,7 +114,7 @@ class RunConfig(Settings):
 
     @property
     def propagates_fully(self) -> bool:
-        """Whether training propagates the whole graph, not sampled blocks; nobody asks before `auto` is decided."""
+        """Whether training propagates the whole graph, not sampled blocks."""
         return self.sampler.propagation == "full"
 
     @property
@@ -169,13 +170,12 @@ class RunConfig(Settings):
         init = text and self.model.init != "normal"
         beside = self.trains and (self.model.content_view or self.model.recent_decay > 0)
         full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
-        may_be_full = self.sampler.propagation != "sampled"
         return [
             (self.train.batch_of == "users" and self.sampler.hide_batch_edges,
              "train.batch_of: users would hide all edges of a batch's users: set sampler.hide_batch_edges: false"),
             (not full and self.loss.contrast.kind != "none", "loss.contrast needs sampler.propagation: full"),
             (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
-            (may_be_full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
+            (full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
             (gate_kind and not text, "model.readout: mix needs model.use_text"),
             (beside and not (gate_kind and full and not gate.enabled),
              "model.content_view and recent_decay need readout: mix, sampler.propagation: full, gate.enabled: false"),
@@ -203,10 +203,7 @@ class RunConfig(Settings):
              f"graph.placement: partitioned with graph.partition: {self.graph.partition} into graph.num_parts "
              f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} does not divide: cuts and balance "
              "would be lost: set num_parts to a multiple of the workers, or partition: hash"),
-            (self.table.hot_rows > 0 and (may_be_full or self.views_text),
-             "table.hot_rows needs sampler.propagation: sampled and a model without text views (variant: lightgcn): copies hold "
-             "base rows alone"),
-            (may_be_full and self.graph.placement == "partitioned",
+            (full and self.graph.placement == "partitioned",
              "graph.placement: partitioned needs sampler.propagation: sampled: full propagation hides edges by a map of all"),
             (self.sampler.backend == "pyg" and self.graph.placement == "partitioned",
              "graph.placement: partitioned needs sampler.backend: numba: pyg-lib's draws depend on who asks"),
@@ -233,4 +230,5 @@ def load_run_config(path: Path, overrides: list[str] | None = None, variant: str
         RunConfig,
         document,
         [o for o in overrides or [] if variant is None or not o.startswith(("variant=", "compare="))],
+        DELETED_KEYS,
     )

@@ -17,8 +17,8 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from recmind_dist import errors
 from recmind_dist.errors import ConfigError, RecmindError, TrainingError, WorkerLostError
+from recmind_dist.kernels.memory import KEEP_FREED_MEMORY
 from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.memory import KEEP_FREED_MEMORY
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.metrics_log import WarningsToMetrics

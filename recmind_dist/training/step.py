@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from recmind_dist.graph import Graph
+from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable
-from recmind_dist.parallel.hot_rows import HotRows
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
-from recmind_dist.sampling import Batch, StepBatches, distinct
+from recmind_dist.sampling import Batch, StepBatches
 from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.guards import all_finite_losses
@@ -72,7 +72,7 @@ class StepPlanner:
         main, gate, device = batches.main, batches.gate, self._ranks.device
         nodes, main_index, gate_index = main.n_id.numpy(), None, None
         if gate is not None:
-            nodes, where = distinct(np.concatenate([nodes, gate.n_id.numpy()]), self._graph.num_nodes)
+            nodes, where = unique_inverse(np.concatenate([nodes, gate.n_id.numpy()]), self._graph.num_nodes)
             index = torch.from_numpy(where).to(device)
             main_index, gate_index = index[: len(main.n_id)], index[len(main.n_id) :]
         plan = self._exchange.all_ask(np.asarray(self._graph.row_of_node)[nodes])
@@ -129,19 +129,18 @@ class TrainingStep:
 
     Args:
         hide_share: share of the nodes with text whose text is hidden, so that the fallback learns; nodes: [n] global ids of
-        this rank's rows; seed: of the run; steps_done: of all phases, before this one's next; hot: replicas of hot rows.
+        this rank's rows; seed: of the run; steps_done: of all phases, before this one's next.
     """
 
     def __init__(
         self, engine: "Engine", table: ShardedTable, text: OwnedText | None, keys: MomentumKeys | None, ranks: Ranks,
         *, hide_share: float, nodes: Tensor, seed: int, lr_factor: Callable[[int], float], steps_done: int = 0,
-        hot: HotRows | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.table, self.text, self.keys, self.ranks = engine, table, text, keys, ranks
         self.hide_share, self.nodes, self.seed, self.lr_factor = hide_share, nodes, seed, lr_factor
         none = {view: KeyQueue(0, table.dim, ranks.device) for view in VIEWS}
         self._queues = keys.queues if keys else none
-        self.steps_done, self.hot = steps_done, hot
+        self.steps_done = steps_done
 
     @property
     def objective(self) -> Objective:
@@ -152,8 +151,6 @@ class TrainingStep:
     def all_train(self, step: PreparedStep) -> dict[str, float]:
         """One step; returns the global batch's loss terms. Every rank must call."""
         rows = step.rows
-        if self.hot is not None:
-            self.hot.all_follow(self.table)
         with record_function("recmind::gather"):
             text_u = self._text_rows(step)
             read_in_place = text_u is None and step.operator is None  # see `SampledViews`

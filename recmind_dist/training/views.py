@@ -81,7 +81,7 @@ class SampledViews:
     ) -> Views:  # fmt: skip
         is_user = batch.n_id < self._num_users
         z_batch = _at(index, z) if z is not None else None
-        views: Views = model(_at(index, e), z_batch, batch.degree, is_user, batch.hops, feature, learn)
+        views: Views = model(_at(index, e), z_batch, is_user, batch.hops, feature, learn)
         return views
 
 

@@ -18,9 +18,9 @@ from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 from recmind_dist.evaluation.ranking import all_evaluate
+from recmind_dist.kernels.memory import keep_freed_memory
 from recmind_dist.parallel import Ranks, RowExchange
 from recmind_dist.parallel.engine import make_engine
-from recmind_dist.parallel.memory import keep_freed_memory
 from recmind_dist.parallel.propagation import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
@@ -32,7 +32,6 @@ from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
 from recmind_dist.training.guards import all_refuse_broken, all_train_guarded
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.training.objective import Objective
-from recmind_dist.training.plan import Plan, all_plan
 from recmind_dist.training.prepared import PreparedStep
 from recmind_dist.training.profile import StepProfile, named
 from recmind_dist.training.rank_model import Inputs, RankModel
@@ -61,7 +60,7 @@ class Worker:
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, ranks.rank, config.profile)
         self.parts = RankModel(config, inputs, ranks)
-        self.exchange = RowExchange(self.parts.bounds, ranks, self.parts.hot_rows(), self.parts.table.weight)
+        self.exchange = RowExchange(self.parts.bounds, ranks, self.parts.table.weight)
         self.metrics = MetricsLog(run.metrics) if ranks.rank == 0 else None
         self.checkpointer = Checkpointer(
             run.checkpoints,
@@ -74,17 +73,6 @@ class Worker:
         )
         self.checkpoint = self._find(resume, allow_mismatch)
         self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()
-        self.plan = self._all_plan() if config.sampler.propagation == "auto" else None
-        self.config = self.plan.applied(config) if self.plan else config
-
-    def _all_plan(self) -> Plan:
-        """What the run was begun with, so that a resume changes nothing; measured where it begins. Every rank must call."""
-        if self.checkpoint is not None and "plan" in self.checkpoint.info:
-            return Plan.from_info(self.checkpoint.info["plan"])
-        plan = all_plan(self.config, self.parts, self.ranks)
-        log.info("sampler.propagation: auto chose %s: %s", plan.propagation, plan.reason)
-        self._log("plan", **plan.to_info())
-        return plan
 
     def all_fit(self, phases: tuple[str, ...]) -> Cursor:
         """Trains until the run has left `phases`. Every rank must call."""
@@ -223,7 +211,6 @@ class Worker:
         all_refuse_broken(rows, dense, self.ranks, self.cursor.steps_done)
         info = {"cursor": self.cursor.to_info(), "score": self.cursor.score, "identity": self.parts.identity}
         info["config"] = self.parts.config.model_dump(mode="json")
-        info |= {"plan": self.plan.to_info()} if self.plan else {}
         info["inputs"] = (
             self.parts.inputs.to_json()
         )  # for `recmind doctor`, which makes config.yaml and inputs.json of them
@@ -300,7 +287,7 @@ class Phase:
         self.step = TrainingStep(
             self.engine, parts.table, parts.text, self.keys, worker.ranks, hide_share=config.model.fallback.hide_share,
             nodes=torch.from_numpy(parts.nodes).to(worker.ranks.device), seed=stream_key(config.train.seed, name),
-            lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done, hot=worker.exchange.hot,
+            lr_factor=self._lr_factor, steps_done=worker.cursor.steps_done,
         )  # fmt: skip
         self.planner = StepPlanner(
             parts.graph, worker.exchange, worker.ranks, config.alignment.anchors, self._picker(fresh),

@@ -161,7 +161,7 @@ def test_rows_of_another_graph_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_partitioned_graph_cannot_do_is_refused(tmp_path: Path) -> None:
-    for sampler, word in (({"propagation": "full"}, "full"), ({"propagation": "auto"}, "full"), ({"backend": "pyg"}, "pyg")):
+    for sampler, word in (({"propagation": "full"}, "full"), ({"backend": "pyg"}, "pyg")):
         with pytest.raises(ValueError, match=f"placement: partitioned needs.*{word}"):
             config_of(tmp_path, "run", graph={"placement": "partitioned"}, sampler=sampler)
     assert issubclass(ConfigError, ValueError)

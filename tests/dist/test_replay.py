@@ -36,7 +36,7 @@ def inputs(home: Path) -> Inputs:
     "changes",
     [
         {"loss": {"kind": "bpr"}, "graph": {"placement": "partitioned"}},
-        {"loss": {"kind": "ssm"}, "graph": {"placement": "partitioned"}, "table": {"hot_rows": 20}},
+        {"loss": {"kind": "ssm"}, "graph": {"placement": "partitioned"}},
         {"loss": {"kind": "ssm"}, "graph": {"placement": "replicated"}},
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.model import (
     FallbackSettings,
     GatedLightGCN,
@@ -17,7 +18,6 @@ from recmind_dist.model import (
 )
 from recmind_dist.model.gate import Gate
 from recmind_dist.model.item_scale import ItemScale
-from recmind_dist.sampling import Hop
 
 DIM, TEXT, LAYERS, NODES, USERS = 4, 6, 2, 7, 3
 # users 0..2, items 3..6; item 6 has no edge
@@ -28,7 +28,9 @@ def block() -> Hop:
     degree = torch.tensor([len(row) for row in ROWS])
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), degree.cumsum(0)])
     indices = torch.tensor([u for row in ROWS for u in row], dtype=torch.int32)
-    return Hop(indptr, indices, degree.clamp(min=1).float().rsqrt(), NODES)
+    scale = degree.clamp(min=1).float().rsqrt()
+    weight = scale.repeat_interleave(degree) * scale[indices.long()]
+    return Hop.of(CsrMatrix(indptr.int(), indices, weight, NODES))
 
 
 def build(**settings: object) -> GatedLightGCN:
@@ -40,17 +42,17 @@ def build(**settings: object) -> GatedLightGCN:
     return model
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """e, z, degree, is_user, d̃."""
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """e, z, is_user, d̃."""
     generator = torch.Generator().manual_seed(3)
     e, z = (torch.randn(NODES, DIM, generator=generator).requires_grad_() for _ in range(2))
     degree = torch.tensor([len(row) for row in ROWS])
-    return e, z, degree, torch.arange(NODES) < USERS, torch.log1p(degree.float()) / torch.log1p(torch.tensor(2.0))
+    return e, z, torch.arange(NODES) < USERS, torch.log1p(degree.float()) / torch.log1p(torch.tensor(2.0))
 
 
 def run(model: GatedLightGCN, learn: Learn = "all") -> tuple[Views, Tensor, Tensor]:
-    e, z, degree, is_user, d = inputs()
-    return model(e, z, degree, is_user, [block()] * LAYERS, d, learn), e, z
+    e, z, is_user, d = inputs()
+    return model(e, z, is_user, [block()] * LAYERS, d, learn), e, z
 
 
 def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
@@ -136,13 +138,13 @@ def test_gates_for_items_only_leave_users_to_the_graph() -> None:
 
 
 def test_without_text_gates_and_readout_play_no_part() -> None:
-    e, _, degree, is_user, d = inputs()
+    e, _, is_user, d = inputs()
     for readout in ("fused", "alpha", "gate", "graph", "text"):
         plain = GatedLightGCN(
             None, DIM, LAYERS, 0, ModelSettings.model_validate({"use_text": True, "readout": readout})
         )
         assert not list(plain.parameters())
-        views = plain(e, None, degree, is_user, [block()] * LAYERS, d)
+        views = plain(e, None, is_user, [block()] * LAYERS, d)
         assert torch.equal(views.h, views.graph)
         assert views.gamma == []
 

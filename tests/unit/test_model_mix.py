@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from recmind_dist.kernels.pair_scores import pair_scores
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
 from recmind_dist.model.mix import Mix
-from recmind_dist.model.pair_scores import pair_scores
 
 DIM = 6
 

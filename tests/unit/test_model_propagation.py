@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch_geometric.nn import LightGCN
 
 from recmind_dist.graph import Graph, row_bounds
-from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings, propagate
-from recmind_dist.model.propagation import _gather_sum, _scatter_sum, with_rows
+from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
+from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
+from recmind_dist.model.propagation import with_rows
 from recmind_dist.parallel import Ranks
 from recmind_dist.parallel.propagation import FullPropagation
-from recmind_dist.row_code import tiles
-from recmind_dist.sampling import Hop, NumbaNeighborSampler
+from recmind_dist.sampling import NumbaNeighborSampler
 from recmind_dist.training.owned import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs
 
@@ -28,8 +28,8 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 def whole(graph: Graph) -> Hop:
     """The whole graph as one block in node order."""
     degree = np.maximum(graph.degree, 1).astype(np.float32)
-    arrays = np.array(graph.indptr), np.array(graph.indices), degree**-0.5
-    return Hop.of_arrays(*arrays, graph.num_nodes)
+    weight = np.repeat(degree, graph.degree) ** -0.5 * degree[np.array(graph.indices)] ** -0.5
+    return Hop.of(CsrMatrix.of_arrays(graph.indptr, graph.indices, weight, graph.num_nodes))
 
 
 def features(graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,77 +63,23 @@ def dense_forward(model: GatedLightGCN, e: Tensor, z: Tensor, operator: Tensor, 
     return torch.stack(fused).mean(0)
 
 
-@pytest.mark.parametrize("side", ["forward", "backward"])
-@pytest.mark.parametrize("dim", [1, 3, 64, 65, 130])  # more columns than registers hold are done in parts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_one_hop_is_the_dense_operator(graph: Graph, side: str, dim: int, dtype: torch.dtype) -> None:
+def test_one_hop_is_the_dense_operator_both_ways(graph: Graph, dtype: torch.dtype) -> None:
     operator = torch.from_numpy(normalised(graph))
-    x = torch.randn(graph.num_nodes, dim, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-    scale = features(graph)[0].clamp(min=1).to(dtype).rsqrt()
-    out = propagate(x, scale, whole(graph))
-    if side == "forward":
-        assert torch.allclose(out.double(), operator @ x.double(), atol=1e-6)
-        return
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(graph.num_nodes, 5, generator=generator).to(dtype).requires_grad_()
+    out = whole(graph)(x)
+    torch.testing.assert_close(out.double(), operator @ x.double(), rtol=1e-5, atol=1e-6)
+    weight = torch.randn(out.shape, generator=generator).to(dtype)
     (out * weight).sum().backward()
     assert x.grad is not None
-    assert torch.allclose(x.grad.double(), operator.T @ weight.double(), atol=1e-6)
-
-
-@pytest.mark.parametrize("dim", [1, 64, 65])
-def test_no_hop_writes_beside_its_rows(graph: Graph, dim: int) -> None:
-    """Loops over addresses are checked by nobody: bands of a number around what they write stay as they are."""
-    block, scale = whole(graph), features(graph)[0].clamp(min=1).float().rsqrt().numpy()
-    x = np.ones((graph.num_nodes, dim), np.float32)
-    for loop in (_gather_sum, _scatter_sum):
-        space = np.full((graph.num_nodes + 6, dim), 77.0, np.float32)
-        for column, width in tiles(dim):
-            arrays = block.indptr.numpy(), block.indices.numpy(), block.dst_scale.numpy(), scale
-            loop(*arrays, x, space[3:-3], column, width)
-        assert (space[:3] == 77).all()
-        assert (space[-3:] == 77).all()
-        assert (space[3:-3] != 77).all()
-
-
-def test_a_bipartite_block_with_empty_rows_and_scales_agrees_with_autograd() -> None:
-    indptr, indices = torch.tensor([0, 2, 2, 5]), torch.tensor([3, 0, 1, 3, 4], dtype=torch.int32)
-    hop = Hop(indptr, indices, torch.tensor([0.5, 2.0, -1.5]), 6)
-    dense = torch.zeros(3, 6)
-    dense[torch.repeat_interleave(torch.arange(3), indptr.diff()), indices.long()] = 1.0
-    scale = torch.tensor([1.0, 0.3, 2.0, 0.7, 1.1, 0.9])
-    ours, theirs = (torch.arange(18.0).view(6, 3).sin().requires_grad_() for _ in range(2))
-    expected = hop.dst_scale[:, None] * (dense @ (scale[:, None] * theirs))
-    found = propagate(ours, scale, hop)
-    assert torch.allclose(found, expected, atol=1e-6)
-    found.square().sum().backward()
-    expected.square().sum().backward()
-    assert ours.grad is not None
-    assert theirs.grad is not None
-    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
-    assert not found[1].any()
-
-
-def test_sources_in_any_order_and_sources_that_nobody_reads_have_the_right_gradient() -> None:
-    """A batch of ours meets its nodes one after the other; no block needs to."""
-    rng = np.random.default_rng(0)
-    num_src, num_dst = 50, 7
-    counts = np.array([0, 9, 1, 0, 12, 20, 3])
-    indices = rng.choice(np.setdiff1d(np.arange(num_src), [0, 8, 30, 49]), counts.sum())
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    block = Hop.of_arrays(indptr, indices.astype(np.int32), np.ones(num_dst, np.float32), num_src)
-    scale = torch.from_numpy(rng.random(num_src).astype(np.float32))
-    x = torch.randn(num_src, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    grad = torch.randn(num_dst, DIM, generator=torch.Generator().manual_seed(1))
-    propagate(x, scale, block).backward(grad)
-    matrix = torch.zeros(num_dst, num_src)
-    np.add.at(matrix.numpy(), (np.repeat(np.arange(num_dst), counts), indices), 1.0)
-    torch.testing.assert_close(x.grad, (matrix * scale).T @ grad)
+    torch.testing.assert_close(x.grad.double(), operator.T @ weight.double(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("gate", ["off", "both", "items"])
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_fan_out_minus_one_equals_dense_full_graph_propagation(graph: Graph, gate: str, layers: int) -> None:
-    degree, d, is_user = features(graph)
+    _, d, is_user = features(graph)
     settings = ModelSettings(
         num_layers=layers, gate=GateSettings(enabled=gate != "off", sides="items" if gate == "items" else "both")
     )
@@ -146,7 +92,7 @@ def test_fan_out_minus_one_equals_dense_full_graph_propagation(graph: Graph, gat
     seeds = np.array([0, 17, 59, 60, 75, 99], dtype=np.int64)
     sampled = NumbaNeighborSampler(graph, (-1,) * layers).sample(seeds, key=5)
     n_id = torch.from_numpy(sampled.n_id)
-    views = model(e[n_id], z[n_id], degree[n_id], is_user[n_id], sampled.hops, d[n_id])
+    views = model(e[n_id], z[n_id], is_user[n_id], sampled.hops, d[n_id])
     found = views.h[: len(seeds)]
     assert torch.allclose(found.double(), expected[seeds], atol=1e-5)
 
@@ -167,8 +113,8 @@ def test_a_plain_model_is_pygs_lightgcn(graph: Graph) -> None:
         ours.embedding.weight.copy_(theirs.embedding.weight)
     source = torch.from_numpy(np.repeat(np.arange(graph.num_nodes), graph.degree))
     expected = theirs.get_embedding(torch.stack([source, torch.from_numpy(np.array(graph.indices)).long()]))
-    degree, d, is_user = features(graph)
-    found = ours.get_embedding(None, degree, is_user, whole(graph), d)
+    _, d, is_user = features(graph)
+    found = ours.get_embedding(None, is_user, whole(graph), d)
     assert torch.allclose(found, expected, atol=1e-5)
     expected.square().sum().backward()
     found.square().sum().backward()
@@ -179,22 +125,20 @@ def test_a_plain_model_is_pygs_lightgcn(graph: Graph) -> None:
 
 def test_an_isolated_node_keeps_its_own_vector_in_the_first_layer_alone(graph: Graph) -> None:
     model = GatedLightGCN(None, DIM, 2, settings=ModelSettings(use_text=False))
-    degree, d, is_user = features(graph)
+    _, d, is_user = features(graph)
     e = torch.ones(graph.num_nodes, DIM)
-    h = model(e, None, degree, is_user, [whole(graph)] * 2, d).h
+    h = model(e, None, is_user, [whole(graph)] * 2, d).h
     assert torch.allclose(h[59], torch.full((DIM,), 1 / 3))
     assert torch.isfinite(h).all()
 
 
 def test_the_head_of_a_state_gives_its_gradient_as_a_slice_does(graph: Graph) -> None:
-    degree, _, _ = features(graph)
-    scale = degree.clamp(min=1).float().rsqrt()
     weight = torch.randn(graph.num_nodes, DIM, generator=torch.Generator().manual_seed(3))
     found = []
     for head in (lambda x, rows: with_rows(x, slice(rows)), lambda x, rows: (x, x[:rows])):
         x = torch.randn(graph.num_nodes, DIM, generator=torch.Generator().manual_seed(4), requires_grad=True)
         state, first = head(x, 7)
-        ((propagate(state, scale, whole(graph)) * weight).sum() + (first * weight[:7]).sum()).backward()
+        ((whole(graph)(state) * weight).sum() + (first * weight[:7]).sum()).backward()
         assert x.grad is not None
         found.append(x.grad)
     assert torch.equal(*found)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from recmind_dist.graph import Graph, row_bounds
+from recmind_dist.kernels.memory import zeros_in_large_pages
 from recmind_dist.model.propagation import with_rows
 from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.memory import zeros_in_large_pages
 from recmind_dist.parallel.propagation import FullPropagation
 from tests.graphs import make_graph, random_pairs
 

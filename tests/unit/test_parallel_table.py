@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from recmind_dist.kernels.row_moves import place_rows, sums_by_row
 from recmind_dist.parallel import Ranks, RowExchange, ShardedTable, TableSettings, all_gather_rows
 from recmind_dist.parallel import table as parallel_table
-from recmind_dist.parallel.row_moves import place_rows, sums_by_row
 
 ROWS, DIM, STEPS = 12, 5, 25
 CPU = torch.device("cpu")

@@ -50,7 +50,7 @@ def same(a: StepBatches, b: StepBatches) -> bool:
     def tensors(batch: Batch | None) -> list[torch.Tensor]:
         if batch is None:
             return []
-        hops = [t for hop in batch.hops for t in (hop.indptr, hop.indices, hop.dst_scale)]
+        hops = [t for hop in batch.hops for t in (hop.indptr, hop.indices, hop.matrix.weight)]
         return [v for v in vars(batch).values() if isinstance(v, torch.Tensor)] + hops
 
     left, right = (tensors(x.main) + tensors(x.gate) for x in (a, b))
@@ -249,8 +249,10 @@ def test_pygs_backend_samples_the_same_neighbourhoods(graph: Graph, fan_out: int
             assert visible[found.n_id[k], near].all()
     if fan_out < 0:
         assert len(found.hops[0].indices) == visible.sum()
-        shown, degree = visible.sum(1)[seeds], np.maximum(graph.degree[seeds], 1)
-        np.testing.assert_allclose(found.hops[0].dst_scale, np.where(shown > 0, degree**-0.5, 0), rtol=1e-6)
+        hop, degree = found.hops[0], np.maximum(graph.degree, 1)
+        row = np.repeat(np.arange(hop.num_dst), hop.indptr.diff())
+        expected = (degree[seeds[row]] * degree[found.n_id[hop.indices]]) ** -0.5
+        np.testing.assert_allclose(hop.matrix.weight, expected, rtol=1e-6)
 
 
 def test_withheld_items_keep_at_most_three_edges_and_no_user_is_emptied(graph: Graph) -> None:

@@ -1,4 +1,4 @@
-"""Ids in ascending order without a sort: by a bit for each that there could be.
+"""Distinct ids and the place of each among them, without a sort.
 
 Legend: n ids, u of them distinct.
 """
@@ -8,13 +8,19 @@ from numba import njit
 
 from recmind_dist.types import IntArray
 
+_SPARSE = 2048  # ids in a range so many times as large are sorted sooner than its bits are counted
 
-def ascending(ids: IntArray, size: int) -> tuple[IntArray, IntArray]:
-    """Distinct ids, [u], ascending, and the place of each among them, [n]: `np.unique` with its inverse.
+
+def unique_inverse(ids: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """`np.unique(ids, return_inverse=True)` of ids in [0, size), by a bit for each id there could be.
 
     Args:
-        ids: [n] in [0, size).
+        ids: [n].
+    Returns: distinct ids ascending, int64 [u], and the place of each id among them, int64 [n].
     """
+    if size > _SPARSE * max(len(ids), 1):
+        found, places = np.unique(ids, return_inverse=True)
+        return found.astype(np.int64), places.astype(np.int64)
     bits = np.zeros(size // 64 + 1, np.uint64)
     before = np.empty(len(bits), np.int64)
     found = np.empty(_mark(ids, bits, before), np.int64)

@@ -8,7 +8,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.fetch_ahead import fetch_row_ahead
+from recmind_dist.kernels.prefetch import fetch_row_ahead
 
 _AHEAD = 32
 """Rows are fetched so far ahead, instead of waited for one after the other."""

@@ -1,0 +1,197 @@
+"""Weighted sums of gathered rows, `y = A x` for a sparse A: one hop of propagation.
+
+`torch.nn.functional.embedding_bag` does the work on every device, in float32, float64, bfloat16
+and float16. Its own backward is an order of magnitude slower than the sum itself, because it adds
+edge by edge; here the backward is the same sum through the transposed matrix.
+
+Legend: R rows and C columns of A, E entries, D columns of x.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.nn import functional
+
+_INT32_MAX = torch.iinfo(torch.int32).max
+
+
+@dataclass(frozen=True)
+class CsrMatrix:
+    """A sparse matrix in CSR form.
+
+    Attributes:
+        indptr: [R + 1] where each row's entries begin; int32, or int64 above 2^31 entries.
+        indices: [E] the columns, of the dtype of `indptr`.
+        weight: [E] float32 values; None stands for ones.
+        num_cols: C.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    weight: Tensor | None
+    num_cols: int
+
+    @staticmethod
+    def of_arrays(indptr: np.ndarray, indices: np.ndarray, weight: np.ndarray | None, num_cols: int) -> "CsrMatrix":
+        """Takes numpy arrays, whose integers become int32 where they fit."""
+        dtype = np.int32 if len(indices) <= _INT32_MAX else np.int64
+        return CsrMatrix(
+            torch.from_numpy(np.ascontiguousarray(indptr, dtype)),
+            torch.from_numpy(np.ascontiguousarray(indices, dtype)),
+            None if weight is None else torch.from_numpy(np.ascontiguousarray(weight, np.float32)),
+            num_cols,
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.indptr) - 1
+
+    def to(self, device: torch.device) -> "CsrMatrix":
+        """Moves every tensor."""
+        weight = None if self.weight is None else self.weight.to(device, non_blocking=True)
+        indptr = self.indptr.to(device, non_blocking=True)
+        return CsrMatrix(indptr, self.indices.to(device, non_blocking=True), weight, self.num_cols)
+
+    def matmul(self, x_CD: Tensor) -> Tensor:
+        """A x, outside autograd. Shape: [R, D]."""
+        if not len(self.indices):  # embedding_bag refuses a table without rows
+            return x_CD.new_zeros(self.num_rows, x_CD.shape[1])
+        weight = None if self.weight is None else self.weight.to(x_CD.dtype)
+        with torch.no_grad():
+            return functional.embedding_bag(
+                self.indices,
+                x_CD,
+                self.indptr,
+                mode="sum",
+                per_sample_weights=weight,
+                include_last_offset=True,
+            )
+
+    def rows(self, rows: Tensor) -> "CsrMatrix":
+        """The matrix of some of the rows, in their order. Shape: [len(rows), C]."""
+        starts, counts = self.indptr[rows], self.indptr.diff()[rows]
+        indptr = torch.zeros(len(rows) + 1, dtype=self.indptr.dtype, device=rows.device)
+        torch.cumsum(counts, 0, dtype=indptr.dtype, out=indptr[1:])
+        place = torch.arange(int(indptr[-1]), dtype=indptr.dtype, device=rows.device)
+        place += torch.repeat_interleave(starts - indptr[:-1], counts)
+        weight = None if self.weight is None else self.weight.index_select(0, place)
+        return CsrMatrix(indptr, self.indices.index_select(0, place), weight, self.num_cols)
+
+    def transposed(self) -> "CsrMatrix":
+        """Aᵀ, whose rows keep the order that the entries have here."""
+        if self.indptr.device.type == "cpu" and self.indptr.dtype == torch.int32:
+            weight = None if self.weight is None else self.weight.numpy()
+            found = _transposed(self.indptr.numpy(), self.indices.numpy(), weight, self.num_cols)
+            return CsrMatrix.of_arrays(*found[:2], None if weight is None else found[2], self.num_rows)
+        return self._transposed_by_sort()
+
+    def _transposed_by_sort(self) -> "CsrMatrix":
+        """As `transposed`, in torch operations: its twin, and the way on other devices."""
+        order = torch.argsort(self.indices, stable=True)
+        counts = torch.bincount(self.indices, minlength=self.num_cols)
+        indptr = torch.zeros(self.num_cols + 1, dtype=self.indptr.dtype, device=order.device)
+        torch.cumsum(counts, 0, dtype=indptr.dtype, out=indptr[1:])
+        row = torch.arange(self.num_rows, dtype=self.indices.dtype, device=order.device)
+        row = torch.repeat_interleave(row, self.indptr.diff())
+        weight = None if self.weight is None else self.weight[order]
+        return CsrMatrix(indptr, row[order], weight, self.num_rows)
+
+    def without(self, entries: Tensor) -> "CsrMatrix":
+        """The matrix with weight 0 at these entries; the structure is shared, not copied."""
+        assert self.weight is not None, "entries without a weight cannot be hidden"
+        return replace(self, weight=self.weight.index_fill(0, entries, 0.0)) if len(entries) else self
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One hop of propagation from source nodes to destination nodes, and the way back of its gradient.
+
+    In a sampled block both are local ids, and the destinations are the first `num_dst` sources.
+
+    Attributes:
+        matrix: A, [num_dst, num_src].
+        transposed: Aᵀ, made ahead of the step by whoever makes the batch.
+    """
+
+    matrix: CsrMatrix
+    transposed: CsrMatrix
+
+    @staticmethod
+    def of(matrix: CsrMatrix) -> "Hop":
+        """The hop over a matrix, whose transpose is made here."""
+        return Hop(matrix, matrix.transposed())
+
+    @property
+    def num_dst(self) -> int:
+        return self.matrix.num_rows
+
+    @property
+    def num_src(self) -> int:
+        return self.matrix.num_cols
+
+    @property
+    def indptr(self) -> Tensor:
+        """[num_dst + 1] where the edges of each destination begin."""
+        return self.matrix.indptr
+
+    @property
+    def indices(self) -> Tensor:
+        """[edges] the source of each edge."""
+        return self.matrix.indices
+
+    def to(self, device: torch.device) -> "Hop":
+        """Moves every tensor."""
+        return Hop(self.matrix.to(device), self.transposed.to(device))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x inside autograd: [num_src, D] → [num_dst, D]."""
+        return gather_sum(x, self.matrix, self.transposed)
+
+
+def gather_sum(x_CD: Tensor, matrix: CsrMatrix, transposed: CsrMatrix) -> Tensor:
+    """A x inside autograd. Shape: [R, D].
+
+    Args:
+        x_CD: [C, D].
+        matrix: A.
+        transposed: Aᵀ.
+    """
+    out: Tensor = _GatherSum.apply(x_CD, matrix, transposed)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _GatherSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: CsrMatrix, transposed: CsrMatrix) -> Tensor:
+        ctx.transposed = transposed
+        return matrix.matmul(x.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transposed.matmul(grads[0].contiguous()), None, None
+
+
+@njit(cache=True, nogil=True)
+def _transposed(indptr, indices, weight, num_cols):  # type: ignore[no-untyped-def]
+    """A counting sort by column, which keeps the order of the rows."""
+    out_indptr = np.zeros(num_cols + 1, np.int32)
+    for e in range(len(indices)):
+        out_indptr[indices[e] + 1] += 1
+    for c in range(num_cols):
+        out_indptr[c + 1] += out_indptr[c]
+    place = out_indptr[:-1].copy()
+    row = np.empty(len(indices), np.int32)
+    values = np.empty(len(indices) if weight is not None else 0, np.float32)
+    for v in range(len(indptr) - 1):
+        for e in range(indptr[v], indptr[v + 1]):
+            at = place[indices[e]]
+            place[indices[e]] = at + 1
+            row[at] = v
+            if weight is not None:
+                values[at] = weight[e]
+    return out_indptr, row, values
