@@ -22,6 +22,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
+from recmind_dist.training.deleted_keys import DELETED_KEYS
 from recmind_dist.training.rank_model import Inputs, RankModel
 from recmind_dist.training.run_config import RunConfig
 from recmind_dist.training.state import Cursor
@@ -32,7 +33,7 @@ def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
     run = RunDirectory(path)
     if run.config.is_file():
         check_seal(run.config, DOCTOR, ConfigError)
-    config = resolve_settings(RunConfig, load_yaml(run.config))
+    config = resolve_settings(RunConfig, load_yaml(run.config), deleted=DELETED_KEYS)
     return run, config.model_copy(update={"run_dir": path})
 
 

@@ -16,6 +16,7 @@ from recmind_dist.model.settings import AlignmentSettings, LossSettings, ModelSe
 from recmind_dist.parallel.settings import ScalingSettings, TableSettings, ZeroSettings
 from recmind_dist.sampling.settings import SamplerSettings
 from recmind_dist.text.settings import TextSettings
+from recmind_dist.training.deleted_keys import DELETED_KEYS
 from recmind_dist.training.settings import TrainSettings
 from recmind_dist.training.variants import VARIANTS, merged
 
@@ -233,4 +234,5 @@ def load_run_config(path: Path, overrides: list[str] | None = None, variant: str
         RunConfig,
         document,
         [o for o in overrides or [] if variant is None or not o.startswith(("variant=", "compare="))],
+        DELETED_KEYS,
     )

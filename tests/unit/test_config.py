@@ -1,7 +1,7 @@
 """YAML read as written, faults that name file, line and key, and nothing that could be executed or exhaust us."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -92,6 +92,27 @@ def test_faults_name_file_line_and_key(tmp_path: Path, text: str, sentence: str)
 
 def test_brackets_in_comments_and_texts_are_no_depth() -> None:
     assert parse_yaml("# " + "[" * 99 + "\na: '" + "{" * 99 + "'\n", "c").values == {"a": "{" * 99}
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "sentence"),
+    [
+        ("name: x\nsampler:\n  speed: 3\n", [], "c.yaml:3: sampler.speed was removed: use sampler.rate"),
+        ("name: x\n", ["sampler.speed=3"], "override 'sampler.speed=3': sampler.speed was removed: use sampler.rate"),
+        ("name: x\nother:\n  deep: {er: 1}\n", [], "c.yaml:2: other was removed: nothing replaces it"),
+        ("name: x\nkinds: [new, old]\n", [], "c.yaml:2: kinds: old was removed: write new"),
+    ],
+)
+def test_a_deleted_key_or_value_is_told_with_what_replaces_it(
+    tmp_path: Path, text: str, words: list[str], sentence: str
+) -> None:
+    class Now(Whole):
+        kinds: tuple[Literal["new"], ...] = ()
+
+    deleted = {"sampler.speed": "use sampler.rate", "other": "nothing replaces it", "kinds: old": "write new"}
+    with pytest.raises(ConfigError) as error:
+        resolve_settings(Now, load_yaml(write(tmp_path, text)), words, deleted)
+    assert str(error.value).removeprefix(f"{tmp_path}/") == sentence
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,7 @@
+"""Keys and values that configs once had, each with what to write instead. Sorted by name.
+
+A config that still has one is refused with its sentence: "shop.yaml:12: <key> was removed: <sentence>".
+A deleted value stands as "key: value", without places of lists ("compare: simgcl" for any entry of `compare`).
+"""
+
+DELETED_KEYS: dict[str, str] = {}
