@@ -29,8 +29,6 @@ class GateSettings(Settings):
     """Of gates, mix and item scale; none: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
-    cold_share: float = Field(0.0, ge=0, le=1)
-    """Share of a gate batch's items that play degree 0..3 (idea: DropoutNet, NeurIPS 2017)."""
     seed: int = Field(0, ge=0)
     """Of the held-out slice; not train.seed, so that runs of other seeds share user texts that leave the slice out."""
     withheld_items: float = Field(0.0, ge=0, lt=1)

@@ -4,4 +4,6 @@ A config that still has one is refused with its sentence: "shop.yaml:12: <key> w
 A deleted value stands as "key: value", without places of lists ("compare: simgcl" for any entry of `compare`).
 """
 
-DELETED_KEYS: dict[str, str] = {}
+DELETED_KEYS: dict[str, str] = {
+    "model.gate.cold_share": "set model.gate.withheld_items, which needs sampler.propagation: full",
+}

@@ -176,7 +176,6 @@ class RunConfig(Settings):
              "train.batch_of: users would hide all edges of a batch's users: set sampler.hide_batch_edges: false"),
             (not full and self.loss.contrast.kind != "none", "loss.contrast needs sampler.propagation: full"),
             (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
-            (may_be_full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
             (gate_kind and not text, "model.readout: mix needs model.use_text"),
             (beside and not (gate_kind and full and not gate.enabled),
              "model.content_view and recent_decay need readout: mix, sampler.propagation: full, gate.enabled: false"),
@@ -199,7 +198,6 @@ class RunConfig(Settings):
             (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
             (self.model.item_scale and self.loss.kind == "ssm",
              "model.item_scale learns nothing under loss.kind: ssm, which normalises it away: set loss.kind: bpr"),
-            (gate.cold_share > 0 and self.sampler.backend == "pyg", "model.gate.cold_share needs sampler.backend: numba"),
             (self._parts_do_not_fit,
              f"graph.placement: partitioned with graph.partition: {self.graph.partition} into graph.num_parts "
              f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} does not divide: cuts and balance "

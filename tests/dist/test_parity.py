@@ -72,13 +72,13 @@ def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs:
     )  # fmt: skip
 
 
-def test_plain_lightgcn_and_cold_simulation_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
+def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
     plain = {"embedding_dim": 8, "use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
     curve = assert_same_run(home, Inputs(inputs.graph), (1, 2), model=plain, alignment={"weight": 0})
     assert set(curve[0]) >= {"rank", "regularization"}
     assert curve[0]["phase"] == "joint"
-    cold = {"embedding_dim": 8, "gate": {"cold_share": 0.5, "heldout_share": 0.5, "batch_size": 40}}
-    assert_same_run(home, inputs, (1, 2), model=cold, alignment={"queue_size": 0})
+    small = {"embedding_dim": 8, "gate": {"heldout_share": 0.5, "batch_size": 40}}
+    assert_same_run(home, inputs, (1, 2), model=small, alignment={"queue_size": 0})
 
 
 def test_zero_3_trains_like_zero_1_on_2_ranks(home: Path, inputs: Inputs) -> None:

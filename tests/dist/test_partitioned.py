@@ -62,10 +62,10 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
 
 @pytest.mark.parametrize("kind", ["ssm", "bpr"])
 def test_50_steps_with_everything_on(home: Path, inputs: Inputs, kind: str) -> None:
-    """Gates on held-out edges, cold simulation, alignment, queue, fallback texts, both phases, shared and paired negatives."""
+    """Gates on held-out edges, alignment, queue, fallback texts, both phases, shared and paired negatives."""
     assert_like_replicated(
         home, inputs, 50, loss={"kind": kind, "tail_exponent": 0.2}, train={"batch_size": 64, "epochs": 3},
-        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "fold_back": 0.34, "cold_share": 0.3}},
+        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "fold_back": 0.34}},
     )  # fmt: skip
 
 

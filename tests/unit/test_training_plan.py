@@ -49,11 +49,9 @@ def test_a_plan_comes_back_from_a_checkpoint_and_nothing_else_does() -> None:
             Plan.from_info(wrong)
 
 
-def test_what_only_one_propagation_can_do_is_refused_beside_auto(tmp_path: Path) -> None:
+def test_what_only_full_propagation_can_do_is_refused_beside_auto(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="withheld_items needs"):
         config_of(tmp_path, "x", sampler={"propagation": "auto"}, model={"gate": {"withheld_items": 0.1}})
-    with pytest.raises(ValueError, match="cold_share needs"):
-        config_of(tmp_path, "x", sampler={"propagation": "auto"}, model={"gate": {"cold_share": 0.1}})
 
 
 def test_other_devices_are_refused(tmp_path: Path) -> None:
