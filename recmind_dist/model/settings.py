@@ -26,7 +26,7 @@ class GateSettings(Settings):
     heldout_share: float = Field(0.1, gt=0, le=1)
     """Share of the users whose newest training edge teaches the gates."""
     learning_rate: float | None = Field(None, gt=0)
-    """Of gates, mix and item scale; none: zero.learning_rate."""
+    """Of gates and mix; none: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
     seed: int = Field(0, ge=0)
@@ -86,8 +86,6 @@ class ModelSettings(Settings):
     text_whitening: Literal["none", "center", "whiten"] = "whiten"
     text_components: int = Field(0, ge=0)
     """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
-    item_scale: bool = False
-    """Item vectors are normalised and take a learnt scale by log-degree."""
     gate: GateSettings = GateSettings()
     fallback: FallbackSettings = FallbackSettings()
 

@@ -6,4 +6,5 @@ A deleted value stands as "key: value", without places of lists ("compare: simgc
 
 DELETED_KEYS: dict[str, str] = {
     "model.gate.cold_share": "set model.gate.withheld_items, which needs sampler.propagation: full",
+    "model.item_scale": "leave it out: it made no difference; evaluation.norm_exponent decides how item norms count",
 }

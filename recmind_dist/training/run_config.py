@@ -196,8 +196,6 @@ class RunConfig(Settings):
             (self.heldout_gates and gate.redraw_epochs > 0 and self.text.max_user_items > 0,
              "model.gate.redraw_epochs needs text.max_user_items: 0, or user texts would hold the items held out later"),
             (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
-            (self.model.item_scale and self.loss.kind == "ssm",
-             "model.item_scale learns nothing under loss.kind: ssm, which normalises it away: set loss.kind: bpr"),
             (self._parts_do_not_fit,
              f"graph.placement: partitioned with graph.partition: {self.graph.partition} into graph.num_parts "
              f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} does not divide: cuts and balance "

@@ -9,7 +9,6 @@ _PLAIN: dict[str, Any] = {
         "readout": "graph",
         "text_layers": 0,
         "users_have_text": True,
-        "item_scale": False,
         "content_view": False,
         "recent_decay": 0.0,
         "gate": {"enabled": False, "withheld_items": 0.0},

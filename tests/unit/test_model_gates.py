@@ -1,4 +1,4 @@
-"""Who takes gradient, what the readouts and variants are, where the fallback stands in, where scales start."""
+"""Who takes gradient, what the readouts and variants are, where the fallback stands in."""
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ from recmind_dist.model import (
     score,
 )
 from recmind_dist.model.gate import Gate
-from recmind_dist.model.item_scale import ItemScale
 from recmind_dist.sampling import Hop
 
 DIM, TEXT, LAYERS, NODES, USERS = 4, 6, 2, 7, 3
@@ -54,7 +53,7 @@ def run(model: GatedLightGCN, learn: Learn = "all") -> tuple[Views, Tensor, Tens
 
 
 def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
-    """Which of rows, text views, gates, readout gate and item scale get a gradient that is not zero."""
+    """Which of rows, text views, gates and readout gate get a gradient that is not zero."""
     views, e, z = run(model, learn)
     (views.h * torch.linspace(-1, 2, NODES * DIM).view(NODES, DIM)).sum().backward()
     found = {name for name, x in (("e", e), ("z", z)) if x.grad is not None and x.grad.any()}
@@ -64,7 +63,7 @@ def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
     return found
 
 
-EVERYTHING = {"e", "z", "gates", "readout_gate", "scale"}
+EVERYTHING = {"e", "z", "gates", "readout_gate"}
 
 
 @pytest.mark.parametrize(
@@ -73,13 +72,13 @@ EVERYTHING = {"e", "z", "gates", "readout_gate", "scale"}
 )
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_gradient_goes_where_learn_says(learn: Learn, expected: set[str], hidden: int) -> None:
-    fused = build(item_scale=True, gate={"hidden_dim": hidden})
+    fused = build(gate={"hidden_dim": hidden})
     assert learners(fused, learn) == expected - {"readout_gate"}
-    assert learners(build(item_scale=True, readout="gate", gate={"hidden_dim": hidden}), learn) == expected
+    assert learners(build(readout="gate", gate={"hidden_dim": hidden}), learn) == expected
 
 
 def test_what_learns_does_not_change_what_is_computed() -> None:
-    model = build(item_scale=True, readout="gate")
+    model = build(readout="gate")
     for learn in ("embeddings", "gates"):
         assert torch.equal(run(model, learn)[0].h, run(model)[0].h)  # type: ignore[arg-type]
 
@@ -193,13 +192,6 @@ def test_the_fallback_tells_nodes_apart_by_each_of_its_inputs() -> None:
     for name, other in (("degree_feature", torch.tensor([0.9])), ("category", torch.tensor([2])),
                         ("neighbour_text", torch.zeros(1, TEXT))):  # fmt: skip
         assert not torch.allclose(z, view(TextRows(**rows, **(base | {name: other}))))
-
-
-def test_the_item_scale_starts_at_one_on_unit_items_and_leaves_users() -> None:
-    e, _, _, is_user, d = inputs()
-    h = ItemScale()(e, d, is_user)
-    assert torch.equal(h[:USERS], e[:USERS])
-    assert torch.allclose(h[USERS:], torch.nn.functional.normalize(e[USERS:], dim=1))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
