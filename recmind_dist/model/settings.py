@@ -36,10 +36,6 @@ class GateSettings(Settings):
     without edges is. Needs sampler.propagation: full."""
     tail_exponent: float = Field(0.0, ge=0, le=1)
     """Held-out pairs weigh (degree of the item + 1)^-q: moves the balance between head and tail."""
-    redraw_epochs: int = Field(0, ge=0)
-    """Draw another held-out slice every so many epochs; 0: never. Needs texts that are not made of training items."""
-    fold_back: float = Field(0.2, ge=0, le=1)
-    """In this last share of the epochs the gates rest and the held-out edges train the embeddings too."""
 
 
 class FallbackSettings(Settings):

@@ -121,11 +121,6 @@ class RunConfig(Settings):
     def gate_batch_size(self) -> int:
         return (self.model.gate.batch_size or max(1, self.train.batch_size // 4)) if self.heldout_gates else 0
 
-    @property
-    def fold_back_epoch(self) -> int:
-        """First epoch in which gates rest and held-out edges train the embeddings."""
-        return self.train.epochs - int(self.train.epochs * self.model.gate.fold_back)
-
     def identity(self) -> dict[str, Any]:
         """The settings that decide what a step computes: a checkpoint is continued only under the same ones.
 
@@ -193,8 +188,6 @@ class RunConfig(Settings):
             (init and self.model.text_whitening != "whiten", "model.init: text needs model.text_whitening: whiten"),
             (self.train.batch_size < self.scaling.max_workers,
              f"train.batch_size {self.train.batch_size} is below scaling.num_workers {self.scaling.max_workers}: raise it"),
-            (self.heldout_gates and gate.redraw_epochs > 0 and self.text.max_user_items > 0,
-             "model.gate.redraw_epochs needs text.max_user_items: 0, or user texts would hold the items held out later"),
             (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
             (self._parts_do_not_fit,
              f"graph.placement: partitioned with graph.partition: {self.graph.partition} into graph.num_parts "
