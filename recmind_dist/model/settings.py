@@ -108,8 +108,6 @@ class LossSettings(Settings):
     """bpr: Bayesian personalised ranking; ssm: sampled softmax on cosine / temperature."""
     temperature: float = Field(0.1, gt=0)
     """Of the sampled softmax."""
-    tail_exponent: float = Field(0.0, ge=0, le=1)
-    """Pairs weigh (degree of the item + 1)^-q."""
     user_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
     text_weight: float = Field(1.0, ge=0)

@@ -64,8 +64,8 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
 def test_50_steps_with_everything_on(home: Path, inputs: Inputs, kind: str) -> None:
     """Gates on held-out edges, alignment, queue, fallback texts, both phases, shared and paired negatives."""
     assert_like_replicated(
-        home, inputs, 50, loss={"kind": kind, "tail_exponent": 0.2}, train={"batch_size": 64, "epochs": 3},
-        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5}},
+        home, inputs, 50, loss={"kind": kind, "user_exponent": 0.2}, train={"batch_size": 64, "epochs": 3},
+        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "tail_exponent": 0.2}},
     )  # fmt: skip
 
 
