@@ -13,8 +13,6 @@ class GateSettings(Settings):
     enabled: bool = True
     sides: Literal["both", "items"] = "both"
     """items: users keep γ = 1."""
-    hidden_dim: int = Field(0, ge=0)
-    """0: the paper's linear gate; above: a hidden layer of that width."""
     degree_input: bool = True
     """Whether the gate sees d̃ = log(1 + degree) / log(1 + max degree)."""
     initial_bias: float = 0.0

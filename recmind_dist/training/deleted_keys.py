@@ -7,7 +7,8 @@ A deleted value stands as "key: value", without places of lists ("compare: simgc
 DELETED_KEYS: dict[str, str] = {
     "loss.tail_exponent": "set model.gate.tail_exponent, for the gates' held-out pairs",
     "model.gate.cold_share": "set model.gate.withheld_items, which needs sampler.propagation: full",
-    "model.gate.fold_back": "leave it out: gates learn in every epoch, and the held-out edges stay theirs",
+    "model.gate.fold_back": "leave it out: gates learn in every epoch from one held-out slice",
+    "model.gate.hidden_dim": "leave it out: gates are linear, the mix has 16 hidden units",
     "model.gate.redraw_epochs": "leave it out: one held-out slice serves the whole run",
-    "model.item_scale": "leave it out: it made no difference; evaluation.norm_exponent decides how item norms count",
+    "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
 }

@@ -70,11 +70,9 @@ EVERYTHING = {"e", "z", "gates", "readout_gate"}
     ("learn", "expected"),
     [("all", EVERYTHING), ("embeddings", {"e", "z"}), ("gates", EVERYTHING - {"e", "z"})],
 )
-@pytest.mark.parametrize("hidden", [0, 5])
-def test_gradient_goes_where_learn_says(learn: Learn, expected: set[str], hidden: int) -> None:
-    fused = build(gate={"hidden_dim": hidden})
-    assert learners(fused, learn) == expected - {"readout_gate"}
-    assert learners(build(readout="gate", gate={"hidden_dim": hidden}), learn) == expected
+def test_gradient_goes_where_learn_says(learn: Learn, expected: set[str]) -> None:
+    assert learners(build(), learn) == expected - {"readout_gate"}
+    assert learners(build(readout="gate"), learn) == expected
 
 
 def test_what_learns_does_not_change_what_is_computed() -> None:
@@ -148,7 +146,7 @@ def test_without_text_gates_and_readout_play_no_part() -> None:
 
 @pytest.mark.parametrize(("bias", "gamma"), [(0.0, 0.5), (2.0, 0.8807970779778823)])
 def test_a_gate_starts_at_its_bias_whatever_its_input(bias: float, gamma: float) -> None:
-    gate = Gate(DIM, GateSettings(initial_bias=bias, hidden_dim=3))
+    gate = Gate(DIM, GateSettings(initial_bias=bias))
     e, z, _, _, d = inputs()
     assert torch.allclose(gate(e, z, d), torch.full((NODES, 1), gamma))
 
