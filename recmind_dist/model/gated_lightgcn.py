@@ -76,9 +76,6 @@ class GatedLightGCN(nn.Module):
         )
         gated = self.uses_text and settings.gate.enabled
         self.gates = nn.ModuleList(Gate(embedding_dim, settings.gate) for _ in range(num_layers + 1 if gated else 0))
-        self.readout_gate = (
-            Gate(embedding_dim, settings.gate) if settings.readout == "gate" and self.uses_text else None
-        )
         self.mix = (
             Mix(settings.gate, 2 + settings.content_view, settings.recent_decay > 0)
             if settings.readout == "mix" and self.uses_text
@@ -204,10 +201,7 @@ class GatedLightGCN(nn.Module):
         if self.mix is not None:
             mixed: Tensor = self.mix([graph, z, *content], recent, d, is_user, learn != "embeddings")
             return mixed
-        alpha = (
-            self.settings.alpha if self.readout_gate is None else self.readout_gate(graph, z, d, learn != "embeddings")
-        )
-        return alpha * graph + (1 - alpha) * z
+        return self.settings.alpha * graph + (1 - self.settings.alpha) * z
 
 
 def score(h_users: Tensor, h_items: Tensor, norm_exponent: float = 0.0) -> Tensor:

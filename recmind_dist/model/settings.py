@@ -55,7 +55,7 @@ class ModelSettings(Settings):
     num_layers: int = Field(2, ge=0, le=8)
     use_text: bool = True
     """False: no language anywhere (plain LightGCN)."""
-    readout: Literal["fused", "alpha", "gate", "mix", "concat", "graph", "text"] = "fused"
+    readout: Literal["fused", "alpha", "mix", "concat", "graph", "text"] = "fused"
     """What the final vector is: see docs/model.md."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the graph view where readout is alpha."""

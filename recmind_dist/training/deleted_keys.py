@@ -11,4 +11,5 @@ DELETED_KEYS: dict[str, str] = {
     "model.gate.hidden_dim": "leave it out: gates are linear, the mix has 16 hidden units",
     "model.gate.redraw_epochs": "leave it out: one held-out slice serves the whole run",
     "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
+    "model.readout: gate": "write mix for views weighed node by node, alpha for one weight",
 }

@@ -155,7 +155,7 @@ class Objective(nn.Module):
         penalty = losses.base_row_penalty(base_SD, named, batch.global_batch_size)
         if step.gate is None and self.heldout_gates:
             return self.loss.regularization * penalty
-        gates = [*model.gates.parameters(), *(model.readout_gate.parameters() if model.readout_gate else ())]
+        gates = list(model.gates.parameters())
         dense = torch.stack([p.square().sum() for p in gates]).sum() if gates else base_SD.new_zeros(())
         return self.loss.regularization * (penalty + 0.5 * dense / self._ranks.world_size)
 

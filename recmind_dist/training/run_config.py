@@ -89,7 +89,7 @@ class RunConfig(Settings):
     @property
     def heldout_gates(self) -> bool:
         """Whether gates learn from held-out edges: only then is a slice held out, and its titles kept from user texts."""
-        gated = self.model.gate.enabled or self.model.readout in ("gate", "mix")
+        gated = self.model.gate.enabled or self.model.readout == "mix"
         return self.model.use_text and gated and self.model.gate.learn_on == "heldout"
 
     @property
@@ -107,9 +107,7 @@ class RunConfig(Settings):
     def views_text(self) -> bool:
         """Whether the model has a text view; without one texts may still be what the table starts from."""
         model = self.model
-        reads = (
-            model.gate.enabled or model.readout in ("alpha", "gate", "mix", "concat", "text") or model.base == "text"
-        )
+        reads = model.gate.enabled or model.readout in ("alpha", "mix", "concat", "text") or model.base == "text"
         return model.use_text and (reads or self.aligns)
 
     @property

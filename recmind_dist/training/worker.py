@@ -279,7 +279,7 @@ class Phase:
         )
         rates = {"fresh_encoder.": config.text.lora.learning_rate} if self.adapts and config.text.lora else {}
         if config.model.gate.learning_rate is not None:
-            gates = ("model.gates.", "model.readout_gate.", "model.mix.")
+            gates = ("model.gates.", "model.mix.")
             rates |= dict.fromkeys(gates, config.model.gate.learning_rate)
         self.engine = make_engine(objective, config.zero, config.train.batch_size, worker.ranks.device, rates)
         self.step = TrainingStep(

@@ -64,7 +64,7 @@ def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(home: Path,
 
 
 def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
-    model = {"readout": "gate", "init": "normal", "gate": {"learn_on": "train"}}
+    model = {"readout": "alpha", "init": "normal", "gate": {"learn_on": "train"}}
     negatives = {"kind": "in_batch", "num": 3}
     assert_same_run(
         home, inputs, (1, 2), model={"embedding_dim": 8, **model}, loss={"kind": "bpr"},

@@ -53,7 +53,7 @@ def run(model: GatedLightGCN, learn: Learn = "all") -> tuple[Views, Tensor, Tens
 
 
 def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
-    """Which of rows, text views, gates and readout gate get a gradient that is not zero."""
+    """Which of rows, text views and gates get a gradient that is not zero."""
     views, e, z = run(model, learn)
     (views.h * torch.linspace(-1, 2, NODES * DIM).view(NODES, DIM)).sum().backward()
     found = {name for name, x in (("e", e), ("z", z)) if x.grad is not None and x.grad.any()}
@@ -63,7 +63,7 @@ def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
     return found
 
 
-EVERYTHING = {"e", "z", "gates", "readout_gate"}
+EVERYTHING = {"e", "z", "gates"}
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,11 @@ EVERYTHING = {"e", "z", "gates", "readout_gate"}
     [("all", EVERYTHING), ("embeddings", {"e", "z"}), ("gates", EVERYTHING - {"e", "z"})],
 )
 def test_gradient_goes_where_learn_says(learn: Learn, expected: set[str]) -> None:
-    assert learners(build(), learn) == expected - {"readout_gate"}
-    assert learners(build(readout="gate"), learn) == expected
+    assert learners(build(), learn) == expected
 
 
 def test_what_learns_does_not_change_what_is_computed() -> None:
-    model = build(readout="gate")
+    model = build()
     for learn in ("embeddings", "gates"):
         assert torch.equal(run(model, learn)[0].h, run(model)[0].h)  # type: ignore[arg-type]
 
@@ -105,10 +104,8 @@ def test_readouts_are_what_they_are_called() -> None:
     assert torch.equal(h, inputs()[1])
     h, views = h_of("alpha", alpha=0.25)
     assert torch.allclose(h, 0.25 * views.graph + 0.75 * views.text)
-    h, views = h_of("gate")
-    share = ((h - views.text) / (views.graph - views.text)).detach()
-    assert torch.allclose(share, share[:, :1].expand_as(share), atol=1e-3)  # one weight a node
-    assert len(set(share[:, 0].round(decimals=4).tolist())) == NODES  # its own
+    h, views = h_of("concat")
+    assert torch.equal(h, torch.cat([views.graph, views.text], 1))
 
 
 def test_fused_readout_lets_language_reach_a_node_without_edges() -> None:
@@ -134,7 +131,7 @@ def test_gates_for_items_only_leave_users_to_the_graph() -> None:
 
 def test_without_text_gates_and_readout_play_no_part() -> None:
     e, _, degree, is_user, d = inputs()
-    for readout in ("fused", "alpha", "gate", "graph", "text"):
+    for readout in ("fused", "alpha", "graph", "text"):
         plain = GatedLightGCN(
             None, DIM, LAYERS, 0, ModelSettings.model_validate({"use_text": True, "readout": readout})
         )
