@@ -85,10 +85,10 @@ class ModelSettings(Settings):
 
 
 class ContrastSettings(Settings):
-    """Self-supervision of the graph view by noise, for the baselines SimGCL and XSimGCL."""
+    """Self-supervision of the graph view by noise, for the baseline XSimGCL."""
 
-    kind: Literal["none", "simgcl", "xsimgcl"] = "none"
-    """simgcl: two noisy views (arXiv:2112.08679); xsimgcl: last and `layer`-th state of one (arXiv:2209.02544)."""
+    kind: Literal["none", "xsimgcl"] = "none"
+    """xsimgcl: mean and `layer`-th state of one noisy view (arXiv:2209.02544)."""
     weight: float = Field(0.2, ge=0)
     temperature: float = Field(0.2, gt=0)
     noise: float = Field(0.1, ge=0)

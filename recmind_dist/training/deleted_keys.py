@@ -5,6 +5,8 @@ A deleted value stands as "key: value", without places of lists ("compare: simgc
 """
 
 DELETED_KEYS: dict[str, str] = {
+    "compare: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
+    "loss.contrast.kind: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
     "loss.tail_exponent": "set model.gate.tail_exponent, for the gates' held-out pairs",
     "model.gate.cold_share": "set model.gate.withheld_items, which needs sampler.propagation: full",
     "model.gate.fold_back": "leave it out: gates learn in every epoch from one held-out slice",
@@ -12,4 +14,5 @@ DELETED_KEYS: dict[str, str] = {
     "model.gate.redraw_epochs": "leave it out: one held-out slice serves the whole run",
     "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
     "model.readout: gate": "write mix for views weighed node by node, alpha for one weight",
+    "variant: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
 }

@@ -21,7 +21,7 @@ from recmind_dist.training.settings import TrainSettings
 from recmind_dist.training.variants import VARIANTS, merged
 
 Variant = Literal[
-    "recmind", "popularity", "lightgcn", "lightgcn_bpr", "bpr_mf", "simgcl", "xsimgcl", "lightgcn_text", "alpharec",
+    "recmind", "popularity", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "lightgcn_text", "alpharec",
     "rlmrec", "text_only", "llm_only", "late_fusion", "no_alignment", "no_user_alignment", "no_item_alignment", "no_warmup",
     "gate_items_only",
 ]  # fmt: skip
@@ -177,7 +177,7 @@ class RunConfig(Settings):
             (self.model.text_layers > layers, f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}"),
             (self.views_text and not self.model.users_have_text and self.model.text_layers == 0 and self.model.base == "table",
              "model.users_have_text: false needs model.text_layers of 1 or more: users would have no text view"),
-            (self.loss.contrast.kind == "xsimgcl" and self.loss.contrast.layer > layers,
+            (self.loss.contrast.kind != "none" and self.loss.contrast.layer > layers,
              f"loss.contrast.layer {self.loss.contrast.layer} is above model.num_layers {layers}"),
             (not full and hops != layers,
              f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one fan-out per layer"),
