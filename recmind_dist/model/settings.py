@@ -77,7 +77,8 @@ class ModelSettings(Settings):
     recent_decay: float = Field(0.0, ge=0, le=1)
     """Under readout: mix, users' views are joined by means of their items' views in which an item weighs so much against the
     next newer one; 0: they are not."""
-    text_whitening: Literal["none", "center", "whiten"] = "whiten"
+    text_whitening: Literal["none", "whiten"] = "whiten"
+    """none: the text vectors as they are, to one common scale."""
     text_components: int = Field(0, ge=0)
     """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
     gate: GateSettings = GateSettings()

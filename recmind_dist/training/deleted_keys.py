@@ -14,5 +14,6 @@ DELETED_KEYS: dict[str, str] = {
     "model.gate.redraw_epochs": "leave it out: one held-out slice serves the whole run",
     "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
     "model.readout: gate": "write mix for views weighed node by node, alpha for one weight",
+    "model.text_whitening: center": "write whiten, which ranks 5 % better",
     "variant: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
 }
