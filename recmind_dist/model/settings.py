@@ -27,8 +27,6 @@ class GateSettings(Settings):
     """Of gates and mix; none: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
-    seed: int = Field(0, ge=0)
-    """Of the held-out slice; not train.seed, so that runs of other seeds share user texts that leave the slice out."""
     withheld_items: float = Field(0.0, ge=0, lt=1)
     """Share of the items that keep only 0..3 training edges while gates learn: the others teach the gates what an item
     without edges is. Needs sampler.propagation: full."""

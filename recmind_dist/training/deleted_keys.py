@@ -12,6 +12,7 @@ DELETED_KEYS: dict[str, str] = {
     "model.gate.fold_back": "leave it out: gates learn in every epoch from one held-out slice",
     "model.gate.hidden_dim": "leave it out: gates are linear, the mix has 16 hidden units",
     "model.gate.redraw_epochs": "leave it out: one held-out slice serves the whole run",
+    "model.gate.seed": "set graph.seed: the held-out slice belongs to the split of the data",
     "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
     "model.readout: gate": "write mix for views weighed node by node, alpha for one weight",
     "model.text_whitening: center": "write whiten, which ranks 5 % better",

@@ -147,7 +147,7 @@ class RankModel:
 
     def held_out(self, share: float, withheld_items: float = 0.0) -> IntArray:
         """Positions of the edges from which the gates learn, ascending; see `held_out_slice`."""
-        seed = self.config.model.gate.seed
+        seed = self.config.graph.seed
         if self.rows.whole:
             return np.flatnonzero(held_out_slice(self.graph, share, seed, withheld_items))
         return held_out_edges(self.graph, self.rows.newest(), share, seed)
