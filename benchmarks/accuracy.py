@@ -131,7 +131,7 @@ def role_of(config: RunConfig) -> str:
         return "graph"
     if config.variant == "text_only" or model.readout == "text" or model.base == "text":
         return "text"
-    if model.gate.enabled or model.readout in ("mix", "gate"):
+    if model.gate.enabled or model.readout == "mix":
         return "gated"
     return "graph" if model.readout == "graph" else "fusion"
 

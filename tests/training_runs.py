@@ -49,7 +49,7 @@ def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
         "dataset": {"name": "toy", "interactions": home / "train.tsv", "items": home / "items.jsonl"},
         "sampler": {"num_neighbors": [4, 3], "negatives": {"num_shared": 12}},
         "model": {"embedding_dim": 8, "fallback": {"hidden_dim": 6, "category_field": "genre", "category_buckets": 5},
-                  "gate": {"heldout_share": 0.5, "fold_back": 0.34}},
+                  "gate": {"heldout_share": 0.5}},
         "loss": {"kind": "ssm"},
         "alignment": {"anchors": 24, "queue_size": 40, "hardness": 0.5},
         "train": {"batch_size": 96, "warmup_epochs": 1, "epochs": 3, "log_every_steps": 1, "seed": 3},

@@ -27,7 +27,8 @@ class GraphSettings(Settings):
     placement: Literal["replicated", "partitioned"] = "replicated"
     """replicated: every worker maps all edges; partitioned: those of its own nodes, and asks the owners for others"""
     seed: int = Field(default=0, ge=0)
-    """of the hash partition, of metis, of withheld items, and of the validation share of a given split"""
+    """of the hash partition, of metis, of withheld items, of the validation share of a given split, and of the edges that gates
+    learn from; not train.seed, so that runs of other seeds share user texts that leave these edges out"""
 
     def content(self) -> dict[str, Any]:
         """What decides the graph itself, wherever its edges lie: its key is made of this."""

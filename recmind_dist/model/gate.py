@@ -11,15 +11,14 @@ class Gate(nn.Module):
     """γ_v = σ(w·[E_v ‖ z_v ‖ d̃_v] + b), the weight of the graph. Source: arXiv:2509.06286, gated fusion.
 
     Args:
-        embedding_dim: D. With settings.hidden_dim above 0 a hidden layer stands before w.
+        embedding_dim: D.
     """
 
     def __init__(self, embedding_dim: int, settings: GateSettings) -> None:
         super().__init__()
         self.degree_input = settings.degree_input
         width = 2 * embedding_dim + int(settings.degree_input)
-        self.hidden = nn.Linear(width, settings.hidden_dim) if settings.hidden_dim else None
-        self.out = nn.Linear(settings.hidden_dim or width, 1)
+        self.out = nn.Linear(width, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.constant_(self.out.bias, settings.initial_bias)
 
@@ -29,13 +28,5 @@ class Gate(nn.Module):
         if self.degree_input:
             inputs.append(degree_feature_N[:, None])
         x = torch.cat(inputs, dim=1)
-        if self.hidden is not None:
-            x = functional.relu(_linear(self.hidden, x, learn))
-        return torch.sigmoid(_linear(self.out, x, learn))
-
-
-def _linear(layer: nn.Linear, x: Tensor, learn: bool) -> Tensor:
-    if learn:
-        out: Tensor = layer(x)
-        return out
-    return functional.linear(x, layer.weight.detach(), layer.bias.detach())
+        rested = self.out.weight.detach(), self.out.bias.detach()
+        return torch.sigmoid(self.out(x) if learn else functional.linear(x, *rested))

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from recmind_dist.kernels.gather_sum import Hop as SampledHop
 from recmind_dist.model.gate import Gate
-from recmind_dist.model.item_scale import ItemScale
 from recmind_dist.model.mix import Mix
 from recmind_dist.model.propagation import with_rows
 from recmind_dist.model.settings import ModelSettings
@@ -78,15 +77,11 @@ class GatedLightGCN(nn.Module):
         )
         gated = self.uses_text and settings.gate.enabled
         self.gates = nn.ModuleList(Gate(embedding_dim, settings.gate) for _ in range(num_layers + 1 if gated else 0))
-        self.readout_gate = (
-            Gate(embedding_dim, settings.gate) if settings.readout == "gate" and self.uses_text else None
-        )
         self.mix = (
             Mix(settings.gate, 2 + settings.content_view, settings.recent_decay > 0)
             if settings.readout == "mix" and self.uses_text
             else None
         )
-        self.scale = ItemScale() if settings.item_scale else None
 
     def forward(
         self, e_ND: Tensor, z_ND: Tensor | None, is_user_N: Tensor, hops: Sequence[SampledHop],
@@ -109,7 +104,7 @@ class GatedLightGCN(nn.Module):
 
         Args:
             e_ND, z_ND, is_user_N, degree_feature_N: as `forward`; hops: in the order of the layers, L of them; learn: who
-            takes gradient: "embeddings" leaves gates, mix and item scale at rest, "gates" all else; perturb: what is done
+            takes gradient: "embeddings" leaves gates and mix at rest, "gates" all else; perturb: what is done
             to each state that a hop gives (state, layer); seeds: how many nodes the last hop leaves, if fewer than all.
         """
         if z_ND is not None and not self.settings.users_have_text:
@@ -199,23 +194,17 @@ class GatedLightGCN(nn.Module):
         """
         kind = self.settings.readout
         if kind == "fused" or not self.uses_text:
-            h = fused
-        elif kind == "graph":
-            h = graph
-        elif kind == "text":
-            h = z
-        elif kind == "concat":
-            h = torch.cat([graph, z], 1)
-        elif self.mix is not None:
-            h = self.mix([graph, z, *content], recent, d, is_user, learn != "embeddings")
-        else:
-            alpha = (
-                self.settings.alpha
-                if self.readout_gate is None
-                else self.readout_gate(graph, z, d, learn != "embeddings")
-            )
-            h = alpha * graph + (1 - alpha) * z
-        return h if self.scale is None else self.scale(h, d, is_user, learn != "embeddings")
+            return fused
+        if kind == "graph":
+            return graph
+        if kind == "text":
+            return z
+        if kind == "concat":
+            return torch.cat([graph, z], 1)
+        if self.mix is not None:
+            mixed: Tensor = self.mix([graph, z, *content], recent, d, is_user, learn != "embeddings")
+            return mixed
+        return self.settings.alpha * graph + (1 - self.settings.alpha) * z
 
 
 def score(h_users: Tensor, h_items: Tensor, norm_exponent: float = 0.0) -> Tensor:

@@ -17,14 +17,14 @@ from torch.nn import functional
 from recmind_dist.model.settings import GateSettings
 
 _START_WEIGHT = 5.0  # of each view's cosine at the start
+_HIDDEN_DIM = 16  # of each side's network
 
 
 class Mix(nn.Module):
     """γ, scale s and bias b of a node from its degree and the length of its graph view, which grows with degree.
 
     Args:
-        settings: degree_input False leaves constants for each side; fixed: the graph's γ, of all; hidden_dim: width of the
-            hidden layer, 0 means 16.
+        settings: degree_input False leaves constants for each side; fixed: the graph's γ, of all.
         num_views: K, the graph's first; recent: whether users' views are joined by the means of their newest items.
     """
 
@@ -36,9 +36,8 @@ class Mix(nn.Module):
             num_views,
             recent,
         )
-        width = settings.hidden_dim or 16
-        self.users = _network(width, num_views + 1 + recent * num_views, settings.initial_bias)
-        self.items = _network(width, num_views + 2, settings.initial_bias)
+        self.users = _network(num_views + 1 + recent * num_views, settings.initial_bias)
+        self.items = _network(num_views + 2, settings.initial_bias)
 
     def forward(
         self, views: Sequence[Tensor], recent: Sequence[Tensor], degree_feature_S: Tensor, is_user_S: Tensor,
@@ -88,14 +87,14 @@ class Mix(nn.Module):
         return gamma, torch.exp(start + out[:, k : k + 1]), bias
 
 
-def _network(width: int, outputs: int, initial_bias: float) -> nn.Sequential:
+def _network(outputs: int, initial_bias: float) -> nn.Sequential:
     """Starts at zero but for the graph's logit."""
-    last = nn.Linear(width, outputs)
+    last = nn.Linear(_HIDDEN_DIM, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     with torch.no_grad():
         last.bias[0] = initial_bias
-    return nn.Sequential(nn.Linear(3, width), nn.Tanh(), last)
+    return nn.Sequential(nn.Linear(3, _HIDDEN_DIM), nn.Tanh(), last)
 
 
 def _run(layers: nn.Sequential, x: Tensor, learn: bool) -> Tensor:

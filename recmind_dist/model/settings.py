@@ -13,8 +13,6 @@ class GateSettings(Settings):
     enabled: bool = True
     sides: Literal["both", "items"] = "both"
     """items: users keep γ = 1."""
-    hidden_dim: int = Field(0, ge=0)
-    """0: the paper's linear gate; above: a hidden layer of that width."""
     degree_input: bool = True
     """Whether the gate sees d̃ = log(1 + degree) / log(1 + max degree)."""
     initial_bias: float = 0.0
@@ -26,22 +24,14 @@ class GateSettings(Settings):
     heldout_share: float = Field(0.1, gt=0, le=1)
     """Share of the users whose newest training edge teaches the gates."""
     learning_rate: float | None = Field(None, gt=0)
-    """Of gates, mix and item scale; none: zero.learning_rate."""
+    """Of gates and mix; none: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
-    cold_share: float = Field(0.0, ge=0, le=1)
-    """Share of a gate batch's items that play degree 0..3 (idea: DropoutNet, NeurIPS 2017)."""
-    seed: int = Field(0, ge=0)
-    """Of the held-out slice; not train.seed, so that runs of other seeds share user texts that leave the slice out."""
     withheld_items: float = Field(0.0, ge=0, lt=1)
     """Share of the items that keep only 0..3 training edges while gates learn: the others teach the gates what an item
     without edges is. Needs sampler.propagation: full."""
     tail_exponent: float = Field(0.0, ge=0, le=1)
     """Held-out pairs weigh (degree of the item + 1)^-q: moves the balance between head and tail."""
-    redraw_epochs: int = Field(0, ge=0)
-    """Draw another held-out slice every so many epochs; 0: never. Needs texts that are not made of training items."""
-    fold_back: float = Field(0.2, ge=0, le=1)
-    """In this last share of the epochs the gates rest and the held-out edges train the embeddings too."""
 
 
 class FallbackSettings(Settings):
@@ -63,7 +53,7 @@ class ModelSettings(Settings):
     num_layers: int = Field(2, ge=0, le=8)
     use_text: bool = True
     """False: no language anywhere (plain LightGCN)."""
-    readout: Literal["fused", "alpha", "gate", "mix", "concat", "graph", "text"] = "fused"
+    readout: Literal["fused", "alpha", "mix", "concat", "graph", "text"] = "fused"
     """What the final vector is: see docs/model.md."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the graph view where readout is alpha."""
@@ -85,20 +75,19 @@ class ModelSettings(Settings):
     recent_decay: float = Field(0.0, ge=0, le=1)
     """Under readout: mix, users' views are joined by means of their items' views in which an item weighs so much against the
     next newer one; 0: they are not."""
-    text_whitening: Literal["none", "center", "whiten"] = "whiten"
+    text_whitening: Literal["none", "whiten"] = "whiten"
+    """none: the text vectors as they are, to one common scale."""
     text_components: int = Field(0, ge=0)
     """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
-    item_scale: bool = False
-    """Item vectors are normalised and take a learnt scale by log-degree."""
     gate: GateSettings = GateSettings()
     fallback: FallbackSettings = FallbackSettings()
 
 
 class ContrastSettings(Settings):
-    """Self-supervision of the graph view by noise, for the baselines SimGCL and XSimGCL."""
+    """Self-supervision of the graph view by noise, for the baseline XSimGCL."""
 
-    kind: Literal["none", "simgcl", "xsimgcl"] = "none"
-    """simgcl: two noisy views (arXiv:2112.08679); xsimgcl: last and `layer`-th state of one (arXiv:2209.02544)."""
+    kind: Literal["none", "xsimgcl"] = "none"
+    """xsimgcl: mean and `layer`-th state of one noisy view (arXiv:2209.02544)."""
     weight: float = Field(0.2, ge=0)
     temperature: float = Field(0.2, gt=0)
     noise: float = Field(0.1, ge=0)
@@ -116,8 +105,6 @@ class LossSettings(Settings):
     """bpr: Bayesian personalised ranking; ssm: sampled softmax on cosine / temperature."""
     temperature: float = Field(0.1, gt=0)
     """Of the sampled softmax."""
-    tail_exponent: float = Field(0.0, ge=0, le=1)
-    """Pairs weigh (degree of the item + 1)^-q."""
     user_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
     text_weight: float = Field(1.0, ge=0)

@@ -86,20 +86,19 @@ class OwnersDraw:
     def __init__(self, local: LocalDraws, owners: "Owners") -> None:
         self._local, self._owners = local, owners
 
-    def begin(self, hidden: HiddenEdges, simulated: dict[int, int]) -> None:
-        """See `NeighborDraws`; edges and nodes are those of the global batch."""
-        self._local.begin(hidden, simulated)
+    def begin(self, hidden: HiddenEdges) -> None:
+        """See `NeighborDraws`; edges are those of the global batch."""
+        self._local.begin(hidden)
 
-    def draw(self, n_id: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array) -> Drawn:
+    def draw(self, n_id: IntArray, fan_out: int, key: int, local_of: Int32Array) -> Drawn:
         """See `NeighborDraws`. Every rank must call."""
         if self._owners.world_size == 1:
-            return self._local.draw(n_id, fan_out, key, cold_key, local_of)
+            return self._local.draw(n_id, fan_out, key, local_of)
         order, wanted = self._owners.deal(n_id)
         asked = self._owners.all_ask(n_id[order].astype(np.int32), wanted)
         runs = np.array([len(ids) for ids in asked])
-        own_counts, own_scale, own_neighbours = self._local.answer(
-            np.concatenate(asked).astype(np.int64), fan_out, key, cold_key
-        )
+        nodes = np.concatenate(asked).astype(np.int64)
+        own_counts, own_scale, own_neighbours = self._local.answer(nodes, fan_out, key)
         # to each asker counts, scales and neighbours in one go: a word to others costs more than its bytes
         ends = np.cumsum(runs)[:-1]
         answers = (own_counts, own_scale.view(np.int32), own_neighbours)

@@ -12,7 +12,7 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
 from recmind_dist.kernels.gather_sum import Hop
 from recmind_dist.kernels.unique import unique_inverse
-from recmind_dist.randomness import Permutation, integers, stream_key, uniforms
+from recmind_dist.randomness import Permutation, stream_key
 from recmind_dist.sampling.edge_source import EdgeSource, WholeGraph, share_of
 from recmind_dist.sampling.hidden import NOTHING_HIDDEN, HiddenEdges, users_of_edges
 from recmind_dist.sampling.negatives import NegativeSampler
@@ -173,7 +173,6 @@ class NeighborLoader:
         held_out: edges that are absent from the training pairs and from every propagation, as a mask over the user half, [E],
             or as ascending positions in it; teaches: those of them that teach the gates, all by default.
         gate_batch_size: held-out pairs of the global batch a step; 0 for none.
-        cold_share: share of the gate batch's items that play cold (degree 0..3).
         gate_negatives: of the gate batch, where they are others than the main one's; gate_degree: [N] as which nodes count
             there, by default their training degree.
         seed, rank, world_size: who asks; source: who answers for the edges, by default the whole graph in this process;
@@ -182,7 +181,7 @@ class NeighborLoader:
 
     def __init__(
         self, graph: Graph, settings: SamplerSettings, batch_size: int, negatives: str = "pairs", *, batch_of: str = "pairs",
-        held_out: Edges | None = None, teaches: Edges | None = None, gate_batch_size: int = 0, cold_share: float = 0.0,
+        held_out: Edges | None = None, teaches: Edges | None = None, gate_batch_size: int = 0,
         gate_negatives: NegativeSettings | None = None, gate_degree: IntArray | None = None,
         seed: int = 0, rank: int = 0, world_size: int = 1, source: EdgeSource | None = None, most_steps: int = 0,
     ) -> None:  # fmt: skip
@@ -192,7 +191,7 @@ class NeighborLoader:
             )
         self.graph, self.settings, self.batch_size, self.negatives = graph, settings, batch_size, negatives
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.gate_batch_size, self.cold_share, self.batch_of = gate_batch_size, cold_share, batch_of
+        self.gate_batch_size, self.batch_of = gate_batch_size, batch_of
         self._most_steps = most_steps
         self._held_out = _positions(held_out)
         self._held_out_edges = self._held_out if teaches is None else _positions(teaches)
@@ -252,14 +251,6 @@ class NeighborLoader:
             return batch
         return replace(batch, degree=torch.from_numpy(self._gate_degree[batch.n_id.numpy()]))
 
-    def _simulated_degrees(self, all_items: IntArray, key: int) -> dict[int, int]:
-        if not self.cold_share:
-            return {}
-        items = np.unique(all_items)
-        cold = items[uniforms(stream_key(key, "plays-cold"), items) < self.cold_share]
-        degrees = np.minimum(integers(stream_key(key, "cold-degree"), cold, 4), self.graph.degree[cold])
-        return dict(zip(cold.tolist(), degrees.tolist(), strict=True))
-
     def _batch(self, edges: IntArray, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
         """This rank's share of the global batch made of `edges` (positions in the user half).
         Where owners are asked, every rank must call.
@@ -270,7 +261,6 @@ class NeighborLoader:
         negatives = gate_negatives or self._negatives
         input_id = share_of(len(edges), self.rank, self.world_size)
         all_users, all_items = self._endpoints(edges)
-        simulated = self._simulated_degrees(all_items, key) if gate_negatives is not None else None
         users, items = all_users[input_id], all_items[input_id]
         pairs, shared = np.zeros((len(users), 0), np.int64), np.zeros(0, np.int64)
         if self.negatives == "pairs":
@@ -279,12 +269,12 @@ class NeighborLoader:
             shared = negatives.shared(stream_key(key, "shared"), all_items)
         wanted = np.concatenate([users, items, pairs.ravel(), shared])
         seeds, local = unique_inverse(wanted, self.graph.num_nodes)
-        hide = self.settings.hide_batch_edges and simulated is None
+        hide = self.settings.hide_batch_edges and gate_negatives is None
         if self._sampler is None:
             sampled = SampledHops(seeds, np.asarray(self.graph.degree)[seeds], [])
         else:
             hidden = self._source.hidden(all_users, all_items, edges) if hide else NOTHING_HIDDEN
-            sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden, simulated)
+            sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), hidden)
         b = len(users)
         index = torch.from_numpy(local)
         user_index, user_of_pair = unique_inverse(local[:b], len(seeds))

@@ -82,42 +82,42 @@ def _positions_in_rows(indptr, indices, rows, values):  # type: ignore[no-untype
     return out
 
 
-def held_out_slice(graph: Graph, share: float, seed: int, period: int = 0, withheld_items: float = 0.0) -> BoolArray:
+def held_out_slice(graph: Graph, share: float, seed: int, withheld_items: float = 0.0) -> BoolArray:
     """The edges from which the gates learn: the newest training edge of a random share of the users, and of a random
     share of the items all but 0..3 edges.
 
-    Users with a single edge keep it, so that nobody is emptied. Depends on (seed, period) alone.
+    Users with a single edge keep it, so that nobody is emptied. Depends on the seed alone.
 
     Args:
-        share: of the users, in [0, 1]; period: redraw counter; withheld_items: of the items.
+        share: of the users, in [0, 1]; withheld_items: of the items.
     Returns:
         Mask over the user half of the edges, [E]. Source: DESIGN of this project, docs/model.md.
     """
     mask = np.zeros(graph.num_edges, np.bool_)
-    chosen = _chosen_users(graph, share, seed, period)
+    chosen = _chosen_users(graph, share, seed)
     if len(chosen):
         newest = _newest_edges(graph.indptr, graph.time_rank, chosen)
         mask[newest] = True
     if withheld_items:
-        mask |= withheld_edges(graph, withheld_items, stream_key(seed, "withheld", period))
+        mask |= withheld_edges(graph, withheld_items, stream_key(seed, "withheld", 0))
     return mask
 
 
-def held_out_edges(graph: Graph, newest: Int32Array, share: float, seed: int, period: int = 0) -> IntArray:
+def held_out_edges(graph: Graph, newest: Int32Array, share: float, seed: int) -> IntArray:
     """Positions of `held_out_slice` without withheld items, for a rank that has no other rank's edges.
 
     Args:
         newest: `EdgeRows.newest`.
     Returns: [held out] positions in the user half, ascending.
     """
-    chosen = _chosen_users(graph, share, seed, period)
+    chosen = _chosen_users(graph, share, seed)
     return np.asarray(graph.indptr)[chosen] + newest[chosen]
 
 
-def _chosen_users(graph: Graph, share: float, seed: int, period: int) -> IntArray:
+def _chosen_users(graph: Graph, share: float, seed: int) -> IntArray:
     users = np.arange(graph.num_users, dtype=np.int64)
     degree = np.diff(graph.indptr[: graph.num_users + 1])
-    return users[(degree >= 2) & (uniforms(stream_key(seed, "held-out", period), users) < share)]
+    return users[(degree >= 2) & (uniforms(stream_key(seed, "held-out", 0), users) < share)]
 
 
 def withheld_edges(graph: Graph, share: float, key: int) -> BoolArray:

@@ -30,7 +30,7 @@ class SampledHops:
 
     Attributes:
         n_id: [N] global ids, seeds first.
-        degree: [N] training degree (or the simulated one).
+        degree: [N] training degree.
         hops: over local ids. An edge u → v weighs (available / sampled) / √(deg_u deg_v), which
             makes the sampled sum an unbiased estimate of LightGCN's.
     """
@@ -43,14 +43,11 @@ class SampledHops:
 class NeighborSampler(Protocol):
     """What a sampling backend offers."""
 
-    def sample(
-        self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN, simulated: dict[int, int] | None = None
-    ) -> SampledHops:
+    def sample(self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN) -> SampledHops:
         """Samples all hops around distinct `seeds` (global ids).
 
         Args:
-            key: 64-bit stream key of this block; hidden: edges to leave out, beside those the sampler always hides;
-            simulated: node → degree as which it shall be treated (cold simulation).
+            key: 64-bit stream key of this block; hidden: edges to leave out, beside those the sampler always hides.
         """
         ...
 
@@ -75,11 +72,11 @@ class Drawn:
 class NeighborDraws(Protocol):
     """Who draws the neighbours of a hop: this process out of rows that are here, or the owners of the nodes."""
 
-    def begin(self, hidden: HiddenEdges, simulated: dict[int, int]) -> None:
-        """A block begins, with edges of its own to hide and nodes that play cold."""
+    def begin(self, hidden: HiddenEdges) -> None:
+        """A block begins, with edges of its own to hide."""
         ...
 
-    def draw(self, n_id: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array) -> Drawn:
+    def draw(self, n_id: IntArray, fan_out: int, key: int, local_of: Int32Array) -> Drawn:
         """Neighbours of `n_id`, each a function of (key, node). Where owners are asked, every rank must call.
 
         Args:
@@ -93,7 +90,7 @@ class NeighborDraws(Protocol):
 
 
 class LocalDraws:
-    """Floyd's method with counter-based randomness over rows that are here. Holds two to three arrays of 4 bytes a row.
+    """Floyd's method with counter-based randomness over rows that are here. Holds one or two arrays of 4 bytes a row.
 
     Args:
         hidden: edges that no block may see.
@@ -105,43 +102,35 @@ class LocalDraws:
         self._hidden_slot = np.full(count if len(hidden.nodes) else 0, -1, np.int32)
         self._hidden_slot[hidden.nodes] = np.arange(len(hidden.nodes), dtype=np.int32)
         self._step_slot = np.full(count, -1, np.int32)
-        self._simulated = np.full(count, -1, np.int32)
-        self._step, self._cold = NOTHING_HIDDEN, np.zeros(0, np.int64)
+        self._step = NOTHING_HIDDEN
 
-    def begin(self, hidden: HiddenEdges, simulated: dict[int, int]) -> None:
+    def begin(self, hidden: HiddenEdges) -> None:
         """See `NeighborDraws`."""
         self._step = self._merged(hidden)
         self._step_slot[self._step.nodes] = np.arange(len(self._step.nodes), dtype=np.int32)
-        cold = self.rows.rows_of(np.fromiter(simulated, np.int64))
-        here = cold >= 0
-        self._cold = cold[here]
-        self._simulated[self._cold] = np.fromiter(simulated.values(), np.int32)[here]
 
-    def draw(self, n_id: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array) -> Drawn:
+    def draw(self, n_id: IntArray, fan_out: int, key: int, local_of: Int32Array) -> Drawn:
         """See `NeighborDraws`; all nodes must have their rows here."""
-        return Drawn(*self._draw(n_id, fan_out, key, cold_key, local_of))
+        return Drawn(*self._draw(n_id, fan_out, key, local_of))
 
-    def answer(
-        self, nodes: IntArray, fan_out: int, key: int, cold_key: int
-    ) -> tuple[Int32Array, FloatArray, Int32Array]:
+    def answer(self, nodes: IntArray, fan_out: int, key: int) -> tuple[Int32Array, FloatArray, Int32Array]:
         """What `draw` finds, with neighbours as global ids, for another rank that asks: counts, scale, neighbours."""
-        counts, scale, neighbours, _ = self._draw(nodes, fan_out, key, cold_key, np.empty(0, np.int32))
+        counts, scale, neighbours, _ = self._draw(nodes, fan_out, key, np.empty(0, np.int32))
         return counts, scale, neighbours
 
     def _draw(
-        self, nodes: IntArray, fan_out: int, key: int, cold_key: int, local_of: Int32Array
+        self, nodes: IntArray, fan_out: int, key: int, local_of: Int32Array
     ) -> tuple[Int32Array, FloatArray, Int32Array, IntArray]:
         found: tuple[Int32Array, FloatArray, Int32Array, IntArray] = _draw_hop(
             self.rows.indptr, self.rows.indices, self.rows.rows_of(nodes), nodes, fan_out, np.uint64(key),
-            np.uint64(cold_key), local_of, self._hidden_slot, self._hidden.indptr, self._hidden.positions, self._step_slot,
-            self._step.indptr, self._step.positions, self._simulated if len(self._cold) else self._simulated[:0],
+            local_of, self._hidden_slot, self._hidden.indptr, self._hidden.positions, self._step_slot,
+            self._step.indptr, self._step.positions,
         )  # fmt: skip
         return found
 
     def end(self) -> None:
         """See `NeighborDraws`."""
         self._step_slot[self._step.nodes] = -1
-        self._simulated[self._cold] = -1
 
     def _merged(self, step: HiddenEdges) -> HiddenEdges:
         """The step's hidden edges with, for the same nodes, those always hidden: so one list answers for a node."""
@@ -182,29 +171,23 @@ class NumbaNeighborSampler:
         self._draws = draws if draws is not None else LocalDraws(EdgeRows.all_of(graph), hidden)
         self._local_of = np.full(graph.num_nodes, -1, np.int32)
 
-    def sample(
-        self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN, simulated: dict[int, int] | None = None
-    ) -> SampledHops:
+    def sample(self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN) -> SampledHops:
         """See `NeighborSampler.sample`. `seeds` must be distinct. Where owners draw, every rank must call."""
-        simulated = simulated or {}
-        self._draws.begin(hidden, simulated)
+        self._draws.begin(hidden)
         try:
             n_id, drawn = self._draw_hops(seeds.astype(np.int64), key)
         finally:
             self._draws.end()
         degree = np.asarray(self.graph.degree)[n_id]
-        if simulated:
-            cold = np.isin(n_id, np.fromiter(simulated, np.int64))
-            degree[cold] = [simulated[node] for node in n_id[cold].tolist()]
         return SampledHops(n_id, degree, hops_of(drawn, degree))
 
     def _draw_hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Drawn]]:
         """Where owners draw, every rank must call."""
-        n_id, hops, cold_key = seeds.copy(), [], stream_key(key, "cold")
+        n_id, hops = seeds.copy(), []
         self._local_of[n_id] = np.arange(len(n_id), dtype=np.int32)
         try:
             for hop, fan_out in enumerate(self.num_neighbors):
-                drawn = self._draws.draw(n_id, fan_out, stream_key(key, "hop", hop), cold_key, self._local_of)
+                drawn = self._draws.draw(n_id, fan_out, stream_key(key, "hop", hop), self._local_of)
                 n_id = drawn.n_id
                 hops.append(drawn)
             return n_id, hops
@@ -240,10 +223,10 @@ def _edge_weights(indptr, indices, dst_scale, src_scale):  # type: ignore[no-unt
 
 @njit(cache=True, nogil=True)
 def _draw_hop(  # type: ignore[no-untyped-def]
-    indptr, indices, rows, ids, fan_out, key, cold_key, local_of,
-    always_slot, always_indptr, always_positions, step_slot, step_indptr, step_positions, simulated,
+    indptr, indices, rows, ids, fan_out, key, local_of,
+    always_slot, always_indptr, always_positions, step_slot, step_indptr, step_positions,
 ):  # fmt: skip
-    starts, degrees, total, widest = _rows_and_sizes(indptr, rows, fan_out, simulated)
+    starts, degrees, total, widest = _rows_and_sizes(indptr, rows, fan_out)
     counts = np.zeros(len(rows), np.int32)
     out = np.empty(total, np.int32)
     scale = np.zeros(len(rows), np.float32)
@@ -259,23 +242,17 @@ def _draw_hop(  # type: ignore[no-untyped-def]
         hidden = _hidden_of(r, step_slot, step_indptr, step_positions) if len(step_positions) else step_positions
         if not len(hidden) and len(always_slot):
             hidden = _hidden_of(r, always_slot, always_indptr, always_positions)
-        population = available = degree - len(hidden)
+        available = degree - len(hidden)
         want = available if fan_out < 0 else min(fan_out, available)
         draw = mix64_pair(key, ids[i])
-        if len(simulated) and simulated[r] >= 0:
-            # a node that plays cold keeps one small neighbourhood for the whole block
-            available = min(np.int64(simulated[r]), available)
-            want = min(want, available)
-            degree = available
-            draw = mix64_pair(cold_key, ids[i])
         if want > 0:
             counts[i] = want
             scale[i] = np.float32(available / (want * np.sqrt(np.float64(degree))))
         for j in range(want):
             position = np.int64(j)
-            if want != population:
+            if want != available:
                 # Floyd: the j-th draw is from one position more than the last; a repeat takes the new position itself
-                top = population - want + j
+                top = available - want + j
                 word = mix64(draw + np.uint64(j) * np.uint64(0x9E3779B97F4A7C15))
                 position = np.int64(((word >> np.uint64(32)) * np.uint64(top + 1)) >> np.uint64(32))
                 for other in range(j):
@@ -299,7 +276,7 @@ def _draw_hop(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _rows_and_sizes(indptr, rows, fan_out, simulated):  # type: ignore[no-untyped-def]
+def _rows_and_sizes(indptr, rows, fan_out):  # type: ignore[no-untyped-def]
     """Where rows begin, their degrees, the most edges that they can give, and the most that one can."""
     starts, degrees = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     total, widest, address = 0, np.int64(max(fan_out, 1)), indptr.ctypes.data
@@ -311,8 +288,6 @@ def _rows_and_sizes(indptr, rows, fan_out, simulated):  # type: ignore[no-untype
         starts[i], degrees[i] = start, degree
         total += degree if fan_out < 0 else min(degree, fan_out)
         widest = max(widest, degree if fan_out < 0 else widest)
-        if len(simulated):
-            widest = max(widest, np.int64(simulated[rows[i]]))
     return starts, degrees, total, widest
 
 

@@ -44,11 +44,7 @@ class PygNeighborSampler:
         self._row = torch.from_numpy(np.asarray(graph.indices).astype(np.int64))
         self._always = hidden.in_csr(graph)
 
-    def sample(
-        self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN, simulated: dict[int, int] | None = None
-    ) -> SampledHops:
-        if simulated:
-            raise ConfigError("gate.cold_share is above 0, which sampler.backend: pyg cannot do: set it to numba")
+    def sample(self, seeds: IntArray, key: int, hidden: HiddenEdges = NOTHING_HIDDEN) -> SampledHops:
         never = np.union1d(self._always, hidden.in_csr(self.graph))
         n_id, hops = seeds.astype(np.int64), list[Drawn]()
         with torch_seeded(key):  # the op takes no generator

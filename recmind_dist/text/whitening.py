@@ -1,4 +1,4 @@
-"""Centring and whitening of text vectors: raw vectors of language models share one direction that carries no meaning.
+"""Whitening of text vectors: raw vectors of language models share one direction that carries no meaning.
 
 Shapes: n rows, T width of the store, T' width after reduction.
 Source: PCA whitening.
@@ -18,7 +18,7 @@ from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text.store import SIDES, HalfArray, TextStore
 from recmind_dist.types import FloatArray
 
-Mode = Literal["none", "center", "whiten"]
+Mode = Literal["none", "whiten"]
 BLOCK_ROWS = 8192
 
 
@@ -38,7 +38,7 @@ class Whitening:
         """Fits both sides of a store, each by itself, in one pass and float64.
 
         Args:
-            mode: none (scale only), center, whiten.
+            mode: none (scale only), whiten.
             eps_rel: added to every variance before its root is taken, as a share of the largest, so that directions
                 of mere noise are not blown up.
             dim: T', kept principal directions; None keeps T.

@@ -58,9 +58,7 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
     if not config.model.use_text:
         return Prepared(graph_path, None)
     hidden = (
-        held_out_slice(
-            graph, config.model.gate.heldout_share, config.model.gate.seed, 0, config.model.gate.withheld_items
-        )
+        held_out_slice(graph, config.model.gate.heldout_share, config.graph.seed, config.model.gate.withheld_items)
         if config.heldout_gates
         else None
     )

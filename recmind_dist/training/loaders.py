@@ -17,14 +17,14 @@ def make_loader(
     Args:
         held_out, teaches, gate_degree: as `NeighborLoader`; None where no slice is held out.
     """
-    joint, gate = phase == "joint", config.model.gate
+    joint = phase == "joint"
     negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if joint else "none"
     # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are drawn for the views
     uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
     return NeighborLoader(
         graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out,
         teaches=teaches, gate_batch_size=config.gate_batch_size if joint and held_out is not None else 0,
-        cold_share=gate.cold_share, gate_negatives=uniform if config.model.readout == "mix" else None, gate_degree=gate_degree,
+        gate_negatives=uniform if config.model.readout == "mix" else None, gate_degree=gate_degree,
         seed=stream_key(config.train.seed, phase), rank=rank, world_size=world_size, source=source,
         most_steps=config.train.steps_per_epoch,
     )  # fmt: skip

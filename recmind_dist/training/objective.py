@@ -93,14 +93,12 @@ class Objective(nn.Module):
         """The ranking loss of the final vectors; under readout: mix that of each view by itself, since mixing is learnt
         from held-out edges.
         """
-        temperature, tail = self.loss.temperature, self.loss.tail_exponent
+        temperature = self.loss.temperature
         if self.model.mix is None:
-            out.terms["rank"] = self._rank_loss(views.main.h, step.main, temperature, tail)
+            out.terms["rank"] = self._rank_loss(views.main.h, step.main, temperature)
         else:
-            out.terms["rank"] = self._rank_loss(views.main.graph, step.main, temperature, tail)
-            out.terms["rank_text"] = self.loss.text_weight * self._rank_loss(
-                views.main.text, step.main, temperature, tail
-            )
+            out.terms["rank"] = self._rank_loss(views.main.graph, step.main, temperature)
+            out.terms["rank_text"] = self.loss.text_weight * self._rank_loss(views.main.text, step.main, temperature)
             if not self.heldout_gates:
                 out.terms["gate"] = self._rank_loss(views.main.h, step.main, None, self.gate_tail_exponent)
 
@@ -157,7 +155,7 @@ class Objective(nn.Module):
         return self._rank_loss(h_SC, batch, None, self.gate_tail_exponent, stands_for)
 
     def _rank_loss(
-        self, h_SC: Tensor, batch: Batch, temperature: float | None, tail_exponent: float, stands_for: float = 1.0
+        self, h_SC: Tensor, batch: Batch, temperature: float | None, tail_exponent: float = 0.0, stands_for: float = 1.0
     ) -> Tensor:
         weight = losses.tail_weights(batch.degree[batch.dst_pos_index], tail_exponent)
         weight = weight * losses.tail_weights(batch.degree[batch.src_index], self.loss.user_exponent)
@@ -178,7 +176,7 @@ class Objective(nn.Module):
         penalty = losses.base_row_penalty(base_SD, named, batch.global_batch_size)
         if step.gate is None and self.heldout_gates:
             return self.loss.regularization * penalty
-        gates = [*model.gates.parameters(), *(model.readout_gate.parameters() if model.readout_gate else ())]
+        gates = list(model.gates.parameters())
         dense = torch.stack([p.square().sum() for p in gates]).sum() if gates else base_SD.new_zeros(())
         return self.loss.regularization * (penalty + 0.5 * dense / self._ranks.world_size)
 

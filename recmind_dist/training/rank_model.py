@@ -136,12 +136,12 @@ class RankModel:
         feature = degree_feature(torch.from_numpy(degree), int(self.graph.degree.max()))
         return FullPropagation(self.graph, self.bounds, self.ranks, feature, held_out, degree, self.rows)
 
-    def held_out(self, share: float, period: int = 0, withheld_items: float = 0.0) -> IntArray:
+    def held_out(self, share: float, withheld_items: float = 0.0) -> IntArray:
         """Positions of the edges from which the gates learn, ascending; see `held_out_slice`."""
-        seed = self.config.model.gate.seed
+        seed = self.config.graph.seed
         if self.rows.whole:
-            return np.flatnonzero(held_out_slice(self.graph, share, seed, period, withheld_items))
-        return held_out_edges(self.graph, self.rows.newest(), share, seed, period)
+            return np.flatnonzero(held_out_slice(self.graph, share, seed, withheld_items))
+        return held_out_edges(self.graph, self.rows.newest(), share, seed)
 
     def degrees(self, held_out: IntArray | None = None) -> IntArray:
         """As which nodes count while edges (positions in the user half) are held out, [N]: by those that are left where items
@@ -172,8 +172,7 @@ class RankModel:
                 "run `recmind run` with this run's config again, which embeds them anew"
             )
         gate = self.config.model.gate
-        share = 1.0 if gate.redraw_epochs else gate.heldout_share  # whatever a later slice will hold stays out too
-        held_out = self.held_out(share, 0, gate.withheld_items) if self.config.heldout_gates else None
+        held_out = self.held_out(gate.heldout_share, gate.withheld_items) if self.config.heldout_gates else None
         fallback, device = self.config.model.fallback, self.ranks.device
         hidden = NOTHING_HIDDEN
         if held_out is not None:

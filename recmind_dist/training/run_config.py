@@ -21,7 +21,7 @@ from recmind_dist.training.settings import TrainSettings
 from recmind_dist.training.variants import VARIANTS, merged
 
 Variant = Literal[
-    "recmind", "popularity", "lightgcn", "lightgcn_bpr", "bpr_mf", "simgcl", "xsimgcl", "lightgcn_text", "alpharec",
+    "recmind", "popularity", "lightgcn", "lightgcn_bpr", "bpr_mf", "xsimgcl", "lightgcn_text", "alpharec",
     "rlmrec", "text_only", "llm_only", "late_fusion", "no_alignment", "no_user_alignment", "no_item_alignment", "no_warmup",
     "gate_items_only",
 ]  # fmt: skip
@@ -89,7 +89,7 @@ class RunConfig(Settings):
     @property
     def heldout_gates(self) -> bool:
         """Whether gates learn from held-out edges: only then is a slice held out, and its titles kept from user texts."""
-        gated = self.model.gate.enabled or self.model.readout in ("gate", "mix")
+        gated = self.model.gate.enabled or self.model.readout == "mix"
         return self.model.use_text and gated and self.model.gate.learn_on == "heldout"
 
     @property
@@ -107,9 +107,7 @@ class RunConfig(Settings):
     def views_text(self) -> bool:
         """Whether the model has a text view; without one texts may still be what the table starts from."""
         model = self.model
-        reads = (
-            model.gate.enabled or model.readout in ("alpha", "gate", "mix", "concat", "text") or model.base == "text"
-        )
+        reads = model.gate.enabled or model.readout in ("alpha", "mix", "concat", "text") or model.base == "text"
         return model.use_text and (reads or self.aligns)
 
     @property
@@ -120,11 +118,6 @@ class RunConfig(Settings):
     @property
     def gate_batch_size(self) -> int:
         return (self.model.gate.batch_size or max(1, self.train.batch_size // 4)) if self.heldout_gates else 0
-
-    @property
-    def fold_back_epoch(self) -> int:
-        """First epoch in which gates rest and held-out edges train the embeddings."""
-        return self.train.epochs - int(self.train.epochs * self.model.gate.fold_back)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what a step computes: a checkpoint is continued only under the same ones.
@@ -175,7 +168,6 @@ class RunConfig(Settings):
              "train.batch_of: users would hide all edges of a batch's users: set sampler.hide_batch_edges: false"),
             (not full and self.loss.contrast.kind != "none", "loss.contrast needs sampler.propagation: full"),
             (not full and gate.withheld_items > 0, "model.gate.withheld_items needs sampler.propagation: full"),
-            (full and gate.cold_share > 0, "model.gate.cold_share needs sampler.propagation: sampled; see withheld_items"),
             (gate_kind and not text, "model.readout: mix needs model.use_text"),
             (beside and not (gate_kind and full and not gate.enabled),
              "model.content_view and recent_decay need readout: mix, sampler.propagation: full, gate.enabled: false"),
@@ -184,7 +176,7 @@ class RunConfig(Settings):
             (self.model.text_layers > layers, f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}"),
             (self.views_text and not self.model.users_have_text and self.model.text_layers == 0 and self.model.base == "table",
              "model.users_have_text: false needs model.text_layers of 1 or more: users would have no text view"),
-            (self.loss.contrast.kind == "xsimgcl" and self.loss.contrast.layer > layers,
+            (self.loss.contrast.kind != "none" and self.loss.contrast.layer > layers,
              f"loss.contrast.layer {self.loss.contrast.layer} is above model.num_layers {layers}"),
             (not full and hops != layers,
              f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one fan-out per layer"),
@@ -193,12 +185,7 @@ class RunConfig(Settings):
             (init and self.model.text_whitening != "whiten", "model.init: text needs model.text_whitening: whiten"),
             (self.train.batch_size < self.scaling.max_workers,
              f"train.batch_size {self.train.batch_size} is below scaling.num_workers {self.scaling.max_workers}: raise it"),
-            (self.heldout_gates and gate.redraw_epochs > 0 and self.text.max_user_items > 0,
-             "model.gate.redraw_epochs needs text.max_user_items: 0, or user texts would hold the items held out later"),
             (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
-            (self.model.item_scale and self.loss.kind == "ssm",
-             "model.item_scale learns nothing under loss.kind: ssm, which normalises it away: set loss.kind: bpr"),
-            (gate.cold_share > 0 and self.sampler.backend == "pyg", "model.gate.cold_share needs sampler.backend: numba"),
             (self._parts_do_not_fit,
              f"graph.placement: partitioned with graph.partition: {self.graph.partition} into graph.num_parts "
              f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} does not divide: cuts and balance "

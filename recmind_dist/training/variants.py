@@ -9,7 +9,6 @@ _PLAIN: dict[str, Any] = {
         "readout": "graph",
         "text_layers": 0,
         "users_have_text": True,
-        "item_scale": False,
         "content_view": False,
         "recent_decay": 0.0,
         "gate": {"enabled": False, "withheld_items": 0.0},
@@ -42,7 +41,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bpr_mf": merged(_PLAIN, {
         "model": {"num_layers": 0}, "sampler": {"num_neighbors": []}, "loss": {"kind": "bpr"},
         "train": {"batch_of": "pairs"}}),
-    "simgcl": merged(_PLAIN, {"loss": {"contrast": {"kind": "simgcl"}}}),
     "xsimgcl": merged(_PLAIN, {"loss": {"contrast": {"kind": "xsimgcl"}}}),
     # graph and text without gates
     "lightgcn_text": merged(_PLAIN, {"model": {"use_text": True, "init": "text_neighbours"}}),

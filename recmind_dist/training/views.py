@@ -89,7 +89,7 @@ class FullViews:
     """Propagates the whole graph at the owners of its rows, then fetches the final views of the seeds.
 
     Args:
-        loss: noise for SimGCL and XSimGCL, and whether base rows are penalised; aligns: whether graph and text views are
+        loss: noise for XSimGCL, and whether base rows are penalised; aligns: whether graph and text views are
         wanted by themselves; seed: of the noise.
     """
 
@@ -109,22 +109,15 @@ class FullViews:
             return self._all_smoothed(model, step, e_nD, text_n, key_model, learn)
         z_nD = _of_all(_text_views(model, text_n), operator)
         noisy = self._contrast.kind == "xsimgcl"
-        own = self._propagate(model, step, e_nD, z_nD, learn, "first" if noisy else None)
-        contrast = None
-        if noisy:
-            contrast = own.graph, own.layers[self._contrast.layer]
-        elif self._contrast.kind == "simgcl":
-            first, second = (
-                self._propagate(model, step, e_nD, z_nD, learn, name).graph for name in ("first", "second")
-            )
-            contrast = first, second
+        own = self._propagate(model, step, e_nD, z_nD, learn, noisy)
+        contrast = (own.graph, own.layers[self._contrast.layer]) if noisy else None
         columns = [own.h, own.graph, own.text, e_nD if self._needs_base else own.h, *(contrast or ())]
         h, graph, text, base, *noise = self._all_fetch(columns, step, step.main_index)
         keys, gate_h = None, None
         if key_model is not None:
             with torch.no_grad():
                 key_z = _of_all(_text_views(key_model, text_n), operator)
-                made = self._propagate(key_model, step, e_nD, key_z, "all", None)
+                made = self._propagate(key_model, step, e_nD, key_z, "all", noisy=False)
                 key_graph, key_text = self._all_fetch([made.graph, made.text], step, step.main_index)
                 keys = Views(key_graph, key_graph, key_text)
         if step.gate_index is not None:
@@ -194,7 +187,7 @@ class FullViews:
         return [x[rows] for x in content], [x[rows] for x in recent]
 
     def _propagate(
-        self, model: GatedLightGCN, step: PreparedStep, e: Tensor, z: Tensor | None, learn: Learn, noise: str | None
+        self, model: GatedLightGCN, step: PreparedStep, e: Tensor, z: Tensor | None, learn: Learn, noisy: bool
     ) -> Views:
         """Views of all rows of this rank. Every rank must call, in forward and in backward."""
         operator = step.operator
@@ -203,11 +196,11 @@ class FullViews:
 
         def perturb(state: Tensor, layer: int) -> Tensor:
             """Uniform noise in the state's orthant, of a length of its own. Source: arXiv:2112.08679 eq. 7."""
-            key = stream_key(self._seed, f"noise-{noise}", step.step, layer)
+            key = stream_key(self._seed, "noise-first", step.step, layer)
             drawn = torch.from_numpy(uniform_rows(key, operator.own_nodes, state.shape[1])).to(state)
             return state + state.detach().sign() * functional.normalize(drawn, dim=1) * self._contrast.noise
 
-        return model.views(e, z, operator.is_user, hops, operator.feature, learn, perturb if noise else None)
+        return model.views(e, z, operator.is_user, hops, operator.feature, learn, perturb if noisy else None)
 
     def _all_fetch(self, columns: list[Tensor], step: PreparedStep, index: Tensor | None) -> list[Tensor]:
         """Rows of these columns, [n, C] each, for a batch's seeds; what is the same tensor travels

@@ -261,7 +261,6 @@ class Phase:
         self.name, self.config, self.worker = name, config, worker
         self.joint = name == "joint"
         parts.model = parts.build_dense()  # ZeRO 3 leaves an old phase's module in pieces
-        self._loaders: dict[int, tuple[NeighborLoader, FullPropagation | None]] = {}
         self.epochs = config.train.epochs if self.joint else config.train.warmup_epochs
         self.steps_per_epoch = steps_per_epoch(
             parts.graph, config.sampler, config.train.batch_size, config.train.batch_of, config.train.steps_per_epoch
@@ -281,7 +280,7 @@ class Phase:
         )
         rates = {"fresh_encoder.": config.text.lora.learning_rate} if self.adapts and config.text.lora else {}
         if config.model.gate.learning_rate is not None:
-            gates = ("model.gates.", "model.readout_gate.", "model.mix.", "model.scale.")
+            gates = ("model.gates.", "model.mix.")
             rates |= dict.fromkeys(gates, config.model.gate.learning_rate)
         self.engine = make_engine(objective, config.zero, config.train.batch_size, worker.ranks.device, rates)
         self.step = TrainingStep(
@@ -294,6 +293,7 @@ class Phase:
             finds_edges=not config.sampler.hide_batch_edges and not len(parts.model.gates)
             and config.loss.contrast.kind == "none" and config.model.base == "table",
         )  # fmt: skip
+        self._loader, self._operator = self._make_loader()
 
     @property
     def total_steps(self) -> int:
@@ -303,15 +303,11 @@ class Phase:
         """Batches of an epoch, at most `count`, ready for a step; iterated in the prefetching thread.
         Every rank must iterate.
         """
-        period = self._held_out_period(epoch)
-        if period not in self._loaders:
-            self._loaders = {period: self._loader(period)}
-        loader, operator = self._loaders[period]
-        yield from self.planner.all_prepared(islice(self._batches(loader, epoch, first_step), count), operator)
+        yield from self.planner.all_prepared(islice(self._batches(epoch, first_step), count), self._operator)
 
-    def _batches(self, loader: NeighborLoader, epoch: int, first_step: int) -> Iterator[StepBatches]:
+    def _batches(self, epoch: int, first_step: int) -> Iterator[StepBatches]:
         """Every rank must iterate."""
-        for batches in loader.batches(epoch, first_step):
+        for batches in self._loader.batches(epoch, first_step):
             faults.check("sample", self.worker.ranks.rank, batches.step)
             yield batches
 
@@ -319,28 +315,19 @@ class Phase:
         """Ends the phase's engine."""
         self.engine.close()
 
-    def _held_out_period(self, epoch: int) -> int:
-        """Which held-out slice an epoch leaves to the gates, the same on every rank; -1: none, all
-        edges train the embeddings.
-        """
-        gate = self.config.model.gate
-        if not self.config.heldout_gates or (self.joint and epoch >= self.config.fold_back_epoch):
-            return -1
-        return epoch // gate.redraw_epochs if gate.redraw_epochs else 0
-
-    def _loader(self, period: int) -> tuple[NeighborLoader, FullPropagation | None]:
-        """Batches of a period and, under full propagation, the operator without its held-out edges.
+    def _make_loader(self) -> tuple[NeighborLoader, FullPropagation | None]:
+        """The phase's batches and, under full propagation, the operator without the held-out edges.
         Every rank must call.
         """
         config, parts, ranks = self.config, self.worker.parts, self.worker.ranks
-        graph, gate = parts.graph, config.model.gate
+        gate = config.model.gate
         held_out, teaches = None, None
-        if period >= 0:
-            held_out = parts.held_out(gate.heldout_share, period, gate.withheld_items)
+        if config.heldout_gates:
+            held_out = parts.held_out(gate.heldout_share, gate.withheld_items)
             # of the withheld items, too, only what is a user's newest: as often as an item without edges is met
-            teaches = parts.held_out(gate.heldout_share, period)
+            teaches = parts.held_out(gate.heldout_share)
         loader = make_loader(
-            config, graph, self.name, ranks.rank, ranks.world_size, parts.edges, held_out=held_out, teaches=teaches,
+            config, parts.graph, self.name, ranks.rank, ranks.world_size, parts.edges, held_out=held_out, teaches=teaches,
             gate_degree=parts.degrees(held_out) if config.propagates_fully else None,
         )  # fmt: skip
         return loader, parts.operator(held_out) if config.propagates_fully else None

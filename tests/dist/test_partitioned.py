@@ -62,17 +62,17 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
 
 @pytest.mark.parametrize("kind", ["ssm", "bpr"])
 def test_50_steps_with_everything_on(home: Path, inputs: Inputs, kind: str) -> None:
-    """Gates on held-out edges, cold simulation, alignment, queue, fallback texts, both phases, shared and paired negatives."""
+    """Gates on held-out edges, alignment, queue, fallback texts, both phases, shared and paired negatives."""
     assert_like_replicated(
-        home, inputs, 50, loss={"kind": kind, "tail_exponent": 0.2}, train={"batch_size": 64, "epochs": 3},
-        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "fold_back": 0.34, "cold_share": 0.3}},
+        home, inputs, 50, loss={"kind": kind, "user_exponent": 0.2}, train={"batch_size": 64, "epochs": 3},
+        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "tail_exponent": 0.2}},
     )  # fmt: skip
 
 
-def test_batches_of_users_in_batch_negatives_and_redrawn_slices(home: Path, inputs: Inputs) -> None:
+def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> None:
     assert_like_replicated(
         home, inputs, 8, loss={"kind": "bpr"}, train={"batch_of": "users", "batch_size": 30, "epochs": 3},
-        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "redraw_epochs": 1, "fold_back": 0.0}},
+        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5}},
         sampler={"num_neighbors": [-1, 3], "hide_batch_edges": False, "negatives": {"kind": "in_batch", "num": 2}},
         text={"max_user_items": 0},
     )  # fmt: skip

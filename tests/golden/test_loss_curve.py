@@ -22,8 +22,8 @@ def train(home: Path) -> Curve:
     """Terms of every step of two tiny runs on one rank: sampled softmax and BPR, with all else on."""
     inputs, curves = make_inputs(home), {}
     for kind in ("ssm", "bpr"):
-        gate = {"heldout_share": 0.5, "fold_back": 0.34, "seed": 3}
-        config = config_of(home, kind, loss={"kind": kind}, model={"gate": gate}, train={
+        gate = {"heldout_share": 0.5}
+        config = config_of(home, kind, graph={"seed": 3}, loss={"kind": kind}, model={"gate": gate}, train={
             "batch_size": 96, "warmup_epochs": 1, "epochs": 2, "log_every_steps": 1, "seed": 3})  # fmt: skip
         run_ranks(all_fit, 1, config, inputs, "attempt0")
         records = curve_of(config.run_dir)

@@ -1,4 +1,4 @@
-"""Who takes gradient, what the readouts and variants are, where the fallback stands in, where scales start."""
+"""Who takes gradient, what the readouts and variants are, where the fallback stands in."""
 
 import pytest
 import torch
@@ -17,7 +17,6 @@ from recmind_dist.model import (
     score,
 )
 from recmind_dist.model.gate import Gate
-from recmind_dist.model.item_scale import ItemScale
 
 DIM, TEXT, LAYERS, NODES, USERS = 4, 6, 2, 7, 3
 # users 0..2, items 3..6; item 6 has no edge
@@ -56,7 +55,7 @@ def run(model: GatedLightGCN, learn: Learn = "all") -> tuple[Views, Tensor, Tens
 
 
 def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
-    """Which of rows, text views, gates, readout gate and item scale get a gradient that is not zero."""
+    """Which of rows, text views and gates get a gradient that is not zero."""
     views, e, z = run(model, learn)
     (views.h * torch.linspace(-1, 2, NODES * DIM).view(NODES, DIM)).sum().backward()
     found = {name for name, x in (("e", e), ("z", z)) if x.grad is not None and x.grad.any()}
@@ -66,22 +65,19 @@ def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
     return found
 
 
-EVERYTHING = {"e", "z", "gates", "readout_gate", "scale"}
+EVERYTHING = {"e", "z", "gates"}
 
 
 @pytest.mark.parametrize(
     ("learn", "expected"),
     [("all", EVERYTHING), ("embeddings", {"e", "z"}), ("gates", EVERYTHING - {"e", "z"})],
 )
-@pytest.mark.parametrize("hidden", [0, 5])
-def test_gradient_goes_where_learn_says(learn: Learn, expected: set[str], hidden: int) -> None:
-    fused = build(item_scale=True, gate={"hidden_dim": hidden})
-    assert learners(fused, learn) == expected - {"readout_gate"}
-    assert learners(build(item_scale=True, readout="gate", gate={"hidden_dim": hidden}), learn) == expected
+def test_gradient_goes_where_learn_says(learn: Learn, expected: set[str]) -> None:
+    assert learners(build(), learn) == expected
 
 
 def test_what_learns_does_not_change_what_is_computed() -> None:
-    model = build(item_scale=True, readout="gate")
+    model = build()
     for learn in ("embeddings", "gates"):
         assert torch.equal(run(model, learn)[0].h, run(model)[0].h)  # type: ignore[arg-type]
 
@@ -110,10 +106,8 @@ def test_readouts_are_what_they_are_called() -> None:
     assert torch.equal(h, inputs()[1])
     h, views = h_of("alpha", alpha=0.25)
     assert torch.allclose(h, 0.25 * views.graph + 0.75 * views.text)
-    h, views = h_of("gate")
-    share = ((h - views.text) / (views.graph - views.text)).detach()
-    assert torch.allclose(share, share[:, :1].expand_as(share), atol=1e-3)  # one weight a node
-    assert len(set(share[:, 0].round(decimals=4).tolist())) == NODES  # its own
+    h, views = h_of("concat")
+    assert torch.equal(h, torch.cat([views.graph, views.text], 1))
 
 
 def test_fused_readout_lets_language_reach_a_node_without_edges() -> None:
@@ -139,7 +133,7 @@ def test_gates_for_items_only_leave_users_to_the_graph() -> None:
 
 def test_without_text_gates_and_readout_play_no_part() -> None:
     e, _, is_user, d = inputs()
-    for readout in ("fused", "alpha", "gate", "graph", "text"):
+    for readout in ("fused", "alpha", "graph", "text"):
         plain = GatedLightGCN(
             None, DIM, LAYERS, 0, ModelSettings.model_validate({"use_text": True, "readout": readout})
         )
@@ -151,7 +145,7 @@ def test_without_text_gates_and_readout_play_no_part() -> None:
 
 @pytest.mark.parametrize(("bias", "gamma"), [(0.0, 0.5), (2.0, 0.8807970779778823)])
 def test_a_gate_starts_at_its_bias_whatever_its_input(bias: float, gamma: float) -> None:
-    gate = Gate(DIM, GateSettings(initial_bias=bias, hidden_dim=3))
+    gate = Gate(DIM, GateSettings(initial_bias=bias))
     e, z, _, _, d = inputs()
     assert torch.allclose(gate(e, z, d), torch.full((NODES, 1), gamma))
 
@@ -195,13 +189,6 @@ def test_the_fallback_tells_nodes_apart_by_each_of_its_inputs() -> None:
     for name, other in (("degree_feature", torch.tensor([0.9])), ("category", torch.tensor([2])),
                         ("neighbour_text", torch.zeros(1, TEXT))):  # fmt: skip
         assert not torch.allclose(z, view(TextRows(**rows, **(base | {name: other}))))
-
-
-def test_the_item_scale_starts_at_one_on_unit_items_and_leaves_users() -> None:
-    e, _, _, is_user, d = inputs()
-    h = ItemScale()(e, d, is_user)
-    assert torch.equal(h[:USERS], e[:USERS])
-    assert torch.allclose(h[USERS:], torch.nn.functional.normalize(e[USERS:], dim=1))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
