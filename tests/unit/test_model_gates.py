@@ -146,12 +146,12 @@ def test_without_text_gates_and_readout_play_no_part() -> None:
 @pytest.mark.parametrize(("bias", "gamma"), [(0.0, 0.5), (2.0, 0.8807970779778823)])
 def test_a_gate_starts_at_its_bias_whatever_its_input(bias: float, gamma: float) -> None:
     gate = Gate(DIM, GateSettings(initial_bias=bias))
-    e, z, _, _, d = inputs()
+    e, z, _, d = inputs()
     assert torch.allclose(gate(e, z, d), torch.full((NODES, 1), gamma))
 
 
 def test_a_gate_without_degree_input_does_not_see_the_degree() -> None:
-    e, z, _, _, d = inputs()
+    e, z, _, d = inputs()
     for seen in (True, False):
         torch.manual_seed(1)
         gate = Gate(DIM, GateSettings(degree_input=seen))
