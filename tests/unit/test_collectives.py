@@ -31,7 +31,7 @@ GLOBAL = {
     # settings and what follows from them alone
     "config", "settings", "scaling", "heldout_gates", "joint", "decay", "num_layers", "num_neighbors", "gate_batch_size",
     "batch_of", "every_steps", "hide", "users_have_text", "shared_memory", "negatives", "norm_exponent", "resume", "learn",
-    "uses_text", "_full",
+    "uses_text", "_full", "items_only", "Checkpoint",
     # what a run is: its phase and place in it, who takes part, its graph's held-out edges, its model's parts
     "world_size", "cursor", "phase", "phases", "epochs", "steps_per_epoch", "checkpoint", "parts.graph", "model.gates",
     "is_initialized", "named",
