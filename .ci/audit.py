@@ -1,10 +1,12 @@
-"""A report on known faults in the pinned dependencies. Never a failure: the lists change without us.
+"""A report on known faults in the pinned dependencies. Never a failure: the lists change without
+us.
 
     python .ci/audit.py [--advisories DIR] [--home DIR]
 
-Asks osv.dev through pip-audit (in an environment of its own below --home) or, where that cannot be reached, PyPI. Both
-are tried for a few seconds; where neither answers the report is one line that says so. With --advisories, a checkout of
-https://github.com/pypa/advisory-database, nobody is asked.
+Asks osv.dev through pip-audit (in an environment of its own below --home) or, where that cannot be
+reached, PyPI. Both are tried for a few seconds; where neither answers the report is one line that
+says so. With --advisories, a checkout of https://github.com/pypa/advisory-database, nobody is
+asked.
 """
 
 import argparse
@@ -23,7 +25,8 @@ from packaging.version import Version
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-PROBE = {"name": "pip", "version": "9.0.0"}  # has known faults, so an honest service has something to say of it
+# has known faults, so an honest service has something to say of it
+PROBE = {"name": "pip", "version": "9.0.0"}
 SERVICES = {
     "osv": os.environ.get("RECMIND_OSV", "https://api.osv.dev") + "/v1/query",
     "pypi": os.environ.get("RECMIND_PYPI", "https://pypi.org") + f"/pypi/{PROBE['name']}/{PROBE['version']}/json",

@@ -26,10 +26,10 @@ from benchmarks.accuracy_page import BENCHES, METRICS, OURS, write_page
 from benchmarks.accuracy_store import AccuracyStore, Compared, Record, settings_hash
 from recmind_dist.errors import DataError, RecmindError
 from recmind_dist.experiments.comparison import compare
+from recmind_dist.pipeline.in_process import validation_curve
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.alone import validation_curve
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.run_config import RunConfig
 
 MACRO_STRATA = ((0, 0), (1, 3), (4, 7), (8, 15), (16, 1 << 30))
 """Lowest and highest degree of each stratum of macro_recall@20."""

@@ -225,14 +225,16 @@ def _provenance_table(by_model: dict[str, list[Record]]) -> str:
     rows = []
     for model, runs in by_model.items():
         seconds = _mean([run["train_seconds"] for run in runs])
-        rows.append([
-            model,
-            ", ".join(str(run["seed"]) for run in runs),
-            " ".join(sorted({run["settings_hash"] for run in runs})),
-            " ".join(sorted({str(run["commit"])[:12] for run in runs})),
-            f"{seconds or 0:.0f}",
-            ", ".join(str(run["norm_exponent"]) for run in runs),
-        ])  # fmt: skip
+        rows.append(
+            [
+                model,
+                ", ".join(str(run["seed"]) for run in runs),
+                " ".join(sorted({run["settings_hash"] for run in runs})),
+                " ".join(sorted({str(run["commit"])[:12] for run in runs})),
+                f"{seconds or 0:.0f}",
+                ", ".join(str(run["norm_exponent"]) for run in runs),
+            ]
+        )
     header = ("model", "seeds", "config", "commit", "training, s", "norm exponent")
     return markdown_table(header, rows)
 

@@ -20,7 +20,7 @@ from benchmarks.accuracy_store import AccuracyStore
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.runs import Arm, ArmRuns, run_arms
-from recmind_dist.training.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
 
 PLAN = Path(__file__).with_suffix(".yaml")
 

@@ -1,4 +1,6 @@
-"""What does a checkpoint cost? Save and load bandwidth against plain files of as many bytes, and training's stall."""
+"""What does a checkpoint cost? Save and load bandwidth against plain files of as many bytes, and
+training's stall.
+"""
 
 import os
 import shutil
@@ -9,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # so that the file runs as a script too
 
 import torch
 import typer
@@ -19,8 +23,8 @@ from recmind_dist.checkpoint import attempt_name
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.checkpoint.settings import CheckpointSettings
-from recmind_dist.parallel import ShardedTable
-from recmind_dist.parallel.settings import TableSettings
+from recmind_dist.distributed.settings import TableSettings
+from recmind_dist.embedding.table import ShardedTable
 
 DIM = 64
 BLOCK = 16 << 20  # bytes of a plain write or read
@@ -30,10 +34,14 @@ _SAVES = iter(range(1 << 30))  # no attempt's name is used twice
 
 def main(
     quick: bool = typer.Option(False, help="a smaller table and fewer rounds, under 4 minutes"),
-    folder: Path | None = typer.Option(None, help="on the disk to be measured; a temporary one by default"),  # noqa: B008
+    folder: Path | None = typer.Option(
+        None, help="on the disk to be measured; a temporary one by default"
+    ),
     every_s: float = typer.Option(60.0, help="seconds of training between saves, for the stall"),
 ) -> None:
-    """Saves and loads a table of D 64 with Adam's state, one rank, files synced to disk on both sides."""
+    """Saves and loads a table of D 64 with Adam's state, one rank, files synced to disk on both
+    sides.
+    """
     torch.set_num_threads(1)
     report = Report("checkpoint", quick)
     rows = 250_000 if quick else 1_000_000
@@ -44,12 +52,22 @@ def main(
         found = interleave(_sides(home, table, size), rounds=3 if quick else 7)
         what = f"{size / 2**20:.0f} MiB"
         for name, spread in found.items():
-            limit = found["plain read" if "load" in name or "read" in name else "plain write"].median
+            limit = found[
+                "plain read" if "load" in name or "read" in name else "plain write"
+            ].median
             report.add(what, name, "MiB/s", spread, limit)
-        report.figures["save_fraction_of_disk"] = found["recmind save"].over(found["plain write"]).median
-        report.figures["load_fraction_of_disk"] = found["recmind load, hashed"].over(found["plain read"]).median
-        report.figures["load_unhashed_fraction_of_disk"] = found["recmind load"].over(found["plain read"]).median
-        report.note("a load verifies sha256 of every file; reads come from the page cache on both sides")
+        report.figures["save_fraction_of_disk"] = (
+            found["recmind save"].over(found["plain write"]).median
+        )
+        report.figures["load_fraction_of_disk"] = (
+            found["recmind load, hashed"].over(found["plain read"]).median
+        )
+        report.figures["load_unhashed_fraction_of_disk"] = (
+            found["recmind load"].over(found["plain read"]).median
+        )
+        report.note(
+            "a load verifies sha256 of every file; reads come from the page cache on both sides"
+        )
         _stall(report, home, table, every_s, 2 if quick else 5)
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -97,9 +115,12 @@ def _sides(home: Path, table: ShardedTable, size: int) -> dict[str, Callable[[],
         return 0.0
 
     works: dict[str, Callable[[], float]] = {
-        "plain write": write, "recmind save": save, "plain read": read,
-        "recmind load": lambda: load(False), "recmind load, hashed": lambda: load(True),
-    }  # fmt: skip
+        "plain write": write,
+        "recmind save": save,
+        "plain read": read,
+        "recmind load": lambda: load(False),
+        "recmind load, hashed": lambda: load(True),
+    }
     return {name: (lambda w=work: size / 2**20 / _seconds(w)) for name, work in works.items()}  # type: ignore[misc]
 
 
@@ -108,7 +129,9 @@ def _saver(folder: Path, rows: int) -> Checkpointer:
 
 
 def _stall(report: Report, home: Path, table: ShardedTable, every_s: float, rounds: int) -> None:
-    """Steps of the table's own update, with a save behind them and without, until the save is on disk."""
+    """Steps of the table's own update, with a save behind them and without, until the save is on
+    disk.
+    """
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randperm(len(table), generator=generator)[:30_000] for _ in range(4)]
     grad = torch.randn(30_000, DIM)
@@ -139,10 +162,17 @@ def _stall(report: Report, home: Path, table: ShardedTable, every_s: float, roun
         spans.append(seconds)
         pauses.append(pause)
     saver.close()
-    for name, values in (("lost a save", lost), ("of it copying", pauses), ("save in the background", spans)):
+    for name, values in (
+        ("lost a save", lost),
+        ("of it copying", pauses),
+        ("save in the background", spans),
+    ):
         report.add("stall", name, "s", Spread(tuple(values)))
     report.figures["stall"] = Spread(tuple(lost)).median / every_s
-    report.note(f"stall: seconds of training lost to a save over the {every_s:g} s between two saves (--every-s)")
+    report.note(
+        f"stall: seconds of training lost to a save over the {every_s:g} s between two saves "
+        "(--every-s)"
+    )
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,4 +1,5 @@
-"""Step time, bytes and memory of clusters that are not here: measured seconds of work, replayed bytes, a stated network.
+"""Step time, bytes and memory of clusters that are not here: measured seconds of work, replayed
+bytes, a stated network.
 
 Legend: P workers, b pairs of each, N nodes and E sampled edges of a batch.
 """
@@ -7,19 +8,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # so that the file runs as a script too
 
 import numpy as np
 from scipy.optimize import nnls
 
-from recmind_dist.training.replay import Replayed
+from recmind_dist.pipeline.replay import Replayed
 
 PLANNED = ((5e7, 1e9), (5e8, 1e10))  # nodes and edges of graphs that are only reckoned with
 
 
 @dataclass(frozen=True)
 class Work:
-    """Seconds of one core as a function of a batch: per sampled edge, per node, per step. Fitted on one worker alone."""
+    """Seconds of one core as a function of a batch: per sampled edge, per node, per step. Fitted on
+    one worker alone.
+    """
 
     per_edge: float
     per_node: float
@@ -40,14 +45,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Exchange:
-    """CPU-seconds of an exchange: per call, and per byte that leaves a rank, its picking and ordering of rows included."""
+    """CPU-seconds of an exchange: per call, and per byte that leaves a rank, its picking and
+    ordering of rows included.
+    """
 
     per_call_s: float
     per_byte_s: float
 
     @staticmethod
     def fit(sent: list[float], seconds: list[float], calls: int) -> "Exchange":
-        """Through measured sizes, of which the first is of a few rows: what that takes is what `calls` cost."""
+        """Through measured sizes, of which the first is of a few rows: what that takes is what
+        `calls` cost.
+        """
         more, rest = np.array(sent[1:]) - sent[0], np.array(seconds[1:]) - seconds[0]
         return Exchange(seconds[0] / calls, max(float(more @ rest / (more @ more)), 0.0))
 
@@ -63,7 +72,10 @@ class Network:
 
     def seconds(self, sent: float, calls: int, world_size: int) -> float:
         """Of `calls` exchanges in which a rank sends so many bytes."""
-        return 8 * sent / (self.gbit_s * 1e9 * self.efficiency) + calls * (world_size - 1) * self.latency_us * 1e-6
+        return (
+            8 * sent / (self.gbit_s * 1e9 * self.efficiency)
+            + calls * (world_size - 1) * self.latency_us * 1e-6
+        )
 
 
 @dataclass(frozen=True)
@@ -71,10 +83,10 @@ class Model:
     """One worker's step.
 
     Attributes:
-        train, sample: work of the training and the sampling thread; per_row: of updating a row of the table, which is not
-        in `train`: owners do it once, however many ranks need the row; exchange: measured between two ranks here, through
-        shared memory, above what reading as many own rows costs; gloo: the same as ranks of two machines do it, over the
-        loopback network;
+        train, sample: work of the training and the sampling thread; per_row: of updating a row of
+        the table, which is not in `train`: owners do it once, however many ranks need the row;
+        exchange: measured between two ranks here, through shared memory, above what reading as many
+        own rows costs; gloo: the same as ranks of two machines do it, over the loopback network;
         layers: hops; partitioned: whether hops travel.
     """
 
@@ -88,12 +100,16 @@ class Model:
 
     @property
     def id_exchanges(self) -> int:
-        """Of the sampling thread a step: ids and replies of each hop, items, negatives; wanted rows."""
+        """Of the sampling thread a step: ids and replies of each hop, items, negatives; wanted
+        rows.
+        """
         return (2 * self.layers + 2 if self.partitioned else 0) + 1
 
     @property
     def id_calls(self) -> int:
-        """Of a process group for them: it has to be told first how much wanted rows and each hop's two will be."""
+        """Of a process group for them: it has to be told first how much wanted rows and each hop's
+        two will be.
+        """
         return self.id_exchanges + (2 * self.layers if self.partitioned else 0) + 1
 
     def training(self, batch: Replayed) -> float:
@@ -101,7 +117,9 @@ class Model:
         return self.train.seconds(batch) + self.per_row * batch.owned
 
     def here(self, batch: Replayed, world_size: int, cores: int) -> float:
-        """Seconds of a step on this machine, where both threads of a rank share one core, and ranks the cores."""
+        """Seconds of a step on this machine, where both threads of a rank share one core, and ranks
+        the cores.
+        """
         alone = self.training(batch) + self.sample.seconds(batch)
         if world_size == 1:
             return alone
@@ -112,7 +130,8 @@ class Model:
         )
 
     def there(self, batch: Replayed, world_size: int, network: Network) -> float:
-        """Seconds of a step on a cluster, where a worker's two threads have a core each and overlap.
+        """Seconds of a step on a cluster, where a worker's two threads have a core each and
+        overlap.
 
         What a byte costs a core by gloo here, it costs there too, beside the wire.
         """
@@ -128,9 +147,11 @@ class Model:
 def memory_bytes(
     num_nodes: float, num_edges: float, world_size: int, dim: int, optimizer: str = "adam"
 ) -> dict[str, float]:
-    """What a rank of a partitioned graph needs: its rows and their optimizer, its edges, and some numbers for every node.
+    """What a rank of a partitioned graph needs: its rows and their optimizer, its edges, and some
+    numbers for every node.
 
-    Per node, on every rank: offsets and rows (8 + 8, mapped), degree (8), a slot of the sampler (4); own rows: 12 more.
+    Per node, on every rank: offsets and rows (8 + 8, mapped), degree (8), a slot of the sampler
+    (4); own rows: 12 more.
     """
     state = 2 * 4 * dim + 8 if optimizer == "adam" else 4
     return {
@@ -141,14 +162,19 @@ def memory_bytes(
 
 
 def main() -> None:
-    """Prints what a rank of the planned graphs holds: `python benchmarks/cluster_model.py [WORKERS …]`."""
+    """Prints what a rank of the planned graphs holds: `python benchmarks/cluster_model.py [WORKERS
+    …]`.
+    """
     print(
-        "| edges | nodes | workers | table, Adam | table, row-wise Adagrad | edges | by node | sum, Adam | sum, Adagrad |"
+        "| edges | nodes | workers | table, Adam | table, row-wise Adagrad | edges | by node | "
+        "sum, Adam | sum, Adagrad |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for nodes, edges in PLANNED:
         for world in [int(word) for word in sys.argv[1:]] or [8, 64, 512]:
-            adam, adagrad = (memory_bytes(nodes, edges, world, 64, name) for name in ("adam", "adagrad"))
+            adam, adagrad = (
+                memory_bytes(nodes, edges, world, 64, name) for name in ("adam", "adagrad")
+            )
             parts = (
                 adam["table"],
                 adagrad["table"],

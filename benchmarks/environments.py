@@ -1,4 +1,6 @@
-"""Environments of peers: a virtual environment each, made on first use, so that their pins never meet the project's."""
+"""Environments of peers: a virtual environment each, made on first use, so that their pins never
+meet the project's.
+"""
 
 import hashlib
 import os
@@ -11,7 +13,9 @@ from pathlib import Path
 from recmind_dist.errors import RecmindError
 from recmind_dist.storage import directory_lock
 
-CACHE = Path(os.environ.get("RECMIND_BENCH_CACHE", Path(__file__).parents[1] / "cache" / "benchmarks"))
+CACHE = Path(
+    os.environ.get("RECMIND_BENCH_CACHE", Path(__file__).parents[1] / "cache" / "benchmarks")
+)
 """Where graphs, environments and models of the benchmarks are kept between runs."""
 _STAMP = "installed.sha256"
 
@@ -51,14 +55,26 @@ class Environment:
         return hashlib.sha256("\n".join([sys.version, *self.requirements]).encode()).hexdigest()
 
     def _make(self) -> None:
-        print(f"making the environment {self.name}: {' '.join(self.requirements)}", file=sys.stderr, flush=True)
+        print(
+            f"making the environment {self.name}: {' '.join(self.requirements)}",
+            file=sys.stderr,
+            flush=True,
+        )
         shutil.rmtree(self.path, ignore_errors=True)
-        pip = [self.path / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [
+            self.path / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         for command in ([sys.executable, "-m", "venv", self.path], [*pip, *self.requirements]):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RecmindError(
-                    f"environment {self.name}: {(done.stderr or done.stdout).strip()[-400:]}: check the package index, "
+                    f"environment {self.name}: {(done.stderr or done.stdout).strip()[-400:]}: "
+                    "check the package index, "
                     f"then run the benchmark again"
                 )
 
@@ -76,5 +92,6 @@ RECBOLE = Environment(
     ),
 )
 SENTENCE_TRANSFORMERS = Environment(
-    "sentence-transformers", ("sentence-transformers>=5,<7", "torch==2.13.0", "transformers>=5.23,<6")
+    "sentence-transformers",
+    ("sentence-transformers>=5,<7", "torch==2.13.0", "transformers>=5.23,<6"),
 )

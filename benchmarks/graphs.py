@@ -57,16 +57,29 @@ class PowerLaw:
         for split in ("valid", "test"):
             np.save(work / f"{split}_indptr.npy", np.zeros(self.num_users + 1, np.int64))
             np.save(work / f"{split}_indices.npy", np.zeros(0, np.int32))
-        counts = {"num_users": self.num_users, "num_items": self.num_items, "num_edges": self.num_edges}
+        counts = {
+            "num_users": self.num_users,
+            "num_items": self.num_items,
+            "num_edges": self.num_edges,
+        }
         counts |= {"num_valid": 0, "num_test": 0}
-        write_manifest(work, KIND, SCHEMA, {"key": self.name, "name": self.name, "dataset_key": self.name, **counts})
+        write_manifest(
+            work,
+            KIND,
+            SCHEMA,
+            {"key": self.name, "name": self.name, "dataset_key": self.name, **counts},
+        )
 
     def _edges(self) -> tuple[IntArray, IntArray]:
-        """Distinct pairs, drawn until there are enough; node numbers are shuffled, as a log's would be."""
+        """Distinct pairs, drawn until there are enough; node numbers are shuffled, as a log's would
+        be.
+        """
         pairs = np.zeros(0, np.int64)
         drawn = 0
         while len(pairs) < self.num_edges:
-            counter = drawn + np.arange(int(1.1 * (self.num_edges - len(pairs))) + 1000, dtype=np.int64)
+            counter = drawn + np.arange(
+                int(1.1 * (self.num_edges - len(pairs))) + 1000, dtype=np.int64
+            )
             drawn += len(counter)
             user = _by_power("user", counter, self.num_users, self.user_power)
             item = _by_power("item", counter, self.num_items, self.item_power)

@@ -1,4 +1,6 @@
-"""The pairs that peers are compared on: Gowalla where its files are, else a power-law graph of its size."""
+"""The pairs that peers are compared on: Gowalla where its files are, else a power-law graph of its
+size.
+"""
 
 import os
 from dataclasses import dataclass
@@ -64,7 +66,9 @@ def atomic_files(pairs: Interactions) -> tuple[Path, str]:
         with atomic_directory(folder) as work:
             for part, rows in parts.items():
                 lines = "\n".join(f"{user}\t{item}" for user, item in rows.tolist())
-                (work / f"{pairs.name}.{part}.inter").write_text(f"user_id:token\titem_id:token\n{lines}\n")
+                (work / f"{pairs.name}.{part}.inter").write_text(
+                    f"user_id:token\titem_id:token\n{lines}\n"
+                )
     return home, pairs.name
 
 
@@ -87,6 +91,8 @@ def _stand_in() -> Path:
             for part, mask in (("train", ~held), ("test", held)):
                 starts = np.searchsorted(users[mask], np.arange(graph.num_users + 1))
                 rows = (items[mask][a:b] for a, b in pairwise(starts))
-                lines = (f"{user} {' '.join(map(str, row))}".rstrip() for user, row in enumerate(rows))
+                lines = (
+                    f"{user} {' '.join(map(str, row))}".rstrip() for user, row in enumerate(rows)
+                )
                 (work / f"{part}.txt").write_text("\n".join(lines) + "\n")
     return folder

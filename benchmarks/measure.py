@@ -1,7 +1,9 @@
-"""What all benchmarks share: sides measured in turn, medians with their spread, the machine, the table, the JSON.
+"""What all benchmarks share: sides measured in turn, medians with their spread, the machine, the
+table, the JSON.
 
-A figure here is a rate or a time of one side in one round. Rounds go A B A B, so that whatever else the machine does
-falls on all sides alike; ratios are taken within a round and their median is reported.
+A figure here is a rate or a time of one side in one round. Rounds go A B A B, so that whatever else
+the machine does falls on all sides alike; ratios are taken within a round and their median is
+reported.
 """
 
 import json
@@ -22,8 +24,22 @@ from recmind_dist.report import print_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-RESULT_FILES = (":!benchmarks/results", ":!benchmarks/README.md", ":!benchmarks/accuracy.md", ":!benchmarks/*.png")
-_PACKAGES = ("torch", "numpy", "numba", "torch-geometric", "transformers", "deepspeed", "ray", "recmind-dist")
+RESULT_FILES = (
+    ":!benchmarks/results",
+    ":!benchmarks/README.md",
+    ":!benchmarks/accuracy.md",
+    ":!benchmarks/*.png",
+)
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "numba",
+    "torch-geometric",
+    "transformers",
+    "deepspeed",
+    "ray",
+    "recmind-dist",
+)
 
 Side = Callable[[], float]
 
@@ -55,7 +71,8 @@ class Spread:
 
 
 def interleave(sides: Mapping[str, Side], rounds: int, warm: int = 1) -> dict[str, Spread]:
-    """Runs the sides in turn: all of them `warm` times for nothing, then `rounds` times for their figures.
+    """Runs the sides in turn: all of them `warm` times for nothing, then `rounds` times for their
+    figures.
 
     Args:
         sides: name → a function that does the work once and returns its figure.
@@ -75,7 +92,8 @@ class Report:
     """One run of one benchmark, filled while it goes.
 
     Attributes:
-        name: of the benchmark; quick: whether it was cut short; figures: what the last line and the JSON hold;
+        name: of the benchmark; quick: whether it was cut short; figures: what the last line and the
+        JSON hold;
         notes: what a reader must know, a null figure's reason among it.
     """
 
@@ -85,7 +103,9 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, what: str, side: str, unit: str, spread: Spread, limit: float | None = None) -> None:
+    def add(
+        self, what: str, side: str, unit: str, spread: Spread, limit: float | None = None
+    ) -> None:
         """A row of the table. Args: limit: what the machine could do at best, in the same unit."""
         row = {
             "what": what,
@@ -102,9 +122,22 @@ class Report:
         self.notes.append(sentence)
 
     def publish(self, results: Path = RESULTS) -> dict[str, Any]:
-        """Prints the table, writes `<results>/<name>.json`, prints the one-line JSON object last and returns it."""
-        last = {"benchmark": self.name, "commit": commit(), "machine": machine(), "figures": rounded(self.figures)}
-        whole = {**last, "quick": self.quick, "versions": versions(), "rows": rounded(self.rows), "notes": self.notes}
+        """Prints the table, writes `<results>/<name>.json`, prints the one-line JSON object last
+        and returns it.
+        """
+        last = {
+            "benchmark": self.name,
+            "commit": commit(),
+            "machine": machine(),
+            "figures": rounded(self.figures),
+        }
+        whole = {
+            **last,
+            "quick": self.quick,
+            "versions": versions(),
+            "rows": rounded(self.rows),
+            "notes": self.notes,
+        }
         results.mkdir(parents=True, exist_ok=True)
         path = results / f"{self.name}.json"
         path.write_text(json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -116,7 +149,9 @@ class Report:
         return whole
 
     def _table(self) -> Table:
-        table = Table(box=box.SIMPLE, title=f"{self.name}: {machine()['cpu']}", title_justify="left")
+        table = Table(
+            box=box.SIMPLE, title=f"{self.name}: {machine()['cpu']}", title_justify="left"
+        )
         for column in ("what", "side"):
             table.add_column(column)
         for column in ("median", "least", "greatest", "limit"):
@@ -130,10 +165,16 @@ class Report:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with a plus where files other than results differ from it; None outside a checkout."""
+    """The checkout's commit, with a plus where files other than results differ from it; None
+    outside a checkout.
+    """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *RESULT_FILES) else "")
+        return head + (
+            "+"
+            if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *RESULT_FILES)
+            else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -1,4 +1,6 @@
-"""How soon is Gowalla learnt? Interactions/s, peak memory and time to quality against RecBole's and PyG's LightGCN."""
+"""How soon is Gowalla learnt? Interactions/s, peak memory and time to quality against RecBole's and
+PyG's LightGCN.
+"""
 
 import json
 import sys
@@ -11,7 +13,9 @@ from typing import Any
 import numpy as np
 import typer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # so that the file runs as a script too
 
 from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import CACHE, RECBOLE
@@ -25,11 +29,20 @@ QUALITIES = (0.15, 0.17, 0.18)
 PUBLISHED = ((20, 0.123), (160, 0.166), (320, 0.174), (640, 0.179), (1000, 0.1824))
 """(epoch, Recall@20) of LightGCN's published logs on Gowalla at learning rate 1e-3, batch 2,048."""
 BPR = (
-    "loss.kind=bpr", "loss.regularization=1e-4", "table.learning_rate=1e-3", "train.batch_of=pairs", "train.schedule=constant",
-    f"train.batch_size={BATCH}", "sampler.propagation=full", "sampler.negatives.kind=uniform", "sampler.negatives.num=1",
-    "sampler.hide_batch_edges=false", f"model.embedding_dim={DIM}", f"model.num_layers={LAYERS}",
+    "loss.kind=bpr",
+    "loss.regularization=1e-4",
+    "table.learning_rate=1e-3",
+    "train.batch_of=pairs",
+    "train.schedule=constant",
+    f"train.batch_size={BATCH}",
+    "sampler.propagation=full",
+    "sampler.negatives.kind=uniform",
+    "sampler.negatives.num=1",
+    "sampler.hide_batch_edges=false",
+    f"model.embedding_dim={DIM}",
+    f"model.num_layers={LAYERS}",
     "sampler.num_neighbors=[-1,-1,-1]",
-)  # fmt: skip
+)
 
 
 def main(
@@ -45,16 +58,23 @@ def main(
     report, pairs = Report("peers", quick), load()
     if not pairs.is_real:
         report.note(
-            "Gowalla is not there (set RECMIND_DATA): a power-law graph of its size stands in, and no time to quality"
+            "Gowalla is not there (set RECMIND_DATA): a power-law graph of its size stands in, "
+            "and no time to quality"
         )
     many = f"recmind, {batches_per_propagation} batches a propagation"
     with ExitStack() as stack, tempfile.TemporaryDirectory() as home:
         contenders: dict[str, ContenderProcess] = {
             "recmind": _ours(threads, config, pairs, Path(home) / "one", *BPR),
-            many: _ours(threads, config, pairs, Path(home) / "many", *BPR,
-                        f"sampler.batches_per_propagation={batches_per_propagation}"),
+            many: _ours(
+                threads,
+                config,
+                pairs,
+                Path(home) / "many",
+                *BPR,
+                f"sampler.batches_per_propagation={batches_per_propagation}",
+            ),
             "PyG": ContenderProcess("run_pyg.py", threads, pairs.folder, BATCH, LAYERS, DIM),
-        }  # fmt: skip
+        }
         try:
             folder, name = atomic_files(pairs)
             words = (threads, folder, name, BATCH, LAYERS, DIM, 1024)
@@ -115,16 +135,28 @@ def _figures(
     )
     report.figures["sampler_stall"] = last["recmind"]["stall_s"] / last["recmind"]["seconds"]
     report.note(
-        f"recmind updates after every {BATCH} pairs, as the peers do; {many} adds up the exact gradients of that many "
-        "batches before one update, so its speed-ups (…_many) are not of the same sequence of updates"
+        f"recmind updates after every {BATCH} pairs, as the peers do; {many} adds up the exact "
+        "gradients of that many "
+        "batches before one update, so its speed-ups (…_many) are not of the same sequence of "
+        "updates"
     )
 
 
 def _time_to_quality(
-    report: Report, threads: int, config: Path, pairs: Interactions, last: dict[str, dict[str, Any]], quick: bool
+    report: Report,
+    threads: int,
+    config: Path,
+    pairs: Interactions,
+    last: dict[str, dict[str, Any]],
+    quick: bool,
 ) -> None:
-    """Seconds of training to each Recall@20 on test with our recipe, and what the peer's pace makes of published epochs."""
-    with tempfile.TemporaryDirectory() as home, _ours(threads, config, pairs, Path(home) / "fit") as ours:
+    """Seconds of training to each Recall@20 on test with our recipe, and what the peer's pace makes
+    of published epochs.
+    """
+    with (
+        tempfile.TemporaryDirectory() as home,
+        _ours(threads, config, pairs, Path(home) / "fit") as ours,
+    ):
         curve = ours.ask("fit", until=QUALITIES[-1], every=5 if quick else 2)["curve"]
     report.note(
         "recmind's curve as (seconds, epoch, Recall@20): "
@@ -136,11 +168,17 @@ def _time_to_quality(
         report.figures[f"seconds_to_{target}"] = reached
         theirs = None
         if peer is not None:
-            theirs = published_epochs(target) * peer["steps_per_epoch"] * peer["seconds"] / (peer["pairs"] / BATCH)
+            theirs = (
+                published_epochs(target)
+                * peer["steps_per_epoch"]
+                * peer["seconds"]
+                / (peer["pairs"] / BATCH)
+            )
             report.figures[f"recbole_seconds_to_{target}_extrapolated"] = theirs
         report.figures[f"time_to_{target}_ratio"] = theirs / reached if theirs and reached else None
     report.note(
-        "RecBole's times to quality are not measured but its measured time an epoch × LightGCN's published epochs: "
+        "RecBole's times to quality are not measured but its measured time an epoch × LightGCN's "
+        "published epochs: "
         + ", ".join(f"{published_epochs(target):.0f} to {target}" for target in QUALITIES)
     )
 
@@ -154,7 +192,10 @@ def published_epochs(recall: float) -> float:
 def _ours(
     threads: int, config: Path, pairs: Interactions, run_dir: Path, *overrides: str
 ) -> ContenderProcess:
-    data = (f"dataset.interactions={pairs.folder / 'train.txt'}", f"dataset.test={pairs.folder / 'test.txt'}")
+    data = (
+        f"dataset.interactions={pairs.folder / 'train.txt'}",
+        f"dataset.test={pairs.folder / 'test.txt'}",
+    )
     places = (f"run_dir={run_dir}", f"cache_dir={CACHE / 'recmind'}", f"dataset.name={pairs.name}")
     more = (f"scaling.threads_per_worker={threads}", "scaling.num_workers=1")
     return ContenderProcess("run_recmind.py", threads, config, *data, *places, *more, *overrides)

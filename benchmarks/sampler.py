@@ -1,11 +1,15 @@
-"""How fast are neighbours sampled? Million sampled edges per CPU-second, against numpy, PyG's op and random reads."""
+"""How fast are neighbours sampled? Million sampled edges per CPU-second, against numpy, PyG's op
+and random reads.
+"""
 
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # so that the file runs as a script too
 
 import numpy as np
 import torch
@@ -16,8 +20,8 @@ from benchmarks.graphs import LARGE, SMALL, PowerLaw
 from benchmarks.measure import Report, Side, interleave
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import mix64
-from recmind_dist.sampling import NumbaNeighborSampler
-from recmind_dist.sampling.pyg_neighbours import pyg_op_resolves
+from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler
+from recmind_dist.sampling.pyg_sampler import pyg_op_resolves
 from recmind_dist.types import IntArray
 
 FAN_OUT = (10, 10)
@@ -25,22 +29,30 @@ SEEDS = {SMALL: 2048, LARGE: 8192}
 
 
 def main(quick: bool = typer.Option(False, help="fewer rounds, under 4 minutes")) -> None:
-    """Samples [10, 10] around random seeds of two power-law graphs, all sides on one thread, in turn."""
+    """Samples [10, 10] around random seeds of two power-law graphs, all sides on one thread, in
+    turn.
+    """
     torch.set_num_threads(1)
     report = Report("sampler", quick)
     ratios = {}
     for name, shape in (("small", SMALL), ("large", LARGE)):
-        ratios[name] = _measure(report, name, shape, rounds=5 if quick else 15, seconds=0.5 if quick else 2.0)
+        ratios[name] = _measure(
+            report, name, shape, rounds=5 if quick else 15, seconds=0.5 if quick else 2.0
+        )
     report.figures["vs_pyg"] = ratios["large"]
     if ratios["large"] is None:
         report.note(
-            "vs_pyg is null: neither pyg-lib nor torch-sparse can be imported, and PyG's NeighborLoader has no backend "
-            "of its own; `pip install pyg-lib -f https://data.pyg.org/whl/torch-2.13.0+cpu.html` where that index is reachable"
+            "vs_pyg is null: neither pyg-lib nor torch-sparse can be imported, and PyG's "
+            "NeighborLoader has no backend "
+            "of its own; `pip install pyg-lib -f https://data.pyg.org/whl/torch-2.13.0+cpu.html` "
+            "where that index is reachable"
         )
     report.publish()
 
 
-def _measure(report: Report, name: str, shape: PowerLaw, rounds: int, seconds: float) -> float | None:
+def _measure(
+    report: Report, name: str, shape: PowerLaw, rounds: int, seconds: float
+) -> float | None:
     graph = in_memory(shape.open())
     seeds = seed_batches(graph, SEEDS[shape], 8)
     reads = graph.indices
@@ -55,7 +67,9 @@ def _measure(report: Report, name: str, shape: PowerLaw, rounds: int, seconds: f
     found = interleave(sides, rounds)
     limit = found.pop("random reads")
     for side, spread in found.items():
-        report.add(f"{shape.name}, {SEEDS[shape]} seeds", side, "M edges/CPU-s", spread, limit.median)
+        report.add(
+            f"{shape.name}, {SEEDS[shape]} seeds", side, "M edges/CPU-s", spread, limit.median
+        )
     report.figures[f"medges_per_cpu_s_{name}"] = found["recmind"].median
     report.figures[f"vs_numpy_{name}"] = found["recmind"].over(found["numpy"]).median
     report.figures[f"fraction_of_reads_{name}"] = found["recmind"].over(limit).median
@@ -65,8 +79,14 @@ def _measure(report: Report, name: str, shape: PowerLaw, rounds: int, seconds: f
 def in_memory(graph: Graph) -> Graph:
     """The same with its arrays read: what is measured is sampling, not the page cache."""
     arrays = {name: np.array(getattr(graph, name)) for name in ("indptr", "indices")}
-    return Graph(graph.path, graph.manifest, time_rank=graph.time_rank, row_of_node=graph.row_of_node,
-                 part_rows=graph.part_rows, **arrays)  # fmt: skip
+    return Graph(
+        graph.path,
+        graph.manifest,
+        time_rank=graph.time_rank,
+        row_of_node=graph.row_of_node,
+        part_rows=graph.part_rows,
+        **arrays,
+    )
 
 
 def seed_batches(graph: Graph, size: int, count: int) -> list[IntArray]:
@@ -135,9 +155,21 @@ def _pyg(graph: Graph) -> Any | None:
 
         def sample(seeds: IntArray, _: int) -> int:
             found = torch.ops.pyg.neighbor_sample(
-                colptr, row, torch.from_numpy(seeds), fan_out, None, None, None, None,
-                True, False, True, False, "uniform", False,
-            )  # fmt: skip
+                colptr,
+                row,
+                torch.from_numpy(seeds),
+                fan_out,
+                None,
+                None,
+                None,
+                None,
+                True,
+                False,
+                True,
+                False,
+                "uniform",
+                False,
+            )
             return len(found[0])
 
         return sample
@@ -150,7 +182,9 @@ def _pyg(graph: Graph) -> Any | None:
 
 
 def _reads(table: np.ndarray, seconds: float) -> float:
-    """Million independent random reads of 4 bytes per CPU-second from an array as long as the graph's."""
+    """Million independent random reads of 4 bytes per CPU-second from an array as long as the
+    graph's.
+    """
     count, done, turn = 1_000_000, 0, 0
     _read_at_random(table, 1, np.uint64(0))
     start = time.process_time()

@@ -1,4 +1,6 @@
-"""How do speed, bytes and memory grow with workers? Measured on this machine's cores, replayed and modelled beyond."""
+"""How do speed, bytes and memory grow with workers? Measured on this machine's cores, replayed and
+modelled beyond.
+"""
 
 import os
 import sys
@@ -7,7 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # so that the file runs as a script too
 
 import numpy as np
 import typer
@@ -18,13 +22,15 @@ from benchmarks.contenders.scale_settings import settings
 from benchmarks.graphs import LARGE, SMALL, PowerLaw
 from benchmarks.measure import RESULTS, Report, Spread
 from benchmarks.scale_plot import draw
+from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.graph import Graph, prepare_rows
-from recmind_dist.parallel.traffic import KINDS
-from recmind_dist.training.replay import Replayed, partitioned, replay, weak
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.pipeline.replay import Replayed, partitioned, replay, weak
+from recmind_dist.run_config.run_config import RunConfig
 
 PAIRS = 2048  # of each worker, where work grows with the workers
-WARM = 12  # steps before a round: in the first ones the heap still grows, and its page faults are not training's
+# steps before a round: in the first ones the heap still grows, and its page faults are not
+# training's
+WARM = 12
 Answers = list[dict[str, Any]]
 
 
@@ -58,7 +64,13 @@ class Scale:
     """What one call measures, and puts into its report."""
 
     def __init__(self, report: Report, graph: Graph, name: str, count: int, rounds: int) -> None:
-        self.report, self.graph, self.name, self.count, self.rounds = report, graph, name, count, rounds
+        self.report, self.graph, self.name, self.count, self.rounds = (
+            report,
+            graph,
+            name,
+            count,
+            rounds,
+        )
         self.config = RunConfig.model_validate(settings("run", "partitioned", 2))
         self.cores = len(os.sched_getaffinity(0))
         self.curves: dict[tuple[int, str], list[float]] = {}
@@ -76,7 +88,9 @@ class Scale:
             self._row(group, PAIRS, [answers], warm)
 
     def compare(self, group: Group, one: Group | None = None) -> Spread | None:
-        """Rounds of several workers and, in turn, of one with as many pairs each. Returns the speed-up of each round."""
+        """Rounds of several workers and, in turn, of one with as many pairs each. Returns the
+        speed-up of each round.
+        """
         groups = [group] if one is None else [one, group]
         warm, rounds = {}, {g.world: [] for g in groups}
         for g in groups:
@@ -91,7 +105,9 @@ class Scale:
             return None
         together, alone = (Spread(tuple(map(_rate, rounds[g.world]))) for g in (group, one))
         label = f"{self.name}, {group.world} workers, {group.placement}"
-        self.report.add(label, "speed-up, pairs each kept", "x", together.over(alone), float(group.world))
+        self.report.add(
+            label, "speed-up, pairs each kept", "x", together.over(alone), float(group.world)
+        )
         return together.over(alone)
 
     def checkpoint(self, group: Group) -> None:
@@ -99,7 +115,9 @@ class Scale:
         answers = group.ask("checkpoint")
         for what in ("save_s", "restore_s"):
             label = f"{self.name}, {group.world} workers"
-            self.report.add(label, f"checkpoint {what[:-2]}", "s", Spread((max(a[what] for a in answers),)))
+            self.report.add(
+                label, f"checkpoint {what[:-2]}", "s", Spread((max(a[what] for a in answers),))
+            )
 
     def fit(self, one: Group) -> None:
         """Work as a function of the batch, on one worker."""
@@ -118,7 +136,13 @@ class Scale:
         train = Work.fit(edges, nodes, [w - u for w, u in zip(whole, update, strict=True)])
         per_row = float(np.median([u / n for u, n in zip(update, nodes, strict=True)]))
         self.model = Model(
-            train, Work.fit(edges, nodes, sample), per_row, self._probe("memory"), self._probe("gloo"), 2, True
+            train,
+            Work.fit(edges, nodes, sample),
+            per_row,
+            self._probe("memory"),
+            self._probe("gloo"),
+            2,
+            True,
         )
 
     def _probe(self, way: str) -> Exchange:
@@ -134,7 +158,11 @@ class Scale:
             ]
             for child in pair:
                 child.wait_ready()
-            for rows, count in ((64, 5), (64, 40), *((int(s * self.graph.num_nodes), 9) for s in (0.1, 0.2, 0.4))):
+            for rows, count in (
+                (64, 5),
+                (64, 40),
+                *((int(s * self.graph.num_nodes), 9) for s in (0.1, 0.2, 0.4)),
+            ):
                 for child in pair:
                     child.send("fetch", rows=rows, count=count)
                 answers = [child.receive() for child in pair]
@@ -143,28 +171,40 @@ class Scale:
         found = Exchange.fit(sent[1:], seconds[1:], calls=3)  # ids, rows, gradients
         what = f"{self.name}, exchange of two ranks, {way}"
         if found.per_byte_s:
-            self.report.add(what, "bytes sent by each", "MB/CPU-s", Spread((1e-6 / found.per_byte_s,)))
+            self.report.add(
+                what, "bytes sent by each", "MB/CPU-s", Spread((1e-6 / found.per_byte_s,))
+            )
         else:
             self.report.note(f"{what}: more bytes took no longer")
         return found
 
-    def _row(self, group: Group, pairs: int, rounds: list[Answers], warm: Answers | None = None) -> None:
+    def _row(
+        self, group: Group, pairs: int, rounds: list[Answers], warm: Answers | None = None
+    ) -> None:
         """Figures of a group, beside what replay and model say of it.
 
         Args:
-            warm: steps before the rounds: bytes are those of all steps, since batches are made ahead.
+            warm: steps before the rounds: bytes are those of all steps, since batches are made
+            ahead.
         """
         label = f"{self.name}, {group.world} x {pairs // group.world} pairs, {group.placement}"
         steps = len(rounds[0][0]["losses"])
         step_s = Spread(tuple(max(a["seconds"] for a in answers) / steps for answers in rounds))
         self.report.add(label, "samples", "1/s", Spread(tuple(map(_rate, rounds))))
         edges = Spread(
-            tuple(sum(a["edges"] for a in answers) / max(a["seconds"] for a in answers) / 1e6 for answers in rounds)
+            tuple(
+                sum(a["edges"] for a in answers) / max(a["seconds"] for a in answers) / 1e6
+                for answers in rounds
+            )
         )
         self.report.add(label, "sampled edges", "M/s", edges)
-        stall = Spread(tuple(100 * max(a["stall_s"] / a["seconds"] for a in answers) for answers in rounds))
+        stall = Spread(
+            tuple(100 * max(a["stall_s"] / a["seconds"] for a in answers) for answers in rounds)
+        )
         self.report.add(label, "sampler stall", "%", stall)
-        self.report.add(label, "peak memory a rank", "MiB", Spread((max(a["peak_mib"] for a in rounds[-1]),)))
+        self.report.add(
+            label, "peak memory a rank", "MiB", Spread((max(a["peak_mib"] for a in rounds[-1]),))
+        )
         batch = self.replayed(group.world, pairs, group.placement)
         if group.world > 1:
             whole = [a for answers in (*([warm] if warm else []), *rounds) for a in answers]
@@ -172,7 +212,9 @@ class Scale:
             measured = {kind: sum(a["sent"][kind] for a in whole) / taken for kind in KINDS}
             for kind in (k for k in KINDS if measured[k]):
                 sent = Spread((measured[kind] / 1e3,))
-                self.report.add(label, f"{kind} sent a rank and step", "kB", sent, batch.sent[kind] / 1e3)
+                self.report.add(
+                    label, f"{kind} sent a rank and step", "kB", sent, batch.sent[kind] / 1e3
+                )
             self.bytes_errors.append(abs(sum(batch.sent.values()) / sum(measured.values()) - 1))
         self._judge_time(group, batch, label, step_s)
 
@@ -182,20 +224,28 @@ class Scale:
         model = Model(**{**vars(self.model), "partitioned": group.placement == "partitioned"})
         predicted = model.here(batch, group.world, self.cores)
         self.report.add(
-            label, "step (limit: the model's)", "ms", Spread(tuple(1e3 * v for v in step_s.values)), 1e3 * predicted
+            label,
+            "step (limit: the model's)",
+            "ms",
+            Spread(tuple(1e3 * v for v in step_s.values)),
+            1e3 * predicted,
         )
         self.time_errors.append(abs(predicted / step_s.median - 1) if group.world > 1 else 0.0)
         if group.placement == "partitioned":
             pairs = batch.pairs * group.world
-            self.drawn["measured"].append((group.world, pairs / step_s.median, sum(batch.sent.values())))
+            self.drawn["measured"].append(
+                (group.world, pairs / step_s.median, sum(batch.sent.values()))
+            )
             self.drawn["model"].append((group.world, pairs / predicted, sum(batch.sent.values())))
 
-    def replayed(self, world: int, pairs: int, placement: str, config: RunConfig | None = None) -> Replayed:
+    def replayed(
+        self, world: int, pairs: int, placement: str, config: RunConfig | None = None
+    ) -> Replayed:
         """Bytes and work of a group's step: all ranks' where they are few."""
         config = partitioned(weak(config or self.config, world, pairs // world), placement)
         few = world <= 4
-        ranks = None if few else np.linspace(0, world - 1, 4).astype(int)
-        return replay(config, self.graph, world, ranks, steps=2 if few else 1)
+        context = None if few else np.linspace(0, world - 1, 4).astype(int)
+        return replay(config, self.graph, world, context, steps=2 if few else 1)
 
 
 def _rate(answers: Answers) -> float:
@@ -203,12 +253,16 @@ def _rate(answers: Answers) -> float:
 
 
 def main(
-    quick: bool = typer.Option(False, help="one graph, fewer steps, under 4 minutes on a quiet machine"),
+    quick: bool = typer.Option(
+        False, help="one graph, fewer steps, under 4 minutes on a quiet machine"
+    ),
     project: str = typer.Option("", help="worker counts to predict, say 8,64,512,1024"),
     small: bool = typer.Option(False, help="the graph of 1.5 M edges alone, to try the command"),
     gbit: float = typer.Option(25.0, help="of the network that predictions assume"),
 ) -> None:
-    """LightGCN, 2 layers, [10, 10], D 64, BPR, 2,048 pairs a worker; one core a worker; graph placed both ways."""
+    """LightGCN, 2 layers, [10, 10], D 64, BPR, 2,048 pairs a worker; one core a worker; graph
+    placed both ways.
+    """
     report = Report("scale", quick)
     shapes = [SMALL] if small else [LARGE] if quick else [SMALL, LARGE]
     for shape in shapes:  # figures are the last one's
@@ -242,21 +296,27 @@ def _measure(report: Report, shape: PowerLaw, quick: bool) -> Scale:
         scale.losses(four, steps)
         scale.compare(four)
     first = np.array(scale.curves[1, "replicated"])
-    differences = [np.abs(np.array(scale.curves[world, "partitioned"]) - first).max() for world in (2, 4)]
+    differences = [
+        np.abs(np.array(scale.curves[world, "partitioned"]) - first).max() for world in (2, 4)
+    ]
     assert speedup is not None
     assert replicated is not None
     apart = scale.cores >= 2
     report.figures |= {
-        "speedup_2_workers": speedup.median if apart else None, "partitioned_loss_diff": float(max(differences)),
-        "bytes_model_error": max(scale.bytes_errors), "time_model_error": max(scale.time_errors),
+        "speedup_2_workers": speedup.median if apart else None,
+        "partitioned_loss_diff": float(max(differences)),
+        "bytes_model_error": max(scale.bytes_errors),
+        "time_model_error": max(scale.time_errors),
         "speedup_2_workers_replicated": replicated.median if apart else None,
-    }  # fmt: skip
+    }
     if not apart:
         report.note(
-            "speedup_2_workers is null: two workers had one core between them; its rows say what was lost to exchanges"
+            "speedup_2_workers is null: two workers had one core between them; its rows say what "
+            "was lost to exchanges"
         )
     report.note(
-        f"{shape.name}: {graph.num_users:,} users, {graph.num_items:,} items, {graph.num_edges:,} edges; hash partition"
+        f"{shape.name}: {graph.num_users:,} users, {graph.num_items:,} items, {graph.num_edges:,} "
+        "edges; hash partition"
     )
     return scale
 
@@ -273,33 +333,50 @@ def _project(scale: Scale, worlds: list[int], network: Network) -> list[dict[str
         label = f"{scale.name}, {world} workers, predicted"
         scale.report.add(label, "step", "ms", Spread((1e3 * step_s,)))
         scale.report.add(label, "efficiency, pairs each kept", "%", Spread((100 * alone / step_s,)))
-        scale.report.add(label, "sent a rank and step", "MB", Spread((sum(batch.sent.values()) / 1e6,)))
+        scale.report.add(
+            label, "sent a rank and step", "MB", Spread((sum(batch.sent.values()) / 1e6,))
+        )
         scale.report.add(label, "table, edges and nodes a rank", "MiB", Spread((memory / 2**20,)))
         for nodes, edges in PLANNED:
             for optimizer in ("adam", "adagrad"):
                 need = sum(memory_bytes(nodes, edges, world, 64, optimizer).values())
                 what = f"{edges:.0e} edges, {nodes:.0e} nodes, {world} workers"
-                scale.report.add(what, f"memory a rank for what it holds, {optimizer}", "GiB", Spread((need / 2**30,)))
-        rows.append({"workers": world, "step_s": step_s, "efficiency": alone / step_s, **batch.sent})
+                scale.report.add(
+                    what,
+                    f"memory a rank for what it holds, {optimizer}",
+                    "GiB",
+                    Spread((need / 2**30,)),
+                )
+        rows.append(
+            {"workers": world, "step_s": step_s, "efficiency": alone / step_s, **batch.sent}
+        )
         scale.report.figures[f"efficiency_{world}"] = alone / step_s
     if worlds:
         scale.report.note(
-            f"predictions assume {network.gbit_s:g} Gbit/s a worker of which {network.efficiency:g} are reached, "
-            f"{network.latency_us:g} us a message, two cores a worker like these, and a rank's load at the mean of all"
+            f"predictions assume {network.gbit_s:g} Gbit/s a worker of which "
+            f"{network.efficiency:g} are reached, "
+            f"{network.latency_us:g} us a message, two cores a worker like these, and a rank's "
+            "load at the mean of all"
         )
     return rows
 
 
 def _notes(report: Report, steps: int, cores: int) -> None:
     report.note(
-        f"a worker is pinned to one core of {cores}, its sampling thread to the same; four workers share the cores"
+        f"a worker is pinned to one core of {cores}, its sampling thread to the same; four "
+        "workers share the cores"
     )
     report.note(
-        f"partitioned_loss_diff: largest of {steps} losses at 2 and 4 workers against one worker with the whole graph"
+        f"partitioned_loss_diff: largest of {steps} losses at 2 and 4 workers against one worker "
+        "with the whole graph"
     )
-    report.note("limits of byte rows are the replay's; bytes of dense parameters and losses are reckoned, not observed")
     report.note(
-        "work is fitted on one worker alone, an exchange on two ranks that only exchange; no step of several is fitted"
+        "limits of byte rows are the replay's; bytes of dense parameters and losses are reckoned, "
+        "not observed"
+    )
+    report.note(
+        "work is fitted on one worker alone, an exchange on two ranks that only exchange; no step "
+        "of several is fitted"
     )
 
 

@@ -1,4 +1,6 @@
-"""The figure of benchmarks/scale.py: samples a second, and bytes a rank sends, by the number of workers."""
+"""The figure of benchmarks/scale.py: samples a second, and bytes a rank sends, by the number of
+workers.
+"""
 
 from pathlib import Path
 
@@ -10,17 +12,23 @@ import matplotlib.pyplot as plt
 KINDS = ("rows", "gradients", "ids", "queue", "dense")
 
 
-def draw(path: Path, points: dict[str, list[tuple[int, float, float]]], predicted: list[dict[str, float]]) -> None:
+def draw(
+    path: Path, points: dict[str, list[tuple[int, float, float]]], predicted: list[dict[str, float]]
+) -> None:
     """Writes a PNG.
 
     Args:
-        points: "measured" and "model" → (workers, samples/s, bytes sent a rank and step); predicted: rows of larger clusters,
-        with workers, step_s, efficiency and bytes by kind.
+        points: "measured" and "model" → (workers, samples/s, bytes sent a rank and step);
+        predicted: rows of larger clusters, with workers, step_s, efficiency and bytes by kind.
     """
     figure, (speed, sent) = plt.subplots(1, 2, figsize=(10, 4))
     for name, marker in (("measured", "o"), ("model", "x")):
         speed.plot([p[0] for p in points[name]], [p[1] for p in points[name]], marker, label=name)
-    speed.set(xlabel="workers on this machine", ylabel="samples/s", title="partitioned, measured and modelled")
+    speed.set(
+        xlabel="workers on this machine",
+        ylabel="samples/s",
+        title="partitioned, measured and modelled",
+    )
     speed.set_ylim(bottom=0)
     speed.legend()
     if predicted:

@@ -1,4 +1,6 @@
-"""Where does a training step's time go? Milliseconds by region, bytes moved against memory bandwidth, sampler stall."""
+"""Where does a training step's time go? Milliseconds by region, bytes moved against memory
+bandwidth, sampler stall.
+"""
 
 import sys
 import tempfile
@@ -7,7 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # so that the file runs as a script too
 
 import numpy as np
 import typer
@@ -18,10 +22,16 @@ from benchmarks.interactions import Interactions, load
 from benchmarks.measure import ROOT, Report, Spread
 
 SETTINGS = (
-    "loss.kind=bpr", "train.batch_of=pairs", "train.batch_size=2048", "train.schedule=constant",
-    "sampler.negatives.kind=uniform", "sampler.negatives.num=1", "model.embedding_dim=64", "model.num_layers=3",
+    "loss.kind=bpr",
+    "train.batch_of=pairs",
+    "train.batch_size=2048",
+    "train.schedule=constant",
+    "sampler.negatives.kind=uniform",
+    "sampler.negatives.num=1",
+    "model.embedding_dim=64",
+    "model.num_layers=3",
     "scaling.threads_per_worker=1",
-)  # fmt: skip
+)
 KINDS = {
     "full": ("sampler.propagation=full", "sampler.num_neighbors=[-1,-1,-1]"),
     "sampled": ("sampler.propagation=sampled", "sampler.num_neighbors=[10,5,3]"),
@@ -33,7 +43,9 @@ def main(
     quick: bool = typer.Option(False, help="fewer steps, under 4 minutes"),
     workers: int = typer.Option(2, help="the most workers; one core each"),
 ) -> None:
-    """LightGCN, 3 layers, D 64, BPR on batches of 2,048 of Gowalla; sampled and full propagation; one and two workers."""
+    """LightGCN, 3 layers, D 64, BPR on batches of 2,048 of Gowalla; sampled and full propagation;
+    one and two workers.
+    """
     report, pairs = Report("step", quick), load()
     rounds, count = (2, 5) if quick else (5, 20)
     with tempfile.TemporaryDirectory() as home:
@@ -41,17 +53,26 @@ def main(
             for world in sorted({1, workers}):
                 _measure(report, pairs, Path(home), kind, world, rounds, count)
     report.figures["step_ms"] = report.figures["step_ms_full_1"]
-    report.figures["sampler_stall"] = max(v or 0.0 for k, v in report.figures.items() if k.startswith("sampler_stall_"))
+    report.figures["sampler_stall"] = max(
+        v or 0.0 for k, v in report.figures.items() if k.startswith("sampler_stall_")
+    )
     report.figures["bandwidth_limit_ratio"] = report.figures["bandwidth_limit_ratio_full_1"]
-    report.note("forward and backward hold the exchange and scatter of their row; sample overlaps the rest in training")
     report.note(
-        "the limit counts every gathered row as read from memory, though some are still in a cache: a ratio below 1 says so; "
-        "bandwidth is a numpy triad's on one core; bandwidth_limit_ratio and step_ms are of full propagation, one worker"
+        "forward and backward hold the exchange and scatter of their row; sample overlaps the "
+        "rest in training"
+    )
+    report.note(
+        "the limit counts every gathered row as read from memory, though some are still in a "
+        "cache: a ratio below 1 says so; "
+        "bandwidth is a numpy triad's on one core; bandwidth_limit_ratio and step_ms are of full "
+        "propagation, one worker"
     )
     report.publish()
 
 
-def _measure(report: Report, pairs: Interactions, home: Path, kind: str, world: int, rounds: int, count: int) -> None:
+def _measure(
+    report: Report, pairs: Interactions, home: Path, kind: str, world: int, rounds: int, count: int
+) -> None:
     label = f"{kind}, {world} worker{'s' if world > 1 else ''}"
     totals, stalls, ratios, bandwidths = [], [], [], []
     regions: dict[str, list[float]] = {name: [] for name in ORDER}
@@ -69,12 +90,20 @@ def _measure(report: Report, pairs: Interactions, home: Path, kind: str, world: 
             for name in ORDER:
                 regions[name].append(max(a["regions"][name] for a in parts))
     report.add(
-        label, "whole step", "ms", Spread(tuple(totals)), Spread(tuple(totals)).median / Spread(tuple(ratios)).median
+        label,
+        "whole step",
+        "ms",
+        Spread(tuple(totals)),
+        Spread(tuple(totals)).median / Spread(tuple(ratios)).median,
     )
     for name in ORDER:
         report.add(label, name, "ms", Spread(tuple(regions[name])))
     report.add(label, "triad on one core", "GB/s", Spread(tuple(bandwidths)))
-    for figure, values in (("step_ms", totals), ("sampler_stall", stalls), ("bandwidth_limit_ratio", ratios)):
+    for figure, values in (
+        ("step_ms", totals),
+        ("sampler_stall", stalls),
+        ("bandwidth_limit_ratio", ratios),
+    ):
         report.figures[f"{figure}_{kind}_{world}"] = Spread(tuple(values)).median
 
 
@@ -83,10 +112,15 @@ def _start(
 ) -> list[ContenderProcess]:
     home.mkdir()
     words = (
-        f"dataset.interactions={pairs.folder / 'train.txt'}", f"dataset.test={pairs.folder / 'test.txt'}",
-        f"dataset.name={pairs.name}", f"cache_dir={CACHE / 'recmind'}", f"run_dir={home / 'run'}",
-        f"scaling.num_workers={world}", *SETTINGS, *KINDS[kind],
-    )  # fmt: skip
+        f"dataset.interactions={pairs.folder / 'train.txt'}",
+        f"dataset.test={pairs.folder / 'test.txt'}",
+        f"dataset.name={pairs.name}",
+        f"cache_dir={CACHE / 'recmind'}",
+        f"run_dir={home / 'run'}",
+        f"scaling.num_workers={world}",
+        *SETTINGS,
+        *KINDS[kind],
+    )
     config = ROOT / "configs" / "gowalla-softmax.yaml"
     children = [
         ContenderProcess("run_step.py", config, rank, world, home / "store", *words, wait=False)
@@ -107,7 +141,9 @@ def _all_ask(children: list[ContenderProcess], do: str, count: int) -> list[dict
 
 
 def triad_gb_s(elements: int = 20_000_000) -> float:
-    """Bandwidth of a = b + s·c over arrays far larger than caches, one core. Source: STREAM, counted as numpy does it."""
+    """Bandwidth of a = b + s·c over arrays far larger than caches, one core. Source: STREAM,
+    counted as numpy does it.
+    """
     b, c = np.ones(elements, np.float32), np.ones(elements, np.float32)
     a = np.empty_like(b)
     np.multiply(c, 2.0, out=a)

@@ -1,11 +1,15 @@
-"""Puts the figures of the last runs, as they stand in results/, into README.md between its two markers."""
+"""Puts the figures of the last runs, as they stand in results/, into README.md between its two
+markers.
+"""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs as a script too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # so that the file runs as a script too
 
 from benchmarks.measure import RESULTS
 from recmind_dist.errors import RecmindError
@@ -17,7 +21,9 @@ BEGIN, END = "<!-- last run -->", "<!-- end of last run -->"
 def main() -> None:
     """Rewrites README.md."""
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    README.write_text(filled(README.read_text(), [run for run in runs if "benchmark" in run and "rows" in run]))
+    README.write_text(
+        filled(README.read_text(), [run for run in runs if "benchmark" in run and "rows" in run])
+    )
 
 
 def filled(text: str, runs: list[dict[str, Any]]) -> str:
@@ -35,7 +41,10 @@ def filled(text: str, runs: list[dict[str, Any]]) -> str:
 def _table(runs: list[dict[str, Any]]) -> list[str]:
     if not runs:
         return ["No run is kept in results/."]
-    lines = ["| benchmark | figure | value | commit | machine, load at the end |", "|---|---|---|---|---|"]
+    lines = [
+        "| benchmark | figure | value | commit | machine, load at the end |",
+        "|---|---|---|---|---|",
+    ]
     for run in runs:
         machine = f"{run['machine']['cpu']}, {run['machine']['cores']} cores, {run['machine']['load_1min']}"
         name = run["benchmark"] + (" (quick)" if run["quick"] else "")

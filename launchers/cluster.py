@@ -1,11 +1,13 @@
-"""Starts the head of a Ray cluster or joins a node to it, with a token unless that is switched off by name.
+"""Starts the head of a Ray cluster or joins a node to it, with a token unless that is switched off
+by name.
 
-    python launchers/cluster.py head                             # dashboard and job API on 127.0.0.1 only
-    python launchers/cluster.py head --dashboard-host 0.0.0.0    # on every address: refused without a token
-    python launchers/cluster.py node --address HEAD:6379
+    python launchers/cluster.py head                             # dashboard and job API on
+    127.0.0.1 only python launchers/cluster.py head --dashboard-host 0.0.0.0    # on every address:
+    refused without a token python launchers/cluster.py node --address HEAD:6379
 
-The token lies in RAY_AUTH_TOKEN_PATH, by default ~/.ray/auth_token; the head makes one where there is none. Copy the
-file to every node and to whoever submits jobs, readable by its owner alone. Words after -- go to `ray start`.
+The token lies in RAY_AUTH_TOKEN_PATH, by default ~/.ray/auth_token; the head makes one where there
+is none. Copy the file to every node and to whoever submits jobs, readable by its owner alone. Words
+after -- go to `ray start`.
 """
 
 import argparse
@@ -18,7 +20,12 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 RAY = Path(sys.executable).parent / "ray"
-OURS = ("--head", "--address", "--dashboard-host", "--node-ip-address")  # not to be had past the checks below
+OURS = (
+    "--head",
+    "--address",
+    "--dashboard-host",
+    "--node-ip-address",
+)  # not to be had past the checks below
 
 
 class Refusal(ValueError):
@@ -37,10 +44,16 @@ def main(words: list[str], environment: MutableMapping[str, str]) -> int:
 
 def parse(words: list[str]) -> argparse.Namespace:
     """role, address, dashboard_host, node_ip_address, and the rest for Ray."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     roles = parser.add_subparsers(dest="role", required=True)
     head, node = roles.add_parser("head"), roles.add_parser("node")
-    head.add_argument("--dashboard-host", default="127.0.0.1", help="address that the dashboard and job API listen on")
+    head.add_argument(
+        "--dashboard-host",
+        default="127.0.0.1",
+        help="address that the dashboard and job API listen on",
+    )
     node.add_argument("--address", required=True, help="HEAD:PORT of the cluster")
     for role in (head, node):
         role.add_argument("--node-ip-address", help="address of this machine in the cluster")
@@ -49,7 +62,9 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def ray_command(arguments: argparse.Namespace, environment: MutableMapping[str, str]) -> list[str]:
-    """The `ray start` to run; sets RAY_AUTH_MODE and makes the token. Raises Refusal. The token is never in the words."""
+    """The `ray start` to run; sets RAY_AUTH_MODE and makes the token. Raises Refusal. The token is
+    never in the words.
+    """
     for word in arguments.rest:
         name = word.partition("=")[0].replace("_", "-")
         if name in OURS:
@@ -86,7 +101,9 @@ def require_token(environment: MutableMapping[str, str], make: bool) -> bool:
     path = token_file(environment)
     if not path.exists():
         if not make:
-            raise Refusal(f"{path}: no token: copy the head's file there, or set RAY_AUTH_TOKEN_PATH")
+            raise Refusal(
+                f"{path}: no token: copy the head's file there, or set RAY_AUTH_TOKEN_PATH"
+            )
         _write_token(path)
     if path.stat().st_mode & 0o077:
         raise Refusal(f"{path}: others may read the token: run chmod 600 {path}")
@@ -120,7 +137,9 @@ def _refuse_public(arguments: argparse.Namespace, head: bool) -> None:
     """Without a token, whoever reaches a port of Ray runs code of his own."""
     remedy = "set RAY_AUTH_MODE=token, or keep to 127.0.0.1"
     if head and not is_loopback(arguments.dashboard_host):
-        raise Refusal(f"--dashboard-host {arguments.dashboard_host} without a token: refused: {remedy}")
+        raise Refusal(
+            f"--dashboard-host {arguments.dashboard_host} without a token: refused: {remedy}"
+        )
     if not is_loopback(arguments.node_ip_address):
         shown = arguments.node_ip_address or "(unset)"
         raise Refusal(f"--node-ip-address {shown} without a token: refused: {remedy}")

@@ -1,13 +1,16 @@
 """Runs a whole job on a Ray cluster, from where `ray job submit` puts it.
 
-    ray job submit --address http://HEAD:8265 --working-dir . -- python launchers/train.py --config configs/quickstart.yaml
-    ray job submit --address http://HEAD:8265 --working-dir launchers -- python train.py
+    ray job submit --address http://HEAD:8265 --working-dir . -- python launchers/train.py --config
+    configs/quickstart.yaml ray job submit --address http://HEAD:8265 --working-dir launchers --
+    python train.py
 
-Words after the options are overrides (`train.epochs=3`). Without --config it runs the packaged quick start. Give run_dir
-and cache_dir on storage that every node sees: a job's own directory is deleted when its cluster goes.
+Words after the options are overrides (`train.epochs=3`). Without --config it runs the packaged
+quick start. Give run_dir
+and cache_dir on storage that every node sees: a job's own directory is deleted when its cluster
+goes.
 
-The cluster is expected to ask for a token (launchers/cluster.py starts one that does); RAY_AUTH_MODE=disabled says that
-it does not.
+The cluster is expected to ask for a token (launchers/cluster.py starts one that does);
+RAY_AUTH_MODE=disabled says that it does not.
 """
 
 import argparse
@@ -21,8 +24,12 @@ from recmind_dist.cli import main
 
 def parse() -> tuple[Path | None, str, list[str]]:
     """Config file, how to resume, overrides."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file; none: the quick start that comes with the package")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", type=Path, help="YAML file; none: the quick start that comes with the package"
+    )
     parser.add_argument("--resume", default="auto", choices=("auto", "must", "never"))
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_args()
@@ -30,7 +37,9 @@ def parse() -> tuple[Path | None, str, list[str]]:
 
 
 def explain(error: Exception) -> None:
-    """One sentence instead of Ray's traceback where the token is the matter; other errors are raised again."""
+    """One sentence instead of Ray's traceback where the token is the matter; other errors are
+    raised again.
+    """
     if type(error).__name__ != "AuthenticationError":
         raise error
     reason = str(error).splitlines()[0].rstrip(".")
@@ -40,7 +49,9 @@ def explain(error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("RAY_ADDRESS", "auto")  # a job runs on its cluster, never on one of its own
+    os.environ.setdefault(
+        "RAY_ADDRESS", "auto"
+    )  # a job runs on its cluster, never on one of its own
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     config, resume, overrides = parse()
     with as_file(files("recmind_dist.configs") / "quickstart.yaml") as quickstart:

@@ -1,7 +1,7 @@
 """recmind_dist: RecMind (arXiv:2509.06286) trained on graphs that outgrow one machine.
 
-from recmind_dist import Trainer, load
-Trainer.from_yaml("configs/quickstart.yaml").run()
+from recmind_dist import Pipeline, load
+Pipeline.from_yaml("configs/quickstart.yaml").run()
 load("runs/quickstart").recommend(user_id=1, k=10)
 """
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 from recmind_dist.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from recmind_dist.export import load
     from recmind_dist.graph import Graph
     from recmind_dist.model import GatedLightGCN
-    from recmind_dist.sampling import NeighborLoader
-    from recmind_dist.training import Trainer
+    from recmind_dist.pipeline.run import Pipeline
+    from recmind_dist.recommend.recommender import load
+    from recmind_dist.sampling.loader import NeighborLoader
 
-__all__ = ["GatedLightGCN", "Graph", "NeighborLoader", "Trainer", "load"]
+__all__ = ["GatedLightGCN", "Graph", "NeighborLoader", "Pipeline", "load"]
 
 _HOMES = {  # imported when asked for: the command line's light commands need no torch
     "Graph": "graph",
-    "NeighborLoader": "sampling",
+    "NeighborLoader": "sampling.loader",
     "GatedLightGCN": "model",
     "Trainer": "training",
-    "load": "export",
+    "load": "recommend.recommender",
 }
 
 __getattr__ = lazy_exports(__name__, _HOMES)

@@ -1,7 +1,8 @@
 """What can go wrong, by whose hand it is mended.
 
-Every class here is for people: one sentence that names file, key or row, and the remedy. The command line prints the
-sentence and exits with the class's code; a traceback means a defect of ours.
+Every class here is for people: one sentence that names file, key or row, and the remedy. The
+command line prints the sentence and exits with the class's code; a traceback means a defect of
+ours.
 """
 
 
@@ -42,4 +43,6 @@ class TrainingError(RecmindError):
 
 
 class WorkerLostError(TrainingError):
-    """A worker died, hangs, or cannot be reached. Unlike other errors it is tried again: a new start may well succeed."""
+    """A worker died, hangs, or cannot be reached. Unlike other errors it is tried again: a new
+    start may well succeed.
+    """

@@ -1,13 +1,17 @@
-"""Fault points: places where a test can make a run fail on purpose. In production nothing is armed, and `check` does nothing.
+"""Fault points: places where a test can make a run fail on purpose. In production nothing is armed,
+and `check` does nothing.
 
-A test arms them by the environment variable RECMIND_FAULTS, JSON or the path of a JSON file, or by `arm`:
+A test arms them by the environment variable RECMIND_FAULTS, JSON or the path of a JSON file, or by
+`arm`:
 
     [{"point": "step", "rank": 1, "step": 12, "action": "kill", "once": "/tmp/test/killed"}]
 
-rank: of the worker, absent: any. step: the first at which it acts, absent: any. once: a file that marks it as done, so
-that the restarted run is spared; absent: it acts every time. until: a file; the action "pause" waits for it.
+rank: of the worker, absent: any. step: the first at which it acts, absent: any. once: a file that
+marks it as done, so that the restarted run is spared; absent: it acts every time. until: a file;
+the action "pause" waits for it.
 
-Here at the bottom because all rooms have points; `training/faults.py` is what training's own code imports.
+Here at the bottom because all rooms have points; `training/faults.py` is what training's own code
+imports.
 """
 
 import errno
@@ -39,7 +43,9 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise ConfigError(f"{VARIABLE}: action {self.action!r}: choose one of {', '.join(ACTIONS)}")
+            raise ConfigError(
+                f"{VARIABLE}: action {self.action!r}: choose one of {', '.join(ACTIONS)}"
+            )
         if self.action == "pause" and self.until is None:
             raise ConfigError(f"{VARIABLE}: action pause: give until, the file that it waits for")
 
@@ -59,7 +65,9 @@ def check(point: str, rank: int = 0, step: int = 0, tensor: Any = None) -> None:
 
 
 def arm(faults: str | None) -> None:
-    """Arms the faults of a JSON list, or of the file at a path; None: none. Raises ConfigError if they are not readable."""
+    """Arms the faults of a JSON list, or of the file at a path; None: none. Raises ConfigError if
+    they are not readable.
+    """
     if not faults:
         _Points.armed = ()
         return
@@ -67,7 +75,9 @@ def arm(faults: str | None) -> None:
         text = faults if faults.lstrip().startswith("[") else Path(faults).read_text()
         _Points.armed = tuple(Fault(**fault) for fault in json.loads(text))
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{VARIABLE}: no list of faults ({error}): give JSON, or unset it") from error
+        raise ConfigError(
+            f"{VARIABLE}: no list of faults ({error}): give JSON, or unset it"
+        ) from error
 
 
 def _act(point: str, rank: int, step: int, tensor: Any) -> None:

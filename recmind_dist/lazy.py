@@ -1,4 +1,6 @@
-"""Exports of a package that are imported when first asked for: light commands need not wait seconds for torch."""
+"""Exports of a package that are imported when first asked for: light commands need not wait seconds
+for torch.
+"""
 
 from collections.abc import Callable
 from importlib import import_module

@@ -1,7 +1,9 @@
-"""Randomness as a pure function: every draw is a hash of (seed, stream, counters), never of rank, world size or time.
+"""Randomness as a pure function: every draw is a hash of (seed, stream, counters), never of rank,
+world size or time.
 
-So a batch, a block or an initial row does not depend on who made it, or on how often the run was resumed.
-The mixer is splitmix64's finaliser (Steele et al., OOPSLA 2014), two rounds where streams are joined.
+So a batch, a block or an initial row does not depend on who made it, or on how often the run was
+resumed. The mixer is splitmix64's finaliser (Steele et al., OOPSLA 2014), two rounds where streams
+are joined.
 """
 
 from collections.abc import Iterator
@@ -46,7 +48,11 @@ def stream_key(seed: int, name: str, *counters: int) -> int:
     data = name.encode()
     name_words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
     key = seed & _MASK
-    for word in [len(data), *name_words, *(c & _MASK for c in counters)]:  # the length keeps names and counters apart
+    for word in [
+        len(data),
+        *name_words,
+        *(c & _MASK for c in counters),
+    ]:  # the length keeps names and counters apart
         key = int(mix64_pair(key, word))
     return key
 
@@ -68,19 +74,27 @@ def integers(key: int, counters: IntArray, high: int) -> IntArray:
 
 
 def uniform_rows(key: int, rows: IntArray, dim: int) -> FloatArray:
-    """Rows of draws in [0, 1], each a function of its own row number alone: `uniforms`, rounded. Shape: [len(rows), dim]."""
+    """Rows of draws in [0, 1], each a function of its own row number alone: `uniforms`, rounded.
+    Shape: [len(rows), dim].
+    """
     out = np.empty((len(rows), dim), np.float32)
     _fill_uniform(np.uint64(key), rows, out)
     return out
 
 
 def normals(key: int, rows: IntArray, dim: int) -> FloatArray:
-    """Standard normal rows, each a function of its own row number alone. Shape: [len(rows), dim], float32."""
+    """Standard normal rows, each a function of its own row number alone. Shape: [len(rows), dim],
+    float32.
+    """
     out = np.empty((len(rows), dim), np.float32)
     angle_key = stream_key(key, "angle")
-    for start in range(0, len(rows), _BLOCK_ROWS):  # counters and both draws of all rows would be six times the rows
+    for start in range(
+        0, len(rows), _BLOCK_ROWS
+    ):  # counters and both draws of all rows would be six times the rows
         block = slice(start, start + _BLOCK_ROWS)
-        counters = rows[block].astype(np.int64)[:, None] * dim + np.arange(dim, dtype=np.int64)[None, :]
+        counters = (
+            rows[block].astype(np.int64)[:, None] * dim + np.arange(dim, dtype=np.int64)[None, :]
+        )
         radius = np.sqrt(-2.0 * np.log(1.0 - uniforms(key, counters)))
         out[block] = radius * np.cos(2.0 * np.pi * uniforms(angle_key, counters))
     return out
@@ -101,7 +115,8 @@ def torch_seeded(key: int) -> Iterator[None]:
 
 
 class Permutation:
-    """A keyed shuffle of range(n) that is evaluated point by point, in no memory: a Feistel network with cycle walking.
+    """A keyed shuffle of range(n) that is evaluated point by point, in no memory: a Feistel network
+    with cycle walking.
 
     Args:
         n: length; key: any 64-bit stream key.
@@ -117,7 +132,9 @@ class Permutation:
     def __call__(self, positions: IntArray) -> IntArray:
         """Where each position of [0, n) goes. Shape: as `positions`."""
         keys = np.array([stream_key(self.key, "round", i) for i in range(self.ROUNDS)], np.uint64)
-        out: IntArray = _permuted(np.ascontiguousarray(positions, np.int64).ravel(), self.n, self._half_bits, keys)
+        out: IntArray = _permuted(
+            np.ascontiguousarray(positions, np.int64).ravel(), self.n, self._half_bits, keys
+        )
         return out.reshape(positions.shape)
 
 

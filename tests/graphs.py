@@ -20,11 +20,14 @@ GENRES = ("war", "love", "space", "crime")
 def dataset_of(
     home: Path, pairs: Pairs, num_users: int, num_items: int, *, valid: Pairs = (), test: Pairs = ()
 ) -> DatasetSettings:
-    """Writes a log whose order is its chronology, item and user files, and a given split, under `home`.
+    """Writes a log whose order is its chronology, item and user files, and a given split, under
+    `home`.
 
     Args:
-        pairs: distinct training pairs (user, item), both counted from 0; nodes beyond them are isolated.
-        valid, test: held-out pairs; without `test` the first pair that is not trained on, as a given split needs one.
+        pairs: distinct training pairs (user, item), both counted from 0; nodes beyond them are
+        isolated.
+        valid, test: held-out pairs; without `test` the first pair that is not trained on, as a
+        given split needs one.
     """
     home.mkdir(parents=True, exist_ok=True)
     known = set(pairs) | set(valid)
@@ -33,9 +36,13 @@ def dataset_of(
     for name, rows in (("train", pairs), *held.items()):
         lines = [f"{u}\t{i}\t{t}" for t, (u, i) in enumerate(rows)]
         (home / f"{name}.tsv").write_text("\n".join(["user\titem\ttime", *lines]) + "\n")
-    items = ({"id": str(i), "title": f"title {i}", "genre": GENRES[i % 4]} for i in range(num_items))
+    items = (
+        {"id": str(i), "title": f"title {i}", "genre": GENRES[i % 4]} for i in range(num_items)
+    )
     (home / "items.jsonl").write_text("\n".join(map(json.dumps, items)) + "\n")
-    (home / "users.jsonl").write_text("\n".join(json.dumps({"id": str(u), "age": u}) for u in range(num_users)) + "\n")
+    (home / "users.jsonl").write_text(
+        "\n".join(json.dumps({"id": str(u), "age": u}) for u in range(num_users)) + "\n"
+    )
     files = {"interactions": home / "train.tsv", "test": home / "test.tsv"}
     files |= {side: home / f"{side}.jsonl" for side in ("items", "users")} | (
         {"valid": home / "valid.tsv"} if valid else {}
@@ -44,22 +51,37 @@ def dataset_of(
 
 
 def make_graph(
-    home: Path, pairs: Pairs, num_users: int, num_items: int, *, valid: Pairs = (), test: Pairs = (), num_parts: int = 1,
+    home: Path,
+    pairs: Pairs,
+    num_users: int,
+    num_items: int,
+    *,
+    valid: Pairs = (),
+    test: Pairs = (),
+    num_parts: int = 1,
     partition: str = "hash",
-) -> Graph:  # fmt: skip
+) -> Graph:
     """The prepared graph of `dataset_of`."""
-    dataset = ingest_dataset(dataset_of(home, pairs, num_users, num_items, valid=valid, test=test), home / "cache")
-    settings = GraphSettings.model_validate({"split": "given", "num_parts": num_parts, "partition": partition})
+    dataset = ingest_dataset(
+        dataset_of(home, pairs, num_users, num_items, valid=valid, test=test), home / "cache"
+    )
+    settings = GraphSettings.model_validate(
+        {"split": "given", "num_parts": num_parts, "partition": partition}
+    )
     graph = Graph.open(prepare_graph(dataset, settings, home / "cache"))
     assert (graph.num_users, graph.num_items, graph.num_edges) == (num_users, num_items, len(pairs))
     return graph
 
 
-def random_pairs(num_users: int, num_items: int, num_pairs: int, seed: int = 0) -> list[tuple[int, int]]:
+def random_pairs(
+    num_users: int, num_items: int, num_pairs: int, seed: int = 0
+) -> list[tuple[int, int]]:
     """Distinct pairs in random order, items with a long tail of popularity."""
     rng = np.random.default_rng(seed)
     popularity = np.repeat((np.arange(num_items) + 1.0) ** -0.8, num_users)
-    cells = rng.choice(num_users * num_items, num_pairs, replace=False, p=popularity / popularity.sum())
+    cells = rng.choice(
+        num_users * num_items, num_pairs, replace=False, p=popularity / popularity.sum()
+    )
     return [(int(c % num_users), int(c // num_users)) for c in cells]
 
 

@@ -1,6 +1,8 @@
-"""Real processes on gloo for tests: `run_ranks` runs one module-level function on P ranks and brings the answers home.
+"""Real processes on gloo for tests: `run_ranks` runs one module-level function on P ranks and
+brings the answers home.
 
-Children come from a fork server that has imported torch and DeepSpeed once, so a group of them starts in about a second.
+Children come from a fork server that has imported torch and DeepSpeed once, so a group of them
+starts in about a second.
 """
 
 import multiprocessing
@@ -17,20 +19,33 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     # the last two are what torch and DeepSpeed import at an engine's first start, for six seconds
-    ["recmind_dist.training.worker", "zarr", "torch._dynamo", "deepspeed.runtime.zero.muon.muon_optimizer"]
+    [
+        "recmind_dist.training.trainer",
+        "zarr",
+        "torch._dynamo",
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+    ]
 )
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0) -> list[Any]:
-    """Calls `function(*args)` on each rank of a gloo group of its own. Returns what each rank returned, in rank order.
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0
+) -> list[Any]:
+    """Calls `function(*args)` on each rank of a gloo group of its own. Returns what each rank
+    returned, in rank order.
 
-    Fails, with the traceback of the first rank that raised, as soon as one does; and after `timeout_s` in any case.
+    Fails, with the traceback of the first rank that raised, as soon as one does; and after
+    `timeout_s` in any case.
     """
     answers = CONTEXT.Queue()
     with tempfile.TemporaryDirectory(prefix="ranks") as directory:
         meeting = str(Path(directory) / "store")
         children = [
-            CONTEXT.Process(target=_child, args=(function, rank, world_size, meeting, answers, args), daemon=True)
+            CONTEXT.Process(
+                target=_child,
+                args=(function, rank, world_size, meeting, answers, args),
+                daemon=True,
+            )
             for rank in range(world_size)
         ]
         for child in children:
@@ -62,16 +77,27 @@ def _collect(answers: Any, children: list[Any], timeout_s: float) -> list[Any]:
 
 
 def _child(
-    function: Callable[..., Any], rank: int, world_size: int, meeting: str, answers: Any, args: tuple[Any, ...]
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    meeting: str,
+    answers: Any,
+    args: tuple[Any, ...],
 ) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_SIZE=str(world_size))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_SIZE=str(world_size)
+    )
     try:
         dist.init_process_group(
-            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
+            "gloo",
+            init_method=f"file://{meeting}",
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=60),
         )
         answer = function(*args)
         dist.barrier()  # nobody leaves while another still talks to it

@@ -1,4 +1,6 @@
-"""A small shop whose files have none of the usual names — CSV log, JSONL items, Parquet users — and `recmind` run on it."""
+"""A small shop whose files have none of the usual names — CSV log, JSONL items, Parquet users — and
+`recmind` run on it.
+"""
 
 import json
 import os
@@ -46,9 +48,11 @@ evaluation: {norm_exponent: null}
 
 
 def make_shop(home: Path) -> Path:
-    """Writes log, item and user files and shop.yaml into `home`, from home/synth, which is made if it is not there.
+    """Writes log, item and user files and shop.yaml into `home`, from home/synth, which is made if
+    it is not there.
 
-    Item i0 has no line in the item file, i1 a label of 100,000 characters; user u-new has a text and no interaction.
+    Item i0 has no line in the item file, i1 a label of 100,000 characters; user u-new has a text
+    and no interaction.
 
     Returns:
         The config, which names its files relative to `home`.
@@ -66,9 +70,14 @@ def make_shop(home: Path) -> Path:
             label = "space " * 16_667 if row["id"] == "i1" else label_of(row["id"], row["title"])
             nested = {"weight": 3.5, "sizes": [1, 2]}
             out.write(
-                json.dumps({"code": row["id"], "label": label, "kinds": [row["category"]], "more": nested}) + "\n"
+                json.dumps(
+                    {"code": row["id"], "label": label, "kinds": [row["category"]], "more": nested}
+                )
+                + "\n"
             )
-    users = pl.read_parquet(home / "synth" / "users.parquet").rename({"id": "ref", "category": "trade"})
+    users = pl.read_parquet(home / "synth" / "users.parquet").rename(
+        {"id": "ref", "category": "trade"}
+    )
     users = pl.concat([users, pl.DataFrame({"ref": ["u-new"], "trade": ["coffee"]})])
     users.with_columns(born=pl.lit(1980)).write_parquet(home / "people.parquet")
     config = home / "shop.yaml"
@@ -83,17 +92,34 @@ def label_of(item: str, title: str) -> str:
 
 
 def environment(ray_home: Path, **more: str) -> dict[str, str]:
-    """The environment of a command whose Ray, if it starts one, keeps to `ray_home` (a short path: it holds sockets)."""
+    """The environment of a command whose Ray, if it starts one, keeps to `ray_home` (a short path:
+    it holds sockets).
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = f"{RECMIND.parent}:{os.environ['PATH']}"
-    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(ray_home), "PYTHONUNBUFFERED": "1", **more}
+    return {
+        **kept,
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        "RAY_TMPDIR": str(ray_home),
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
 
 
-def recmind(words: list[str], home: Path, ray_home: Path, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
+def recmind(
+    words: list[str], home: Path, ray_home: Path, timeout_s: float = 280
+) -> subprocess.CompletedProcess[str]:
     """`recmind …` in the directory `home`."""
     command = [str(RECMIND), *words]
     return subprocess.run(
-        command, cwd=home, env=environment(ray_home), capture_output=True, text=True, timeout=timeout_s, check=False
+        command,
+        cwd=home,
+        env=environment(ray_home),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
 
 

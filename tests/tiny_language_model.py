@@ -1,4 +1,6 @@
-"""Real transformers models small enough to make in a test: a BERT and a Llama of two layers, width 32."""
+"""Real transformers models small enough to make in a test: a BERT and a Llama of two layers, width
+32.
+"""
 
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def make_llama(directory: Path, seed: int = 0) -> Path:
     """A decoder that adds no special token and has no pad token, only eos."""
     torch.manual_seed(seed)
     tokenizer = _tokenizer()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[SEP]").save_pretrained(directory)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[SEP]"
+    ).save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=WIDTH,
@@ -54,7 +58,9 @@ def make_llama(directory: Path, seed: int = 0) -> Path:
 def _tokenizer() -> Tokenizer:
     digits = [str(i) for i in range(10)]
     pieces = [*SPECIAL, *WORDS, *digits, *(f"##{d}" for d in digits), *':;.,"']
-    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer

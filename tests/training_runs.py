@@ -1,4 +1,5 @@
-"""Whole training runs for tests, on plain gloo processes without Ray: real graph, real text store, real worker.
+"""Whole training runs for tests, on plain gloo processes without Ray: real graph, real text store,
+real worker.
 
 Text vectors are random numbers written with the store's own writer, so no language model is needed.
 """
@@ -9,22 +10,31 @@ from typing import Any
 import numpy as np
 
 from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs
 from tests.graphs import make_graph, random_pairs
 
 TEXT_DIM = 12
 
 
-def make_inputs(home: Path, *, num_users: int = 70, num_items: int = 45, num_pairs: int = 500, seed: int = 0) -> Inputs:
-    """A graph with a validation pair for most users, and vectors of all nodes but every fifth user and ninth item."""
+def make_inputs(
+    home: Path, *, num_users: int = 70, num_items: int = 45, num_pairs: int = 500, seed: int = 0
+) -> Inputs:
+    """A graph with a validation pair for most users, and vectors of all nodes but every fifth user
+    and ninth item.
+    """
     pairs = random_pairs(num_users - 1, num_items - 1, num_pairs + num_users, seed)
     held = {u: (u, i) for u, i in pairs}  # the newest pair of each user
     train = [pair for pair in pairs if held[pair[0]] != pair]
     graph = make_graph(home, train, num_users, num_items, valid=sorted(held.values()), num_parts=2)
     store = TextStore.create(
-        home / "text", {"made": "for a test"}, TEXT_DIM, {"users": num_users, "items": num_items}, 32, 16
+        home / "text",
+        {"made": "for a test"},
+        TEXT_DIM,
+        {"users": num_users, "items": num_items},
+        32,
+        16,
     )
     rng = np.random.default_rng(seed)
     for side, rows, gap in (("users", num_users, 5), ("items", num_items, 9)):
@@ -34,33 +44,51 @@ def make_inputs(home: Path, *, num_users: int = 70, num_items: int = 45, num_pai
             store.write_shard(side, shard, vectors[slice(*store.shard_range(side, shard))], "test")
     Whitening.fit(store).save(home / "whitening.safetensors")
     return Inputs(
-        graph.path, store.path, home / "whitening.safetensors", texts_key="test", store_key=store.content_key()
+        graph.path,
+        store.path,
+        home / "whitening.safetensors",
+        texts_key="test",
+        store_key=store.content_key(),
     )
 
 
 def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
-    """A small run with everything on: gates on held-out edges, alignment, queue, fallback, both phases.
+    """A small run with everything on: gates on held-out edges, alignment, queue, fallback, both
+    phases.
 
     Args:
         changes: laid over it, room by room.
     """
     values: dict[str, Any] = {
         "run_dir": home / run,
-        "dataset": {"name": "toy", "interactions": home / "train.tsv", "items": home / "items.jsonl"},
+        "dataset": {
+            "name": "toy",
+            "interactions": home / "train.tsv",
+            "items": home / "items.jsonl",
+        },
         "sampler": {"num_neighbors": [4, 3], "negatives": {"num_shared": 12}},
-        "model": {"embedding_dim": 8, "fallback": {"hidden_dim": 6, "category_field": "genre", "category_buckets": 5},
-                  "gate": {"heldout_share": 0.5}},
+        "model": {
+            "embedding_dim": 8,
+            "fallback": {"hidden_dim": 6, "category_field": "genre", "category_buckets": 5},
+            "gate": {"heldout_share": 0.5},
+        },
         "loss": {"kind": "ssm"},
         "alignment": {"anchors": 24, "queue_size": 40, "hardness": 0.5},
-        "train": {"batch_size": 96, "warmup_epochs": 1, "epochs": 3, "log_every_steps": 1, "seed": 3},
+        "train": {
+            "batch_size": 96,
+            "warmup_epochs": 1,
+            "epochs": 3,
+            "log_every_steps": 1,
+            "seed": 3,
+        },
         "evaluation": {"ks": [5], "metric": "ndcg@5", "norm_exponent": None},
-    }  # fmt: skip
+    }
     for room, change in changes.items():
         values[room] = {**values[room], **change} if isinstance(values.get(room), dict) else change
     return RunConfig.model_validate(values)
 
 
-def all_fit(
+def train_rank(
     config: RunConfig,
     inputs: Inputs,
     attempt: str,
@@ -68,17 +96,19 @@ def all_fit(
     resume: str = "never",
     allow_mismatch: bool = False,
 ) -> dict[str, Any]:
-    """Trains on this rank, for `run_ranks`. Returns this rank's rows, the dense state and the cursor at the end."""
+    """Trains on this rank, for `run_ranks`. Returns this rank's rows, the dense state and the
+    cursor at the end.
+    """
     import torch
 
-    from recmind_dist.parallel import Ranks
-    from recmind_dist.training.worker import Worker
+    from recmind_dist.distributed.context import DistContext
+    from recmind_dist.training.trainer import Trainer
 
     run = RunDirectory(config.run_dir)
     run.create()
-    ranks = Ranks.all_join(torch.device("cpu"), shared_memory=config.scaling.shared_memory)
-    worker = Worker(config, inputs, ranks, run, attempt, lambda _: None, resume, allow_mismatch)
-    cursor = worker.all_fit(phases)
+    context = DistContext.join(torch.device("cpu"), shared_memory=config.scaling.shared_memory)
+    worker = Trainer(config, inputs, context, run, attempt, lambda _: None, resume, allow_mismatch)
+    cursor = worker.train(phases)
     rows = {name: value.numpy().copy() for name, value in worker.parts.table.rows().items()}
     return {"rows": rows, "cursor": cursor.to_info(), "nodes": worker.parts.nodes}
 
@@ -92,12 +122,14 @@ class Cut(Exception):
     """The end of a run that is cut short on purpose."""
 
 
-def all_fit_until(config: RunConfig, inputs: Inputs, attempt: str, step: int) -> int:
-    """As `all_fit`, but dies at the first report at or after `step`. Returns the step at which it died."""
+def train_until(config: RunConfig, inputs: Inputs, attempt: str, step: int) -> int:
+    """As `train`, but dies at the first report at or after `step`. Returns the step at which it
+    died.
+    """
     import torch
 
-    from recmind_dist.parallel import Ranks
-    from recmind_dist.training.worker import Worker
+    from recmind_dist.distributed.context import DistContext
+    from recmind_dist.training.trainer import Trainer
 
     def report(told: dict[str, Any]) -> None:
         if told["step"] >= step:
@@ -105,26 +137,30 @@ def all_fit_until(config: RunConfig, inputs: Inputs, attempt: str, step: int) ->
 
     run = RunDirectory(config.run_dir)
     run.create()
-    worker = Worker(config, inputs, Ranks.all_join(torch.device("cpu")), run, attempt, report, "never")
+    worker = Trainer(
+        config, inputs, DistContext.join(torch.device("cpu")), run, attempt, report, "never"
+    )
     try:
-        worker.all_fit(("warmup", "joint"))
+        worker.train(("warmup", "joint"))
     except Cut:
         return worker.cursor.steps_done
     raise AssertionError(f"the run ended before step {step}")
 
 
-def all_resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
-    """Loads the last checkpoint into this world's tables, engine and queues and saves it again. Returns its name."""
+def resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
+    """Loads the last checkpoint into this world's tables, engine and queues and saves it again.
+    Returns its name.
+    """
     import torch
 
-    from recmind_dist.parallel import Ranks
-    from recmind_dist.training.state import all_load_dense, load_table
-    from recmind_dist.training.worker import Phase, Worker
+    from recmind_dist.distributed.context import DistContext
+    from recmind_dist.training.state import load_dense_state, load_table
+    from recmind_dist.training.trainer import Phase, Trainer
 
-    worker = Worker(
+    worker = Trainer(
         config,
         inputs,
-        Ranks.all_join(torch.device("cpu")),
+        DistContext.join(torch.device("cpu")),
         RunDirectory(config.run_dir),
         attempt,
         lambda _: None,
@@ -133,8 +169,8 @@ def all_resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
     assert worker.checkpoint is not None
     load_table(worker.checkpoint, worker.parts.table)
     phase = Phase(worker, worker.cursor.phase)
-    all_load_dense(worker.checkpoint.dense(), phase.engine, phase.keys)
-    worker._all_save(phase)
+    load_dense_state(worker.checkpoint.dense(), phase.engine, phase.keys)
+    worker._save(phase)
     names = worker.checkpointer.wait()
     worker.checkpointer.close()
     phase.close()

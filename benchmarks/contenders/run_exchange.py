@@ -12,7 +12,13 @@ from typing import Any
 
 from protocol import Work, confine, serve
 
-HOME, RANK, ROWS, DIM, WAY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+HOME, RANK, ROWS, DIM, WAY = (
+    sys.argv[1],
+    int(sys.argv[2]),
+    int(sys.argv[3]),
+    int(sys.argv[4]),
+    sys.argv[5],
+)
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[RANK % len(cores)]})
 confine(1)
@@ -21,42 +27,52 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.graph.partition import even_cut
 from recmind_dist.kernels.memory import keep_freed_memory
 from recmind_dist.kernels.row_moves import place_rows
-from recmind_dist.parallel import Ranks, RowExchange
 
 
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
     keep_freed_memory()  # as training does
-    dist.init_process_group("gloo", store=dist.FileStore(f"{HOME}/store", 2), rank=RANK, world_size=2)
-    ranks = Ranks.all_join(torch.device("cpu"), shared_memory=WAY == "memory")
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(f"{HOME}/store", 2), rank=RANK, world_size=2
+    )
+    context = DistContext.join(torch.device("cpu"), shared_memory=WAY == "memory")
     bounds = even_cut(ROWS, 2)
     table = torch.zeros(int(bounds[RANK + 1] - bounds[RANK]), DIM)
-    exchange = RowExchange(bounds, ranks, table=table)
+    exchange = RowExchange(bounds, context, table=table)
     rng = np.random.default_rng(RANK)
 
     def fetch(order: dict[str, Any]) -> dict[str, Any]:
-        """`count` times plan, rows and gradients of `rows` distinct random rows: CPU-seconds and bytes of one, by median, for in
-        training the other thread works while this one waits. What a rank alone does too, reading as many (other) rows from the
-        table, is taken off, and the first time is left out, whose memory is new.
+        """`count` times plan, rows and gradients of `rows` distinct random rows: CPU-seconds and
+        bytes of one, by median, for in
+        training the other thread works while this one waits. What a rank alone does too, reading as
+        many (other) rows from the table, is taken off, and the first time is left out, whose memory
+        is new.
         """
         taken, grad = [], torch.ones(order["rows"], DIM)
         for _ in range(order["count"] + 1):
-            ranks.traffic.take()
-            rows, other = (np.sort(rng.choice(ROWS, order["rows"], replace=False)) for _ in range(2))
-            ranks.all_barrier()
+            context.traffic.take()
+            rows, other = (
+                np.sort(rng.choice(ROWS, order["rows"], replace=False)) for _ in range(2)
+            )
+            context.barrier()
             start = time.process_time()
-            plan = exchange.all_plan(rows)
+            plan = exchange.plan_lookup(rows)
             leaf = torch.zeros(1, 1).expand(len(plan.local_rows), DIM).requires_grad_()
-            exchange.all_read(leaf, plan).backward(grad)
+            exchange.lookup_from_table(leaf, plan).backward(grad)
             seconds = time.process_time() - start
             own = torch.from_numpy(other % len(table))
             start = time.process_time()
             place_rows(table.new_empty(len(own), DIM), None, table, own)
             taken.append(seconds - (time.process_time() - start))
-        return {"seconds": float(np.median(taken[1:])), "sent": sum(ranks.traffic.take().values())}
+        return {
+            "seconds": float(np.median(taken[1:])),
+            "sent": sum(context.traffic.take().values()),
+        }
 
     return {"fetch": fetch}
 

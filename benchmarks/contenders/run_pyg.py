@@ -42,7 +42,9 @@ def prepare() -> dict[str, Work]:
             labels = torch.cat([chosen, torch.stack([chosen[0], negatives])], 1)
             optimizer.zero_grad()
             positive, negative = model(edge_index, labels).chunk(2)
-            loss = model.recommendation_loss(positive, negative, node_id=labels.unique(), lambda_reg=1e-4)
+            loss = model.recommendation_loss(
+                positive, negative, node_id=labels.unique(), lambda_reg=1e-4
+            )
             loss.backward()
             optimizer.step()
             loss.item()

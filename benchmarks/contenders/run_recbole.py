@@ -1,7 +1,9 @@
 # ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
-"""RecBole's LightGCN: training steps and its full-sort evaluation. Runs in RecBole's own environment.
+"""RecBole's LightGCN: training steps and its full-sort evaluation. Runs in RecBole's own
+environment.
 
-Words: threads, folder of the atomic files, their name, batch size, layers, dimension, users scored at once.
+Words: threads, folder of the atomic files, their name, batch size, layers, dimension, users scored
+at once.
 """
 
 import sys
@@ -21,16 +23,33 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 
 def prepare() -> dict[str, Work]:
-    folder, name, batch, layers, dim, users = Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:8])
+    folder, name, batch, layers, dim, users = (
+        Path(sys.argv[2]),
+        sys.argv[3],
+        *map(int, sys.argv[4:8]),
+    )
     torch.set_num_threads(THREADS)
     options = {
-        "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]},
-        "benchmark_filename": ["train", "valid", "test"], "train_batch_size": batch, "n_layers": layers,
-        "embedding_size": dim, "learning_rate": 1e-3, "reg_weight": 1e-4, "require_pow": True, "metrics": ["Recall", "NDCG"],
-        "topk": [20], "valid_metric": "Recall@20", "eval_args": {"mode": {"valid": "full", "test": "full"}},
-        "use_gpu": False, "show_progress": False, "worker": 0, "checkpoint_dir": str(folder / "saved"),
-        "user_inter_num_interval": "[0,inf)", "item_inter_num_interval": "[0,inf)",
-    }  # fmt: skip
+        "data_path": str(folder),
+        "load_col": {"inter": ["user_id", "item_id"]},
+        "benchmark_filename": ["train", "valid", "test"],
+        "train_batch_size": batch,
+        "n_layers": layers,
+        "embedding_size": dim,
+        "learning_rate": 1e-3,
+        "reg_weight": 1e-4,
+        "require_pow": True,
+        "metrics": ["Recall", "NDCG"],
+        "topk": [20],
+        "valid_metric": "Recall@20",
+        "eval_args": {"mode": {"valid": "full", "test": "full"}},
+        "use_gpu": False,
+        "show_progress": False,
+        "worker": 0,
+        "checkpoint_dir": str(folder / "saved"),
+        "user_inter_num_interval": "[0,inf)",
+        "item_inter_num_interval": "[0,inf)",
+    }
     config = Config(model="LightGCN", dataset=name, config_dict=options)
     init_seed(1, True)
     dataset = create_dataset(config)
@@ -58,7 +77,11 @@ def prepare() -> dict[str, Work]:
             trainer.optimizer.step()
             loss.item()
             pairs += len(interaction)
-        return {"seconds": time.perf_counter() - start, "pairs": pairs, "steps_per_epoch": len(train_data)}
+        return {
+            "seconds": time.perf_counter() - start,
+            "pairs": pairs,
+            "steps_per_epoch": len(train_data),
+        }
 
     def evaluate(_: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()

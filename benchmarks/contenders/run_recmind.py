@@ -19,17 +19,17 @@ import contextlib
 import numpy as np
 import torch
 
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import RecmindError
 from recmind_dist.evaluation.metrics import ranking_metrics
 from recmind_dist.evaluation.ranking import seen_items
 from recmind_dist.evaluation.topk import rank_items
-from recmind_dist.parallel import Ranks
+from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
-from recmind_dist.sampling import Prefetcher
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig, load_run_config
-from recmind_dist.training.trainer import Trainer
-from recmind_dist.training.worker import Phase, Worker
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.sampling.prefetch import Prefetcher
+from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.trainer import Phase, Trainer
 
 K = 20
 
@@ -38,7 +38,7 @@ class Reached(Exception):
     """The last of the wanted qualities is there."""
 
 
-class TimedWorker(Worker):
+class TimedWorker(Trainer):
     """Notes Recall@20 on the test split after epochs, outside the clock. Nothing is chosen by it.
 
     Attributes:
@@ -61,28 +61,30 @@ class TimedWorker(Worker):
                 raise Reached
 
     def _test_recall(self) -> float:
-        graph, h = self.parts.graph, self.parts.all_final_vectors().h
+        graph, h = self.parts.graph, self.parts.final_embeddings().h
         held, users = graph.held_out("test"), graph.num_users
         seen_indptr, seen = seen_items(graph, "test", 0, users)
         exponent = self.config.evaluation.norm_exponent or 0.0
         ranked, _ = rank_items(h[:users], h[users:], K, seen_indptr, seen, norm_exponent=exponent)
         items = np.asarray(held.indices, np.int64) - users
-        return ranking_metrics(ranked.numpy(), np.asarray(held.indptr), items, (K,)).means()[f"recall@{K}"]
+        return ranking_metrics(ranked.numpy(), np.asarray(held.indptr), items, (K,)).means()[
+            f"recall@{K}"
+        ]
 
 
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(THREADS)
     config = load_run_config(Path(sys.argv[2]), sys.argv[3:]).absolute()
-    inputs = Inputs(Trainer(config, lambda _: None).prepare().absolute())
+    inputs = Inputs(Pipeline(config, lambda _: None).prepare().absolute())
     stepper = Stepper(config, inputs)
 
     def fit(order: dict[str, Any]) -> dict[str, Any]:
         run = RunDirectory(config.run_dir)
         run.create()
-        words = (config, inputs, Ranks.alone(), run, "benchmark", lambda _: None, "never")
+        words = (config, inputs, DistContext.alone(), run, "benchmark", lambda _: None, "never")
         worker = TimedWorker(*words, until=order["until"], every=order["every"])
         with contextlib.suppress(Reached):
-            worker.all_fit(("warmup", "joint"))
+            worker.train(("warmup", "joint"))
         return {"curve": worker.curve}
 
     return {"steps": stepper.steps, "fit": fit}
@@ -101,7 +103,7 @@ class Stepper:
         pairs, start, stalled = 0, time.perf_counter(), self.batches.stall_s
         for _ in range(order["count"]):
             prepared = next(self.stream)
-            self.phase.step.all_train(prepared)
+            self.phase.step.run(prepared)
             pairs += prepared.main.global_batch_size
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "pairs": pairs, "stall_s": self.batches.stall_s - stalled}
@@ -109,12 +111,16 @@ class Stepper:
     def _start(self) -> None:
         run = RunDirectory(self.config.run_dir)
         run.create()
-        worker = Worker(self.config, self.inputs, Ranks.alone(), run, "benchmark", lambda _: None, "never")
+        worker = Trainer(
+            self.config, self.inputs, DistContext.alone(), run, "benchmark", lambda _: None, "never"
+        )
         worker.parts.initialise()
         if self.config.train.batch_of != "pairs":
             raise RecmindError("train.batch_of is not pairs: only pairs are counted")
         self.phase = Phase(worker, "joint")
-        everything = (step for epoch in range(1 << 20) for step in self.phase.prepared_steps(epoch, 0))
+        everything = (
+            step for epoch in range(1 << 20) for step in self.phase.prepared_steps(epoch, 0)
+        )
         self.batches = Prefetcher(everything, self.config.sampler.batches_ahead)
         self.stream = iter(self.batches)
 

@@ -22,16 +22,16 @@ import torch
 import torch.distributed as dist
 from scale_settings import settings
 
-from recmind_dist.checkpoint.agreement import all_find_checkpoint
+from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.config import resolve_settings
 from recmind_dist.config.yaml import Document
-from recmind_dist.parallel import Ranks
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
-from recmind_dist.sampling import Prefetcher
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.sampling.prefetch import Prefetcher
+from recmind_dist.training.model_shard import Inputs
 from recmind_dist.training.state import load_table
-from recmind_dist.training.worker import Phase, Worker
+from recmind_dist.training.trainer import Phase, Trainer
 
 
 class Timed:
@@ -54,7 +54,7 @@ class Timed:
 class Run:
     """A worker, and the phase of one batch size that it is in."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Trainer) -> None:
         self.worker, self.update_cpu_s = worker, 0.0
         table = worker.parts.table
         table.update = self._timed(table.update)  # type: ignore[method-assign]
@@ -70,7 +70,8 @@ class Run:
         return timed
 
     def begin(self, pairs: int, steps: int) -> None:
-        """From a fresh table, `steps` batches of so many pairs, all to be used before the next start: a thread that is stopped
+        """From a fresh table, `steps` batches of so many pairs, all to be used before the next
+        start: a thread that is stopped
         ahead of another rank's would leave that one waiting in an exchange."""
         worker = self.worker
         train = worker.config.train.model_copy(update={"batch_size": pairs})
@@ -80,7 +81,7 @@ class Run:
             state.zero_()
         self.phase = phase = Phase(worker, "joint")
         self.sampling = Timed(phase.prepared_steps(0, 0, steps))
-        worker.ranks.traffic.take()
+        worker.context.traffic.take()
         self.batches = Prefetcher(self.sampling, worker.config.sampler.batches_ahead)
         self.prepared = iter(self.batches)
 
@@ -92,10 +93,10 @@ def prepare() -> dict[str, Work]:
     )
     store = dist.FileStore(f"{HOME}/store", WORLD) if WORLD > 1 else dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=RANK, world_size=WORLD)
-    ranks = Ranks.all_join(torch.device("cpu"))
+    context = DistContext.join(torch.device("cpu"))
     run = RunDirectory(config.run_dir)
     run.create()
-    worker = Worker(config, Inputs(Path(GRAPH)), ranks, run, "benchmk1", lambda _: None, "never")
+    worker = Trainer(config, Inputs(Path(GRAPH)), context, run, "benchmk1", lambda _: None, "never")
     at = Run(worker)
 
     def begin(order: dict[str, Any]) -> dict[str, Any]:
@@ -104,35 +105,48 @@ def prepare() -> dict[str, Work]:
         return {}
 
     def steps(order: dict[str, Any]) -> dict[str, Any]:
-        """`count` steps as training has them; bytes sent since the last answer include what was made ahead."""
-        ranks.all_barrier()
+        """`count` steps as training has them; bytes sent since the last answer include what was
+        made ahead.
+        """
+        context.barrier()
         stalled, sampled, updated = at.batches.stall_s, at.sampling.cpu_s, at.update_cpu_s
         start, cpu, main_cpu = time.perf_counter(), time.process_time(), time.thread_time()
         losses, nodes, edges, pairs = [], 0, 0, 0
         for _ in range(order["count"]):
             step = next(at.prepared)
-            losses.append(at.phase.step.all_train(step)["loss"])
+            losses.append(at.phase.step.run(step)["loss"])
             nodes += len(step.main.n_id)
             edges += sum(step.main.num_sampled_edges)
             pairs += step.main.global_batch_size
         seconds = time.perf_counter() - start
         return {
-            "seconds": seconds, "pairs": pairs, "stall_s": at.batches.stall_s - stalled, "losses": losses, "nodes": nodes,
-            "edges": edges, "sent": ranks.traffic.take(), "cpu_s": time.process_time() - cpu,
-            "main_cpu_s": time.thread_time() - main_cpu, "sample_cpu_s": at.sampling.cpu_s - sampled,
+            "seconds": seconds,
+            "pairs": pairs,
+            "stall_s": at.batches.stall_s - stalled,
+            "losses": losses,
+            "nodes": nodes,
+            "edges": edges,
+            "sent": context.traffic.take(),
+            "cpu_s": time.process_time() - cpu,
+            "main_cpu_s": time.thread_time() - main_cpu,
+            "sample_cpu_s": at.sampling.cpu_s - sampled,
             "update_cpu_s": at.update_cpu_s - updated,
-        }  # fmt: skip
+        }
 
     def checkpoint(order: dict[str, Any]) -> dict[str, Any]:
         """One save, waited for, and the restore of the table."""
         start = time.perf_counter()
-        worker._all_save(at.phase)
+        worker._save(at.phase)
         worker.checkpointer.wait()
         saved = time.perf_counter()
-        found = all_find_checkpoint(run.checkpoints, "last", ranks, worker.parts.bounds.tolist())
+        found = agree_on_checkpoint(run.checkpoints, "last", context, worker.parts.bounds.tolist())
         assert found is not None
         load_table(found, worker.parts.table)
-        return {"save_s": saved - start, "restore_s": time.perf_counter() - saved, "rss_mib": peak_mib()}
+        return {
+            "save_s": saved - start,
+            "restore_s": time.perf_counter() - saved,
+            "rss_mib": peak_mib(),
+        }
 
     return {"begin": begin, "steps": steps, "checkpoint": checkpoint}
 

@@ -21,32 +21,35 @@ if WORLD == 1:
 import torch
 import torch.distributed as dist
 
-from recmind_dist.parallel import Ranks
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
-from recmind_dist.sampling import Prefetcher
+from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.sampling.prefetch import Prefetcher
+from recmind_dist.training.model_shard import Inputs
 from recmind_dist.training.profile import named, region_ms, start_profile
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import load_run_config
-from recmind_dist.training.trainer import Trainer
-from recmind_dist.training.worker import Phase, Worker
+from recmind_dist.training.trainer import Phase, Trainer
 
 
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
     config = load_run_config(Path(sys.argv[1]), sys.argv[5:]).absolute()
-    inputs = Inputs(Trainer(config, lambda _: None).prepare().absolute())
-    ranks = Ranks.alone()
+    inputs = Inputs(Pipeline(config, lambda _: None).prepare().absolute())
+    context = DistContext.alone()
     if WORLD > 1:
-        dist.init_process_group("gloo", store=dist.FileStore(sys.argv[4], WORLD), rank=RANK, world_size=WORLD)
-        ranks = Ranks.all_join(torch.device("cpu"))
+        dist.init_process_group(
+            "gloo", store=dist.FileStore(sys.argv[4], WORLD), rank=RANK, world_size=WORLD
+        )
+        context = DistContext.join(torch.device("cpu"))
     run = RunDirectory(config.run_dir)
     run.create()
-    worker = Worker(config, inputs, ranks, run, "benchmark", lambda _: None, "never")
+    worker = Trainer(config, inputs, context, run, "benchmark", lambda _: None, "never")
     worker.parts.initialise()
     phase = Phase(worker, "joint")
 
     everything = (step for epoch in range(1 << 20) for step in phase.prepared_steps(epoch, 0))
-    # one stream for all orders: a second one would plan its exchanges between those of the first, on each rank elsewhere
+    # one stream for all orders: a second one would plan its exchanges between those of the first,
+    # on each rank elsewhere
     batches = Prefetcher(named(everything, "sample"), config.sampler.batches_ahead)
     prepared = iter(batches)
 
@@ -55,19 +58,24 @@ def prepare() -> dict[str, Work]:
         stalled, start, pairs = batches.stall_s, time.perf_counter(), 0
         for _ in range(order["count"]):
             step = next(prepared)
-            phase.step.all_train(step)
+            phase.step.run(step)
             pairs += step.main.global_batch_size
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "stall_s": batches.stall_s - stalled, "pairs": pairs}
 
     def split(order: dict[str, Any]) -> dict[str, Any]:
-        """`count` steps under the profiler, all threads; milliseconds of each region and bytes moved."""
+        """`count` steps under the profiler, all threads; milliseconds of each region and bytes
+        moved.
+        """
         running, moved = start_profile(), 0.0
         for _ in range(order["count"]):
             step = next(prepared)
-            phase.step.all_train(step)
+            phase.step.run(step)
             moved += bytes_moved(
-                step, worker.parts.graph.num_edges, config.model.num_layers, config.model.embedding_dim
+                step,
+                worker.parts.graph.num_edges,
+                config.model.num_layers,
+                config.model.embedding_dim,
             )
         running.stop()
         return {"regions": region_ms(running, order["count"]), "bytes": moved / order["count"]}
@@ -76,12 +84,17 @@ def prepare() -> dict[str, Work]:
 
 
 def bytes_moved(step: Any, num_edges: int, num_layers: int, dim: int) -> float:
-    """Least traffic with memory of one step on this rank, in bytes, if every gathered row comes from memory once.
+    """Least traffic with memory of one step on this rank, in bytes, if every gathered row comes
+    from memory once.
 
-    Rows of D floats: forward and backward of each layer read one row an edge and write one a node; the update reads
-    gradient, weight and two moments of each row that is touched and writes three back; gather and gradient are one each.
+    Rows of D floats: forward and backward of each layer read one row an edge and write one a node;
+    the update reads gradient, weight and two moments of each row that is touched and writes three
+    back; gather and gradient are one each.
     """
-    row, touched = 4.0 * dim, step.operator.is_user.numel() if step.operator is not None else len(step.rows)
+    row, touched = (
+        4.0 * dim,
+        step.operator.is_user.numel() if step.operator is not None else len(step.rows),
+    )
     if step.operator is not None:
         # the last hop forward, the first one backward, concern the batch's rows alone
         edges = [2 * num_edges / WORLD] * (num_layers - 1) + [float(step.main.degree.sum()) / WORLD]

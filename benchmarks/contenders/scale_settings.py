@@ -6,10 +6,22 @@ from typing import Any
 def settings(run_dir: str, placement: str, world_size: int) -> dict[str, Any]:
     """Plain LightGCN, 2 layers, fan-outs [10, 10], D 64, BPR with one negative."""
     return {
-        "run_dir": run_dir, "dataset": {"name": "scale", "interactions": "none.parquet"}, "variant": "lightgcn",
-        "graph": {"placement": placement}, "sampler": {"num_neighbors": [10, 10]}, "loss": {"kind": "bpr"},
-        "model": {"embedding_dim": 64, "num_layers": 2, "use_text": False, "init": "normal", "readout": "graph",
-                  "gate": {"enabled": False}},
-        "alignment": {"weight": 0}, "scaling": {"num_workers": world_size}, "checkpoint": {"keep_last": 1},
+        "run_dir": run_dir,
+        "dataset": {"name": "scale", "interactions": "none.parquet"},
+        "variant": "lightgcn",
+        "graph": {"placement": placement},
+        "sampler": {"num_neighbors": [10, 10]},
+        "loss": {"kind": "bpr"},
+        "model": {
+            "embedding_dim": 64,
+            "num_layers": 2,
+            "use_text": False,
+            "init": "normal",
+            "readout": "graph",
+            "gate": {"enabled": False},
+        },
+        "alignment": {"weight": 0},
+        "scaling": {"num_workers": world_size},
+        "checkpoint": {"keep_last": 1},
         "train": {"batch_size": 2048, "warmup_epochs": 0, "epochs": 1, "schedule": "constant"},
-    }  # fmt: skip
+    }

@@ -21,5 +21,7 @@ __all__ = [
     "open_checkpoint",
 ]
 
-_HOMES = dict.fromkeys(("Checkpoint", "find_checkpoint", "open_checkpoint"), "reader") | {"Checkpointer": "saver"}
+_HOMES = dict.fromkeys(("Checkpoint", "find_checkpoint", "open_checkpoint"), "reader") | {
+    "Checkpointer": "saver"
+}
 __getattr__ = lazy_exports(__name__, _HOMES)  # these import torch

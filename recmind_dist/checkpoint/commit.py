@@ -1,10 +1,13 @@
-"""The commit protocol: shares made durable one by one, then one file whose appearance makes the checkpoint exist.
+"""The commit protocol: shares made durable one by one, then one file whose appearance makes the
+checkpoint exist.
 
-Order is all: every share is fsynced before its `done` file names it, every `done` is there before the manifest, the
-manifest before COMMIT. A kill at any point leaves either no COMMIT, and so no checkpoint, or a whole one.
-COMMIT is made, and shares are taken back, under the attempt's lock: what COMMIT names is never removed by a rank that gives up.
-Ranks meet through files of their attempt alone, so a dead rank is a time-out here and never a hung collective. A look at
-them costs the storage the same whatever the number of ranks, and looks become rare: some seventy in ten minutes.
+Order is all: every share is fsynced before its `done` file names it, every `done` is there before
+the manifest, the manifest before COMMIT. A kill at any point leaves either no COMMIT, and so no
+checkpoint, or a whole one. COMMIT is made, and shares are taken back, under the attempt's lock:
+what COMMIT names is never removed by a rank that gives up. Ranks meet through files of their
+attempt alone, so a dead rank is a time-out here and never a hung collective. A look at
+them costs the storage the same whatever the number of ranks, and looks become rare: some seventy in
+ten minutes.
 """
 
 import errno
@@ -40,12 +43,17 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def write_done(
-    path: Path, rank: Rank, row_range: tuple[int, int], entry: dict[str, Any], tensors: dict[str, Any]
+    path: Path,
+    rank: Rank,
+    row_range: tuple[int, int],
+    entry: dict[str, Any],
+    tensors: dict[str, Any],
 ) -> None:
     """Says that rank's rows are durable.
 
     Args:
-        path: the attempt's directory; entry: size and sha256 of the file; tensors: name → [dtype, shape of one row].
+        path: the attempt's directory; entry: size and sha256 of the file; tensors: name → [dtype,
+        shape of one row].
     """
     write_json(path / done_file(rank), {"row_range": list(row_range), "tensors": tensors, **entry})
 
@@ -58,7 +66,9 @@ class Closing:
         self._begun = threading.Event()
 
     def begin(self, patience_s: float) -> None:
-        """From now on a save waits `patience_s` for the others, from the moment at which this rank's share is there."""
+        """From now on a save waits `patience_s` for the others, from the moment at which this
+        rank's share is there.
+        """
         self.patience_s = patience_s
         self._begun.set()
 
@@ -74,17 +84,24 @@ class Closing:
             self._begun.wait(seconds)
 
 
-def wait_for(path: Path, names: list[str], wait_s: float, what: Callable[[list[str]], str], closing: Closing) -> None:
+def wait_for(
+    path: Path, names: list[str], wait_s: float, what: Callable[[list[str]], str], closing: Closing
+) -> None:
     """Returns when all `names` are in `path`.
 
     Raises:
-        CheckpointError: `wait_s` is over, or what `closing` leaves of it (`what` words the missing names); or another rank
+        CheckpointError: `wait_s` is over, or what `closing` leaves of it (`what` words the missing
+        names); or another rank
             gave the attempt up.
     """
     start, limit_s, why = time.monotonic(), wait_s, "checkpoint.wait_s"
     while missing := _missing(path, names):
         waited_s = time.monotonic() - start
-        if closing.begun() and waited_s + closing.patience_s < limit_s and why == "checkpoint.wait_s":
+        if (
+            closing.begun()
+            and waited_s + closing.patience_s < limit_s
+            and why == "checkpoint.wait_s"
+        ):
             limit_s, why = waited_s + closing.patience_s, "the run is closing"
         if waited_s > limit_s:
             raise CheckpointError(f"{path}: {what(missing)} after {round(limit_s, 1):g} s ({why})")
@@ -92,14 +109,17 @@ def wait_for(path: Path, names: list[str], wait_s: float, what: Callable[[list[s
 
 
 def pause_s(waited_s: float) -> float:
-    """Seconds to the next look: often in the first one, then once in one, then after an eighth of what was waited."""
+    """Seconds to the next look: often in the first one, then once in one, then after an eighth of
+    what was waited.
+    """
     if waited_s < 1:
         return max(_FIRST_LOOK_S, waited_s / 2)
     return min(max(1.0, waited_s / 8), _RARELY_S)
 
 
 def _missing(path: Path, names: list[str]) -> list[str]:
-    """Which of `names` are not there, by one listing where there are many and one look where it is one.
+    """Which of `names` are not there, by one listing where there are many and one look where it is
+    one.
 
     Raises:
         CheckpointError: another rank gave the attempt up.
@@ -121,9 +141,11 @@ def _missing(path: Path, names: list[str]) -> list[str]:
 
 
 def take_back(path: Path, names: list[str]) -> None:
-    """A rank gives the attempt up: removes its `names`, in order, and tells the other ranks. Not where COMMIT names them.
+    """A rank gives the attempt up: removes its `names`, in order, and tells the other ranks. Not
+    where COMMIT names them.
 
-    The emptied directory goes with the next commit's pruning: a late rank would make it again and wait in it to the time-out.
+    The emptied directory goes with the next commit's pruning: a late rank would make it again and
+    wait in it to the time-out.
     """
     try:
         with moment_lock(path):
@@ -133,7 +155,9 @@ def take_back(path: Path, names: list[str]) -> None:
                 (path / name).unlink(missing_ok=True)
             (path / FAILED).touch()
     except OSError as error:
-        log.warning("%s: not all taken back, or other ranks not told, who will time out: %s", path, error)
+        log.warning(
+            "%s: not all taken back, or other ranks not told, who will time out: %s", path, error
+        )
 
 
 def read_words(path: Path, world_size: int) -> list[dict[str, Any]]:
@@ -141,13 +165,21 @@ def read_words(path: Path, world_size: int) -> list[dict[str, Any]]:
     return [read_json(path / done_file(rank), CheckpointError) for rank in range(world_size)]
 
 
-def commit(path: Path, words: list[dict[str, Any]], num_rows: int, dense: dict[str, Any], info: dict[str, Any]) -> None:
+def commit(
+    path: Path,
+    words: list[dict[str, Any]],
+    num_rows: int,
+    dense: dict[str, Any],
+    info: dict[str, Any],
+) -> None:
     """Rank 0, when all shares are there: manifest, then COMMIT.
 
     Args:
-        words: see `read_words`; dense: size and sha256 of the dense file; info: plain data for the reader.
+        words: see `read_words`; dense: size and sha256 of the dense file; info: plain data for the
+        reader.
     Raises:
-        CheckpointError: the shares do not tile the table, or hold different tensors; or a rank took its share back.
+        CheckpointError: the shares do not tile the table, or hold different tensors; or a rank took
+        its share back.
     """
     try:
         check_ranges([tuple(word["row_range"]) for word in words], num_rows)
@@ -155,8 +187,13 @@ def commit(path: Path, words: list[dict[str, Any]], num_rows: int, dense: dict[s
         raise CheckpointError(f"{path}: {error}: ranks disagree on the partition") from error
     for rank, word in enumerate(words):
         if word["tensors"] != words[0]["tensors"]:
-            raise CheckpointError(f"{path / rows_file(rank)}: other tensors than rank 0: ranks run different configs")
-    files = {rows_file(rank): {key: word[key] for key in ("bytes", "sha256")} for rank, word in enumerate(words)}
+            raise CheckpointError(
+                f"{path / rows_file(rank)}: other tensors than rank 0: ranks run different configs"
+            )
+    files = {
+        rows_file(rank): {key: word[key] for key in ("bytes", "sha256")}
+        for rank, word in enumerate(words)
+    }
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
@@ -186,7 +223,9 @@ def write_commit(path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with (path / COMMIT).open("xb") as file:  # file systems without links, where a kill may leave it empty
+        with (path / COMMIT).open(
+            "xb"
+        ) as file:  # file systems without links, where a kill may leave it empty
             file.write(digest)
             file.flush()
             os.fsync(file.fileno())
@@ -202,5 +241,6 @@ def next_sequence(directory: Path) -> int:
             try:
                 greatest = max(greatest, read_commit(path).sequence)
             except CheckpointError:
-                continue  # damaged: the reader names it, and it can never be taken for the newest good one
+                # damaged: the reader names it, and it can never be taken for the newest good one
+                continue
     return greatest + 1

@@ -1,7 +1,10 @@
-"""A number that says whether two sets of tensors hold the same bits, however their rows are dealt to ranks.
+"""A number that says whether two sets of tensors hold the same bits, however their rows are dealt
+to ranks.
 
-Each row is hashed with its number in the whole table, and the hashes are added: ranks add theirs up to the same sum on
-any number of them. Against accidents and our own mistakes, not against an adversary: files have their sha256 for that.
+Each row is hashed with its number in the whole table, and the hashes are added: ranks add theirs up
+to the same sum on
+any number of them. Against accidents and our own mistakes, not against an adversary: files have
+their sha256 for that.
 """
 
 import numpy as np
@@ -15,11 +18,17 @@ _CHUNK_ROWS = 65_536
 
 
 def fingerprint_rows(rows: dict[str, Tensor], start: int) -> int:
-    """Of one rank's share: add over ranks, modulo 2^64. Args: rows: name → [n, …]; start: number of the first row."""
+    """Of one rank's share: add over ranks, modulo 2^64. Args: rows: name → [n, …]; start: number of
+    the first row.
+    """
     total = 0
     for name, tensor in rows.items():
         for first in range(0, len(tensor), _CHUNK_ROWS):
-            total += int(_fold(_words(tensor[first : first + _CHUNK_ROWS]), start + first, stream_key(0, name)))
+            total += int(
+                _fold(
+                    _words(tensor[first : first + _CHUNK_ROWS]), start + first, stream_key(0, name)
+                )
+            )
     return total & (1 << 64) - 1
 
 

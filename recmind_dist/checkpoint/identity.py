@@ -10,7 +10,8 @@ def compare_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
     """One line for each value that differs, empty if none does.
 
     Args:
-        saved: what the checkpoint was made from (config, graph key, text key, …), nested plain data;
+        saved: what the checkpoint was made from (config, graph key, text key, …), nested plain
+        data;
         current: the same of the run that wants to go on.
     """
     before, now = dict(_flat(saved)), dict(_flat(current))
@@ -18,7 +19,10 @@ def compare_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
     return [
         f"{key}: checkpoint {_shown(before, key)}, now {_shown(now, key)}"
         for key in keys
-        if key not in before or key not in now or before[key] != now[key] or type(before[key]) is not type(now[key])
+        if key not in before
+        or key not in now
+        or before[key] != now[key]
+        or type(before[key]) is not type(now[key])
     ]
 
 

@@ -1,4 +1,6 @@
-"""manifest.json of a checkpoint: who saved which rows, every file's size and sha256, and the run's own `info`."""
+"""manifest.json of a checkpoint: who saved which rows, every file's size and sha256, and the run's
+own `info`.
+"""
 
 import hashlib
 import re
@@ -18,7 +20,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class NewerSchemaError(CheckpointError):
-    """A newer program wrote this checkpoint: stepping back to an older one would lose its work, so nobody does."""
+    """A newer program wrote this checkpoint: stepping back to an older one would lose its work, so
+    nobody does.
+    """
 
 
 class FileEntry(Settings):
@@ -29,12 +33,16 @@ class FileEntry(Settings):
 
 
 class Manifest(Settings):
-    """What a committed checkpoint holds. `row_ranges[r]` is the half-open range of table rows in rank r's file."""
+    """What a committed checkpoint holds. `row_ranges[r]` is the half-open range of table rows in
+    rank r's file.
+    """
 
     kind: Literal["checkpoint"]
     schema_version: int = Field(default=SCHEMA, alias="schema")
     sequence: int = Field(ge=1, strict=True)
-    """Grows by one with every commit in the directory: newest trusts no clock, and no step (rollbacks repeat them)."""
+    """Grows by one with every commit in the directory: newest trusts no clock, and no step
+    (rollbacks repeat them).
+    """
     world_size: int = Field(ge=1, strict=True)
     num_rows: int = Field(ge=0, strict=True)
     row_ranges: list[tuple[int, int]]
@@ -48,7 +56,10 @@ class Manifest(Settings):
             raise ValueError(f"{len(self.row_ranges)} row ranges for {self.world_size} ranks")
         expected = {DENSE, *map(rows_file, range(self.world_size))}
         if set(self.files) != expected:
-            raise ValueError(f"files are {sorted(self.files)[:9]}, not the {len(expected)} of {self.world_size} ranks")
+            raise ValueError(
+                f"files are {sorted(self.files)[:9]}, not the {len(expected)} of "
+                f"{self.world_size} ranks"
+            )
         return self
 
 
@@ -71,26 +82,37 @@ def read_commit(path: Path) -> Manifest:
     """
     for name in (COMMIT, MANIFEST):
         if (path / name).is_symlink() or not (path / name).is_file():
-            raise CheckpointError(f"{path / name}: missing or not a plain file: the checkpoint cannot be used")
+            raise CheckpointError(
+                f"{path / name}: missing or not a plain file: the checkpoint cannot be used"
+            )
     try:
         commit, data = (path / COMMIT).read_bytes()[:200], (path / MANIFEST).read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}): check the disk") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}): check the disk"
+        ) from error
     # before anything is read out of it: a flipped bit must not pass for a newer schema
     if commit.strip().decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
-        raise CheckpointError(f"{path / COMMIT}: does not match {MANIFEST}: the checkpoint is damaged")
+        raise CheckpointError(
+            f"{path / COMMIT}: does not match {MANIFEST}: the checkpoint is damaged"
+        )
     raw = read_json(path / MANIFEST, CheckpointError)
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise NewerSchemaError(
-            f"{path / MANIFEST}: schema version {schema}, this program reads {SCHEMA}: use the version that wrote it"
+            f"{path / MANIFEST}: schema version {schema}, this program reads {SCHEMA}: use the "
+            "version that wrote it"
         )
     if schema != SCHEMA:
-        raise CheckpointError(f"{path / MANIFEST}: schema version {schema!r}, this program reads {SCHEMA}")
+        raise CheckpointError(
+            f"{path / MANIFEST}: schema version {schema!r}, this program reads {SCHEMA}"
+        )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"])) or "manifest"
         message = fault["msg"].removeprefix("Value error, ")
-        raise CheckpointError(f"{path / MANIFEST}: {key}: {message}: the manifest is damaged") from error
+        raise CheckpointError(
+            f"{path / MANIFEST}: {key}: {message}: the manifest is damaged"
+        ) from error

@@ -1,10 +1,13 @@
-"""A run's committed checkpoints and small files on shared storage, and a run that comes back from there on a new machine.
+"""A run's committed checkpoints and small files on shared storage, and a run that comes back from
+there on a new machine.
 
-    <storage_uri>/checkpoints/step-…/…   as in the run directory; a prefix without COMMIT does not exist for a reader
-    <storage_uri>/files…                 the run's small files as of the last COMMIT (storage/tree.py)
-    <storage_uri>/text/<key>/files…      a store of text vectors, the same way
+    <storage_uri>/checkpoints/step-…/…   as in the run directory; a prefix without COMMIT does not
+    exist for a reader <storage_uri>/files…                 the run's small files as of the last
+    COMMIT (storage/tree.py) <storage_uri>/text/<key>/files…      a store of text vectors, the same
+    way
 
-Each rank uploads its own rows before its word that they are durable; rank 0 the rest: files.json, manifest.json, last COMMIT.
+Each rank uploads its own rows before its word that they are durable; rank 0 the rest: files.json,
+manifest.json, last COMMIT.
 """
 
 import logging
@@ -52,21 +55,34 @@ class Mirror:
         self.remote.upload(attempt / name, f"{CHECKPOINTS}/{attempt.name}/{name}")
 
     def push_commit(self, attempt: Path) -> None:
-        """Rank 0, when every share is up: the run's files, the manifest, COMMIT; then what is kept no longer goes."""
+        """Rank 0, when every share is up: the run's files, the manifest, COMMIT; then what is kept
+        no longer goes.
+        """
         self.push_files()
         self.push(attempt, MANIFEST)
         faults.check("mirror", 0, step_of(attempt.name) or 0)
         self.push(attempt, COMMIT)
-        self._prune({path.name for path in attempt_directories(self.run / CHECKPOINTS)}, step_of(attempt.name) or 0)
+        self._prune(
+            {path.name for path in attempt_directories(self.run / CHECKPOINTS)},
+            step_of(attempt.name) or 0,
+        )
 
     def push_files(self) -> None:
-        """The run's small files as they are now; what has not changed is not sent again. Raises OSError."""
+        """The run's small files as they are now; what has not changed is not sent again. Raises
+        OSError.
+        """
         paths = [*self.run.iterdir(), *(self.run / "adapter").glob("*")]
-        self._files.push(path for path in paths if path.is_file() and _NAME.fullmatch(str(path.relative_to(self.run))))
+        self._files.push(
+            path
+            for path in paths
+            if path.is_file() and _NAME.fullmatch(str(path.relative_to(self.run)))
+        )
 
     def push_store(self, path: Path) -> None:
         """Uploads a store of text vectors, what has changed of it. Raises OSError."""
-        files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        files = (
+            file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
+        )
         Tree(self.remote, f"{TEXT}/{path.name}", path).push(files)
 
     def pull_store(self, path: Path) -> bool:
@@ -89,7 +105,9 @@ class Mirror:
             return False
         except (OSError, StoreError) as error:
             empty_directory(path)
-            raise StoreError(f"{error}: run again when storage is well, or remove {TEXT}/{path.name} there") from error
+            raise StoreError(
+                f"{error}: run again when storage is well, or remove {TEXT}/{path.name} there"
+            ) from error
         return True
 
     def sync(self) -> None:
@@ -110,12 +128,14 @@ class Mirror:
         self._files.clear()
 
     def pull(self) -> list[str]:
-        """Brings what the storage has and this directory has not: the newest checkpoint, the best one, the run's files.
+        """Brings what the storage has and this directory has not: the newest checkpoint, the best
+        one, the run's files.
 
         Returns:
             Names of the checkpoints that came.
         Raises:
-            CheckpointError: the storage has checkpoints, none of them is good, and none is here either; or storage or disk
+            CheckpointError: the storage has checkpoints, none of them is good, and none is here
+            either; or storage or disk
                 failed on the way, and nothing is here that was not here before.
         """
         try:
@@ -123,7 +143,8 @@ class Mirror:
         except OSError as error:
             first = (str(error).splitlines() or [""])[0][:300]
             raise CheckpointError(
-                f"{self.remote.uri}: what is there could not be brought here ({first}): run again when storage and disk are well"
+                f"{self.remote.uri}: what is there could not be brought here ({first}): run again "
+                "when storage and disk are well"
             ) from error
 
     def _pull(self) -> list[str]:
@@ -145,14 +166,17 @@ class Mirror:
             break
         if not pulled and not here and faults_found:
             raise CheckpointError(
-                f"{self.remote.uri}: {len(faults_found)} checkpoint(s), none is good: {faults_found[0]}"
+                f"{self.remote.uri}: {len(faults_found)} checkpoint(s), none is good: "
+                f"{faults_found[0]}"
             ) from faults_found[0]
         if pulled:
             self._pull_best(there, set(here) | set(pulled), pulled)
         return pulled
 
     def _pull_best(self, there: dict[str, Manifest], have: set[str], pulled: list[str]) -> None:
-        scores = {name: score for name in there if (score := score_of(there[name].info)) is not None}
+        scores = {
+            name: score for name in there if (score := score_of(there[name].info)) is not None
+        }
         best = max(scores, key=lambda name: (scores[name], there[name].sequence), default=None)
         if best is None or best in have:
             return
@@ -173,7 +197,9 @@ class Mirror:
                 try:
                     self.remote.download(f"{CHECKPOINTS}/{name}/{file}", arriving / file)
                 except FileNotFoundError as error:
-                    raise CheckpointError(f"{self.remote.uri}/{CHECKPOINTS}/{name}/{file}: missing") from error
+                    raise CheckpointError(
+                        f"{self.remote.uri}/{CHECKPOINTS}/{name}/{file}: missing"
+                    ) from error
             verify_manifest(arriving, {"files": _plain(manifest)}, CheckpointError)
             if final.exists():
                 shutil.rmtree(final)  # never committed, or damaged
@@ -182,16 +208,22 @@ class Mirror:
             shutil.rmtree(arriving, ignore_errors=True)
 
     def _read_commit(self, name: str, into: Path) -> Manifest:
-        """The manifest of a checkpoint there, brought to a folder of the checkpoint's name below or at `into`."""
+        """The manifest of a checkpoint there, brought to a folder of the checkpoint's name below or
+        at `into`.
+        """
         for file in (MANIFEST, COMMIT):
             try:
                 self.remote.download(f"{CHECKPOINTS}/{name}/{file}", into / file)
             except FileNotFoundError as error:
-                raise CheckpointError(f"{self.remote.uri}/{CHECKPOINTS}/{name}/{file}: missing") from error
+                raise CheckpointError(
+                    f"{self.remote.uri}/{CHECKPOINTS}/{name}/{file}: missing"
+                ) from error
         return read_commit(into)
 
     def _readable_there(self) -> tuple[dict[str, Manifest], list[CheckpointError]]:
-        """Committed checkpoints of the storage, and what is wrong with the others. Damaged ones are named."""
+        """Committed checkpoints of the storage, and what is wrong with the others. Damaged ones are
+        named.
+        """
         files = self.remote.names(CHECKPOINTS)
         committed = {name.partition("/")[0] for name in files if name.endswith(f"/{COMMIT}")}
         there: dict[str, Manifest] = {}
@@ -204,7 +236,9 @@ class Mirror:
                 except NewerSchemaError:
                     raise
                 except CheckpointError as error:
-                    shown = CheckpointError(str(error).replace(str(looking), f"{self.remote.uri}/{CHECKPOINTS}/{name}"))
+                    shown = CheckpointError(
+                        str(error).replace(str(looking), f"{self.remote.uri}/{CHECKPOINTS}/{name}")
+                    )
                     found.append(shown)
                     log.warning("%s; passing it over", shown)
         finally:
@@ -222,7 +256,9 @@ class Mirror:
         return here
 
     def _newest_good_here(self) -> int:
-        """Sequence of the newest checkpoint here whose files are what was written: a damaged one must not keep a good one off."""
+        """Sequence of the newest checkpoint here whose files are what was written: a damaged one
+        must not keep a good one off.
+        """
         try:
             found = find_checkpoint(self.run / CHECKPOINTS)
         except NewerSchemaError:
@@ -236,12 +272,16 @@ class Mirror:
         try:
             self._files.pull()
         except FileNotFoundError as error:
-            raise CheckpointError(f"{self.remote.uri}/{INDEX}: missing: no run can go on from there") from error
+            raise CheckpointError(
+                f"{self.remote.uri}/{INDEX}: missing: no run can go on from there"
+            ) from error
         except StoreError as error:
             raise CheckpointError(str(error)) from error
 
     def _prune(self, keep: set[str], up_to_step: int) -> None:
-        """Deletes checkpoints that are kept no longer, and dead attempts up to a step; COMMIT goes first."""
+        """Deletes checkpoints that are kept no longer, and dead attempts up to a step; COMMIT goes
+        first.
+        """
         files = self.remote.names(CHECKPOINTS)
         for name in {name.partition("/")[0] for name in files} - keep:
             step = step_of(name)
@@ -252,7 +292,9 @@ class Mirror:
 
 
 def open_mirror(uri: str | None, run: Path) -> Mirror | None:
-    """As `Mirror.of`, after a look at the storage. Raises ConfigError in one sentence if it cannot be read."""
+    """As `Mirror.of`, after a look at the storage. Raises ConfigError in one sentence if it cannot
+    be read.
+    """
     mirror = Mirror.of(uri, run)
     if mirror is None:
         return None
@@ -260,7 +302,8 @@ def open_mirror(uri: str | None, run: Path) -> Mirror | None:
         mirror.remote.names(CHECKPOINTS)
     except OSError as error:
         raise ConfigError(
-            f"storage_uri {mirror.remote.uri}: cannot be read ({error}): check bucket, credentials and network"
+            f"storage_uri {mirror.remote.uri}: cannot be read ({error}): check bucket, "
+            "credentials and network"
         ) from error
     return mirror
 

@@ -1,4 +1,6 @@
-"""Finding and reading checkpoints: what verifies is used, what does not is named, nothing begins afresh in silence."""
+"""Finding and reading checkpoints: what verifies is used, what does not is named, nothing begins
+afresh in silence.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -59,10 +61,17 @@ class Checkpoint:
         return read_shard(self.path / DENSE)
 
     def rows(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Rows [start, stop) of every tensor kept by row, whoever saved them. Shapes: [stop - start, …]."""
+        """Rows [start, stop) of every tensor kept by row, whoever saved them. Shapes: [stop -
+        start, …].
+        """
         if not 0 <= start <= stop <= self.num_rows:
-            raise CheckpointError(f"{self.path}: rows {start} to {stop} asked for, the table has {self.num_rows}")
-        shards = [(self.path / rows_file(rank), *span) for rank, span in enumerate(self.manifest.row_ranges)]
+            raise CheckpointError(
+                f"{self.path}: rows {start} to {stop} asked for, the table has {self.num_rows}"
+            )
+        shards = [
+            (self.path / rows_file(rank), *span)
+            for rank, span in enumerate(self.manifest.row_ranges)
+        ]
         return read_rows(shards, start, stop)
 
 
@@ -82,17 +91,25 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     for rank, (start, stop) in enumerate(manifest.row_ranges):
         for name, (_, shape) in shard_layout(path / rows_file(rank)).items():
             if not shape or shape[0] != stop - start:
-                raise CheckpointError(f"{path / rows_file(rank)}: {name} has shape {shape}, not {stop - start} rows")
+                raise CheckpointError(
+                    f"{path / rows_file(rank)}: {name} has shape {shape}, not {stop - start} rows"
+                )
     shard_layout(path / DENSE)
     return checkpoint
 
 
 def open_manifest(path: Path) -> Checkpoint:
-    """As `open_checkpoint`, without a look at the files that it names: they are checked as they are read."""
+    """As `open_checkpoint`, without a look at the files that it names: they are checked as they are
+    read.
+    """
     if path.is_symlink() or not path.is_dir() or step_of(path.name) is None:
-        raise CheckpointError(f"{path}: not a checkpoint directory: give one named step-<step>.<attempt>")
+        raise CheckpointError(
+            f"{path}: not a checkpoint directory: give one named step-<step>.<attempt>"
+        )
     if not (path / COMMIT).exists():
-        raise CheckpointError(f"{path}: never committed: its save was cut short, use another checkpoint")
+        raise CheckpointError(
+            f"{path}: never committed: its save was cut short, use another checkpoint"
+        )
     return Checkpoint(path, read_commit(path))
 
 
@@ -100,10 +117,12 @@ def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -
     """The checkpoint to go on from, None if none was ever committed.
 
     Args:
-        directory: a run's checkpoints/; which: "last", "best" (by info["score"]; the newest if none has one), or a
+        directory: a run's checkpoints/; which: "last", "best" (by info["score"]; the newest if none
+        has one), or a
             name; verify: hash every file of the one that is returned.
     Raises:
-        CheckpointError: checkpoints are there and none is good; or the named one is not; or one is of a newer schema.
+        CheckpointError: checkpoints are there and none is good; or the named one is not; or one is
+        of a newer schema.
     """
     directory = Path(directory)
     paths, faults = candidates(directory, which)
@@ -118,19 +137,24 @@ def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -
             faults.append(error)
             log.warning("%s; trying the next checkpoint", error)
     if faults:
-        raise CheckpointError(f"{directory}: {len(faults)} checkpoint(s), none is good: {faults[0]}") from faults[0]
+        raise CheckpointError(
+            f"{directory}: {len(faults)} checkpoint(s), none is good: {faults[0]}"
+        ) from faults[0]
     return None
 
 
 def candidates(directory: Path, which: str) -> tuple[list[Path], list[CheckpointError]]:
-    """Checkpoints whose manifest can be read, the preferred first, and what is wrong with the others. Hashes no data.
+    """Checkpoints whose manifest can be read, the preferred first, and what is wrong with the
+    others. Hashes no data.
 
     Raises:
         CheckpointError: `which` is no name; NewerSchemaError: a checkpoint is of a newer schema.
     """
     if which not in ("last", "best"):
         if step_of(which) is None:
-            raise CheckpointError(f"checkpoint {which!r}: give last, best, or a name like step-00001234.0a1b2c3d")
+            raise CheckpointError(
+                f"checkpoint {which!r}: give last, best, or a name like step-00001234.0a1b2c3d"
+            )
         return [directory / which], []
     faults, readable = _readable(directory)
     return [path for path, _ in _by_preference(readable, which)], faults
@@ -142,7 +166,9 @@ def _readable(directory: Path) -> tuple[list[CheckpointError], list[tuple[Path, 
     for path in attempt_directories(directory):
         try:
             if path.is_symlink():
-                raise CheckpointError(f"{path}: a symbolic link: not followed, copy the checkpoint itself")
+                raise CheckpointError(
+                    f"{path}: a symbolic link: not followed, copy the checkpoint itself"
+                )
             if (path / COMMIT).is_symlink() or (path / COMMIT).exists():
                 readable.append((path, read_commit(path)))
         except NewerSchemaError:
@@ -153,12 +179,16 @@ def _readable(directory: Path) -> tuple[list[CheckpointError], list[tuple[Path, 
     return faults, readable
 
 
-def _by_preference(readable: list[tuple[Path, Manifest]], which: str) -> list[tuple[Path, Manifest]]:
+def _by_preference(
+    readable: list[tuple[Path, Manifest]], which: str
+) -> list[tuple[Path, Manifest]]:
     newest = sorted(readable, key=lambda found: found[1].sequence, reverse=True)
     if which == "last":
         return newest
     scored = [found for found in newest if score_of(found[1].info) is not None]
     if newest and not scored:
-        log.warning("%s: no checkpoint has a score: the newest stands for the best", newest[0][0].parent)
+        log.warning(
+            "%s: no checkpoint has a score: the newest stands for the best", newest[0][0].parent
+        )
         return newest
     return sorted(scored, key=lambda found: score_of(found[1].info) or 0.0, reverse=True)

@@ -1,4 +1,6 @@
-"""`Checkpointer`: copies a rank's state to host memory, writes it behind training's back, tells what was committed."""
+"""`Checkpointer`: copies a rank's state to host memory, writes it behind training's back, tells
+what was committed.
+"""
 
 import json
 import logging
@@ -11,7 +13,14 @@ from typing import Any
 from torch import Tensor
 
 from recmind_dist import faults
-from recmind_dist.checkpoint.commit import Closing, commit, read_words, take_back, wait_for, write_done
+from recmind_dist.checkpoint.commit import (
+    Closing,
+    commit,
+    read_words,
+    take_back,
+    wait_for,
+    write_done,
+)
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, done_file, rows_file, step_of
 from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.retention import prune
@@ -23,18 +32,22 @@ from recmind_dist.types import Rank
 
 log = logging.getLogger(__name__)
 
-# How long an aborted run waits for the other ranks' shares once its own is there. Shares are alike, so those of ranks that live
+# How long an aborted run waits for the other ranks' shares once its own is there. Shares are alike,
+# so those of ranks that live
 # are there soon after; a rank that died writes no more.
 CLOSING_WAIT_S, LOST_WAIT_S = 30.0, 5.0
 
 
 class Checkpointer:
-    """Saves one rank's share of the run. Every rank has one, and calls `save` and `wait` at the same steps.
+    """Saves one rank's share of the run. Every rank has one, and calls `save` and `wait` at the
+    same steps.
 
     Args:
-        directory: the run's checkpoints/, on storage that all ranks share; rank, world_size: this worker's;
+        directory: the run's checkpoints/, on storage that all ranks share; rank, world_size: this
+        worker's;
         row_range: half-open range of table rows this rank owns; num_rows: rows of the whole table;
-        mirror: shared storage to which what is saved goes too. Where it fails, the checkpoint is made here all the same, and
+        mirror: shared storage to which what is saved goes too. Where it fails, the checkpoint is
+        made here all the same, and
             the save counts as failed.
     """
 
@@ -62,28 +75,37 @@ class Checkpointer:
         self._closing = Closing()
 
     def save(
-        self, attempt: str, rows: dict[str, Tensor], dense: dict[str, Tensor] | None, info: dict[str, Any] | None
+        self,
+        attempt: str,
+        rows: dict[str, Tensor],
+        dense: dict[str, Tensor] | None,
+        info: dict[str, Any] | None,
     ) -> None:
         """Starts a save, after the former one has ended. Returns when the copies are taken.
 
         Args:
             attempt: `attempt_name(step, id)`, equal on all ranks and never used before;
-            rows: name → [local rows, …], this rank's range; dense, info: rank 0's, None elsewhere. info is plain JSON
+            rows: name → [local rows, …], this rank's range; dense, info: rank 0's, None elsewhere.
+            info is plain JSON
                 data without NaN; info["score"] (higher is better) decides what is kept as best.
         Raises:
-            CheckpointError: `max_failures` saves in a row have failed; or the arguments cannot be saved.
+            CheckpointError: `max_failures` saves in a row have failed; or the arguments cannot be
+            saved.
         """
         self._collect()
         self._check(attempt, rows, dense, info)
         host_rows = {name: _copied(tensor) for name, tensor in rows.items()}
-        host_dense = None if dense is None else {name: _copied(tensor) for name, tensor in dense.items()}
+        host_dense = (
+            None if dense is None else {name: _copied(tensor) for name, tensor in dense.items()}
+        )
         frozen = None if info is None else json.loads(_json(attempt, info))
         self._pending = self._writer.submit(self._write, attempt, host_rows, host_dense, frozen)
         if not self.settings.background:
             self._collect()
 
     def wait(self) -> list[str]:
-        """Waits for the save under way. Returns the names committed since the last call, the same on every rank.
+        """Waits for the save under way. Returns the names committed since the last call, the same
+        on every rank.
 
         Raises:
             CheckpointError: `max_failures` saves in a row have failed.
@@ -96,7 +118,8 @@ class Checkpointer:
         """Ends the thread, after the save under way.
 
         Args:
-            patience_s: the run was aborted: other ranks get so many seconds for their shares once this rank's is there.
+            patience_s: the run was aborted: other ranks get so many seconds for their shares once
+            this rank's is there.
         """
         if patience_s is not None:
             self._closing.begin(patience_s)
@@ -109,7 +132,10 @@ class Checkpointer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is None:
             self.close()
@@ -117,20 +143,30 @@ class Checkpointer:
             self.close(LOST_WAIT_S if isinstance(error, WorkerLostError) else CLOSING_WAIT_S)
 
     def _check(
-        self, attempt: str, rows: dict[str, Tensor], dense: dict[str, Tensor] | None, info: dict[str, Any] | None
+        self,
+        attempt: str,
+        rows: dict[str, Tensor],
+        dense: dict[str, Tensor] | None,
+        info: dict[str, Any] | None,
     ) -> None:
         if step_of(attempt) is None:
             raise CheckpointError(f"attempt {attempt!r}: make it with attempt_name(step, id)")
         if self.rank == 0 and (dense is None or info is None):
-            raise CheckpointError(f"{attempt}: rank 0 saves dense tensors and info: give both, empty if need be")
+            raise CheckpointError(
+                f"{attempt}: rank 0 saves dense tensors and info: give both, empty if need be"
+            )
         expected = self.row_range[1] - self.row_range[0]
         for name, tensor in rows.items():
             if tensor.ndim == 0 or tensor.shape[0] != expected:
                 shape = list(tensor.shape)
-                raise CheckpointError(f"{attempt}: {name} has shape {shape}, this rank owns {expected} rows")
+                raise CheckpointError(
+                    f"{attempt}: {name} has shape {shape}, this rank owns {expected} rows"
+                )
 
     def _collect(self) -> None:
-        """Takes in the outcome of the save under way; failures of disk and peers are counted, defects are raised."""
+        """Takes in the outcome of the save under way; failures of disk and peers are counted,
+        defects are raised.
+        """
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -150,10 +186,16 @@ class Checkpointer:
         count, limit = self._failures_in_a_row, self.settings.max_failures
         log.warning("checkpoint not saved (failure %d of %d in a row): %s", count, limit, error)
         if count >= limit and not self._closing.begun():
-            raise CheckpointError(f"{count} checkpoints in a row could not be saved: {error}") from error
+            raise CheckpointError(
+                f"{count} checkpoints in a row could not be saved: {error}"
+            ) from error
 
     def _write(
-        self, attempt: str, rows: dict[str, Tensor], dense: dict[str, Tensor] | None, info: dict[str, Any] | None
+        self,
+        attempt: str,
+        rows: dict[str, Tensor],
+        dense: dict[str, Tensor] | None,
+        info: dict[str, Any] | None,
     ) -> tuple[str, str | None]:
         """Returns the name, and what kept the checkpoint from shared storage."""
         path = self.directory / attempt
@@ -162,7 +204,8 @@ class Checkpointer:
         try:
             (path / LOCK).touch()  # while there is room: on a full disk it is needed to free some
             not_mirrored = self._write_share(path, rows)
-            rows.clear()  # the copy is as large as the rank's table: freed before the wait for other ranks
+            # the copy is as large as the rank's table: freed before the wait for other ranks
+            rows.clear()
             if self.rank == 0 and dense is not None and info is not None:
                 words = self._commit(path, dense, info)
         except (CheckpointError, OSError):
@@ -172,26 +215,39 @@ class Checkpointer:
             self._prune(attempt)
             not_mirrored = self._mirror_commit(path, words)
         else:
-            wait_for(path, [COMMIT], self.settings.wait_s, lambda _: "no COMMIT from rank 0", self._closing)
+            wait_for(
+                path,
+                [COMMIT],
+                self.settings.wait_s,
+                lambda _: "no COMMIT from rank 0",
+                self._closing,
+            )
         return attempt, not_mirrored
 
     def _give_up(self, path: Path) -> None:
         """Frees the disk and tells the other ranks, unless the checkpoint was committed after all."""
         if self.world_size > 1:
             # its word first: a kill in between must not leave a word without rows
-            take_back(path, [done_file(self.rank), rows_file(self.rank), *([DENSE] if self.rank == 0 else [])])
+            take_back(
+                path,
+                [done_file(self.rank), rows_file(self.rank), *([DENSE] if self.rank == 0 else [])],
+            )
         elif not (path / COMMIT).exists():
             shutil.rmtree(path, ignore_errors=True)
 
     def _write_share(self, path: Path, rows: dict[str, Tensor]) -> str | None:
-        """Rows, durable here and, if need be, on shared storage, then this rank's word. Returns what failed of the latter."""
+        """Rows, durable here and, if need be, on shared storage, then this rank's word. Returns
+        what failed of the latter.
+        """
         faults.check("shard", self.rank, step_of(path.name) or 0)
         entry = write_shard(path / rows_file(self.rank), rows)
         layout = shard_layout(path / rows_file(self.rank))
         one_row = {name: [dtype, shape[1:]] for name, (dtype, shape) in sorted(layout.items())}
         not_mirrored = self._push(path, rows_file(self.rank))
         faults.check("share", self.rank, step_of(path.name) or 0)
-        write_done(path, self.rank, self.row_range, {**entry, "not_mirrored": not_mirrored}, one_row)
+        write_done(
+            path, self.rank, self.row_range, {**entry, "not_mirrored": not_mirrored}, one_row
+        )
         return not_mirrored
 
     def _push(self, path: Path, name: str) -> str | None:
@@ -207,7 +263,11 @@ class Checkpointer:
         """Rank 0: makes the checkpoint exist on shared storage too, if every share is there."""
         if self.mirror is None:
             return None
-        if (fault := next((word["not_mirrored"] for word in words if word.get("not_mirrored")), None)) is not None:
+        if (
+            fault := next(
+                (word["not_mirrored"] for word in words if word.get("not_mirrored")), None
+            )
+        ) is not None:
             return str(fault)
         try:
             self.mirror.push(path, DENSE)
@@ -221,7 +281,9 @@ class Checkpointer:
         first = (str(error).splitlines() or [""])[0][:300]
         return f"{path}: rank {self.rank} could not bring it to {self.mirror.remote.uri}: {first}"
 
-    def _commit(self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]) -> list[dict[str, Any]]:
+    def _commit(
+        self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         """Rank 0. Returns what the ranks said of their shares."""
         entry = write_shard(path / DENSE, dense)
         ranks = {done_file(rank): rank for rank in range(self.world_size)}
@@ -229,7 +291,9 @@ class Checkpointer:
             path,
             list(ranks),
             self.settings.wait_s,
-            lambda missing: f"rank {', '.join(str(ranks[name]) for name in missing)} has not saved its rows",
+            lambda missing: (
+                f"rank {', '.join(str(ranks[name]) for name in missing)} has not saved its rows"
+            ),
             self._closing,
         )
         words = read_words(path, self.world_size)
@@ -251,4 +315,6 @@ def _json(attempt: str, info: dict[str, Any]) -> str:
     try:
         return json.dumps(info, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{attempt}: info is not plain JSON ({error}): convert it, leave out NaN") from error
+        raise CheckpointError(
+            f"{attempt}: info is not plain JSON ({error}): convert it, leave out NaN"
+        ) from error

@@ -1,4 +1,6 @@
-"""One safetensors file: written durably with its hash, read by name or by range of rows. Nothing here can run code."""
+"""One safetensors file: written durably with its hash, read by name or by range of rows. Nothing
+here can run code.
+"""
 
 import os
 from collections.abc import Iterator
@@ -22,25 +24,33 @@ def write_shard(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         CheckpointError: the file exists (an attempt's name was used twice) or the disk refuses it.
     """
     if path.exists():
-        raise CheckpointError(f"{path}: exists: every start of the workers needs its own attempt name")
+        raise CheckpointError(
+            f"{path}: exists: every start of the workers needs its own attempt name"
+        )
     try:
         save_file(tensors, path)
         with path.open("rb") as file:
             os.fsync(file.fileno())
         return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error}): free space, or move the run") from error
+        raise CheckpointError(
+            f"{path}: cannot be written ({error}): free space, or move the run"
+        ) from error
 
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[Any]:
-    """A safetensors handle. Raises CheckpointError for a link, or for anything that is no safetensors file."""
+    """A safetensors handle. Raises CheckpointError for a link, or for anything that is no
+    safetensors file.
+    """
     if path.is_symlink() or not path.is_file():
         raise CheckpointError(f"{path}: missing or not a plain file: the checkpoint cannot be used")
     try:
         handle = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error}): refused, others can run code") from error
+        raise CheckpointError(
+            f"{path}: not a safetensors file ({error}): refused, others can run code"
+        ) from error
     with handle:
         yield handle
 
@@ -63,7 +73,8 @@ def read_rows(shards: list[tuple[Path, int, int]], start: int, stop: int) -> dic
 
     Args:
         shards: (file, first row, end row) in the order of rows, without gaps.
-    Shapes: each tensor [stop - start, ...]. Only the rows asked for are read, each file opened once.
+    Shapes: each tensor [stop - start, ...]. Only the rows asked for are read, each file opened
+    once.
     Raises:
         CheckpointError: a file is no safetensors file, or has other rows than it should.
     """
@@ -75,7 +86,9 @@ def read_rows(shards: list[tuple[Path, int, int]], start: int, stop: int) -> dic
                 low, high = max(start, first), min(stop, end)
                 stored = file.get_slice(name)
                 if (shape := stored.get_shape())[:1] != [end - first]:
-                    raise CheckpointError(f"{path}: {name} has shape {shape}, not {end - first} rows")
+                    raise CheckpointError(
+                        f"{path}: {name} has shape {shape}, not {end - first} rows"
+                    )
                 part = stored[low - first : high - first] if high > low else stored[0:0]
                 if name not in out:
                     out[name] = torch.empty((stop - start, *part.shape[1:]), dtype=part.dtype)

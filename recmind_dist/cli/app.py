@@ -11,41 +11,64 @@ import typer
 from recmind_dist.errors import RecmindError
 
 if TYPE_CHECKING:
-    from recmind_dist.training import RunConfig, Trainer
+    from recmind_dist.pipeline.run import Pipeline
+    from recmind_dist.run_config.run_config import RunConfig
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Trains RecMind: a language model and a gated LightGCN, on one machine or a Ray cluster.",
-)  # fmt: skip
+)
 
-# the base of whatever is wrong with a command line: typer has a click of its own, and exports of it only what derives from this
+# the base of whatever is wrong with a command line: typer has a click of its own, and exports of it
+# only what derives from this
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 Config = Annotated[Path, typer.Argument(help="YAML file; see configs/", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, over the file's own", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key.sub=value, over the file's own", show_default=False)
+]
 Run = Annotated[Path, typer.Argument(help="a run directory", show_default=False)]
 Resume = Annotated[
-    str, typer.Option(help="auto: go on where the run stands; must: fail if there is nothing; never: start over")
+    str,
+    typer.Option(
+        help="auto: go on where the run stands; must: fail if there is nothing; never: start over"
+    ),
 ]
 Mismatch = Annotated[
-    bool, typer.Option("--allow-mismatch", help="go on although settings, graph or texts have changed")
+    bool,
+    typer.Option("--allow-mismatch", help="go on although settings, graph or texts have changed"),
 ]
 
 
 @app.command()
-def run(config: Config, overrides: Overrides = None, resume: Resume = "auto", allow_mismatch: Mismatch = False) -> None:
-    """All stages: fetch, prepare, embed, train, evaluate; then the variants to compare with. Skips what is done."""
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Resume = "auto",
+    allow_mismatch: Mismatch = False,
+) -> None:
+    """All stages: fetch, prepare, embed, train, evaluate; then the variants to compare with. Skips
+    what is done.
+    """
+    from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.report import comparison_table, print_table, strata_table
-    from recmind_dist.training import Trainer
 
     _check_resume(resume)
     main_config = _load(config, overrides)
-    others = [_load(config, [*(overrides or []), *main_config.overrides_beside(v)], v) for v in main_config.compare]
+    others = [
+        _load(config, [*(overrides or []), *main_config.overrides_beside(v)], v)
+        for v in main_config.compare
+    ]
     results: dict[str, Any] = {}
     for one in (main_config, *others):
         say(f"variant {one.variant}: in {one.run_dir}")
-        results[one.variant] = Trainer(one, say).run(resume, allow_mismatch)
-    title = f"{main_config.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
+        results[one.variant] = Pipeline(one, say).run(resume, allow_mismatch)
+    title = (
+        f"{main_config.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
+    )
     print_table(comparison_table(results, title=title))
     print_table(strata_table(results))
 
@@ -56,13 +79,20 @@ def validate(config: Config, overrides: Overrides = None) -> None:
     checked = _load(config, overrides)
     for variant in checked.compare:
         _load(config, overrides, variant)
-    say(f"{config}: valid: {checked.variant} on {checked.dataset.name}, run directory {checked.run_dir}")
+    say(
+        f"{config}: valid: {checked.variant} on {checked.dataset.name}, run directory "
+        f"{checked.run_dir}"
+    )
 
 
 @app.command()
-def fetch(names: Annotated[list[str], typer.Argument(help="ml-100k, minilm, smollm2", show_default=False)]) -> None:
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="ml-100k, minilm, smollm2", show_default=False)
+    ],
+) -> None:
     """Brings data sets to data/ and models to models/, checked against their sha256."""
-    from recmind_dist.training.trainer import fetch_asset
+    from recmind_dist.pipeline.run import fetch_asset
 
     for name in names:
         say(f"{name}: at {fetch_asset(name)}")
@@ -72,10 +102,13 @@ def fetch(names: Annotated[list[str], typer.Argument(help="ml-100k, minilm, smol
 def synth(
     into: Annotated[Path, typer.Argument(help="directory to make", show_default=False)],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="num_users=…, num_edges=…, seed=…", show_default=False)
+        list[str] | None,
+        typer.Argument(help="num_users=…, num_edges=…, seed=…", show_default=False),
     ] = None,
 ) -> None:
-    """Makes a synthetic data set: a power-law graph with planted communities that its texts tell of."""
+    """Makes a synthetic data set: a power-law graph with planted communities that its texts tell
+    of.
+    """
     from recmind_dist.config import resolve_settings
     from recmind_dist.config.yaml import Document
     from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
@@ -100,7 +133,10 @@ def embed(config: Config, overrides: Overrides = None) -> None:
 
 @app.command()
 def train(
-    config: Config, overrides: Overrides = None, resume: Resume = "auto", allow_mismatch: Mismatch = False
+    config: Config,
+    overrides: Overrides = None,
+    resume: Resume = "auto",
+    allow_mismatch: Mismatch = False,
 ) -> None:
     """Trains to the end of the joint phase, going on from the last checkpoint."""
     _check_resume(resume)
@@ -115,10 +151,10 @@ def train(
 @app.command()
 def evaluate(run_dir: Run) -> None:
     """Evaluates a run's best checkpoint on the test split and writes results.json."""
+    from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.report import comparison_table, print_table, strata_table
-    from recmind_dist.training import Trainer
 
-    trainer = Trainer.of_run(run_dir, say)
+    trainer = Pipeline.of_run(run_dir, say)
     results: dict[str, Any] = {trainer.config.variant: trainer.evaluate()}
     print_table(comparison_table(results, title=trainer.config.dataset.name))
     print_table(strata_table(results))
@@ -131,25 +167,27 @@ def recommend(
     k: Annotated[int, typer.Option(min=1, help="items")] = 10,
 ) -> None:
     """Prints the best items that a user has not had."""
-    from recmind_dist.export import load
+    from recmind_dist.recommend.recommender import load
     from recmind_dist.report.printable import printable
 
     recommender = load(run_dir)
     say(f"for user {printable(user)}:")
     for place, item in enumerate(recommender.recommend(user, k), 1):
-        say(f"{place:3d}  {item.score:9.4f}  {printable(item.item_id):>10}  {printable(item.title)}")
+        say(
+            f"{place:3d}  {item.score:9.4f}  {printable(item.item_id):>10}  {printable(item.title)}"
+        )
 
 
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":
-    from recmind_dist.training.run_config import load_run_config
+    from recmind_dist.run_config.run_config import load_run_config
 
     return load_run_config(path, overrides, variant)
 
 
-def _trainer(path: Path, overrides: list[str] | None) -> "Trainer":
-    from recmind_dist.training import Trainer
+def _trainer(path: Path, overrides: list[str] | None) -> "Pipeline":
+    from recmind_dist.pipeline.run import Pipeline
 
-    return Trainer(_load(path, overrides), say)
+    return Pipeline(_load(path, overrides), say)
 
 
 def _check_resume(resume: str) -> None:
@@ -165,7 +203,8 @@ def say(line: str) -> None:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Entry point. Errors become one line and an exit code; RECMIND_TRACEBACK=1 shows where they arose.
+    """Entry point. Errors become one line and an exit code; RECMIND_TRACEBACK=1 shows where they
+    arose.
 
     Args:
         words: the command line; None: sys.argv's.
@@ -176,7 +215,10 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(130)
-    except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns Ctrl-C and SIGTERM into exits of its own
+    except (
+        KeyboardInterrupt,
+        SystemExit,
+    ) as stop:  # Ray turns Ctrl-C and SIGTERM into exits of its own
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(143 if getattr(stop, "code", None) == SIGTERM else 130)
     except Exception as error:
@@ -186,7 +228,9 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Prints the sentence for an error and returns the exit code. What is no user's error keeps its traceback."""
+    """Prints the sentence for an error and returns the exit code. What is no user's error keeps its
+    traceback.
+    """
     from recmind_dist.report.printable import printable_lines
 
     if isinstance(error, RecmindError):

@@ -1,4 +1,6 @@
-"""`recmind experiment`: the paper's experiments, each a study over variants and seeds with a table and a figure."""
+"""`recmind experiment`: the paper's experiments, each a study over variants and seeds with a table
+and a figure.
+"""
 
 from typing import Annotated, Literal
 
@@ -6,7 +8,9 @@ import typer
 
 from recmind_dist.cli.app import Config, Overrides, app, say
 
-Name = Annotated[Literal["warmup", "gating", "probe", "ablation"], typer.Argument(show_default=False)]
+Name = Annotated[
+    Literal["warmup", "gating", "probe", "ablation"], typer.Argument(show_default=False)
+]
 
 
 @app.command()
@@ -14,10 +18,13 @@ def experiment(
     name: Name,
     config: Config,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(min=1, help="runs of each model; below 3 nothing is called significant")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="runs of each model; below 3 nothing is called significant")
+    ] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, each a process")] = 2,
 ) -> None:
-    """Tests a claim of the paper: trains, compares, writes table.md, table.json, figure.png to <run_dir>/experiment-NAME.
+    """Tests a claim of the paper: trains, compares, writes table.md, table.json, figure.png to
+    <run_dir>/experiment-NAME.
 
     The language model stays frozen unless text.lora is given as an override.
     """

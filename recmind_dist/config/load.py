@@ -19,13 +19,17 @@ def load_settings(model: type[S], path: Path, overrides: list[str] | None = None
     """Reads `path`, applies overrides in order, validates.
 
     Raises:
-        ConfigError: one line a fault, each with file:line (or the override) and the key's full name.
+        ConfigError: one line a fault, each with file:line (or the override) and the key's full
+        name.
     """
     return resolve_settings(model, load_yaml(path), overrides)
 
 
 def resolve_settings(
-    model: type[S], document: Document, overrides: list[str] | None = None, deleted: Mapping[str, str] | None = None
+    model: type[S],
+    document: Document,
+    overrides: list[str] | None = None,
+    deleted: Mapping[str, str] | None = None,
 ) -> S:
     """As `load_settings`, from a document already read.
 
@@ -36,13 +40,18 @@ def resolve_settings(
         deleted: keys ("a.b") and values ("a.b: value") that `model` once had → what replaces them.
     """
     from_override: dict[KeyPath, str] = {}
-    document = replace(document, values=deepcopy(document.values))  # the caller may resolve it again
+    document = replace(
+        document, values=deepcopy(document.values)
+    )  # the caller may resolve it again
     for word in overrides or []:
         _apply(document.values, word, from_override)
     try:
         return model.model_validate(document.values)
     except ValidationError as error:
-        lines = [_sentence(dict(fault), document, from_override, deleted or {}) for fault in error.errors()]
+        lines = [
+            _sentence(dict(fault), document, from_override, deleted or {})
+            for fault in error.errors()
+        ]
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -55,7 +64,9 @@ def _apply(values: dict[str, Any], word: str, from_override: dict[KeyPath, str])
         raise ConfigError(f"override {word[:80]!r}…: nested more than {MAX_DEPTH} deep")
     given = parse_yaml(f"value: {text}", f"override {word!r}").values
     if list(given) != ["value"]:
-        raise ConfigError(f"override {word!r}: more than one value: give each key a word of its own")
+        raise ConfigError(
+            f"override {word!r}: more than one value: give each key a word of its own"
+        )
     value = given["value"]
     place = values
     for part in path[:-1]:
@@ -69,14 +80,35 @@ def _apply(values: dict[str, Any], word: str, from_override: dict[KeyPath, str])
 
 
 def _sentence(
-    fault: dict[str, Any], document: Document, from_override: dict[KeyPath, str], deleted: Mapping[str, str]
+    fault: dict[str, Any],
+    document: Document,
+    from_override: dict[KeyPath, str],
+    deleted: Mapping[str, str],
 ) -> str:
-    path = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("function-")))
-    word = next((from_override[path[:end]] for end in range(len(path), 0, -1) if path[:end] in from_override), None)
-    if word is None and path and fault["type"] != "value_error":  # an override made a group of what is none
-        word = next((below for key, below in from_override.items() if key[: len(path)] == path), None)
+    path = tuple(
+        part
+        for part in fault["loc"]
+        if not (isinstance(part, str) and part.startswith("function-"))
+    )
+    word = next(
+        (
+            from_override[path[:end]]
+            for end in range(len(path), 0, -1)
+            if path[:end] in from_override
+        ),
+        None,
+    )
+    if (
+        word is None and path and fault["type"] != "value_error"
+    ):  # an override made a group of what is none
+        word = next(
+            (below for key, below in from_override.items() if key[: len(path)] == path), None
+        )
     where = f"override {word!r}" if word else document.where(path)
-    name = ".".join(part if part.isprintable() else repr(part)[1:-1] for part in map(str, path)) or "config"
+    name = (
+        ".".join(part if part.isprintable() else repr(part)[1:-1] for part in map(str, path))
+        or "config"
+    )
     if was := _deleted(fault, path, deleted):
         return f"{where}: {was} was removed: {deleted[was]}"
     if fault["type"] == "extra_forbidden":
@@ -85,11 +117,15 @@ def _sentence(
         return f"{where}: {name}: missing: give it a value"
     message = fault["msg"].removeprefix("Value error, ")
     shown = repr(fault.get("input"))
-    return f"{where}: {name}: {message}" + ("" if fault["type"] == "value_error" else f" (got {shown[:80]})")
+    return f"{where}: {name}: {message}" + (
+        "" if fault["type"] == "value_error" else f" (got {shown[:80]})"
+    )
 
 
 def _deleted(fault: dict[str, Any], path: KeyPath, deleted: Mapping[str, str]) -> str | None:
     """The entry of `deleted` that a fault is about, None if it is about none."""
     key = ".".join(part for part in path if isinstance(part, str))
-    entry = {"extra_forbidden": key, "literal_error": f"{key}: {fault.get('input')}"}.get(fault["type"])
+    entry = {"extra_forbidden": key, "literal_error": f"{key}: {fault.get('input')}"}.get(
+        fault["type"]
+    )
     return entry if entry in deleted else None

@@ -1,4 +1,6 @@
-"""YAML through ruamel.yaml's safe YAML 1.2 reader, which knows that `1e-3` is a number and keeps every key's line."""
+"""YAML through ruamel.yaml's safe YAML 1.2 reader, which knows that `1e-3` is a number and keeps
+every key's line.
+"""
 
 import io
 import re
@@ -40,7 +42,9 @@ class Document:
 
 
 def load_yaml(path: Path) -> Document:
-    """Reads a mapping from `path`. Raises ConfigError with file and line for anything that is not plain data."""
+    """Reads a mapping from `path`. Raises ConfigError with file and line for anything that is not
+    plain data.
+    """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ConfigError(
@@ -49,19 +53,25 @@ def load_yaml(path: Path) -> Document:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}): give the path of a YAML file") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}): give the path of a YAML file"
+        ) from error
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: more than {MAX_BYTES} bytes: a config is at most that long")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8"
+        ) from error
     return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, source: str) -> Document:
     """Parses YAML text. Raises ConfigError, as `load_yaml`."""
-    reader = YAML(typ="rt", pure=True)  # the round-trip reader builds plain data only, and refuses duplicate keys
+    reader = YAML(
+        typ="rt", pure=True
+    )  # the round-trip reader builds plain data only, and refuses duplicate keys
     try:
         _refuse_excess(text, source)
         _refuse_tags(YAML(typ="safe", pure=True).compose(io.StringIO(text)), source)
@@ -71,7 +81,9 @@ def parse_yaml(text: str, source: str) -> Document:
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         key = re.search(r'duplicate key "(.*?)"', str(error.problem))
-        raise ConfigError(f"{source}:{line}: key {key.group(1) if key else '?'!r} stands twice: remove one") from error
+        raise ConfigError(
+            f"{source}:{line}: key {key.group(1) if key else '?'!r} stands twice: remove one"
+        ) from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
@@ -79,7 +91,9 @@ def parse_yaml(text: str, source: str) -> Document:
         raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
     except (LookupError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         # faults of the library itself, met by fuzzing: odd places of comments, tags and line ends
-        raise ConfigError(f"{source}: not YAML that can be read ({str(error)[:80]!r}): write it more simply") from error
+        raise ConfigError(
+            f"{source}: not YAML that can be read ({str(error)[:80]!r}): write it more simply"
+        ) from error
     if tree is None:
         tree = CommentedMap()
     if not isinstance(tree, Mapping):
@@ -98,14 +112,20 @@ def dump_yaml(values: dict[str, Any]) -> str:
 
 
 def _refuse_excess(text: str, source: str) -> None:
-    """Reads events, which takes no recursion, and stops at the first too deep: composing would exhaust the stack."""
+    """Reads events, which takes no recursion, and stops at the first too deep: composing would
+    exhaust the stack.
+    """
     depth = 0
     for count, event in enumerate(YAML(typ="safe", pure=True).parse(io.StringIO(text))):
         line = event.start_mark.line + 1
         if count > MAX_EVENTS:
-            raise ConfigError(f"{source}:{line}: more than {MAX_EVENTS} keys and values: not a config")
+            raise ConfigError(
+                f"{source}:{line}: more than {MAX_EVENTS} keys and values: not a config"
+            )
         if getattr(event, "tag", None) is not None:
-            raise ConfigError(f"{source}:{line}: tag {str(event.tag)[:80]!r} is not read: give plain data")
+            raise ConfigError(
+                f"{source}:{line}: tag {str(event.tag)[:80]!r} is not read: give plain data"
+            )
         if isinstance(event, DocumentStartEvent) and event.version is not None:
             raise ConfigError(f"{source}:{line}: %YAML directives are not read: remove the line")
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -117,14 +137,19 @@ def _refuse_tags(node: Node | None, source: str) -> None:
     if node is None:
         return
     if node.anchor is not None:
-        raise ConfigError(f"{source}:{node.start_mark.line + 1}: anchors and aliases are not read: write the value out")
+        raise ConfigError(
+            f"{source}:{node.start_mark.line + 1}: anchors and aliases are not read: write the "
+            "value out"
+        )
     tag = str(node.tag)
     if (
         not tag.startswith("tag:yaml.org,2002:")
         or "python" in tag
         or tag.endswith(("binary", "set", "omap", "pairs", "merge", "value"))
     ):
-        raise ConfigError(f"{source}:{node.start_mark.line + 1}: tag {tag!r} is not read: give plain data")
+        raise ConfigError(
+            f"{source}:{node.start_mark.line + 1}: tag {tag!r} is not read: give plain data"
+        )
     if isinstance(node, MappingNode):
         for key, value in node.value:
             _refuse_tags(key, source)
@@ -139,7 +164,9 @@ def _plain(tree: Any, path: KeyPath, lines: dict[KeyPath, int], source: str) -> 
         out = {}
         for key, value in tree.items():
             if not isinstance(key, str):
-                raise ConfigError(f"{source}:{tree.lc.key(key)[0] + 1}: key {key!r} is not text: put it in quotes")
+                raise ConfigError(
+                    f"{source}:{tree.lc.key(key)[0] + 1}: key {key!r} is not text: put it in quotes"
+                )
             lines[(*path, key)] = tree.lc.key(key)[0] + 1
             out[key] = _plain(value, (*path, key), lines, source)
         return out
@@ -151,10 +178,15 @@ def _plain(tree: Any, path: KeyPath, lines: dict[KeyPath, int], source: str) -> 
         return tree
     where = f"{source}:{lines.get(path, 1)}: {'.'.join(map(str, path))}"
     if isinstance(tree, str) and any("\ud800" <= letter <= "\udfff" for letter in tree):
-        raise ConfigError(f"{where}: the text holds half a surrogate pair, which no file can: write the letter itself")
+        raise ConfigError(
+            f"{where}: the text holds half a surrogate pair, which no file can: write the letter "
+            "itself"
+        )
     if isinstance(tree, int) and abs(tree) >= 10**MAX_DIGITS:
         raise ConfigError(f"{where}: a number of more than {MAX_DIGITS} digits: put it in quotes")
     for kind in (int, float, str):
         if isinstance(tree, kind):
             return kind(tree)
-    raise ConfigError(f"{where}: value {str(tree)[:80]!r} is no number, text, list or mapping: put it in quotes")
+    raise ConfigError(
+        f"{where}: value {str(tree)[:80]!r} is no number, text, list or mapping: put it in quotes"
+    )

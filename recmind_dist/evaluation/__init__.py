@@ -1,4 +1,6 @@
-"""Ranking of the full catalogue and its worth: metrics, strata by degree, gate statistics, popularity baseline."""
+"""Ranking of the full catalogue and its worth: metrics, strata by degree, gate statistics,
+popularity baseline.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -23,4 +25,6 @@ __all__ = [
     "strata_metrics",
 ]
 
-__getattr__ = lazy_exports(__name__, {"gate_statistics": "gates", "rank_items": "topk"})  # scipy and torch
+__getattr__ = lazy_exports(
+    __name__, {"gate_statistics": "gates", "rank_items": "topk"}
+)  # scipy and torch

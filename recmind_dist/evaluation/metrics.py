@@ -1,4 +1,5 @@
-"""Recall, NDCG, HitRate and MRR at K, for each user apart, so that differences can be bootstrapped over users.
+"""Recall, NDCG, HitRate and MRR at K, for each user apart, so that differences can be bootstrapped
+over users.
 
 For a user with n held-out items, of which the ranked list has hits at positions j (1-based):
     Recall@K  = hits in the first K / n        (denominator n, as LightGCN has it, not min(K, n))
@@ -31,7 +32,11 @@ class RankingMetrics:
 
     def means(self) -> dict[str, float]:
         """Mean over users. Empty if no user has held-out items."""
-        return {name: float(values.mean()) for name, values in self.per_user.items()} if len(self.users) else {}
+        return (
+            {name: float(values.mean()) for name, values in self.per_user.items()}
+            if len(self.users)
+            else {}
+        )
 
 
 def ranking_metrics(
@@ -41,11 +46,14 @@ def ranking_metrics(
 
     Args:
         ranked: [u, k] item ids, best first, −1 for none; no item twice in a row;
-        held_indptr: [u + 1], held_indices: held-out item ids of each user, in the numbering of `ranked`;
+        held_indptr: [u + 1], held_indices: held-out item ids of each user, in the numbering of
+        `ranked`;
         ks: cut-offs, none above k.
     """
     if max(ks) > ranked.shape[1]:
-        raise ValueError(f"metrics at {max(ks)} of a ranking of {ranked.shape[1]}: rank at least {max(ks)} items")
+        raise ValueError(
+            f"metrics at {max(ks)} of a ranking of {ranked.shape[1]}: rank at least {max(ks)} items"
+        )
     hits, counts = hits_of(np.asarray(ranked, dtype=np.int64), held_indptr, held_indices)
     users = np.flatnonzero(counts)
     hits, counts = hits[users], counts[users]
@@ -53,12 +61,18 @@ def ranking_metrics(
     per_user = {name: values for k in ks for name, values in _at(hits[:, :k], counts, k)}
     if len(users) and counts.max() == 1:  # leave-one-out
         for k in ks:
-            assert (per_user[f"ndcg@{k}"] <= per_user[f"recall@{k}"]).all(), "NDCG above Recall under leave-one-out"
+            assert (per_user[f"ndcg@{k}"] <= per_user[f"recall@{k}"]).all(), (
+                "NDCG above Recall under leave-one-out"
+            )
     return RankingMetrics(users, per_user)
 
 
-def hits_of(ranked: IntArray, held_indptr: IntArray, held_indices: IntArray) -> tuple[BoolArray, IntArray]:
-    """Where ranked items are held-out ones, [u, k], and each user's number of distinct held-out items, [u]."""
+def hits_of(
+    ranked: IntArray, held_indptr: IntArray, held_indices: IntArray
+) -> tuple[BoolArray, IntArray]:
+    """Where ranked items are held-out ones, [u, k], and each user's number of distinct held-out
+    items, [u].
+    """
     num_users = len(held_indptr) - 1
     if ranked.shape[0] != num_users:
         raise ValueError(f"{ranked.shape[0]} rankings for {num_users} users: give one row a user")

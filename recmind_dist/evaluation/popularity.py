@@ -5,11 +5,14 @@ import numpy as np
 from recmind_dist.types import IntArray
 
 
-def rank_popular(item_degree: IntArray, k: int, seen_indptr: IntArray, seen_indices: IntArray) -> IntArray:
-    """The k items of highest training degree that each user has not seen; equal degrees by lower id.
+def rank_popular(
+    item_degree: IntArray, k: int, seen_indptr: IntArray, seen_indices: IntArray
+) -> IntArray:
+    """The k items of highest training degree that each user has not seen; equal degrees by lower
+    id.
 
-    All users share one order, so nothing is scored: with a user's seen items at positions p_0 < p_1 < … of that order,
-    her j-th unseen item stands at j + #{i : p_i − i ≤ j}.
+    All users share one order, so nothing is scored: with a user's seen items at positions p_0 < p_1
+    < … of that order, her j-th unseen item stands at j + #{i : p_i − i ≤ j}.
 
     Args:
         item_degree: [I]; seen_indptr: [u + 1], seen_indices: local item ids.

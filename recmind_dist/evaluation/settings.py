@@ -17,10 +17,14 @@ class EvaluationSettings(Settings):
     """Epochs between validations; the last epoch is always validated."""
 
     metric: str = "ndcg@20"
-    """Validation metric that chooses the best checkpoint and the norm exponent; its K is one of `ks`."""
+    """Validation metric that chooses the best checkpoint and the norm exponent; its K is one of
+    `ks`.
+    """
 
     norm_exponent: float | None = Field(default=0.0, ge=0.0, le=1.0)
-    """p of s(u, i) = <h_u, h_i> / |h_i|^p: 0 is the dot product, 1 ranks as cosine; null chooses from the grid."""
+    """p of s(u, i) = <h_u, h_i> / |h_i|^p: 0 is the dot product, 1 ranks as cosine; null chooses
+    from the grid.
+    """
 
     norm_exponent_grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """Values of p tried on validation where `norm_exponent` is null."""
@@ -50,6 +54,7 @@ class EvaluationSettings(Settings):
         match = re.fullmatch(r"(recall|ndcg|hitrate|mrr)@(\d+)", self.metric)
         if match is None or int(match.group(2)) not in self.ks:
             raise ValueError(
-                f"metric {self.metric!r} is not measured: write recall, ndcg, hitrate or mrr @ one of {list(self.ks)}"
+                f"metric {self.metric!r} is not measured: write recall, ndcg, hitrate or mrr @ "
+                f"one of {list(self.ks)}"
             )
         return self

@@ -1,6 +1,8 @@
-"""Whether a difference is one: paired bootstrap over users and seeds, and rank correlations with their interval.
+"""Whether a difference is one: paired bootstrap over users and seeds, and rank correlations with
+their interval.
 
-Legend: S seeds (runs of one model), U users (the same, in the same order, for both models), G groups of users, R resamples.
+Legend: S seeds (runs of one model), U users (the same, in the same order, for both models), G
+groups of users, R resamples.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +21,9 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far model a is above model b in one metric: `gain` = a / b − 1 with its 95 % interval; null where b is 0."""
+    """How far model a is above model b in one metric: `gain` = a / b − 1 with its 95 % interval;
+    null where b is 0.
+    """
 
     a: float
     b: float
@@ -34,7 +38,9 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference may be claimed: p below 0.05, and three runs of each model at least."""
+        """Whether the difference may be claimed: p below 0.05, and three runs of each model at
+        least.
+        """
         return self.p < LEVEL and self.seeds >= MIN_SEEDS
 
     @property
@@ -50,24 +56,31 @@ class Comparison:
 
 
 def paired_bootstrap(
-    a_SU: Float64Array, b_SU: Float64Array, *, groups_U: IntArray | None = None, resamples: int = 2000, seed: int = 0
+    a_SU: Float64Array,
+    b_SU: Float64Array,
+    *,
+    groups_U: IntArray | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Comparison:
     """Compares two models on the same users.
 
-    Each resample draws users with replacement, the same for both models, and seeds with replacement, for each model by
-    itself, since run k of one has nothing to do with run k of the other. With so few seeds as three their share of the
-    variance is taken a third too low.
+    Each resample draws users with replacement, the same for both models, and seeds with
+    replacement, for each model by itself, since run k of one has nothing to do with run k of the
+    other. With so few seeds as three their share of the variance is taken a third too low.
 
     Args:
         a_SU, b_SU: a metric per run and user; the number of runs may differ;
-        groups_U: group of each user, 0..G−1, −1 for none: then the macro-average over groups is compared, each group
-        weighing alike; None: the mean over users.
+        groups_U: group of each user, 0..G−1, −1 for none: then the macro-average over groups is
+        compared, each group weighing alike; None: the mean over users.
     Raises:
         ValueError: the models were not judged on the same users, or on none.
     """
     a, b = np.atleast_2d(np.asarray(a_SU, np.float64)), np.atleast_2d(np.asarray(b_SU, np.float64))
     if a.shape[1] != b.shape[1] or not a.shape[1]:
-        raise ValueError(f"{a.shape[1]} users against {b.shape[1]}: compare runs on the same data set and split")
+        raise ValueError(
+            f"{a.shape[1]} users against {b.shape[1]}: compare runs on the same data set and split"
+        )
     member_UG = _membership(groups_U, a.shape[1])
     drawn = np.random.default_rng(seed)
     ones = np.ones((1, a.shape[1]))
@@ -77,7 +90,9 @@ def paired_bootstrap(
         stop = min(start + _BLOCK, resamples)
         users_RU = _draws(drawn, stop - start, a.shape[1])
         for k, x in enumerate((a, b)):
-            found[k, start:stop] = _macro(x, users_RU, member_UG, _draws(drawn, stop - start, len(x)) / len(x))
+            found[k, start:stop] = _macro(
+                x, users_RU, member_UG, _draws(drawn, stop - start, len(x)) / len(x)
+            )
     return _comparison(means, found, min(len(a), len(b)), a.shape[1])
 
 
@@ -90,7 +105,14 @@ def _comparison(means: list[float], found: Float64Array, seeds: int, users: int)
         gain = means[0] / means[1] - 1.0
         low, high = (float(v) for v in np.percentile(found[0] / found[1] - 1.0, [2.5, 97.5]))
     return Comparison(
-        float(means[0]), float(means[1]), None if gain is None else float(gain), low, high, p, seeds, users
+        float(means[0]),
+        float(means[1]),
+        None if gain is None else float(gain),
+        low,
+        high,
+        p,
+        seeds,
+        users,
     )
 
 
@@ -113,8 +135,12 @@ def _draws(drawn: np.random.Generator, resamples: int, size: int) -> Float64Arra
     return counts.reshape(resamples, size)
 
 
-def _macro(x_SU: Float64Array, users_RU: Float64Array, member_UG: Float64Array, seeds_RS: Float64Array) -> Float64Array:
-    """Macro-average over groups in each resample. Shape: [R]. A group that a resample misses counts for nothing in it."""
+def _macro(
+    x_SU: Float64Array, users_RU: Float64Array, member_UG: Float64Array, seeds_RS: Float64Array
+) -> Float64Array:
+    """Macro-average over groups in each resample. Shape: [R]. A group that a resample misses counts
+    for nothing in it.
+    """
     weight_RG = users_RU @ member_UG
     total_RG = np.zeros_like(weight_RG)
     for s, x_U in enumerate(x_SU):
@@ -128,9 +154,11 @@ def _macro(x_SU: Float64Array, users_RU: Float64Array, member_UG: Float64Array, 
 def spearman_interval(
     x: NDArray[Any], y: NDArray[Any], *, resamples: int = 500, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float] | None:
-    """Bootstrap interval of Spearman's rank correlation, ties by mean rank; None where x or y is constant.
+    """Bootstrap interval of Spearman's rank correlation, ties by mean rank; None where x or y is
+    constant.
 
-    Ranks are made anew in every resample, without sorting: from how often each distinct value was drawn.
+    Ranks are made anew in every resample, without sorting: from how often each distinct value was
+    drawn.
     """
     x_values, x_of = np.unique(np.asarray(x), return_inverse=True)
     y_values, y_of = np.unique(np.asarray(y), return_inverse=True)
@@ -139,8 +167,13 @@ def spearman_interval(
     drawn = np.random.default_rng(seed)
     found = []
     for _ in range(resamples):
-        count = np.bincount(drawn.integers(0, len(x_of), len(x_of)), minlength=len(x_of)).astype(np.float64)
-        rank_x, rank_y = _mean_ranks(x_of, count, len(x_values)), _mean_ranks(y_of, count, len(y_values))
+        count = np.bincount(drawn.integers(0, len(x_of), len(x_of)), minlength=len(x_of)).astype(
+            np.float64
+        )
+        rank_x, rank_y = (
+            _mean_ranks(x_of, count, len(x_values)),
+            _mean_ranks(y_of, count, len(y_values)),
+        )
         found.append(_weighted_correlation(rank_x, rank_y, count))
     low, high = np.nanpercentile(found, [50 * level, 100 - 50 * level])
     return float(low), float(high)

@@ -1,7 +1,9 @@
-"""Metrics by the training degree of the held-out item: where text has to help, and where the graph knows best.
+"""Metrics by the training degree of the held-out item: where text has to help, and where the graph
+knows best.
 
-What is stratified is the (user, held-out item) pair: in a stratum only items of that stratum count as held out, against
-the one ranking of the whole catalogue; a user counts where any of her held-out items lies in it.
+What is stratified is the (user, held-out item) pair: in a stratum only items of that stratum count
+as held out, against the one ranking of the whole catalogue; a user counts where any of her held-out
+items lies in it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,9 @@ ALWAYS = ("0", "1-3", "cold")
 
 
 def degree_bins(max_degree: int) -> list[tuple[str, int, int]]:
-    """(name, lowest, highest degree): 0, 1-3, 4-7, 8-15, … up to the bin of `max_degree`, and 1-3 at least."""
+    """(name, lowest, highest degree): 0, 1-3, 4-7, 8-15, … up to the bin of `max_degree`, and 1-3
+    at least.
+    """
     bins = [("0", 0, 0), ("1-3", 1, 3)]
     low = 4
     while low <= max_degree:
@@ -26,15 +30,21 @@ def degree_bins(max_degree: int) -> list[tuple[str, int, int]]:
 
 
 def strata_metrics(
-    ranked: IntArray, held_indptr: IntArray, held_indices: IntArray, item_degree: IntArray, ks: Sequence[int]
+    ranked: IntArray,
+    held_indptr: IntArray,
+    held_indices: IntArray,
+    item_degree: IntArray,
+    ks: Sequence[int],
 ) -> dict[str, dict[str, float | None]]:
-    """Per stratum: number of users, of (user, item) pairs, and the metrics of `ranking_metrics` within it.
+    """Per stratum: number of users, of (user, item) pairs, and the metrics of `ranking_metrics`
+    within it.
 
     Args:
         ranked, held_indptr, held_indices, ks: as `ranking_metrics`, with item ids in [0, I);
         item_degree: [I] training degrees.
     Returns:
-        "0", "1-3", "cold" always (users 0 and null metrics where empty), "4-7", "8-15", … where not empty.
+        "0", "1-3", "cold" always (users 0 and null metrics where empty), "4-7", "8-15", … where not
+        empty.
     """
     held = np.asarray(held_indices, dtype=np.int64)
     degrees = np.asarray(item_degree)[held]
@@ -45,6 +55,9 @@ def strata_metrics(
         if inside.any() or name in ALWAYS:
             indptr = np.concatenate([[0], np.cumsum(inside)])[held_indptr]
             found = ranking_metrics(ranked, indptr, held[inside], ks)
-            means = {metric: float(values.mean()) if len(values) else None for metric, values in found.per_user.items()}
+            means = {
+                metric: float(values.mean()) if len(values) else None
+                for metric, values in found.per_user.items()
+            }
             out[name] = {"users": len(found.users), "pairs": int(inside.sum()), **means}
     return out

@@ -1,6 +1,7 @@
 """Exact top-k over the full catalogue, in blocks: no users × items matrix is ever held.
 
-Shapes: u users, I items, D dims, k cut-off. Order: by score, highest first; equal scores by item id, lowest first.
+Shapes: u users, I items, D dims, k cut-off. Order: by score, highest first; equal scores by item
+id, lowest first.
 """
 
 import numpy as np
@@ -9,8 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ITEM_BLOCK = 65_536  # wide blocks: what is done once a block, merging above all, is done less often
-SCORES_PER_USER = 16_384  # wider blocks take fewer users at once, so that memory stays user_block × this
-GROUP = 16  # columns looked at through their maximum; 8 to 32 were alike on one core, benchmarks/evaluate.py
+SCORES_PER_USER = (
+    16_384  # wider blocks take fewer users at once, so that memory stays user_block × this
+)
+# columns looked at through their maximum; 8 to 32 were alike on one core, benchmarks/evaluate.py
+GROUP = 16
 PADDING = -1
 
 IndexArray = NDArray[np.int64] | NDArray[np.int32]
@@ -29,17 +33,19 @@ def rank_items(
 ) -> tuple[Tensor, Tensor]:
     """The k best unseen items of each user by s(u, i) = <h_u, h_i> / |h_i|^p.
 
-    Equal scores go to the lower item id, whatever the block sizes. (What a matrix product makes of the last bit is the
-    library's affair: scores that are equal in exact arithmetic alone may differ there.)
+    Equal scores go to the lower item id, whatever the block sizes. (What a matrix product makes of
+    the last bit is the library's affair: scores that are equal in exact arithmetic alone may differ
+    there.)
 
     Args:
         h_users: [u, D]; h_items: [I, D], on one device;
-        seen_indptr: [u + 1], seen_indices: local item ids (0 is the first item), row by row: never recommended;
-        norm_exponent: p, in [0, 1]; user_block, item_block: block sizes, for memory and speed alone: at most
-        user_block × 16,384 scores are held.
+        seen_indptr: [u + 1], seen_indices: local item ids (0 is the first item), row by row: never
+        recommended;
+        norm_exponent: p, in [0, 1]; user_block, item_block: block sizes, for memory and speed
+        alone: at most user_block × 16,384 scores are held.
     Returns:
-        ids [u, k], int64 local item ids, and scores [u, k], both on the CPU; a user with fewer than k unseen items
-        is padded with id −1 and score −inf.
+        ids [u, k], int64 local item ids, and scores [u, k], both on the CPU; a user with fewer than
+        k unseen items is padded with id −1 and score −inf.
     Raises:
         ValueError: a vector is not finite, or the shapes do not fit.
     """
@@ -48,12 +54,18 @@ def rank_items(
     ids = torch.full((h_users.shape[0], k), PADDING, dtype=torch.int64)
     scores = torch.full((h_users.shape[0], k), -torch.inf, dtype=h_users.dtype)
     item_block = min(item_block, h_items.shape[0])
-    rows_at_once = max(1, min(user_block, user_block * SCORES_PER_USER // item_block, h_users.shape[0]))
-    buffer = h_users.new_empty(rows_at_once * item_block)  # one for all blocks: page faults would cost a third
+    rows_at_once = max(
+        1, min(user_block, user_block * SCORES_PER_USER // item_block, h_users.shape[0])
+    )
+    buffer = h_users.new_empty(
+        rows_at_once * item_block
+    )  # one for all blocks: page faults would cost a third
     for start in range(0, h_users.shape[0], rows_at_once):
         stop = min(start + rows_at_once, h_users.shape[0])
         rows, items = _seen(seen_indptr, seen_indices, start, stop, h_users.device)
-        block_scores, block_ids = _rank_block(h_users[start:stop], scaled, k, rows, items, item_block, buffer)
+        block_scores, block_ids = _rank_block(
+            h_users[start:stop], scaled, k, rows, items, item_block, buffer
+        )
         width = block_ids.shape[1]
         ids[start:stop, :width] = torch.where(block_scores == -torch.inf, PADDING, block_ids).cpu()
         scores[start:stop, :width] = block_scores.cpu()
@@ -61,11 +73,13 @@ def rank_items(
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk` with a rule for ties: of equal scores the lower column comes first, also at the cut.
+    """`torch.topk` with a rule for ties: of equal scores the lower column comes first, also at the
+    cut.
 
-    torch.topk leaves both open. One column more than k is asked for: only rows whose k-th and next score are equal
-    can have the wrong set, and only they are looked at in full.
-    Shapes: scores [u, n] → values, columns [u, min(k, n)]. −inf stands for «not to be chosen» and its ties stay open.
+    torch.topk leaves both open. One column more than k is asked for: only rows whose k-th and next
+    score are equal can have the wrong set, and only they are looked at in full.
+    Shapes: scores [u, n] → values, columns [u, min(k, n)]. −inf stands for «not to be chosen» and
+    its ties stay open.
     """
     width = min(k, scores.shape[1])
     values, columns = _best(scores, min(width + 1, scores.shape[1]))
@@ -81,9 +95,11 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk`, which reads rows slowly, of a few columns only: those of the `count` groups with the highest maxima.
+    """`torch.topk`, which reads rows slowly, of a few columns only: those of the `count` groups
+    with the highest maxima.
 
-    What lies in no such group is at most the count-th value found, so values are exact; equal ones may have other columns.
+    What lies in no such group is at most the count-th value found, so values are exact; equal ones
+    may have other columns.
     """
     groups = scores.shape[1] // GROUP
     if groups < 4 * count:
@@ -92,7 +108,9 @@ def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     chosen = maxima.topk(count, dim=1, sorted=False).indices
     members = torch.arange(GROUP, device=scores.device) * groups
     columns = (chosen[:, :, None] + members).flatten(1)
-    rest = torch.arange(groups * GROUP, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    rest = torch.arange(groups * GROUP, scores.shape[1], device=scores.device).expand(
+        len(scores), -1
+    )
     columns = torch.cat([columns, rest], dim=1)
     values, places = scores.gather(1, columns).topk(count, dim=1)
     return values, columns.gather(1, places)
@@ -106,7 +124,13 @@ def _lowest_of_ties(scores: Tensor, cut: Tensor, width: int) -> Tensor:
 
 
 def _rank_block(
-    h_users: Tensor, h_items: Tensor, k: int, rows: Tensor, items: Tensor, item_block: int, buffer: Tensor
+    h_users: Tensor,
+    h_items: Tensor,
+    k: int,
+    rows: Tensor,
+    items: Tensor,
+    item_block: int,
+    buffer: Tensor,
 ) -> tuple[Tensor, Tensor]:
     best: tuple[Tensor, Tensor] | None = None
     for first in range(0, h_items.shape[0], item_block):
@@ -116,13 +140,21 @@ def _rank_block(
         inside = (items >= first) & (items < first + width)
         scores[rows[inside], items[inside] - first] = -torch.inf
         values, columns = top_k(scores, k)
-        best = (values, columns + first) if best is None else _merge(best, (values, columns + first), k)
+        best = (
+            (values, columns + first)
+            if best is None
+            else _merge(best, (values, columns + first), k)
+        )
     assert best is not None
     return best
 
 
-def _merge(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
-    """Both are in order and every id on the left is below those on the right: a stable sort keeps the rule for ties."""
+def _merge(
+    left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], k: int
+) -> tuple[Tensor, Tensor]:
+    """Both are in order and every id on the left is below those on the right: a stable sort keeps
+    the rule for ties.
+    """
     values, order = torch.cat([left[0], right[0]], dim=1).sort(dim=1, descending=True, stable=True)
     ids = torch.cat([left[1], right[1]], dim=1).gather(1, order)
     return values[:, :k], ids[:, :k]
@@ -144,9 +176,15 @@ def _norms(h: Tensor) -> Tensor:
 
 def _check(h_users: Tensor, h_items: Tensor, k: int, seen_indptr: IndexArray) -> None:
     if k < 1 or h_items.shape[0] == 0 or h_users.shape[1] != h_items.shape[1]:
-        raise ValueError(f"top {k} of users {list(h_users.shape)} × items {list(h_items.shape)}: the shapes do not fit")
+        raise ValueError(
+            f"top {k} of users {list(h_users.shape)} × items {list(h_items.shape)}: the shapes do "
+            "not fit"
+        )
     if len(seen_indptr) != h_users.shape[0] + 1:
-        raise ValueError(f"seen_indptr has {len(seen_indptr)} entries for {h_users.shape[0]} users: give one more")
+        raise ValueError(
+            f"seen_indptr has {len(seen_indptr)} entries for {h_users.shape[0]} users: give one "
+            "more"
+        )
     for side, h in (("user", h_users), ("item", h_items)):
         if not torch.isfinite(h).all():
             row = int((~torch.isfinite(h)).any(dim=1).nonzero()[0])

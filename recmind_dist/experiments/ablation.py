@@ -1,4 +1,6 @@
-"""What each part of the model is worth: the whole of it against the same without one part (the paper's table II)."""
+"""What each part of the model is worth: the whole of it against the same without one part (the
+paper's table II).
+"""
 
 from recmind_dist.experiments.comparison import compare, seen, spread
 from recmind_dist.experiments.figures import draw_bars
@@ -19,7 +21,9 @@ ARMS = (
 
 
 def ablation(study: Study) -> Findings:
-    """Runs all arms and compares the full model with each of the others in Recall and NDCG at every K."""
+    """Runs all arms and compares the full model with each of the others in Recall and NDCG at every
+    K.
+    """
     full, *others = found = study.run(ARMS)
     ks = full.config.evaluation.ks
     main, tables, drawn = full.config.evaluation.metric, [], {}
@@ -41,12 +45,18 @@ def ablation(study: Study) -> Findings:
         headers = ("model", "runs", metric, "sd", "full over it", "interval", "paper", "seen")
         tables.append(TableOf(f"## {metric}", headers, rows))
         drawn[metric] = bars
-    counts = {verdict: sum(v.startswith(verdict) for v in verdicts.values()) for verdict in ("yes", "no,", "not")}
+    counts = {
+        verdict: sum(v.startswith(verdict) for v in verdicts.values())
+        for verdict in ("yes", "no,", "not")
+    }
     answer = (
-        f"of {len(verdicts)} parts, by {main}: {counts['yes']} as the paper expects, {counts['no,']} the opposite, "
+        f"of {len(verdicts)} parts, by {main}: {counts['yes']} as the paper expects, "
+        f"{counts['no,']} the opposite, "
         f"{counts['not']} not significant."
     )
-    findings = Findings("ablation", "What each part is worth", CLAIM, answer, tables, how_made(found, study.seeds))
+    findings = Findings(
+        "ablation", "What each part is worth", CLAIM, answer, tables, how_made(found, study.seeds)
+    )
     kept = {metric: drawn[metric] for metric in drawn if metric.endswith(f"@{ks[0]}")}
     findings.write(study.home, lambda: draw_bars(kept, "Full model over the others", "gain, %"))
     return findings

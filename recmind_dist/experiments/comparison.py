@@ -1,4 +1,6 @@
-"""Models compared user by user, from the per_user.parquet of their runs, and held against what the paper says."""
+"""Models compared user by user, from the per_user.parquet of their runs, and held against what the
+paper says.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,11 +20,14 @@ MACRO_LOW = (0, 1, 4, 8, 16)
 Over = Literal["users", "cold", "strata"]
 
 
-def read_users(runs: Sequence[RunDirectory], metric: str) -> tuple[Float64Array, IntArray, IntArray | None]:
+def read_users(
+    runs: Sequence[RunDirectory], metric: str
+) -> tuple[Float64Array, IntArray, IntArray | None]:
     """A metric of all runs of one model.
 
     Returns:
-        metric [S, U]; nodes of the users [U]; degree of each user's held-out item [U], None where users have several.
+        metric [S, U]; nodes of the users [U]; degree of each user's held-out item [U], None where
+        users have several.
     Raises:
         StoreError: a file is missing or lacks the metric, or the runs judge different users.
     """
@@ -32,36 +37,52 @@ def read_users(runs: Sequence[RunDirectory], metric: str) -> tuple[Float64Array,
     users = frames[0].get_column("user")
     for run, frame in zip(runs, frames, strict=True):
         if not frame.get_column("user").equals(users):
-            raise StoreError(f"{run.per_user}: other users than {runs[0].per_user}: compare runs of one data set")
+            raise StoreError(
+                f"{run.per_user}: other users than {runs[0].per_user}: compare runs of one data set"
+            )
     degree = frames[0].get_column("degree")
     values = np.stack([frame.get_column(metric).to_numpy() for frame in frames])
     return values, users.to_numpy(), None if degree.null_count() else degree.to_numpy()
 
 
 def compare(
-    a: Sequence[RunDirectory], b: Sequence[RunDirectory], metric: str, over: Over = "users", resamples: int = 2000
+    a: Sequence[RunDirectory],
+    b: Sequence[RunDirectory],
+    metric: str,
+    over: Over = "users",
+    resamples: int = 2000,
 ) -> Comparison | None:
-    """Model a against model b: over all users, those of cold items (degree ≤ 3), or the macro-average over strata.
+    """Model a against model b: over all users, those of cold items (degree ≤ 3), or the
+    macro-average over strata.
 
     Returns:
-        None where the split gives no degree of a user's one held-out item (several a user), or nobody has a cold one.
+        None where the split gives no degree of a user's one held-out item (several a user), or
+        nobody has a cold one.
     """
     a_SU, users, degree = read_users(a, metric)
     b_SU, b_users, _ = read_users(b, metric)
     if not np.array_equal(users, b_users):
-        raise StoreError(f"{b[0].per_user}: other users than {a[0].per_user}: compare runs of one data set")
+        raise StoreError(
+            f"{b[0].per_user}: other users than {a[0].per_user}: compare runs of one data set"
+        )
     groups = None
     if over != "users":
         if degree is None or not len(degree):
             return None
-        groups = np.digitize(degree, MACRO_LOW) - 1 if over == "strata" else np.where(degree <= COLD_MAX, 0, -1)
+        groups = (
+            np.digitize(degree, MACRO_LOW) - 1
+            if over == "strata"
+            else np.where(degree <= COLD_MAX, 0, -1)
+        )
         if not (groups >= 0).any():
             return None
     return paired_bootstrap(a_SU, b_SU, groups_U=groups, resamples=resamples)
 
 
 def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:
-    """Whether a stands to b as the paper expects: "yes", "no, the opposite", or "not significant" and why."""
+    """Whether a stands to b as the paper expects: "yes", "no, the opposite", or "not significant"
+    and why.
+    """
     if found is None:
         return "not measured"
     if not found.significant:
@@ -69,10 +90,16 @@ def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:
     return "yes" if (found.a > found.b) == (expected == "above") else "no, the opposite"
 
 
-def spread(runs: Sequence[RunDirectory], metric: str, stratum: str | None = None) -> tuple[float | None, float | None]:
-    """Mean and standard deviation over runs of a metric of results.json; None where no run has it (or two, for the second)."""
+def spread(
+    runs: Sequence[RunDirectory], metric: str, stratum: str | None = None
+) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over runs of a metric of results.json; None where no run has it
+    (or two, for the second).
+    """
     found = [run.read_results() for run in runs]
-    values = [(r["strata"].get(stratum, {}) if stratum else r["metrics"]).get(metric) for r in found]
+    values = [
+        (r["strata"].get(stratum, {}) if stratum else r["metrics"]).get(metric) for r in found
+    ]
     known = [value for value in values if value is not None]
     return (
         float(np.mean(known)) if known else None,
@@ -90,6 +117,7 @@ def _read(run: RunDirectory, metric: str) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         sentence = str(error).splitlines()[0][:120]
         raise StoreError(
-            f"{run.per_user}: no {metric} can be read ({sentence}): run `recmind evaluate {run.path}`"
+            f"{run.per_user}: no {metric} can be read ({sentence}): run `recmind evaluate "
+            f"{run.path}`"
         ) from error
     return frame.sort("user")

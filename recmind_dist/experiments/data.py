@@ -1,13 +1,17 @@
-"""Whether a study's data are there, asked before anything is prepared, so that all that is missing is named at once."""
+"""Whether a study's data are there, asked before anything is prepared, so that all that is missing
+is named at once.
+"""
 
 from pathlib import Path
 
 from recmind_dist.errors import DataError
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig
 
 
 def refuse_missing_data(config: RunConfig) -> None:
-    """Raises DataError that names every missing file of the data set; what `fetch` brings of itself is not missing."""
+    """Raises DataError that names every missing file of the data set; what `fetch` brings of itself
+    is not missing.
+    """
     missing = [path for path in _files(config) if not path.exists()]
     if not missing or config.dataset.name in config.fetch:
         return
@@ -15,12 +19,18 @@ def refuse_missing_data(config: RunConfig) -> None:
     folders = sorted({str(path.parent) for path in missing if not path.parent.exists()})
     absent = f" (no folder {', '.join(folders)})" if folders else ""
     raise DataError(
-        f"data set {config.dataset.name} is not here: {names}{absent}: put the files there, or name them with "
-        "dataset.interactions and dataset.items; `recmind fetch ml-100k` brings a data set that needs no more"
+        f"data set {config.dataset.name} is not here: {names}{absent}: put the files there, or "
+        "name them with "
+        "dataset.interactions and dataset.items; `recmind fetch ml-100k` brings a data set that "
+        "needs no more"
     )
 
 
 def _files(config: RunConfig) -> list[Path]:
     data = config.dataset
     tables = [table.path for table in (data.items, data.users) if table is not None]
-    return [*data.interactions.paths, *tables, *(path for path in (data.test, data.valid) if path is not None)]
+    return [
+        *data.interactions.paths,
+        *tables,
+        *(path for path in (data.test, data.valid) if path is not None),
+    ]

@@ -23,9 +23,13 @@ def draw_curves(curves: Mapping[str, Curve], title: str, x_label: str, y_label: 
 
 
 def draw_bars(
-    panels: Mapping[str, Mapping[str, tuple[float | None, float | None, float | None]]], title: str, x_label: str
+    panels: Mapping[str, Mapping[str, tuple[float | None, float | None, float | None]]],
+    title: str,
+    x_label: str,
 ) -> Figure:
-    """One panel a key, one horizontal bar a row: (value, low, high), with an error bar where both ends are known."""
+    """One panel a key, one horizontal bar a row: (value, low, high), with an error bar where both
+    ends are known.
+    """
     rows = max(len(bars) for bars in panels.values())
     figure = Figure(figsize=(4.8 * len(panels), 1.2 + 0.45 * rows), layout="constrained")
     for place, (panel, bars) in enumerate(panels.items(), 1):
@@ -45,7 +49,9 @@ def draw_bars(
 
 
 def draw_bins(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[str, float, float, float]]]], title: str, y_label: str
+    panels: Mapping[str, Mapping[str, Sequence[tuple[str, float, float, float]]]],
+    title: str,
+    y_label: str,
 ) -> Figure:
     """One panel a key, one line a model: (bin, median, p10, p90) over the bins of degree."""
     columns = min(len(panels), 3)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recmind_dist.experiments.runs import ArmRuns, Configure, run_arms
+from recmind_dist.pipeline.train import Say
 from recmind_dist.report.metrics_log import plain
 from recmind_dist.report.tables import markdown_table
 from recmind_dist.storage import write_bytes, write_json
-from recmind_dist.training.fit import Say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """What an experiment is given: the config it varies, a directory of its own, and how much to run."""
+    """What an experiment is given: the config it varies, a directory of its own, and how much to
+    run.
+    """
 
     configure: Configure
     home: Path
@@ -45,7 +47,10 @@ class TableOf:
 
     def to_json(self) -> dict[str, Any]:
         """Rows as objects keyed by the headers."""
-        return {"caption": self.caption, "rows": [dict(zip(self.headers, row, strict=True)) for row in self.rows]}
+        return {
+            "caption": self.caption,
+            "rows": [dict(zip(self.headers, row, strict=True)) for row in self.rows],
+        }
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,15 @@ class Findings:
     def write(self, home: Path, draw: Callable[[], "Figure"]) -> None:
         """Writes table.md, table.json and figure.png into `home`, each whole or not at all."""
         notes = "".join(f"- {note}\n" for note in self.notes)
-        parts = [f"# {self.title}\n", f"The paper expects: {self.claim}\n\nSeen: {self.answer}\n", f"{notes}"]
-        write_bytes(home / "table.md", "\n".join([*parts, *(table.markdown() for table in self.tables)]).encode())
+        parts = [
+            f"# {self.title}\n",
+            f"The paper expects: {self.claim}\n\nSeen: {self.answer}\n",
+            f"{notes}",
+        ]
+        write_bytes(
+            home / "table.md",
+            "\n".join([*parts, *(table.markdown() for table in self.tables)]).encode(),
+        )
         values = {
             "name": self.name,
             "title": self.title,
@@ -71,7 +83,10 @@ class Findings:
             "answer": self.answer,
             "notes": self.notes,
         }
-        write_json(home / "table.json", plain(values | {"tables": [table.to_json() for table in self.tables]}))
+        write_json(
+            home / "table.json",
+            plain(values | {"tables": [table.to_json() for table in self.tables]}),
+        )
         out = io.BytesIO()
         draw().savefig(out, format="png", dpi=120)
         write_bytes(home / "figure.png", out.getvalue())
@@ -83,10 +98,15 @@ def how_made(found: Sequence[ArmRuns], seeds: int) -> list[str]:
     epochs, first = config.train.epochs, config.train.seed
     lora = "with adapters in the warm-up" if config.text.lora else "frozen, without adapters"
     notes = [
-        f"{config.dataset.name}, split {config.graph.split}, full ranking on the test split, best checkpoint by validation "
+        f"{config.dataset.name}, split {config.graph.split}, full ranking on the test split, best "
+        "checkpoint by validation "
         f"{config.evaluation.metric}.",
-        f"{epochs} epochs of the joint phase a run; seeds {first} to {first + seeds - 1}; language model {lora}.",
-        "Intervals are 95 %, p two-sided: paired bootstrap over users and seeds, 2,000 resamples. Below three seeds, or at "
+        (
+            f"{epochs} epochs of the joint phase a run; seeds {first} to {first + seeds - 1}; "
+            f"language model {lora}."
+        ),
+        "Intervals are 95 %, p two-sided: paired bootstrap over users and seeds, 2,000 resamples. "
+        "Below three seeds, or at "
         "p of .05 and above, a difference is called not significant.",
     ]
     left_out = [f"{arm.name}: {failure}" for arm in found for failure in arm.failures]

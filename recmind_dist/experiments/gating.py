@@ -1,4 +1,6 @@
-"""Gates against the plain ways to join graph and language, where it matters most: items that hardly anyone has had."""
+"""Gates against the plain ways to join graph and language, where it matters most: items that hardly
+anyone has had.
+"""
 
 from recmind_dist.evaluation.significance import Comparison
 from recmind_dist.experiments.comparison import compare, seen, spread
@@ -23,27 +25,62 @@ def gating(study: Study) -> Findings:
     metric, tables, panels = f"recall@{K}", [], {}
     verdicts = []
     for title, stratum in (("items of degree ≤ 3", "cold"), ("all items", None)):
-        rows = [[gates.name, *_numbers(gates, stratum), *spread(gates.runs, metric, stratum), None, None, "", ""]]
+        rows = [
+            [
+                gates.name,
+                *_numbers(gates, stratum),
+                *spread(gates.runs, metric, stratum),
+                None,
+                None,
+                "",
+                "",
+            ]
+        ]
         bars = {}
         for arm in others:
             result = _compare(gates, arm, metric, stratum)
             verdict = seen(result, "above")
             gain = f"{100 * result.gain:+.1f} %" if result and result.gain is not None else None
             low, high = (result.low, result.high) if result else (None, None)
-            row = [arm.name, *_numbers(arm, stratum), *spread(arm.runs, metric, stratum), gain, interval(low, high)]
+            row = [
+                arm.name,
+                *_numbers(arm, stratum),
+                *spread(arm.runs, metric, stratum),
+                gain,
+                interval(low, high),
+            ]
             rows.append([*row, "gates above", verdict])
             if stratum:
                 verdicts.append(f"against {arm.name}: {verdict}")
         for arm in found:
             middle, deviation = spread(arm.runs, metric, stratum)
-            ends = (None, None) if middle is None or deviation is None else (middle - deviation, middle + deviation)
+            ends = (
+                (None, None)
+                if middle is None or deviation is None
+                else (middle - deviation, middle + deviation)
+            )
             bars[arm.name] = (middle, *ends)
-        headers = ("model", "runs", "users", metric, "sd", "gates over it", "interval", "paper", "seen")
+        headers = (
+            "model",
+            "runs",
+            "users",
+            metric,
+            "sd",
+            "gates over it",
+            "interval",
+            "paper",
+            "seen",
+        )
         tables.append(TableOf(f"## {metric}, {title}", headers, rows))
         panels[title] = bars
     answer = "; ".join(verdicts) + "."
-    findings = Findings("gating", "Gates against plain fusion", CLAIM, answer, tables, how_made(found, study.seeds))
-    findings.write(study.home, lambda: draw_bars(panels, "Gates against plain fusion", f"{metric} (± sd over seeds)"))
+    findings = Findings(
+        "gating", "Gates against plain fusion", CLAIM, answer, tables, how_made(found, study.seeds)
+    )
+    findings.write(
+        study.home,
+        lambda: draw_bars(panels, "Gates against plain fusion", f"{metric} (± sd over seeds)"),
+    )
     return findings
 
 

@@ -1,4 +1,6 @@
-"""What the gates do with degree: γ, the weight of the graph, by degree bin, layer and side, over seeds."""
+"""What the gates do with degree: γ, the weight of the graph, by degree bin, layer and side, over
+seeds.
+"""
 
 from typing import Any
 
@@ -13,13 +15,19 @@ CLAIM = "γ rises with degree: Spearman(γ, degree) above 0, so that language sp
 ARMS = (
     Arm("held-out edges", "recmind", ("model.gate.learn_on=heldout",)),
     Arm("training edges", "recmind", ("model.gate.learn_on=train",)),
-    Arm("held-out edges, no degree input", "recmind", ("model.gate.learn_on=heldout", "model.gate.degree_input=false")),
+    Arm(
+        "held-out edges, no degree input",
+        "recmind",
+        ("model.gate.learn_on=heldout", "model.gate.degree_input=false"),
+    ),
 )
 COLUMNS = ("mean", "median", "p10", "p90")
 
 
 def probe(study: Study) -> Findings:
-    """Trains gates on held-out edges, on training edges (the paper's form), and without seeing degree; reads their γ."""
+    """Trains gates on held-out edges, on training edges (the paper's form), and without seeing
+    degree; reads their γ.
+    """
     found = study.run(ARMS)
     spearman: list[list[Any]] = []
     bins: list[list[Any]] = []
@@ -36,22 +44,41 @@ def probe(study: Study) -> Findings:
             low = min((row["spearman_low"] for row in correlated), default=None)
             high = max((row["spearman_high"] for row in correlated), default=None)
             ends = interval(low, high, percent=False)
-            spearman.append([arm.name, layer, side, len(arm.runs), middle, ends, "above 0", verdict])
+            spearman.append(
+                [arm.name, layer, side, len(arm.runs), middle, ends, "above 0", verdict]
+            )
             by_bin = _by_bin(own)
-            bins += [[arm.name, layer, side, name, *(values[c] for c in COLUMNS)] for name, values in by_bin.items()]
-            points = [(name, values["median"], values["p10"], values["p90"]) for name, values in by_bin.items()]
+            bins += [
+                [arm.name, layer, side, name, *(values[c] for c in COLUMNS)]
+                for name, values in by_bin.items()
+            ]
+            points = [
+                (name, values["median"], values["p10"], values["p90"])
+                for name, values in by_bin.items()
+            ]
             panels.setdefault(f"{side}s, layer {layer}", {})[arm.name] = points
     headers = ("gates learn on", "layer", "side", "runs", "Spearman", "interval", "paper", "seen")
     tables = [
         TableOf(
-            "## Spearman(γ, degree): mean over seeds, and an interval that holds those of all seeds", headers, spearman
+            (
+                "## Spearman(γ, degree): mean over seeds, and an interval that holds those of all "
+                "seeds"
+            ),
+            headers,
+            spearman,
         ),
-        TableOf("## γ by degree bin, mean over seeds", ("gates learn on", "layer", "side", "degree", *COLUMNS), bins),
+        TableOf(
+            "## γ by degree bin, mean over seeds",
+            ("gates learn on", "layer", "side", "degree", *COLUMNS),
+            bins,
+        ),
     ]
     answer = "; ".join(f"{name}: {_count(told)}" for name, told in verdicts.items()) + "."
     notes = how_made(found, study.seeds)
     findings = Findings("probe", "What the gates do with degree", CLAIM, answer, tables, notes)
-    findings.write(study.home, lambda: draw_bins(panels, "γ by degree: median, band p10 to p90", "γ"))
+    findings.write(
+        study.home, lambda: draw_bins(panels, "γ by degree: median, band p10 to p90", "γ")
+    )
     return findings
 
 
@@ -67,14 +94,19 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
         return f"not significant ({len(rows)} of {MIN_SEEDS} seeds)"
     if all(row["spearman_low"] > 0 for row in rows):
         return "yes"
-    return "no, the opposite" if all(row["spearman_high"] < 0 for row in rows) else "not significant"
+    return (
+        "no, the opposite" if all(row["spearman_high"] < 0 for row in rows) else "not significant"
+    )
 
 
 def _by_bin(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     names = dict.fromkeys(row["degree_bin"] for row in rows if row.get("degree_bin"))
     ordered = sorted(names, key=lambda name: int(name.partition("-")[0]))
     return {
-        name: {c: float(np.mean([row[c] for row in rows if row.get("degree_bin") == name])) for c in COLUMNS}
+        name: {
+            c: float(np.mean([row[c] for row in rows if row.get("degree_bin") == name]))
+            for c in COLUMNS
+        }
         for name in ordered
     }
 

@@ -1,4 +1,6 @@
-"""Many runs of one study: each arm at several seeds, two processes at once, each run trained and evaluated once."""
+"""Many runs of one study: each arm at several seeds, two processes at once, each run trained and
+evaluated once.
+"""
 
 import multiprocessing
 import shutil
@@ -10,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recmind_dist.errors import StoreError, TrainingError
+from recmind_dist.pipeline.in_process import train_in_process
+from recmind_dist.pipeline.run import Pipeline
+from recmind_dist.pipeline.train import Say, prepare_texts
 from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import content_key
-from recmind_dist.training.alone import train_alone
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.fit import Say, prepare_texts
-from recmind_dist.training.run_config import RunConfig
-from recmind_dist.training.trainer import Trainer
 
 Configure = Callable[[str, list[str]], RunConfig]
 """(variant, overrides) → the study's config with both laid over it."""
@@ -47,9 +49,15 @@ class ArmRuns:
 
 
 def run_arms(
-    arms: Sequence[Arm], configure: Configure, home: Path, seeds: int, jobs: int = 2, say: Say = print
+    arms: Sequence[Arm],
+    configure: Configure,
+    home: Path,
+    seeds: int,
+    jobs: int = 2,
+    say: Say = print,
 ) -> list[ArmRuns]:
-    """Trains and evaluates each arm `seeds` times, in `<home>/runs/<arm>-seed<k>`; what is done already is left alone.
+    """Trains and evaluates each arm `seeds` times, in `<home>/runs/<arm>-seed<k>`; what is done
+    already is left alone.
 
     A run whose loss is not finite is left out and named; every other error ends the study.
 
@@ -62,7 +70,11 @@ def run_arms(
     found = []
     for arm, row in zip(arms, configs, strict=True):
         sentences = [next(outcomes) for _ in row]
-        good = [RunDirectory(c.run_dir) for c, sentence in zip(row, sentences, strict=True) if not sentence]
+        good = [
+            RunDirectory(c.run_dir)
+            for c, sentence in zip(row, sentences, strict=True)
+            if not sentence
+        ]
         failures = [sentence for sentence in sentences if sentence]
         found.append(ArmRuns(arm, row[0], good, failures))
     return found
@@ -86,24 +98,29 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
 def separate_texts(configs: Sequence[RunConfig], home: Path, say: Say) -> list[RunConfig]:
     """Prepares all data and embeds all texts, each set of texts in a cache of its own below `home`.
 
-    Titles of held-out edges are kept from user texts, so models differ in texts, and one cache holds one set at a time.
+    Titles of held-out edges are kept from user texts, so models differ in texts, and one cache
+    holds one set at a time.
     """
     caches: dict[str, Path] = {}
     out = []
     for config in configs:
-        trainer = Trainer(config, _nothing)
-        prepared = prepare_texts(config, trainer.prepare()) if config.variant != "popularity" else None
+        trainer = Pipeline(config, _nothing)
+        prepared = (
+            prepare_texts(config, trainer.prepare()) if config.variant != "popularity" else None
+        )
         if prepared is None or prepared.texts is None:
             out.append(config)
             continue
         key = content_key([prepared.texts.items, prepared.texts.users])[:8]
         own = config.model_copy(update={"cache_dir": (home / f"texts-{key}").absolute()})
         if key not in caches:
-            if not own.cache_dir.exists():  # most vectors, those of items at least, are the same ones
+            if (
+                not own.cache_dir.exists()
+            ):  # most vectors, those of items at least, are the same ones
                 made = next(reversed(caches.values()), config.cache_dir)
                 _copy_cache(made / config.dataset.name, own.cache_dir / config.dataset.name)
             caches[key] = own.cache_dir
-            Trainer(own, say).embed()
+            Pipeline(own, say).embed()
         out.append(own)
     return out
 
@@ -125,15 +142,21 @@ def _run_all(configs: list[RunConfig], jobs: int, say: Say) -> list[str]:
     _leave_ray()
     sentences = [""] * len(configs)
     todo = [i for i, config in enumerate(configs) if not is_done(config)]
-    with ProcessPoolExecutor(max(1, min(jobs, len(todo))), multiprocessing.get_context("spawn")) as pool:
-        waiting = {i: pool.submit(_train_and_evaluate, configs[i].model_dump(mode="json")) for i in todo}
+    with ProcessPoolExecutor(
+        max(1, min(jobs, len(todo))), multiprocessing.get_context("spawn")
+    ) as pool:
+        waiting = {
+            i: pool.submit(_train_and_evaluate, configs[i].model_dump(mode="json")) for i in todo
+        }
         try:
             for count, (i, future) in enumerate(waiting.items(), 1):
                 sentences[i], seconds = future.result()
                 told = sentences[i] or f"done in {seconds:.0f} s"
                 say(f"[{count}/{len(todo)}] {configs[i].run_dir.name}: {told}")
         except BrokenProcessPool as error:
-            raise TrainingError("a run's process was killed, for want of memory perhaps: lower --jobs") from error
+            raise TrainingError(
+                "a run's process was killed, for want of memory perhaps: lower --jobs"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -153,15 +176,17 @@ def _train_and_evaluate(values: dict[str, object]) -> tuple[str, float]:
     start = time.monotonic()
     config = RunConfig.model_validate(values)
     try:
-        run = train_alone(config, _nothing)
-        Trainer.of_run(run.path, _nothing).evaluate()
+        run = train_in_process(config, _nothing)
+        Pipeline.of_run(run.path, _nothing).evaluate()
     except TrainingError as error:
         return f"left out: {error}", time.monotonic() - start
     return "", time.monotonic() - start
 
 
 def _leave_ray() -> None:
-    """Ends the Ray that embedding has started, whose workers would take the processors from the runs."""
+    """Ends the Ray that embedding has started, whose workers would take the processors from the
+    runs.
+    """
     import ray
 
     if ray.is_initialized():

@@ -1,4 +1,6 @@
-"""What a search may vary: a YAML file with one line a key, `table.learning_rate: {low: 1e-3, high: 1e-1, log: true}`."""
+"""What a search may vary: a YAML file with one line a key, `table.learning_rate: {low: 1e-3, high:
+1e-1, log: true}`.
+"""
 
 import json
 from pathlib import Path
@@ -32,14 +34,18 @@ class Dimension(Settings):
             if self.low >= self.high:
                 raise ValueError(f"low {self.low} is not below high {self.high}")
             if self.log and self.low <= 0:
-                raise ValueError(f"low {self.low} has no logarithm: give one above 0, or leave out log")
+                raise ValueError(
+                    f"low {self.low} has no logarithm: give one above 0, or leave out log"
+                )
         return self
 
     def suggest(self, trial: Trial, key: str) -> Any:
         """A value for this trial."""
         if self.low is None or self.high is None:
             # as JSON text, since the journal takes no lists
-            return json.loads(trial.suggest_categorical(key, [json.dumps(choice) for choice in self.choices]))
+            return json.loads(
+                trial.suggest_categorical(key, [json.dumps(choice) for choice in self.choices])
+            )
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, log=self.log)
         return trial.suggest_float(key, self.low, self.high, log=self.log)
@@ -64,9 +70,13 @@ def load_space(path: Path) -> Space:
             fault = error.errors()[0]
             name = ".".join(map(str, fault["loc"]))
             said = fault["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{document.where((key,))}: {key}{f' ({name})' if name else ''}: {said}") from error
+            raise ConfigError(
+                f"{document.where((key,))}: {key}{f' ({name})' if name else ''}: {said}"
+            ) from error
     if not space:
-        raise ConfigError(f"{path}: names no key to vary: give one, e.g. `loss.temperature: {{low: 0.05, high: 0.3}}`")
+        raise ConfigError(
+            f"{path}: names no key to vary: give one, e.g. `loss.temperature: {{low: 0.05, high: 0.3}}`"
+        )
     return space
 
 
@@ -76,7 +86,9 @@ def as_word(key: str, value: Any) -> str:
 
 
 def default_space(config: Path, variant: str) -> Path:
-    """`spaces/<variant>.yaml` beside the config, else `spaces/default.yaml`. Raises ConfigError where neither is."""
+    """`spaces/<variant>.yaml` beside the config, else `spaces/default.yaml`. Raises ConfigError
+    where neither is.
+    """
     candidates = [config.parent / "spaces" / f"{name}.yaml" for name in (variant, "default")]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:

@@ -8,19 +8,25 @@ from recmind_dist.experiments.findings import Findings, Study
 from recmind_dist.experiments.gating import gating
 from recmind_dist.experiments.probe import probe
 from recmind_dist.experiments.warmup import warmup
+from recmind_dist.pipeline.train import Say
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.storage import directory_lock
-from recmind_dist.training.fit import Say
-from recmind_dist.training.run_config import RunConfig, load_run_config
 
 EXPERIMENTS = {"warmup": warmup, "gating": gating, "probe": probe, "ablation": ablation}
-DEFAULTS = ("text.lora=null",)  # a study embeds once for many runs: adapters would embed anew in each
+DEFAULTS = (
+    "text.lora=null",
+)  # a study embeds once for many runs: adapters would embed anew in each
 
 
-def run_experiment(name: str, path: Path, overrides: list[str], seeds: int, jobs: int, say: Say) -> Findings:
-    """Runs an experiment in `<run_dir>/experiment-<name>`; runs that are done already are used as they are.
+def run_experiment(
+    name: str, path: Path, overrides: list[str], seeds: int, jobs: int, say: Say
+) -> Findings:
+    """Runs an experiment in `<run_dir>/experiment-<name>`; runs that are done already are used as
+    they are.
 
     Args:
-        overrides: over the file's own settings and `DEFAULTS`; seeds: runs of each model; jobs: runs at once.
+        overrides: over the file's own settings and `DEFAULTS`; seeds: runs of each model; jobs:
+        runs at once.
     Raises:
         ConfigError, DataError: as `recmind run`, before anything is trained.
     """

@@ -1,4 +1,6 @@
-"""One trial of a search: a run in this process, told to the pruner epoch by epoch, whose failure costs only itself."""
+"""One trial of a search: a run in this process, told to the pruner epoch by epoch, whose failure
+costs only itself.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -10,14 +12,14 @@ import optuna
 from optuna.trial import TrialState
 
 from recmind_dist.errors import ConfigError, TrainingError
+from recmind_dist.pipeline.in_process import train_in_process, validation_curve
+from recmind_dist.pipeline.train import Say
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.alone import train_alone, validation_curve
-from recmind_dist.training.fit import Say
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LossTerms:
     """How a trial ended: its best validation score so far and the epoch of that; why, if it failed."""
 
     state: TrialState
@@ -26,30 +28,36 @@ class Outcome:
     reason: str = ""
 
 
-def run_trial(make_config: Callable[[], RunConfig], trial: optuna.Trial, say: Say) -> Outcome:
+def run_trial(make_config: Callable[[], RunConfig], trial: optuna.Trial, say: Say) -> LossTerms:
     """Trains a trial to its end or to where the pruner stops it.
 
-    Settings that contradict each other and losses that are not finite fail the trial; other errors end the search.
+    Settings that contradict each other and losses that are not finite fail the trial; other errors
+    end the search.
     """
     try:
         config = make_config()
     except ConfigError as error:
-        return Outcome(TrialState.FAIL, reason=str(error))
+        return LossTerms(TrialState.FAIL, reason=str(error))
     run, metric = RunDirectory(config.run_dir), config.evaluation.metric
     try:
-        train_alone(config, lambda _: None, _Watch(trial, run, metric))
+        train_in_process(config, lambda _: None, _Watch(trial, run, metric))
     except TrainingError as error:
-        return Outcome(TrialState.FAIL, *_best(run, metric), str(error))
+        return LossTerms(TrialState.FAIL, *_best(run, metric), str(error))
     except optuna.TrialPruned:
-        return Outcome(TrialState.PRUNED, *_best(run, metric))
+        return LossTerms(TrialState.PRUNED, *_best(run, metric))
     score, epoch = _best(run, metric)
     if score is None:
-        return Outcome(TrialState.FAIL, reason="no validation: the split holds out nothing for it: set graph.split")
-    return Outcome(TrialState.COMPLETE, score, epoch)
+        return LossTerms(
+            TrialState.FAIL,
+            reason="no validation: the split holds out nothing for it: set graph.split",
+        )
+    return LossTerms(TrialState.COMPLETE, score, epoch)
 
 
 class _Watch:
-    """Tells the trial each new validation, and raises TrialPruned where it lies below the median of the others."""
+    """Tells the trial each new validation, and raises TrialPruned where it lies below the median of
+    the others.
+    """
 
     def __init__(self, trial: optuna.Trial, run: RunDirectory, metric: str) -> None:
         self.trial, self.run, self.metric = trial, run, metric

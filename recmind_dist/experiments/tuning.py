@@ -1,6 +1,8 @@
-"""`tune`: a search of a fixed budget on validation alone, which the same command goes on with after any stop.
+"""`tune`: a search of a fixed budget on validation alone, which the same command goes on with after
+any stop.
 
-Trial n is a function of the trials before it and of (seed, n), so a search that was stopped ends as one that was not.
+Trial n is a function of the trials before it and of (seed, n), so a search that was stopped ends as
+one that was not.
 Test data are never opened here: a trial trains and validates, nothing more.
 """
 
@@ -19,13 +21,13 @@ from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.experiments.data import refuse_missing_data
 from recmind_dist.experiments.space import Space, as_word, default_space, load_space
 from recmind_dist.experiments.trial_runs import drop_checkpoints, run_trial
+from recmind_dist.pipeline.train import Say
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog
 from recmind_dist.report.tables import markdown_table
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.variants import VARIANTS
 from recmind_dist.storage import content_key, directory_lock, write_bytes
-from recmind_dist.training.fit import Say
-from recmind_dist.training.run_config import RunConfig, load_run_config
-from recmind_dist.training.variants import VARIANTS
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 HEADERS = ("trial", "state", "score", "epoch", "seed", "seconds", "settings")
@@ -43,25 +45,35 @@ class Search:
 
     @property
     def home(self) -> Path:
-        """<run_dir>: journal.log, trials.jsonl, trials.md, best.yaml and a directory for each trial."""
+        """<run_dir>: journal.log, trials.jsonl, trials.md, best.yaml and a directory for each
+        trial.
+        """
         return self.base.run_dir.absolute()
 
     def config(self, values: dict[str, Any], run_dir: Path) -> RunConfig:
-        """The config with these values of the space. Raises ConfigError if they contradict each other."""
+        """The config with these values of the space. Raises ConfigError if they contradict each
+        other.
+        """
         words = [as_word(key, value) for key, value in values.items()]
         config = load_run_config(
-            self.path, [*self.overrides, *words, f"run_dir={run_dir}", "compare=[]", "storage_uri=null"]
+            self.path,
+            [*self.overrides, *words, f"run_dir={run_dir}", "compare=[]", "storage_uri=null"],
         )
-        return config.model_copy(update={"train": config.train.model_copy(update={"seed": self.seed})})
+        return config.model_copy(
+            update={"train": config.train.model_copy(update={"seed": self.seed})}
+        )
 
 
-def tune(path: Path, overrides: list[str], trials: int, seed: int, space: Path | None, say: Say) -> Path:
+def tune(
+    path: Path, overrides: list[str], trials: int, seed: int, space: Path | None, say: Say
+) -> Path:
     """Searches until `trials` trials are done, those of earlier calls included. Returns best.yaml.
 
     Args:
         seed: of the search, and of the training of every trial; space: None: see `default_space`.
     Raises:
-        ConfigError: config, space or both are not valid; or the search in run_dir was made with others.
+        ConfigError: config, space or both are not valid; or the search in run_dir was made with
+        others.
         TrainingError: no trial ended well.
     """
     search = _prepare(path, overrides, seed, space)
@@ -79,7 +91,9 @@ def trial_rows(study: optuna.Study) -> list[list[Any]]:
     rows = []
     for trial in _finished(study):
         told = trial.user_attrs
-        settings = ", ".join(f"{key}={_short(value)}" for key, value in told.get("values", {}).items())
+        settings = ", ".join(
+            f"{key}={_short(value)}" for key, value in told.get("values", {}).items()
+        )
         reason = f"{settings}: {told['reason']}" if told.get("reason") else settings
         score = trial.value if trial.state == TrialState.COMPLETE else told.get("score")
         times = (told.get("epoch"), told.get("seed"), told.get("seconds"))
@@ -93,18 +107,30 @@ def _prepare(path: Path, overrides: list[str], seed: int, space: Path | None) ->
     search = Search(path, overrides, load_space(space), seed, base)
     fixed = [key for key in search.space if _sets(VARIANTS.get(base.variant, {}), key.split("."))]
     if fixed:
-        raise ConfigError(f"{space}: {fixed[0]}: variant {base.variant} decides this key: leave it out")
+        raise ConfigError(
+            f"{space}: {fixed[0]}: variant {base.variant} decides this key: leave it out"
+        )
     for key, dimension in search.space.items():
-        if key.partition(".")[0] in ("run_dir", "compare", "variant", "evaluation") or key == "train.seed":
-            raise ConfigError(f"{space}: {key}: not for tuning: it would change how trials are judged: leave it out")
-        search.config({key: dimension.example}, search.home)  # an unknown key is told before anything is trained
+        if (
+            key.partition(".")[0] in ("run_dir", "compare", "variant", "evaluation")
+            or key == "train.seed"
+        ):
+            raise ConfigError(
+                f"{space}: {key}: not for tuning: it would change how trials are judged: leave it "
+                "out"
+            )
+        search.config(
+            {key: dimension.example}, search.home
+        )  # an unknown key is told before anything is trained
     return search
 
 
 def _open(search: Search) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(search.home / "journal.log")))
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, search.base.train.epochs // 4))
+    pruner = optuna.pruners.MedianPruner(
+        n_startup_trials=5, n_warmup_steps=max(1, search.base.train.epochs // 4)
+    )
     study = optuna.create_study(
         storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
     )
@@ -113,7 +139,8 @@ def _open(search: Search) -> optuna.Study:
     key = content_key([shared, space, search.seed])
     if study.user_attrs.get("key", key) != key:
         raise ConfigError(
-            f"{search.home}: holds a search with another config, space or seed: restore them, or choose another run_dir"
+            f"{search.home}: holds a search with another config, space or seed: restore them, or "
+            "choose another run_dir"
         )
     study.set_user_attr("key", key)
     return study
@@ -130,47 +157,80 @@ def _recover(study: optuna.Study, log: MetricsLog) -> None:
 
 def _run_next(search: Search, study: optuna.Study, log: MetricsLog, place: str, say: Say) -> None:
     start = time.monotonic()
-    # a sampler for each trial: what a trial draws must not depend on how many others this process has drawn
+    # a sampler for each trial: what a trial draws must not depend on how many others this process
+    # has drawn
     study.sampler = optuna.samplers.TPESampler(
-        seed=stream_key(search.seed, "trial", len(_finished(study))) & 0xFFFF_FFFF, n_startup_trials=8
+        seed=stream_key(search.seed, "trial", len(_finished(study))) & 0xFFFF_FFFF,
+        n_startup_trials=8,
     )
     trial = study.ask()
     values = {key: dimension.suggest(trial, key) for key, dimension in search.space.items()}
     trial.set_user_attr("values", values)
     trial.set_user_attr("seed", search.seed)
     name = _directory(trial)
-    outcome = run_trial(lambda: search.config(values, search.home / name), trial, say)
+    loss_terms = run_trial(lambda: search.config(values, search.home / name), trial, say)
     seconds = round(time.monotonic() - start, 1)
-    for key, value in (("epoch", outcome.epoch), ("score", outcome.score), ("reason", outcome.reason)):
+    for key, value in (
+        ("epoch", loss_terms.epoch),
+        ("score", loss_terms.score),
+        ("reason", loss_terms.reason),
+    ):
         trial.set_user_attr(key, value)
     trial.set_user_attr("seconds", seconds)
-    complete = outcome.state == TrialState.COMPLETE
-    study.tell(trial, outcome.score if complete else None, outcome.state)
-    told = {"state": STATES[outcome.state], "score": outcome.score, "epoch": outcome.epoch, "reason": outcome.reason}
-    log.log("trial", trial=trial.number, **told, values=values, seed=search.seed, seconds=seconds, directory=name)
-    score = f"{search.base.evaluation.metric} {outcome.score:.4f}" if outcome.score is not None else ""
-    say(f"{place} trial {trial.number}: {STATES[outcome.state]} {score} {outcome.reason}".rstrip())
+    complete = loss_terms.state == TrialState.COMPLETE
+    study.tell(trial, loss_terms.score if complete else None, loss_terms.state)
+    told = {
+        "state": STATES[loss_terms.state],
+        "score": loss_terms.score,
+        "epoch": loss_terms.epoch,
+        "reason": loss_terms.reason,
+    }
+    log.log(
+        "trial",
+        trial=trial.number,
+        **told,
+        values=values,
+        seed=search.seed,
+        seconds=seconds,
+        directory=name,
+    )
+    score = (
+        f"{search.base.evaluation.metric} {loss_terms.score:.4f}"
+        if loss_terms.score is not None
+        else ""
+    )
+    say(
+        f"{place} trial {trial.number}: {STATES[loss_terms.state]} {score} {loss_terms.reason}".rstrip()
+    )
     drop_checkpoints(search.home, keep=_directory(study.best_trial) if _complete(study) else None)
 
 
 def _conclude(search: Search, study: optuna.Study, say: Say) -> Path:
     table = markdown_table(HEADERS, trial_rows(study))
     write_bytes(
-        search.home / "trials.md", f"# Trials, by validation {search.base.evaluation.metric}\n\n{table}".encode()
+        search.home / "trials.md",
+        f"# Trials, by validation {search.base.evaluation.metric}\n\n{table}".encode(),
     )
     say(table)
     if not _complete(study):
         reasons = sorted({str(trial.user_attrs.get("reason", "")) for trial in study.trials} - {""})
         raise TrainingError(
-            f"{search.home}: none of {len(study.trials)} trials ended well ({'; '.join(reasons)[:300]}): narrow the space"
+            f"{search.home}: none of {len(study.trials)} trials ended well ({'; '.join(reasons)[:300]}): "
+            "narrow the space"
         )
     best = study.best_trial
     config = search.config(best.user_attrs["values"], search.base.run_dir / "best")
     out = search.home / "best.yaml"
     write_bytes(out, dump_yaml(config.model_dump(mode="json")).encode())
     if load_run_config(out) != config:
-        raise ConfigError(f"{out}: does not read back as it was written: variant {config.variant} changes tuned keys")
-    say(f"best: trial {best.number}, validation {search.base.evaluation.metric} {best.value:.4f}: {out}")
+        raise ConfigError(
+            f"{out}: does not read back as it was written: variant {config.variant} changes tuned "
+            "keys"
+        )
+    say(
+        f"best: trial {best.number}, validation {search.base.evaluation.metric} {best.value:.4f}: "
+        f"{out}"
+    )
     return out
 
 
@@ -179,7 +239,9 @@ def _directory(trial: optuna.Trial | FrozenTrial) -> str:
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that came to an end of their own; those that a stop cut short are tried again, and do not count."""
+    """Trials that came to an end of their own; those that a stop cut short are tried again, and do
+    not count.
+    """
     trials = study.get_trials(deepcopy=False, states=tuple(STATES))
     return [trial for trial in trials if "seconds" in trial.user_attrs]
 

@@ -6,4 +6,12 @@ from recmind_dist.graph.prepare import prepare_graph
 from recmind_dist.graph.settings import GraphSettings
 from recmind_dist.graph.store import Graph, HeldOut
 
-__all__ = ["EdgeRows", "Graph", "GraphSettings", "HeldOut", "prepare_graph", "prepare_rows", "row_bounds"]
+__all__ = [
+    "EdgeRows",
+    "Graph",
+    "GraphSettings",
+    "HeldOut",
+    "prepare_graph",
+    "prepare_rows",
+    "row_bounds",
+]

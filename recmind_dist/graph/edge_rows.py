@@ -1,6 +1,8 @@
-"""Training edges by table row: all of them in one file, of which a rank maps the slice of the nodes it owns.
+"""Training edges by table row: all of them in one file, of which a rank maps the slice of the nodes
+it owns.
 
-Legend: N nodes, E training edges (each stands twice, once from either end), n nodes of a share, U users.
+Legend: N nodes, E training edges (each stands twice, once from either end), n nodes of a share, U
+users.
 """
 
 from collections.abc import Iterator
@@ -23,9 +25,11 @@ BLOCK_EDGES = 1 << 24  # neighbours in memory at a time while the file is writte
 
 @dataclass(frozen=True)
 class EdgeRows:
-    """CSR rows of some nodes over global ids: of all nodes in their own order, or of one rank's in table order.
+    """CSR rows of some nodes over global ids: of all nodes in their own order, or of one rank's in
+    table order.
 
-    Shapes: nodes: [n] global ids; indptr: int64 [n + 1], from 0; indices: int32, ascending within a row.
+    Shapes: nodes: [n] global ids; indptr: int64 [n + 1], from 0; indices: int32, ascending within a
+    row.
     """
 
     graph: Graph
@@ -38,11 +42,14 @@ class EdgeRows:
     @staticmethod
     def all_of(graph: Graph) -> "EdgeRows":
         """Every node's, as `graph.placement: replicated` has it: row k is node k."""
-        return EdgeRows(graph, np.arange(graph.num_nodes, dtype=np.int64), graph.indptr, graph.indices)
+        return EdgeRows(
+            graph, np.arange(graph.num_nodes, dtype=np.int64), graph.indptr, graph.indices
+        )
 
     @staticmethod
     def share(graph: Graph, bounds: IntArray, rank: int) -> "EdgeRows":
-        """One rank's: maps of the edges only what stands in table rows [bounds[rank], bounds[rank + 1]).
+        """One rank's: maps of the edges only what stands in table rows [bounds[rank], bounds[rank +
+        1]).
 
         Raises:
             StoreError: the rows are not there, damaged, or of another graph.
@@ -50,22 +57,34 @@ class EdgeRows:
         path = rows_directory(graph.path)
         if not path.is_dir():
             raise StoreError(
-                f"{path}: edges by table row, for graph.placement: partitioned, are absent: run `recmind prepare`"
+                f"{path}: edges by table row, for graph.placement: partitioned, are absent: run "
+                "`recmind prepare`"
             )
         manifest = read_manifest(path, KIND, SCHEMA)
         if manifest.get("graph_key") != graph.key:
-            raise StoreError(f"{path}: made of another graph than {graph.path}: remove it, then run `recmind prepare`")
+            raise StoreError(
+                f"{path}: made of another graph than {graph.path}: remove it, then run `recmind "
+                "prepare`"
+            )
         start, stop = int(bounds[rank]), int(bounds[rank + 1])
         node_of_row = map_array(path / "node_of_row.npy", np.int32, graph.num_nodes, start, stop)
-        indptr = np.array(map_array(path / "indptr.npy", np.int64, graph.num_nodes + 1, start, stop + 1))
-        indices = map_array(path / "indices.npy", np.int32, 2 * graph.num_edges, int(indptr[0]), int(indptr[-1]))
-        return EdgeRows(graph, np.array(node_of_row, np.int64), indptr - indptr[0], indices, start, whole=False)
+        indptr = np.array(
+            map_array(path / "indptr.npy", np.int64, graph.num_nodes + 1, start, stop + 1)
+        )
+        indices = map_array(
+            path / "indices.npy", np.int32, 2 * graph.num_edges, int(indptr[0]), int(indptr[-1])
+        )
+        return EdgeRows(
+            graph, np.array(node_of_row, np.int64), indptr - indptr[0], indices, start, whole=False
+        )
 
     def newest(self) -> Int32Array:
         """Place of each user's newest training edge in the user's row, 0 without any. Shape: [U]."""
         if self.whole:
             return newest_places(self.graph)
-        found: Int32Array = map_array(rows_directory(self.graph.path) / "newest.npy", np.int32, self.graph.num_users)
+        found: Int32Array = map_array(
+            rows_directory(self.graph.path) / "newest.npy", np.int32, self.graph.num_users
+        )
         return found
 
     def rows_of(self, nodes: IntArray) -> IntArray:
@@ -82,7 +101,8 @@ def rows_directory(graph: Path) -> Path:
 
 
 def prepare_rows(graph_path: Path) -> Path:
-    """Writes a prepared graph's edges in table order, which serves any number of ranks. What is there is returned untouched.
+    """Writes a prepared graph's edges in table order, which serves any number of ranks. What is
+    there is returned untouched.
 
     Raises:
         StoreError: the directory cannot be written.
@@ -98,7 +118,10 @@ def prepare_rows(graph_path: Path) -> Path:
 
 
 def _has_rows_of(graph: Graph, final: Path) -> bool:
-    return is_complete(final, KIND, SCHEMA) and read_manifest(final, KIND, SCHEMA).get("graph_key") == graph.key
+    return (
+        is_complete(final, KIND, SCHEMA)
+        and read_manifest(final, KIND, SCHEMA).get("graph_key") == graph.key
+    )
 
 
 def _write_rows(graph: Graph, final: Path) -> None:
@@ -110,7 +133,12 @@ def _write_rows(graph: Graph, final: Path) -> None:
         np.save(work / "node_of_row.npy", node_of_row)
         np.save(work / "indptr.npy", indptr)
         np.save(work / "newest.npy", newest_places(graph))
-        write_array(work / "indices.npy", np.int32, 2 * graph.num_edges, _reordered(graph, node_of_row, indptr))
+        write_array(
+            work / "indices.npy",
+            np.int32,
+            2 * graph.num_edges,
+            _reordered(graph, node_of_row, indptr),
+        )
         write_manifest(work, KIND, SCHEMA, {"graph_key": graph.key, "num_edges": graph.num_edges})
 
 
@@ -120,10 +148,16 @@ def newest_places(graph: Graph) -> Int32Array:
     return found
 
 
-def write_array(path: Path, dtype: type[np.generic], length: int, blocks: Iterator[np.ndarray]) -> None:
+def write_array(
+    path: Path, dtype: type[np.generic], length: int, blocks: Iterator[np.ndarray]
+) -> None:
     """A one-dimensional .npy file out of blocks that are never in memory together."""
     with path.open("wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (length,)}
+        header = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": (length,),
+        }
         np.lib.format.write_array_header_1_0(file, header)
         written = 0
         for block in blocks:
@@ -135,7 +169,9 @@ def write_array(path: Path, dtype: type[np.generic], length: int, blocks: Iterat
 def _reordered(graph: Graph, node_of_row: Int32Array, indptr: IntArray) -> Iterator[np.ndarray]:
     start = 0
     while start < graph.num_nodes:
-        stop = max(start + 1, int(np.searchsorted(indptr, indptr[start] + BLOCK_EDGES, side="right")) - 1)
+        stop = max(
+            start + 1, int(np.searchsorted(indptr, indptr[start] + BLOCK_EDGES, side="right")) - 1
+        )
         block = np.empty(int(indptr[stop] - indptr[start]), np.int32)
         _copy_rows(graph.indptr, graph.indices, node_of_row[start:stop], block)
         yield block

@@ -1,7 +1,9 @@
-"""Streaming partition with caps on degree: nodes one by one to the part where most of their neighbours are, unless it is full.
+"""Streaming partition with caps on degree: nodes one by one to the part where most of their
+neighbours are, unless it is full.
 
-Source: Fennel, doi 10.1145/2556195.2556213, with loads counted in degrees, since edges and not nodes are what a rank holds,
-and streamed several times over (restreaming, doi 10.1145/2487575.2487696). Memory: 12 bytes a node beside the graph.
+Source: Fennel, doi 10.1145/2556195.2556213, with loads counted in degrees, since edges and not
+nodes are what a rank holds, and streamed several times over (restreaming, doi
+10.1145/2487575.2487696). Memory: 12 bytes a node beside the graph.
 """
 
 import numpy as np
@@ -18,7 +20,9 @@ GAMMA = 1.5
 def assign_parts(indptr: IntArray, indices: Int32Array, num_parts: int, seed: int) -> Int32Array:
     """The part of each node. Shape: [N]."""
     num_nodes = len(indptr) - 1
-    order = Permutation(num_nodes, stream_key(seed, "fennel"))(np.arange(num_nodes, dtype=np.int64)).astype(np.int32)
+    order = Permutation(num_nodes, stream_key(seed, "fennel"))(
+        np.arange(num_nodes, dtype=np.int64)
+    ).astype(np.int32)
     part = np.full(num_nodes, -1, np.int32)
     load = np.zeros(num_parts, np.float64)
     total = float(indptr[-1] + num_nodes)

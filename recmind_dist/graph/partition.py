@@ -1,4 +1,6 @@
-"""Who owns which node: a permutation node → table row in which every part's rows are contiguous (N nodes)."""
+"""Who owns which node: a permutation node → table row in which every part's rows are contiguous (N
+nodes).
+"""
 
 from dataclasses import dataclass
 
@@ -24,13 +26,18 @@ def partition_nodes(settings: GraphSettings, indptr: IntArray, indices: Int32Arr
     """
     num_nodes = len(indptr) - 1
     if settings.num_parts > num_nodes:
-        raise DataError(f"graph.num_parts = {settings.num_parts} is more parts than the {num_nodes} nodes: lower it")
+        raise DataError(
+            f"graph.num_parts = {settings.num_parts} is more parts than the {num_nodes} nodes: "
+            "lower it"
+        )
     if settings.partition == "range":
         return by_range(np.diff(indptr), settings.num_parts)
     if settings.partition == "metis" and settings.num_parts > 1:
         return by_metis(indptr, indices, settings.num_parts, settings.seed)
     if settings.partition == "fennel" and settings.num_parts > 1:
-        return by_parts(assign_parts(indptr, indices, settings.num_parts, settings.seed), settings.num_parts)
+        return by_parts(
+            assign_parts(indptr, indices, settings.num_parts, settings.seed), settings.num_parts
+        )
     return by_hash(num_nodes, settings.num_parts, settings.seed)
 
 
@@ -40,7 +47,9 @@ def even_cut(num_rows: int, num_parts: int) -> IntArray:
 
 
 def by_hash(num_nodes: int, num_parts: int, seed: int) -> Partition:
-    """A keyed shuffle, cut evenly: parts are alike in degree because they are samples of one another."""
+    """A keyed shuffle, cut evenly: parts are alike in degree because they are samples of one
+    another.
+    """
     shuffle = Permutation(num_nodes, stream_key(seed, "partition"))
     return shuffle(np.arange(num_nodes, dtype=np.int64)), even_cut(num_nodes, num_parts)
 
@@ -51,7 +60,8 @@ def by_range(degree: IntArray, num_parts: int) -> Partition:
     weight = np.cumsum(degree + 1)
     targets = weight[-1] * np.arange(1, num_parts) / num_parts
     cuts = np.searchsorted(weight, targets) + 1
-    # a hub may be heavier than a part: cuts then coincide, and each moves on to leave one node behind it
+    # a hub may be heavier than a part: cuts then coincide, and each moves on to leave one node
+    # behind it
     place = np.arange(1, num_parts)
     cuts = np.maximum.accumulate(cuts - place) + place
     cuts = np.minimum(cuts, num_nodes - num_parts + place)
@@ -59,13 +69,17 @@ def by_range(degree: IntArray, num_parts: int) -> Partition:
 
 
 def by_metis(indptr: IntArray, indices: Int32Array, num_parts: int, seed: int) -> Partition:
-    """METIS k-way with weights degree + 1: parts of like degree with few edges between them. A part may be empty."""
+    """METIS k-way with weights degree + 1: parts of like degree with few edges between them. A part
+    may be empty.
+    """
     import pymetis
 
     options = pymetis.Options(seed=seed % (1 << 31))
     adjacency = pymetis.CSRAdjacency(np.asarray(indptr), np.asarray(indices))
     weights = np.diff(indptr) + 1
-    _, membership = pymetis.part_graph(num_parts, adjacency=adjacency, vweights=weights, options=options)
+    _, membership = pymetis.part_graph(
+        num_parts, adjacency=adjacency, vweights=weights, options=options
+    )
     return by_parts(np.asarray(membership, dtype=np.int32), num_parts)
 
 
@@ -92,12 +106,18 @@ class Balance:
 
 def judge(graph: Graph, bounds: IntArray) -> Balance:
     """Reads all edges once. Args: bounds: [P + 1] rows of the parts."""
-    part = (np.searchsorted(bounds, np.asarray(graph.row_of_node), side="right") - 1).astype(np.int32)
+    part = (np.searchsorted(bounds, np.asarray(graph.row_of_node), side="right") - 1).astype(
+        np.int32
+    )
     num_parts, users = len(bounds) - 1, graph.num_users
     cut = _count_cut(graph.indptr[: users + 1], graph.indices, part)
     edges = np.bincount(part, weights=np.asarray(graph.degree), minlength=num_parts)
     nodes = np.diff(bounds)
-    return Balance(cut / max(graph.num_edges, 1), float(edges.max() / edges.mean()), float(nodes.max() / nodes.mean()))
+    return Balance(
+        cut / max(graph.num_edges, 1),
+        float(edges.max() / edges.mean()),
+        float(nodes.max() / nodes.mean()),
+    )
 
 
 @njit(cache=True, nogil=True)

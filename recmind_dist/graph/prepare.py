@@ -1,4 +1,6 @@
-"""`prepare_graph`: a data set directory → a graph directory (split, CSR both ways, partition, texts in node order)."""
+"""`prepare_graph`: a data set directory → a graph directory (split, CSR both ways, partition, texts
+in node order).
+"""
 
 import tempfile
 from pathlib import Path
@@ -33,20 +35,24 @@ from recmind_dist.types import Int32Array, IntArray
 MAX_NODES = 2**31 - 1  # node ids are int32 on disk
 
 
-def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path, memory_mb: int = 0) -> Path:
-    """Splits, sorts and partitions a data set. What was done before is found by content and returned untouched.
+def prepare_graph(
+    dataset_dir: Path, settings: GraphSettings, cache: Path, memory_mb: int = 0
+) -> Path:
+    """Splits, sorts and partitions a data set. What was done before is found by content and
+    returned untouched.
 
     Of runs that want the same graph at once, one makes it and the others wait for it.
 
-    Nodes are numbered by external id (whole numbers by value, then text), users first: the order of files does not
-    matter. Users and items that are only held out keep their node.
+    Nodes are numbered by external id (whole numbers by value, then text), users first: the order of
+    files does not matter. Users and items that are only held out keep their node.
 
     Args:
-        dataset_dir: as `ingest_dataset` returns it; cache: holds `<name>/graph-<key>/`; memory_mb: above 0 works in blocks of
-        about so much (see `streaming`); the files are the same.
+        dataset_dir: as `ingest_dataset` returns it; cache: holds `<name>/graph-<key>/`; memory_mb:
+        above 0 works in blocks of about so much (see `streaming`); the files are the same.
 
     Raises:
-        DataError: the split leaves nothing to train on, is not there, or there are more parts than nodes.
+        DataError: the split leaves nothing to train on, is not there, or there are more parts than
+        nodes.
         StoreError: the data set is damaged, or the cache cannot be written.
     """
     dataset = read_manifest(dataset_dir, DATASET_KIND, DATASET_SCHEMA)
@@ -55,7 +61,9 @@ def prepare_graph(dataset_dir: Path, settings: GraphSettings, cache: Path, memor
     if is_complete(final, KIND, SCHEMA):
         return final
     with building(final):
-        if not is_complete(final, KIND, SCHEMA):  # another run may have made it while this one waited
+        if not is_complete(
+            final, KIND, SCHEMA
+        ):  # another run may have made it while this one waited
             _prepare(dataset_dir, dataset, settings, key, final, memory_mb)
     return final
 
@@ -71,8 +79,17 @@ def _prepare(
     faults.check("prepare")
     verify_manifest(dataset_dir, dataset)
     _check_split(dataset, settings)
-    content = {"name": dataset["name"], "key": key, "dataset_key": dataset["key"], "settings": settings.content()}
-    content |= {"split": settings.split, "partition": settings.partition, "num_parts": settings.num_parts}
+    content = {
+        "name": dataset["name"],
+        "key": key,
+        "dataset_key": dataset["key"],
+        "settings": settings.content(),
+    }
+    content |= {
+        "split": settings.split,
+        "partition": settings.partition,
+        "num_parts": settings.num_parts,
+    }
     if memory_mb:
         _prepare_in_blocks(dataset_dir, dataset, settings, final, content, memory_mb)
     else:
@@ -100,7 +117,9 @@ def _prepare_at_once(
         _write_training(work, log, labels, users.height, items.height, settings)
         for split, label in (("valid", VALID), ("test", TEST)):
             chosen = labels == label
-            indptr, indices = held_out_rows(log.user[chosen], log.item[chosen], users.height, items.height)
+            indptr, indices = held_out_rows(
+                log.user[chosen], log.item[chosen], users.height, items.height
+            )
             np.save(work / f"{split}_indptr.npy", indptr)
             np.save(work / f"{split}_indices.npy", indices)
         users.write_parquet(work / "users.parquet")
@@ -118,7 +137,9 @@ def _prepare_in_blocks(
 ) -> None:
     refuse_unstreamed(settings)
     log = dataset_dir / "interactions.parquet"
-    users, items = (_nodes(logged_ids(log, side), dataset_dir / f"{side}s.parquet") for side in ("user", "item"))
+    users, items = (
+        _nodes(logged_ids(log, side), dataset_dir / f"{side}s.parquet") for side in ("user", "item")
+    )
     _check_size(dataset_dir, users, items)
     with writing(final.parent.parent), atomic_directory(final) as work:
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-spill-") as folder:
@@ -138,24 +159,35 @@ def _prepare_in_blocks(
 
 def _check_size(dataset_dir: Path, users: pl.DataFrame, items: pl.DataFrame) -> None:
     if users.height + items.height > MAX_NODES:
-        raise DataError(f"{dataset_dir}: {users.height + items.height} nodes: a graph holds at most {MAX_NODES}")
+        raise DataError(
+            f"{dataset_dir}: {users.height + items.height} nodes: a graph holds at most {MAX_NODES}"
+        )
 
 
 def _check_left(dataset: dict[str, Any], settings: GraphSettings, num_edges: int) -> None:
     if not num_edges:
         raise DataError(
-            f"{dataset['name']}: graph.split {settings.split} leaves no training interaction: hold out less"
+            f"{dataset['name']}: graph.split {settings.split} leaves no training interaction: "
+            "hold out less"
         )
 
 
 def _check_split(dataset: dict[str, Any], settings: GraphSettings) -> None:
     given = settings.split == "given"
     if given and not dataset["given_split"]:
-        raise DataError(f"{dataset['name']}: graph.split is given, but the data set has none: set dataset.test")
+        raise DataError(
+            f"{dataset['name']}: graph.split is given, but the data set has none: set dataset.test"
+        )
     if not given and dataset["given_split"]:
-        raise DataError(f"{dataset['name']}: dataset.test gives a split: set graph.split: given, or unset dataset.test")
+        raise DataError(
+            f"{dataset['name']}: dataset.test gives a split: set graph.split: given, or unset "
+            "dataset.test"
+        )
     if given and dataset["has_valid"] and settings.valid_share:
-        raise DataError(f"{dataset['name']}: dataset.valid and graph.valid_share both make a validation set: unset one")
+        raise DataError(
+            f"{dataset['name']}: dataset.valid and graph.valid_share both make a validation set: "
+            "unset one"
+        )
 
 
 def _nodes(logged: pl.Series, table: Path) -> pl.DataFrame:
@@ -169,17 +201,28 @@ def _encode(frame: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> In
     """External ids → codes from 0."""
 
     def codes(side: str, nodes: pl.DataFrame) -> IntArray:
-        numbered = nodes.select(pl.col("id").alias(side), pl.int_range(pl.len(), dtype=pl.Int64).alias("code"))
+        numbered = nodes.select(
+            pl.col("id").alias(side), pl.int_range(pl.len(), dtype=pl.Int64).alias("code")
+        )
         return (
-            frame.select(side).join(numbered, on=side, how="left", maintain_order="left").get_column("code").to_numpy()
+            frame.select(side)
+            .join(numbered, on=side, how="left", maintain_order="left")
+            .get_column("code")
+            .to_numpy()
         )
 
     times = frame.get_column("time").to_numpy()
-    return Interactions(codes("user", users), codes("item", items), times, frame.get_column("row").to_numpy())
+    return Interactions(
+        codes("user", users), codes("item", items), times, frame.get_column("row").to_numpy()
+    )
 
 
 def _label(
-    log: Interactions, frame: pl.DataFrame, num_items: int, dataset: dict[str, Any], settings: GraphSettings
+    log: Interactions,
+    frame: pl.DataFrame,
+    num_items: int,
+    dataset: dict[str, Any],
+    settings: GraphSettings,
 ) -> Labels:
     if settings.split == "leave-one-out":
         return splits.leave_one_out(log)
@@ -206,7 +249,12 @@ def _counts(log: Interactions, labels: Labels) -> dict[str, int]:
 
 
 def _write_training(
-    work: Path, log: Interactions, labels: Labels, num_users: int, num_items: int, settings: GraphSettings
+    work: Path,
+    log: Interactions,
+    labels: Labels,
+    num_users: int,
+    num_items: int,
+    settings: GraphSettings,
 ) -> None:
     chosen = labels == TRAIN
     train = Interactions(log.user[chosen], log.item[chosen], log.time[chosen], log.row[chosen])
@@ -219,7 +267,9 @@ def _write_training(
     _write_partition(work, settings, indptr, indices)
 
 
-def _write_partition(work: Path, settings: GraphSettings, indptr: IntArray, indices: Int32Array) -> None:
+def _write_partition(
+    work: Path, settings: GraphSettings, indptr: IntArray, indices: Int32Array
+) -> None:
     row_of_node, part_rows = partition_nodes(settings, indptr, indices)
     np.save(work / "row_of_node.npy", row_of_node)
     np.save(work / "part_rows.npy", part_rows)

@@ -1,8 +1,8 @@
 """Which interactions are trained on and which are held out: pure functions on arrays.
 
-Arrays are aligned by interaction [M]: `user` and `item` are codes from 0, `time` and `row` decide what is newer (equal
-times go by source row). Each function returns labels int8 [M]: TRAIN, VALID or TEST
-(or WITHHELD, under the cold protocol).
+Arrays are aligned by interaction [M]: `user` and `item` are codes from 0, `time` and `row` decide
+what is newer (equal times go by source row). Each function returns labels int8 [M]: TRAIN, VALID or
+TEST (or WITHHELD, under the cold protocol).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from recmind_dist.randomness import integers, stream_key, uniforms, words
 from recmind_dist.types import IntArray
 
 TRAIN, VALID, TEST, WITHHELD = 0, 1, 2, 3
-MIN_FOR_HOLDOUT = 3  # leave-one-out needs one interaction each to train on, to validate on and to test on
+MIN_FOR_HOLDOUT = (
+    3  # leave-one-out needs one interaction each to train on, to validate on and to test on
+)
 
 Labels = NDArray[np.int8]
 Times = NDArray[Any]  # int64 or float64
@@ -37,7 +39,9 @@ def chronology(log: Interactions) -> IntArray:
 
 
 def leave_one_out(log: Interactions) -> Labels:
-    """Each user's newest is TEST, second newest VALID; users with fewer than three interactions keep all in TRAIN."""
+    """Each user's newest is TEST, second newest VALID; users with fewer than three interactions
+    keep all in TRAIN.
+    """
     order = chronology(log)
     from_end, count = _place_from_end(log.user[order])
     enough = count >= MIN_FOR_HOLDOUT
@@ -48,7 +52,9 @@ def leave_one_out(log: Interactions) -> Labels:
 
 
 def ratio(log: Interactions, valid_share: float, test_share: float) -> Labels:
-    """Of a user's n interactions the newest ⌊n·test_share⌋ are TEST, the ⌊n·valid_share⌋ before them VALID."""
+    """Of a user's n interactions the newest ⌊n·test_share⌋ are TEST, the ⌊n·valid_share⌋ before
+    them VALID.
+    """
     order = chronology(log)
     from_end, count = _place_from_end(log.user[order])
     test = _share_of(count, test_share)
@@ -60,9 +66,11 @@ def ratio(log: Interactions, valid_share: float, test_share: float) -> Labels:
 
 
 def global_time(log: Interactions, valid_share: float, test_share: float) -> Labels:
-    """Two cut times for the whole log: what is at or after a cut is held out, so equal times never straddle it.
+    """Two cut times for the whole log: what is at or after a cut is held out, so equal times never
+    straddle it.
 
-    The cuts stand where the newest test_share, and before it valid_share, of the interactions begin.
+    The cuts stand where the newest test_share, and before it valid_share, of the interactions
+    begin.
     """
     ordered = np.sort(log.time)
     labels = np.zeros(len(ordered), dtype=np.int8)
@@ -76,13 +84,18 @@ def global_time(log: Interactions, valid_share: float, test_share: float) -> Lab
     return labels
 
 
-def share_of_training(labels: Labels, log: Interactions, num_items: int, valid_share: float, seed: int) -> Labels:
-    """Moves a seeded share of each user's TRAIN interactions, ⌊n·valid_share⌋, to VALID; never touches TEST.
+def share_of_training(
+    labels: Labels, log: Interactions, num_items: int, valid_share: float, seed: int
+) -> Labels:
+    """Moves a seeded share of each user's TRAIN interactions, ⌊n·valid_share⌋, to VALID; never
+    touches TEST.
 
     The draw is a function of (seed, user, item), so the order of the file does not matter.
     """
     train = np.flatnonzero(labels == TRAIN)
-    draw = words(stream_key(seed, "validation share"), log.user[train] * num_items + log.item[train])
+    draw = words(
+        stream_key(seed, "validation share"), log.user[train] * num_items + log.item[train]
+    )
     order = train[np.lexsort((draw, log.user[train]))]
     from_end, count = _place_from_end(log.user[order])
     out = labels.copy()
@@ -91,9 +104,11 @@ def share_of_training(labels: Labels, log: Interactions, num_items: int, valid_s
 
 
 def withhold(labels: Labels, log: Interactions, num_items: int, share: float, seed: int) -> Labels:
-    """The cold protocol: items drawn by `share` keep 0..3 of their TRAIN interactions, the rest become WITHHELD.
+    """The cold protocol: items drawn by `share` keep 0..3 of their TRAIN interactions, the rest
+    become WITHHELD.
 
-    Which items and which interactions is a function of (seed, user, item). A user's last interaction left stays.
+    Which items and which interactions is a function of (seed, user, item). A user's last
+    interaction left stays.
     """
     items = np.arange(num_items, dtype=np.int64)
     key = stream_key(seed, "withheld items")
@@ -123,7 +138,8 @@ def rank_in_time(log: Interactions) -> IntArray:
 
 
 def _share_of(count: IntArray, share: float) -> IntArray:
-    # 0.1 · 30 is 3.0000000000000004 or 2.9999999999999996 by the luck of rounding: the nudge makes it 3
+    # 0.1 · 30 is 3.0000000000000004 or 2.9999999999999996 by the luck of rounding: the nudge makes
+    # it 3
     whole: IntArray = np.floor(count * share + 1e-9).astype(np.int64)
     return whole
 

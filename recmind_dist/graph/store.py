@@ -22,7 +22,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Items held out of training, per user. Shapes: indptr int64 [U + 1], indices int32 (global ids, ascending)."""
+    """Items held out of training, per user. Shapes: indptr int64 [U + 1], indices int32 (global
+    ids, ascending).
+    """
 
     indptr: IntArray
     indices: Int32Array
@@ -35,10 +37,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Graph:
-    """A prepared graph. Training edges stand both ways in one CSR over global ids; arrays are read from disk on touch.
+    """A prepared graph. Training edges stand both ways in one CSR over global ids; arrays are read
+    from disk on touch.
 
-    Shapes: indptr int64 [N + 1]; indices int32 [2E], rows ascending, the first E user → item; time_rank int32 [E]
-    (place of an edge in its user's chronology, 0 oldest); row_of_node int64 [N]; part_rows int64 [num_parts + 1].
+    Shapes: indptr int64 [N + 1]; indices int32 [2E], rows ascending, the first E user → item;
+    time_rank int32 [E] (place of an edge in its user's chronology, 0 oldest); row_of_node int64
+    [N]; part_rows int64 [num_parts + 1].
     """
 
     path: Path
@@ -54,11 +58,12 @@ class Graph:
         """Maps a graph directory.
 
         Args:
-            verify: also check the sha256 of every file; edges: False opens what stands by node alone, for a rank that maps
-            no edges but its own (see `EdgeRows`).
+            verify: also check the sha256 of every file; edges: False opens what stands by node
+            alone, for a rank that maps no edges but its own (see `EdgeRows`).
 
         Raises:
-            StoreError: the directory is absent, incomplete or damaged, or of another schema version.
+            StoreError: the directory is absent, incomplete or damaged, or of another schema
+            version.
         """
         path = Path(path)
         manifest = read_manifest(path, KIND, SCHEMA)
@@ -68,7 +73,10 @@ class Graph:
             _count(path, manifest, f"num_{split}")
         for key in ("key", "name", "dataset_key"):
             if not isinstance(manifest.get(key), str):
-                raise StoreError(f"{path}: the manifest's {key} is {manifest.get(key)!r}: prepare the graph again")
+                raise StoreError(
+                    f"{path}: the manifest's {key} is {manifest.get(key)!r}: prepare the graph "
+                    "again"
+                )
         num_nodes, num_edges = (
             _count(path, manifest, "num_users") + _count(path, manifest, "num_items"),
             _count(path, manifest, "num_edges"),
@@ -77,8 +85,12 @@ class Graph:
             path=path,
             manifest=manifest,
             indptr=map_array(path / "indptr.npy", np.int64, num_nodes + 1),
-            indices=map_array(path / "indices.npy", np.int32, 2 * num_edges) if edges else _NOT_MAPPED,
-            time_rank=map_array(path / "time_rank.npy", np.int32, num_edges) if edges else _NOT_MAPPED,
+            indices=map_array(path / "indices.npy", np.int32, 2 * num_edges)
+            if edges
+            else _NOT_MAPPED,
+            time_rank=map_array(path / "time_rank.npy", np.int32, num_edges)
+            if edges
+            else _NOT_MAPPED,
             row_of_node=map_array(path / "row_of_node.npy", np.int64, num_nodes),
             part_rows=map_array(path / "part_rows.npy", np.int64, None),
         )
@@ -119,11 +131,15 @@ class Graph:
         return np.diff(self.indptr)
 
     def held_out(self, split: str) -> HeldOut:
-        """The interactions of "valid" or "test". Opened only here, so that training never touches the test's."""
+        """The interactions of "valid" or "test". Opened only here, so that training never touches
+        the test's.
+        """
         if split not in ("valid", "test"):
             raise ValueError(f"split {split!r}: valid or test")
         indptr = map_array(self.path / f"{split}_indptr.npy", np.int64, self.num_users + 1)
-        return HeldOut(indptr, map_array(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1])))
+        return HeldOut(
+            indptr, map_array(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1]))
+        )
 
     def to_hetero_data(self, split: str | None = None) -> "HeteroData":
         """The training graph for PyG, in memory.
@@ -169,7 +185,9 @@ class Graph:
         return _read_parquet(self.path / "items.parquet", ["id"]).get_column("id")
 
     def user_index(self, external_id: str | int) -> NodeId:
-        """The node of a user. Raises DataError, with an example of an id, for a user that is not in the graph."""
+        """The node of a user. Raises DataError, with an example of an id, for a user that is not in
+        the graph.
+        """
         found = (self.user_ids == str(external_id)).arg_max()
         if found is None or self.user_ids[found] != str(external_id):
             raise DataError(
@@ -180,10 +198,14 @@ class Graph:
 
 
 class _NotMapped:
-    """Stands for edges that this process has no business to see: any use is an error, where an empty array would not be."""
+    """Stands for edges that this process has no business to see: any use is an error, where an
+    empty array would not be.
+    """
 
     def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"edges of this graph are not mapped here ({name}): ask for an EdgeRows share")
+        raise AssertionError(
+            f"edges of this graph are not mapped here ({name}): ask for an EdgeRows share"
+        )
 
 
 _NOT_MAPPED: Any = _NotMapped()
@@ -207,7 +229,8 @@ def _read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
 def map_array(
     path: Path, dtype: type[np.generic], length: int | None, start: int = 0, stop: int | None = None
 ) -> NDArray[Any]:
-    """A .npy file, memory-mapped, or of it the pages that hold [start, stop); one without elements is read, as nothing can
+    """A .npy file, memory-mapped, or of it the pages that hold [start, stop); one without elements
+    is read, as nothing can
     be mapped.
 
     Args:
@@ -222,10 +245,13 @@ def map_array(
         except ValueError:
             array = _without_elements(path)
     except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path}: cannot be read ({str(error)[:120]}): prepare the graph again") from error
+        raise StoreError(
+            f"{path}: cannot be read ({str(error)[:120]}): prepare the graph again"
+        ) from error
     if array.ndim != 1 or array.dtype != dtype or (length is not None and len(array) != length):
         raise StoreError(
-            f"{path}: {array.dtype} {list(array.shape)} where the manifest says {length}: prepare the graph again"
+            f"{path}: {array.dtype} {list(array.shape)} where the manifest says {length}: prepare "
+            "the graph again"
         )
     if stop is None or not len(array):
         return array
@@ -238,7 +264,9 @@ def map_array(
 
 
 def _without_elements(path: Path) -> NDArray[Any]:
-    """An array of no elements, by its header. Raises ValueError for any other, whatever size the header declares."""
+    """An array of no elements, by its header. Raises ValueError for any other, whatever size the
+    header declares.
+    """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):

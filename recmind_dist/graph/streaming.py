@@ -1,7 +1,8 @@
-"""A graph out of a data set larger than memory: the same files as `prepare_graph` makes, block of users by block of users.
+"""A graph out of a data set larger than memory: the same files as `prepare_graph` makes, block of
+users by block of users.
 
-Legend: U users, I items, E training edges. Held in memory are ids, degrees and offsets of nodes, and one block
-(`dataset.memory_mb`); the items' half is placed for as many items at a time as fit.
+Legend: U users, I items, E training edges. Held in memory are ids, degrees and offsets of nodes,
+and one block (`dataset.memory_mb`); the items' half is placed for as many items at a time as fit.
 """
 
 from collections.abc import Iterator
@@ -24,19 +25,30 @@ from recmind_dist.types import IntArray
 
 
 class GraphWriter:
-    """Takes blocks by ascending user and writes the arrays of a graph directory but for its partition.
+    """Takes blocks by ascending user and writes the arrays of a graph directory but for its
+    partition.
 
     Args:
         work: the directory; folder: for what is as large as the log while it is worked on.
     """
 
-    def __init__(self, work: Path, num_users: int, num_items: int, settings: GraphSettings, memory_mb: int) -> None:
+    def __init__(
+        self, work: Path, num_users: int, num_items: int, settings: GraphSettings, memory_mb: int
+    ) -> None:
         self._work, self._settings, self._bytes = work, settings, max(memory_mb, 1) << 20
         self.num_users, self.num_items = num_users, num_items
-        self.counts = {"num_edges": 0, "num_valid": 0, "num_withheld": 0, "num_test": 0, "users_without_test": 0}
+        self.counts = {
+            "num_edges": 0,
+            "num_valid": 0,
+            "num_withheld": 0,
+            "num_test": 0,
+            "users_without_test": 0,
+        }
         self._degree = np.zeros(num_users + num_items, np.int64)
         self._held = {split: np.zeros(num_users, np.int64) for split in ("valid", "test")}
-        self._raw = {name: (work / f".{name}").open("wb") for name in ("items", "time_rank", "valid", "test")}
+        self._raw = {
+            name: (work / f".{name}").open("wb") for name in ("items", "time_rank", "valid", "test")
+        }
 
     def add(self, block: Block) -> None:
         """Splits and sorts one block of consecutive users, and appends what becomes of it."""
@@ -69,8 +81,15 @@ class GraphWriter:
         indptr = np.concatenate([[0], np.cumsum(self._degree)])
         to_item = _mapped(self._work / ".items", edges)
         np.save(self._work / "indptr.npy", indptr)
-        write_array(self._work / "indices.npy", np.int32, 2 * edges, self._both_halves(to_item, indptr))
-        write_array(self._work / "time_rank.npy", np.int32, edges, iter([_mapped(self._work / ".time_rank", edges)]))
+        write_array(
+            self._work / "indices.npy", np.int32, 2 * edges, self._both_halves(to_item, indptr)
+        )
+        write_array(
+            self._work / "time_rank.npy",
+            np.int32,
+            edges,
+            iter([_mapped(self._work / ".time_rank", edges)]),
+        )
         for split, held in self._held.items():
             np.save(self._work / f"{split}_indptr.npy", np.concatenate([[0], np.cumsum(held)]))
             count = self.counts[f"num_{split}"]
@@ -92,7 +111,11 @@ class GraphWriter:
             last = max(first + 1, int(np.searchsorted(item_starts, limit, side="right")) - 1)
             out = np.empty(int(item_starts[last] - item_starts[first]), np.int32)
             _place_users(
-                to_item, indptr[: users + 1], users + first, item_starts[first : last + 1] - item_starts[first], out
+                to_item,
+                indptr[: users + 1],
+                users + first,
+                item_starts[first : last + 1] - item_starts[first],
+                out,
             )
             yield out
             first = last
@@ -115,7 +138,8 @@ def refuse_unstreamed(settings: GraphSettings) -> None:
         raise DataError("graph.withhold_items is not streamed: unset it, or dataset.memory_mb")
     if settings.partition == "metis":
         raise DataError(
-            "graph.partition: metis holds the whole graph in memory: set fennel, or unset dataset.memory_mb"
+            "graph.partition: metis holds the whole graph in memory: set fennel, or unset "
+            "dataset.memory_mb"
         )
 
 
@@ -128,15 +152,24 @@ def logged_ids(interactions: Path, side: str) -> pl.Series:
     return codes.names()
 
 
-def sorted_log(interactions: Path, users: pl.Series, items: pl.Series, folder: Path, memory_mb: int) -> Spill:
+def sorted_log(
+    interactions: Path, users: pl.Series, items: pl.Series, folder: Path, memory_mb: int
+) -> Spill:
     """The log in blocks of users, under the nodes' own codes."""
     spill, of_user, of_item = Spill(folder, memory_mb), IdCodes(users), IdCodes(items)
     with arrow_parquet.ParquetFile(interactions) as file:
-        for batch in file.iter_batches(max(1, spill.rows_at_once // 4), columns=["user", "item", "time", "row"]):
+        for batch in file.iter_batches(
+            max(1, spill.rows_at_once // 4), columns=["user", "item", "time", "row"]
+        ):
             frame: Any = pl.from_arrow(batch)
-            spill.append(Block(
-                of_user.of(frame["user"]), of_item.of(frame["item"]), frame["time"].to_numpy(), frame["row"].to_numpy()
-            ))  # fmt: skip
+            spill.append(
+                Block(
+                    of_user.of(frame["user"]),
+                    of_item.of(frame["item"]),
+                    frame["time"].to_numpy(),
+                    frame["row"].to_numpy(),
+                )
+            )
     spill.sort(np.arange(len(users)), np.arange(len(items)))
     return spill
 

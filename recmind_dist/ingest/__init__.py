@@ -1,4 +1,6 @@
-"""From files of many layouts to one: readers, quarantine of bad rows, filters, fetchers, a synthetic generator."""
+"""From files of many layouts to one: readers, quarantine of bad rows, filters, fetchers, a
+synthetic generator.
+"""
 
 from recmind_dist.ingest.dataset import ingest_dataset
 from recmind_dist.ingest.fetch import ASSETS, fetch

@@ -1,4 +1,6 @@
-"""`ingest_dataset`: files of any known layout → one directory of Parquet that every later room reads."""
+"""`ingest_dataset`: files of any known layout → one directory of Parquet that every later room
+reads.
+"""
 
 import logging
 import tempfile
@@ -37,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 
 def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
-    """Reads, cleans and stores a data set. What was done before is found by content and returned untouched.
+    """Reads, cleans and stores a data set. What was done before is found by content and returned
+    untouched.
 
     Of runs that want the same data set at once, one makes it and the others wait for it.
 
@@ -45,12 +48,15 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
         cache: the directory that holds `<name>/dataset-<key>/`.
 
     Returns:
-        A directory with interactions.parquet (user, item, time, row, and split if given), items.parquet and
-        users.parquet (id, then texts), quarantine.jsonl and manifest.json, whose counts add up:
-        rows_in = rows_kept + rows_quarantined + repeats_collapsed + filtered_by_rating + filtered_by_k_core.
+        A directory with interactions.parquet (user, item, time, row, and split if given),
+        items.parquet and users.parquet (id, then texts), quarantine.jsonl and manifest.json, whose
+        counts add up:
+        rows_in = rows_kept + rows_quarantined + repeats_collapsed + filtered_by_rating +
+        filtered_by_k_core.
 
     Raises:
-        DataError: a file or column is missing, rows are malformed beyond `max_bad_rows`, or nothing is left.
+        DataError: a file or column is missing, rows are malformed beyond `max_bad_rows`, or nothing
+        is left.
         StoreError: the cache cannot be written.
     """
     inputs = _inputs(settings)
@@ -59,7 +65,9 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
     if is_complete(final, KIND, SCHEMA):
         return final
     with building(final):
-        if not is_complete(final, KIND, SCHEMA):  # another run may have made it while this one waited
+        if not is_complete(
+            final, KIND, SCHEMA
+        ):  # another run may have made it while this one waited
             _ingest(settings, inputs, key, final)
     return final
 
@@ -69,11 +77,22 @@ def _ingest(settings: DatasetSettings, inputs: list[Path], key: str, final: Path
     quarantine = Quarantine(settings.max_bad_rows)
     clean = None if settings.memory_mb else _clean(settings, quarantine)
     with writing(final.parent.parent), atomic_directory(final) as work:
-        found = _write(clean, settings, work) if clean is not None else _stream(settings, quarantine, work)
+        found = (
+            _write(clean, settings, work)
+            if clean is not None
+            else _stream(settings, quarantine, work)
+        )
         quarantine.write(work / "quarantine.jsonl")
-        content = {"name": settings.name, "key": key, **found, "has_valid": settings.valid is not None}
+        content = {
+            "name": settings.name,
+            "key": key,
+            **found,
+            "has_valid": settings.valid is not None,
+        }
         sources = [{"file": str(path), "bytes": path.stat().st_size} for path in inputs]
-        write_manifest(work, KIND, SCHEMA, {**content, "sources": sources, "settings": settings.content()})
+        write_manifest(
+            work, KIND, SCHEMA, {**content, "sources": sources, "settings": settings.content()}
+        )
 
 
 @dataclass(frozen=True)
@@ -90,10 +109,13 @@ def _clean(settings: DatasetSettings, quarantine: Quarantine) -> _Clean:
     log = _read_logs(settings, quarantine)
     if log.frame.is_empty():
         raise DataError(
-            f"{settings.interactions.paths[0]}: the log has no interaction: give a file with at least one row"
+            f"{settings.interactions.paths[0]}: the log has no interaction: give a file with at "
+            "least one row"
         )
     counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
-    tables = _read_tables(settings, quarantine, log.frame.get_column("user"), log.frame.get_column("item"))
+    tables = _read_tables(
+        settings, quarantine, log.frame.get_column("user"), log.frame.get_column("item")
+    )
     frame, dropped = _choose_rows(settings, log)
     table_rows = len(quarantine.rows) - counts["rows_quarantined"]
     counts |= {"rows_kept": frame.height, **dropped, "table_rows_quarantined": table_rows}
@@ -107,14 +129,23 @@ def _write(clean: _Clean, settings: DatasetSettings, work: Path) -> dict[str, An
     for side, table in clean.tables.items():
         kept, logged = clean.frame.get_column(side), clean.log.frame.get_column(side)
         counts |= _write_texts(work, table, kept, logged, settings, side)
-    return {"counts": counts, "has_time": clean.log.has_time, "given_split": "split" in clean.frame.columns}
+    return {
+        "counts": counts,
+        "has_time": clean.log.has_time,
+        "given_split": "split" in clean.frame.columns,
+    }
 
 
 def _stream(settings: DatasetSettings, quarantine: Quarantine, work: Path) -> dict[str, Any]:
     """The same in blocks of users."""
     with tempfile.TemporaryDirectory(dir=work.parent, prefix=".partial-spill-") as folder:
         log = stream_log(settings, quarantine, Path(folder) / "log")
-        counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows), "rows_kept": 0, **log.dropped}
+        counts = {
+            "rows_in": log.rows_in,
+            "rows_quarantined": len(quarantine.rows),
+            "rows_kept": 0,
+            **log.dropped,
+        }
         tables = _read_tables(settings, quarantine, log.users, log.items)
         with ParquetWriter(work / "interactions.parquet") as writer:
             for frame in kept_blocks(log):
@@ -136,14 +167,19 @@ class ParquetWriter:
     def write(self, frame: pl.DataFrame) -> None:
         """Appends a frame."""
         table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        self._writer = self._writer or arrow_parquet.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer = self._writer or arrow_parquet.ParquetWriter(
+            self._path, table.schema, compression="zstd"
+        )
         self._writer.write_table(table)
 
     def __enter__(self) -> "ParquetWriter":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -161,7 +197,12 @@ def _read_tables(
 
 
 def _write_texts(
-    work: Path, table: pl.DataFrame, kept: pl.Series, logged: pl.Series, settings: DatasetSettings, side: str
+    work: Path,
+    table: pl.DataFrame,
+    kept: pl.Series,
+    logged: pl.Series,
+    settings: DatasetSettings,
+    side: str,
 ) -> dict[str, int]:
     chosen, counts = _choose_texts(table, kept.unique(), logged, settings, side)
     chosen.write_parquet(work / f"{side}s.parquet")
@@ -169,7 +210,9 @@ def _write_texts(
 
 
 def is_complete(directory: Path, kind: str, schema: int) -> bool:
-    """Whether a cached directory is there with all its files sound; a damaged one is reported and made again."""
+    """Whether a cached directory is there with all its files sound; a damaged one is reported and
+    made again.
+    """
     if not directory.exists():
         return False
     try:
@@ -186,9 +229,14 @@ def writing(cache: Path) -> Iterator[None]:
     """Turns a full disk or a read-only cache into one sentence. Nothing half-written is left."""
     try:
         yield
-    except (OSError, pl.exceptions.ComputeError) as error:  # the second is what polars makes of a full disk
+    except (
+        OSError,
+        pl.exceptions.ComputeError,
+    ) as error:  # the second is what polars makes of a full disk
         reason = getattr(error, "strerror", None) or str(error).rpartition("error: ")[2]
-        raise StoreError(f"{cache}: cannot be written ({reason}): free space or choose another cache") from error
+        raise StoreError(
+            f"{cache}: cannot be written ({reason}): free space or choose another cache"
+        ) from error
 
 
 def _inputs(settings: DatasetSettings) -> list[Path]:
@@ -196,7 +244,9 @@ def _inputs(settings: DatasetSettings) -> list[Path]:
     logs = [(path, "dataset.interactions.path") for path in settings.interactions.paths]
     given = [(settings.valid, "dataset.valid"), (settings.test, "dataset.test")]
     tables = [
-        (t.path, f"dataset.{side}.path") for side, t in (("items", settings.items), ("users", settings.users)) if t
+        (t.path, f"dataset.{side}.path")
+        for side, t in (("items", settings.items), ("users", settings.users))
+        if t
     ]
     chosen = [*logs, *((path, key) for path, key in given if path is not None), *tables]
     for path, key in chosen:
@@ -205,7 +255,9 @@ def _inputs(settings: DatasetSettings) -> list[Path]:
 
 
 def _without_paths(settings: DatasetSettings) -> dict[str, Any]:
-    """Settings without where the files lie, so that a moved folder keeps its cache; `auto` reads the names."""
+    """Settings without where the files lie, so that a moved folder keeps its cache; `auto` reads
+    the names.
+    """
     plain = settings.content()
     plain["interactions"]["path"] = [path.name for path in settings.interactions.paths]
     for side in ("items", "users"):
@@ -233,11 +285,15 @@ def _read_logs(settings: DatasetSettings, quarantine: Quarantine) -> Log:
 
 
 def _choose_rows(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[str, int]]:
-    rated = by_rating(log.frame, settings.min_rating) if settings.min_rating is not None else log.frame
+    rated = (
+        by_rating(log.frame, settings.min_rating) if settings.min_rating is not None else log.frame
+    )
     distinct = collapse_repeats(rated, settings.repeats)
     kept = k_core(distinct, settings.k_core) if settings.k_core > 1 else distinct
     if rated.is_empty():
-        raise DataError(f"dataset.min_rating = {settings.min_rating:g} leaves no interaction: lower it")
+        raise DataError(
+            f"dataset.min_rating = {settings.min_rating:g} leaves no interaction: lower it"
+        )
     if kept.is_empty():
         raise DataError(f"dataset.k_core = {settings.k_core} leaves no interaction: lower it")
     counts = {
@@ -249,15 +305,23 @@ def _choose_rows(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dic
     return kept.select(columns), counts
 
 
-def _must_meet(logged: pl.Series, table: pl.DataFrame, settings: TableSettings | None, side: str) -> None:
-    """Raises DataError if a text file has no id in common with the log: a sign of a wrong column or a wrong file."""
+def _must_meet(
+    logged: pl.Series, table: pl.DataFrame, settings: TableSettings | None, side: str
+) -> None:
+    """Raises DataError if a text file has no id in common with the log: a sign of a wrong column or
+    a wrong file.
+    """
     if settings is None:
         return
     if table.is_empty():
-        raise DataError(f"{settings.path}: no row with a {side} id: give a file with rows or unset dataset.{side}s")
+        raise DataError(
+            f"{settings.path}: no row with a {side} id: give a file with rows or unset "
+            f"dataset.{side}s"
+        )
     if not table.get_column("id").is_in(logged.unique().implode()).any():
         raise DataError(
-            f"{settings.path}: no {side} id in common with the log: {table.get_column('id')[0]!r} here, "
+            f"{settings.path}: no {side} id in common with the log: {table.get_column('id')[0]!r} "
+            "here, "
             f"{logged[0]!r} there: check dataset.{side}s.id and dataset.interactions.columns.{side}"
         )
 
@@ -274,7 +338,9 @@ def _choose_texts(
         chosen = table.filter(pl.col("id").is_in(pl.concat([chosen["id"], unseen["id"]]).implode()))
     counts = {
         f"{side}s_in_log": len(present),
-        f"{side}s_without_text": len(present) - table.filter(pl.col("id").is_in(present.implode())).height,
-        f"{side}s_unseen": chosen.height - chosen.filter(pl.col("id").is_in(present.implode())).height,
+        f"{side}s_without_text": len(present)
+        - table.filter(pl.col("id").is_in(present.implode())).height,
+        f"{side}s_unseen": chosen.height
+        - chosen.filter(pl.col("id").is_in(present.implode())).height,
     }
     return chosen, counts

@@ -1,4 +1,6 @@
-"""CSV, TSV and RecBole atomic files as text columns: pyarrow where all lines are sound, else line by line."""
+"""CSV, TSV and RecBole atomic files as text columns: pyarrow where all lines are sound, else line
+by line.
+"""
 
 import csv
 from collections import Counter, deque
@@ -12,7 +14,15 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.rows import BOM, LINE, MAX_LINE, BadRow, Rows, check_columns, numbered_lines
+from recmind_dist.ingest.rows import (
+    BOM,
+    LINE,
+    MAX_LINE,
+    BadRow,
+    Rows,
+    check_columns,
+    numbered_lines,
+)
 
 CHUNK = 200_000  # rows held as Python objects at a time on the slow path
 BLOCK = 8 << 20  # bytes looked at together on the fast path
@@ -25,30 +35,40 @@ class Dialect:
     """How a delimited file is cut up."""
 
     separator: str
-    quoted: bool  # fields may stand in double quotes (CSV); TSV and atomic files take a quote as a letter
+    # fields may stand in double quotes (CSV); TSV and atomic files take a quote as a letter
+    quoted: bool
     has_header: bool = True
     typed_header: bool = False  # RecBole: `user_id:token`
     multiline: bool = False  # a quoted field may hold line breaks: texts may, a log's rows never
 
 
 def read_header(path: Path, dialect: Dialect) -> list[str]:
-    """Column names: the header's, or the columns' numbers as text. Raises DataError on a name that stands twice."""
+    """Column names: the header's, or the columns' numbers as text. Raises DataError on a name that
+    stands twice.
+    """
     for number, raw in numbered_lines(path):
         if _is_blank(raw, dialect):
             continue
         try:
             fields = _cut(raw.decode("utf-8"), dialect)
         except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}:{number}: the header cannot be read ({error}): save the file as UTF-8") from error
+            raise DataError(
+                f"{path}:{number}: the header cannot be read ({error}): save the file as UTF-8"
+            ) from error
         check_columns(path, fields)
         if not dialect.has_header:
             return [str(i) for i in range(len(fields))]
         names = [
-            name.strip().rpartition(":")[0] or name.strip() if dialect.typed_header else name.strip() for name in fields
+            name.strip().rpartition(":")[0] or name.strip()
+            if dialect.typed_header
+            else name.strip()
+            for name in fields
         ]
         twice = next((name for name, times in Counter(names).items() if times > 1), None)
         if twice is not None:
-            raise DataError(f"{path}:{number}: column {twice!r} stands twice in the header: rename one")
+            raise DataError(
+                f"{path}:{number}: column {twice!r} stands twice in the header: rename one"
+            )
         return names
     raise DataError(f"{path}: nothing but blank lines: give a file with rows")
 
@@ -57,7 +77,8 @@ def read_delimited(path: Path, dialect: Dialect, wanted: list[str], limit: int) 
     """The wanted columns of a delimited file, as text.
 
     Args:
-        wanted: names as `read_header` gives them; limit: the reader stops once more rows than this are bad.
+        wanted: names as `read_header` gives them; limit: the reader stops once more rows than this
+        are bad.
     """
     names = read_header(path, dialect)
     frame = _read_fast(path, dialect, names, wanted)
@@ -66,7 +87,9 @@ def read_delimited(path: Path, dialect: Dialect, wanted: list[str], limit: int) 
     return _read_slow(path, dialect, names, wanted, limit)
 
 
-def _read_fast(path: Path, dialect: Dialect, names: list[str], wanted: list[str]) -> pl.DataFrame | None:
+def _read_fast(
+    path: Path, dialect: Dialect, names: list[str], wanted: list[str]
+) -> pl.DataFrame | None:
     """None where any line is not as it should be: the slow path then says which."""
     header = int(dialect.has_header)
     lines = _count_sound_lines(path, dialect)
@@ -90,20 +113,29 @@ def _read_fast(path: Path, dialect: Dialect, names: list[str], wanted: list[str]
             )
     except pa.ArrowException:
         return None
-    # a quote that never closes swallows lines, a blank line shifts them: then line numbers would lie
+    # a quote that never closes swallows lines, a blank line shifts them: then line numbers would
+    # lie
     if table.num_rows != lines - header:
         return None
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    return frame.with_columns(pl.int_range(1 + header, pl.len() + 1 + header, dtype=pl.Int64).alias(LINE))
+    return frame.with_columns(
+        pl.int_range(1 + header, pl.len() + 1 + header, dtype=pl.Int64).alias(LINE)
+    )
 
 
 def _count_sound_lines(path: Path, dialect: Dialect) -> int | None:
-    """The number of lines; None where pyarrow would take a line for what the slow path does not take it for."""
+    """The number of lines; None where pyarrow would take a line for what the slow path does not
+    take it for.
+    """
     lines, last, start = 0, b"\n", True
     with path.open("rb") as file:
         while block := file.read(BLOCK) + file.readline(MAX_LINE):
-            if start and dialect.has_header and _is_blank(block.partition(b"\n")[0].removeprefix(BOM), dialect):
+            if (
+                start
+                and dialect.has_header
+                and _is_blank(block.partition(b"\n")[0].removeprefix(BOM), dialect)
+            ):
                 return None
             start, block = False, block.removeprefix(BOM) if start else block
             if block.count(b"\r") != block.count(b"\r\n") or not _is_utf8(block):
@@ -127,12 +159,18 @@ def _quotes_in_place(block: bytes, separator: str) -> bool:
     octets = np.frombuffer(b"\n" + block + b"\n", np.uint8)
     quotes = np.flatnonzero(octets == ord('"'))
     before, after = octets[quotes[::2] - 1], octets[quotes[1::2] + 1]
-    around = np.frombuffer(f'{separator}\n"'.encode(), np.uint8)  # a quote beside a quote: one of the text, doubled
+    around = np.frombuffer(
+        f'{separator}\n"'.encode(), np.uint8
+    )  # a quote beside a quote: one of the text, doubled
     opens = np.isin(before, around).all()
-    return len(quotes) % 2 == 0 and bool(opens and (np.isin(after, around) | (after == ord("\r"))).all())
+    return len(quotes) % 2 == 0 and bool(
+        opens and (np.isin(after, around) | (after == ord("\r"))).all()
+    )
 
 
-def _read_slow(path: Path, dialect: Dialect, names: list[str], wanted: list[str], limit: int) -> Rows:
+def _read_slow(
+    path: Path, dialect: Dialect, names: list[str], wanted: list[str], limit: int
+) -> Rows:
     places = [names.index(name) for name in wanted]
     bad: list[BadRow] = []
     frames: list[pl.DataFrame] = []
@@ -142,8 +180,12 @@ def _read_slow(path: Path, dialect: Dialect, names: list[str], wanted: list[str]
         if isinstance(record, str):
             bad.append(BadRow(path, span[0], record))
         elif len(record) != len(names):
-            bad.append(BadRow(path, span[0], f"{len(record)} fields where the file has {len(names)}"))
-            bad += [BadRow(path, line, f"part of the record of line {span[0]}") for line in span[1:]]
+            bad.append(
+                BadRow(path, span[0], f"{len(record)} fields where the file has {len(names)}")
+            )
+            bad += [
+                BadRow(path, line, f"part of the record of line {span[0]}") for line in span[1:]
+            ]
         else:
             lines.append(span[0])
             for column, place in zip(columns, places, strict=True):
@@ -158,13 +200,18 @@ def _read_slow(path: Path, dialect: Dialect, names: list[str], wanted: list[str]
 
 
 def _frame(names: list[str], columns: list[list[str]], lines: list[int]) -> pl.DataFrame:
-    series = [pl.Series(name, column, dtype=pl.String) for name, column in zip(names, columns, strict=True)]
+    series = [
+        pl.Series(name, column, dtype=pl.String)
+        for name, column in zip(names, columns, strict=True)
+    ]
     return pl.DataFrame([*series, pl.Series(LINE, lines, dtype=pl.Int64)])
 
 
 def _records(path: Path, dialect: Dialect) -> Iterator[tuple[range, list[str] | str]]:
     """The lines of each record with its fields, or with the reason why it has none."""
-    pending: deque[tuple[int, bytes]] = deque()  # lines to be read again after a quote that never closed
+    pending: deque[tuple[int, bytes]] = (
+        deque()
+    )  # lines to be read again after a quote that never closed
     source = numbered_lines(path)
 
     def take() -> tuple[int, bytes] | None:
@@ -204,9 +251,14 @@ def _record(raw: bytes, dialect: Dialect) -> list[str] | str | None:
 
 
 def _continued(
-    head: bytes, take: Callable[[], tuple[int, bytes] | None], taken: list[tuple[int, bytes]], dialect: Dialect
+    head: bytes,
+    take: Callable[[], tuple[int, bytes] | None],
+    taken: list[tuple[int, bytes]],
+    dialect: Dialect,
 ) -> list[str] | None:
-    """Fields of a record that goes on over the next lines, which are put into `taken`; None if it never ends well."""
+    """Fields of a record that goes on over the next lines, which are put into `taken`; None if it
+    never ends well.
+    """
 
     def lines() -> Iterator[str]:
         size = len(head)

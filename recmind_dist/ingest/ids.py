@@ -9,7 +9,9 @@ FLOAT_ID = r"^-?\d+\.0+$"
 
 
 def text_id(value: Any) -> str | None:
-    """The id that a JSON value stands for; None where it is none (null, NaN, empty, true/false, a list, an object)."""
+    """The id that a JSON value stands for; None where it is none (null, NaN, empty, true/false, a
+    list, an object).
+    """
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, bool) or value is None:
@@ -25,7 +27,8 @@ def id_column(column: pl.Series, whole: bool = True) -> pl.Series:
     """A column of raw text or numbers as ids, null where there is none. Shape: as `column`.
 
     Args:
-        whole: all rows of a column are here, so it can be said that its text is nothing but numbers.
+        whole: all rows of a column are here, so it can be said that its text is nothing but
+        numbers.
     """
     if column.dtype.is_float():
         integral = column.is_finite() & (column == column.floor()) & (column.abs() < 2**63)
@@ -37,15 +40,25 @@ def id_column(column: pl.Series, whole: bool = True) -> pl.Series:
         return pl.select(pl.when(column.is_finite()).then(numbers)).to_series().alias(column.name)
     text = column.cast(pl.String).str.strip_chars()
     text = pl.select(pl.when(text != "").then(text)).to_series()
-    # pandas writes whole columns of integers as 12.0 once one is missing: such a column is numbers, not text
-    if whole and column.dtype == pl.String and text.count() and text.drop_nulls().str.contains(FLOAT_ID).all():
+    # pandas writes whole columns of integers as 12.0 once one is missing: such a column is numbers,
+    # not text
+    if (
+        whole
+        and column.dtype == pl.String
+        and text.count()
+        and text.drop_nulls().str.contains(FLOAT_ID).all()
+    ):
         text = text.str.replace(r"\.0+$", "")
     return text.alias(column.name)
 
 
 def natural_order(ids: pl.Series) -> pl.Series:
-    """Distinct ids in an order that no file's order changes: whole numbers by value, then the others as text."""
+    """Distinct ids in an order that no file's order changes: whole numbers by value, then the
+    others as text.
+    """
     frame = pl.DataFrame({"id": ids.unique()}).with_columns(
-        number=pl.when(pl.col("id").str.contains(r"^-?\d{1,18}$")).then(pl.col("id").cast(pl.Int64, strict=False))
+        number=pl.when(pl.col("id").str.contains(r"^-?\d{1,18}$")).then(
+            pl.col("id").cast(pl.Int64, strict=False)
+        )
     )
     return frame.sort("number", "id", nulls_last=True).get_column("id")

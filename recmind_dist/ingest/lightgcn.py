@@ -1,4 +1,6 @@
-"""The layout published with LightGCN: one user a line, `user item item …`, without time, header or text."""
+"""The layout published with LightGCN: one user a line, `user item item …`, without time, header or
+text.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,8 @@ CHUNK = 2_000_000  # pairs held as Python objects at a time
 
 
 def read_lightgcn(path: Path, limit: int) -> Rows:
-    """Pairs (user, item) as text columns, in file order. A line with a user alone holds no pair and is no fault.
+    """Pairs (user, item) as text columns, in file order. A line with a user alone holds no pair and
+    is no fault.
 
     Args:
         limit: the reader stops once more lines than this are bad.
@@ -43,4 +46,10 @@ def _frame(heads: list[tuple[int, str, int]], items: list[str]) -> pl.DataFrame:
     owner = np.repeat(np.arange(len(heads)), counts)
     users = pl.Series("user", [user for _, user, _ in heads], dtype=pl.String)
     lines = np.array([line for line, _, _ in heads], dtype=np.int64)
-    return pl.DataFrame([users.gather(owner), pl.Series("item", items, dtype=pl.String), pl.Series(LINE, lines[owner])])
+    return pl.DataFrame(
+        [
+            users.gather(owner),
+            pl.Series("item", items, dtype=pl.String),
+            pl.Series(LINE, lines[owner]),
+        ]
+    )

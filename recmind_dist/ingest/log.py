@@ -1,4 +1,6 @@
-"""Interaction logs of every layout → one frame (user, item, time, rating, row), malformed rows set aside."""
+"""Interaction logs of every layout → one frame (user, item, time, rating, row), malformed rows set
+aside.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,14 @@ from recmind_dist.errors import DataError
 from recmind_dist.ingest.delimited import Dialect, read_delimited, read_header
 from recmind_dist.ingest.ids import id_column, text_id
 from recmind_dist.ingest.lightgcn import read_lightgcn
-from recmind_dist.ingest.objects import flat_text, jsonl_columns, parquet_columns, read_jsonl, read_parquet, unpaired
+from recmind_dist.ingest.objects import (
+    flat_text,
+    jsonl_columns,
+    parquet_columns,
+    read_jsonl,
+    read_parquet,
+    unpaired,
+)
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file, missing_column
 from recmind_dist.ingest.settings import LogSettings
 
@@ -31,12 +40,17 @@ USUAL = {
     "rating": ("rating",),
 }
 ROLES = tuple(USUAL)
-DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d")  # UTC; others are numbers or bad rows
+DATES = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d",
+)  # UTC; others are numbers or bad rows
 
 
 @dataclass(frozen=True)
 class Log:
-    """A clean log: `frame` has user, item (text), time (int64 or float64; the row where the log has none), row, and
+    """A clean log: `frame` has user, item (text), time (int64 or float64; the row where the log has
+    none), row, and
     rating (float64) where it was asked for."""
 
     frame: pl.DataFrame
@@ -59,19 +73,28 @@ def format_of(path: Path, declared: str, key: str) -> str:
     return known
 
 
-def dialect_of(layout: str, separator: str | None, has_header: bool = True, multiline: bool = False) -> Dialect:
+def dialect_of(
+    layout: str, separator: str | None, has_header: bool = True, multiline: bool = False
+) -> Dialect:
     """How a csv, tsv or atomic file is cut up."""
     quoted = layout == "csv"
-    return Dialect(separator or ("," if quoted else "\t"), quoted, has_header, layout == "atomic", multiline)
+    return Dialect(
+        separator or ("," if quoted else "\t"), quoted, has_header, layout == "atomic", multiline
+    )
 
 
 def read_log(
-    paths: list[Path], settings: LogSettings, need_rating: bool, quarantine: Quarantine, first_row: int = 1
+    paths: list[Path],
+    settings: LogSettings,
+    need_rating: bool,
+    quarantine: Quarantine,
+    first_row: int = 1,
 ) -> Log:
     """Reads log files of one layout, one after the other.
 
     Args:
-        need_rating: a rating column must be there; first_row: number of the first row, so that logs can be joined.
+        need_rating: a rating column must be there; first_row: number of the first row, so that logs
+        can be joined.
     """
     frames: list[pl.DataFrame] = []
     rows_in = 0
@@ -104,8 +127,14 @@ def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> R
     if layout == "jsonl":
         columns = columns_of(path, settings, jsonl_columns(path), need_rating)
         rows = read_jsonl(path, lambda value: _pick(value, columns), limit)
-        absent = [pl.lit(None, pl.String).alias(role) for role in columns if role not in rows.frame.columns]
-        return Rows(path, rows.frame.with_columns(absent), rows.bad)  # no object may have been sound
+        absent = [
+            pl.lit(None, pl.String).alias(role)
+            for role in columns
+            if role not in rows.frame.columns
+        ]
+        return Rows(
+            path, rows.frame.with_columns(absent), rows.bad
+        )  # no object may have been sound
     if layout == "parquet":
         columns = columns_of(path, settings, parquet_columns(path), need_rating)
         rows = read_parquet(path, list(dict.fromkeys(columns.values())))
@@ -117,7 +146,9 @@ def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> R
     return Rows(path, frame, rows.bad, rows.textual)
 
 
-def columns_of(path: Path, settings: LogSettings, there: list[str], need_rating: bool) -> dict[str, str]:
+def columns_of(
+    path: Path, settings: LogSettings, there: list[str], need_rating: bool
+) -> dict[str, str]:
     """role → column of this file."""
     found: dict[str, str] = {}
     for role in ROLES:
@@ -152,22 +183,30 @@ def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | Non
             if picked[role] is None and raw is not None:
                 return f"{role} is {type(raw).__name__}, not text or a number"
         else:
-            picked[role] = flat_text(raw) if isinstance(raw, str | int | float) and not isinstance(raw, bool) else None
+            picked[role] = (
+                flat_text(raw)
+                if isinstance(raw, str | int | float) and not isinstance(raw, bool)
+                else None
+            )
         if unpaired(picked[role]):
             return f"{role} holds half a surrogate pair"
     return picked
 
 
 def sound_rows(rows: Rows, whole: bool = True) -> tuple[pl.DataFrame, list[BadRow]]:
-    """Splits a frame into rows with a user, an item, and finite time and rating where these are read; and the others.
+    """Splits a frame into rows with a user, an item, and finite time and rating where these are
+    read; and the others.
 
     The good rows carry `row`, their 0-based place among all rows of the file, bad ones included.
 
     Args:
-        whole: the frame is the whole file, of which alone some things can be said (see `id_column`).
+        whole: the frame is the whole file, of which alone some things can be said (see
+        `id_column`).
     """
     frame = rows.frame
-    columns = [_checked_ids(frame.get_column(role), role, rows.file, whole) for role in ("user", "item")]
+    columns = [
+        _checked_ids(frame.get_column(role), role, rows.file, whole) for role in ("user", "item")
+    ]
     checks = [(pl.col(role).is_null(), f"no {role}") for role in ("user", "item")]
     numbers = [role for role in ("time", "rating") if role in frame.columns]
     for role in numbers:
@@ -179,7 +218,9 @@ def sound_rows(rows: Rows, whole: bool = True) -> tuple[pl.DataFrame, list[BadRo
     checks += [(pl.col(role).is_null(), f"{role} is not a finite number") for role in numbers]
     reason = pl.coalesce(pl.when(test).then(pl.lit(words)) for test, words in checks)
     lines = frame.get_column(LINE)
-    judged = pl.DataFrame([*columns, lines]).with_columns(__reason=reason, row=_places(lines, rows.bad))
+    judged = pl.DataFrame([*columns, lines]).with_columns(
+        __reason=reason, row=_places(lines, rows.bad)
+    )
     faulty = judged.filter(pl.col("__reason").is_not_null())
     bad = [
         BadRow(rows.file, line, why, "" if rows.textual else _shown(frame, line))
@@ -203,13 +244,17 @@ def _shown(frame: pl.DataFrame, line: int) -> str:
 
 def _checked_ids(column: pl.Series, role: str, path: Path, whole: bool) -> pl.Series:
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Boolean):
-        raise DataError(f"{path}: column {column.name!r} ({role}) holds {column.dtype}: ids are text or numbers")
+        raise DataError(
+            f"{path}: column {column.name!r} ({role}) holds {column.dtype}: ids are text or numbers"
+        )
     return id_column(column, whole).alias(role)
 
 
 def _must_be_single(column: pl.Series, path: Path) -> None:
     if column.dtype.is_nested():
-        raise DataError(f"{path}: column {column.name!r} holds {column.dtype}: give a number or a date")
+        raise DataError(
+            f"{path}: column {column.name!r} holds {column.dtype}: give a number or a date"
+        )
 
 
 def _numbers(column: pl.Series) -> pl.Series:
@@ -220,7 +265,9 @@ def _numbers(column: pl.Series) -> pl.Series:
 
 
 def _times(column: pl.Series, path: Path) -> pl.Series:
-    """int64 where all are whole numbers, else float64; dates become seconds since 1970; null where there is no time."""
+    """int64 where all are whole numbers, else float64; dates become seconds since 1970; null where
+    there is no time.
+    """
     if column.dtype.is_temporal():
         if column.dtype not in (pl.Date, pl.Datetime):
             raise DataError(f"{path}: column 'time' holds {column.dtype}: give a number or a date")
@@ -228,9 +275,15 @@ def _times(column: pl.Series, path: Path) -> pl.Series:
     floats = _numbers(column)
     if column.dtype == pl.String and floats.null_count() == len(floats) > 0:
         text = column.str.strip_chars().str.strip_suffix("Z")
-        dates = pl.select(pl.coalesce(text.str.to_datetime(form, time_unit="us", strict=False) for form in DATES))
+        dates = pl.select(
+            pl.coalesce(text.str.to_datetime(form, time_unit="us", strict=False) for form in DATES)
+        )
         return _seconds(dates.to_series())
-    whole = column.str.strip_chars().cast(pl.Int64, strict=False) if column.dtype == pl.String else column
+    whole = (
+        column.str.strip_chars().cast(pl.Int64, strict=False)
+        if column.dtype == pl.String
+        else column
+    )
     if whole.dtype.is_integer():
         whole = whole.cast(pl.Int64, strict=False)
         if whole.null_count() == floats.null_count():

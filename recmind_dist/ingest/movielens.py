@@ -1,4 +1,6 @@
-"""ML-100k as published and as the recbole wheel carries it, both into one layout, byte for byte the same."""
+"""ML-100k as published and as the recbole wheel carries it, both into one layout, byte for byte the
+same.
+"""
 
 import json
 import re
@@ -16,8 +18,12 @@ MISSPELT = "unkonwn"  # what recbole writes for the one film without title and y
 
 
 def from_publisher(files: dict[str, bytes], into: Path) -> None:
-    """u.data (tab), u.item and u.user (bars, Latin-1), as in the publisher's zip. Writes the canonical files."""
-    items = (_published_item(fields) for fields in _lines(files["u.item"], "latin-1", "|", "u.item"))
+    """u.data (tab), u.item and u.user (bars, Latin-1), as in the publisher's zip. Writes the
+    canonical files.
+    """
+    items = (
+        _published_item(fields) for fields in _lines(files["u.item"], "latin-1", "|", "u.item")
+    )
     users = (fields[:4] for fields in _lines(files["u.user"], "latin-1", "|", "u.user"))
     _write(into, _lines(files["u.data"], "ascii", "\t", "u.data"), items, users)
 
@@ -35,31 +41,44 @@ def from_recbole(files: dict[str, bytes], into: Path) -> None:
     _write(into, rows("ml-100k.inter"), items, users)
 
 
-CONVERT: dict[str, Callable[[dict[str, bytes], Path], None]] = {"publisher": from_publisher, "recbole": from_recbole}
+CONVERT: dict[str, Callable[[dict[str, bytes], Path], None]] = {
+    "publisher": from_publisher,
+    "recbole": from_recbole,
+}
 
 
 def _lines(data: bytes, encoding: str, separator: str, name: str) -> Iterator[list[str]]:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}: byte {error.start} is not {encoding}: not the published file") from error
+        raise DataError(
+            f"{name}: byte {error.start} is not {encoding}: not the published file"
+        ) from error
     return (line.rstrip("\r").split(separator) for line in text.split("\n") if line.strip())
 
 
 def _published_item(fields: list[str]) -> tuple[str, str, list[str]]:
     flags = fields[-len(GENRES) :]
-    return fields[0], fields[1], [genre for genre, flag in zip(GENRES, flags, strict=True) if flag == "1"]
+    return (
+        fields[0],
+        fields[1],
+        [genre for genre, flag in zip(GENRES, flags, strict=True) if flag == "1"],
+    )
 
 
 def _recbole_item(fields: list[str]) -> tuple[str, str, list[str]]:
     identity, title, year, genres = fields
-    # the year is whatever stood in the last brackets: once it is "(V)", and giving it back restores the title
+    # the year is whatever stood in the last brackets: once it is "(V)", and giving it back restores
+    # the title
     whole = "unknown" if title == MISSPELT else f"{title} ({year})"
     return identity, whole, genres.split()
 
 
 def _write(
-    into: Path, ratings: Iterator[list[str]], items: Iterator[tuple[str, str, list[str]]], users: Iterator[list[str]]
+    into: Path,
+    ratings: Iterator[list[str]],
+    items: Iterator[tuple[str, str, list[str]]],
+    users: Iterator[list[str]],
 ) -> None:
     rows = ["user\titem\trating\ttimestamp", *("\t".join(fields) for fields in ratings)]
     (into / "interactions.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
@@ -72,7 +91,9 @@ def _write(
         }
         for identity, title, genres in items
     ]
-    people = [dict(zip(("id", "age", "gender", "occupation"), fields, strict=True)) for fields in users]
+    people = [
+        dict(zip(("id", "age", "gender", "occupation"), fields, strict=True)) for fields in users
+    ]
     for name, records in (("items.jsonl", films), ("users.jsonl", people)):
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         (into / name).write_text(text, encoding="utf-8", newline="\n")

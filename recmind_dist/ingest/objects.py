@@ -1,4 +1,6 @@
-"""JSON lines and Parquet as text columns. JSON goes object by object: so 12 and "12" in one column both survive."""
+"""JSON lines and Parquet as text columns. JSON goes object by object: so 12 and "12" in one column
+both survive.
+"""
 
 import json
 import os
@@ -25,11 +27,15 @@ MAX_BYTES = (
 )  # of columns in memory; a few kB may claim more
 
 
-def read_jsonl(path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None] | str], limit: int) -> Rows:
-    """One object a line, as text columns: every key that any picked row has, null where a row lacks it.
+def read_jsonl(
+    path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None] | str], limit: int
+) -> Rows:
+    """One object a line, as text columns: every key that any picked row has, null where a row lacks
+    it.
 
     Args:
-        pick: what to keep of an object, or the reason why it is no row; limit: stops once more rows than this are bad.
+        pick: what to keep of an object, or the reason why it is no row; limit: stops once more rows
+        than this are bad.
     """
     bad: list[BadRow] = []
     frames: list[pl.DataFrame] = []
@@ -56,11 +62,15 @@ def read_jsonl(path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None
 
 
 def jsonl_columns(path: Path) -> list[str]:
-    """The keys of the first objects, which stand for a header. Raises DataError if no line is an object."""
+    """The keys of the first objects, which stand for a header. Raises DataError if no line is an
+    object.
+    """
     objects = (value for _, value in _objects(path) if isinstance(value, dict))
     names = list(dict.fromkeys(name for value in islice(objects, HEAD) for name in value))
     if not names:
-        raise DataError(f"{path}: no line holds a JSON object: check the file's format, or set format by hand")
+        raise DataError(
+            f"{path}: no line holds a JSON object: check the file's format, or set format by hand"
+        )
     return names
 
 
@@ -70,7 +80,9 @@ def parquet_columns(path: Path) -> list[str]:
         names = list(arrow_parquet.read_schema(path).names)
     check_columns(path, names)
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a column stands twice ({', '.join(sorted(names))[:120]}): rename one")
+        raise DataError(
+            f"{path}: a column stands twice ({', '.join(sorted(names))[:120]}): rename one"
+        )
     return names
 
 
@@ -78,7 +90,8 @@ def read_parquet(path: Path, wanted: list[str]) -> Rows:
     """The wanted columns as they are; `LINE` is the row, from 1.
 
     Raises:
-        DataError: the file is damaged or lies about itself, a column is of a type that is no id, number, date or text,
+        DataError: the file is damaged or lies about itself, a column is of a type that is no id,
+        number, date or text,
             or the columns would take more than half of the memory.
     """
     batches: list[pa.RecordBatch] = []
@@ -86,19 +99,34 @@ def read_parquet(path: Path, wanted: list[str]) -> Rows:
         schema = pa.schema([file.schema_arrow.field(name) for name in wanted])
         for field in schema:
             if not _is_readable(field.type):
-                raise DataError(f"{path}: column {field.name!r} holds {field.type}: convert it or leave it out")
+                raise DataError(
+                    f"{path}: column {field.name!r} holds {field.type}: convert it or leave it out"
+                )
         size = 0
         for batch in file.iter_batches(columns=wanted):
-            batch.validate(full=True)  # text that is not UTF-8 would be undefined behaviour later on
+            batch.validate(
+                full=True
+            )  # text that is not UTF-8 would be undefined behaviour later on
             size += batch.nbytes
             if size > MAX_BYTES:
-                raise DataError(f"{path}: its columns take more than {MAX_BYTES} bytes of memory: split the file")
+                raise DataError(
+                    f"{path}: its columns take more than {MAX_BYTES} bytes of memory: split the "
+                    "file"
+                )
             batches.append(batch.select(wanted))
         if sum(batch.num_rows for batch in batches) != file.metadata.num_rows:
-            raise DataError(f"{path}: not the {file.metadata.num_rows} rows that it says it has: write it again")
-        frame = pl.from_arrow(stored_table(pa.Table.from_batches(batches, None if batches else schema)))
+            raise DataError(
+                f"{path}: not the {file.metadata.num_rows} rows that it says it has: write it again"
+            )
+        frame = pl.from_arrow(
+            stored_table(pa.Table.from_batches(batches, None if batches else schema))
+        )
     assert isinstance(frame, pl.DataFrame)
-    return Rows(path, frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)), textual=False)
+    return Rows(
+        path,
+        frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)),
+        textual=False,
+    )
 
 
 @contextmanager
@@ -110,7 +138,9 @@ def refused(path: Path) -> Iterator[None]:
         raise
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise DataError(f"{path}: cannot be read as Parquet ({reason}): check the format") from error
+        raise DataError(
+            f"{path}: cannot be read as Parquet ({reason}): check the format"
+        ) from error
 
 
 def _is_readable(kind: Any) -> bool:
@@ -118,21 +148,34 @@ def _is_readable(kind: Any) -> bool:
     if pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _is_readable(kind.value_type) and not pa.types.is_nested(kind.value_type)
     plain = (
-        pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal128,
-        pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_date, pa.types.is_timestamp,
-    )  # fmt: skip
+        pa.types.is_null,
+        pa.types.is_boolean,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_decimal128,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_date,
+        pa.types.is_timestamp,
+    )
     return any(test(kind) for test in plain)
 
 
 def stored_table(table: pa.Table) -> pa.Table:
     """Dictionaries written out: a category cannot be read as a number."""
-    plain = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in table.schema]
+    plain = [
+        field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        for field in table.schema
+    ]
     fields = [pa.field(field.name, kind) for field, kind in zip(table.schema, plain, strict=True)]
     return table.cast(pa.schema(fields))
 
 
 def flat_text(value: Any, depth: int = 0) -> str | None:
-    """A JSON value as one text: lists joined by ", ", objects as "key: value". RecursionError beyond 8 levels."""
+    """A JSON value as one text: lists joined by ", ", objects as "key: value". RecursionError
+    beyond 8 levels.
+    """
     if depth > MAX_DEPTH:
         raise RecursionError
     if isinstance(value, str):
@@ -140,7 +183,10 @@ def flat_text(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return ", ".join(part for part in (flat_text(each, depth + 1) for each in value) if part) or None
+        return (
+            ", ".join(part for part in (flat_text(each, depth + 1) for each in value) if part)
+            or None
+        )
     if isinstance(value, dict):
         parts = ((key, flat_text(each, depth + 1)) for key, each in value.items())
         return ", ".join(f"{key}: {part}" for key, part in parts if part) or None
@@ -148,8 +194,14 @@ def flat_text(value: Any, depth: int = 0) -> str | None:
 
 
 def unpaired(text: str | None) -> bool:
-    """Whether a text holds half a surrogate pair (JSON may write one as \\ud800), which no file can store."""
-    return text is not None and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+    """Whether a text holds half a surrogate pair (JSON may write one as \\ud800), which no file can
+    store.
+    """
+    return (
+        text is not None
+        and not text.isascii()
+        and any("\ud800" <= letter <= "\udfff" for letter in text)
+    )
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:

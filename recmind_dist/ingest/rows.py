@@ -1,4 +1,6 @@
-"""What every reader hands back: a frame of raw text columns with their line numbers, and the rows that were no rows."""
+"""What every reader hands back: a frame of raw text columns with their line numbers, and the rows
+that were no rows.
+"""
 
 import json
 from collections.abc import Collection, Iterable, Iterator
@@ -19,7 +21,9 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was set aside. `line` counts from 1, the header included (Parquet: the row, from 1)."""
+    """A row that was set aside. `line` counts from 1, the header included (Parquet: the row, from
+    1).
+    """
 
     file: Path
     line: int
@@ -55,7 +59,8 @@ class Quarantine:
         if len(bad) > self.room:
             first = (self.rows + bad)[0]
             raise DataError(
-                f"{first.file}:{first.line}: {first.reason}: more than dataset.max_bad_rows = {self.limit} bad rows: "
+                f"{first.file}:{first.line}: {first.reason}: more than dataset.max_bad_rows = "
+                f"{self.limit} bad rows: "
                 "mend the file, or raise dataset.max_bad_rows to set such rows aside"
             )
         self.rows += bad
@@ -64,11 +69,19 @@ class Quarantine:
         """Writes quarantine.jsonl, one bad row a line with the head of its text."""
         quotes: dict[tuple[Path, int], str] = {}
         for file in dict.fromkeys(row.file for row in self.rows if not row.text):
-            quotes |= {(file, line): text for line, text in quote(file, {r.line for r in self.rows if r.file == file})}
+            quotes |= {
+                (file, line): text
+                for line, text in quote(file, {r.line for r in self.rows if r.file == file})
+            }
         with path.open("w", encoding="utf-8") as out:
             for row in self.rows:
                 text = row.text or quotes.get((row.file, row.line), "")
-                record = {"file": str(row.file), "line": row.line, "reason": row.reason, "text": text[:CLIP]}
+                record = {
+                    "file": str(row.file),
+                    "line": row.line,
+                    "reason": row.reason,
+                    "text": text[:CLIP],
+                }
                 out.write(json.dumps(record, ensure_ascii=True) + "\n")
 
 
@@ -83,11 +96,15 @@ def quote(path: Path, wanted: set[int]) -> Iterator[tuple[int, str]]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, from 1, without line end and byte order mark. Raises DataError for one beyond `MAX_LINE`."""
+    """The lines of a file, from 1, without line end and byte order mark. Raises DataError for one
+    beyond `MAX_LINE`.
+    """
     with path.open("rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
             if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
-                raise DataError(f"{path}:{number}: longer than {MAX_LINE} bytes: is the file of another format?")
+                raise DataError(
+                    f"{path}:{number}: longer than {MAX_LINE} bytes: is the file of another format?"
+                )
             yield number, (raw.removeprefix(BOM) if number == 1 else raw).rstrip(b"\r\n")
 
 
@@ -101,9 +118,13 @@ def check_file(path: Path, key: str) -> None:
 
 
 def check_columns(path: Path, names: Collection[str], limit: int = MAX_COLUMNS) -> None:
-    """Raises DataError if there are too many columns to be meant, or one has a name that this room needs itself."""
+    """Raises DataError if there are too many columns to be meant, or one has a name that this room
+    needs itself.
+    """
     if len(names) > limit:
-        raise DataError(f"{path}: more than {limit} columns: check the format, or name the fields to keep")
+        raise DataError(
+            f"{path}: more than {limit} columns: check the format, or name the fields to keep"
+        )
     if LINE in names:
         raise DataError(f"{path}: column {LINE!r}: that name is reserved: rename it")
 
@@ -112,4 +133,6 @@ def missing_column(path: Path, key: str, wanted: Any, there: Iterable[str]) -> D
     """The sentence for a column that is not there."""
     names = list(there)
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return DataError(f"{path}: no column {wanted!r}: set {key} to one of the columns there are: {shown or 'none'}")
+    return DataError(
+        f"{path}: no column {wanted!r}: set {key} to one of the columns there are: {shown or 'none'}"
+    )

@@ -13,7 +13,9 @@ ColumnName = str | int | None
 
 
 class LogColumns(Settings):
-    """Which column of the log is which. A number counts columns from 0; unset, the usual names are looked for."""
+    """Which column of the log is which. A number counts columns from 0; unset, the usual names are
+    looked for.
+    """
 
     user: ColumnName = None
     """unset: `user` or `user_id`"""
@@ -26,10 +28,14 @@ class LogColumns(Settings):
 
 
 class LogSettings(Settings):
-    """The interaction log. A path (or list of paths) alone stands for a log that needs nothing else said."""
+    """The interaction log. A path (or list of paths) alone stands for a log that needs nothing else
+    said.
+    """
 
     path: Path | list[Path]
-    """one file, or several of the same layout, read one after the other; relative to the current directory"""
+    """one file, or several of the same layout, read one after the other; relative to the current
+    directory
+    """
     format: Format = "auto"
     """auto: by suffix (.csv .tsv .jsonl .parquet .inter .txt)"""
     columns: LogColumns = LogColumns()
@@ -56,7 +62,9 @@ class LogSettings(Settings):
 
 
 class TableSettings(Settings):
-    """The texts of items or users, one a line. A path alone stands for a file that needs nothing else said."""
+    """The texts of items or users, one a line. A path alone stands for a file that needs nothing
+    else said.
+    """
 
     path: Path
     format: TableFormat = "auto"
@@ -82,7 +90,9 @@ class TableSettings(Settings):
 
 
 class DatasetSettings(Settings):
-    """A data set: where its files are and how rows are chosen. Order: quarantine, rating, repeats, k-core."""
+    """A data set: where its files are and how rows are chosen. Order: quarantine, rating, repeats,
+    k-core.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """letters, digits, dot, dash; the folder name under the cache"""
@@ -100,20 +110,31 @@ class DatasetSettings(Settings):
     k_core: int = Field(default=0, ge=0)
     """users and items with fewer interactions are dropped, again until none has; 0: off"""
     include_unseen: bool = True
-    """users and items that stand only in their own file become nodes of degree 0 (never those that k_core dropped)"""
+    """users and items that stand only in their own file become nodes of degree 0 (never those that
+    k_core dropped)
+    """
     memory_mb: int = Field(default=0, ge=0)
-    """above 0: a Parquet log is prepared block by block, in about so much memory beside the ids; 0: all at once"""
+    """above 0: a Parquet log is prepared block by block, in about so much memory beside the ids; 0:
+    all at once
+    """
     max_bad_rows: int = Field(default=0, ge=0)
     """malformed rows set aside in quarantine.jsonl before it is an error, all files together"""
 
     def content(self) -> dict[str, Any]:
-        """What decides the data set itself, however much memory it is made in: its key is made of this."""
+        """What decides the data set itself, however much memory it is made in: its key is made of
+        this.
+        """
         return self.model_dump(mode="json", exclude={"memory_mb"})
 
     @model_validator(mode="after")
     def _agree(self) -> "DatasetSettings":
         if self.valid is not None and self.test is None:
-            raise ValueError("dataset.valid is given without dataset.test: a given split needs its test file")
+            raise ValueError(
+                "dataset.valid is given without dataset.test: a given split needs its test file"
+            )
         if self.test is not None and self.k_core > 1:
-            raise ValueError("dataset.k_core with dataset.test: a k-core would change the given split: leave one out")
+            raise ValueError(
+                "dataset.k_core with dataset.test: a k-core would change the given split: leave "
+                "one out"
+            )
         return self

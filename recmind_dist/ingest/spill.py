@@ -10,9 +10,9 @@ import numpy as np
 from recmind_dist.types import IntArray
 
 MAX_OPEN_FILES = 32  # block files written at once: far below any limit on open files
-BYTES_A_ROW = (
-    240  # of a block while it is worked on: its columns, their sorted copies, orders and masks, texts of its ids
-)
+# of a block while it is worked on: its columns, their sorted copies, orders and masks, texts of its
+# ids
+BYTES_A_ROW = 240
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Spill:
     """Rows appended in any order, then handed out user block by user block.
 
     Args:
-        folder: for its files, which are as large as the log; memory_mb: what one block may take, about.
+        folder: for its files, which are as large as the log; memory_mb: what one block may take,
+        about.
     """
 
     def __init__(self, folder: Path, memory_mb: int) -> None:
@@ -46,7 +47,12 @@ class Spill:
     def append(self, block: Block) -> None:
         """Adds rows; user and item are provisional codes."""
         self._kind = self._kind or np.dtype(
-            [("user", "<i4"), ("item", "<i4"), ("time", block.time.dtype.newbyteorder("<")), ("row", "<i8")]
+            [
+                ("user", "<i4"),
+                ("item", "<i4"),
+                ("time", block.time.dtype.newbyteorder("<")),
+                ("row", "<i8"),
+            ]
         )
         self._file.write(_packed(block, self._kind).tobytes())
         self.rows += len(block.user)
@@ -84,7 +90,9 @@ class Spill:
         """
         span = _span(last - first)
         starts = np.arange(first, last, span)
-        paths = [self._folder / (f"block-{b}" if span == 1 else f"blocks-{b}-{span}") for b in starts]
+        paths = [
+            self._folder / (f"block-{b}" if span == 1 else f"blocks-{b}-{span}") for b in starts
+        ]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in paths]
             for chunk in chunks:
@@ -109,7 +117,10 @@ class Spill:
         assert self._kind is not None
         found = np.frombuffer((self._folder / f"block-{b}").read_bytes(), self._kind)
         return Block(
-            found["user"].astype(np.int64), found["item"].astype(np.int64), found["time"].copy(), found["row"].copy()
+            found["user"].astype(np.int64),
+            found["item"].astype(np.int64),
+            found["time"].copy(),
+            found["row"].copy(),
         )
 
     def replace(self, b: int, block: Block) -> None:
@@ -122,7 +133,9 @@ class Spill:
         rows = self.rows_at_once // 2 + 1
         with path.open("rb") as file:
             while data := file.read(rows * self._kind.itemsize):
-                yield np.frombuffer(bytearray(data), self._kind)  # of our own, so that codes can be put in place
+                yield np.frombuffer(
+                    bytearray(data), self._kind
+                )  # of our own, so that codes can be put in place
 
 
 def _span(num_blocks: int) -> int:
@@ -135,5 +148,10 @@ def _span(num_blocks: int) -> int:
 
 def _packed(block: Block, kind: np.dtype) -> np.ndarray:
     out = np.empty(len(block.user), kind)
-    out["user"], out["item"], out["time"], out["row"] = block.user, block.item, block.time, block.row
+    out["user"], out["item"], out["time"], out["row"] = (
+        block.user,
+        block.item,
+        block.time,
+        block.row,
+    )
     return out

@@ -1,7 +1,9 @@
-"""Ingest of a Parquet log larger than memory: the same rows and counts as `ingest_dataset` finds, in blocks of users.
+"""Ingest of a Parquet log larger than memory: the same rows and counts as `ingest_dataset` finds,
+in blocks of users.
 
-Legend: U distinct users and I distinct items of the log. Held in memory are ids, a hash table and some numbers for each
-(ingest/id_codes.py), and one block of rows (`dataset.memory_mb`); the log itself lies in files beside the result meanwhile.
+Legend: U distinct users and I distinct items of the log. Held in memory are ids, a hash table and
+some numbers for each (ingest/id_codes.py), and one block of rows (`dataset.memory_mb`); the log
+itself lies in files beside the result meanwhile.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.spill import Block, Spill
 from recmind_dist.types import BoolArray, IntArray
 
-BATCH_BYTES = 160  # of a row while it is read: its texts as Arrow and polars have them, codes, hashes
+BATCH_BYTES = (
+    160  # of a row while it is read: its texts as Arrow and polars have them, codes, hashes
+)
 
 
 @dataclass
@@ -52,20 +56,29 @@ def stream_log(settings: DatasetSettings, quarantine: Quarantine, folder: Path) 
     """
     _refuse_others(settings)
     spill, users, items = Spill(folder, settings.memory_mb), IdCodes(), IdCodes()
-    log = StreamedLog(spill, pl.Series(), pl.Series(), dropped={"filtered_by_rating": 0, "repeats_collapsed": 0})
+    log = StreamedLog(
+        spill, pl.Series(), pl.Series(), dropped={"filtered_by_rating": 0, "repeats_collapsed": 0}
+    )
     for frame in _frames(settings, quarantine, log):
         if settings.min_rating is not None:
             rated = frame.filter(pl.col("rating") >= settings.min_rating)
             log.dropped["filtered_by_rating"] += frame.height - rated.height
             frame = rated
         user, item = users.of(frame.get_column("user")), items.of(frame.get_column("item"))
-        spill.append(Block(user, item, frame.get_column("time").to_numpy(), frame.get_column("row").to_numpy()))
+        spill.append(
+            Block(
+                user, item, frame.get_column("time").to_numpy(), frame.get_column("row").to_numpy()
+            )
+        )
     if log.rows_in == 0:
         raise DataError(
-            f"{settings.interactions.paths[0]}: the log has no interaction: give a file with at least one row"
+            f"{settings.interactions.paths[0]}: the log has no interaction: give a file with at "
+            "least one row"
         )
     if not users.count:
-        raise DataError(f"dataset.min_rating = {settings.min_rating:g} leaves no interaction: lower it")
+        raise DataError(
+            f"dataset.min_rating = {settings.min_rating:g} leaves no interaction: lower it"
+        )
     log.users, user_of = _final_codes(users.names())
     log.items, item_of = _final_codes(items.names())
     spill.sort(user_of, item_of)
@@ -76,15 +89,21 @@ def stream_log(settings: DatasetSettings, quarantine: Quarantine, folder: Path) 
 
 def _refuse_others(settings: DatasetSettings) -> None:
     for path in settings.interactions.paths:
-        if format_of(path, settings.interactions.format, "dataset.interactions.format") != "parquet":
+        if (
+            format_of(path, settings.interactions.format, "dataset.interactions.format")
+            != "parquet"
+        ):
             raise DataError(
-                f"{path}: dataset.memory_mb streams Parquet logs alone: convert it to Parquet, or unset dataset.memory_mb"
+                f"{path}: dataset.memory_mb streams Parquet logs alone: convert it to Parquet, or "
+                "unset dataset.memory_mb"
             )
     if settings.test is not None:
         raise DataError(f"{settings.test}: a given split is not streamed: unset dataset.memory_mb")
 
 
-def _frames(settings: DatasetSettings, quarantine: Quarantine, log: StreamedLog) -> Iterator[pl.DataFrame]:
+def _frames(
+    settings: DatasetSettings, quarantine: Quarantine, log: StreamedLog
+) -> Iterator[pl.DataFrame]:
     """Sound rows batch by batch; `row` counts on over all files, as in memory."""
     rating, paths = settings.min_rating is not None, settings.interactions.paths
     of_path = {p: columns_of(p, settings.interactions, parquet_columns(p), rating) for p in paths}
@@ -100,7 +119,9 @@ def _frames(settings: DatasetSettings, quarantine: Quarantine, log: StreamedLog)
                 raw = pl.from_arrow(stored_table(pa.Table.from_batches([batch])))
                 assert isinstance(raw, pl.DataFrame)
                 lines = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)
-                named = raw.with_columns(lines).select(*(pl.col(n).alias(r) for r, n in columns.items()), LINE)
+                named = raw.with_columns(lines).select(
+                    *(pl.col(n).alias(r) for r, n in columns.items()), LINE
+                )
                 good, broken = sound_rows(Rows(path, named, textual=False), False)
                 bad += [BadRow(b.file, b.line + before, b.reason, b.text) for b in broken]
                 good = good.with_columns(row=pl.col("row") + 1 + log.rows_in + before)
@@ -109,7 +130,8 @@ def _frames(settings: DatasetSettings, quarantine: Quarantine, log: StreamedLog)
                 kind = kind or frame.schema["time"]
                 if frame.schema["time"] != kind:
                     raise DataError(
-                        f"{path}: times are {frame.schema['time']} near row {log.rows_in + before} and {kind} before: give "
+                        f"{path}: times are {frame.schema['time']} near row {log.rows_in + before} "
+                        f"and {kind} before: give "
                         "them as whole numbers throughout, or unset dataset.memory_mb"
                     )
                 yield frame
@@ -120,25 +142,34 @@ def _frames(settings: DatasetSettings, quarantine: Quarantine, log: StreamedLog)
 def _final_codes(names: pl.Series) -> tuple[pl.Series, IntArray]:
     """Distinct ids in natural order, and the place in it of each provisional code.
 
-    A column of whole numbers with ".0" behind them is one of numbers: that can be said only once all of it was seen.
+    A column of whole numbers with ".0" behind them is one of numbers: that can be said only once
+    all of it was seen.
     """
     names = names.alias("id")
     if len(names) and names.str.contains(FLOAT_ID).all():
         names = names.str.replace(r"\.0+$", "")
     ordered = natural_order(names)
     numbered = pl.DataFrame({"id": ordered, "code": np.arange(len(ordered), dtype=np.int64)})
-    return ordered, names.to_frame().join(numbered, on="id", how="left", maintain_order="left")["code"].to_numpy()
+    return ordered, names.to_frame().join(numbered, on="id", how="left", maintain_order="left")[
+        "code"
+    ].to_numpy()
 
 
 def _collapse_repeats(log: StreamedLog, keep: str) -> None:
-    """One row of each pair, the first or last in time, ties by row; blocks are left in the order of user, then row."""
+    """One row of each pair, the first or last in time, ties by row; blocks are left in the order of
+    user, then row.
+    """
     for b in range(log.spill.num_blocks):
         block = log.spill.block(b)
         order = np.lexsort((block.row, block.time, block.item, block.user))
         if keep == "last":
             order = order[::-1]
         user, item = block.user[order], block.item[order]
-        new = np.r_[True, (user[1:] != user[:-1]) | (item[1:] != item[:-1])] if len(order) else np.zeros(0, np.bool_)
+        new = (
+            np.r_[True, (user[1:] != user[:-1]) | (item[1:] != item[:-1])]
+            if len(order)
+            else np.zeros(0, np.bool_)
+        )
         kept = block[order[new]]
         kept = kept[np.lexsort((kept.row, kept.user))]
         log.dropped["repeats_collapsed"] += len(block.row) - len(kept.row)
@@ -157,7 +188,9 @@ def _take_core(log: StreamedLog, k: int) -> None:
             counts[1] += np.bincount(block.item[inside], minlength=len(log.items))
         rows = int(counts[0].sum())
         first = rows if first < 0 else first
-        log.keep = [kept & (count >= max(k, 1)) for kept, count in zip(log.keep, counts, strict=True)]
+        log.keep = [
+            kept & (count >= max(k, 1)) for kept, count in zip(log.keep, counts, strict=True)
+        ]
         if rows == total or k <= 1:
             break
         total = rows
@@ -170,6 +203,11 @@ def kept_blocks(log: StreamedLog) -> Iterator[pl.DataFrame]:
     """Rows that stay, as interactions.parquet has them: by user, then row."""
     for block in log.spill.blocks():
         kept = block[log.keep[0][block.user] & log.keep[1][block.item]]
-        yield pl.DataFrame({
-            "user": log.users.gather(kept.user), "item": log.items.gather(kept.item), "time": kept.time, "row": kept.row,
-        })  # fmt: skip
+        yield pl.DataFrame(
+            {
+                "user": log.users.gather(kept.user),
+                "item": log.items.gather(kept.item),
+                "time": kept.time,
+                "row": kept.row,
+            }
+        )

@@ -1,6 +1,8 @@
-"""A seeded bipartite graph of any size: power-law degrees, planted communities, and texts that tell them (E edges).
+"""A seeded bipartite graph of any size: power-law degrees, planted communities, and texts that tell
+them (E edges).
 
-Edge e is a function of (seed, e) alone, so chunks of any size give the same files and memory stays that of a chunk.
+Edge e is a function of (seed, e) alone, so chunks of any size give the same files and memory stays
+that of a chunk.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,20 +42,26 @@ class SyntheticSettings(Settings):
     item_words: int = Field(default=2, ge=0, le=8)
     """words in an item's title that say nothing of its community"""
     texts: bool = True
-    """write items.parquet and users.parquet; without them a graph of a hundred million edges is made in minutes"""
+    """write items.parquet and users.parquet; without them a graph of a hundred million edges is
+    made in minutes
+    """
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _populated(self) -> "SyntheticSettings":
         if self.num_communities > min(self.num_users, self.num_items):
-            raise ValueError("synthetic.num_communities is more than there are users or items: lower it")
+            raise ValueError(
+                "synthetic.num_communities is more than there are users or items: lower it"
+            )
         return self
 
 
 def synthesize(settings: SyntheticSettings, into: Path) -> Path:
-    """Writes interactions.parquet (user, item, time), items.parquet (id, title, category), users.parquet (id, category).
+    """Writes interactions.parquet (user, item, time), items.parquet (id, title, category),
+    users.parquet (id, category).
 
-    The same settings give the same bytes; a directory that holds them already is returned untouched.
+    The same settings give the same bytes; a directory that holds them already is returned
+    untouched.
 
     Args:
         into: the directory to be made.
@@ -71,7 +79,9 @@ def synthesize(settings: SyntheticSettings, into: Path) -> Path:
         if settings.texts:
             _stream(work / "items.parquet", _each(settings, settings.num_items, _item_rows))
             _stream(work / "users.parquet", _each(settings, settings.num_users, _user_rows))
-        write_manifest(work, KIND, SCHEMA, {"key": key, "settings": settings.model_dump(mode="json")})
+        write_manifest(
+            work, KIND, SCHEMA, {"key": key, "settings": settings.model_dump(mode="json")}
+        )
     return into
 
 
@@ -86,7 +96,9 @@ def _stream(path: Path, frames: Iterator[pl.DataFrame]) -> None:
 
 
 def _each(
-    settings: SyntheticSettings, count: int, rows: Callable[[SyntheticSettings, IntArray], pl.DataFrame]
+    settings: SyntheticSettings,
+    count: int,
+    rows: Callable[[SyntheticSettings, IntArray], pl.DataFrame],
 ) -> Iterator[pl.DataFrame]:
     for start in range(0, count, CHUNK // 10):
         yield rows(settings, np.arange(start, min(start + CHUNK // 10, count), dtype=np.int64))
@@ -103,15 +115,21 @@ def _edges(settings: SyntheticSettings, start: int) -> pl.DataFrame:
     own = user % settings.num_communities
     other = integers(stream_key(settings.seed, "community"), edge, settings.num_communities)
     community = np.where(draw("loyal") < settings.loyalty, own, other)
-    members = (settings.num_items - community + settings.num_communities - 1) // settings.num_communities
+    members = (
+        settings.num_items - community + settings.num_communities - 1
+    ) // settings.num_communities
     item = _by_power(draw("item"), members, settings.power) * settings.num_communities + community
     return pl.DataFrame({"user": user, "item": item, "time": edge}).select(
-        pl.concat_str(pl.lit("u"), "user").alias("user"), pl.concat_str(pl.lit("i"), "item").alias("item"), "time"
+        pl.concat_str(pl.lit("u"), "user").alias("user"),
+        pl.concat_str(pl.lit("i"), "item").alias("item"),
+        "time",
     )
 
 
 def _by_power(draw: np.ndarray, count: IntArray, power: float) -> IntArray:
-    """Ranks in [0, count), density ∝ (rank + 1)^-power: the continuous distribution inverted. Shape: as `draw`."""
+    """Ranks in [0, count), density ∝ (rank + 1)^-power: the continuous distribution inverted.
+    Shape: as `draw`.
+    """
     rest = 1.0 - power
     rank = (draw * ((count + 1.0) ** rest - 1.0) + 1.0) ** (1.0 / rest) - 1.0
     within: IntArray = np.minimum(rank.astype(np.int64), count - 1)
@@ -129,16 +147,23 @@ def _item_rows(settings: SyntheticSettings, item: IntArray) -> pl.DataFrame:
     community = item % settings.num_communities
     trades = np.array([TRADES[name] for name in TRADES])
     told = [
-        trades[community % len(trades), _pick(settings, f"community word {k}", item, trades.shape[1])]
+        trades[
+            community % len(trades), _pick(settings, f"community word {k}", item, trades.shape[1])
+        ]
         for k in range(settings.community_words)
     ]
     plain = np.array(PLAIN)
-    untold = [plain[_pick(settings, f"item word {k}", item, len(plain))] for k in range(settings.item_words)]
+    untold = [
+        plain[_pick(settings, f"item word {k}", item, len(plain))]
+        for k in range(settings.item_words)
+    ]
     columns = {f"w{k}": words for k, words in enumerate([*untold, *told])}
     names = np.array([category(c) for c in range(settings.num_communities)])
     frame = pl.DataFrame({"number": item, "category": names[community], **columns})
     title = pl.concat_str(*columns, pl.concat_str(pl.lit("no. "), "number"), separator=" ")
-    return frame.select(pl.concat_str(pl.lit("i"), "number").alias("id"), title.alias("title"), "category")
+    return frame.select(
+        pl.concat_str(pl.lit("i"), "number").alias("id"), title.alias("title"), "category"
+    )
 
 
 def _user_rows(settings: SyntheticSettings, user: IntArray) -> pl.DataFrame:

@@ -1,4 +1,6 @@
-"""The words of synthetic texts: sixteen trades, each with its own words, and words that any text may have."""
+"""The words of synthetic texts: sixteen trades, each with its own words, and words that any text
+may have.
+"""
 
 TRADES: dict[str, tuple[str, ...]] = {
     trade: tuple(words.split())
@@ -22,9 +24,52 @@ TRADES: dict[str, tuple[str, ...]] = {
     }.items()
 }
 PLAIN: tuple[str, ...] = (
-    "classic", "little", "modern", "grand", "northern", "quiet", "bright", "small", "royal", "simple", "golden",
-    "early", "travel", "family", "master", "daily", "winter", "summer", "city", "island", "red", "blue", "green",
-    "silver", "black", "white", "light", "heavy", "swift", "gentle", "first", "second", "complete", "compact",
-    "deluxe", "original", "local", "vintage", "premium", "essential", "handmade", "portable", "studio", "garden",
-    "mountain", "coastal", "weekend", "autumn",
-)  # fmt: skip
+    "classic",
+    "little",
+    "modern",
+    "grand",
+    "northern",
+    "quiet",
+    "bright",
+    "small",
+    "royal",
+    "simple",
+    "golden",
+    "early",
+    "travel",
+    "family",
+    "master",
+    "daily",
+    "winter",
+    "summer",
+    "city",
+    "island",
+    "red",
+    "blue",
+    "green",
+    "silver",
+    "black",
+    "white",
+    "light",
+    "heavy",
+    "swift",
+    "gentle",
+    "first",
+    "second",
+    "complete",
+    "compact",
+    "deluxe",
+    "original",
+    "local",
+    "vintage",
+    "premium",
+    "essential",
+    "handmade",
+    "portable",
+    "studio",
+    "garden",
+    "mountain",
+    "coastal",
+    "weekend",
+    "autumn",
+)

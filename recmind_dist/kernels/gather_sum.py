@@ -36,7 +36,9 @@ class CsrMatrix:
     num_cols: int
 
     @staticmethod
-    def of_arrays(indptr: np.ndarray, indices: np.ndarray, weight: np.ndarray | None, num_cols: int) -> "CsrMatrix":
+    def of_arrays(
+        indptr: np.ndarray, indices: np.ndarray, weight: np.ndarray | None, num_cols: int
+    ) -> "CsrMatrix":
         """Takes numpy arrays, whose integers become int32 where they fit."""
         dtype = np.int32 if len(indices) <= _INT32_MAX else np.int64
         return CsrMatrix(
@@ -86,8 +88,11 @@ class CsrMatrix:
         """Aᵀ, whose rows keep the order that the entries have here."""
         if self.indptr.device.type == "cpu" and self.indptr.dtype == torch.int32:
             weight = None if self.weight is None else self.weight.numpy()
-            found = _transposed(self.indptr.numpy(), self.indices.numpy(), weight, self.num_cols)
-            return CsrMatrix.of_arrays(*found[:2], None if weight is None else found[2], self.num_rows)
+            indptr, row, values = _transposed(
+                self.indptr.numpy(), self.indices.numpy(), weight, self.num_cols
+            )
+            values = None if weight is None else values
+            return CsrMatrix.of_arrays(indptr, row, values, self.num_rows)
         return self._transposed_by_sort()
 
     def _transposed_by_sort(self) -> "CsrMatrix":
@@ -104,12 +109,15 @@ class CsrMatrix:
     def without(self, entries: Tensor) -> "CsrMatrix":
         """The matrix with weight 0 at these entries; the structure is shared, not copied."""
         assert self.weight is not None, "entries without a weight cannot be hidden"
-        return replace(self, weight=self.weight.index_fill(0, entries, 0.0)) if len(entries) else self
+        return (
+            replace(self, weight=self.weight.index_fill(0, entries, 0.0)) if len(entries) else self
+        )
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One hop of propagation from source nodes to destination nodes, and the way back of its gradient.
+    """One hop of propagation from source nodes to destination nodes, and the way back of its
+    gradient.
 
     In a sampled block both are local ids, and the destinations are the first `num_dst` sources.
 

@@ -21,10 +21,14 @@ def pair_dots(h_SD: Tensor, left_b: Tensor, right_b: Tensor) -> Tensor:
     return (h_SD.index_select(0, left_b) * h_SD.index_select(0, right_b)).sum(1)
 
 
-def add_pair_gradients(back_SD: Tensor, h_SD: Tensor, left_b: Tensor, right_b: Tensor, grad_b: Tensor) -> None:
+def add_pair_gradients(
+    back_SD: Tensor, h_SD: Tensor, left_b: Tensor, right_b: Tensor, grad_b: Tensor
+) -> None:
     """Adds to `back_SD` the gradient of `pair_dots` at `grad_b`."""
     if h_SD.device.type == "cpu":
-        _add_dots_backward(h_SD.numpy(), left_b.numpy(), right_b.numpy(), grad_b.numpy(), back_SD.numpy())
+        _add_dots_backward(
+            h_SD.numpy(), left_b.numpy(), right_b.numpy(), grad_b.numpy(), back_SD.numpy()
+        )
         return
     back_SD.index_add_(0, left_b, grad_b[:, None] * h_SD.index_select(0, right_b))
     back_SD.index_add_(0, right_b, grad_b[:, None] * h_SD.index_select(0, left_b))

@@ -19,7 +19,8 @@ def _code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 
 def prefetch(builder: Any, pointer: Any) -> None:
-    """Adds the instruction to code that is written in LLVM's terms: a read of data, into the second cache.
+    """Adds the instruction to code that is written in LLVM's terms: a read of data, into the second
+    cache.
 
     Not into the first: that waits for fewer lines at once than a loop over random rows can ask for.
     """
@@ -30,7 +31,8 @@ def prefetch(builder: Any, pointer: Any) -> None:
 
 
 fetch_ahead = intrinsic(_fetch_ahead) if not config.DISABLE_JIT else lambda address: None
-"""fetch_ahead(address) begins to bring the cache line there near: any address will do, nothing is read or changed by it.
+"""fetch_ahead(address) begins to bring the cache line there near: any address will do, nothing is
+read or changed by it.
 
 Plain Python, in which tests look for writes outside of arrays, has no such thing.
 """
@@ -38,7 +40,8 @@ Plain Python, in which tests look for writes outside of arrays, has no such thin
 
 @njit(inline="always", cache=True)
 def fetch_row_ahead(address, stride, row, size=0):  # type: ignore[no-untyped-def]
-    """As `fetch_ahead`, of all cache lines of a row of `stride` bytes in an array that begins at `address`; `size`: of its
+    """As `fetch_ahead`, of all cache lines of a row of `stride` bytes in an array that begins at
+    `address`; `size`: of its
     first bytes alone, 0: of the whole row."""
     for byte in range(0, size or stride, 64):
         fetch_ahead(address + stride * np.int64(row) + byte)

@@ -29,10 +29,12 @@ def place_rows(out: Tensor, to: Tensor | None, source: Tensor, of: Tensor | None
 
 
 def sums_by_row(rows: int, parts: list[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-    """`out[to[k]] = Σ source[of[k]]`, [rows, C], part by part and, on the CPU, in the order of k; zero where none is met.
+    """`out[to[k]] = Σ source[of[k]]`, [rows, C], part by part and, on the CPU, in the order of k;
+    zero where none is met.
 
     Args:
-        parts: (to, source, of): [n], [.., C] contiguous and [n], k itself in place of `of` that is not given.
+        parts: (to, source, of): [n], [.., C] contiguous and [n], k itself in place of `of` that is
+        not given.
     """
     like = parts[0][1]
     if _on_numpy(*(source for _, source, _ in parts)):

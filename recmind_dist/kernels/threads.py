@@ -9,7 +9,9 @@ import torch
 
 
 def run_together(work: Callable[..., Any], shares: Sequence[tuple[Any, ...]]) -> None:
-    """Calls `work`, which lets go of the GIL, once with the arguments of each share, all at once; returns when all are done."""
+    """Calls `work`, which lets go of the GIL, once with the arguments of each share, all at once;
+    returns when all are done.
+    """
     if len(shares) == 1 or torch.get_num_threads() == 1:
         for share in shares:
             work(*share)

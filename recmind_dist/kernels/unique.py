@@ -12,7 +12,8 @@ _SPARSE = 2048  # ids in a range so many times as large are sorted sooner than i
 
 
 def unique_inverse(ids: IntArray, size: int) -> tuple[IntArray, IntArray]:
-    """`np.unique(ids, return_inverse=True)` of ids in [0, size), by a bit for each id there could be.
+    """`np.unique(ids, return_inverse=True)` of ids in [0, size), by a bit for each id there could
+    be.
 
     Args:
         ids: [n].

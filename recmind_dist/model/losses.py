@@ -1,4 +1,5 @@
-"""The terms of the objective. Every term is a *sum* over this rank's share divided by the global count, so that the
+"""The terms of the objective. Every term is a *sum* over this rank's share divided by the global
+count, so that the
 ranks' terms add up to the loss of the global batch.
 """
 
@@ -12,32 +13,47 @@ from recmind_dist.model.sampled_softmax import sampled_softmax
 __all__ = ["base_row_penalty", "bpr", "info_nce", "sampled_softmax", "tail_weights"]
 
 
-def bpr(h_SD: Tensor, users: Tensor, positives: Tensor, negatives: Tensor, weight: Tensor, total: int) -> Tensor:
+def bpr(
+    h_SD: Tensor, users: Tensor, positives: Tensor, negatives: Tensor, weight: Tensor, total: int
+) -> Tensor:
     """Bayesian personalised ranking against the highest-scoring of each pair's negatives.
 
     Args:
-        h_SD: vectors that the indices point into; users, positives: [b]; negatives: [b, num]; weight: [b]; total: pairs of
-        the global batch.
+        h_SD: vectors that the indices point into; users, positives: [b]; negatives: [b, num];
+        weight: [b]; total: pairs of the global batch.
     Source: arXiv:1205.2618; the hardest of m draws is dynamic negative sampling (SIGIR 2013).
     """
     positive = pair_scores(h_SD, users, positives)
     against = torch.stack(
-        [pair_scores(h_SD, users, negatives[:, j].contiguous()) for j in range(negatives.shape[1])], 1
+        [pair_scores(h_SD, users, negatives[:, j].contiguous()) for j in range(negatives.shape[1])],
+        1,
     )
     return (weight * functional.softplus(against.amax(1) - positive)).sum() / max(total, 1)
 
 
 def info_nce(
-    anchors: Tensor, positives: Tensor, anchor_ids: Tensor, keys: Tensor, key_ids: Tensor, temperature: float, *,
-    queue: Tensor, queue_ids: Tensor, hardness: float, total: int,
-) -> Tensor:  # fmt: skip
-    """InfoNCE on cosine / temperature: each anchor's other view against keys of the batch of all ranks and the queue.
+    anchors: Tensor,
+    positives: Tensor,
+    anchor_ids: Tensor,
+    keys: Tensor,
+    key_ids: Tensor,
+    temperature: float,
+    *,
+    queue: Tensor,
+    queue_ids: Tensor,
+    hardness: float,
+    total: int,
+) -> Tensor:
+    """InfoNCE on cosine / temperature: each anchor's other view against keys of the batch of all
+    ranks and the queue.
 
-    A key of the anchor's own entity is never its negative. In-batch negatives weigh exp(hardness × cosine), mean 1.
+    A key of the anchor's own entity is never its negative. In-batch negatives weigh exp(hardness ×
+    cosine), mean 1.
 
     Args:
-        anchors, positives: [b, D], row k of both is one entity; anchor_ids: [b]; keys: [G, D] the other view of all ranks'
-        anchors; key_ids: [G]; queue: [Q, D] normalised, without gradient; queue_ids: [Q], −1 where empty.
+        anchors, positives: [b, D], row k of both is one entity; anchor_ids: [b]; keys: [G, D] the
+        other view of all ranks' anchors; key_ids: [G]; queue: [Q, D] normalised, without gradient;
+        queue_ids: [Q], −1 where empty.
         total: anchors of the global batch.
     Source: arXiv:1911.05722 (queue), arXiv:2010.04592 (hardness).
     """
@@ -56,7 +72,8 @@ def info_nce(
 
 
 def base_row_penalty(base_SD: Tensor, index: Tensor, total: int) -> Tensor:
-    """Half the squared norm of the base rows of a batch, per pair of the global batch. Source: LightGCN's code.
+    """Half the squared norm of the base rows of a batch, per pair of the global batch. Source:
+    LightGCN's code.
 
     Args:
         index: rows of `base_SD` as often as the batch names them.
@@ -73,4 +90,8 @@ def tail_weights(degree: Tensor, exponent: float) -> Tensor:
 def _log_hardness(cosine: Tensor, own: Tensor, hardness: float) -> Tensor:
     raw = (hardness * cosine).masked_fill(own, float("-inf"))
     count = (~own).sum(1, keepdim=True).clamp(min=1)
-    return (hardness * cosine) - torch.logsumexp(raw, 1, keepdim=True).nan_to_num(0.0, neginf=0.0) + count.log()
+    return (
+        (hardness * cosine)
+        - torch.logsumexp(raw, 1, keepdim=True).nan_to_num(0.0, neginf=0.0)
+        + count.log()
+    )

@@ -1,4 +1,6 @@
-"""The momentum queue: keys of past steps, the same on every rank because every rank enqueues the same gathered rows."""
+"""The momentum queue: keys of past steps, the same on every rank because every rank enqueues the
+same gathered rows.
+"""
 
 import torch
 from torch import Tensor
@@ -40,7 +42,12 @@ class KeyQueue:
 
     def state(self) -> dict[str, Tensor]:
         """All of it as tensors."""
-        return {"keys": self.keys, "ids": self.ids, "steps": self.steps, "head": torch.tensor([self.head])}
+        return {
+            "keys": self.keys,
+            "ids": self.ids,
+            "steps": self.steps,
+            "head": torch.tensor([self.head]),
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes what `state` gave."""

@@ -1,5 +1,7 @@
-"""The sampled softmax with its gradient written out: similarities are made, masked and exponentiated a block of users at a
-time, while the block is in the cache, and kept as probabilities, which is all that the gradient needs.
+"""The sampled softmax with its gradient written out: similarities are made, masked and
+exponentiated a block of users at a
+time, while the block is in the cache, and kept as probabilities, which is all that the gradient
+needs.
 
 Legend: S vectors, C columns, U distinct users, b pairs, M shared negatives.
 """
@@ -17,22 +19,32 @@ _BLOCK_ELEMENTS = 1 << 18  # a megabyte
 
 
 def sampled_softmax(
-    h_SC: Tensor, users: Tensor, user_of_pair: Tensor, positives: Tensor, shared: Tensor, is_positive: Tensor,
-    temperature: float | None, weight: Tensor, total: int, stands_for: float = 1.0,
-) -> Tensor:  # fmt: skip
+    h_SC: Tensor,
+    users: Tensor,
+    user_of_pair: Tensor,
+    positives: Tensor,
+    shared: Tensor,
+    is_positive: Tensor,
+    temperature: float | None,
+    weight: Tensor,
+    total: int,
+    negative_weight: float = 1.0,
+) -> Tensor:
     """−log of the softmax of cosine / temperature of each pair's positive among shared negatives.
 
     Args:
-        h_SC: vectors that the indices point into; users: [U] distinct, and none of `shared`; user_of_pair: [b], places in
-        `users`; positives: [b]; shared: [M] distinct negatives of everybody; is_positive: [U, M], shared items that are
-        positives of the user: left out; temperature: None takes inner products as they are; weight: [b]; total: pairs of the
-        global batch; stands_for: items that each of `shared` counts as: with uniform draws, items of the catalogue / M makes
-        the sum an estimate of that over all items.
+        h_SC: vectors that the indices point into; users: [U] distinct, and none of `shared`;
+        user_of_pair: [b], places in `users`; positives: [b]; shared: [M] distinct negatives of
+        everybody; is_positive: [U, M], shared items that are
+        positives of the user: left out; temperature: None takes inner products as they are; weight:
+        [b]; total: pairs of the global batch; stands_for: items that each of `shared` counts as:
+        with uniform draws, items of the catalogue / M makes the sum an estimate of that over all
+        items.
     Source: arXiv:2201.02327 (sampled softmax for item recommendation).
     """
     indices = users, user_of_pair, positives, shared, is_positive
     out: Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
-        h_SC, *indices, temperature, weight / max(total, 1), math.log(stands_for)
+        h_SC, *indices, temperature, weight / max(total, 1), math.log(negative_weight)
     )
     return out
 
@@ -40,9 +52,17 @@ def sampled_softmax(
 class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, users: Tensor, user_of_pair: Tensor, positives: Tensor, shared: Tensor, is_positive: Tensor,
-        temperature: float | None, weight: Tensor, log_stands_for: float,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        h: Tensor,
+        users: Tensor,
+        user_of_pair: Tensor,
+        positives: Tensor,
+        shared: Tensor,
+        is_positive: Tensor,
+        temperature: float | None,
+        weight: Tensor,
+        log_stands_for: float,
+    ) -> Tensor:
         h = h.detach().contiguous()
         unit, inverse = (h, None) if temperature is None else unit_rows(h)
         scale = 1.0 if temperature is None else 1.0 / temperature
@@ -51,16 +71,22 @@ class _SampledSoftmax(torch.autograd.Function):
         h_UC, h_MC = unit.index_select(0, users), unit.index_select(0, shared)
         share_UM, total_U, top_U = _exponentials(scale * h_UC, h_MC, is_positive)
         negative = (top_U + total_U.log() + log_stands_for).index_select(0, user_of_pair)
-        missed = weight * torch.sigmoid(negative - positive)  # of each pair, what the softmax gives to its negatives
+        missed = weight * torch.sigmoid(
+            negative - positive
+        )  # of each pair, what the softmax gives to its negatives
         missed_U = missed.new_zeros(len(users)).scatter_add_(0, user_of_pair, missed)
         missed_U = scale * missed_U / total_U.clamp(min=torch.finfo(total_U.dtype).tiny)
-        ctx.save_for_backward(unit, users, left, positives, shared, share_UM, missed_U, scale * missed, h_UC, h_MC)
+        ctx.save_for_backward(
+            unit, users, left, positives, shared, share_UM, missed_U, scale * missed, h_UC, h_MC
+        )
         ctx.inverse = inverse
         return (weight * (torch.logaddexp(positive, negative) - positive)).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        unit, users, left, positives, shared, share_UM, missed_U, missed, h_UC, h_MC = ctx.saved_tensors
+        unit, users, left, positives, shared, share_UM, missed_U, missed, h_UC, h_MC = (
+            ctx.saved_tensors
+        )
         back = torch.zeros_like(unit)
         back.index_copy_(0, users, (share_UM @ h_MC).mul_(missed_U[:, None]))
         back.index_copy_(0, shared, share_UM.T @ (h_UC * missed_U[:, None]))
@@ -79,7 +105,9 @@ def _exponentials(h_UC: Tensor, h_MC: Tensor, masked: Tensor) -> tuple[Tensor, T
         part = slice(start, start + rows)
         block = torch.mm(h_UC[part], h_MC.T, out=out[part])
         block.masked_fill_(masked[part], float("-inf"))
-        highest = block.amax(1).clamp_(min=torch.finfo(block.dtype).min)  # where all is masked: not −∞ − −∞
+        highest = block.amax(1).clamp_(
+            min=torch.finfo(block.dtype).min
+        )  # where all is masked: not −∞ − −∞
         block.sub_(highest[:, None]).exp_()
         total[part], top[part] = block.sum(1), highest
     return out, total, top

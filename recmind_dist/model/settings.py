@@ -1,4 +1,6 @@
-"""Settings of the model and its objective. The variants of the papers are settings of this one model."""
+"""Settings of the model and its objective. The variants of the papers are settings of this one
+model.
+"""
 
 from typing import Literal
 
@@ -18,9 +20,13 @@ class GateSettings(Settings):
     initial_bias: float = 0.0
     """0 starts every gate at γ = 1/2."""
     fixed: float | None = Field(None, ge=0, le=1)
-    """Under readout: mix, γ of every node, a control: 1 leaves the graph view, with its scale and bias learnt."""
+    """Under readout: mix, γ of every node, a control: 1 leaves the graph view, with its scale and
+    bias learnt.
+    """
     learn_on: Literal["heldout", "train"] = "heldout"
-    """heldout: the gates' gradient comes only from held-out training edges; train: the paper's literal form."""
+    """heldout: the gates' gradient comes only from held-out training edges; train: the paper's
+    literal form.
+    """
     heldout_share: float = Field(0.1, gt=0, le=1)
     """Share of the users whose newest training edge teaches the gates."""
     learning_rate: float | None = Field(None, gt=0)
@@ -28,7 +34,8 @@ class GateSettings(Settings):
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
     withheld_items: float = Field(0.0, ge=0, lt=1)
-    """Share of the items that keep only 0..3 training edges while gates learn: the others teach the gates what an item
+    """Share of the items that keep only 0..3 training edges while gates learn: the others teach the
+    gates what an item
     without edges is. Needs sampler.propagation: full."""
     tail_exponent: float = Field(0.0, ge=0, le=1)
     """Held-out pairs weigh (degree of the item + 1)^-q: moves the balance between head and tail."""
@@ -43,7 +50,9 @@ class FallbackSettings(Settings):
     category_field: str | None = None
     """Field of the item file that holds the category."""
     hide_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the nodes with text that are treated as if they had none, so that the network learns."""
+    """Share of the nodes with text that are treated as if they had none, so that the network
+    learns.
+    """
 
 
 class ModelSettings(Settings):
@@ -58,22 +67,31 @@ class ModelSettings(Settings):
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the graph view where readout is alpha."""
     init: Literal["text", "text_neighbours", "normal"] = "text"
-    """E⁰ from the whitened, PCA-reduced text vectors, or normal; text_neighbours: a node without text starts from the mean
+    """E⁰ from the whitened, PCA-reduced text vectors, or normal; text_neighbours: a node without
+    text starts from the mean
     text of its neighbours."""
     init_scale: float = Field(0.1, gt=0)
     """Root mean square of an entry of E⁰ at the start."""
     base: Literal["table", "text"] = "table"
-    """What propagation starts from: a row of the table, or the text view alone (AlphaRec, arXiv:2407.05441)."""
+    """What propagation starts from: a row of the table, or the text view alone (AlphaRec,
+    arXiv:2407.05441).
+    """
     projection_hidden_dim: int = Field(0, ge=0)
     """0: the text view is linear in the text vector; above: a hidden layer of that width."""
     text_layers: int = Field(0, ge=0, le=8)
-    """Hops over which text views are propagated too, at most num_layers: mean of all their states (AlphaRec)."""
+    """Hops over which text views are propagated too, at most num_layers: mean of all their states
+    (AlphaRec).
+    """
     users_have_text: bool = True
-    """False: users' text views start from nothing, and come from their items through text_layers."""
+    """False: users' text views start from nothing, and come from their items through text_layers.
+    """
     content_view: bool = False
-    """Under readout: mix, a third view: whitened text vectors as they are, of users the mean of their items'."""
+    """Under readout: mix, a third view: whitened text vectors as they are, of users the mean of
+    their items'.
+    """
     recent_decay: float = Field(0.0, ge=0, le=1)
-    """Under readout: mix, users' views are joined by means of their items' views in which an item weighs so much against the
+    """Under readout: mix, users' views are joined by means of their items' views in which an item
+    weighs so much against the
     next newer one; 0: they are not."""
     text_whitening: Literal["none", "whiten"] = "whiten"
     """none: the text vectors as they are, to one common scale."""
@@ -95,7 +113,9 @@ class ContrastSettings(Settings):
     layer: int = Field(1, ge=0)
     """State that xsimgcl compares with the mean of all."""
     max_nodes: int = Field(0, ge=0)
-    """Users and items of a global batch that are contrasted, drawn where there are more; 0: all, at the cost of their square."""
+    """Users and items of a global batch that are contrasted, drawn where there are more; 0: all, at
+    the cost of their square.
+    """
 
 
 class LossSettings(Settings):
@@ -108,7 +128,9 @@ class LossSettings(Settings):
     user_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
     text_weight: float = Field(1.0, ge=0)
-    """Under readout: mix, weight of the ranking loss of the text view by itself, beside that of the graph view."""
+    """Under readout: mix, weight of the ranking loss of the text view by itself, beside that of the
+    graph view.
+    """
     contrast: ContrastSettings = ContrastSettings()
     regularization: float = Field(1e-4, ge=0)
     """L2 on the base rows that a batch touches, the gates and the adapters."""

@@ -1,4 +1,6 @@
-"""The text view z: the owner's projection of a node's text vector, or of what is known of a node without text."""
+"""The text view z: the owner's projection of a node's text vector, or of what is known of a node
+without text.
+"""
 
 from dataclasses import dataclass
 
@@ -14,8 +16,8 @@ class TextRows:
 
     Shapes:
         text: [n, T] whitened vectors, zero where absent; absent: [n] bool; degree_feature: [n] d̃;
-        category: [n] bucket ids; neighbour_text: [n, T] mean text vector of the node's training neighbours,
-        of any precision, since few of its rows are read.
+        category: [n] bucket ids; neighbour_text: [n, T] mean text vector of the node's training
+        neighbours, of any precision, since few of its rows are read.
     """
 
     text: Tensor
@@ -31,34 +33,47 @@ class TextRows:
 
 
 class TextView(nn.Module):
-    """z_v = W_proj e_v, or a small MLP over (d̃_v, category, mean neighbour text) where v has no text.
+    """z_v = W_proj e_v, or a small MLP over (d̃_v, category, mean neighbour text) where v has no
+    text.
 
     Args:
         text_dim: T; embedding_dim: D; hidden_dim: of the projection, 0 for a linear one.
     Source: arXiv:2509.06286 (projection); the fallback is this project's own.
     """
 
-    def __init__(self, text_dim: int, embedding_dim: int, fallback: FallbackSettings, hidden_dim: int = 0) -> None:
+    def __init__(
+        self, text_dim: int, embedding_dim: int, fallback: FallbackSettings, hidden_dim: int = 0
+    ) -> None:
         super().__init__()
         self.projection: nn.Module = nn.Linear(text_dim, embedding_dim, bias=False)
         if hidden_dim:
-            layers = nn.Linear(text_dim, hidden_dim), nn.LeakyReLU(), nn.Linear(hidden_dim, embedding_dim)
+            layers = (
+                nn.Linear(text_dim, hidden_dim),
+                nn.LeakyReLU(),
+                nn.Linear(hidden_dim, embedding_dim),
+            )
             self.projection = nn.Sequential(*layers)
         self.category_buckets = fallback.category_buckets
         inputs = 1 + text_dim + fallback.category_buckets
         self.fallback = nn.Sequential(
-            nn.Linear(inputs, fallback.hidden_dim), nn.ReLU(), nn.Linear(fallback.hidden_dim, embedding_dim)
+            nn.Linear(inputs, fallback.hidden_dim),
+            nn.ReLU(),
+            nn.Linear(fallback.hidden_dim, embedding_dim),
         )
 
     def forward(self, rows: TextRows) -> Tensor:
-        """z of each row. Shape: [n, D]. Both branches run whatever the rows, so that every rank's graph is the same."""
+        """z of each row. Shape: [n, D]. Both branches run whatever the rows, so that every rank's
+        graph is the same.
+        """
         z_text: Tensor = self.projection(rows.text)
         absent = rows.absent.nonzero().squeeze(1)
         neighbours = rows.neighbour_text.index_select(0, absent).to(rows.text.dtype)
         inputs = [rows.degree_feature.index_select(0, absent)[:, None], neighbours]
         if self.category_buckets:
             category = rows.category.index_select(0, absent)
-            inputs.append(nn.functional.one_hot(category, self.category_buckets).to(rows.text.dtype))
+            inputs.append(
+                nn.functional.one_hot(category, self.category_buckets).to(rows.text.dtype)
+            )
         z_fallback: Tensor = self.fallback(torch.cat(inputs, dim=1))
         return z_text.index_copy(0, absent, z_fallback)
 

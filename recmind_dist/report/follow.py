@@ -59,13 +59,20 @@ class _View:
         if kind == "start":
             self.close()
             if entry.get("steps_done"):
-                self._say(f"going on at step {entry['steps_done']} ({entry['phase']}), {entry['world_size']} workers")
+                self._say(
+                    f"going on at step {entry['steps_done']} ({entry['phase']}), "
+                    f"{entry['world_size']} workers"
+                )
         elif kind == "warning":
             self._say(f"warning: {entry.get('message')}")
         elif kind == "step":
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
-            shown = {name: entry[name] for name in ("recall@20", "ndcg@20") if entry.get(name) is not None}
+            shown = {
+                name: entry[name]
+                for name in ("recall@20", "ndcg@20")
+                if entry.get(name) is not None
+            }
             self._bar.update(0, **shown)
 
     def _step(self, entry: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ _CRC = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*$')
 class MetricsLog:
     """Appends to one file; safe to call from several threads of one process.
 
-    A full disk does not stop the run: lines that cannot be written are counted, and the first of a row is logged.
+    A full disk does not stop the run: lines that cannot be written are counted, and the first of a
+    row is logged.
 
     Args:
         path: metrics.jsonl; clock: unix seconds.
@@ -39,9 +40,14 @@ class MetricsLog:
         self._torn = _ends_torn(self.path)
 
     def log(self, kind: str, **fields: Any) -> None:
-        """Writes {"time": unix seconds, "kind": kind, **fields}. NaN and infinities become null, arrays lists."""
+        """Writes {"time": unix seconds, "kind": kind, **fields}. NaN and infinities become null,
+        arrays lists.
+        """
         record = {"time": round(self._clock(), 3), "kind": kind, **fields}
-        line = _with_crc(json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode()) + b"\n"
+        line = (
+            _with_crc(json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode())
+            + b"\n"
+        )
         with self._lock:
             self._write(line)
 
@@ -55,12 +61,17 @@ class MetricsLog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        data = b"\n" + line if self._torn else line  # a line cut short by a kill must not swallow this one
+        data = (
+            b"\n" + line if self._torn else line
+        )  # a line cut short by a kill must not swallow this one
         try:
             written = self._file.write(data)
             self._torn = written != len(data)
@@ -68,7 +79,9 @@ class MetricsLog:
         except OSError as error:
             lost = True
             if not self._disk_refuses:
-                log.warning("%s: cannot be written (%s): training goes on without it", self.path, error)
+                log.warning(
+                    "%s: cannot be written (%s): training goes on without it", self.path, error
+                )
         self._disk_refuses = lost
         self.lost_lines += lost
 
@@ -96,14 +109,18 @@ class WarningsToMetrics(logging.Handler):
 
 
 class Heartbeat:
-    """While it lasts, a thread writes a record of kind "heartbeat" every so often: a run that hangs shows by its silence
+    """While it lasts, a thread writes a record of kind "heartbeat" every so often: a run that hangs
+    shows by its silence
     of steps, one that is dead by its silence altogether.
 
     Args:
-        metrics: of rank 0, None elsewhere, where nothing is done; every_s: seconds; state: called for the record's fields.
+        metrics: of rank 0, None elsewhere, where nothing is done; every_s: seconds; state: called
+        for the record's fields.
     """
 
-    def __init__(self, metrics: MetricsLog | None, every_s: float, state: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, metrics: MetricsLog | None, every_s: float, state: Callable[[], dict[str, Any]]
+    ) -> None:
         self._metrics, self._every_s, self._state = metrics, every_s, state
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
@@ -114,7 +131,10 @@ class Heartbeat:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop.set()
         if self._metrics is not None:
@@ -127,7 +147,8 @@ class Heartbeat:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """Records in order, of one kind or all. A line cut short by a kill is skipped with a warning that names it.
+    """Records in order, of one kind or all. A line cut short by a kill is skipped with a warning
+    that names it.
 
     Raises:
         StoreError: the file cannot be read.
@@ -135,21 +156,28 @@ def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}): give a run directory's metrics.jsonl") from error
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror}): give a run directory's metrics.jsonl"
+        ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         record = parse_line(line)
         if record is None:
             log.warning(
-                "%s:%d: not a line as written (%d bytes), cut short or damaged: skipped", path, number, len(line)
+                "%s:%d: not a line as written (%d bytes), cut short or damaged: skipped",
+                path,
+                number,
+                len(line),
             )
         elif kind is None or record.get("kind") == kind:
             yield record
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A record of metrics.jsonl without its "crc32"; None if it is damaged. Lines of older programs have no crc32."""
+    """A record of metrics.jsonl without its "crc32"; None if it is damaged. Lines of older programs
+    have no crc32.
+    """
     found = _CRC.search(line)
     if found is not None and found.group(1) != _crc(line[: found.start()] + b"}"):
         return None
@@ -173,12 +201,16 @@ def _crc(body: bytes) -> bytes:
 
 
 def _with_crc(body: bytes) -> bytes:
-    """A JSON object with the CRC-32 of its own bytes as last key: a flipped bit must not pass for a figure."""
+    """A JSON object with the CRC-32 of its own bytes as last key: a flipped bit must not pass for a
+    figure.
+    """
     return body[:-1] + b', "crc32": "' + _crc(body) + b'"}'
 
 
 def plain(value: Any) -> Any:
-    """Plain JSON data: scalars and arrays of numpy or torch become numbers and lists, what is not finite null."""
+    """Plain JSON data: scalars and arrays of numpy or torch become numbers and lists, what is not
+    finite null.
+    """
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

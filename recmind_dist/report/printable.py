@@ -1,4 +1,6 @@
-"""Text of strangers on a terminal: titles and ids must not move the cursor, ring, or turn the line round."""
+"""Text of strangers on a terminal: titles and ids must not move the cursor, ring, or turn the line
+round.
+"""
 
 import re
 

@@ -1,4 +1,6 @@
-"""Progress that a person can read: a live bar on a terminal, plain lines at most every few seconds elsewhere."""
+"""Progress that a person can read: a live bar on a terminal, plain lines at most every few seconds
+elsewhere.
+"""
 
 import sys
 import time
@@ -15,8 +17,10 @@ class Progress:
     """Counts units of work: `train  epoch 3/20  step 120/980  41.2 steps/s  ETA 21 s  loss 0.412`.
 
     Args:
-        task: what is done ("train"); total: units in all, None if unknown; unit: their name ("step");
-        stage: shown after the task ("epoch 3/20"); done: units done before (a resumed run), not counted in the rate;
+        task: what is done ("train"); total: units in all, None if unknown; unit: their name
+        ("step");
+        stage: shown after the task ("epoch 3/20"); done: units done before (a resumed run), not
+        counted in the rate;
         every_s: least seconds between plain lines; stream: where to; clock: monotonic seconds.
     """
 
@@ -40,7 +44,9 @@ class Progress:
         self._bar: RichProgress | None = None
         if self._stream.isatty():
             columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
-            self._bar = RichProgress(*columns, console=Console(file=self._stream), transient=False, auto_refresh=True)
+            self._bar = RichProgress(
+                *columns, console=Console(file=self._stream), transient=False, auto_refresh=True
+            )
             self._bar_task = self._bar.add_task(self.line(), total=total, completed=done)
 
     def __enter__(self) -> "Progress":
@@ -49,7 +55,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -57,7 +66,9 @@ class Progress:
             self._print(self._clock())
 
     def update(self, advance: int = 1, stage: str | None = None, **fields: Any) -> None:
-        """Counts `advance` more units; `fields` (loss=0.41) are shown at the end of the line until replaced."""
+        """Counts `advance` more units; `fields` (loss=0.41) are shown at the end of the line until
+        replaced.
+        """
         self.done += advance
         self.stage = self.stage if stage is None else stage
         self._fields.update(fields)
@@ -99,4 +110,8 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 90
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )

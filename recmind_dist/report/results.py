@@ -1,4 +1,6 @@
-"""The shape of results.json, checked before it is written: what other programs and people's papers rely on."""
+"""The shape of results.json, checked before it is written: what other programs and people's papers
+rely on.
+"""
 
 import re
 
@@ -8,7 +10,9 @@ _METRIC = r"^(recall|ndcg|hitrate|mrr)@[1-9]\d*$"
 
 
 class StratumResult(BaseModel):
-    """Metrics over the held-out items of one stratum; null where no user has any. Keys like "recall@20"."""
+    """Metrics over the held-out items of one stratum; null where no user has any. Keys like
+    "recall@20".
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float | None]
@@ -17,7 +21,9 @@ class StratumResult(BaseModel):
 
 
 class GateRow(BaseModel):
-    """Gate statistics of one layer and side, either in one degree bin or as the rank correlation with degree."""
+    """Gate statistics of one layer and side, either in one degree bin or as the rank correlation
+    with degree.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +59,9 @@ class Results(BaseModel):
     def _metric_names(cls, metrics: dict[str, float]) -> dict[str, float]:
         for name, value in metrics.items():
             if not re.match(_METRIC, name):
-                raise ValueError(f"{name!r} is no metric: write recall@20, ndcg@20, hitrate@20 or mrr@20")
+                raise ValueError(
+                    f"{name!r} is no metric: write recall@20, ndcg@20, hitrate@20 or mrr@20"
+                )
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} is {value}, outside [0, 1]")
         return metrics

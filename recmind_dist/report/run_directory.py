@@ -11,7 +11,13 @@ from recmind_dist.config import dump_yaml
 from recmind_dist.errors import StoreError
 from recmind_dist.report.metrics_log import plain
 from recmind_dist.report.results import Results
-from recmind_dist.storage import check_seal, directory_lock, read_json, write_sealed, write_sealed_json
+from recmind_dist.storage import (
+    check_seal,
+    directory_lock,
+    read_json,
+    write_sealed,
+    write_sealed_json,
+)
 
 
 class RunDirectory:
@@ -56,7 +62,9 @@ class RunDirectory:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreError(f"{folder}: cannot be made ({error.strerror}): set another run directory") from error
+                raise StoreError(
+                    f"{folder}: cannot be made ({error.strerror}): set another run directory"
+                ) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -66,11 +74,14 @@ class RunDirectory:
             yield
 
     def write_config(self, values: dict[str, Any]) -> None:
-        """Writes config.yaml, whole or not at all. Args: values: plain data, as `settings.model_dump(mode="json")`."""
+        """Writes config.yaml, whole or not at all. Args: values: plain data, as
+        `settings.model_dump(mode="json")`.
+        """
         write_sealed(self.config, dump_yaml(values).encode())
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Writes results.json, whole or not at all. Numbers of numpy and torch are taken; NaN becomes null.
+        """Writes results.json, whole or not at all. Numbers of numpy and torch are taken; NaN
+        becomes null.
 
         Raises:
             StoreError: the results lack a key, or have a value out of range.

@@ -22,21 +22,30 @@ def comparison_table(
     """One row a model, one column a metric: over all users, then over each stratum in `strata`.
 
     Args:
-        results: model name → content of its results.json. The best value of a column is bold and has a star; missing
+        results: model name → content of its results.json. The best value of a column is bold and
+        has a star; missing
             values show as –.
     """
     columns: dict[str, dict[str, float | None]] = {
-        _label(metric): {name: result["metrics"].get(metric) for name, result in results.items()} for metric in metrics
+        _label(metric): {name: result["metrics"].get(metric) for name, result in results.items()}
+        for metric in metrics
     }
     for stratum in strata:
         for metric in metrics:
-            values = {name: result["strata"].get(stratum, {}).get(metric) for name, result in results.items()}
+            values = {
+                name: result["strata"].get(stratum, {}).get(metric)
+                for name, result in results.items()
+            }
             columns[f"{stratum} {_label(metric)}"] = values
     return _table("model", list(results), columns, title)
 
 
-def strata_table(results: Mapping[str, Mapping[str, Any]], metric: str = "recall@20", title: str = "") -> Table:
-    """One row a model, one column a stratum with its number of users, by training degree of the held-out item."""
+def strata_table(
+    results: Mapping[str, Mapping[str, Any]], metric: str = "recall@20", title: str = ""
+) -> Table:
+    """One row a model, one column a stratum with its number of users, by training degree of the
+    held-out item.
+    """
     strata = {name: row for result in results.values() for name, row in result["strata"].items()}
     columns = {
         f"{name}\n({row['users']} users)": {
@@ -50,24 +59,41 @@ def strata_table(results: Mapping[str, Mapping[str, Any]], metric: str = "recall
 def print_table(table: Table, stream: TextIO | None = None) -> None:
     """Prints with bold on a terminal, and as plain text, unclipped, elsewhere."""
     stream = stream or sys.stdout
-    Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False).print(table)
+    Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False).print(
+        table
+    )
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown, ending in a newline: numbers to four places and to the right, None as –, pipes escaped."""
+    """A table in Markdown, ending in a newline: numbers to four places and to the right, None as –,
+    pipes escaped.
+    """
     texts = [[_markdown_cell(value) for value in row] for row in rows]
-    numeric = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(headers))]
-    lines = [list(map(_markdown_cell, headers)), ["---:" if right else "---" for right in numeric], *texts]
+    numeric = [
+        all(isinstance(row[i], (int, float, type(None))) for row in rows)
+        for i in range(len(headers))
+    ]
+    lines = [
+        list(map(_markdown_cell, headers)),
+        ["---:" if right else "---" for right in numeric],
+        *texts,
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _markdown_cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+    return (
+        f"{value:.4f}"
+        if isinstance(value, float)
+        else str(value).replace("|", "\\|").replace("\n", " ")
+    )
 
 
-def _table(corner: str, models: list[str], columns: Mapping[str, Mapping[str, float | None]], title: str) -> Table:
+def _table(
+    corner: str, models: list[str], columns: Mapping[str, Mapping[str, float | None]], title: str
+) -> Table:
     table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
     table.add_column(corner)
     best = {}
@@ -75,7 +101,10 @@ def _table(corner: str, models: list[str], columns: Mapping[str, Mapping[str, fl
         table.add_column(label, justify="right", no_wrap=True)
         best[label] = max((value for value in values.values() if value is not None), default=None)
     for model in models:
-        table.add_row(escape(model), *(_cell(values.get(model), best[label]) for label, values in columns.items()))
+        table.add_row(
+            escape(model),
+            *(_cell(values.get(model), best[label]) for label, values in columns.items()),
+        )
     return table
 
 

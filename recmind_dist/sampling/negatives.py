@@ -15,38 +15,55 @@ class NegativeSampler:
     """Draws items for users.
 
     Args:
-        graph: training graph, whose positives are never drawn; settings: kind of distribution and counts; rows: those of the
-        users who will be asked for, by default all.
+        graph: training graph, whose positives are never drawn; settings: kind of distribution and
+        counts; rows: those of the users who will be asked for, by default all.
     """
 
-    def __init__(self, graph: Graph, settings: NegativeSettings, rows: EdgeRows | None = None) -> None:
+    def __init__(
+        self, graph: Graph, settings: NegativeSettings, rows: EdgeRows | None = None
+    ) -> None:
         self.graph, self._rows = graph, rows or EdgeRows.all_of(graph)
         self.settings = settings
         degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
         weights = (
-            np.maximum(degree, 1.0) ** settings.beta if settings.kind == "popularity" else np.ones(graph.num_items)
+            np.maximum(degree, 1.0) ** settings.beta
+            if settings.kind == "popularity"
+            else np.ones(graph.num_items)
         )
         self._cumulative = np.cumsum(weights) / weights.sum()
 
-    def for_pairs(self, users: IntArray, sample_ids: IntArray, key: int, batch_items: IntArray) -> IntArray:
+    def for_pairs(
+        self, users: IntArray, sample_ids: IntArray, key: int, batch_items: IntArray
+    ) -> IntArray:
         """Negatives of each pair; draw j of sample s is a function of (key, s, j).
 
-        A user who has nearly everything may get a positive after all, when 64 draws have each hit one.
+        A user who has nearly everything may get a positive after all, when 64 draws have each hit
+        one.
 
         Args:
-            users: [b] global ids; sample_ids: [b] global sample indices; batch_items: [GB] positives of the global batch.
+            users: [b] global ids; sample_ids: [b] global sample indices; batch_items: [GB]
+            positives of the global batch.
         Returns: [b, num] global item ids.
         """
         in_batch = self.settings.kind == "in_batch" and len(batch_items) > 0
         pool = batch_items if in_batch else np.zeros(0, np.int64)
         drawn: IntArray = _draw(
-            self._rows.indptr, self._rows.indices, self._rows.rows_of(users), sample_ids, np.uint64(key), self.settings.num,
-            self._cumulative, pool, self.graph.num_users,
-        )  # fmt: skip
+            self._rows.indptr,
+            self._rows.indices,
+            self._rows.rows_of(users),
+            sample_ids,
+            np.uint64(key),
+            self.settings.num,
+            self._cumulative,
+            pool,
+            self.graph.num_users,
+        )
         return drawn
 
     def shared(self, key: int, batch_items: IntArray) -> IntArray:
-        """Distinct items that serve as negatives for the whole step, ascending. At most `num_shared`."""
+        """Distinct items that serve as negatives for the whole step, ascending. At most
+        `num_shared`.
+        """
         counters = np.arange(self.settings.num_shared, dtype=np.int64)
         if self.settings.kind == "in_batch" and len(batch_items):
             return np.unique(batch_items[integers(key, counters, len(batch_items))])
@@ -55,7 +72,9 @@ class NegativeSampler:
 
     def positives_among(self, users: IntArray, shared: IntArray) -> BoolArray:
         """Which of the shared items are training positives of which user. Shape: [b, len(shared)]."""
-        found: BoolArray = _positives_among(self._rows.indptr, self._rows.indices, self._rows.rows_of(users), shared)
+        found: BoolArray = _positives_among(
+            self._rows.indptr, self._rows.indices, self._rows.rows_of(users), shared
+        )
         return found
 
 
@@ -68,12 +87,17 @@ def _draw(indptr, indices, users, sample_ids, key, num, cumulative, pool, num_us
         for j in range(num):
             item = 0
             for attempt in range(_ATTEMPTS):
-                word = mix64(base + np.uint64(j * _ATTEMPTS + attempt) * np.uint64(0x9E3779B97F4A7C15))
+                word = mix64(
+                    base + np.uint64(j * _ATTEMPTS + attempt) * np.uint64(0x9E3779B97F4A7C15)
+                )
                 u = np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
                 if len(pool):
                     item = pool[min(np.int64(u * len(pool)), len(pool) - 1)]
                 else:
-                    item = min(np.searchsorted(cumulative, u, side="right"), len(cumulative) - 1) + num_users
+                    item = (
+                        min(np.searchsorted(cumulative, u, side="right"), len(cumulative) - 1)
+                        + num_users
+                    )
                 at = np.searchsorted(row, item)
                 if at == len(row) or row[at] != item:
                     break

@@ -18,22 +18,27 @@ _STEP_BACK = 5  # of niceness: downwards, which anybody may
 
 
 def _step_back() -> None:
-    """Lets training have the core first where both threads share one: a rank that samples while others wait for its rows
+    """Lets training have the core first where both threads share one: a rank that samples while
+    others wait for its rows
     holds up all of them.
     """
     if sys.platform.startswith("linux"):  # elsewhere a priority is the whole process's
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _STEP_BACK))
+        os.setpriority(
+            os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _STEP_BACK)
+        )
 
 
 class Prefetcher(Generic[T]):
     """Iterates `source` in a background thread, at most `depth` items ahead.
 
-    An exception of the source is raised in the consumer, and so is a thread that died or makes nothing for `timeout_s`:
+    An exception of the source is raised in the consumer, and so is a thread that died or makes
+    nothing for `timeout_s`:
     a WorkerLostError. `stall_s` is the time the consumer waited.
 
     Args:
-        source: made and used in the thread alone; depth: items held ready, 0 for no thread; on_wait: called about once a
+        source: made and used in the thread alone; depth: items held ready, 0 for no thread;
+        on_wait: called about once a
             second while the consumer waits; timeout_s: longest time for one item, absent: no limit.
     """
 
@@ -50,7 +55,9 @@ class Prefetcher(Generic[T]):
         self._on_wait = on_wait
         self._stop = threading.Event()
         self._queue: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(max(depth, 1))
-        self._thread = threading.Thread(target=self._work, daemon=True, name="prefetch") if depth else None
+        self._thread = (
+            threading.Thread(target=self._work, daemon=True, name="prefetch") if depth else None
+        )
         if self._thread:
             self._thread.start()
 
@@ -71,13 +78,17 @@ class Prefetcher(Generic[T]):
             self.close()
 
     def close(self) -> None:
-        """Stops the thread; what it made ahead is dropped. A thread that hangs is left behind: it ends with the process."""
+        """Stops the thread; what it made ahead is dropped. A thread that hangs is left behind: it
+        ends with the process.
+        """
         self._stop.set()
         if self._thread and self._thread is not threading.current_thread():
             deadline = time.monotonic() + CLOSE_S
             while self._thread.is_alive():
                 if time.monotonic() > deadline:
-                    log.warning("the sampler's thread does not end: left behind at %s", self._place())
+                    log.warning(
+                        "the sampler's thread does not end: left behind at %s", self._place()
+                    )
                     return
                 try:
                     self._queue.get_nowait()
@@ -103,17 +114,24 @@ class Prefetcher(Generic[T]):
         """Raises WorkerLostError if nothing can come any more, or nothing has come for too long."""
         assert self._thread is not None
         if not self._thread.is_alive() and self._queue.empty():
-            raise WorkerLostError("the sampler's thread died and left no error: see the worker's log, then run again")
+            raise WorkerLostError(
+                "the sampler's thread died and left no error: see the worker's log, then run again"
+            )
         if self._timeout_s is not None and waited_s > self._timeout_s:
             raise WorkerLostError(
-                f"the sampler's thread has made no batch for {waited_s:.0f} s, it stands at {self._place()}: look there, or "
+                f"the sampler's thread has made no batch for {waited_s:.0f} s, it stands at "
+                f"{self._place()}: look there, or "
                 "raise scaling.collective_timeout_s if it is only slow"
             )
 
     def _place(self) -> str:
         """Where the thread is: file, line and function."""
         frame = sys._current_frames().get(self._thread.ident or 0) if self._thread else None
-        return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})" if frame else "its end"
+        return (
+            f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
+            if frame
+            else "its end"
+        )
 
     def _timed_source(self) -> Iterator[T]:
         iterator = iter(self._source)

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from recmind_dist.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recmind_dist.sampling.batches import Batch
+    from recmind_dist.sampling.loader import Batch
 
 
 def data_of_batch(batch: "Batch") -> Data:

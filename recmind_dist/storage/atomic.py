@@ -1,4 +1,6 @@
-"""Writes that are whole or absent, whatever stops the process: temporary name, fsync, rename, fsync of the parent."""
+"""Writes that are whole or absent, whatever stops the process: temporary name, fsync, rename, fsync
+of the parent.
+"""
 
 import json
 import os
@@ -47,7 +49,8 @@ def json_bytes(value: Any) -> bytes:
 
 @contextmanager
 def atomic_directory(final: Path) -> Iterator[Path]:
-    """Yields an empty directory beside `final` that takes its name when the block ends well and vanishes when not.
+    """Yields an empty directory beside `final` that takes its name when the block ends well and
+    vanishes when not.
 
     An existing `final` is replaced. Files written inside are fsynced here, so the writer need not.
     """

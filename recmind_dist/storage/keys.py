@@ -1,4 +1,6 @@
-"""Names made of content: the same inputs give the same key, so work that is done is found and skipped."""
+"""Names made of content: the same inputs give the same key, so work that is done is found and
+skipped.
+"""
 
 import hashlib
 import json
@@ -8,7 +10,9 @@ from typing import Any
 
 def content_key(value: Any) -> str:
     """sha256 (hex) of plain data in canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

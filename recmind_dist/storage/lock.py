@@ -18,12 +18,17 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """Holds `directory` for this process. Raises LockedError, naming the holder, if another process has it."""
+    """Holds `directory` for this process. Raises LockedError, naming the holder, if another process
+    has it.
+    """
     handle = _open(directory / NAME)
     try:
         while True:
             if not _taken(handle):
-                raise LockedError(f"{directory}: in use by {_holder(handle)}: wait for it, or choose another directory")
+                raise LockedError(
+                    f"{directory}: in use by {_holder(handle)}: wait for it, or choose another "
+                    "directory"
+                )
             if _is_at(handle, directory / NAME):
                 break
             os.close(handle)  # its last holder removed the directory
@@ -36,7 +41,9 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def moment_lock(directory: Path) -> Iterator[None]:
-    """Waits for its turn in `directory`, for the few operations inside. Raises OSError where there is no such directory."""
+    """Waits for its turn in `directory`, for the few operations inside. Raises OSError where there
+    is no such directory.
+    """
     handle = os.open(directory / NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -57,7 +64,8 @@ def empty_directory(directory: Path) -> None:
 
 @contextmanager
 def building(final: Path) -> Iterator[None]:
-    """Holds the right to build `final`, by a lock file beside it; waits while another process builds it.
+    """Holds the right to build `final`, by a lock file beside it; waits while another process
+    builds it.
 
     Whoever has waited must look again whether `final` is there.
 
@@ -68,7 +76,9 @@ def building(final: Path) -> Iterator[None]:
     try:
         handle = _first_in_line(path)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}): free space or choose another cache") from error
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}): free space or choose another cache"
+        ) from error
     try:
         _sign(handle)
         yield
@@ -78,7 +88,9 @@ def building(final: Path) -> Iterator[None]:
 
 
 def _first_in_line(path: Path) -> int:
-    """A handle on a lock file that nobody else holds. Its last holder removed it: then a new one is made."""
+    """A handle on a lock file that nobody else holds. Its last holder removed it: then a new one is
+    made.
+    """
     while True:
         handle = _open(path)
         if not _taken(handle):

@@ -1,4 +1,6 @@
-"""manifest.json: what a directory holds, with size and sha256 of every file, so that damage is found by name."""
+"""manifest.json: what a directory holds, with size and sha256 of every file, so that damage is
+found by name.
+"""
 
 import json
 import stat
@@ -23,7 +25,9 @@ def read_json(path: Path, error: type[RecmindError] = StoreError) -> Any:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise error(f"{path}: not a plain file: refused")  # a pipe would be waited for, a device never ends
+            raise error(
+                f"{path}: not a plain file: refused"
+            )  # a pipe would be waited for, a device never ends
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
@@ -46,7 +50,9 @@ def _whole_number(digits: str) -> int:
 
 
 def _refuse_unwritable(value: Any) -> None:
-    """Raises ValueError for what reads well but can later be neither walked through nor written or printed."""
+    """Raises ValueError for what reads well but can later be neither walked through nor written or
+    printed.
+    """
     pending = [(value, 0)]
     while pending:
         part, depth = pending.pop()
@@ -60,14 +66,20 @@ def _refuse_unwritable(value: Any) -> None:
             pending += [(inner, depth + 1) for inner in part]
 
 
-def write_manifest(directory: Path, kind: str, schema: int, content: dict[str, Any]) -> dict[str, Any]:
+def write_manifest(
+    directory: Path, kind: str, schema: int, content: dict[str, Any]
+) -> dict[str, Any]:
     """Writes the manifest over all files now in `directory`, last. Returns it.
 
     Args:
-        kind: what the directory is ("graph", "text", …); schema: version of its layout; content: anything else to keep.
+        kind: what the directory is ("graph", "text", …); schema: version of its layout; content:
+        anything else to keep.
     """
     files = {
-        str(file.relative_to(directory)): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+        str(file.relative_to(directory)): {
+            "bytes": file.stat().st_size,
+            "sha256": sha256_file(file),
+        }
         for file in sorted(directory.rglob("*"))
         if file.is_file() and file not in (directory / NAME, directory / LOCK_NAME)
     }
@@ -76,8 +88,12 @@ def write_manifest(directory: Path, kind: str, schema: int, content: dict[str, A
     return manifest
 
 
-def read_manifest(directory: Path, kind: str, schema: int, error: type[RecmindError] = StoreError) -> dict[str, Any]:
-    """The manifest of `directory`. Raises `error` if it is absent, damaged, of another kind or schema version."""
+def read_manifest(
+    directory: Path, kind: str, schema: int, error: type[RecmindError] = StoreError
+) -> dict[str, Any]:
+    """The manifest of `directory`. Raises `error` if it is absent, damaged, of another kind or
+    schema version.
+    """
     path = directory / NAME
     if path.is_symlink():
         raise error(f"{path}: a symbolic link: refused, copy the directory itself")
@@ -88,7 +104,8 @@ def read_manifest(directory: Path, kind: str, schema: int, error: type[RecmindEr
         raise error(f"{path}: not the manifest of a {kind} directory")
     if manifest.get("schema") != schema:
         raise error(
-            f"{path}: schema version {manifest.get('schema')!r}, this program reads {schema}: use the one that wrote it"
+            f"{path}: schema version {manifest.get('schema')!r}, this program reads {schema}: use "
+            "the one that wrote it"
         )
     if not isinstance(manifest.get("files"), dict):
         raise error(f"{path}: lists no files: the manifest is damaged")
@@ -98,13 +115,16 @@ def read_manifest(directory: Path, kind: str, schema: int, error: type[RecmindEr
     return manifest
 
 
-def verify_manifest(directory: Path, manifest: dict[str, Any], error: type[RecmindError] = StoreError) -> None:
+def verify_manifest(
+    directory: Path, manifest: dict[str, Any], error: type[RecmindError] = StoreError
+) -> None:
     """Checks size and sha256 of every listed file. Raises `error` naming the first that differs."""
     root = directory.resolve()
     for name, expected in manifest["files"].items():
         if not isinstance(expected, dict) or "\0" in name or len(name) > MAX_NAME:
             raise error(
-                f"{directory / NAME}: entry {name[:80]!r} is no file's size and sha256: the manifest is damaged"
+                f"{directory / NAME}: entry {name[:80]!r} is no file's size and sha256: the "
+                "manifest is damaged"
             )
         file = directory / name
         if not file.resolve().is_relative_to(root) or file.is_symlink():
@@ -114,7 +134,10 @@ def verify_manifest(directory: Path, manifest: dict[str, Any], error: type[Recmi
         try:
             size = file.stat().st_size
             if size != expected.get("bytes"):
-                raise error(f"{file}: {size} bytes, manifest says {expected.get('bytes')}: truncated or changed")
+                raise error(
+                    f"{file}: {size} bytes, manifest says {expected.get('bytes')}: truncated or "
+                    "changed"
+                )
             if sha256_file(file) != expected.get("sha256"):
                 raise error(f"{file}: sha256 differs from the manifest: the file is damaged")
         except OSError as cause:  # a bad sector, a file server that is gone

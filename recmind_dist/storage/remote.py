@@ -1,7 +1,10 @@
-"""A directory on storage that machines share: a path, s3://… or gs://…, through pyarrow's file systems.
+"""A directory on storage that machines share: a path, s3://… or gs://…, through pyarrow's file
+systems.
 
-On object stores an object appears when its upload ends; on a plain file system files are renamed into place. So a reader sees
-a file whole or not at all, but several files in no order: who needs one uploads in that order, last what makes the rest count.
+On object stores an object appears when its upload ends; on a plain file system files are renamed
+into place. So a reader sees
+a file whole or not at all, but several files in no order: who needs one uploads in that order, last
+what makes the rest count.
 """
 
 import os
@@ -24,7 +27,8 @@ class Remote:
     """Files below a URI, by names with / in them.
 
     Args:
-        uri: s3://bucket/prefix, gs://bucket/prefix, file:///path or an absolute path. Where credentials come from is the
+        uri: s3://bucket/prefix, gs://bucket/prefix, file:///path or an absolute path. Where
+        credentials come from is the
             business of the environment (AWS_…, GOOGLE_APPLICATION_CREDENTIALS, the machine's role).
     Raises:
         ConfigError: no such kind of storage, no place on it, or a password in the URI.
@@ -34,16 +38,21 @@ class Remote:
         self.uri = uri.rstrip("/")
         place = uri.partition("://")[2].partition("?")[0]
         if "@" in place:
-            raise ConfigError("storage_uri: holds a password or key: take it out and give it by the environment")
+            raise ConfigError(
+                "storage_uri: holds a password or key: take it out and give it by the environment"
+            )
         try:
             self._fs, root = fs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise ConfigError(f"storage_uri {uri}: {error}: give an absolute path, s3://… or gs://…") from error
+            raise ConfigError(
+                f"storage_uri {uri}: {error}: give an absolute path, s3://… or gs://…"
+            ) from error
         self._root = root.rstrip("/")
         self._objects = self._fs.type_name in _OBJECT_STORES
         if not self._root:
             raise ConfigError(
-                f"storage_uri {uri}: names no place: give s3://bucket/prefix, gs://bucket/prefix or a path"
+                f"storage_uri {uri}: names no place: give s3://bucket/prefix, gs://bucket/prefix "
+                "or a path"
             )
 
     def write(self, name: str, data: bytes) -> None:
@@ -52,7 +61,9 @@ class Remote:
             out.write(data)
 
     def upload(self, path: Path, name: str, num_bytes: int | None = None) -> None:
-        """Copies a local file, or its first `num_bytes`. Raises OSError if it is shorter, or the storage fails."""
+        """Copies a local file, or its first `num_bytes`. Raises OSError if it is shorter, or the
+        storage fails.
+        """
         left = path.stat().st_size if num_bytes is None else num_bytes
         with path.open("rb") as file, self._whole(name) as out:
             while left:
@@ -63,11 +74,15 @@ class Remote:
                 left -= len(data)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A small file's content. Raises FileNotFoundError; StoreError if it is larger than `max_bytes`."""
+        """A small file's content. Raises FileNotFoundError; StoreError if it is larger than
+        `max_bytes`.
+        """
         with self._fs.open_input_stream(self._at(name)) as file:
             data: bytes = file.read(max_bytes + 1)
         if len(data) > max_bytes:
-            raise StoreError(f"{self.uri}/{name}: larger than {max_bytes} bytes: not a file of ours")
+            raise StoreError(
+                f"{self.uri}/{name}: larger than {max_bytes} bytes: not a file of ours"
+            )
         return data
 
     def download(self, name: str, path: Path) -> None:
@@ -86,7 +101,9 @@ class Remote:
         fsync_directory(path.parent)
 
     def names(self, under: str) -> set[str]:
-        """Names of all files below a folder, relative to it; none if it is not there. Files in the making are not seen."""
+        """Names of all files below a folder, relative to it; none if it is not there. Files in the
+        making are not seen.
+        """
         base = self._at(under)
         found = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
         names = (info.path[len(base) + 1 :] for info in found if info.is_file)

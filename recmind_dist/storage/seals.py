@@ -1,6 +1,8 @@
-"""SHA256SUMS: hashes of the files that stand by themselves in a directory, so that none of them is read damaged.
+"""SHA256SUMS: hashes of the files that stand by themselves in a directory, so that none of them is
+read damaged.
 
-The format is `sha256sum`'s, which checks it too. While a file is replaced it has two lines, the old hash and the new:
+The format is `sha256sum`'s, which checks it too. While a file is replaced it has two lines, the old
+hash and the new:
 whenever the process is killed, what lies there has a line that fits.
 """
 
@@ -39,14 +41,20 @@ def write_sealed_json(path: Path, value: object) -> None:
 
 
 def drop_lost_lines(directory: Path) -> None:
-    """Leaves only well-formed lines of files that are there. To be called once every file is known to be sound."""
+    """Leaves only well-formed lines of files that are there. To be called once every file is known
+    to be sound.
+    """
     with _locked(directory):
         sums, _ = read_seals(directory)
-        _write(directory, {name: hashes for name, hashes in sums.items() if (directory / name).is_file()})
+        _write(
+            directory,
+            {name: hashes for name, hashes in sums.items() if (directory / name).is_file()},
+        )
 
 
 def read_seals(directory: Path) -> tuple[Sums, list[int]]:
-    """The hashes by file name, and the numbers of lines that are damaged. Both are empty where nothing is sealed.
+    """The hashes by file name, and the numbers of lines that are damaged. Both are empty where
+    nothing is sealed.
 
     Raises:
         StoreError: SHA256SUMS is there and cannot be read.
@@ -69,7 +77,8 @@ def read_seals(directory: Path) -> tuple[Sums, list[int]]:
 
 
 def check_seal(path: Path, remedy: str, error: type[RecmindError] = StoreError) -> None:
-    """Hashes a file that was written sealed. A file without a line is taken as it is only if SHA256SUMS is sound.
+    """Hashes a file that was written sealed. A file without a line is taken as it is only if
+    SHA256SUMS is sound.
 
     Args:
         remedy: what a person can do, the end of the sentence.
@@ -83,9 +92,12 @@ def check_seal(path: Path, remedy: str, error: type[RecmindError] = StoreError) 
         except OSError as cause:
             raise error(f"{path}: cannot be read ({cause.strerror}): {remedy}") from cause
         if found not in sums[path.name]:
-            raise error(f"{path}: sha256 differs from {NAME}: the file is damaged or was edited: {remedy}")
+            raise error(
+                f"{path}: sha256 differs from {NAME}: the file is damaged or was edited: {remedy}"
+            )
         return
-    # a flipped bit in a name makes a line of a file that is not there, and leaves one file without a line
+    # a flipped bit in a name makes a line of a file that is not there, and leaves one file without
+    # a line
     lost = next((name for name in sums if not (path.parent / name).exists()), None)
     if damaged or lost is not None:
         what = f"line {damaged[0]} is damaged" if damaged else f"names {lost}, which is not there"

@@ -1,7 +1,8 @@
-"""A directory's files on shared storage by content, under one index that is replaced in one go: all of them, or those before.
+"""A directory's files on shared storage by content, under one index that is replaced in one go: all
+of them, or those before.
 
-<under>/files/<sha256>   a file's bytes
-<under>/files.json       name → bytes, sha256 and the time of its last change here, by which unchanged files are told
+<under>/files/<sha256>   a file's bytes <under>/files.json       name → bytes, sha256 and the time
+of its last change here, by which unchanged files are told
 """
 
 import os
@@ -27,27 +28,38 @@ class Tree:
         self._known: dict[str, dict[str, Any]] | None = None
 
     def push(self, paths: Iterable[Path]) -> None:
-        """Uploads what has changed since the index, then the index, then removes what it no longer names. Raises OSError."""
+        """Uploads what has changed since the index, then the index, then removes what it no longer
+        names. Raises OSError.
+        """
         if self._known is None:
             self._known = self._index_there()
         entries = {str(path.relative_to(self.root)): path for path in sorted(paths)}
-        index = {name: self._push_file(path, self._known.get(name)) for name, path in entries.items()}
+        index = {
+            name: self._push_file(path, self._known.get(name)) for name, path in entries.items()
+        }
         if not index or index != self._known:
             self.remote.write(self._at(INDEX), json_bytes(index))
         self._known = index
-        for name in self.remote.names(self._at(FILES)) - {entry["sha256"] for entry in index.values()}:
+        for name in self.remote.names(self._at(FILES)) - {
+            entry["sha256"] for entry in index.values()
+        }:
             self.remote.delete(self._at(f"{FILES}/{name}"))
 
     def pull(self) -> None:
         """Brings every file of the index that is not here as it says.
 
         Raises:
-            FileNotFoundError: there is no index. StoreError: a file is missing or damaged, or a name leads elsewhere.
+            FileNotFoundError: there is no index. StoreError: a file is missing or damaged, or a
+            name leads elsewhere.
         """
         index = self._read_index()
         for name, entry in index.items():
             path = self.root / name
-            if path.is_file() and path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]:
+            if (
+                path.is_file()
+                and path.stat().st_size == entry["bytes"]
+                and sha256_file(path) == entry["sha256"]
+            ):
                 continue
             self._pull_file(name, entry)
 
@@ -96,9 +108,12 @@ class Tree:
             values = read_json(arriving)
         finally:
             arriving.unlink(missing_ok=True)
-        if not isinstance(values, dict) or not all(_is_entry(self.root, *item) for item in values.items()):
+        if not isinstance(values, dict) or not all(
+            _is_entry(self.root, *item) for item in values.items()
+        ):
             raise StoreError(
-                f"{self.remote.uri}/{self._at(INDEX)}: damaged, or names files outside the directory: refused"
+                f"{self.remote.uri}/{self._at(INDEX)}: damaged, or names files outside the "
+                "directory: refused"
             )
         return values
 
@@ -108,11 +123,17 @@ class Tree:
 
 def _is_entry(root: Path, name: str, entry: Any) -> bool:
     parts = name.split("/")
-    inside = "\0" not in name and all(part and part != ".." for part in parts) and not parts[-1].startswith(".")
+    inside = (
+        "\0" not in name
+        and all(part and part != ".." for part in parts)
+        and not parts[-1].startswith(".")
+    )
     if not inside or not (root / name).resolve().is_relative_to(root.resolve()):
         return False
     if not isinstance(entry, dict) or set(entry) != {"bytes", "sha256", "changed_ns"}:
         return False
     digest, numbers = entry["sha256"], (entry["bytes"], entry["changed_ns"])
-    is_hash = isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
+    is_hash = (
+        isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
+    )
     return is_hash and all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)

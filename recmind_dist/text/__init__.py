@@ -33,4 +33,6 @@ __all__ = [
     "store_path",
 ]
 
-__getattr__ = lazy_exports(__name__, {"TextEncoder": "encoder"})  # needs torch; planning and reading texts do not
+__getattr__ = lazy_exports(
+    __name__, {"TextEncoder": "encoder"}
+)  # needs torch; planning and reading texts do not

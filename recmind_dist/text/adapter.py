@@ -28,7 +28,8 @@ ENCODER_NAMES = ("query", "key", "value", "dense")  # of BERT and its kin
 
 
 def attach_lora(backbone: Any, lora: LoraSettings, seed: int) -> Any:
-    """The backbone with adapters: B starts at zero, so that nothing moves yet; A from (seed, name, row).
+    """The backbone with adapters: B starts at zero, so that nothing moves yet; A from (seed, name,
+    row).
 
     Raises:
         TextError: no layer has a name of `target_modules`.
@@ -68,7 +69,9 @@ def target_names(backbone: "nn.Module", lora: LoraSettings) -> list[str]:
         names = [name for name in names if _layer(name) in layers[-lora.last_layers :]]
     if not names:
         has = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
-        raise TextError(f"text.lora.target_modules: none of {', '.join(wanted)} in the model, which has {has}")
+        raise TextError(
+            f"text.lora.target_modules: none of {', '.join(wanted)} in the model, which has {has}"
+        )
     return names
 
 
@@ -78,11 +81,15 @@ def lora_parameters(backbone: "nn.Module") -> "dict[str, nn.Parameter]":
 
 
 def save_adapter(directory: Path, state: "dict[str, Tensor]", lora: LoraSettings) -> str:
-    """Writes adapters and their settings to a directory of their own, atomically. Returns their hash."""
+    """Writes adapters and their settings to a directory of their own, atomically. Returns their
+    hash.
+    """
     from safetensors.torch import save
 
     with atomic_directory(directory) as temporary:
-        write_bytes(temporary / TENSORS, save({name: tensor.contiguous() for name, tensor in state.items()}))
+        write_bytes(
+            temporary / TENSORS, save({name: tensor.contiguous() for name, tensor in state.items()})
+        )
         manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": lora.model_dump()})
     return _hash_of(manifest)
 
@@ -97,7 +104,9 @@ def load_adapter(directory: Path) -> "tuple[LoraSettings, dict[str, Tensor]]":
     try:
         return lora, load_file(directory / TENSORS)
     except (OSError, SafetensorError) as error:
-        raise TextError(f"{directory / TENSORS}: not a safetensors file: the adapter is damaged") from error
+        raise TextError(
+            f"{directory / TENSORS}: not a safetensors file: the adapter is damaged"
+        ) from error
 
 
 def adapter_hash(directory: Path) -> str:
@@ -111,7 +120,9 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], LoraSettings]:
         lora = LoraSettings.model_validate(manifest["lora"])
         _hash_of(manifest)
     except (ValidationError, LookupError, TypeError, ValueError) as error:
-        raise TextError(f"{directory}: its manifest describes no adapter of ours: the adapter is damaged") from error
+        raise TextError(
+            f"{directory}: its manifest describes no adapter of ours: the adapter is damaged"
+        ) from error
     return manifest, lora
 
 
@@ -122,7 +133,8 @@ def _hash_of(manifest: dict[str, Any]) -> str:
 
 
 def _pattern(names: list[str]) -> str:
-    # peft's own layers_to_transform does not see the layers of a bare AutoModel; a pattern over full names does
+    # peft's own layers_to_transform does not see the layers of a bare AutoModel; a pattern over
+    # full names does
     return "(" + "|".join(re.escape(name) for name in names) + ")"
 
 
@@ -132,10 +144,14 @@ def _layer(name: str) -> int | None:
 
 
 def _start(parameter: "nn.Parameter", key: int) -> None:
-    """Variance 1 / (3 · fan-in), as peft's uniform start has, but a function of the seed alone, equal on every rank."""
+    """Variance 1 / (3 · fan-in), as peft's uniform start has, but a function of the seed alone,
+    equal on every rank.
+    """
     import torch
 
-    from recmind_dist.randomness import normals  # numba, whose import takes seconds that workers need not spend
+    from recmind_dist.randomness import (
+        normals,  # numba, whose import takes seconds that workers need not spend
+    )
 
     rows, fan_in = parameter.shape
     values = normals(key, np.arange(rows), fan_in) / np.sqrt(3.0 * fan_in)

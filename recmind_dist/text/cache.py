@@ -1,4 +1,6 @@
-"""What text stores a cache holds, and the removal of one. Nothing else removes a store: a run may need it."""
+"""What text stores a cache holds, and the removal of one. Nothing else removes a store: a run may
+need it.
+"""
 
 import shutil
 import uuid
@@ -27,7 +29,9 @@ class StoreSummary:
 
 
 def list_stores(cache_dir: Path) -> list[StoreSummary]:
-    """All text stores below a cache directory, the one written last first. Raises StoreError if there is no such cache."""
+    """All text stores below a cache directory, the one written last first. Raises StoreError if
+    there is no such cache.
+    """
     if not cache_dir.is_dir():
         raise StoreError(f"{cache_dir}: no such directory: give a run's cache_dir")
     found = [_summary(meta.parent) for meta in cache_dir.glob(f"*/text/*/{META}")]
@@ -59,4 +63,11 @@ def _summary(path: Path) -> StoreSummary:
     except StoreError as error:
         return StoreSummary(path, 0, len(ledger), 0, num_bytes, written, str(error))
     num_rows = sum(store.num_rows(side) for side in SIDES)
-    return StoreSummary(path, num_rows, len(ledger), sum(store.num_shards(side) for side in SIDES), num_bytes, written)
+    return StoreSummary(
+        path,
+        num_rows,
+        len(ledger),
+        sum(store.num_shards(side) for side in SIDES),
+        num_bytes,
+        written,
+    )

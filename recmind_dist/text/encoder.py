@@ -19,9 +19,8 @@ from recmind_dist.text.source import resolve_dtype, resolve_model
 from recmind_dist.types import FloatArray
 
 Batch = dict[str, Tensor]
-CPU_BATCH_TOKENS = (
-    512  # fp32, texts/s a core at 512 / 1,024 / 4,096 tokens: MiniLM 95 / 93 / 76, SmolLM2 8.4 / 6.9 / 4.8
-)
+# fp32, texts/s a core at 512 / 1,024 / 4,096 tokens: MiniLM 95 / 93 / 76, SmolLM2 8.4 / 6.9 / 4.8
+CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 65536
 SUFFIX_SLACK = 8  # tokens that text and prompt may gain when they are tokenised together
 
@@ -45,10 +44,12 @@ class TextEncoder(nn.Module):
     def load(
         cls, settings: TextSettings, device: str | torch.device = "cpu", adapter: Path | None = None
     ) -> "TextEncoder":
-        """Reads model and tokenizer (safetensors only, no code of the model's own), all frozen, in evaluation mode.
+        """Reads model and tokenizer (safetensors only, no code of the model's own), all frozen, in
+        evaluation mode.
 
         Args:
-            adapter: a directory of `save_adapter`; it is merged into the weights, in fp32, before any cast.
+            adapter: a directory of `save_adapter`; it is merged into the weights, in fp32, before
+            any cast.
 
         Raises:
             TextError: the directory is absent, incomplete, of another hash, or cannot be read.
@@ -73,7 +74,9 @@ class TextEncoder(nn.Module):
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise TextError(f"text.model: {directory} cannot be loaded ({reason}): fetch the model again") from error
+            raise TextError(
+                f"text.model: {directory} cannot be loaded ({reason}): fetch the model again"
+            ) from error
         if getattr(backbone, "pooler", None) is not None:
             # BERT's own pooling head is not used; left in, it would be parameters without gradient
             backbone.pooler = None
@@ -94,12 +97,23 @@ class TextEncoder(nn.Module):
         return device
 
     def tokenize(self, texts: list[str], max_tokens: int) -> Batch:
-        """Wraps in the prompt, clips, pads right. Shapes: input_ids and attention_mask [n, S] int64, S ≤ max_tokens."""
+        """Wraps in the prompt, clips, pads right. Shapes: input_ids and attention_mask [n, S]
+        int64, S ≤ max_tokens.
+        """
         return self._pad(self._token_ids(texts, max_tokens))
 
     def tokenize_groups(self, groups: list[tuple[list[str], int]]) -> Batch:
-        """As `tokenize`, of several groups of texts, each with its own budget, padded together in order."""
-        return self._pad([ids for texts, max_tokens in groups if texts for ids in self._token_ids(texts, max_tokens)])
+        """As `tokenize`, of several groups of texts, each with its own budget, padded together in
+        order.
+        """
+        return self._pad(
+            [
+                ids
+                for texts, max_tokens in groups
+                if texts
+                for ids in self._token_ids(texts, max_tokens)
+            ]
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """As `forward_pooled`; so that an engine that owns the module can call it."""
@@ -113,14 +127,17 @@ class TextEncoder(nn.Module):
         ).last_hidden_state
         if self.settings.pooling == "last":
             last_n = mask_nS.sum(1) - 1
-            pooled_nT: Tensor = hidden_nST[torch.arange(len(last_n), device=last_n.device), last_n].float()
+            pooled_nT: Tensor = hidden_nST[
+                torch.arange(len(last_n), device=last_n.device), last_n
+            ].float()
             return pooled_nT
         weight_nS1 = mask_nS.unsqueeze(-1).float()
         mean_nT: Tensor = (hidden_nST.float() * weight_nS1).sum(1) / weight_nS1.sum(1)
         return mean_nT
 
     def encode(self, texts: list[str], max_tokens: int) -> FloatArray:
-        """Vectors of many texts, without gradients, sorted by length inside windows. Shape: [n, T] float32.
+        """Vectors of many texts, without gradients, sorted by length inside windows. Shape: [n, T]
+        float32.
 
         A batch that does not fit in memory is halved, for the rest of this encoder's life too.
 
@@ -130,32 +147,44 @@ class TextEncoder(nn.Module):
         out_nT = np.empty((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), self.settings.window):
             ids = self._token_ids(texts[start : start + self.settings.window], max_tokens)
-            # longest first: a batch that is too large for memory fails at the start, not after an hour
+            # longest first: a batch that is too large for memory fails at the start, not after an
+            # hour
             order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
             for batch in self._batches(order, ids):
                 out_nT[[start + i for i in batch]] = self._encode_halving([ids[i] for i in batch])
         return out_nT
 
     def add_lora(self, lora: LoraSettings, seed: int = 0) -> None:
-        """Puts trainable fp32 adapters into the backbone; all else stays frozen. The same seed, the same adapters."""
+        """Puts trainable fp32 adapters into the backbone; all else stays frozen. The same seed, the
+        same adapters.
+        """
         self.backbone = attach_lora(self.backbone, lora, seed)
 
     def lora_state(self) -> dict[str, Tensor]:
         """The adapters' tensors by name, copied to the CPU."""
-        return {name: p.detach().cpu().clone() for name, p in lora_parameters(self.backbone).items()}
+        return {
+            name: p.detach().cpu().clone() for name, p in lora_parameters(self.backbone).items()
+        }
 
     def load_lora_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over tensors of `lora_state`. Raises TextError if names or shapes differ from the adapters here."""
+        """Takes over tensors of `lora_state`. Raises TextError if names or shapes differ from the
+        adapters here.
+        """
         own = lora_parameters(self.backbone)
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
             odd = sorted(set(own) ^ set(state))[:1] or ["a shape"]
-            raise TextError(f"adapter does not fit the model (first difference: {odd[0]}): use the adapter's own model")
+            raise TextError(
+                f"adapter does not fit the model (first difference: {odd[0]}): use the adapter's "
+                "own model"
+            )
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
 
     def merge_lora(self) -> None:
-        """Folds the adapters into the weights (extraction is a third faster then), or does nothing without adapters."""
+        """Folds the adapters into the weights (extraction is a third faster then), or does nothing
+        without adapters.
+        """
         if lora_parameters(self.backbone):
             self.backbone = self.backbone.merge_and_unload()
 
@@ -168,17 +197,27 @@ class TextEncoder(nn.Module):
         if self.settings.prompt:
             texts = self._wrap(texts, max_tokens)
             max_tokens += SUFFIX_SLACK
-        ids: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=max_tokens)[
+            "input_ids"
+        ]
         return [row or [self.tokenizer.pad_token_id] for row in ids]
 
     def _wrap(self, texts: list[str], max_tokens: int) -> list[str]:
-        """Clips the text by tokens, then puts the prompt around it: last-token pooling reads the prompt's end."""
+        """Clips the text by tokens, then puts the prompt around it: last-token pooling reads the
+        prompt's end.
+        """
         before, after = str(self.settings.prompt).split("{text}")
         budget = max_tokens - len(self.tokenizer(before + after)["input_ids"])
         if budget < 1:
-            raise TextError(f"text.prompt leaves no room for text in {max_tokens} tokens: raise text.max_tokens")
+            raise TextError(
+                f"text.prompt leaves no room for text in {max_tokens} tokens: raise text.max_tokens"
+            )
         offsets = self.tokenizer(
-            texts, add_special_tokens=False, truncation=True, max_length=budget, return_offsets_mapping=True
+            texts,
+            add_special_tokens=False,
+            truncation=True,
+            max_length=budget,
+            return_offsets_mapping=True,
         )["offset_mapping"]
         ends = [row[-1][1] if row else 0 for row in offsets]
         return [before + text[:end] + after for text, end in zip(texts, ends, strict=True)]
@@ -198,7 +237,8 @@ class TextEncoder(nn.Module):
                 raise
             if len(ids) == 1:
                 raise TextError(
-                    f"text.max_tokens: one text of {len(ids[0])} tokens does not fit in memory: lower it, or use fewer "
+                    f"text.max_tokens: one text of {len(ids[0])} tokens does not fit in memory: "
+                    "lower it, or use fewer "
                     "text.num_actors"
                 ) from error
         self.batch_tokens = max(1, self.batch_tokens // 2)
@@ -222,14 +262,20 @@ class TextEncoder(nn.Module):
 
 def _prepare(tokenizer: Any, directory: Path) -> Any:
     if not getattr(tokenizer, "is_fast", False):
-        raise TextError(f"text.model: {directory} has no tokenizer.json: save its tokenizer in the fast format")
+        raise TextError(
+            f"text.model: {directory} has no tokenizer.json: save its tokenizer in the fast format"
+        )
     tokenizer.truncation_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise TextError(f"text.model: the tokenizer of {directory} has neither pad nor eos token: add one")
+            raise TextError(
+                f"text.model: the tokenizer of {directory} has neither pad nor eos token: add one"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, MemoryError | torch.OutOfMemoryError
+    ) or "can't allocate memory" in str(error)

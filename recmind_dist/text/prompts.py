@@ -1,4 +1,6 @@
-"""Item and user texts out of a graph. A text is made of training interactions only: nothing held out enters it."""
+"""Item and user texts out of a graph. A text is made of training interactions only: nothing held
+out enters it.
+"""
 
 import json
 import re
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     from recmind_dist.graph import Graph
 
 ITEMS = "items"
-CHARS_PER_TOKEN = 16  # longer than any run of ordinary tokens, so the clip never takes what the tokenizer would keep
+# longer than any run of ordinary tokens, so the clip never takes what the tokenizer would keep
+CHARS_PER_TOKEN = 16
 TITLE_CHARS = 200
 BLOCK_USERS = 65536
-# control characters, lone surrogates and invisible format marks, which some tokenizers refuse and none can use
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff\ud800-\udfff\\s]+")
+# control characters, lone surrogates and invisible format marks, which some tokenizers refuse and
+# none can use
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff\ud800-\udfff\\s]+"
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,9 @@ class Texts:
     @property
     def count(self) -> int:
         """Texts that there are, both sides."""
-        return sum(text is not None for text in self.items) + sum(text is not None for text in self.users)
+        return sum(text is not None for text in self.items) + sum(
+            text is not None for text in self.users
+        )
 
     @cached_property
     def key(self) -> str:
@@ -48,7 +56,10 @@ class Texts:
 
     def save(self, path: Path) -> None:
         """Writes them as JSON, sealed."""
-        write_sealed(path, json.dumps({"items": self.items, "users": self.users}, ensure_ascii=False).encode())
+        write_sealed(
+            path,
+            json.dumps({"items": self.items, "users": self.users}, ensure_ascii=False).encode(),
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Texts":
@@ -58,28 +69,39 @@ class Texts:
             values = json.loads(path.read_bytes())
             items, users = values["items"], values["users"]
             if not all(
-                isinstance(side, list) and all(isinstance(t, str | None) for t in side) for side in (items, users)
+                isinstance(side, list) and all(isinstance(t, str | None) for t in side)
+                for side in (items, users)
             ):
                 raise ValueError("not lists of texts")
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{path}: not a file of texts ({str(error)[:80]}): {DOCTOR}") from error
+            raise StoreError(
+                f"{path}: not a file of texts ({str(error)[:80]}): {DOCTOR}"
+            ) from error
         return cls(items, users)
 
 
-def build_texts(graph: "Graph", settings: TextSettings, hidden_edge: BoolArray | None = None) -> Texts:
+def build_texts(
+    graph: "Graph", settings: TextSettings, hidden_edge: BoolArray | None = None
+) -> Texts:
     """Renders all texts of a graph.
 
     Args:
-        hidden_edge: [E] over the user half of `graph.indices`; edges that are True stay out of the user texts, since
+        hidden_edge: [E] over the user half of `graph.indices`; edges that are True stay out of the
+        user texts, since
             gates learn from them.
 
     Raises:
         TextError: a template names a field that the item or user file has not.
     """
     titles = _render(graph.items_frame(), settings.item_title, "item_title", TITLE_CHARS)
-    items = _render(graph.items_frame(), settings.item_template, "item_template", settings.max_tokens * CHARS_PER_TOKEN)
+    items = _render(
+        graph.items_frame(),
+        settings.item_template,
+        "item_template",
+        settings.max_tokens * CHARS_PER_TOKEN,
+    )
     return Texts(items=items, users=_user_texts(graph, settings, titles, hidden_edge))
 
 
@@ -98,12 +120,18 @@ def _render(frame: pl.DataFrame, template: str, key: str, max_chars: int) -> lis
     return [text[:max_chars] if (text := parsed.render(row)) else None for row in rows]
 
 
-def _rows(frame: pl.DataFrame, fields: list[str], key: str, max_chars: int) -> Iterator[dict[str, str | None]]:
+def _rows(
+    frame: pl.DataFrame, fields: list[str], key: str, max_chars: int
+) -> Iterator[dict[str, str | None]]:
     for field in fields:
         if field not in frame.columns:
             known = ", ".join(frame.columns)
-            raise TextError(f"text.{key}: no field {field!r} in the file, which has {known}: name one of these")
-    columns = [[clean(value, max_chars) for value in frame.get_column(field).to_list()] for field in fields]
+            raise TextError(
+                f"text.{key}: no field {field!r} in the file, which has {known}: name one of these"
+            )
+    columns = [
+        [clean(value, max_chars) for value in frame.get_column(field).to_list()] for field in fields
+    ]
     for values in zip(*columns, strict=True):
         yield dict(zip(fields, values, strict=True))
 
@@ -127,7 +155,11 @@ def _user_texts(
 
 
 def _newest_titles(
-    graph: "Graph", max_items: int, max_chars: int, titles: list[str | None], hidden_edge: BoolArray | None
+    graph: "Graph",
+    max_items: int,
+    max_chars: int,
+    titles: list[str | None],
+    hidden_edge: BoolArray | None,
 ) -> Iterator[str | None]:
     """Per user the titles of training items, newest first, joined; None if there are none."""
     has_title = np.array([title is not None for title in titles], dtype=bool)

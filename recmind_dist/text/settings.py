@@ -8,7 +8,9 @@ from recmind_dist.config import Settings
 from recmind_dist.text.template import Template
 
 TEMPLATE_VERSION = 1
-"""Raised whenever the same template would render another text, so that old vectors are not taken for new ones."""
+"""Raised whenever the same template would render another text, so that old vectors are not taken
+for new ones.
+"""
 
 
 class LoraSettings(Settings):
@@ -19,9 +21,12 @@ class LoraSettings(Settings):
     alpha: float = Field(16.0, gt=0)
     """The update is scaled by alpha / r."""
     target_modules: list[str] | Literal["auto"] = "auto"
-    """Last names of the layers to adapt; auto: query, key, value, dense of encoders, every linear of decoders."""
+    """Last names of the layers to adapt; auto: query, key, value, dense of encoders, every linear
+    of decoders.
+    """
     last_layers: int | None = Field(None, ge=1)
-    """Adapt the last n transformer layers only (backward then stops there); all of them by default."""
+    """Adapt the last n transformer layers only (backward then stops there); all of them by default.
+    """
     learning_rate: float = Field(1e-3, gt=0)
     texts_per_step: int = Field(64, ge=1)
     """Fresh texts that go through the language model in each warm-up step, over all ranks."""
@@ -37,13 +42,19 @@ class TextSettings(Settings):
     model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """sha256 of model.safetensors; another file is refused."""
     item_template: str = "{title}"
-    """Item text from the fields of the item file. An empty field goes together with the words around it."""
+    """Item text from the fields of the item file. An empty field goes together with the words
+    around it.
+    """
     user_template: str = "A person who liked: {items}"
-    """User text; {items} stands for the titles of training items, newest first; user fields are allowed."""
+    """User text; {items} stands for the titles of training items, newest first; user fields are
+    allowed.
+    """
     item_title: str = "{title}"
     """One item inside a user text."""
     prompt: str | None = None
-    """Wrapped around every text, e.g. 'This product: "{text}" means in one word:'. Clipping never cuts it."""
+    """Wrapped around every text, e.g. 'This product: "{text}" means in one word:'. Clipping never
+    cuts it.
+    """
     pooling: Literal["mean", "last"] = "mean"
     """mean over real tokens, or the last real token (decoders)."""
     max_tokens: int = Field(64, ge=4, le=32768)
@@ -53,9 +64,13 @@ class TextSettings(Settings):
     max_user_items: int = Field(10, ge=0)
     """Titles in a user text at most."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the driver has CUDA or a CPU with bf16 instructions, else fp32. Part of the vectors' key."""
+    """auto: bf16 where the driver has CUDA or a CPU with bf16 instructions, else fp32. Part of the
+    vectors' key.
+    """
     batch_tokens: int | None = Field(None, ge=64)
-    """Padded tokens of one forward pass; none: 512 on a CPU, whose cache then holds a layer, 65,536 on a GPU."""
+    """Padded tokens of one forward pass; none: 512 on a CPU, whose cache then holds a layer, 65,536
+    on a GPU.
+    """
     window: int = Field(4096, ge=1)
     """Texts sorted by length together; 4,096 leaves 2-4 % padding."""
     num_actors: int = Field(0, ge=0)
@@ -67,7 +82,9 @@ class TextSettings(Settings):
     max_retries: int = Field(3, ge=0)
     """Times a shard is tried again after its worker died, each time with half the batch."""
     start_timeout_s: float = Field(600.0, gt=0)
-    """Seconds without any extraction worker, while the cluster has no room for one or a node boots; then it is given up."""
+    """Seconds without any extraction worker, while the cluster has no room for one or a node boots;
+    then it is given up.
+    """
     lora: LoraSettings | None = None
     """Adapters for the warm-up phase; none: the language model stays as it is."""
 
@@ -89,6 +106,7 @@ class TextSettings(Settings):
     def _shards_hold_whole_chunks(self) -> Self:
         if self.shard_rows % self.chunk_rows:
             raise ValueError(
-                f"text.shard_rows is {self.shard_rows}, text.chunk_rows is {self.chunk_rows}: make the first a multiple"
+                f"text.shard_rows is {self.shard_rows}, text.chunk_rows is {self.chunk_rows}: "
+                "make the first a multiple"
             )
         return self

@@ -1,4 +1,6 @@
-"""Where a language model comes from and what it is: directory or hub, hashes, element type, key of its vectors."""
+"""Where a language model comes from and what it is: directory or hub, hashes, element type, key of
+its vectors.
+"""
 
 import os
 from functools import lru_cache
@@ -29,7 +31,8 @@ def resolve_model(settings: TextSettings) -> Path:
     """The local directory of the model, fetched from the hub if it is a hub name; hash checked.
 
     Raises:
-        TextError: no such directory or hub model, no safetensors weights, another hash than `model_sha256`.
+        TextError: no such directory or hub model, no safetensors weights, another hash than
+        `model_sha256`.
     """
     directory = Path(settings.model).expanduser()
     if not directory.is_dir():
@@ -38,12 +41,17 @@ def resolve_model(settings: TextSettings) -> Path:
     for name in ("config.json", *(() if (directory / WEIGHTS_INDEX).is_file() else (WEIGHTS,))):
         if not (directory / name).is_file():
             raise TextError(
-                f"text.model: {directory} has no {name}: give a transformers directory saved as safetensors "
+                f"text.model: {directory} has no {name}: give a transformers directory saved as "
+                "safetensors "
                 "(pickled .bin weights are not read)"
             )
-    if settings.model_sha256 and (found := _file_hash(directory / WEIGHTS)) != settings.model_sha256:
+    if (
+        settings.model_sha256
+        and (found := _file_hash(directory / WEIGHTS)) != settings.model_sha256
+    ):
         raise TextError(
-            f"text.model_sha256: {directory / WEIGHTS} has sha256 {found}, not {settings.model_sha256}: "
+            f"text.model_sha256: {directory / WEIGHTS} has sha256 {found}, not "
+            f"{settings.model_sha256}: "
             "fetch the model again, or correct the hash"
         )
     return directory
@@ -53,7 +61,8 @@ def _from_hub(settings: TextSettings) -> Path:
     looks_like_path = settings.model.startswith((".", "/", "~")) or settings.model.count("/") > 1
     if looks_like_path or Path(settings.model).parent.name == "models":
         raise TextError(
-            f"text.model: no directory {settings.model}: run `recmind fetch` for the model, or give a transformers "
+            f"text.model: no directory {settings.model}: run `recmind fetch` for the model, or "
+            "give a transformers "
             "directory or a hub name"
         )
     from huggingface_hub import snapshot_download
@@ -61,11 +70,16 @@ def _from_hub(settings: TextSettings) -> Path:
 
     try:
         patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES]
-        return Path(snapshot_download(settings.model, revision=settings.model_revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                settings.model, revision=settings.model_revision, allow_patterns=patterns
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TextError(
-            f"text.model: {settings.model!r} is no directory, and the hub does not give it ({reason}): "
+            f"text.model: {settings.model!r} is no directory, and the hub does not give it "
+            f"({reason}): "
             "give the path of a transformers directory"
         ) from error
 
@@ -78,7 +92,10 @@ def weight_files(directory: Path) -> list[Path]:
     files = [directory / str(name) for name in sorted(names)]
     for file in files:
         if file.parent != directory or not file.is_file():
-            raise TextError(f"{directory / WEIGHTS_INDEX}: names {file.name!r}, which is absent: fetch the model again")
+            raise TextError(
+                f"{directory / WEIGHTS_INDEX}: names {file.name!r}, which is absent: fetch the "
+                "model again"
+            )
     return files
 
 
@@ -91,22 +108,34 @@ def hidden_size(directory: Path) -> int:
 
 
 def resolve_dtype(settings: TextSettings) -> str:
-    """Either "fp32" or "bf16". `auto` asks this machine: on a cluster of other machines than the driver's, set it.
+    """Either "fp32" or "bf16". `auto` asks this machine: on a cluster of other machines than the
+    driver's, set it.
 
-    bf16 is 1.8 times faster than fp32 where the CPU has the instructions and several times slower where it has not.
+    bf16 is 1.8 times faster than fp32 where the CPU has the instructions and several times slower
+    where it has not.
     """
     if settings.dtype != "auto":
         return settings.dtype
     import torch
 
-    fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = (
+        torch.cuda.is_available()
+        or torch.cpu._is_avx512_bf16_supported()
+        or torch.cpu._is_amx_tile_supported()
+    )
     return "bf16" if fast else "fp32"
 
 
 def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -> dict[str, Any]:
-    """All that decides the vector of a given text, as plain data; its `content_key` is the encoder key."""
+    """All that decides the vector of a given text, as plain data; its `content_key` is the encoder
+    key.
+    """
     directory = resolve_model(settings)
-    tokenizer = {name: _file_hash(directory / name) for name in TOKENIZER_FILES if (directory / name).is_file()}
+    tokenizer = {
+        name: _file_hash(directory / name)
+        for name in TOKENIZER_FILES
+        if (directory / name).is_file()
+    }
     return {
         "weights": {file.name: _file_hash(file) for file in weight_files(directory)},
         "architecture": _file_hash(directory / "config.json"),
@@ -121,7 +150,9 @@ def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -
 
 
 def encoder_key(settings: TextSettings, adapter: Path | None = None) -> str:
-    """The key (sha256, hex) under which vectors of this model, adapter, prompt, pooling and dtype are kept."""
+    """The key (sha256, hex) under which vectors of this model, adapter, prompt, pooling and dtype
+    are kept.
+    """
     from recmind_dist.text.adapter import adapter_hash
 
     return content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
@@ -131,7 +162,9 @@ def _file_hash(path: Path) -> str:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}): fetch the model again") from error
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror}): fetch the model again"
+        ) from error
     return _hash_once(path, stat.st_size, stat.st_mtime_ns)
 
 

@@ -1,8 +1,9 @@
-"""Text vectors on disk: Zarr v3, float16, one writer a shard, checksummed chunks, and a ledger of what is complete.
+"""Text vectors on disk: Zarr v3, float16, one writer a shard, checksummed chunks, and a ledger of
+what is complete.
 
-    <store>/store.json              encoder key, width, rows, layout
-    <store>/items, <store>/users    arrays [rows, T]; a row without text is NaN
-    <store>/ledger/items-00000.json rows, sha256 of the float16 bytes, content key: written after the shard is durable
+    <store>/store.json              encoder key, width, rows, layout <store>/items, <store>/users
+    arrays [rows, T]; a row without text is NaN <store>/ledger/items-00000.json rows, sha256 of the
+    float16 bytes, content key: written after the shard is durable
 
 Zarr reads a missing shard as fill value and has no notion of "all there": the ledger has.
 """
@@ -44,24 +45,37 @@ class TextStore:
 
     @classmethod
     def open(cls, path: Path) -> "TextStore":
-        """Raises StoreError if `path` holds no text store of this schema. Shards are looked at when they are read."""
+        """Raises StoreError if `path` holds no text store of this schema. Shards are looked at when
+        they are read.
+        """
         if not (path / META).is_file():
             raise StoreError(f"{path}: no {META}: not a text store: run `recmind embed`")
         meta = read_json(path / META)
         if not isinstance(meta, dict) or meta.get("kind") != KIND:
-            raise StoreError(f"{path / META}: not that of a text store: delete {path} and run `recmind embed`")
+            raise StoreError(
+                f"{path / META}: not that of a text store: delete {path} and run `recmind embed`"
+            )
         if meta.get("schema") != SCHEMA:
             raise StoreError(
-                f"{path / META}: schema version {meta.get('schema')!r}, this program reads {SCHEMA}: "
+                f"{path / META}: schema version {meta.get('schema')!r}, this program reads "
+                f"{SCHEMA}: "
                 "use the version that wrote it"
             )
         if not _is_layout(meta):
-            raise StoreError(f"{path / META}: describes no layout of ours: delete {path} and run `recmind embed`")
+            raise StoreError(
+                f"{path / META}: describes no layout of ours: delete {path} and run `recmind embed`"
+            )
         return cls(path, meta)
 
     @classmethod
     def create(
-        cls, path: Path, encoder: dict[str, Any], dim: int, num_rows: dict[str, int], shard_rows: int, chunk_rows: int
+        cls,
+        path: Path,
+        encoder: dict[str, Any],
+        dim: int,
+        num_rows: dict[str, int],
+        shard_rows: int,
+        chunk_rows: int,
     ) -> "TextStore":
         """Makes a store, or opens the one that is there, whose layout and good shards stay.
 
@@ -77,7 +91,8 @@ class TextStore:
             found, wanted = (store.dim, store.meta["num_rows"]), (dim, dict(num_rows))
             if found != wanted:
                 raise StoreError(
-                    f"{path / META}: says width and rows {found}, not {wanted}: delete {path} and run `recmind embed`"
+                    f"{path / META}: says width and rows {found}, not {wanted}: delete {path} and "
+                    "run `recmind embed`"
                 )
             return store
         for directory in (path, path / "ledger"):
@@ -126,7 +141,9 @@ class TextStore:
             if (side, shard) in self._verified:
                 out[low - start : high - start] = self._rows(side, shard, low, high)
             else:
-                out[low - start : high - start] = self.read_shard(side, shard)[low - first : high - first]
+                out[low - start : high - start] = self.read_shard(side, shard)[
+                    low - first : high - first
+                ]
         return out
 
     def read_all(self, side: str) -> HalfArray:
@@ -134,12 +151,16 @@ class TextStore:
         return self.read(side, 0, self.num_rows(side))
 
     def gather(self, side: str, rows: IntArray) -> HalfArray:
-        """Any rows, in the order given, at the price of one pass over their shards. Shape: [len(rows), T] float16."""
+        """Any rows, in the order given, at the price of one pass over their shards. Shape:
+        [len(rows), T] float16.
+        """
         out = np.empty((len(rows), self.dim), dtype=np.float16)
         shard_of = np.asarray(rows) // self.shard_rows
         for shard in np.unique(shard_of).tolist():
             chosen = np.flatnonzero(shard_of == shard)
-            out[chosen] = self.read_shard(side, shard)[np.asarray(rows)[chosen] - shard * self.shard_rows]
+            out[chosen] = self.read_shard(side, shard)[
+                np.asarray(rows)[chosen] - shard * self.shard_rows
+            ]
         return out
 
     def shards(self, side: str) -> Iterator[HalfArray]:
@@ -148,7 +169,9 @@ class TextStore:
             yield self.read_shard(side, shard)
 
     def read_shard(self, side: str, shard: int) -> HalfArray:
-        """One whole shard, verified. Raises StoreError, naming it, if it is missing, incomplete or damaged."""
+        """One whole shard, verified. Raises StoreError, naming it, if it is missing, incomplete or
+        damaged.
+        """
         entry = self.entry(side, shard)
         name = f"{self.path}: shard {shard} of {side}"
         start, stop = self.shard_range(side, shard)
@@ -163,7 +186,8 @@ class TextStore:
         return vectors
 
     def write_shard(self, side: str, shard: int, vectors: HalfArray, content_key: str) -> None:
-        """Writes a shard durably, reads it back, and only then enters it in the ledger. One writer a shard.
+        """Writes a shard durably, reads it back, and only then enters it in the ledger. One writer
+        a shard.
 
         Raises:
             TextError: wrong shape, or a row that is neither finite nor wholly NaN.
@@ -174,24 +198,38 @@ class TextStore:
         file = self.shard_file(side, shard)
         try:
             self._ledger_file(side, shard).unlink(missing_ok=True)
-            file.unlink(missing_ok=True)  # Zarr would merge into what is there, which may be damaged
+            file.unlink(
+                missing_ok=True
+            )  # Zarr would merge into what is there, which may be damaged
             self._array(side)[start:stop] = vectors
             textless = bool(np.isnan(vectors).all())
-            if not textless:  # of a shard without a single text Zarr keeps no file: it is what fill values stand for
+            # of a shard without a single text Zarr keeps no file: it is what fill values stand for
+            if not textless:
                 _fsync(file)
             back = self._rows(side, shard, start, stop)
             if not np.array_equal(back.view(np.uint16), vectors.view(np.uint16)):
-                raise StoreError(f"{file}: other bytes came back than were written: check the disk, then {REMEDY}")
-            entry = {"rows": stop - start, "sha256": _sha256(vectors), "content_key": content_key, "textless": textless}
+                raise StoreError(
+                    f"{file}: other bytes came back than were written: check the disk, then "
+                    f"{REMEDY}"
+                )
+            entry = {
+                "rows": stop - start,
+                "sha256": _sha256(vectors),
+                "content_key": content_key,
+                "textless": textless,
+            }
             write_json(self._ledger_file(side, shard), entry)
         except OSError as error:
             raise StoreError(
-                f"{file}: cannot be written ({error.strerror}): free space, then run again: finished shards are kept"
+                f"{file}: cannot be written ({error.strerror}): free space, then run again: "
+                "finished shards are kept"
             ) from error
         self._verified.discard((side, shard))
 
     def entry(self, side: str, shard: int) -> dict[str, Any] | None:
-        """The ledger's entry of a shard, or None if it was never completed. Raises StoreError if it is not readable."""
+        """The ledger's entry of a shard, or None if it was never completed. Raises StoreError if it
+        is not readable.
+        """
         path = self._ledger_file(side, shard)
         if not path.is_file():
             return None
@@ -199,9 +237,13 @@ class TextStore:
         return entry if isinstance(entry, dict) else {}
 
     def content_key(self) -> str:
-        """What all shards were made of, as the ledger has it: another run's texts in the same store change it."""
+        """What all shards were made of, as the ledger has it: another run's texts in the same store
+        change it.
+        """
         shards = ((side, shard) for side in SIDES for shard in range(self.num_shards(side)))
-        return content_key_of([(self.entry(side, shard) or {}).get("content_key") for side, shard in shards])
+        return content_key_of(
+            [(self.entry(side, shard) or {}).get("content_key") for side, shard in shards]
+        )
 
     def layout(self, side: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Shapes of the array, of a shard and of a chunk, as Zarr has them."""
@@ -209,7 +251,9 @@ class TextStore:
         return tuple(array.shape), tuple(array.shards or ()), tuple(array.chunks)
 
     def forget(self, side: str, shard: int) -> None:
-        """Takes a shard out of the ledger, so that the next extraction makes it, and only it, again."""
+        """Takes a shard out of the ledger, so that the next extraction makes it, and only it,
+        again.
+        """
         self._ledger_file(side, shard).unlink(missing_ok=True)
         fsync_directory(self.path / "ledger")
         self._verified.discard((side, shard))
@@ -221,8 +265,14 @@ class TextStore:
                 self.read_shard(side, shard)
 
     def clean(self) -> int:
-        """Removes half-written files of writers that died; returns how many. Only the holder of the lock may."""
-        stray = [path for path in self.path.rglob("*") if path.name.endswith(".partial") or ".partial-" in path.name]
+        """Removes half-written files of writers that died; returns how many. Only the holder of the
+        lock may.
+        """
+        stray = [
+            path
+            for path in self.path.rglob("*")
+            if path.name.endswith(".partial") or ".partial-" in path.name
+        ]
         for path in stray:
             path.unlink(missing_ok=True)
         return len(stray)
@@ -239,15 +289,20 @@ class TextStore:
             return np.asarray(self._array(side)[start:stop], dtype=np.float16)
         except StoreError:
             raise
-        except Exception as error:  # as for _open_array, and whatever its codecs do with damaged bytes
-            raise StoreError(f"{self.path}: shard {shard} of {side} is damaged ({_words(error)}): {REMEDY}") from error
+        except (
+            Exception
+        ) as error:  # as for _open_array, and whatever its codecs do with damaged bytes
+            raise StoreError(
+                f"{self.path}: shard {shard} of {side} is damaged ({_words(error)}): {REMEDY}"
+            ) from error
 
     def _array(self, side: str) -> Any:
         if side not in self._arrays:
             array = self._open_array(side)
             if array.shape != (self.num_rows(side), self.dim):
                 raise StoreError(
-                    f"{self.path / side}: {array.shape[0]} rows, {META} says {self.num_rows(side)}: run `recmind embed`"
+                    f"{self.path / side}: {array.shape[0]} rows, {META} says "
+                    f"{self.num_rows(side)}: run `recmind embed`"
                 )
             self._arrays[side] = array
         return self._arrays[side]
@@ -259,9 +314,12 @@ class TextStore:
         try:
             # a shard without any text gets a file too, so that a missing file always means a loss
             return zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
-        except Exception as error:  # of a damaged zarr.json Zarr raises whatever its constructors do
+        except (
+            Exception
+        ) as error:  # of a damaged zarr.json Zarr raises whatever its constructors do
             raise StoreError(
-                f"{path}: not a Zarr array ({_words(error)}): delete {self.path}, run `recmind embed`"
+                f"{path}: not a Zarr array ({_words(error)}): delete {self.path}, run `recmind "
+                "embed`"
             ) from error
 
     def _create_array(self, side: str) -> None:
@@ -275,7 +333,9 @@ class TextStore:
             chunks=(int(self.meta["chunk_rows"]), self.dim),
             shards=(self.shard_rows, self.dim),
             fill_value=float("nan"),
-            compressors=[Crc32cCodec()],  # a flipped bit is an error; float16 vectors hardly compress (1.1 times)
+            compressors=[
+                Crc32cCodec()
+            ],  # a flipped bit is an error; float16 vectors hardly compress (1.1 times)
             config={"write_empty_chunks": True},
             overwrite=True,
         )
@@ -288,14 +348,20 @@ def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -
     bad = ~np.isfinite(vectors).all(axis=1) & ~np.isnan(vectors).all(axis=1)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise TextError(f"{name}: row {row} is not finite in float16: check text.model and text.dtype")
+        raise TextError(
+            f"{name}: row {row} is not finite in float16: check text.model and text.dtype"
+        )
 
 
 def _is_layout(meta: dict[str, Any]) -> bool:
     """Whether sizes are numbers that a store can have: a loop over declared shards must end."""
     rows = meta.get("num_rows")
     sizes = [meta.get(name) for name in ("dim", "shard_rows", "chunk_rows")]
-    if not isinstance(rows, dict) or set(rows) != set(SIDES) or not isinstance(meta.get("encoder"), dict):
+    if (
+        not isinstance(rows, dict)
+        or set(rows) != set(SIDES)
+        or not isinstance(meta.get("encoder"), dict)
+    ):
         return False
     if any(type(size) is not int or size < 1 for size in sizes) or any(
         type(n) is not int or n < 0 for n in rows.values()

@@ -1,8 +1,9 @@
-"""Templates like "{title} ({year}). {genres}" in which an empty field takes the words around it along.
+"""Templates like "{title} ({year}). {genres}" in which an empty field takes the words around it
+along.
 
-Literal text between two fields is split: closing brackets and the words up to the next punctuation mark belong to the
-field on the left, the rest to the field on the right. So "{title} ({year}). {genres}" without a year reads
-"Title. Genres", and without a title "(1999). Genres".
+Literal text between two fields is split: closing brackets and the words up to the next punctuation
+mark belong to the field on the left, the rest to the field on the right. So "{title} ({year}).
+{genres}" without a year reads "Title. Genres", and without a title "(1999). Genres".
 """
 
 import re
@@ -33,7 +34,9 @@ class Template:
         try:
             pieces = list(Formatter().parse(text))
         except ValueError as error:
-            raise ValueError(f"{text!r} is not a template ({error}): write fields as {{name}}") from error
+            raise ValueError(
+                f"{text!r} is not a template ({error}): write fields as {{name}}"
+            ) from error
         literals, fields = [""], []
         for literal, name, spec, conversion in pieces:
             literals[-1] += literal
@@ -62,7 +65,9 @@ class Template:
 
 
 def _attach(literals: list[str], fields: list[str]) -> list[_Part]:
-    """Gives each literal, or both halves of it, to the fields beside it; the first and last have one neighbour."""
+    """Gives each literal, or both halves of it, to the fields beside it; the first and last have
+    one neighbour.
+    """
     befores, afters = [literals[0]], []
     for literal in literals[1:-1]:
         left = match.end() if (match := _LEFT_PART.match(literal)) else 0

@@ -1,4 +1,6 @@
-"""Evaluation of a finished run: best checkpoint, exact propagation, full catalogue, results.json and per_user.parquet."""
+"""Evaluation of a finished run: best checkpoint, exact propagation, full catalogue, results.json
+and per_user.parquet.
+"""
 
 import io
 import subprocess
@@ -8,23 +10,24 @@ from typing import Any
 import polars as pl
 import torch
 
-from recmind_dist.checkpoint.agreement import all_find_checkpoint
+from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.config import resolve_settings
 from recmind_dist.config.yaml import load_yaml
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.embedding.exchange import all_gather_rows
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.evaluation import gate_statistics
-from recmind_dist.evaluation.ranking import Evaluation, all_evaluate, all_evaluate_popularity
+from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings, evaluate_popularity
 from recmind_dist.graph import Graph, row_bounds
-from recmind_dist.parallel import Ranks, all_gather_rows
-from recmind_dist.parallel.item_means import all_content
-from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.propagation.item_means import content_view
 from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.deleted_keys import DELETED_KEYS
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.deleted_keys import DELETED_KEYS
-from recmind_dist.training.rank_model import Inputs, RankModel
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs, ModelShard
 from recmind_dist.training.state import Cursor
 
 
@@ -37,34 +40,43 @@ def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
     return run, config.model_copy(update={"run_dir": path})
 
 
-def load_best(config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks) -> tuple[RankModel, Cursor]:
+def load_best(
+    config: RunConfig, inputs: Inputs, run: RunDirectory, context: DistContext
+) -> tuple[ModelShard, Cursor]:
     """The model of the checkpoint that validation preferred. Every rank must call.
 
     Raises CheckpointError if the run has none.
     """
-    model = RankModel(config, inputs, ranks)
-    found = all_find_checkpoint(run.checkpoints, "best", ranks, model.bounds.tolist())
+    model = ModelShard(config, inputs, context)
+    found = agree_on_checkpoint(run.checkpoints, "best", context, model.bounds.tolist())
     if found is None:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint: train the run first")
     model.load_for_inference(found)
     return model, Cursor.from_info(found.info)
 
 
-def all_evaluate_run(
-    config: RunConfig, inputs: Inputs, run: RunDirectory, ranks: Ranks, split: str = "test"
+def evaluate_run(
+    config: RunConfig, inputs: Inputs, run: RunDirectory, context: DistContext, split: str = "test"
 ) -> dict[str, Any]:
-    """Content of results.json. Every rank must call; rank 0 writes it, and the users' own metrics beside it."""
-    model, cursor = load_best(config, inputs, run, ranks)
-    vectors = model.all_final_vectors()
-    found = all_evaluate(vectors.h, model.graph, split, config.evaluation, ranks, cursor.norm_exponent, model.rows)
+    """Content of results.json. Every rank must call; rank 0 writes it, and the users' own metrics
+    beside it.
+    """
+    model, cursor = load_best(config, inputs, run, context)
+    vectors = model.final_embeddings()
+    found = evaluate_embeddings(
+        vectors.h, model.graph, split, config.evaluation, context, cursor.norm_exponent, model.rows
+    )
     gate = (
         gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users)
         if len(vectors.gamma)
         else []
     )
-    results = _results(config, split, found, gate) | {"norm_exponent": cursor.norm_exponent, "epoch": cursor.epoch}
-    users = all_per_user(found, ranks)
-    if ranks.rank == 0:
+    results = _results(config, split, found, gate) | {
+        "norm_exponent": cursor.norm_exponent,
+        "epoch": cursor.epoch,
+    }
+    users = gather_per_user(found, context)
+    if context.rank == 0:
         write_per_user(users, run)
         run.write_results(results)
     return results
@@ -72,24 +84,29 @@ def all_evaluate_run(
 
 def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -> dict[str, Any]:
     """The same for the popularity baseline, which needs no training, on one rank alone."""
-    found = all_evaluate_popularity(Graph.open(graph), "test", config.evaluation, Ranks.alone())
+    found = evaluate_popularity(Graph.open(graph), "test", config.evaluation, DistContext.alone())
     return _write_untrained(config, found, run)
 
 
-def evaluate_text_run(config: RunConfig, graph_dir: Path, store: Path, run: RunDirectory) -> dict[str, Any]:
-    """The same for texts alone: items by their whitened vectors, users by the mean of their items', or under
+def evaluate_text_run(
+    config: RunConfig, graph_dir: Path, store: Path, run: RunDirectory
+) -> dict[str, Any]:
+    """The same for texts alone: items by their whitened vectors, users by the mean of their items',
+    or under
     model.recent_decay by the mean in which newer ones count more. On one rank alone.
     """
-    graph, ranks = Graph.open(graph_dir), Ranks.alone()
+    graph, context = Graph.open(graph_dir), DistContext.alone()
     texts, components = TextStore.open(store), config.model.text_components
     whitening = Whitening.fit(texts, config.model.text_whitening, dim=components or None)
-    operator = FullPropagation(graph, row_bounds(graph, 1), ranks, torch.zeros(graph.num_nodes))
+    operator = FullPropagation(graph, row_bounds(graph, 1), context, torch.zeros(graph.num_nodes))
     vectors = torch.zeros(graph.num_nodes, whitening.dim)
     vectors[graph.num_users :] = torch.from_numpy(whitening.apply("items", texts.read_all("items")))
-    content, recent = all_content(operator, vectors[torch.from_numpy(operator.own_nodes)], config.model.recent_decay)
+    content, recent = content_view(
+        operator, vectors[torch.from_numpy(operator.own_nodes)], config.model.recent_decay
+    )
     h = torch.where(operator.is_user[:, None], recent[0], content[0]) if recent else content[0]
     in_node_order = h[operator.row_of_node]
-    found = all_evaluate(in_node_order, graph, "test", config.evaluation, ranks, 0.0)
+    found = evaluate_embeddings(in_node_order, graph, "test", config.evaluation, context, 0.0)
     return _write_untrained(config, found, run)
 
 
@@ -98,22 +115,26 @@ def _write_untrained(config: RunConfig, found: Evaluation, run: RunDirectory) ->
     results = _results(config, "test", found, [])
     run.create()
     run.write_config(config.model_dump(mode="json"))
-    write_per_user(all_per_user(found, Ranks.alone()), run)
+    write_per_user(gather_per_user(found, DistContext.alone()), run)
     run.write_results(results)
     return results
 
 
-def all_per_user(found: Evaluation, ranks: Ranks) -> pl.DataFrame:
+def gather_per_user(found: Evaluation, context: DistContext) -> pl.DataFrame:
     """The metrics of each user with held-out items, in node order. Every rank must call.
 
     Columns: user (node), degree (of her held-out item, null where there are several), recall@20, ….
     """
-    counts = torch.zeros(ranks.world_size, dtype=torch.int64, device=ranks.device)
-    counts[ranks.rank] = len(found.per_user["user"])
-    columns = torch.stack([torch.from_numpy(values) for values in found.per_user.values()], 1).to(ranks.device)
-    rows = all_gather_rows(columns, ranks.all_sum(counts).tolist(), ranks).cpu().numpy()
+    counts = torch.zeros(context.world_size, dtype=torch.int64, device=context.device)
+    counts[context.rank] = len(found.per_user["user"])
+    columns = torch.stack([torch.from_numpy(values) for values in found.per_user.values()], 1).to(
+        context.device
+    )
+    rows = all_gather_rows(columns, context.all_reduce(counts).tolist(), context).cpu().numpy()
     frame = pl.DataFrame(dict(zip(found.per_user, rows.T, strict=True)))
-    return frame.with_columns(pl.col("user").cast(pl.Int64), pl.col("degree").fill_nan(None).cast(pl.Int64))
+    return frame.with_columns(
+        pl.col("user").cast(pl.Int64), pl.col("degree").fill_nan(None).cast(pl.Int64)
+    )
 
 
 def write_per_user(users: pl.DataFrame, run: RunDirectory) -> None:
@@ -123,11 +144,19 @@ def write_per_user(users: pl.DataFrame, run: RunDirectory) -> None:
     write_sealed(run.per_user, out.getvalue())
 
 
-def _results(config: RunConfig, split: str, found: Evaluation, gate: list[dict[str, Any]]) -> dict[str, Any]:
+def _results(
+    config: RunConfig, split: str, found: Evaluation, gate: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
-        "dataset": config.dataset.name, "variant": config.variant, "seed": config.train.seed, "commit": _commit(),
-        "split": split, "metrics": found.metrics, "strata": found.strata, "gate": gate,
-    }  # fmt: skip
+        "dataset": config.dataset.name,
+        "variant": config.variant,
+        "seed": config.train.seed,
+        "commit": _commit(),
+        "split": split,
+        "metrics": found.metrics,
+        "strata": found.strata,
+        "gate": gate,
+    }
 
 
 def _commit() -> str | None:

@@ -1,4 +1,5 @@
-"""Fault points of training: `check(point, rank, step)` does nothing unless a test has armed it (see recmind_dist/faults.py).
+"""Fault points of training: `check(point, rank, step)` does nothing unless a test has armed it (see
+recmind_dist/faults.py).
 
 | point | where |
 |---|---|

@@ -1,4 +1,5 @@
-"""Fresh texts of the warm-up: a few of a step's anchors go through the language model, so that its adapters learn.
+"""Fresh texts of the warm-up: a few of a step's anchors go through the language model, so that its
+adapters learn.
 
 Legend: k fresh texts of this rank, T model width, D embedding dims.
 """
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recmind_dist.model import GatedLightGCN
-from recmind_dist.sampling import Batch
+from recmind_dist.sampling.loader import Batch
 from recmind_dist.text import TextEncoder, Texts, Whitening
 
 SIDES = ("user", "item")
@@ -20,8 +21,9 @@ SIDES = ("user", "item")
 class FreshText:
     """Tokenised texts of some of this rank's anchors.
 
-    Shapes: anchor: by side [k_side], positions among this rank's anchors; tokens: user texts, then item texts, [k, S].
-    A rank without any carries one blank text, so that all ranks run the same graph.
+    Shapes: anchor: by side [k_side], positions among this rank's anchors; tokens: user texts, then
+    item texts, [k, S]. A rank without any carries one blank text, so that all ranks run the same
+    graph.
     """
 
     anchor: dict[str, Tensor]
@@ -32,7 +34,8 @@ class FreshTextPicker:
     """Chooses anchors by their place in the global batch, so any number of ranks chooses the same.
 
     Args:
-        texts: of all nodes; encoder: whose tokenizer is used; texts_per_step: over all ranks and both sides.
+        texts: of all nodes; encoder: whose tokenizer is used; texts_per_step: over all ranks and
+        both sides.
     """
 
     def __init__(self, texts: Texts, encoder: TextEncoder, texts_per_step: int) -> None:
@@ -42,13 +45,18 @@ class FreshTextPicker:
         self._per_side = max(1, texts_per_step // max(len(self._sides), 1))
 
     def pick(self, batch: Batch, stride: int) -> FreshText:
-        """Tokenises this rank's share. `stride`: every how-manieth pair of the global batch is an anchor."""
+        """Tokenises this rank's share. `stride`: every how-manieth pair of the global batch is an
+        anchor.
+        """
         anchors = batch.input_id[batch.input_id % stride == 0]
         num_anchors = -(-batch.global_batch_size // stride)
         every = max(1, -(-num_anchors // self._per_side))
         first_node = {"user": 0, "item": len(self._texts["user"])}
         chosen: dict[str, Tensor] = {}
-        limits = {"user": self._encoder.settings.user_max_tokens, "item": self._encoder.settings.max_tokens}
+        limits = {
+            "user": self._encoder.settings.user_max_tokens,
+            "item": self._encoder.settings.max_tokens,
+        }
         groups: list[tuple[list[str], int]] = []
         for row, side in enumerate(SIDES):
             local = (
@@ -67,7 +75,8 @@ class FreshTextPicker:
 
 
 class FreshTextEncoder(nn.Module):
-    """The language model with trainable adapters, followed by the whitening that was fitted to the stored vectors.
+    """The language model with trainable adapters, followed by the whitening that was fitted to the
+    stored vectors.
 
     It stays in evaluation mode: dropout would make the loss depend on who drew it.
     """
@@ -76,14 +85,20 @@ class FreshTextEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         for side, name in (("user", "users"), ("item", "items")):
-            self.register_buffer(f"{side}_mean", torch.from_numpy(whitening.mean[name]).to(encoder.device))
-            self.register_buffer(f"{side}_matrix", torch.from_numpy(whitening.matrix[name]).to(encoder.device))
+            self.register_buffer(
+                f"{side}_mean", torch.from_numpy(whitening.mean[name]).to(encoder.device)
+            )
+            self.register_buffer(
+                f"{side}_matrix", torch.from_numpy(whitening.matrix[name]).to(encoder.device)
+            )
 
     def train(self, mode: bool = True) -> "FreshTextEncoder":
         """Keeps evaluation mode, whatever the engine asks."""
         return super().train(False)
 
-    def replace(self, views: dict[str, Tensor], fresh: FreshText, model: GatedLightGCN) -> dict[str, Tensor]:
+    def replace(
+        self, views: dict[str, Tensor], fresh: FreshText, model: GatedLightGCN
+    ) -> dict[str, Tensor]:
         """`views` with the text views of the chosen anchors made anew, through the language model."""
         assert model.text_view is not None
         pooled = self.encoder.forward_pooled(fresh.tokens)
@@ -92,8 +107,11 @@ class FreshTextEncoder(nn.Module):
             count = len(fresh.anchor[side])
             mean, matrix = self.get_buffer(f"{side}_mean"), self.get_buffer(f"{side}_matrix")
             z = model.text_view.project((pooled[start : start + count] - mean) @ matrix)
-            views[f"{side}_text"] = views[f"{side}_text"].index_copy(0, fresh.anchor[side].to(z.device), z)
+            views[f"{side}_text"] = views[f"{side}_text"].index_copy(
+                0, fresh.anchor[side].to(z.device), z
+            )
             start += count
-        # a rank's blank text, and nothing else, has weight zero: its gradient exists on every rank all the same
+        # a rank's blank text, and nothing else, has weight zero: its gradient exists on every rank
+        # all the same
         views["item_text"] = views["item_text"] + 0.0 * pooled[start:].sum()
         return views

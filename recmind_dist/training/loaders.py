@@ -2,15 +2,24 @@
 
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import stream_key
-from recmind_dist.sampling import EdgeSource, NeighborLoader
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.sampling.graph_access import GraphAccess
+from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.types import IntArray
 
 
 def make_loader(
-    config: RunConfig, graph: Graph, phase: str, rank: int, world_size: int, source: EdgeSource | None = None, *,
-    held_out: IntArray | None = None, teaches: IntArray | None = None, gate_degree: IntArray | None = None,
-) -> NeighborLoader:  # fmt: skip
+    config: RunConfig,
+    graph: Graph,
+    phase: str,
+    rank: int,
+    world_size: int,
+    source: GraphAccess | None = None,
+    *,
+    held_out: IntArray | None = None,
+    gate_edges: IntArray | None = None,
+    gate_degree: IntArray | None = None,
+) -> NeighborLoader:
     """The batches of a phase as one of `world_size` ranks has them. Where owners are asked, every
     rank must call.
 
@@ -19,12 +28,23 @@ def make_loader(
     """
     joint = phase == "joint"
     negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if joint else "none"
-    # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are drawn for the views
+    # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are
+    # drawn for the views
     uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
     return NeighborLoader(
-        graph, config.sampler, config.train.batch_size, negatives, batch_of=config.train.batch_of, held_out=held_out,
-        teaches=teaches, gate_batch_size=config.gate_batch_size if joint and held_out is not None else 0,
-        gate_negatives=uniform if config.model.readout == "mix" else None, gate_degree=gate_degree,
-        seed=stream_key(config.train.seed, phase), rank=rank, world_size=world_size, source=source,
+        graph,
+        config.sampler,
+        config.train.batch_size,
+        negatives,
+        batch_of=config.train.batch_of,
+        held_out=held_out,
+        gate_edges=gate_edges,
+        gate_batch_size=config.gate_batch_size if joint and held_out is not None else 0,
+        gate_negatives=uniform if config.model.readout == "mix" else None,
+        gate_degree=gate_degree,
+        seed=stream_key(config.train.seed, phase),
+        rank=rank,
+        world_size=world_size,
+        source=source,
         most_steps=config.train.steps_per_epoch,
-    )  # fmt: skip
+    )

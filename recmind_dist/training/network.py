@@ -10,7 +10,9 @@ from pathlib import Path
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 GROUPS = 4
-"""Of all ranks: torch's own, two for ids (parallel/ranks.py), DeepSpeed's. Each has a socket for every rank."""
+"""Of all ranks: torch's own, two for ids (distributed/context.py), DeepSpeed's. Each has a socket
+for every rank.
+"""
 OTHER_FILES = 128
 """Files that a worker has open besides, rounded up: pipes, logs and Ray's connections."""
 _LOOPBACK_FLAG = 0x8  # IFF_LOOPBACK of <net/if.h>
@@ -22,8 +24,10 @@ class Network:
     """Where gloo would listen on this node.
 
     Attributes:
-        chosen: the interfaces that GLOO_SOCKET_IFNAME names; is_loopback: of each interface there is;
-        hostname: the machine's; address: the first that the hostname stands for and this machine has, "" if there is none.
+        chosen: the interfaces that GLOO_SOCKET_IFNAME names; is_loopback: of each interface there
+        is;
+        hostname: the machine's; address: the first that the hostname stands for and this machine
+        has, "" if there is none.
     """
 
     chosen: Sequence[str]
@@ -33,7 +37,8 @@ class Network:
 
 
 def fault_of_network(many_nodes: bool, num_ranks: int) -> str | None:
-    """What keeps ranks on this node from meeting the others, a sentence without its subject; None if nothing does.
+    """What keeps ranks on this node from meeting the others, a sentence without its subject; None
+    if nothing does.
 
     Args:
         many_nodes: ranks run on more than one machine.
@@ -53,12 +58,14 @@ def loopback_fault(network: Network) -> str | None:
         return None
     if not network.address:
         return (
-            f"is not reached by other nodes: its hostname {network.hostname} is no address of its own, and gloo then "
+            f"is not reached by other nodes: its hostname {network.hostname} is no address of its "
+            "own, and gloo then "
             f"listens on loopback: {_REMEDY}"
         )
     if ipaddress.ip_address(network.address.partition("%")[0]).is_loopback:
         return (
-            f"is not reached by other nodes: its hostname {network.hostname} stands for {network.address}, where gloo "
+            f"is not reached by other nodes: its hostname {network.hostname} stands for "
+            f"{network.address}, where gloo "
             f"listens: correct /etc/hosts, or {_REMEDY}"
         )
     return None
@@ -70,7 +77,8 @@ def sockets_fault(allowed: int, num_ranks: int) -> str | None:
     if needed <= allowed:
         return None
     return (
-        f"lets a process open {allowed} files, and {num_ranks} ranks need about {needed}: run `ulimit -n "
+        f"lets a process open {allowed} files, and {num_ranks} ranks need about {needed}: run "
+        "`ulimit -n "
         f"{max(65536, needed)}` before `ray start` (or `recmind`), or lower scaling.num_workers"
     )
 
@@ -93,7 +101,12 @@ def network_here() -> Network:
     """This process's, found as torch and gloo find it."""
     chosen = [name for name in os.environ.get(INTERFACE, "").split(",") if name]
     names = [name for _, name in socket.if_nameindex()]
-    return Network(chosen, {name: _is_loopback(name) for name in names}, socket.gethostname(), _first_own_address())
+    return Network(
+        chosen,
+        {name: _is_loopback(name) for name in names},
+        socket.gethostname(),
+        _first_own_address(),
+    )
 
 
 def open_files_allowed() -> int:

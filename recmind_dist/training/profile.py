@@ -1,7 +1,9 @@
-"""Where a step's time goes: a Chrome trace and a text summary of the first steps of each phase, with named regions.
+"""Where a step's time goes: a Chrome trace and a text summary of the first steps of each phase,
+with named regions.
 
-Regions are torch.profiler's record_function names that begin with "recmind::"; they cost nothing to speak of while no
-profile runs. What happens inside forward and backward has the names of its autograd functions.
+Regions are torch.profiler's record_function names that begin with "recmind::"; they cost nothing to
+speak of while no profile runs. What happens inside forward and backward has the names of its
+autograd functions.
 """
 
 import logging
@@ -20,23 +22,34 @@ T = TypeVar("T")
 
 PREFIX = "recmind::"
 REGIONS = ("sample", "gather", "forward", "backward", "update", "queue")
-"""What a step consists of, in order; `sample` is the prefetching thread's and overlaps the others."""
+"""What a step consists of, in order; `sample` is the prefetching thread's and overlaps the others.
+"""
 INSIDE = {
     "exchange": ("_Fetch", "_FetchBackward", "_AllToAll", "_AllToAllBackward"),
-    "propagate": ("_Hop", "_HopBackward", "_Mean", "_MeanBackward", "_Propagate", "_PropagateBackward"),
+    "propagate": (
+        "_Hop",
+        "_HopBackward",
+        "_Mean",
+        "_MeanBackward",
+        "_Propagate",
+        "_PropagateBackward",
+    ),
     "scatter": ("IndexSelectBackward0", "IndexBackward0", "EmbeddingBackward0"),
 }
 """Parts of forward and backward by the autograd functions that do them."""
 
 
 class StepProfile:
-    """Profiles `steps` steps of every phase after `skip`, and writes <run>/profile/<phase>-rank<r>.{trace.json,txt}.
+    """Profiles `steps` steps of every phase after `skip`, and writes
+    <run>/profile/<phase>-rank<r>.{trace.json,txt}.
 
     Args:
         run_dir: the run's directory; rank: of this worker; wanted: False makes this do nothing.
     """
 
-    def __init__(self, run_dir: Path, rank: int, wanted: bool, skip: int = 3, steps: int = 20) -> None:
+    def __init__(
+        self, run_dir: Path, rank: int, wanted: bool, skip: int = 3, steps: int = 20
+    ) -> None:
         self._folder, self._rank, self._wanted = run_dir / "profile", rank, wanted
         self._skip, self._steps = skip, steps
         self._seen: dict[str, int] = defaultdict(int)
@@ -54,7 +67,12 @@ class StepProfile:
                 if running is not None and count >= self._steps:
                     self._finish(running, phase, count)
                     running = None
-                if self._wanted and phase not in self._done and running is None and self._seen[phase] >= self._skip:
+                if (
+                    self._wanted
+                    and phase not in self._done
+                    and running is None
+                    and self._seen[phase] >= self._skip
+                ):
                     running = start_profile()
                 self._seen[phase] += 1
                 count += running is not None
@@ -79,8 +97,12 @@ def start_profile() -> Any:
     """A profiler that runs, over all threads, so that sampling is seen too."""
     from torch._C._profiler import _ExperimentalConfig
 
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-    running = profile(activities=activities, experimental_config=_ExperimentalConfig(profile_all_threads=True))
+    activities = [ProfilerActivity.CPU] + (
+        [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    )
+    running = profile(
+        activities=activities, experimental_config=_ExperimentalConfig(profile_all_threads=True)
+    )
     running.start()
     return running
 
@@ -98,7 +120,9 @@ def named(batches: Iterator[T], region: str) -> Iterator[T]:
 
 def region_ms(running: Any, steps: int) -> dict[str, float]:
     """Milliseconds a step of every region, and of the parts inside forward and backward."""
-    total = {event.key: event.cpu_time_total / 1000 / max(steps, 1) for event in running.key_averages()}
+    total = {
+        event.key: event.cpu_time_total / 1000 / max(steps, 1) for event in running.key_averages()
+    }
     found = {name: total.get(PREFIX + name, 0.0) for name in REGIONS}
     return found | {name: sum(total.get(key, 0.0) for key in keys) for name, keys in INSIDE.items()}
 
@@ -110,6 +134,8 @@ def summary(running: Any, steps: int) -> str:
     lines = [f"{steps} steps, {step_ms:.2f} ms each (sampling, in its own thread, apart)", ""]
     for name, ms in found.items():
         where = "" if name in REGIONS else ", inside forward and backward"
-        lines.append(f"{name:>10} {ms:10.3f} ms {100 * ms / max(step_ms, 1e-9):6.1f} % of the step{where}")
+        lines.append(
+            f"{name:>10} {ms:10.3f} ms {100 * ms / max(step_ms, 1e-9):6.1f} % of the step{where}"
+        )
     operators = running.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
     return "\n".join([*lines, "", operators, ""])

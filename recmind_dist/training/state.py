@@ -1,4 +1,6 @@
-"""What a checkpoint of training holds, and how it comes back: table rows by range, all dense things by name."""
+"""What a checkpoint of training holds, and how it comes back: table rows by range, all dense things
+by name.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -8,12 +10,12 @@ from torch import Tensor
 
 from recmind_dist.checkpoint import compare_identity
 from recmind_dist.checkpoint.reader import Checkpoint
+from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.errors import CheckpointError
-from recmind_dist.parallel import ShardedTable
-from recmind_dist.training.step import MomentumKeys
+from recmind_dist.training.step import MomentumEncoder
 
 if TYPE_CHECKING:  # DeepSpeed is for workers: the driver need not wait for it
-    from recmind_dist.parallel.engine import Engine
+    from recmind_dist.distributed.zero_engine import Engine
 
 PHASES = ("warmup", "joint", "done")
 
@@ -44,51 +46,67 @@ class Cursor:
         names = {f.name for f in dataclasses.fields(Cursor)}
         cursor = info.get("cursor")
         if not isinstance(cursor, dict) or set(cursor) != names or cursor["phase"] not in PHASES:
-            raise CheckpointError("checkpoint has no cursor that this program knows: use the version that wrote it")
+            raise CheckpointError(
+                "checkpoint has no cursor that this program knows: use the version that wrote it"
+            )
         return Cursor(**cursor)
 
 
-def all_dense_state(engine: "Engine", keys: MomentumKeys | None) -> dict[str, Tensor]:
+def gather_dense_state(engine: "Engine", keys: MomentumEncoder | None) -> dict[str, Tensor]:
     """Everything that is not by row. Every rank must call."""
-    state = engine.all_state()
+    state = engine.gather_state()
     if keys is not None:
-        state |= {f"key.{name}": value.detach().cpu() for name, value in keys.model.state_dict().items()}
+        state |= {
+            f"key.{name}": value.detach().cpu() for name, value in keys.model.state_dict().items()
+        }
         for view, queue in keys.queues.items():
             state |= {f"queue.{view}.{name}": value.cpu() for name, value in queue.state().items()}
     return state
 
 
-def all_load_dense(state: dict[str, Tensor], engine: "Engine", keys: MomentumKeys | None) -> None:
-    """Takes what `all_dense_state` gave. Every rank must call.
+def load_dense_state(
+    state: dict[str, Tensor], engine: "Engine", keys: MomentumEncoder | None
+) -> None:
+    """Takes what `gather_dense_state` gave. Every rank must call.
 
     Raises:
         CheckpointError: something the model has is not in the checkpoint.
     """
     try:
-        engine.all_load_state(state)
+        engine.load_state(state)
         if keys is not None:
-            keys.model.load_state_dict({name: state[f"key.{name}"] for name in keys.model.state_dict()})
+            keys.model.load_state_dict(
+                {name: state[f"key.{name}"] for name in keys.model.state_dict()}
+            )
             for view, queue in keys.queues.items():
                 queue.load_state({name: state[f"queue.{view}.{name}"] for name in queue.state()})
     except KeyError as error:
-        raise CheckpointError(f"checkpoint has no tensor {error.args[0]!r}: it is of another model") from error
+        raise CheckpointError(
+            f"checkpoint has no tensor {error.args[0]!r}: it is of another model"
+        ) from error
 
 
 def load_table(checkpoint: Checkpoint, table: ShardedTable) -> None:
     """Reads this rank's rows, whoever saved them."""
     if checkpoint.num_rows != table.num_rows:
         raise CheckpointError(
-            f"{checkpoint.path}: table of {checkpoint.num_rows} rows, the graph has {table.num_rows} nodes"
+            f"{checkpoint.path}: table of {checkpoint.num_rows} rows, the graph has "
+            f"{table.num_rows} nodes"
         )
     table.load_rows(checkpoint.rows(table.start, table.stop))
 
 
 def refuse_other_run(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
-    """Raises CheckpointError with the differences if config, graph or texts are not those of the checkpoint."""
+    """Raises CheckpointError with the differences if config, graph or texts are not those of the
+    checkpoint.
+    """
     differences = compare_identity(checkpoint.info.get("identity", {}), identity)
     if differences:
-        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        shown = "; ".join(differences[:5]) + (
+            f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        )
         raise CheckpointError(
             f"{checkpoint.path}: made under other settings: {shown}: "
-            "restore them, choose another run_dir, start over with --resume never, or go on with --allow-mismatch"
+            "restore them, choose another run_dir, start over with --resume never, or go on with "
+            "--allow-mismatch"
         )

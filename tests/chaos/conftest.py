@@ -1,4 +1,6 @@
-"""The table of faults at the end of a chaos run, and the undisturbed run that disturbed ones are compared with."""
+"""The table of faults at the end of a chaos run, and the undisturbed run that disturbed ones are
+compared with.
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs
 from tests.training_runs import config_of, make_inputs
 
 FAULTS = {
@@ -37,7 +39,7 @@ FAULTS = {
     23: "two runs on one text store while one extracts",
 }
 _ROW = re.compile(r"::test_row_(\d\d)_")
-Outcome = tuple[str, float]
+LossTerms = tuple[str, float]
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +54,10 @@ def inputs(home: Path) -> Inputs:
 
 def chaos_config(home: Path, run: str, **changes: Any) -> RunConfig:
     """A run of 24 steps on both phases, with everything on, saved every fourth step."""
-    rooms = {"checkpoint": {"every_steps": 4, "wait_s": 60}, "scaling": {"collective_timeout_s": 120}}
+    rooms = {
+        "checkpoint": {"every_steps": 4, "wait_s": 60},
+        "scaling": {"collective_timeout_s": 120},
+    }
     for room, values in rooms.items():
         changes[room] = {**values, **changes.get(room, {})}
     return config_of(home, run, **changes)
@@ -75,21 +80,27 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     terminalreporter.section("faults")
     width = max(len(name) for _, name, _, _ in rows)
-    for row, name, outcome, seconds in sorted(rows):
-        terminalreporter.write_line(f"{row:>2} | {FAULTS[row]:<45} | {name:<{width}} | {outcome:<7} | {seconds:6.1f} s")
+    for row, name, loss_terms, seconds in sorted(rows):
+        terminalreporter.write_line(
+            f"{row:>2} | {FAULTS[row]:<45} | {name:<{width}} | {loss_terms:<7} | {seconds:6.1f} s"
+        )
     missing = sorted(set(FAULTS) - {row for row, *_ in rows})
-    terminalreporter.write_line(f"rows without a test in this run: {', '.join(map(str, missing)) or 'none'}")
+    terminalreporter.write_line(
+        f"rows without a test in this run: {', '.join(map(str, missing)) or 'none'}"
+    )
 
 
 def _outcomes(stats: dict[str, list[Any]]) -> Iterator[tuple[int, str, str, float]]:
-    """(row, test, outcome, seconds); of set-up, call and tear-down the worst outcome and the sum of the seconds."""
-    found: dict[str, Outcome] = {}
-    for outcome in ("passed", "skipped", "failed", "error", ""):
-        for report in stats.get(outcome, []):
+    """(row, test, outcome, seconds); of set-up, call and tear-down the worst outcome and the sum of
+    the seconds.
+    """
+    found: dict[str, LossTerms] = {}
+    for loss_terms in ("passed", "skipped", "failed", "error", ""):
+        for report in stats.get(loss_terms, []):
             if _ROW.search(report.nodeid):
                 name, seconds = found.get(report.nodeid, ("", 0.0))
-                found[report.nodeid] = (outcome or name, seconds + report.duration)
-    for node, (outcome, seconds) in found.items():
+                found[report.nodeid] = (loss_terms or name, seconds + report.duration)
+    for node, (loss_terms, seconds) in found.items():
         match = _ROW.search(node)
         assert match is not None
-        yield int(match.group(1)), node.split("::", 1)[1], outcome, seconds
+        yield int(match.group(1)), node.split("::", 1)[1], loss_terms, seconds

@@ -1,4 +1,6 @@
-"""Groups of worker processes that die: real `Worker`s over gloo, killed, watched, and started again as Ray starts them."""
+"""Groups of worker processes that die: real `Trainer`s over gloo, killed, watched, and started
+again as Ray starts them.
+"""
 
 import json
 import os
@@ -15,8 +17,8 @@ import torch
 
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs
 from tests.processes import CONTEXT
 
 PHASES = ("warmup", "joint")
@@ -25,7 +27,8 @@ Faults = Sequence[dict[str, Any]]
 
 
 class Group:
-    """One start of all ranks of a run. The first rank that dies badly takes the others along, as under Ray.
+    """One start of all ranks of a run. The first rank that dies badly takes the others along, as
+    under Ray.
 
     Args:
         faults: armed in every rank, see recmind_dist/faults.py.
@@ -34,15 +37,24 @@ class Group:
     """
 
     def __init__(
-        self, config: RunConfig, inputs: Inputs, world_size: int = 2, faults: Faults = (), resume: str = "auto",
+        self,
+        config: RunConfig,
+        inputs: Inputs,
+        world_size: int = 2,
+        faults: Faults = (),
+        resume: str = "auto",
         allow_mismatch: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._meeting = tempfile.TemporaryDirectory(prefix="group")
         self.started = time.monotonic()
         attempt, home = uuid.uuid4().hex, self._meeting.name
         how = (json.dumps(list(faults)), resume, allow_mismatch, dict(os.environ))
         self.processes = [
-            CONTEXT.Process(target=_work, args=(config, inputs, rank, world_size, home, attempt, *how), daemon=True)
+            CONTEXT.Process(
+                target=_work,
+                args=(config, inputs, rank, world_size, home, attempt, *how),
+                daemon=True,
+            )
             for rank in range(world_size)
         ]
         for process in self.processes:
@@ -67,15 +79,21 @@ class Group:
                 break
             if until():
                 return False
-            assert time.monotonic() < deadline, f"ranks did not end within {timeout_s} s: {self.exit_codes}"
+            assert time.monotonic() < deadline, (
+                f"ranks did not end within {timeout_s} s: {self.exit_codes}"
+            )
             time.sleep(0.01)
         codes = self.exit_codes
         self.end()
         return not any(code != 0 for code in codes)
 
     def _hear_the_others(self) -> None:
-        """Those that have an error of their own to tell get the time for it; beside one that was killed they have none."""
-        deadline = time.monotonic() + (0.3 if any(code and code < 0 for code in self.exit_codes) else SPEAK_S)
+        """Those that have an error of their own to tell get the time for it; beside one that was
+        killed they have none.
+        """
+        deadline = time.monotonic() + (
+            0.3 if any(code and code < 0 for code in self.exit_codes) else SPEAK_S
+        )
         while any(code is None for code in self.exit_codes) and time.monotonic() < deadline:
             time.sleep(0.01)
 
@@ -93,55 +111,78 @@ class Group:
 
 
 def _work(
-    config: RunConfig, inputs: Inputs, rank: int, world_size: int, home: str, attempt: str, faults: str, resume: str,
-    allow_mismatch: bool, environment: dict[str, str],
-) -> None:  # fmt: skip
-    os.environ.update(environment)  # the fork server has that of the moment at which the first test needed it
+    config: RunConfig,
+    inputs: Inputs,
+    rank: int,
+    world_size: int,
+    home: str,
+    attempt: str,
+    faults: str,
+    resume: str,
+    allow_mismatch: bool,
+    environment: dict[str, str],
+) -> None:
+    os.environ.update(
+        environment
+    )  # the fork server has that of the moment at which the first test needed it
     import logging
 
     import torch.distributed as dist
 
+    from recmind_dist.distributed.context import DistContext
     from recmind_dist.faults import arm
-    from recmind_dist.parallel import Ranks
     from recmind_dist.report.metrics_log import WarningsToMetrics
-    from recmind_dist.training.worker import Worker
+    from recmind_dist.training.trainer import Trainer
 
     torch.set_num_threads(1)
     arm(faults)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_SIZE=str(world_size))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_SIZE=str(world_size)
+    )
     limit = config.scaling.collective_timeout_s
     try:
         dist.init_process_group(
-            "gloo", init_method=f"file://{home}/store", rank=rank, world_size=world_size,
+            "gloo",
+            init_method=f"file://{home}/store",
+            rank=rank,
+            world_size=world_size,
             timeout=timedelta(seconds=limit),
-        )  # fmt: skip
+        )
         run = RunDirectory(config.run_dir)
         run.create()
         logging.getLogger("recmind_dist").addHandler(WarningsToMetrics(run.metrics, rank))
-        ranks = Ranks.all_join(torch.device("cpu"), limit)
-        worker = Worker(config, inputs, ranks, run, attempt, lambda _: None, resume, allow_mismatch)
-        worker.all_fit(PHASES)
-        ranks.all_barrier()
+        context = DistContext.join(torch.device("cpu"), limit)
+        worker = Trainer(
+            config, inputs, context, run, attempt, lambda _: None, resume, allow_mismatch
+        )
+        worker.train(PHASES)
+        context.barrier()
     except BaseException as error:
         Path(home, f"error-{rank}").write_text(f"{type(error).__name__}: {error}")
         os._exit(1)  # a thread in a collective would keep the process
     os._exit(0)
 
 
-def run_to_end(config: RunConfig, inputs: Inputs, faults: Faults = (), starts: int = 3, world_size: int = 2) -> int:
+def run_to_end(
+    config: RunConfig, inputs: Inputs, faults: Faults = (), starts: int = 3, world_size: int = 2
+) -> int:
     """Starts groups until one ends well. Returns how many it took; fails after `starts`."""
     for number in range(1, starts + 1):
         group = Group(config, inputs, world_size, faults)
         if group.wait():
             return number
-    raise AssertionError(f"not done after {starts} starts: {[group.error(rank) for rank in range(world_size)]}")
+    raise AssertionError(
+        f"not done after {starts} starts: {[group.error(rank) for rank in range(world_size)]}"
+    )
 
 
 def content(run_dir: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a run's newest checkpoint: table and its optimizer by row, dense part, queue."""
     found = find_checkpoint(run_dir / "checkpoints")
     assert found is not None
-    return {f"rows.{name}": value for name, value in found.rows(0, found.num_rows).items()} | found.dense()
+    return {
+        f"rows.{name}": value for name, value in found.rows(0, found.num_rows).items()
+    } | found.dense()
 
 
 def assert_same(run_dir: Path, other: Path) -> None:
@@ -149,5 +190,7 @@ def assert_same(run_dir: Path, other: Path) -> None:
     ours, theirs = content(run_dir), content(other)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    steps = [found.step for path in (run_dir, other) if (found := find_checkpoint(path / "checkpoints"))]
+    steps = [
+        found.step for path in (run_dir, other) if (found := find_checkpoint(path / "checkpoints"))
+    ]
     assert steps[0] == steps[1]

@@ -1,11 +1,14 @@
-"""kill -9 of a two-worker run at random moments, again and again; in the end the bytes of an undisturbed run.
+"""kill -9 of a two-worker run at random moments, again and again; in the end the bytes of an
+undisturbed run.
 
     python -m tests.chaos.kill_loop --kills 200 --seed 0
 
-Moments are drawn from the seed: while the workers start, or some steps and milliseconds after they went on; rank 0, rank 1
-or both. The run saves itself before its first step. The first kills, up to one in twenty, come before that COMMIT: there is
-nothing to go on from yet, so those are counted apart, and the starts after them must begin at step 0. All others must go on
-from the newest COMMIT. One that did not, or that began at step 0 though a later COMMIT was there, is a restart from zero.
+Moments are drawn from the seed: while the workers start, or some steps and milliseconds after they
+went on; rank 0, rank 1
+or both. The run saves itself before its first step. The first kills, up to one in twenty, come
+before that COMMIT: there is nothing to go on from yet, so those are counted apart, and the starts
+after them must begin at step 0. All others must go on from the newest COMMIT. One that did not, or
+that began at step 0 though a later COMMIT was there, is a restart from zero.
 """
 
 import argparse
@@ -20,13 +23,14 @@ import numpy as np
 
 from recmind_dist.checkpoint.layout import COMMIT, attempt_directories
 from recmind_dist.checkpoint.reader import find_checkpoint
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end
 from tests.training_runs import make_inputs
 
-STEPS_A_KILL = 8  # of the run's length; a kill is drawn up to 9 steps after the start, and some of those are lost
+# of the run's length; a kill is drawn up to 9 steps after the start, and some of those are lost
+STEPS_A_KILL = 8
 IN_START = 0.15  # share of the kills while processes start, within START_S
 START_S = 1.5
 EARLY, EARLY_S = (
@@ -40,9 +44,10 @@ class Account:
     """What a loop did.
 
     Attributes:
-        kills: of a rank that was alive; starts: of both workers; resumed_at: newest COMMIT's step (None: there was none)
-        and steps done of each start that got so far as to say so; moments: kills by what they fell into; newest: kills by
-        the newest COMMIT that they left; cut_saves: kills that left a save without COMMIT.
+        kills: of a rank that was alive; starts: of both workers; resumed_at: newest COMMIT's step
+        (None: there was none) and steps done of each start that got so far as to say so; moments:
+        kills by what they fell into; newest: kills by the newest COMMIT that they left; cut_saves:
+        kills that left a save without COMMIT.
     """
 
     kills: int = 0
@@ -90,9 +95,11 @@ def kill_loop(home: Path, kills: int, seed: int) -> Account:
     """
     inputs = make_inputs(home)
     changes = {
-        "checkpoint": {"every_steps": 2}, "train": {"epochs": 3 + STEPS_A_KILL * kills // 6},  # 6 steps an epoch
-        "evaluation": {"every_epochs": 10_000}, "scaling": {"collective_timeout_s": 60},
-    }  # fmt: skip
+        "checkpoint": {"every_steps": 2},
+        "train": {"epochs": 3 + STEPS_A_KILL * kills // 6},  # 6 steps an epoch
+        "evaluation": {"every_epochs": 10_000},
+        "scaling": {"collective_timeout_s": 60},
+    }
     calm, killed = (chaos_config(home, name, **changes) for name in ("calm", "killed"))
     run_to_end(calm, inputs, starts=1)
     account = _kill_and_resume(killed, inputs, kills, np.random.default_rng(seed))
@@ -100,7 +107,9 @@ def kill_loop(home: Path, kills: int, seed: int) -> Account:
     return account
 
 
-def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.random.Generator) -> Account:
+def _kill_and_resume(
+    config: RunConfig, inputs: Inputs, kills: int, rng: np.random.Generator
+) -> Account:
     account, metrics = Account(), Follower(config.run_dir / "metrics.jsonl")
     while True:
         committed, unfinished = _newest(config), _without_commit(config)
@@ -127,8 +136,12 @@ def _kill_and_resume(config: RunConfig, inputs: Inputs, kills: int, rng: np.rand
         _note_start(account, committed, seen + metrics.new())
 
 
-def _wait_for(group: Group, metrics: Follower, window_s: float, rng: np.random.Generator) -> list[dict[str, object]]:
-    """Waits for the moment of the next kill, within `window_s` of the start or some steps on. Returns what was logged."""
+def _wait_for(
+    group: Group, metrics: Follower, window_s: float, rng: np.random.Generator
+) -> list[dict[str, object]]:
+    """Waits for the moment of the next kill, within `window_s` of the start or some steps on.
+    Returns what was logged.
+    """
     if window_s:
         time.sleep(float(rng.uniform(0, window_s)))
         return []
@@ -137,7 +150,9 @@ def _wait_for(group: Group, metrics: Follower, window_s: float, rng: np.random.G
 
     def reached() -> bool:
         seen.extend(metrics.new())
-        return sum(entry["kind"] == "step" for entry in seen) >= ahead and any(e["kind"] == "start" for e in seen)
+        return sum(entry["kind"] == "step" for entry in seen) >= ahead and any(
+            e["kind"] == "start" for e in seen
+        )
 
     group.wait(until=reached)
     time.sleep(delay_s)
@@ -156,21 +171,29 @@ def _without_commit(config: RunConfig) -> set[str]:
 
 
 def _note_start(account: Account, committed: int | None, records: list[dict[str, object]]) -> None:
-    account.resumed_at += [(committed, int(str(entry["steps_done"]))) for entry in records if entry["kind"] == "start"]
+    account.resumed_at += [
+        (committed, int(str(entry["steps_done"]))) for entry in records if entry["kind"] == "start"
+    ]
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kill-loop") as home:
         account = kill_loop(Path(home), chosen.kills, chosen.seed)
-    print(f"{account.kills} kills ({dict(account.moments)}), {account.starts} starts, {time.monotonic() - start:.0f} s")
     print(
-        f"newest COMMIT after a kill: {dict(account.newest)}; kills that left a save without COMMIT: {account.cut_saves}"
+        f"{account.kills} kills ({dict(account.moments)}), {account.starts} starts, "
+        f"{time.monotonic() - start:.0f} s"
+    )
+    print(
+        f"newest COMMIT after a kill: {dict(account.newest)}; kills that left a save without "
+        f"COMMIT: {account.cut_saves}"
     )
     told = f"{account.from_zero} of {len(account.resumed_at)} that said where"
     print(f"starts that did not go on from the newest COMMIT: {told}; end: bytes as undisturbed")

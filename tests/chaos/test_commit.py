@@ -1,4 +1,6 @@
-"""Real processes, really killed, around the moment at which a checkpoint comes to be; and a full disk."""
+"""Real processes, really killed, around the moment at which a checkpoint comes to be; and a full
+disk.
+"""
 
 import os
 import signal
@@ -57,9 +59,22 @@ one.close()
 """
 
 
-def start(directory: Path, rank: int, world_size: int, attempt: str, fault: str = "none") -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", WORKER, str(directory), str(rank), str(world_size), attempt, fault]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def start(
+    directory: Path, rank: int, world_size: int, attempt: str, fault: str = "none"
+) -> "subprocess.Popen[str]":
+    command = [
+        sys.executable,
+        "-c",
+        WORKER,
+        str(directory),
+        str(rank),
+        str(world_size),
+        attempt,
+        fault,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 @pytest.fixture
@@ -84,7 +99,9 @@ def test_a_kill_before_commit_leaves_the_former_checkpoint(tmp_path: Path, fault
     assert found is not None
     assert found.name == attempt_name(1, "aaaaaaaa")
 
-    again = start(tmp_path, 0, 1, "bbbbbbbb")  # the same run started again: the dead attempt is in nobody's way
+    again = start(
+        tmp_path, 0, 1, "bbbbbbbb"
+    )  # the same run started again: the dead attempt is in nobody's way
     again.communicate(timeout=150)
     assert again.returncode == 0
     found = find_checkpoint(tmp_path)
@@ -97,7 +114,10 @@ def test_a_kill_between_commit_and_report_leaves_the_new_checkpoint(tmp_path: Pa
     dead = start(tmp_path, 0, 1, "aaaaaaaa", "before report")
     said, _ = dead.communicate(timeout=150)
     assert dead.returncode == -signal.SIGKILL
-    assert said.split() == ["reported", attempt_name(1, "aaaaaaaa")]  # nobody was told of the second
+    assert said.split() == [
+        "reported",
+        attempt_name(1, "aaaaaaaa"),
+    ]  # nobody was told of the second
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 2
@@ -109,7 +129,10 @@ def test_when_a_rank_is_killed_the_others_shares_are_no_checkpoint(
     tmp_path: Path, started: list["subprocess.Popen[str]"], fault: str
 ) -> None:
     victim = 0 if fault == "before commit" else 1
-    started += [start(tmp_path, rank, 2, "aaaaaaaa", fault if rank == victim else "none") for rank in range(2)]
+    started += [
+        start(tmp_path, rank, 2, "aaaaaaaa", fault if rank == victim else "none")
+        for rank in range(2)
+    ]
     assert started[victim].wait(timeout=150) == -signal.SIGKILL
     found = find_checkpoint(tmp_path)
     assert found is not None
@@ -141,7 +164,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_costs_the_save_and_not_the_run(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_costs_the_save_and_not_the_run(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     one = Checkpointer(small_disk, 0, 1, (0, 8), 8, CheckpointSettings(max_failures=2))
     small, large = {"embedding": torch.ones(8, 16)}, {"embedding": torch.ones(8, 16_000)}
     one.save(attempt_name(1, "aaaaaaaa"), small, {}, {})

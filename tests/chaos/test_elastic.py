@@ -1,4 +1,6 @@
-"""Fault 4: nodes leave and join a real Ray cluster in mid-run. The group of workers changes its size and goes on from COMMIT."""
+"""Fault 4: nodes leave and join a real Ray cluster in mid-run. The group of workers changes its
+size and goes on from COMMIT.
+"""
 
 import os
 import shutil
@@ -46,7 +48,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("elastic")
     make_bert(home / "bert")
     words = ["synth", "data", "num_users=300", "num_items=150", "num_edges=5000"]
-    subprocess.run([sys.executable, "-m", "recmind_dist.cli", *words], cwd=home, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "recmind_dist.cli", *words], cwd=home, check=True, timeout=120
+    )
     return home
 
 
@@ -56,7 +60,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluster_utils.Clust
     directory = Path(tempfile.mkdtemp(prefix="r"))
     monkeypatch.setenv("RAY_TMPDIR", str(directory))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    made = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = ray.cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
         made.add_node(num_cpus=1)
         made.add_node(num_cpus=1)
@@ -74,10 +80,17 @@ class Run:
     """`recmind run` on the cluster, watched through its metrics.jsonl."""
 
     def __init__(
-        self, home: Path, name: str, cluster: ray.cluster_utils.Cluster, epochs: int, placement: str = "replicated"
+        self,
+        home: Path,
+        name: str,
+        cluster: ray.cluster_utils.Cluster,
+        epochs: int,
+        placement: str = "replicated",
     ) -> None:
         self.path = home / name
-        (home / f"{name}.yaml").write_text(CONFIG.format(run=name, epochs=epochs, placement=placement))
+        (home / f"{name}.yaml").write_text(
+            CONFIG.format(run=name, epochs=epochs, placement=placement)
+        )
         command = [
             sys.executable,
             "-m",
@@ -95,7 +108,9 @@ class Run:
         metrics = self.path / "metrics.jsonl"
         return list(read_metrics(metrics, kind)) if metrics.exists() else []
 
-    def wait_for_steps_on(self, world_size: int, starts: int, steps: int = 15, timeout_s: float = 300) -> None:
+    def wait_for_steps_on(
+        self, world_size: int, starts: int, steps: int = 15, timeout_s: float = 300
+    ) -> None:
         """Until the start with that number has so many ranks and has done so many steps."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -117,7 +132,9 @@ class Run:
         return [start["world_size"] for start in self.records("start")]
 
     def assert_loaded_what_was_committed(self) -> None:
-        """Every restart says what it holds before its first step: the bits of the COMMIT it names, read here anew."""
+        """Every restart says what it holds before its first step: the bits of the COMMIT it names,
+        read here anew.
+        """
         loaded = [record for record in self.records("loaded") if "rows" in record]
         dense = [record for record in self.records("loaded") if record.get("phase") == "joint"]
         resumed = [start for start in self.records("start") if start["steps_done"]]
@@ -148,11 +165,15 @@ def test_row_04_a_node_is_lost_and_another_joins(
     assert run.starts() == [2, 1, 2]
     run.assert_loaded_what_was_committed()
     steps = {(step["phase"], step["step"]) for step in run.records("step")}
-    assert {step for phase, step in steps if phase == "joint"} == set(range(1, run.records("step")[-1]["total"] + 1))
+    assert {step for phase, step in steps if phase == "joint"} == set(
+        range(1, run.records("step")[-1]["total"] + 1)
+    )
     assert (run.path / "results.json").exists()
 
 
-def test_row_04_a_node_is_lost_and_stays_away(home: Path, cluster: ray.cluster_utils.Cluster) -> None:
+def test_row_04_a_node_is_lost_and_stays_away(
+    home: Path, cluster: ray.cluster_utils.Cluster
+) -> None:
     run = Run(home, "lost", cluster, epochs=40)
     run.wait_for_steps_on(2, starts=1, steps=40)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)

@@ -24,7 +24,7 @@ from recmind_dist.text import (
     store_path,
 )
 from recmind_dist.text.pool import ShardJob, embed_shard
-from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.model_shard import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group
 from tests.tiny_language_model import WIDTH, make_bert
@@ -50,7 +50,13 @@ def fault_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(fault_file: Path) -> Iterator[None]:
     os.environ[FAULTS] = str(fault_file)  # workers inherit it; this process has read it already
     with tempfile.TemporaryDirectory(prefix="ray") as directory:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=directory, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            _temp_dir=directory,
+            log_to_driver=False,
+        )
         yield
         ray.shutdown()
     del os.environ[FAULTS]
@@ -63,7 +69,14 @@ def faults(fault_file: Path) -> Iterator[Path]:
 
 
 def settings_for(model: Path, **changes: object) -> TextSettings:
-    values = {"model": str(model), "dtype": "fp32", "shard_rows": 16, "chunk_rows": 8, "num_actors": 1, **changes}
+    values = {
+        "model": str(model),
+        "dtype": "fp32",
+        "shard_rows": 16,
+        "chunk_rows": 8,
+        "num_actors": 1,
+        **changes,
+    }
     return TextSettings.model_validate(values)
 
 
@@ -75,7 +88,9 @@ def make_texts(items: int = 80, users: int = 40) -> Texts:
 
 
 def assert_whole(path: Path, texts: Texts, settings: TextSettings) -> None:
-    """Every row equals the model's own answer for that row's text, so none is lost, doubled or shifted."""
+    """Every row equals the model's own answer for that row's text, so none is lost, doubled or
+    shifted.
+    """
     store = TextStore.open(path)
     store.verify()
     encoder = TextEncoder.load(settings)
@@ -95,11 +110,16 @@ def test_row_08_a_full_disk_ends_extraction_in_a_sentence_and_resume_goes_by_the
     disk = tmp_path / "disk"
     disk.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(words, capture_output=True, check=False).returncode
+    ):
         pytest.skip("mounting a file system is not allowed here: run as root to see a full disk")
     try:
         settings, texts = settings_for(model), make_texts(240, 80)
-        with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\): free space, then run"):
+        with pytest.raises(
+            StoreError, match=r"cannot be written \(No space left on device\): free space, then run"
+        ):
             embed_texts(texts, settings, disk)
         path = store_path(texts, settings, disk)
         entries = sorted(file.name for file in (path / "ledger").glob("*.json"))
@@ -166,13 +186,18 @@ def test_row_12_an_actor_killed_with_a_shard_in_hand_loses_no_row_and_doubles_no
 
 
 @pytest.mark.usefixtures("cluster")
-def test_row_12_an_actor_that_dies_on_every_try_ends_in_an_error(model: Path, tmp_path: Path, faults: Path) -> None:
+def test_row_12_an_actor_that_dies_on_every_try_ends_in_an_error(
+    model: Path, tmp_path: Path, faults: Path
+) -> None:
     faults.write_text('[{"point": "encode", "action": "crash"}]')
-    with pytest.raises(TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.batch_tokens"):
+    with pytest.raises(
+        TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.batch_tokens"
+    ):
         embed_texts(make_texts(10, 0), settings_for(model, max_retries=1), tmp_path)
 
 
-# a process whose address space ends a little above what the model takes: a batch of all texts does not fit
+# a process whose address space ends a little above what the model takes: a batch of all texts does
+# not fit
 SMALL_MEMORY = """
 import resource, sys
 import numpy as np
@@ -196,7 +221,9 @@ print("tokens", halved)
 def small_memory(model: Path, room_mib: int) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", FAULTS: ""}
     command = [sys.executable, "-c", SMALL_MEMORY, str(model), str(room_mib)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=200, check=False, env=environment
+    )
 
 
 def test_row_12_a_batch_that_memory_does_not_hold_is_halved_until_it_does(model: Path) -> None:
@@ -206,15 +233,23 @@ def test_row_12_a_batch_that_memory_does_not_hold_is_halved_until_it_does(model:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_row_12_one_text_that_memory_does_not_hold_is_a_clear_error(model: Path, tmp_path: Path, faults: Path) -> None:
+def test_row_12_one_text_that_memory_does_not_hold_is_a_clear_error(
+    model: Path, tmp_path: Path, faults: Path
+) -> None:
     faults.write_text('[{"point": "encode", "action": "memory"}]')
-    with pytest.raises(TextError, match=r"text\.max_tokens: one text of \d+ tokens does not fit in memory: lower it"):
+    with pytest.raises(
+        TextError,
+        match=r"text\.max_tokens: one text of \d+ tokens does not fit in memory: lower it",
+    ):
         embed_texts(make_texts(10, 0), settings_for(model), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
-    [("nan", "row 18 of items is not finite"), ("narrow", r"gives vectors of shape \(16, 31\), the store holds width")],
+    [
+        ("nan", "row 18 of items is not finite"),
+        ("narrow", r"gives vectors of shape \(16, 31\), the store holds width"),
+    ],
 )
 def test_row_13_vectors_that_are_not_finite_or_of_a_wrong_width_reject_their_shard(
     model: Path, tmp_path: Path, spoil: str, sentence: str
@@ -248,7 +283,9 @@ class Spoilt:
         return vectors[:, :-1] if self.spoil == "narrow" else vectors
 
 
-def test_row_13_an_infinity_that_half_precision_makes_is_rejected_too(model: Path, tmp_path: Path) -> None:
+def test_row_13_an_infinity_that_half_precision_makes_is_rejected_too(
+    model: Path, tmp_path: Path
+) -> None:
     settings = settings_for(model)
     texts = Texts(["space"] * 4, [])
     path = store_path(texts, settings, tmp_path)

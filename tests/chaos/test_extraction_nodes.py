@@ -1,4 +1,6 @@
-"""Fault 12 on a real Ray cluster: nodes join and leave while texts are embedded, or there is no room at all."""
+"""Fault 12 on a real Ray cluster: nodes join and leave while texts are embedded, or there is no
+room at all.
+"""
 
 import json
 import os
@@ -34,11 +36,18 @@ def begun(tmp_path: Path) -> Path:
 def cluster(begun: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluster_utils.Cluster]:
     """A head that takes no workers. The first shard that a worker has encoded stays in its hands."""
     directory = Path(tempfile.mkdtemp(prefix="r"))
-    fault = {"point": "embedded", "action": "pause", "once": str(begun), "until": str(begun.with_name("never"))}
+    fault = {
+        "point": "embedded",
+        "action": "pause",
+        "once": str(begun),
+        "until": str(begun.with_name("never")),
+    }
     monkeypatch.setenv("RAY_TMPDIR", str(directory))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("RECMIND_FAULTS", json.dumps([fault]))
-    made = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = ray.cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
         ray.init(address=made.address, log_to_driver=False)
         yield made
@@ -53,14 +62,22 @@ def cluster(begun: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluste
 
 
 def settings_for(home: Path, **changes: object) -> TextSettings:
-    values = {"model": str(make_bert(home / "bert")), "dtype": "fp32", "shard_rows": 16, "chunk_rows": 16, **changes}
+    values = {
+        "model": str(make_bert(home / "bert")),
+        "dtype": "fp32",
+        "shard_rows": 16,
+        "chunk_rows": 16,
+        **changes,
+    }
     return TextSettings.model_validate(values)
 
 
 def test_row_12_a_node_that_joins_is_used_and_one_that_leaves_is_not_held_against_the_batch(
     cluster: ray.cluster_utils.Cluster, begun: Path, tmp_path: Path
 ) -> None:
-    """The worker of the first node never lets go of its shard, so all that is done is done by the second node."""
+    """The worker of the first node never lets go of its shard, so all that is done is done by the
+    second node.
+    """
     first = cluster.add_node(num_cpus=1)
     done: list[int] = []
 
@@ -75,7 +92,9 @@ def test_row_12_a_node_that_joins_is_used_and_one_that_leaves_is_not_held_agains
             cluster.remove_node(first, allow_graceful=False)
 
     threading.Thread(target=join, daemon=True).start()
-    report = embed_texts(TEXTS, settings_for(tmp_path, max_retries=0), tmp_path, on_progress=on_progress)
+    report = embed_texts(
+        TEXTS, settings_for(tmp_path, max_retries=0), tmp_path, on_progress=on_progress
+    )
     assert report.embedded == 64
     assert len(done) == NUM_SHARDS
     TextStore.open(report.path).verify()
@@ -83,6 +102,9 @@ def test_row_12_a_node_that_joins_is_used_and_one_that_leaves_is_not_held_agains
 
 @pytest.mark.usefixtures("cluster")
 def test_row_12_without_room_for_a_worker_extraction_ends_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match=r"shard 0 of items: no worker has started within 3 s: the cluster has no free "
-                                        r"CPU: free one, add nodes, or raise text\.start_timeout_s"):  # fmt: skip
+    with pytest.raises(
+        TextError,
+        match=r"shard 0 of items: no worker has started within 3 s: the cluster has no free "
+        r"CPU: free one, add nodes, or raise text\.start_timeout_s",
+    ):
         embed_texts(TEXTS, settings_for(tmp_path, start_timeout_s=3), tmp_path)

@@ -1,7 +1,8 @@
 """One flipped bit in every file of a run and of the stores it was made from, one at a time.
 
-Each is found by `recmind doctor`, or harms nothing; and none is read in silence: what reads the file refuses it, says
-that it is damaged, or comes to the very same result. Then everything is damaged at once, and mended.
+Each is found by `recmind doctor`, or harms nothing; and none is read in silence: what reads the
+file refuses it, says that it is damaged, or comes to the very same result. Then everything is
+damaged at once, and mended.
 """
 
 import json
@@ -21,55 +22,80 @@ import torch
 
 from recmind_dist.checkpoint import find_checkpoint
 from recmind_dist.cli import main
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.doctor.examine import examine
 from recmind_dist.errors import RecmindError
-from recmind_dist.export import load
-from recmind_dist.parallel import Ranks
+from recmind_dist.pipeline.run import Pipeline
+from recmind_dist.pipeline.train import fit, prepare_texts, read_inputs
+from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.storage import atomic_directory, write_manifest
-from recmind_dist.text import TextEncoder, Texts, TextStore, load_adapter, make_store, plan_shards, store_path
+from recmind_dist.text import (
+    TextEncoder,
+    Texts,
+    TextStore,
+    load_adapter,
+    make_store,
+    plan_shards,
+    store_path,
+)
 from recmind_dist.text.pool import embed_shard
-from recmind_dist.training.doctor import examine
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.fit import fit, prepare_texts, read_inputs
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig, load_run_config
-from recmind_dist.training.trainer import Trainer
+from recmind_dist.training.model_shard import Inputs
 from tests.processes import run_ranks
 from tests.shop import make_shop, ray_processes, recmind, wait_until_none
 from tests.tiny_language_model import make_bert
 
-CHANGES = ["scaling.num_workers=1", "train.epochs=2", "text.shard_rows=128", "evaluation.ks=[5, 20]"]
-CHANGES += ["model.text_components=24"]  # of 32, so that whitening that is fitted again must know of it
+CHANGES = [
+    "scaling.num_workers=1",
+    "train.epochs=2",
+    "text.shard_rows=128",
+    "evaluation.ks=[5, 20]",
+]
+CHANGES += [
+    "model.text_components=24"
+]  # of 32, so that whitening that is fitted again must know of it
 HARMLESS = (".lock", "logs/*", "*.done.json", "ledger/*.json")
-"""What no command reads again: who holds a lock, logs for people, a rank's word to others that COMMIT has made void.
-Of a ledger, the content key of a shard of the untouched model: it only decides whether the shard is embedded again."""
+"""What no command reads again: who holds a lock, logs for people, a rank's word to others that
+COMMIT has made void.
+Of a ledger, the content key of a shard of the untouched model: it only decides whether the shard is
+embedded again."""
 
 pytestmark = pytest.mark.timeout(1800)
 
 
 def all_make_run(home: Path) -> None:
-    """A whole run on one rank, without Ray: real data, real language model, warm-up with adapters, joint, evaluation."""
+    """A whole run on one rank, without Ray: real data, real language model, warm-up with adapters,
+    joint, evaluation.
+    """
     os.chdir(home)
     config = load_run_config(home / "shop.yaml", CHANGES).absolute()
-    trainer = Trainer(config, lambda line: None)
+    trainer = Pipeline(config, lambda line: None)
     prepared = prepare_texts(config, trainer.prepare())
     assert prepared.texts is not None
     texts = prepared.texts
     embed_here(config, texts, None)
 
-    def train(config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool) -> None:
-        from recmind_dist.training.worker import Worker
+    def train(
+        config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool
+    ) -> None:
+        from recmind_dist.training.trainer import Trainer
 
-        ranks, run = Ranks.all_join(torch.device("cpu")), RunDirectory(config.run_dir)
+        context, run = DistContext.join(torch.device("cpu")), RunDirectory(config.run_dir)
         run.create()
-        Worker(config, inputs, ranks, run, uuid.uuid4().hex, lambda _: None, resume, mismatch).all_fit(phases)
+        Trainer(
+            config, inputs, context, run, uuid.uuid4().hex, lambda _: None, resume, mismatch
+        ).train(phases)
         if "joint" not in phases:
             embed_here(config, texts, config.run_dir / "adapter")
 
     with trainer.directory.lock():
         fit(config, prepared, lambda line: None, train=train)
         trainer.evaluate()
-    with atomic_directory(config.run_dir / "exports" / "vectors") as export:  # as any writer of such a directory does
+    with atomic_directory(
+        config.run_dir / "exports" / "vectors"
+    ) as export:  # as any writer of such a directory does
         shutil.copy(config.run_dir / "whitening.safetensors", export / "vectors.safetensors")
         write_manifest(export, "export", 1, {"made_of": "a test"})
 
@@ -85,7 +111,9 @@ def embed_here(config: RunConfig, texts: Texts, adapter: Path | None) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop with a finished run: both phases, adapters, user texts, the newest checkpoints and the best."""
+    """A shop with a finished run: both phases, adapters, user texts, the newest checkpoints and the
+    best.
+    """
     home = tmp_path_factory.mktemp("shop")
     make_shop(home)
     make_bert(home / "bert")
@@ -98,9 +126,16 @@ def run_of(home: Path) -> Path:
 
 
 def files_of(home: Path) -> list[Path]:
-    """Every file of the run directory and of the data set, the graph and the text stores in the cache."""
+    """Every file of the run directory and of the data set, the graph and the text stores in the
+    cache.
+    """
     places = (run_of(home), home / "cache")
-    return sorted(path for place in places for path in place.rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(
+        path
+        for place in places
+        for path in place.rglob("*")
+        if path.is_file() and path.stat().st_size
+    )
 
 
 def flip(path: Path, bit: int) -> None:
@@ -113,14 +148,17 @@ def flip(path: Path, bit: int) -> None:
 
 
 def loaded(home: Path) -> dict[str, Any]:
-    """What commands read of a run, as plain data. Whatever cannot be read stands as the error that says so."""
+    """What commands read of a run, as plain data. Whatever cannot be read stands as the error that
+    says so.
+    """
     run = RunDirectory(run_of(home))
     readers = {
         "config": lambda: read_run(run.path)[1].model_dump(mode="json"),
         "inputs": lambda: read_inputs(run).to_json(),
         "results": run.read_results,
         "adapter": lambda: [
-            (name, value.tolist()) for name, value in sorted(load_adapter(run.path / "adapter")[1].items())
+            (name, value.tolist())
+            for name, value in sorted(load_adapter(run.path / "adapter")[1].items())
         ],
         "last": lambda: _checkpoint(run),
         "recommendations": lambda: _recommended(run),
@@ -154,8 +192,12 @@ def silent_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]
         for name, value in now.items()
         if not isinstance(value, RecmindError)
         and value != before[name]
-        # of the log, lines are skipped and named; a bit of the word crc32 leaves a line with all its figures
-        and not (name == "metrics" and all(any(o.items() <= n.items() for o in before[name]) for n in value))
+        # of the log, lines are skipped and named; a bit of the word crc32 leaves a line with all
+        # its figures
+        and not (
+            name == "metrics"
+            and all(any(o.items() <= n.items() for o in before[name]) for n in value)
+        )
     ]
 
 
@@ -178,13 +220,29 @@ def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
         "texts.json",
         "SHA256SUMS",
     }
-    expected |= {"whitening.safetensors", "adapter.safetensors", "vectors.safetensors", "COMMIT", "dense.safetensors"}
-    expected |= {"rows-00000.safetensors", "indptr.npy", "interactions.parquet", "store.json", "zarr.json", "0"}
+    expected |= {
+        "whitening.safetensors",
+        "adapter.safetensors",
+        "vectors.safetensors",
+        "COMMIT",
+        "dense.safetensors",
+    }
+    expected |= {
+        "rows-00000.safetensors",
+        "indptr.npy",
+        "interactions.parquet",
+        "store.json",
+        "zarr.json",
+        "0",
+    }
     assert expected <= names, expected - names
     assert any(path.parent.name == "ledger" for path in files)
     for path in files:
         size = path.stat().st_size
-        for where in (0.5, zlib.crc32(path.name.encode()) / 2**32):  # the middle, and a place drawn from the name
+        for where in (
+            0.5,
+            zlib.crc32(path.name.encode()) / 2**32,
+        ):  # the middle, and a place drawn from the name
             bit = int(8 * size * where)
             name = str(path.relative_to(home))
             caplog.clear()
@@ -197,7 +255,9 @@ def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
                 flip(path, bit)
             silent = silent_differences(before, now)
             # a damaged checkpoint is passed over, with a warning that names it
-            assert not silent or path.parent.name in caplog.text, f"bit {bit} of {name}: {silent} read in silence"
+            assert not silent or path.parent.name in caplog.text, (
+                f"bit {bit} of {name}: {silent} read in silence"
+            )
             if not found.findings:
                 assert not silent
                 harmless.append(name)
@@ -205,7 +265,10 @@ def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
                     missed.append(
                         f"{name}, bit {bit} of {8 * size}: {path.read_bytes()[max(0, bit // 8 - 20) : bit // 8 + 20]!r}"
                     )
-    print(f"{len(files)} files, two bits of each: {2 * len(files) - len(harmless)} found, {len(harmless)} harmless")
+    print(
+        f"{len(files)} files, two bits of each: {2 * len(files) - len(harmless)} found, "
+        f"{len(harmless)} harmless"
+    )
     assert len(harmless) < len(files)
     assert missed == []
     assert examine(run_of(home)).findings == []
@@ -229,8 +292,18 @@ def test_everything_damaged_at_once_is_named_and_mended(
     before, run = loaded(home), run_of(home)
     graph = read_inputs(RunDirectory(run)).graph
     [dataset] = (home / "cache" / "shop").glob("dataset-*")
-    names = ("config.yaml", "inputs.json", "whitening.safetensors", "texts.json", "results.json", "SHA256SUMS")
-    damaged = [run / name for name in names] + [graph / "indices.npy", dataset / "interactions.parquet"]
+    names = (
+        "config.yaml",
+        "inputs.json",
+        "whitening.safetensors",
+        "texts.json",
+        "results.json",
+        "SHA256SUMS",
+    )
+    damaged = [run / name for name in names] + [
+        graph / "indices.npy",
+        dataset / "interactions.parquet",
+    ]
     for path in damaged:
         flip(path, 4 * path.stat().st_size)
     code, said = doctor(home, capfd)
@@ -276,7 +349,9 @@ def test_what_cannot_be_rebuilt_is_said_so(home: Path, capfd: pytest.CaptureFixt
     assert "cannot be rebuilt" in said
 
 
-def test_damaged_lines_of_the_log_are_moved_out(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_lines_of_the_log_are_moved_out(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     metrics = run_of(home) / "metrics.jsonl"
     count = len(metrics.read_bytes().splitlines())
     flip(metrics, 8 * 30)

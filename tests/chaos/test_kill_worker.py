@@ -1,4 +1,6 @@
-"""Faults 1, 5 and 6 on Ray: a worker killed, the driver killed, a rank that hangs. The run ends with the undisturbed bits."""
+"""Faults 1, 5 and 6 on Ray: a worker killed, the driver killed, a rank that hangs. The run ends
+with the undisturbed bits.
+"""
 
 import json
 import os
@@ -40,7 +42,12 @@ def recmind(*words: str, cwd: Path, faults: str = "") -> "subprocess.Popen[str]"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RECMIND_FAULTS": faults}
     command = [sys.executable, "-m", "recmind_dist.cli", *words]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -48,7 +55,9 @@ def joint_steps(metrics: Path) -> list[int]:
     """Joint steps that the log shows, torn last line and all."""
     if not metrics.exists():
         return []
-    return [int(entry["step"]) for entry in read_metrics(metrics, "step") if entry["phase"] == "joint"]
+    return [
+        int(entry["step"]) for entry in read_metrics(metrics, "step") if entry["phase"] == "joint"
+    ]
 
 
 def kill_one_worker(driver: int) -> int:
@@ -65,7 +74,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with data, a language model, and an undisturbed run in `calm`."""
     home = tmp_path_factory.mktemp("ray-runs")
     make_bert(home / "bert")
-    assert recmind("synth", "data", "num_users=300", "num_items=150", "num_edges=5000", cwd=home).wait(120) == 0
+    assert (
+        recmind("synth", "data", "num_users=300", "num_items=150", "num_edges=5000", cwd=home).wait(
+            120
+        )
+        == 0
+    )
     finished(start(home, "calm"))
     return home
 
@@ -95,7 +109,9 @@ def resumed_at(run: Path) -> list[int]:
     return [entry["steps_done"] for entry in read_metrics(run / "metrics.jsonl", "start")]
 
 
-def test_row_01_a_run_whose_worker_is_killed_ends_by_itself_as_if_nothing_had_happened(home: Path) -> None:
+def test_row_01_a_run_whose_worker_is_killed_ends_by_itself_as_if_nothing_had_happened(
+    home: Path,
+) -> None:
     command = start(home, "killed")
     wait_for_step(command, home / "killed" / "metrics.jsonl", 10)
     kill_one_worker(command.pid)
@@ -112,8 +128,12 @@ def test_row_05_when_the_driver_dies_the_same_command_resumes_the_run(home: Path
     others = psutil.Process(command.pid).children(recursive=True)
     command.kill()
     command.communicate()
-    _, alive = psutil.wait_procs(others, timeout=180)  # Ray's agents look for their dead head for a minute first
-    assert not [process.cmdline() for process in alive], "what the driver had started was to end with it"
+    _, alive = psutil.wait_procs(
+        others, timeout=180
+    )  # Ray's agents look for their dead head for a minute first
+    assert not [process.cmdline() for process in alive], (
+        "what the driver had started was to end with it"
+    )
     finished(start(home, "driver"))
     starts = resumed_at(home / "driver")
     assert len(starts) == 2
@@ -122,11 +142,21 @@ def test_row_05_when_the_driver_dies_the_same_command_resumes_the_run(home: Path
 
 
 def test_row_06_a_rank_that_hangs_is_named_in_time_and_the_workers_start_again(home: Path) -> None:
-    fault = {"point": "gradient", "rank": 1, "step": 30, "action": "hang", "once": str(home / "hung")}
+    fault = {
+        "point": "gradient",
+        "rank": 1,
+        "step": 30,
+        "action": "hang",
+        "once": str(home / "hung"),
+    }
     finished(start(home, "hangs", json.dumps([fault]), timeout_s=25))
     assert (home / "hung").exists()
-    warnings = [entry["message"] for entry in read_metrics(home / "hangs" / "metrics.jsonl", "warning")]
-    assert any(message.startswith("rank 0 of 2: the sum over ranks failed after ") for message in warnings), warnings
+    warnings = [
+        entry["message"] for entry in read_metrics(home / "hangs" / "metrics.jsonl", "warning")
+    ]
+    assert any(
+        message.startswith("rank 0 of 2: the sum over ranks failed after ") for message in warnings
+    ), warnings
     starts = resumed_at(home / "hangs")
     assert len(starts) == 2
     assert starts[1] > 0

@@ -1,4 +1,6 @@
-"""Damage, foreign files and contradictions that a run meets at its start: named, stepped over, or refused; never in silence."""
+"""Damage, foreign files and contradictions that a run meets at its start: named, stepped over, or
+refused; never in silence.
+"""
 
 import hashlib
 import json
@@ -16,16 +18,22 @@ import torch
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, attempt_directories, rows_file
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.cli import main
+from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training import Trainer, load_run_config
-from recmind_dist.training.rank_model import Inputs
+from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.training.model_shard import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end
 from tests.processes import run_ranks
 from tests.shop import make_shop
-from tests.training_runs import all_fit
+from tests.training_runs import train_rank
 
-OVERRIDES = ["variant=lightgcn", "scaling.num_workers=1", "train.epochs=1", "evaluation.norm_exponent=0"]
+OVERRIDES = [
+    "variant=lightgcn",
+    "scaling.num_workers=1",
+    "train.epochs=1",
+    "evaluation.norm_exponent=0",
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop whose run was trained by the real worker, in a process without Ray."""
     home = tmp_path_factory.mktemp("trained")
     config = chosen(make_shop(home))
-    graph = Trainer(config).prepare()
+    graph = Pipeline(config).prepare()
     run_to_end(config.absolute(), Inputs(graph.absolute()), starts=1, world_size=1)
     return home
 
@@ -53,12 +61,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chosen(path: Path) -> Any:
     """shop.yaml with the overrides of these tests and paths that hold anywhere."""
     here = [f"run_dir={path.parent}/runs/shop", f"cache_dir={path.parent}/cache"]
-    files = [f"dataset.interactions.path={path.parent}/log.csv", f"dataset.items.path={path.parent}/things.jsonl"]
-    return load_run_config(path, [*OVERRIDES, *here, *files, f"dataset.users.path={path.parent}/people.parquet"])
+    files = [
+        f"dataset.interactions.path={path.parent}/log.csv",
+        f"dataset.items.path={path.parent}/things.jsonl",
+    ]
+    return load_run_config(
+        path, [*OVERRIDES, *here, *files, f"dataset.users.path={path.parent}/people.parquet"]
+    )
 
 
 @pytest.fixture
-def shop(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shop:
+def shop(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Shop:
     """A copy of the trained shop as current directory, in a process whose Ray cannot start."""
     home = tmp_path / "shop"
     shutil.copytree(trained, home)
@@ -96,22 +114,34 @@ def test_row_09_a_damaged_shard_is_named_and_the_run_goes_on_from_the_checkpoint
     home: Path, inputs: Inputs, calm: Path, damage: str
 ) -> None:
     config = chaos_config(home, f"row-09-{damage}")
-    fault = {"point": "step", "rank": 0, "step": 14, "action": "kill", "once": f"{config.run_dir}.killed"}
+    fault = {
+        "point": "step",
+        "rank": 0,
+        "step": 14,
+        "action": "kill",
+        "once": f"{config.run_dir}.killed",
+    }
     assert not Group(config, inputs, faults=[fault]).wait()
     newest = find_checkpoint(config.run_dir / "checkpoints")
     assert newest is not None
     file = newest.path / (DENSE if damage == "flipped" else rows_file(1))
     SHARD_DAMAGE[damage](file)
     run_to_end(config, inputs, [fault], starts=1)
-    starts = [entry["steps_done"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "start")]
+    starts = [
+        entry["steps_done"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "start")
+    ]
     assert starts == [0, newest.step - 4]
-    warnings = [entry["message"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "warning")]
+    warnings = [
+        entry["message"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "warning")
+    ]
     assert any(str(file) in message for message in warnings), warnings
     assert_same(config.run_dir, calm)
 
 
 @pytest.mark.parametrize("damage", SHARD_DAMAGE)
-def test_row_09_where_nothing_good_is_left_the_command_fails_and_names_the_file(shop: Shop, damage: str) -> None:
+def test_row_09_where_nothing_good_is_left_the_command_fails_and_names_the_file(
+    shop: Shop, damage: str
+) -> None:
     for path in attempt_directories(shop.checkpoints):
         SHARD_DAMAGE[damage](path / rows_file(0))
     said = shop.fails("train", "shop.yaml", *OVERRIDES)
@@ -143,7 +173,9 @@ def test_row_10_a_garbage_or_newer_manifest_is_refused_by_its_schema_version(
 
 
 def test_row_16_changed_settings_are_refused_with_the_difference(shop: Shop) -> None:
-    said = shop.fails("train", "shop.yaml", *OVERRIDES, "model.embedding_dim=8", "table.learning_rate=0.5")
+    said = shop.fails(
+        "train", "shop.yaml", *OVERRIDES, "model.embedding_dim=8", "table.learning_rate=0.5"
+    )
     assert "made under other settings: settings.model.embedding_dim: checkpoint 16, now 8" in said
     assert "settings.table.learning_rate: checkpoint 0.01, now 0.5" in said
     assert "--allow-mismatch" in said
@@ -156,16 +188,20 @@ def test_row_16_a_changed_graph_is_refused_with_the_difference(shop: Shop) -> No
     assert "made under other settings: graph: checkpoint '" in said
 
 
-def test_row_16_changed_texts_are_refused_and_allow_mismatch_goes_on(home: Path, inputs: Inputs) -> None:
+def test_row_16_changed_texts_are_refused_and_allow_mismatch_goes_on(
+    home: Path, inputs: Inputs
+) -> None:
     config = chaos_config(home, "row-16", train={"epochs": 1})
-    run_ranks(all_fit, 1, config, inputs, "attempt0", ("warmup",))
+    run_ranks(train_rank, 1, config, inputs, "attempt0", ("warmup",))
     other = replace(inputs, texts_key="changed")
     refused = Group(config, other, world_size=1)
     assert not refused.wait()
     assert "CheckpointError: " in refused.error(0)
     assert "texts: checkpoint 'test', now 'changed'" in refused.error(0)
     assert Group(config, other, world_size=1, allow_mismatch=True).wait()
-    starts = [entry["steps_done"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "start")]
+    starts = [
+        entry["steps_done"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "start")
+    ]
     assert starts == [0, 6], "it was to go on, not to start over"
 
 
@@ -175,15 +211,26 @@ def test_row_17_a_second_run_on_one_directory_is_refused(shop: Shop) -> None:
             assert "runs/shop: in use by process " in shop.fails(command, "shop.yaml", *OVERRIDES)
 
 
-def test_row_19_ten_thousand_malformed_rows_are_quarantined_by_line_or_an_error_past_the_threshold(shop: Shop) -> None:
+def test_row_19_ten_thousand_malformed_rows_are_quarantined_by_line_or_an_error_past_the_threshold(
+    shop: Shop,
+) -> None:
     rng = np.random.default_rng(0)
     bad = {int(row) for row in rng.choice(100_000, 10_000, replace=False)}
-    kinds = [",i1,2021-01-01T00:00:00,1,x", "u1,i2,not a time,1,x", "u1,i2", 'u1,"i2,2021-01-01T00:00:00,1,x']
+    kinds = [
+        ",i1,2021-01-01T00:00:00,1,x",
+        "u1,i2,not a time,1,x",
+        "u1,i2",
+        'u1,"i2,2021-01-01T00:00:00,1,x',
+    ]
     rows = [
-        kinds[row % 4] if row in bad else f"u{row % 997},i{row % 89},{2000 + row % 20}-01-01T00:00:00,1,x"
+        kinds[row % 4]
+        if row in bad
+        else f"u{row % 997},i{row % 89},{2000 + row % 20}-01-01T00:00:00,1,x"
         for row in range(100_000)
     ]
-    (shop.home / "log.csv").write_text("\n".join(["buyer_ref,sku,bought_at,qty,shop", *rows]) + "\n")
+    (shop.home / "log.csv").write_text(
+        "\n".join(["buyer_ref,sku,bought_at,qty,shop", *rows]) + "\n"
+    )
     said = shop.fails("prepare", "shop.yaml", "cache_dir=other")
     assert said.startswith(f"log.csv:{min(bad) + 2}: "), said
     assert "more than dataset.max_bad_rows = 0 bad rows" in said
@@ -224,7 +271,10 @@ def test_row_20_a_hostile_checkpoint_is_refused_and_runs_nothing(shop: Shop, att
             shard.write_bytes(pickle.dumps(Hostile()))
             if attack == "pt":
                 torch.save({"weight": Hostile()}, shard)
-            entry = {"bytes": shard.stat().st_size, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
+            entry = {
+                "bytes": shard.stat().st_size,
+                "sha256": hashlib.sha256(shard.read_bytes()).hexdigest(),
+            }
             manifest["files"][rows_file(0)] = entry
         data = json.dumps(manifest).encode()
         (path / MANIFEST).write_bytes(data)
@@ -237,7 +287,9 @@ def test_row_20_a_hostile_checkpoint_is_refused_and_runs_nothing(shop: Shop, att
 
 def test_row_21_resume_must_with_nothing_to_resume_is_an_error(shop: Shop) -> None:
     said = shop.fails("train", "shop.yaml", *OVERRIDES, "run_dir=runs/none", "--resume", "must")
-    assert said.endswith("runs/none/checkpoints: nothing to resume: start with --resume auto or never")
+    assert said.endswith(
+        "runs/none/checkpoints: nothing to resume: start with --resume auto or never"
+    )
     for path in attempt_directories(shop.checkpoints):
         (path / COMMIT).unlink()  # attempts that never came to be are nothing either
     said = shop.fails("train", "shop.yaml", *OVERRIDES, "--resume", "must")

@@ -1,4 +1,6 @@
-"""Fault 23: two runs with other held-out slices share a cache, and one starts while the other extracts."""
+"""Fault 23: two runs with other held-out slices share a cache, and one starts while the other
+extracts.
+"""
 
 import os
 import shutil
@@ -12,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recmind_dist.pipeline.run import Pipeline
+from recmind_dist.pipeline.train import prepare_texts
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.text import TextEncoder, Texts, TextStore, embed_texts, store_path
-from recmind_dist.training import RunConfig, Trainer
-from recmind_dist.training.fit import prepare_texts
-from recmind_dist.training.run_config import load_run_config
 from tests.shop import RECMIND, environment, make_shop, ray_processes
 from tests.tiny_language_model import make_bert
 
@@ -38,12 +40,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_shop(tmp_path)
     make_bert(tmp_path / "bert")
     monkeypatch.chdir(tmp_path)
-    Trainer.from_yaml("shop.yaml").prepare()
+    Pipeline.from_yaml("shop.yaml").prepare()
     return tmp_path
 
 
 def words_of(seed: int) -> list[str]:
-    return [f"model.gate.seed={seed}", "text.dtype=fp32", "text.shard_rows=64", "text.chunk_rows=32", "text.lora=null"]
+    return [
+        f"model.gate.seed={seed}",
+        "text.dtype=fp32",
+        "text.shard_rows=64",
+        "text.chunk_rows=32",
+        "text.lora=null",
+    ]
 
 
 def embedding(home: Path, ray_home: Path, seed: int, faults: str = "") -> "subprocess.Popen[str]":
@@ -78,7 +86,9 @@ def assert_whole(path: Path, texts: Texts, config: RunConfig) -> None:
         assert np.isnan(np.delete(stored, present, axis=0)).all()
 
 
-def test_row_23_a_run_that_starts_while_another_extracts_takes_nothing_from_it(home: Path, ray_home: Path) -> None:
+def test_row_23_a_run_that_starts_while_another_extracts_takes_nothing_from_it(
+    home: Path, ray_home: Path
+) -> None:
     begun, go_on = home / "begun", home / "go-on"
     pause = f'[{{"point": "embedded", "step": 1, "action": "pause", "once": "{begun}", "until": "{go_on}"}}]'
     first = embedding(home, ray_home, SLICES[0], pause)
@@ -103,5 +113,7 @@ def test_row_23_a_run_that_starts_while_another_extracts_takes_nothing_from_it(h
     assert made[0][1].users != made[1][1].users, "another slice was to leave other titles out"
     for config, texts in made:
         assert_whole(store_path(texts, config.text, home / "cache" / "shop"), texts, config)
-        again = embed_texts(texts, config.text, home / "cache" / "shop")  # no Ray is here: it must not be needed
+        again = embed_texts(
+            texts, config.text, home / "cache" / "shop"
+        )  # no Ray is here: it must not be needed
         assert again.embedded == 0

@@ -1,4 +1,6 @@
-"""What befalls training: kills, hangs, full disks, numbers that are not finite; and what is left is the undisturbed run."""
+"""What befalls training: kills, hangs, full disks, numbers that are not finite; and what is left is
+the undisturbed run.
+"""
 
 import json
 import shutil
@@ -14,11 +16,11 @@ import torch
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, rows_file
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import read_metrics
-from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.model_shard import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, content, run_to_end
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, all_resave
+from tests.training_runs import resave, train_rank
 
 
 def starts_of(run_dir: Path) -> list[int]:
@@ -31,7 +33,13 @@ def test_row_01_a_kill_between_backward_and_update_leaves_the_undisturbed_run(
     home: Path, inputs: Inputs, calm: Path, rank: int
 ) -> None:
     config = chaos_config(home, f"row-01-{rank}")
-    fault = {"point": "gradient", "rank": rank, "step": 14, "action": "kill", "once": f"{config.run_dir}.killed"}
+    fault = {
+        "point": "gradient",
+        "rank": rank,
+        "step": 14,
+        "action": "kill",
+        "once": f"{config.run_dir}.killed",
+    }
     first = Group(config, inputs, faults=[fault])
     assert not first.wait()
     assert first.exit_codes[rank] == -signal.SIGKILL
@@ -40,16 +48,28 @@ def test_row_01_a_kill_between_backward_and_update_leaves_the_undisturbed_run(
     assert starts_of(config.run_dir) == [0, 12]
 
 
-@pytest.mark.parametrize(("point", "rank"), [("shard", 1), ("share", 1), ("share", 0), ("commit", 0)])
+@pytest.mark.parametrize(
+    ("point", "rank"), [("shard", 1), ("share", 1), ("share", 0), ("commit", 0)]
+)
 def test_row_02_a_kill_before_commit_leaves_no_checkpoint_and_the_one_before_is_used(
     home: Path, inputs: Inputs, calm: Path, point: str, rank: int
 ) -> None:
     config = chaos_config(home, f"row-02-{point}-{rank}")
-    fault = {"point": point, "rank": rank, "step": 12, "action": "kill", "once": f"{config.run_dir}.killed"}
+    fault = {
+        "point": point,
+        "rank": rank,
+        "step": 12,
+        "action": "kill",
+        "once": f"{config.run_dir}.killed",
+    }
     first = Group(config, inputs, faults=[fault])
     assert not first.wait()
     assert first.exit_codes[rank] == -signal.SIGKILL
-    [half] = [path for path in attempt_directories(config.run_dir / "checkpoints") if "00000012" in path.name]
+    [half] = [
+        path
+        for path in attempt_directories(config.run_dir / "checkpoints")
+        if "00000012" in path.name
+    ]
     assert not (half / COMMIT).exists()
     assert (half / MANIFEST).exists() == (point == "commit")
     assert (half / rows_file(rank)).exists() == (point != "shard")
@@ -65,7 +85,13 @@ def test_row_03_a_kill_between_commit_and_report_leaves_the_new_checkpoint(
     home: Path, inputs: Inputs, calm: Path
 ) -> None:
     config = chaos_config(home, "row-03")
-    fault = {"point": "report", "rank": 0, "step": 12, "action": "kill", "once": f"{config.run_dir}.killed"}
+    fault = {
+        "point": "report",
+        "rank": 0,
+        "step": 12,
+        "action": "kill",
+        "once": f"{config.run_dir}.killed",
+    }
     first = Group(config, inputs, faults=[fault])
     assert not first.wait()
     newest = find_checkpoint(config.run_dir / "checkpoints")
@@ -77,10 +103,18 @@ def test_row_03_a_kill_between_commit_and_report_leaves_the_new_checkpoint(
     assert_same(config.run_dir, calm)
 
 
-def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(home: Path, inputs: Inputs, calm: Path) -> None:
+def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(
+    home: Path, inputs: Inputs, calm: Path
+) -> None:
     patient = chaos_config(home, "row-06")
     config = chaos_config(home, "row-06", scaling={"collective_timeout_s": 15})
-    fault = {"point": "gradient", "rank": 1, "step": 14, "action": "hang", "once": f"{config.run_dir}.hung"}
+    fault = {
+        "point": "gradient",
+        "rank": 1,
+        "step": 14,
+        "action": "hang",
+        "once": f"{config.run_dir}.hung",
+    }
     first = Group(config, inputs, faults=[fault])
     assert not first.wait()
     assert first.exit_codes[1] == -signal.SIGKILL, "the one that hung was to be ended from outside"
@@ -109,20 +143,29 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     def mount(kib: int) -> Path:
         options = f"size={kib}k" + (",remount" if disk.is_mount() else "")
         words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
-            pytest.skip("mounting a file system is not allowed here: run as root to see a full disk")
+        if (
+            shutil.which("mount") is None
+            or subprocess.run(words, capture_output=True, check=False).returncode
+        ):
+            pytest.skip(
+                "mounting a file system is not allowed here: run as root to see a full disk"
+            )
         return disk
 
     yield mount
     if disk.is_mount():
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # a rank may still have files open there
+        subprocess.run(
+            ["umount", "--lazy", str(disk)], check=True
+        )  # a rank may still have files open there
 
 
 def test_row_07_a_full_disk_costs_saves_loudly_and_then_the_run(
     home: Path, inputs: Inputs, small_disk: Callable[[int], Path]
 ) -> None:
     disk = small_disk(4096)
-    config = chaos_config(home, "row-07", checkpoint={"max_failures": 3, "wait_s": 4}, train={"epochs": 30})
+    config = chaos_config(
+        home, "row-07", checkpoint={"max_failures": 3, "wait_s": 4}, train={"epochs": 30}
+    )
     config = config.model_copy(update={"run_dir": disk / "run"})
     group = Group(config, inputs)
     group.wait(until=lambda: find_committed(config.run_dir) >= 2)
@@ -136,7 +179,9 @@ def test_row_07_a_full_disk_costs_saves_loudly_and_then_the_run(
     assert "No space left on device" in group.error(0) + group.error(1)
     assert find_committed(config.run_dir) <= before + 1, "one save may have been under way"
     filler.unlink()
-    patient = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"wait_s": 60.0})})
+    patient = config.model_copy(
+        update={"checkpoint": config.checkpoint.model_copy(update={"wait_s": 60.0})}
+    )
     run_to_end(patient, inputs, starts=1)
     found = find_checkpoint(config.run_dir / "checkpoints")
     assert found is not None
@@ -154,19 +199,38 @@ def find_committed(run_dir: Path) -> int:
     return sum((path / COMMIT).exists() for path in attempt_directories(run_dir / "checkpoints"))
 
 
-def test_row_07_a_save_that_fails_once_does_not_stop_training(home: Path, inputs: Inputs, calm: Path) -> None:
+def test_row_07_a_save_that_fails_once_does_not_stop_training(
+    home: Path, inputs: Inputs, calm: Path
+) -> None:
     config = chaos_config(home, "row-07-once", checkpoint={"keep_last": 99})
-    fault = {"point": "shard", "rank": 1, "step": 12, "action": "enospc", "once": f"{config.run_dir}.full"}
+    fault = {
+        "point": "shard",
+        "rank": 1,
+        "step": 12,
+        "action": "enospc",
+        "once": f"{config.run_dir}.full",
+    }
     assert run_to_end(config, inputs, [fault], starts=1) == 1
-    warnings = [entry["message"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "warning")]
-    assert any("failure 1 of 3 in a row" in message and "No space left on device" in message for message in warnings)
-    steps = [path.name[:13] for path in attempt_directories(config.run_dir / "checkpoints") if (path / COMMIT).exists()]
+    warnings = [
+        entry["message"] for entry in read_metrics(config.run_dir / "metrics.jsonl", "warning")
+    ]
+    assert any(
+        "failure 1 of 3 in a row" in message and "No space left on device" in message
+        for message in warnings
+    )
+    steps = [
+        path.name[:13]
+        for path in attempt_directories(config.run_dir / "checkpoints")
+        if (path / COMMIT).exists()
+    ]
     assert "step-00000012" not in steps
     assert {"step-00000008", "step-00000016"} <= set(steps)
     assert_same(config.run_dir, calm)
 
 
-@pytest.mark.parametrize(("point", "stage"), [("gradient", 2), *(("dense gradient", stage) for stage in range(4))])
+@pytest.mark.parametrize(
+    ("point", "stage"), [("gradient", 2), *(("dense gradient", stage) for stage in range(4))]
+)
 def test_row_14_a_nan_on_one_rank_stops_all_before_the_update_and_its_batch_is_written_down(
     home: Path, inputs: Inputs, point: str, stage: int
 ) -> None:
@@ -182,7 +246,9 @@ def test_row_14_a_nan_on_one_rank_stops_all_before_the_update_and_its_batch_is_w
     assert [path.name[-10:-5] for path in files] == ["00000", "00001"]
     ids = [json.loads(path.read_text()) for path in files]
     assert ids[0]["global_pairs"] == ids[1]["global_pairs"]
-    assert len(ids[0]["global_pairs"][0]) == len(ids[0]["main"]["input_id"]) + len(ids[1]["main"]["input_id"])
+    assert len(ids[0]["global_pairs"][0]) == len(ids[0]["main"]["input_id"]) + len(
+        ids[1]["main"]["input_id"]
+    )
     found = find_checkpoint(config.run_dir / "checkpoints")
     assert found is not None
     assert all(torch.isfinite(value).all() for value in content(config.run_dir).values())
@@ -195,8 +261,20 @@ def test_row_22_an_abort_right_after_a_save_leaves_the_new_checkpoint(
 ) -> None:
     config = chaos_config(home, f"row-22-{slow}")
     faults = [
-        {"point": "shard", "rank": slow, "step": 4, "action": "slow", "once": f"{config.run_dir}.slow"},
-        {"point": "gradient", "rank": 1, "step": 4, "action": "nan", "once": f"{config.run_dir}.nan"},
+        {
+            "point": "shard",
+            "rank": slow,
+            "step": 4,
+            "action": "slow",
+            "once": f"{config.run_dir}.slow",
+        },
+        {
+            "point": "gradient",
+            "rank": 1,
+            "step": 4,
+            "action": "nan",
+            "once": f"{config.run_dir}.nan",
+        },
     ]
     assert not Group(config, inputs, faults=faults).wait()
     found = find_checkpoint(config.run_dir / "checkpoints")
@@ -211,7 +289,7 @@ def test_row_22_an_abort_right_after_a_save_leaves_the_new_checkpoint(
 def warmed(home: Path, inputs: Inputs) -> Any:
     """The config of a run that has ended its warm-up on one rank."""
     config = chaos_config(home, "row-15", checkpoint={"keep_last": 9}, train={"epochs": 1})
-    run_ranks(all_fit, 1, config, inputs, "attempt0", ("warmup",))
+    run_ranks(train_rank, 1, config, inputs, "attempt0", ("warmup",))
     return config
 
 
@@ -221,7 +299,7 @@ def test_row_15_tables_optimizer_queue_and_cursor_move_bit_for_bit(
 ) -> None:
     first, cursor = content(warmed.run_dir), newest_cursor(warmed.run_dir)
     for place, world_size in enumerate((*way, way[0])):
-        run_ranks(all_resave, world_size, warmed, inputs, f"attempt{way[0]}{way[1]}{place}"[-8:])
+        run_ranks(resave, world_size, warmed, inputs, f"attempt{way[0]}{way[1]}{place}"[-8:])
         again = content(warmed.run_dir)
         assert again.keys() == first.keys()
         assert [name for name, value in first.items() if not torch.equal(again[name], value)] == []

@@ -1,4 +1,6 @@
-"""Bad input through the command: one sentence with the place and the remedy, before Ray starts, nothing left behind."""
+"""Bad input through the command: one sentence with the place and the remedy, before Ray starts,
+nothing left behind.
+"""
 
 import json
 import resource
@@ -105,7 +107,8 @@ def test_a_bad_row_of_the_log_is_named_or_set_aside(home: Path, fails: Fails, li
     number = with_line(home, line)
     said = fails("prepare", "shop.yaml")
     assert said.startswith(
-        f"log.csv:{number}: {reason}: more than dataset.max_bad_rows = 0 bad rows: mend the file, or"
+        f"log.csv:{number}: {reason}: more than dataset.max_bad_rows = 0 bad rows: mend the file, "
+        "or"
     )
     assert not (home / "cache").exists()
     main(["prepare", "shop.yaml", "dataset.max_bad_rows=1"])
@@ -243,14 +246,16 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
 
 
 def test_a_file_size_limit_is_one_sentence_of_the_installed_command(home: Path) -> None:
-    """As a full disk, for where nothing can be mounted; and the exit code and stderr of the real process."""
+    """As a full disk, for where nothing can be mounted; and the exit code and stderr of the real
+    process.
+    """
     limit = 1 << 10  # bytes
     with tempfile.TemporaryDirectory(prefix="r") as ray_home:
         done = subprocess.run(
             [str(RECMIND), "prepare", "shop.yaml"], cwd=home, env=environment(Path(ray_home)), capture_output=True,
             text=True, timeout=120, check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )  # fmt: skip
+        )
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: cache: cannot be written (")
     assert "Traceback" not in done.stderr

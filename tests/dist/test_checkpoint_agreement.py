@@ -1,4 +1,6 @@
-"""Ranks that choose a checkpoint together: each hashes its share, all take the same, damage found by one is told to all."""
+"""Ranks that choose a checkpoint together: each hashes its share, all take the same, damage found
+by one is told to all.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,11 @@ import pytest
 import torch
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, shards
-from recmind_dist.checkpoint.agreement import all_find_checkpoint, share_of
+from recmind_dist.checkpoint.agreement import agree_on_checkpoint, rank_slice
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
-from recmind_dist.parallel import Ranks
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.storage import manifest
 from tests.processes import run_ranks
 
@@ -38,13 +40,15 @@ def flip(path: Path) -> None:
 
 
 def all_choices(home: Path) -> dict[str, list[str]]:
-    """By case, for each way to ask: the name that this rank was given, or the sentence with which it was refused."""
-    ranks = Ranks.all_join(torch.device("cpu"))
+    """By case, for each way to ask: the name that this rank was given, or the sentence with which
+    it was refused.
+    """
+    context = DistContext.join(torch.device("cpu"))
     told: dict[str, list[str]] = {}
     for case in CASES:
         for which in ("last", "best", NAMES[1]):
             try:
-                found = all_find_checkpoint(home / case, which, ranks)
+                found = agree_on_checkpoint(home / case, which, context)
                 told.setdefault(case, []).append(found.name if found else "none")
             except CheckpointError as error:
                 told.setdefault(case, []).append(str(error))
@@ -54,7 +58,7 @@ def all_choices(home: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 def test_every_file_has_one_rank_that_hashes_it(world_size: int) -> None:
     sizes = {f"rows-{rank}": 100 + rank for rank in range(8)} | {"dense": 5, "empty": 0}
-    shares = [share_of(sizes, rank, world_size) for rank in range(world_size)]
+    shares = [rank_slice(sizes, rank, world_size) for rank in range(world_size)]
     assert sorted(name for share in shares for name in share) == sorted(sizes)
     assert max(map(len, shares)) <= -(-len(sizes) // world_size)
     bytes_of = [sum(sizes[name] for name in share) for share in shares]
@@ -80,8 +84,10 @@ def test_all_ranks_take_the_same_and_hear_of_damage_that_one_has_seen(tmp_path: 
 
 
 def all_opened(home: Path, bounds: list[int]) -> tuple[list[str], list[str]]:
-    """Names of the files that this rank hashes, and opens as safetensors, while it finds and reads its rows of six."""
-    ranks = Ranks.all_join(torch.device("cpu"))
+    """Names of the files that this rank hashes, and opens as safetensors, while it finds and reads
+    its rows of six.
+    """
+    context = DistContext.join(torch.device("cpu"))
     hashed, opened = list[str](), list[str]()
     sha256_file, safe_open = manifest.sha256_file, shards.safe_open
 
@@ -94,11 +100,11 @@ def all_opened(home: Path, bounds: list[int]) -> tuple[list[str], list[str]]:
         return safe_open(path, **options)
 
     with mock.patch.object(manifest, "sha256_file", hashing), mock.patch.object(shards, "safe_open", opening):
-        found = all_find_checkpoint(home, "last", ranks, bounds)
+        found = agree_on_checkpoint(home, "last", context, bounds)
         assert found is not None
-        rows = found.rows(bounds[ranks.rank], bounds[ranks.rank + 1])["weight"]
+        rows = found.rows(bounds[context.rank], bounds[context.rank + 1])["weight"]
         found.dense()
-    assert rows.tolist() == [[row // 2] * 2 for row in range(bounds[ranks.rank], bounds[ranks.rank + 1])]
+    assert rows.tolist() == [[row // 2] * 2 for row in range(bounds[context.rank], bounds[context.rank + 1])]
     return hashed, opened
 
 
@@ -120,9 +126,9 @@ def test_a_rank_opens_the_files_whose_rows_it_needs_once(
 def test_one_rank_alone_needs_no_group(tmp_path: Path) -> None:
     save_two(tmp_path)
     flip(tmp_path / NAMES[1] / rows_file(0))
-    found = all_find_checkpoint(tmp_path, "last", Ranks.alone())
+    found = agree_on_checkpoint(tmp_path, "last", DistContext.alone())
     assert found is not None
     assert found.name == NAMES[0]
     flip(tmp_path / NAMES[0] / rows_file(1))
     with pytest.raises(CheckpointError, match="none is good"):
-        all_find_checkpoint(tmp_path, "last", Ranks.alone())
+        agree_on_checkpoint(tmp_path, "last", DistContext.alone())

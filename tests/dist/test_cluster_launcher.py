@@ -1,4 +1,5 @@
-"""`launchers/cluster.py`: a token by default, nothing public without one; a real head asks for it."""
+"""`launchers/cluster.py`: a token by default, nothing public without one; a real head asks for it.
+"""
 
 import os
 import secrets
@@ -22,7 +23,9 @@ CLUSTER = Path(__file__).parents[2] / "launchers" / "cluster.py"
 
 
 def run(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The launcher with a home of its own. What it runs in the end is `ray start --help`, which starts nothing."""
+    """The launcher with a home of its own. What it runs in the end is `ray start --help`, which
+    starts nothing.
+    """
     env = environment(home, HOME=str(home), **more)
     command = [sys.executable, str(CLUSTER), *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=150, check=False)
@@ -74,7 +77,8 @@ def test_the_head_makes_a_token_that_only_its_owner_reads_and_never_shows_it(tmp
 
 @pytest.fixture
 def head() -> Iterator[tuple[str, str, Path]]:
-    """A head started by the launcher: its dashboard's address, its token, and the log of its start."""
+    """A head started by the launcher: its dashboard's address, its token, and the log of its start.
+    """
     with tempfile.TemporaryDirectory(prefix="r") as name:
         home = Path(name)
         token = secrets.token_hex(32)

@@ -51,7 +51,7 @@ def refusal(home: Path, cluster: ray.cluster_utils.Cluster, *more: str, code: in
     done = subprocess.run(
         [sys.executable, "-m", "recmind_dist.cli", *words],
         cwd=home, env=environment(Path(os.environ["RAY_TMPDIR"])), capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == code, done.stdout + done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert not (home / "runs" / "shop" / "metrics.jsonl").exists(), "nothing was to be trained"
@@ -112,7 +112,8 @@ def test_a_cluster_that_stays_too_small_is_no_endless_wait(
     waits = ("scaling.start_timeout_s=2", "scaling.start_attempts=2")
     line = refusal(shop, cluster, f"scaling.num_workers={workers}", *waits, code=3)
     assert line == (
-        "error: no room for 2 workers after 4 s (scaling.start_timeout_s × start_attempts): the cluster's nodes have 1 CPUs: "
+        "error: no room for 2 workers after 4 s (scaling.start_timeout_s × start_attempts): the "
+        "cluster's nodes have 1 CPUs: "
         "add nodes, or lower scaling.num_workers"
     )
 

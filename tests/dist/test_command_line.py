@@ -1,4 +1,6 @@
-"""The `recmind` command on files it has not seen: one run of all stages, the same again, stopped and gone on with."""
+"""The `recmind` command on files it has not seen: one run of all stages, the same again, stopped
+and gone on with.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ LIGHTGCN = ["shop.yaml", "variant=lightgcn", f"train.epochs={INTERRUPTED_EPOCHS}
 
 @dataclass(frozen=True)
 class Shop:
-    """A directory with a shop in it, what the first `recmind run` said there, and where its Ray lived."""
+    """A directory with a shop in it, what the first `recmind run` said there, and where its Ray
+    lived.
+    """
 
     home: Path
     ray_home: Path
@@ -189,7 +193,8 @@ def test_ctrl_c_and_the_same_command_on_fewer_workers_ends_the_run(shop: Shop) -
         )
         try:
             wait_for_epochs(run, 2, process)
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and all that it started
+            # as a terminal does: to the command and all that it started
+            os.killpg(process.pid, signal.SIGINT)
             assert process.wait(60) == 130
         finally:
             process.kill()

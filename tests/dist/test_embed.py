@@ -1,4 +1,6 @@
-"""Extraction by a real Ray actor pool: done once, done again only where needed, and whole whatever dies."""
+"""Extraction by a real Ray actor pool: done once, done again only where needed, and whole whatever
+dies.
+"""
 
 import os
 import signal
@@ -15,18 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recmind_dist.errors import TextError
-from recmind_dist.text import (
-    LoraSettings,
-    TextEncoder,
-    Texts,
-    TextSettings,
-    TextStore,
-    embed_texts,
-    make_store,
-    plan_shards,
-    save_adapter,
-    store_path,
-)
+from recmind_dist.text import LoraSettings, TextEncoder, Texts, TextSettings, TextStore, embed_texts, make_store, plan_shards, save_adapter, store_path
 from tests.tiny_language_model import WIDTH, make_bert
 
 
@@ -56,7 +47,9 @@ def make_texts(items: int, users: int) -> Texts:
 
 
 def assert_whole(path: Path, texts: Texts, settings: TextSettings, adapter: Path | None = None) -> None:
-    """Every row equals the model's own answer for that row's text, so none is lost, doubled or shifted."""
+    """Every row equals the model's own answer for that row's text, so none is lost, doubled or
+    shifted.
+    """
     store = TextStore.open(path)
     store.verify()
     encoder = TextEncoder.load(settings, adapter=adapter)

@@ -1,4 +1,6 @@
-"""The dense engine at every ZeRO stage: state is whole tensors that fit any world, and nothing is compiled."""
+"""The dense engine at every ZeRO stage: state is whole tensors that fit any world, and nothing is
+compiled.
+"""
 
 import os
 from pathlib import Path
@@ -8,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recmind_dist.parallel import Ranks, ZeroSettings
-from recmind_dist.parallel.engine import DenseEngine, NoDense, make_engine
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.distributed.settings import ZeroSettings
+from recmind_dist.distributed.zero_engine import DenseEngine, NoDense, make_engine
 from recmind_dist.training.network import GROUPS
 from tests.processes import run_ranks
 
@@ -17,7 +20,9 @@ State = dict[str, np.ndarray]
 
 
 class Regression(nn.Module):
-    """Two layers, sizes that no world size divides, one parameter at rest and one that never takes gradient."""
+    """Two layers, sizes that no world size divides, one parameter at rest and one that never takes
+    gradient.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,10 +45,10 @@ def train(engine: DenseEngine, first: int, last: int) -> None:
         generator = torch.Generator().manual_seed(step)
         x, y = torch.randn(12, 7, generator=generator), torch.randn(12, 1, generator=generator)
         mine = slice(12 * rank // world, 12 * (rank + 1) // world)
-        engine.all_backward(
+        engine.backward(
             engine(x[mine].requires_grad_(), y[mine])
         )  # an input with gradient, as the table's rows are
-        engine.all_step(1.0 - step / 20)
+        engine.step(1.0 - step / 20)
 
 
 def build(stage: int) -> DenseEngine:
@@ -52,25 +57,27 @@ def build(stage: int) -> DenseEngine:
 
 
 def numpy_of(engine: DenseEngine) -> State:
-    return {name: value.numpy().copy() for name, value in engine.all_state().items()}
+    return {name: value.numpy().copy() for name, value in engine.gather_state().items()}
 
 
 def save_load_go_on(stage: int) -> tuple[State, State, State]:
-    """State in mid-training; the end of the undisturbed engine; the end of a new engine that took the state."""
+    """State in mid-training; the end of the undisturbed engine; the end of a new engine that took
+    the state.
+    """
     undisturbed = build(stage)
     train(undisturbed, 0, 4)
-    state = undisturbed.all_state()
+    state = undisturbed.gather_state()
     saved = {name: value.clone() for name, value in state.items()}
     train(undisturbed, 4, 8)
     end = numpy_of(undisturbed)
-    whole = {name: value.numpy() for name, value in undisturbed.all_parameters("layers.").items()}
+    whole = {name: value.numpy() for name, value in undisturbed.gather_parameters("layers.").items()}
     assert all(np.array_equal(value, end[f"param.layers.{name}"]) for name, value in whole.items())
     undisturbed.close()
     resumed = build(stage)
-    resumed.all_load_state(saved)
+    resumed.load_state(saved)
     again = numpy_of(resumed)
     assert all(np.array_equal(again[name], saved[name].numpy()) for name in saved)
-    with resumed.all_whole_parameters():
+    with resumed.gathered_parameters():
         np.testing.assert_array_equal(resumed.module.layers[0].weight.detach(), saved["param.layers.0.weight"])
     train(resumed, 4, 8)
     finished = numpy_of(resumed)
@@ -80,7 +87,7 @@ def save_load_go_on(stage: int) -> tuple[State, State, State]:
 
 def load_and_tell(stage: int, state: State) -> State:
     engine = build(stage)
-    engine.all_load_state({name: torch.from_numpy(value) for name, value in state.items()})
+    engine.load_state({name: torch.from_numpy(value) for name, value in state.items()})
     return numpy_of(engine)
 
 
@@ -138,7 +145,9 @@ def test_state_saved_on_two_ranks_loads_whole_on_one_at_any_stage(
 
 
 def start_without_compiling(directory: str) -> tuple[list[str], bool]:
-    """What the engine's start leaves in the directory of compiled extensions, and whether the table still exists."""
+    """What the engine's start leaves in the directory of compiled extensions, and whether the table
+    still exists.
+    """
     os.environ["TORCH_EXTENSIONS_DIR"] = directory
     import deepspeed.ops
 
@@ -149,7 +158,9 @@ def start_without_compiling(directory: str) -> tuple[list[str], bool]:
 
 
 def test_the_start_compiles_nothing(tmp_path: Path) -> None:
-    """DeepSpeed's private table of ops, emptied, keeps its start from compiling for minutes: pinned, so watched."""
+    """DeepSpeed's private table of ops, emptied, keeps its start from compiling for minutes:
+    pinned, so watched.
+    """
     for built, had_table in run_ranks(start_without_compiling, 2, str(tmp_path)):
         assert had_table
         assert built == []
@@ -158,9 +169,9 @@ def test_the_start_compiles_nothing(tmp_path: Path) -> None:
 def nothing_dense() -> bool:
     engine = make_engine(nn.Identity(), ZeroSettings(), 4, torch.device("cpu"))
     x = torch.ones(2, requires_grad=True)
-    engine.all_backward(engine(x).sum())
+    engine.backward(engine(x).sum())
     assert x.grad is not None
-    return isinstance(engine, NoDense) and x.grad.tolist() == [2.0, 2.0] and engine.all_state() == {}
+    return isinstance(engine, NoDense) and x.grad.tolist() == [2.0, 2.0] and engine.gather_state() == {}
 
 
 def test_a_module_without_parameters_needs_no_engine_and_scales_alike() -> None:
@@ -169,8 +180,8 @@ def test_a_module_without_parameters_needs_no_engine_and_scales_alike() -> None:
 
 def all_count_sockets() -> int:
     """Of this rank, after it has joined the groups and made an engine."""
-    ranks = Ranks.all_join(torch.device("cpu"))
-    make_engine(Regression(), ZeroSettings(), 12, ranks.device, {})
+    context = DistContext.join(torch.device("cpu"))
+    make_engine(Regression(), ZeroSettings(), 12, context.device, {})
     links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
     return sum(link.startswith("socket:") for link in links)
 

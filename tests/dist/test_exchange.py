@@ -1,11 +1,13 @@
-"""Rows fetched over real processes are plain indexing, forward and backward, whoever asks for what."""
+"""Rows fetched over real processes are plain indexing, forward and backward, whoever asks for what.
+"""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from recmind_dist.parallel import Ranks, RowExchange, all_gather_rows
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.embedding.exchange import RowExchange, all_gather_rows
 from tests.processes import run_ranks
 
 ROWS, COLUMNS = 11, 3
@@ -17,19 +19,21 @@ def whole_table() -> Tensor:
 
 
 def fetch(bounds: list[int], wanted: list[list[int]], shared_memory: bool) -> Answer:
-    """Rows fetched, this rank's gradient of its own rows, and the rows of its shard that anybody needed."""
-    ranks = Ranks.all_join(torch.device("cpu"), shared_memory=shared_memory)
-    start, stop = bounds[ranks.rank : ranks.rank + 2]
+    """Rows fetched, this rank's gradient of its own rows, and the rows of its shard that anybody
+    needed.
+    """
+    context = DistContext.join(torch.device("cpu"), shared_memory=shared_memory)
+    start, stop = bounds[context.rank : context.rank + 2]
     table = whole_table()[start:stop].contiguous()
-    exchange = RowExchange(np.array(bounds), ranks, table=table)
-    plan = exchange.all_plan(np.array(wanted[ranks.rank], dtype=np.int64))
+    exchange = RowExchange(np.array(bounds), context, table=table)
+    plan = exchange.plan_lookup(np.array(wanted[context.rank], dtype=np.int64))
     owned = whole_table()[start + plan.local_rows].requires_grad_()
-    rows = exchange.all_fetch(owned, plan)
-    (rows * weights(wanted[ranks.rank], ranks.rank)).sum().backward()
+    rows = exchange.lookup(owned, plan)
+    (rows * weights(wanted[context.rank], context.rank)).sum().backward()
     assert owned.grad is not None
     leaf = torch.full((1, 1), np.nan).expand(owned.shape).requires_grad_()
-    in_place = exchange.all_read(leaf, plan)  # the same rows without a copy at their owner
-    (in_place * weights(wanted[ranks.rank], ranks.rank)).sum().backward()
+    in_place = exchange.lookup_from_table(leaf, plan)  # the same rows without a copy at their owner
+    (in_place * weights(wanted[context.rank], context.rank)).sum().backward()
     assert torch.equal(in_place, rows)
     assert leaf.grad is not None
     assert torch.equal(leaf.grad, owned.grad)
@@ -69,13 +73,13 @@ def test_fetching_rows_is_indexing_forward_and_backward(
 
 
 def gather(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    ranks = Ranks.all_join(torch.device("cpu"))
-    x = (torch.arange(counts[ranks.rank] * 2.0).view(-1, 2) + 100 * ranks.rank).requires_grad_()
-    rows = all_gather_rows(x, counts, ranks)
-    (rows * (ranks.rank + 1.0) * torch.arange(1.0, len(rows) + 1)[:, None]).sum().backward()
+    context = DistContext.join(torch.device("cpu"))
+    x = (torch.arange(counts[context.rank] * 2.0).view(-1, 2) + 100 * context.rank).requires_grad_()
+    rows = all_gather_rows(x, counts, context)
+    (rows * (context.rank + 1.0) * torch.arange(1.0, len(rows) + 1)[:, None]).sum().backward()
     assert x.grad is not None
-    assert float(ranks.all_sum(torch.tensor([1.0]))) == len(counts)
-    assert ranks.all_text("attempt-7") == "attempt-7"
+    assert float(context.all_reduce(torch.tensor([1.0]))) == len(counts)
+    assert context.broadcast_str("attempt-7") == "attempt-7"
     return rows.detach().numpy(), x.grad.numpy()
 
 

@@ -1,4 +1,6 @@
-"""`recmind experiment` on the shop: real runs in processes, a table, a figure, and nothing done twice."""
+"""`recmind experiment` on the shop: real runs in processes, a table, a figure, and nothing done
+twice.
+"""
 
 import json
 import shutil
@@ -48,7 +50,8 @@ def test_an_experiment_writes_its_table_and_figure_and_a_second_call_trains_noth
     assert (home / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "## recall@40, all items" in (home / "table.md").read_text()
 
-    # titles of held-out edges are kept from user texts, where gates learn: both sets of texts stay, none overwrites the other
+    # titles of held-out edges are kept from user texts, where gates learn: both sets of texts stay,
+    # none overwrites the other
     arms = [json.loads((home / "runs" / name / "inputs.json").read_text()) for name in ("gates-seed0", "fixed-alpha-seed0")]
     assert arms[0]["text"] != arms[1]["text"]
     kept = recmind(["evaluate", str(home / "runs" / "gates-seed0")], shop, ray_home)

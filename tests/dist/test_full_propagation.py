@@ -1,4 +1,6 @@
-"""Full propagation is sampled propagation with all neighbours, on one rank and on two; K batches are one large one."""
+"""Full propagation is sampled propagation with all neighbours, on one rank and on two; K batches
+are one large one.
+"""
 
 import math
 from pathlib import Path
@@ -6,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from recmind_dist.parallel import Ranks
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
-from recmind_dist.training.worker import Phase, Worker
+from recmind_dist.training.model_shard import Inputs
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.trainer import Phase, Trainer
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, config_of, curve_of, make_inputs
+from tests.training_runs import train_rank, config_of, curve_of, make_inputs
 
 EVERY = [-1, -1]
 
@@ -22,10 +24,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def curve(home: Path, inputs: Inputs, name: str, ranks: int, **changes: Any) -> list[dict[str, float]]:
+def curve(home: Path, inputs: Inputs, name: str, context: int, **changes: Any) -> list[dict[str, float]]:
     """Loss terms of every step of a run."""
     config = config_of(home, name, **changes)
-    run_ranks(all_fit, ranks, config, inputs, "attempt0")
+    run_ranks(train_rank, context, config, inputs, "attempt0")
     return [
         {k: v for k, v in step.items() if isinstance(v, float) and k != "time"} for step in curve_of(config.run_dir)
     ]
@@ -39,14 +41,16 @@ def assert_same(first: list[dict[str, float]], second: list[dict[str, float]], r
 
 @pytest.mark.parametrize("loss", ["ssm", "bpr"])
 def test_full_and_all_neighbours_give_the_same_losses(tmp_path: Path, inputs: Inputs, loss: str) -> None:
-    """With gates on held-out edges, hidden batch edges, alignment, queue, fallback, in both phases."""
+    """With gates on held-out edges, hidden batch edges, alignment, queue, fallback, in both phases.
+    """
     runs = []
-    for name, ranks, kind in (("sampled", 1, "sampled"), ("full", 1, "full"), ("full2", 2, "full")):
+    for name, context, kind in (("sampled", 1, "sampled"), ("full", 1, "full"), ("full2", 2, "full")):
         sampler = {"num_neighbors": EVERY, "negatives": {"num_shared": 12}, "propagation": kind}
-        runs.append(curve(tmp_path, inputs, f"{name}-{loss}", ranks, sampler=sampler, loss={"kind": loss}))
+        runs.append(curve(tmp_path, inputs, f"{name}-{loss}", context, sampler=sampler, loss={"kind": loss}))
     assert_same(runs[0][:3], runs[1][:3], 1e-5)
     assert_same(runs[1], runs[2])
-    assert_same(runs[0], runs[1], 2e-3)  # steps differ in which rows the optimizer touches: those of zero gradient
+    # steps differ in which rows the optimizer touches: those of zero gradient
+    assert_same(runs[0], runs[1], 2e-3)
 
 
 def test_k_batches_a_propagation_are_one_batch_of_k_times_the_size(tmp_path: Path, inputs: Inputs) -> None:
@@ -60,9 +64,11 @@ def test_k_batches_a_propagation_are_one_batch_of_k_times_the_size(tmp_path: Pat
 
 
 def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_path: Path, inputs: Inputs) -> None:
-    """Users with all their items, withheld items, noise of XSimGCL, views mixed by gates that learn on held-out edges."""
+    """Users with all their items, withheld items, noise of XSimGCL, views mixed by gates that learn
+    on held-out edges.
+    """
     runs = []
-    for ranks in (1, 2):
+    for context in (1, 2):
         sampler = {
             "num_neighbors": EVERY,
             "negatives": {"num_shared": 12},
@@ -76,10 +82,10 @@ def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_
             "gate": {"withheld_items": 0.2, "heldout_share": 0.3},
         }
         runs.append(curve(
-            tmp_path, inputs, f"mix{ranks}", ranks, sampler=sampler, model=model,
+            tmp_path, inputs, f"mix{context}", context, sampler=sampler, model=model,
             train={"batch_of": "users", "batch_size": 16, "epochs": 3},
             loss={"kind": "ssm", "contrast": {"kind": "xsimgcl", "noise": 0.0}},
-        ))  # fmt: skip
+        ))
     assert {"rank", "rank_text", "gate", "contrast"} <= runs[0][-4].keys() | runs[0][0].keys() | runs[0][8].keys()
     assert_same(*runs)
 
@@ -97,19 +103,21 @@ def test_nodes_are_contrasted_with_those_of_the_global_batch(
     }
     runs = [
         curve(
-            tmp_path, inputs, f"contrast{ranks}", ranks, sampler=sampler, variant=contrast["kind"],
+            tmp_path, inputs, f"contrast{context}", context, sampler=sampler, variant=contrast["kind"],
             train={"batch_of": "users", "batch_size": 16, "warmup_epochs": 0, "epochs": 2},
             loss={"kind": "ssm", "contrast": {**contrast, "weight": 1.0}},
         )
-        for ranks in (1, 2, 3)
-    ]  # fmt: skip
+        for context in (1, 2, 3)
+    ]
     assert all(step["contrast"] > 0.1 for step in runs[0])
     assert_same(runs[0], runs[1])
     assert_same(runs[0], runs[2])
 
 
 def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(tmp_path: Path, inputs: Inputs) -> None:
-    """InfoNCE among n nodes is about log n less what the views agree on: fewer nodes, a smaller term."""
+    """InfoNCE among n nodes is about log n less what the views agree on: fewer nodes, a smaller
+    term.
+    """
     sampler = {
         "num_neighbors": EVERY,
         "negatives": {"num_shared": 12},
@@ -122,7 +130,7 @@ def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(t
         steps = curve(
             tmp_path, inputs, f"drawn{most}", 1, sampler=sampler, variant="xsimgcl",
             train={"batch_of": "users", "batch_size": 16, "epochs": 1}, loss={"kind": "ssm", "contrast": contrast},
-        )  # fmt: skip
+        )
         terms.append([step["contrast"] for step in steps if "contrast" in step])
     everybody, no_more, few = terms
     assert everybody == no_more
@@ -131,8 +139,10 @@ def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(t
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("shared_memory", [True, False])
-def test_a_rank_without_a_hidden_edge_takes_part(tmp_path: Path, ranks: int, shared_memory: bool) -> None:
-    """The last batch has so few pairs that their edges are of other ranks' rows, while held-out pairs teach the readout."""
+def test_a_rank_without_a_hidden_edge_takes_part(tmp_path: Path, context: int, shared_memory: bool) -> None:
+    """The last batch has so few pairs that their edges are of other ranks' rows, while held-out
+    pairs teach the readout.
+    """
     inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
     model = {"readout": "gate", "gate": {"enabled": False, "heldout_share": 0.5, "fold_back": 0.0}}
     runs = [
@@ -141,15 +151,15 @@ def test_a_rank_without_a_hidden_edge_takes_part(tmp_path: Path, ranks: int, sha
             train={"batch_size": 4, "warmup_epochs": 0, "epochs": 2}, alignment={"weight": 0.0},
             scaling={"shared_memory": shared_memory},
         )
-        for world in (1, ranks)
-    ]  # fmt: skip
+        for world in (1, context)
+    ]
     assert "gate" in runs[0][0]
     assert_same(*runs)
 
 
 def steps_prepared(config: RunConfig, inputs: Inputs) -> list[tuple[int, bool]]:
     """Of the first epoch's steps: how many hidden edges, and whether edges were found ahead."""
-    worker = Worker(config, inputs, Ranks.alone(), RunDirectory(config.run_dir), "attempt0", lambda _: None, "never")
+    worker = Trainer(config, inputs, DistContext.alone(), RunDirectory(config.run_dir), "attempt0", lambda _: None, "never")
     steps = list(Phase(worker, "joint").prepared_steps(0, 0))
     worker.checkpointer.close()
     return [(0 if step.hidden is None else len(step.hidden), step.edges is not None) for step in steps]
@@ -157,13 +167,15 @@ def steps_prepared(config: RunConfig, inputs: Inputs) -> list[tuple[int, bool]]:
 
 @pytest.mark.parametrize("hides", [True, False])
 def test_edges_are_found_ahead_only_where_no_step_hides_any(tmp_path: Path, hides: bool) -> None:
-    """Training hides edges in place while the sampler's thread makes the next step, which may have none to hide."""
+    """Training hides edges in place while the sampler's thread makes the next step, which may have
+    none to hide.
+    """
     inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
     config = config_of(
         tmp_path, "ahead", sampler={"propagation": "full", "hide_batch_edges": hides}, alignment={"weight": 0.0},
         model={"readout": "gate", "gate": {"enabled": False, "heldout_share": 1.0, "fold_back": 0.0}},
         train={"batch_size": 1, "warmup_epochs": 0, "epochs": 1}, loss={"kind": "bpr"},
-    )  # fmt: skip
+    )
     [steps] = run_ranks(steps_prepared, 1, config, inputs)
     assert any(hidden for hidden, _ in steps) == hides
     assert any(not hidden for hidden, _ in steps)
@@ -179,10 +191,10 @@ def test_content_view_and_recent_means_agree_on_one_and_two_ranks(
     model = {"readout": "mix", "text_layers": 2, "users_have_text": False, "content_view": True, "recent_decay": 0.5}
     runs = [
         curve(
-            tmp_path, inputs, f"beside{ranks}", ranks, sampler=sampler, model={**model, "gate": gate},
+            tmp_path, inputs, f"beside{context}", context, sampler=sampler, model={**model, "gate": gate},
             train={"batch_of": "users", "batch_size": 16, "epochs": 3}, alignment={"weight": 0.0},
         )
-        for ranks in (1, 2)
-    ]  # fmt: skip
+        for context in (1, 2)
+    ]
     assert "gate" in runs[0][0]
     assert_same(*runs)

@@ -1,4 +1,6 @@
-"""The same global batch gives the same loss on one, two and three ranks, in both phases and with everything on."""
+"""The same global batch gives the same loss on one, two and three ranks, in both phases and with
+everything on.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.model_shard import Inputs
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, config_of, curve_of, make_inputs
+from tests.training_runs import train_rank, config_of, curve_of, make_inputs
 
 TOLERANCE = 1e-5
 TERMS = {"align_user", "align_item", "loss"}
@@ -31,12 +33,13 @@ def table_of(found: list[dict[str, Any]]) -> np.ndarray:
 
 
 def assert_same_run(home: Path, inputs: Inputs, worlds: tuple[int, ...], **changes: Any) -> list[dict[str, Any]]:
-    """Trains on each number of ranks; every term of every step, the table and the validation agree."""
+    """Trains on each number of ranks; every term of every step, the table and the validation agree.
+    """
     curves, tables, scores = [], [], []
     name = f"run{len(list(home.iterdir()))}"
     for world in worlds:
         config = config_of(home, f"{name}-{world}", **changes, scaling={"num_workers": world})
-        found = run_ranks(all_fit, world, config, inputs, f"attempt{world}")
+        found = run_ranks(train_rank, world, config, inputs, f"attempt{world}")
         curves.append(curve_of(config.run_dir))
         tables.append(table_of(found))
         scores.append(found[0]["cursor"]["metrics"])
@@ -69,7 +72,7 @@ def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs:
     assert_same_run(
         home, inputs, (1, 2), model={"embedding_dim": 8, **model}, loss={"kind": "bpr"},
         sampler={"num_neighbors": [4, 3], "negatives": negatives}, table={"optimizer": "adagrad"}, zero={"stage": 2},
-    )  # fmt: skip
+    )
 
 
 def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
@@ -85,7 +88,7 @@ def test_zero_3_trains_like_zero_1_on_2_ranks(home: Path, inputs: Inputs) -> Non
     curves = []
     for stage in (1, 3):
         config = config_of(home, f"zero{stage}", zero={"stage": stage}, scaling={"num_workers": 2})
-        run_ranks(all_fit, 2, config, inputs, f"attempt{stage}")
+        run_ranks(train_rank, 2, config, inputs, f"attempt{stage}")
         curves.append([record["loss"] for record in curve_of(config.run_dir)])
     assert curves[1] == pytest.approx(curves[0], rel=TOLERANCE)
 

@@ -1,4 +1,6 @@
-"""`graph.placement: partitioned` trains as `replicated` does, and a worker maps no edges but those of its own nodes."""
+"""`graph.placement: partitioned` trains as `replicated` does, and a worker maps no edges but those
+of its own nodes.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +10,16 @@ import pytest
 
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.errors import ConfigError, StoreError
-from recmind_dist.evaluation.ranking import all_evaluate
-from recmind_dist.export.recommender import Recommender
+from recmind_dist.evaluation.ranking import evaluate_embeddings
+from recmind_dist.recommend.recommender import Recommender
 from recmind_dist.graph import EdgeRows, Graph, prepare_rows, row_bounds
-from recmind_dist.parallel import Ranks
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.rank_model import Inputs, RankModel
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs, ModelShard
+from recmind_dist.run_config.run_config import RunConfig
 from tests.graphs import make_graph, random_pairs
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, config_of, curve_of, make_inputs
+from tests.training_runs import train_rank, config_of, curve_of, make_inputs
 
 TOLERANCE = 1e-5
 
@@ -35,7 +37,8 @@ def inputs(home: Path) -> Inputs:
 
 
 def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: Any) -> None:
-    """Trains replicated on one rank, then partitioned on 1, 2 and 4, the four of them over the process group: losses, table
+    """Trains replicated on one rank, then partitioned on 1, 2 and 4, the four of them over the
+    process group: losses, table
     and validation agree.
     """
     name = f"run{len(list(home.iterdir()))}"
@@ -44,8 +47,8 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
         config = config_of(
             home, f"{name}-{placement}-{world}", **changes, graph={"placement": placement},
             scaling={"num_workers": world, "shared_memory": world < 4},
-        )  # fmt: skip
-        shares = run_ranks(all_fit, world, config, inputs, f"attempt{world}")
+        )
+        shares = run_ranks(train_rank, world, config, inputs, f"attempt{world}")
         nodes = np.concatenate([share["nodes"] for share in shares])
         table = np.concatenate([share["rows"]["weight"] for share in shares])[np.argsort(nodes)]
         found = curve_of(config.run_dir), table, shares[0]["cursor"]["metrics"]
@@ -62,11 +65,13 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
 
 @pytest.mark.parametrize("kind", ["ssm", "bpr"])
 def test_50_steps_with_everything_on(home: Path, inputs: Inputs, kind: str) -> None:
-    """Gates on held-out edges, alignment, queue, fallback texts, both phases, shared and paired negatives."""
+    """Gates on held-out edges, alignment, queue, fallback texts, both phases, shared and paired
+    negatives.
+    """
     assert_like_replicated(
         home, inputs, 50, loss={"kind": kind, "user_exponent": 0.2}, train={"batch_size": 64, "epochs": 3},
         model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "tail_exponent": 0.2}},
-    )  # fmt: skip
+    )
 
 
 def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> None:
@@ -75,21 +80,21 @@ def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> 
         model={"embedding_dim": 8, "gate": {"heldout_share": 0.5}},
         sampler={"num_neighbors": [-1, 3], "hide_batch_edges": False, "negatives": {"kind": "in_batch", "num": 2}},
         text={"max_user_items": 0},
-    )  # fmt: skip
+    )
 
 
 def test_export_and_test_metrics_are_those_of_the_whole_graph(home: Path, inputs: Inputs) -> None:
     config = config_of(home, "exported", graph={"placement": "partitioned"}, train={"epochs": 1})
-    run_ranks(all_fit, 1, config, inputs, "attempt0")
+    run_ranks(train_rank, 1, config, inputs, "attempt0")
     checkpoint = find_checkpoint(RunDirectory(config.run_dir).checkpoints)
     assert checkpoint is not None
     found = []
     for placement in ("replicated", "partitioned"):
         placed = config.model_copy(update={"graph": config.graph.model_copy(update={"placement": placement})})
-        model = RankModel(placed, inputs, Ranks.alone())
+        model = ModelShard(placed, inputs, DistContext.alone())
         model.load_for_inference(checkpoint)
-        h = model.all_final_vectors().h
-        judged = all_evaluate(h, model.graph, "test", config.evaluation, Ranks.alone(), 0.0, model.rows)
+        h = model.final_embeddings().h
+        judged = evaluate_embeddings(h, model.graph, "test", config.evaluation, DistContext.alone(), 0.0, model.rows)
         best = [item.item_id for item in Recommender(model, 0.0).recommend("3", 5)]
         found.append((h.numpy(), judged.metrics, judged.per_user["user"].tolist(), best))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
@@ -109,11 +114,11 @@ def mapped_bytes(part: str) -> dict[str, int]:
 
 
 def all_fit_and_look(config: RunConfig, inputs: Inputs, attempt: str) -> dict[str, Any]:
-    """As `all_fit`; returns what edges the process maps while it trains."""
+    """As `train`; returns what edges the process maps while it trains."""
     import torch
 
-    from recmind_dist.parallel import Ranks
-    from recmind_dist.training.worker import Worker
+    from recmind_dist.distributed.context import DistContext
+    from recmind_dist.training.trainer import Trainer
 
     run, seen = RunDirectory(config.run_dir), []
     run.create()
@@ -121,8 +126,8 @@ def all_fit_and_look(config: RunConfig, inputs: Inputs, attempt: str) -> dict[st
     def report(_: dict[str, Any]) -> None:
         seen.append({**mapped_bytes("indices.npy"), **mapped_bytes("time_rank.npy")})
 
-    worker = Worker(config, inputs, Ranks.all_join(torch.device("cpu")), run, attempt, report, "never")
-    worker.all_fit(("warmup", "joint"))
+    worker = Trainer(config, inputs, DistContext.join(torch.device("cpu")), run, attempt, report, "never")
+    worker.train(("warmup", "joint"))
     return {"seen": seen, "edges": len(worker.parts.rows.indices)}
 
 
@@ -133,7 +138,7 @@ def test_a_worker_maps_its_share_of_the_edges_and_nothing_else(tmp_path: Path) -
     config = config_of(
         tmp_path, "run", model=plain, alignment={"weight": 0}, scaling={"num_workers": 4},
         graph={"placement": "partitioned"}, train={"batch_size": 4096, "epochs": 1},
-    )  # fmt: skip
+    )
     found = run_ranks(all_fit_and_look, 4, config, Inputs(graph.path), "attempt4")
     assert sum(rank["edges"] for rank in found) == 2 * graph.num_edges
     page, whole = 4096, 4 * 2 * graph.num_edges

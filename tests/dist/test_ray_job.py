@@ -1,4 +1,6 @@
-"""`ray job submit` to a real head and a node of its own, with token authentication, on ports and in a directory of their own."""
+"""`ray job submit` to a real head and a node of its own, with token authentication, on ports and in
+a directory of their own.
+"""
 
 import json
 import os
@@ -24,7 +26,8 @@ RAY = Path(sys.executable).parent / "ray"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running head and one more node: its job address and the environment of whoever talks to it."""
+    """A running head and one more node: its job address and the environment of whoever talks to it.
+    """
 
     address: str
     env: dict[str, str]
@@ -48,7 +51,9 @@ class Cluster:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now. Ephemeral ones, so outside the 10002 to 19999 of other clusters' workers."""
+    """Ports that nothing listens on now. Ephemeral ones, so outside the 10002 to 19999 of other
+    clusters' workers.
+    """
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -143,8 +148,10 @@ def test_a_job_with_a_working_directory_trains_on_the_cluster(cluster: Cluster, 
     assert [value.rstrip("*") for value in ours[1:5]] == shown
     assert any(row[:1] == ["popularity"] and len(row) == 9 for row in table)
     starts = [json.loads(line) for line in (shop / "runs" / "shop" / "metrics.jsonl").open()]
-    assert [line["world_size"] for line in starts if line["kind"] == "start"] == [2]  # one fits on each node
-    # the workers were the cluster's: a Ray of the job's own would have a session directory of its own
+    # one fits on each node
+    assert [line["world_size"] for line in starts if line["kind"] == "start"] == [2]
+    # the workers were the cluster's: a Ray of the job's own would have a session directory of its
+    # own
     sessions = list(Path(cluster.env["RAY_TMPDIR"]).glob("session_2*"))
     assert len(sessions) == 1
 

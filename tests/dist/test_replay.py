@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from recmind_dist.graph import Graph, prepare_rows
-from recmind_dist.parallel.traffic import KINDS
+from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.training.loaders import make_loader
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.replay import partition_report, replay
+from recmind_dist.training.model_shard import Inputs
+from recmind_dist.pipeline.replay import partition_report, replay
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, config_of, make_inputs
+from tests.training_runs import train_rank, config_of, make_inputs
 
 PLAIN = {"embedding_dim": 8, "use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
 
@@ -44,8 +44,8 @@ def test_replayed_bytes_are_the_measured_ones(home: Path, inputs: Inputs, world:
     config = config_of(
         home, f"run{len(list(home.iterdir()))}", **changes, model=PLAIN, alignment={"weight": 0},
         scaling={"num_workers": world}, train={"batch_size": 64, "epochs": 1, "warmup_epochs": 0},
-    )  # fmt: skip
-    run_ranks(all_fit, world, config, Inputs(inputs.graph), "attempt0")
+    )
+    run_ranks(train_rank, world, config, Inputs(inputs.graph), "attempt0")
     [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
     found = replay(config, Graph.open(inputs.graph), world, steps=1000)
     for kind in KINDS:
@@ -59,7 +59,7 @@ def test_rows_that_anybody_needs_are_estimated_from_like_degrees(home: Path, inp
     config = config_of(
         home, f"owned{world}", model=PLAIN, alignment={"weight": 0}, loss={"kind": "bpr"}, scaling={"num_workers": world},
         train={"batch_size": 16 * world, "epochs": 1, "warmup_epochs": 0},
-    )  # fmt: skip
+    )
     loaders = [make_loader(config, graph, "joint", rank, world).batches(0) for rank in range(world)]
     needed = [
         len(set(np.concatenate([batches.main.n_id.numpy() for batches in together]).tolist()))
@@ -76,8 +76,8 @@ def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> N
     model = {"embedding_dim": 8, "gate": {"learn_on": "train"}}
     config = config_of(
         home, "aligned", model=model, scaling={"num_workers": 2}, train={"epochs": 1, "warmup_epochs": 0}
-    )  # fmt: skip
-    run_ranks(all_fit, 2, config, inputs, "attempt0")
+    )
+    run_ranks(train_rank, 2, config, inputs, "attempt0")
     [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
     found = replay(config, Graph.open(inputs.graph), 2, steps=1000)
     for kind in ("ids", "rows", "gradients", "queue"):

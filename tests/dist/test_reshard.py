@@ -1,4 +1,5 @@
-"""A run saved on some ranks goes on on others: the same bits in every table, and the same course."""
+"""A run saved on some ranks goes on on others: the same bits in every table, and the same course.
+"""
 
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import torch
 
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs
+from recmind_dist.run_config.run_config import RunConfig
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, all_fit_until, all_resave, config_of, curve_of, make_inputs
+from tests.training_runs import train_rank, train_until, resave, config_of, curve_of, make_inputs
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +39,15 @@ def test_tables_optimizers_and_queues_are_bit_equal_over_2_1_3_and_2_ranks(
     config = config_of(
         home, optimizer, table={"optimizer": optimizer}, zero={"stage": 2}, checkpoint={"keep_last": 9},
         train={"epochs": 1},
-    )  # fmt: skip
-    run_ranks(all_fit, 2, config, inputs, "attempt0", ("warmup",))
+    )
+    run_ranks(train_rank, 2, config, inputs, "attempt0", ("warmup",))
     found = find_checkpoint(config.run_dir / "checkpoints")
     assert found is not None
     first = content(config, found.name)
     assert first["adam_step"] > 0
     assert first["queue.user_text.ids"].max() >= 0
     for attempt, world in enumerate((1, 3, 2), start=1):
-        names = run_ranks(all_resave, world, config, inputs, f"attempt{attempt}")
+        names = run_ranks(resave, world, config, inputs, f"attempt{attempt}")
         again = content(config, names[0])
         assert again.keys() == first.keys()
         for name, value in first.items():
@@ -54,22 +55,25 @@ def test_tables_optimizers_and_queues_are_bit_equal_over_2_1_3_and_2_ranks(
 
 
 def stop_and_resume(home: Path, inputs: Inputs, world: int, then: int, stage: int = 1) -> tuple[list, list, int]:  # type: ignore[type-arg]
-    """Answers of an undisturbed run and of one cut in mid-epoch and resumed on `then` ranks; and compares their curves."""
+    """Answers of an undisturbed run and of one cut in mid-epoch and resumed on `then` ranks; and
+    compares their curves.
+    """
     answers = []
-    # 6 steps an epoch: step 8 is saved in mid-epoch, and the run dies at step 12, before that is saved
+    # 6 steps an epoch: step 8 is saved in mid-epoch, and the run dies at step 12, before that is
+    # saved
     for name in ("whole", "cut"):
         config = config_of(
             home, f"{name}-{world}-{then}-{stage}", checkpoint={"every_steps": 4}, zero={"stage": stage},
             alignment={"anchors": 24, "queue_size": 40}, train={"batch_size": 96, "warmup_epochs": 1, "epochs": 2,
             "log_every_steps": 1, "seed": 3},
-        )  # fmt: skip
+        )
         if name == "cut":
-            assert run_ranks(all_fit_until, world, config, inputs, "attempt0", 10) == [12] * world
+            assert run_ranks(train_until, world, config, inputs, "attempt0", 10) == [12] * world
             last = find_checkpoint(config.run_dir / "checkpoints")
             assert last is not None
             assert (last.info["cursor"]["phase"], last.info["cursor"]["step_in_epoch"]) == ("joint", 2)
         ranks = then if name == "cut" else world
-        answers.append(run_ranks(all_fit, ranks, config, inputs, "attempt1", ("warmup", "joint"), "auto"))
+        answers.append(run_ranks(train_rank, ranks, config, inputs, "attempt1", ("warmup", "joint"), "auto"))
     return answers[0], answers[1], len(curve_of(config.run_dir))
 
 
@@ -101,11 +105,11 @@ def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs:
         home, "mismatch", checkpoint={"every_steps": 4}, alignment={"weight": 0},
         model={"use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}},
         train={"batch_size": 32, "warmup_epochs": 0, "epochs": 2},
-    )  # fmt: skip
+    )
     inputs = Inputs(inputs.graph)
-    run_ranks(all_fit_until, 1, small, inputs, "attempt0", 6)
+    run_ranks(train_until, 1, small, inputs, "attempt0", 6)
     large = small.model_copy(update={"train": small.train.model_copy(update={"batch_size": 500})})
-    [found] = run_ranks(all_fit, 1, large, inputs, "attempt1", ("joint",), "must", True)
+    [found] = run_ranks(train_rank, 1, large, inputs, "attempt1", ("joint",), "must", True)
     assert found["cursor"]["phase"] == "done"
     first, second = list(read_metrics(RunDirectory(large.run_dir).metrics, "epoch"))[-2:]
     assert (first["epoch"], first["loss"]) == (0, None)

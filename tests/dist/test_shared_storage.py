@@ -1,4 +1,6 @@
-"""Runs mirrored to an S3-compatible server (moto) and to a path: what is committed comes back on a new machine, bit for bit."""
+"""Runs mirrored to an S3-compatible server (moto) and to a path: what is committed comes back on a
+new machine, bit for bit.
+"""
 
 import json
 import os
@@ -23,9 +25,9 @@ from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.report import read_metrics
 from recmind_dist.storage.remote import Remote
 from recmind_dist.storage.tree import FILES, INDEX, Tree
-from recmind_dist.training.fit import sync_with_storage
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig
+from recmind_dist.pipeline.train import sync_with_storage
+from recmind_dist.training.model_shard import Inputs
+from recmind_dist.run_config.run_config import RunConfig
 from tests.chaos.group import Group, assert_same
 from tests.shop import SIZE, make_shop, ray_processes, recmind
 from tests.tiny_language_model import make_bert
@@ -313,7 +315,8 @@ def ray_home() -> Iterator[Path]:
 def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
     server: Server, tmp_path: Path, ray_home: Path
 ) -> None:
-    """Warm-up with adapters, joint phase, results; then neither run directory nor cache are left."""
+    """Warm-up with adapters, joint phase, results; then neither run directory nor cache are left.
+    """
     assert recmind(["synth", "synth", *SIZE], tmp_path, ray_home).returncode == 0
     make_shop(tmp_path)
     make_bert(tmp_path / "bert")

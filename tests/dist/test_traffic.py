@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from recmind_dist.parallel.traffic import KINDS
+from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.model_shard import Inputs
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, config_of, curve_of, make_inputs
+from tests.training_runs import train_rank, config_of, curve_of, make_inputs
 
 PLAIN: dict[str, Any] = {
     "model": {
@@ -37,7 +37,7 @@ def inputs(home: Path) -> Inputs:
 def trained(home: Path, inputs: Inputs, world: int) -> tuple[list[float], list[dict[str, Any]]]:
     """Losses of all steps, and the traffic of all epochs."""
     config = config_of(home, f"run{len(list(home.iterdir()))}", **PLAIN, scaling={"num_workers": world})
-    run_ranks(all_fit, world, config, inputs, "attempt0")
+    run_ranks(train_rank, world, config, inputs, "attempt0")
     traffic = list(read_metrics(RunDirectory(config.run_dir).metrics, "traffic"))
     return [record["loss"] for record in curve_of(config.run_dir)], traffic
 
@@ -55,7 +55,7 @@ def test_one_rank_sends_nothing_and_two_send_rows_back_as_gradients(home: Path, 
 def test_kinds_are_told_apart(home: Path) -> None:
     inputs = make_inputs(home / "all")
     config = config_of(home / "all", "run", scaling={"num_workers": 2})
-    run_ranks(all_fit, 2, config, inputs, "attempt0")
+    run_ranks(train_rank, 2, config, inputs, "attempt0")
     for record in read_metrics(RunDirectory(config.run_dir).metrics, "traffic"):
         kinds = {k: v for k, v in record.items() if k.endswith("_bytes")}
         assert set(kinds) == {f"{kind}_bytes" for kind in (*KINDS, "most")}
@@ -65,7 +65,7 @@ def test_kinds_are_told_apart(home: Path) -> None:
 def test_a_short_epoch_ends_validates_and_goes_on_with_other_pairs(home: Path, inputs: Inputs) -> None:
     plain = {**PLAIN, "train": {"batch_size": 64, "epochs": 4, "steps_per_epoch": 2}}
     config = config_of(home, "short", **plain)
-    [share] = run_ranks(all_fit, 1, config, inputs, "attempt0")
+    [share] = run_ranks(train_rank, 1, config, inputs, "attempt0")
     curve = curve_of(config.run_dir)
     assert [record["step"] for record in curve] == list(range(1, 9))
     assert len(list(read_metrics(RunDirectory(config.run_dir).metrics, "validation"))) == 4

@@ -1,4 +1,6 @@
-"""`recmind tune` on the shop: validation only, one trial diverges, one is killed, and the outcome is a config that runs."""
+"""`recmind tune` on the shop: validation only, one trial diverges, one is killed, and the outcome
+is a config that runs.
+"""
 
 import os
 import signal
@@ -28,7 +30,9 @@ TEST_FILES, NONSENSE = ("test_indptr.npy", "test_indices.npy"), b"nobody may rea
 
 
 def start(words: list[str], home: Path, said: str = "said.txt") -> BaseProcess:
-    """`recmind …` in the directory `home`, in a process that has torch and DeepSpeed already; its output goes to a file."""
+    """`recmind …` in the directory `home`, in a process that has torch and DeepSpeed already; its
+    output goes to a file.
+    """
     process = CONTEXT.Process(target=_command, args=(words, home, said))
     process.start()
     return process
@@ -55,7 +59,9 @@ def _command(words: list[str], home: Path, said: str) -> None:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared shop whose test interactions are nonsense, under a manifest that vouches for them: nothing mends them."""
+    """A prepared shop whose test interactions are nonsense, under a manifest that vouches for them:
+    nothing mends them.
+    """
     home = tmp_path_factory.mktemp("shop")
     for words in (["synth", "synth", *SIZE], ["prepare", "shop.yaml", "variant=lightgcn"]):
         code, said = recmind(words, home)
@@ -116,7 +122,8 @@ def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_run
     tried = [trial["values"] for trial in trials_of(shop / "runs" / "cut")]
     assert tried == [trial["values"] for trial in trials]
 
-    # what it found is a config; and evaluation is the first to ask for what nobody could have read so far
+    # what it found is a config; and evaluation is the first to ask for what nobody could have read
+    # so far
     [graph] = shop.glob("cache/shop/graph-*")
     assert {(graph / name).read_bytes() for name in TEST_FILES} == {NONSENSE}
     code, said = recmind(["validate", "runs/whole/best.yaml"], shop)

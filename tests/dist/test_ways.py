@@ -1,4 +1,6 @@
-"""What ranks of one machine hand each other through shared memory is what a process group would bring."""
+"""What ranks of one machine hand each other through shared memory is what a process group would
+bring.
+"""
 
 import os
 
@@ -9,12 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recmind_dist.errors import WorkerLostError
-from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.mailboxes import all_share_memory
-from recmind_dist.parallel.ranks import collective
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.distributed.shared_memory import share_memory
+from recmind_dist.distributed.context import collective
 from tests.processes import run_ranks
 
-SIZES = ([3, 1, 0], [0, 0, 2], [400_000, 5, 1], [1, 1, 1], [0, 0, 0], [7, 2, 2])  # a box grows and shrinks
+# a box grows and shrinks
+SIZES = ([3, 1, 0], [0, 0, 2], [400_000, 5, 1], [1, 1, 1], [0, 0, 0], [7, 2, 2])
 Heard = list[list[np.ndarray]]
 
 
@@ -23,19 +26,21 @@ def rows_of(rank: int, turn: int, count: int, width: int) -> Tensor:
 
 
 def talk(shared_memory: bool) -> tuple[str, Heard, Heard, Heard]:
-    """Kind of the way, and what arrived in every turn: sent, sent by index with counts known, shown to all."""
-    ranks = Ranks.all_join(torch.device("cpu"), shared_memory=shared_memory)
-    way, me = ranks.row_way, ranks.rank
+    """Kind of the way, and what arrived in every turn: sent, sent by index with counts known, shown
+    to all.
+    """
+    context = DistContext.join(torch.device("cpu"), shared_memory=shared_memory)
+    way, me = context.row_transport, context.rank
     sent, chosen, shown = [], [], []
     for turn, sizes in enumerate(SIZES):
         counts = np.roll(sizes, me).tolist()  # to rank r: sizes[r - me]
         x = rows_of(me, turn, sum(counts), 3).to(torch.int32)
-        sent.append([part.numpy().copy() for part in way.all_send(x, counts)])
+        sent.append([part.numpy().copy() for part in way.all_to_all(x, counts)])
         order = torch.arange(sum(counts)).flip(0)
-        receive = [int(np.roll(sizes, r)[me]) for r in range(ranks.world_size)]
-        chosen.append([part.numpy().copy() for part in way.all_send(x.float(), counts, receive, order)])
-        everybody = [sizes[r] for r in range(ranks.world_size)]
-        shown.append([part.numpy().copy() for part in way.all_show(x[: sizes[me]], everybody)])
+        receive = [int(np.roll(sizes, r)[me]) for r in range(context.world_size)]
+        chosen.append([part.numpy().copy() for part in way.all_to_all(x.float(), counts, receive, order)])
+        everybody = [sizes[r] for r in range(context.world_size)]
+        shown.append([part.numpy().copy() for part in way.all_gather(x[: sizes[me]], everybody)])
     return way.kind, sent, chosen, shown
 
 
@@ -51,12 +56,14 @@ def test_shared_memory_brings_what_the_process_group_brings() -> None:
 
 
 def boxes_after(turns: int) -> tuple[int, int, list[int]]:
-    """Descriptors of this process before and after so many exchanges, and how large its boxes are in the end."""
-    ranks = Ranks.all_join(torch.device("cpu"))
+    """Descriptors of this process before and after so many exchanges, and how large its boxes are
+    in the end.
+    """
+    context = DistContext.join(torch.device("cpu"))
     before = len(os.listdir("/proc/self/fd"))
     for turn in range(turns):
         size = [600_000, 10, 1][turn % 3] if turn < turns // 2 else 1
-        ranks.row_way.all_send(torch.zeros(2 * size, 4), [size, size])
+        context.row_transport.all_to_all(torch.zeros(2 * size, 4), [size, size])
     opened = len(os.listdir("/proc/self/fd"))
     names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     return before, opened, [os.stat(name).st_size for name in names if "recmind-mailbox" in _target(name)]
@@ -71,7 +78,8 @@ def _target(name: str) -> str:
 
 def test_boxes_are_kept_while_sizes_alternate_and_given_back_when_they_stay_small() -> None:
     for before, after, sizes in run_ranks(boxes_after, 2, 30):  # small for 15 exchanges in a row
-        assert after <= before + 6  # two boxes here and two there; Python's mmap holds a descriptor of its own
+        # two boxes here and two there; Python's mmap holds a descriptor of its own
+        assert after <= before + 6
         assert max(sizes) > 19_000_000
     for before, after, sizes in run_ranks(boxes_after, 2, 300):
         assert after <= before + 6
@@ -82,7 +90,7 @@ def without_memory_of_its_own() -> str:
     """The kind of way where rank 1's system has no such call."""
     if dist.get_rank() == 1:
         del os.memfd_create
-    return Ranks.all_join(torch.device("cpu")).row_way.kind
+    return DistContext.join(torch.device("cpu")).row_transport.kind
 
 
 def test_one_rank_without_shared_memory_is_a_process_group_for_all() -> None:
@@ -90,10 +98,11 @@ def test_one_rank_without_shared_memory_is_a_process_group_for_all() -> None:
 
 
 def after_memory_is_gone() -> str:
-    """What rank 0 is told when rank 1's box went with it, after its word and before it was opened."""
-    ranks = Ranks.all_join(torch.device("cpu"))
-    arrive = ranks.row_way.all_begin(torch.zeros(4, 2), [2, 2])
-    if ranks.rank == 1:
+    """What rank 0 is told when rank 1's box went with it, after its word and before it was opened.
+    """
+    context = DistContext.join(torch.device("cpu"))
+    arrive = context.row_transport.start_all_to_all(torch.zeros(4, 2), [2, 2])
+    if context.rank == 1:
         for name in os.listdir("/proc/self/fd"):
             if "recmind-mailbox" in _target(f"/proc/self/fd/{name}"):
                 os.close(int(name))
@@ -115,10 +124,10 @@ def test_memory_that_is_gone_is_a_lost_worker() -> None:
 def seen_by_all() -> tuple[bool, bool]:
     """Whether mailboxes are opened by ranks of one user, and after rank 1 became another."""
     group = dist.new_group(backend="gloo")
-    before = all_share_memory(group) is not None
+    before = share_memory(group) is not None
     if dist.get_rank() == 1:
         os.setuid(65534)
-    return before, all_share_memory(group) is not None
+    return before, share_memory(group) is not None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -1,4 +1,5 @@
-"""A recorded loss curve: a refactor that changes what a step computes shows here, whatever else still passes.
+"""A recorded loss curve: a refactor that changes what a step computes shows here, whatever else
+still passes.
 
 A change that is meant re-records it, and says so in the change log:
 
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import run_ranks
-from tests.training_runs import all_fit, config_of, curve_of, make_inputs
+from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
 RECORD = Path(__file__).with_name("loss_curve.json")
 Curve = dict[str, list[dict[str, float]]]
@@ -23,12 +24,28 @@ def train(home: Path) -> Curve:
     inputs, curves = make_inputs(home), {}
     for kind in ("ssm", "bpr"):
         gate = {"heldout_share": 0.5}
-        config = config_of(home, kind, graph={"seed": 3}, loss={"kind": kind}, model={"gate": gate}, train={
-            "batch_size": 96, "warmup_epochs": 1, "epochs": 2, "log_every_steps": 1, "seed": 3})  # fmt: skip
-        run_ranks(all_fit, 1, config, inputs, "attempt0")
+        config = config_of(
+            home,
+            kind,
+            graph={"seed": 3},
+            loss={"kind": kind},
+            model={"gate": gate},
+            train={
+                "batch_size": 96,
+                "warmup_epochs": 1,
+                "epochs": 2,
+                "log_every_steps": 1,
+                "seed": 3,
+            },
+        )
+        run_ranks(train_rank, 1, config, inputs, "attempt0")
         records = curve_of(config.run_dir)
         curves[kind] = [
-            {k: r[k] for k in sorted(r) if isinstance(r[k], float) and k not in ("time", "queue_staleness")}
+            {
+                k: r[k]
+                for k in sorted(r)
+                if isinstance(r[k], float) and k not in ("time", "queue_staleness")
+            }
             for r in records
         ]
     return curves

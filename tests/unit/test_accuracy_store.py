@@ -121,7 +121,7 @@ def test_the_order_of_writing_does_not_change_the_files(tmp_path: Path) -> None:
 
 def test_two_benches_stored_at_once_are_both_kept(
     store: AccuracyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     second = threading.Thread(target=store.replace_bench, args=("yelp", [run_of("yelp")], {}))
     second_waits = threading.Event()
 

@@ -1,4 +1,6 @@
-"""`make audit`: what it says of pinned versions, and that it ends at once where nobody can be asked."""
+"""`make audit`: what it says of pinned versions, and that it ends at once where nobody can be
+asked.
+"""
 
 import json
 import os
@@ -19,7 +21,9 @@ def audit(*words: str, service: str = NOBODY) -> str:
     """What the command says; it never fails."""
     env = {**os.environ, "RECMIND_OSV": service, "RECMIND_PYPI": service}
     command = [sys.executable, str(AUDIT), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=env)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, check=False, env=env
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -69,11 +73,17 @@ affected:
 
 def test_a_checkout_of_the_advisories_is_read_without_asking_anybody(tmp_path: Path) -> None:
     spans = [
-        ("{introduced: '0'}", ""), ("{introduced: '0'}, {fixed: '1.0'}", ""), ("{introduced: '999'}", ""),
-        ("{introduced: '0'}, {fixed: '1.0'}, {introduced: '1.5'}, {fixed: '999'}", ""), ("{introduced: '999'}", "'%s'"),
+        ("{introduced: '0'}", ""),
+        ("{introduced: '0'}, {fixed: '1.0'}", ""),
+        ("{introduced: '999'}", ""),
+        ("{introduced: '0'}, {fixed: '1.0'}, {introduced: '1.5'}, {fixed: '999'}", ""),
+        ("{introduced: '999'}", "'%s'"),
         ("{introduced: '0'}, {last_affected: '1.0'}", ""),
-    ]  # fmt: skip
-    pins = dict(line.split("==") for line in (AUDIT.parents[1] / "constraints.txt").read_text().splitlines()[2:])
+    ]
+    pins = dict(
+        line.split("==")
+        for line in (AUDIT.parents[1] / "constraints.txt").read_text().splitlines()[2:]
+    )
     home = tmp_path / "vulns" / "numpy"
     home.mkdir(parents=True)
     for number, (events, versions) in enumerate(spans):
@@ -82,8 +92,14 @@ def test_a_checkout_of_the_advisories_is_read_without_asking_anybody(tmp_path: P
         (home / f"PYSEC-2026-{number}.yaml").write_text(text)
     head, *rest = audit("--advisories", str(tmp_path)).splitlines()
     assert head.startswith("audit: 3 known faults in ")
-    assert [line.split(": ")[1] for line in rest] == ["PYSEC-2026-0", "PYSEC-2026-3", "PYSEC-2026-4"]
+    assert [line.split(": ")[1] for line in rest] == [
+        "PYSEC-2026-0",
+        "PYSEC-2026-3",
+        "PYSEC-2026-4",
+    ]
 
 
 def test_a_directory_without_advisories_is_said_so(tmp_path: Path) -> None:
-    assert audit("--advisories", str(tmp_path)).startswith(f"audit: not done: {tmp_path}: no vulns/")
+    assert audit("--advisories", str(tmp_path)).startswith(
+        f"audit: not done: {tmp_path}: no vulns/"
+    )

@@ -12,9 +12,9 @@ from benchmarks.contenders.process import ContenderProcess
 from benchmarks.graphs import PowerLaw
 from benchmarks.measure import Report, Spread, interleave
 from benchmarks.peers import PUBLISHED, published_epochs
+from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.errors import RecmindError
-from recmind_dist.parallel.traffic import KINDS
-from recmind_dist.training.replay import Replayed
+from recmind_dist.pipeline.replay import Replayed
 
 
 def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:
@@ -48,7 +48,9 @@ def test_the_last_line_is_one_object_that_the_file_holds_too(
     assert set(last) == {"benchmark", "commit", "machine", "figures"}
     assert last["figures"] == {"medges": 2.0, "vs_pyg": None}
     kept = json.loads((tmp_path / "sampler.json").read_text())
-    assert kept["rows"][0] | {"median": 2.0, "low": 1.0, "high": 3.0, "limit": 4.0} == kept["rows"][0]
+    assert (
+        kept["rows"][0] | {"median": 2.0, "low": 1.0, "high": 3.0, "limit": 4.0} == kept["rows"][0]
+    )
     assert kept["notes"] == ["vs_pyg is null: no backend"]
     assert kept["quick"] is True  # such a file is not taken for that of a whole run
 
@@ -92,7 +94,9 @@ def test_a_contender_that_dies_says_why(tmp_path: Path) -> None:
 
 def test_every_contender_that_a_benchmark_starts_is_there() -> None:
     started = {
-        name for path in Path("benchmarks").glob("*.py") for name in re.findall(r'"(run_\w+\.py)"', path.read_text())
+        name
+        for path in Path("benchmarks").glob("*.py")
+        for name in re.findall(r'"(run_\w+\.py)"', path.read_text())
     }
     assert started == {path.name for path in Path("benchmarks/contenders").glob("run_*.py")}
 
@@ -104,7 +108,9 @@ def test_published_epochs_go_through_the_published_points(epoch: int, recall: fl
 
 
 def batch_of(edges: float, nodes: float, **sent: float) -> Replayed:
-    return Replayed({**dict.fromkeys(KINDS, 0.0), **sent}, nodes, nodes / 2, nodes * 0.8, edges, 100.0)
+    return Replayed(
+        {**dict.fromkeys(KINDS, 0.0), **sent}, nodes, nodes / 2, nodes * 0.8, edges, 100.0
+    )
 
 
 def test_the_clusters_model_finds_the_work_that_it_was_given() -> None:
@@ -116,13 +122,17 @@ def test_the_clusters_model_finds_the_work_that_it_was_given() -> None:
 
 
 def test_bytes_and_workers_cost_time_and_cores_are_shared() -> None:
-    model = Model(Work(0, 0, 0.2), Work(0, 0, 0.1), 0.0, Exchange(1e-3, 1e-9), Exchange(1e-3, 2e-9), 2, True)
+    model = Model(
+        Work(0, 0, 0.2), Work(0, 0, 0.1), 0.0, Exchange(1e-3, 1e-9), Exchange(1e-3, 2e-9), 2, True
+    )
     alone, busy = batch_of(1, 1), batch_of(1, 1, rows=5e7, gradients=5e7, ids=2e7)
     assert model.here(alone, 1, 2) == pytest.approx(0.3)
     assert model.here(busy, 2, 2) == pytest.approx(0.3 + (7 + 3) * 1e-3 + 0.12)
     assert model.here(busy, 4, 2) == pytest.approx(2 * model.here(busy, 2, 2))
     network = Network(gbit_s=8, efficiency=1.0, latency_us=0)
-    assert model.there(alone, 1, network) == pytest.approx(0.2)  # the sampler's thread has a core of its own
+    assert model.there(alone, 1, network) == pytest.approx(
+        0.2
+    )  # the sampler's thread has a core of its own
     assert model.there(busy, 8, network) == pytest.approx(0.2 + 2 * 0.1 + 0.1)
     slow = Network(gbit_s=8, efficiency=1.0, latency_us=100)
     # the sampling thread is the slower one now: a group is told sizes in calls of their own

@@ -1,4 +1,6 @@
-"""Saving and reading: any number of ranks to any other, back-pressure, failures of disk and peers, retention."""
+"""Saving and reading: any number of ranks to any other, back-pressure, failures of disk and peers,
+retention.
+"""
 
 import contextlib
 import itertools
@@ -20,7 +22,7 @@ from recmind_dist.checkpoint.retention import prune
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 from recmind_dist.storage.lock import moment_lock
-from recmind_dist.training.guards import NotFiniteError
+from recmind_dist.training.finite_checks import NotFiniteError
 
 NUM_ROWS = 23
 DENSE = {"gate.weight": torch.arange(6, dtype=torch.float64).view(2, 3), "step": torch.tensor(7)}
@@ -62,7 +64,9 @@ def save_all(
 
 def test_any_number_of_ranks_reads_what_any_other_saved(tmp_path: Path) -> None:
     whole = table()
-    for step, world_size in enumerate((2, 1, 3, 4, 2)):  # 2 → 1 → 3 → 4 → 2, each from what the former read
+    for step, world_size in enumerate(
+        (2, 1, 3, 4, 2)
+    ):  # 2 → 1 → 3 → 4 → 2, each from what the former read
         name = attempt_name(step, "abcdefgh")
         read = whole if step == 0 else {}
         if step:
@@ -70,7 +74,9 @@ def test_any_number_of_ranks_reads_what_any_other_saved(tmp_path: Path) -> None:
             assert found is not None
             parts = [found.rows(start, stop) for start, stop in ranges(world_size)]
             read = {key: torch.cat([part[key] for part in parts]) for key in found.row_names}
-        assert save_all(savers(tmp_path, world_size), name, read, step=step) == [[name]] * world_size
+        assert (
+            save_all(savers(tmp_path, world_size), name, read, step=step) == [[name]] * world_size
+        )
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert (found.step, found.info) == (4, {"step": 4})
@@ -88,7 +94,9 @@ def test_every_range_of_rows(tmp_path: Path) -> None:
     for start in range(NUM_ROWS + 1):
         for stop in range(start, NUM_ROWS + 1):
             part = found.rows(start, stop)
-            assert all(torch.equal(part[key], tensor[start:stop]) for key, tensor in table().items())
+            assert all(
+                torch.equal(part[key], tensor[start:stop]) for key, tensor in table().items()
+            )
     with pytest.raises(CheckpointError, match="rows 3 to 24 asked for, the table has 23"):
         found.rows(3, 24)
 
@@ -96,7 +104,8 @@ def test_every_range_of_rows(tmp_path: Path) -> None:
 def test_a_rank_without_rows_takes_part(tmp_path: Path) -> None:
     spans = [(0, NUM_ROWS), (NUM_ROWS, NUM_ROWS)]
     ranks = [
-        Checkpointer(tmp_path, r, 2, span, NUM_ROWS, CheckpointSettings(wait_s=20)) for r, span in enumerate(spans)
+        Checkpointer(tmp_path, r, 2, span, NUM_ROWS, CheckpointSettings(wait_s=20))
+        for r, span in enumerate(spans)
     ]
     save_all(ranks, attempt_name(1, "abcdefgh"))
     found = find_checkpoint(tmp_path)
@@ -117,7 +126,9 @@ def test_what_training_does_after_save_does_not_reach_the_checkpoint(tmp_path: P
     assert found.info == {"cursor": [1, 2]}
 
 
-def test_a_save_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_waits_for_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate, running = threading.Event(), []
     write_shard = saver.write_shard
 
@@ -140,7 +151,10 @@ def test_a_save_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("background", [True, False])
 def test_failures_are_counted_then_stop_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, background: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    background: bool,
 ) -> None:
     (one,) = savers(tmp_path, 1, max_failures=3, background=background)
     good = attempt_name(1, "abcdefgh")
@@ -153,11 +167,15 @@ def test_failures_are_counted_then_stop_the_run(
                 assert save_all([one], attempt_name(step, "abcdefgh")) == [[]]
             assert f"failure {step - 1} of 3 in a row" in caplog.text
         assert [path.name for path in tmp_path.iterdir()] == [good]  # nothing half-written stays
-    assert save_all([one], attempt_name(4, "abcdefgh")) == [[attempt_name(4, "abcdefgh")]]  # and the count starts again
+    assert save_all([one], attempt_name(4, "abcdefgh")) == [
+        [attempt_name(4, "abcdefgh")]
+    ]  # and the count starts again
     monkeypatch.setattr(saver, "write_shard", full)
     for step in (5, 6):
         save_all([one], attempt_name(step, "abcdefgh"))
-    with pytest.raises(CheckpointError, match=r"3 checkpoints in a row could not be saved.*No space left"):
+    with pytest.raises(
+        CheckpointError, match=r"3 checkpoints in a row could not be saved.*No space left"
+    ):
         save_all([one], attempt_name(7, "abcdefgh"))
 
 
@@ -168,7 +186,9 @@ def fails_with(error: Exception) -> Callable[..., dict[str, Any]]:
     return fail
 
 
-def test_a_failed_rank_frees_the_others_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rank_frees_the_others_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranks = savers(tmp_path, 3, wait_s=300)
     write_shard = saver.write_shard
 
@@ -183,7 +203,9 @@ def test_a_failed_rank_frees_the_others_at_once(tmp_path: Path, monkeypatch: pyt
     assert find_checkpoint(tmp_path) is None
     name = attempt_name(2, "abcdefgh")
     assert save_all(ranks, name) == [[name]] * 3
-    assert [path.name for path in tmp_path.iterdir()] == [name]  # the failed attempt went with the pruning
+    assert [path.name for path in tmp_path.iterdir()] == [
+        name
+    ]  # the failed attempt went with the pruning
 
 
 def test_a_missing_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -193,13 +215,20 @@ def test_a_missing_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert find_checkpoint(tmp_path) is None
 
 
-def test_closing_after_an_error_does_not_wait_for_lost_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_after_an_error_does_not_wait_for_lost_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranks = savers(tmp_path, 2, wait_s=300)
 
     def training_stops() -> None:
         with ranks[1] as second:
             start, stop = second.row_range
-            second.save(attempt_name(1, "abcdefgh"), {k: t[start:stop] for k, t in table().items()}, None, None)
+            second.save(
+                attempt_name(1, "abcdefgh"),
+                {k: t[start:stop] for k, t in table().items()},
+                None,
+                None,
+            )
             raise RuntimeError("a loss that is not finite")
 
     monkeypatch.setattr(saver, "CLOSING_WAIT_S", 0.3)
@@ -243,7 +272,9 @@ def test_an_abort_right_after_a_save_waits_for_the_shares_of_ranks_that_live(
 def test_a_rank_that_gives_up_takes_nothing_out_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rank 1's word is there when it fails; rank 0 commits, if it can, after rank 1 has looked for COMMIT."""
+    """Rank 1's word is there when it fails; rank 0 commits, if it can, after rank 1 has looked for
+    COMMIT.
+    """
     ranks, name = savers(tmp_path, 2), attempt_name(1, "abcdefgh")
     write_done, unlink, tried = saver.write_done, Path.unlink, threading.Event()
 
@@ -256,7 +287,9 @@ def test_a_rank_that_gives_up_takes_nothing_out_of_a_checkpoint(
         if path.name in (rows_file(1), done_file(1)) and not tried.is_set():
             tried.set()
             start, stop = ranks[0].row_range
-            ranks[0].save(name, {key: tensor[start:stop] for key, tensor in table().items()}, DENSE, {})
+            ranks[0].save(
+                name, {key: tensor[start:stop] for key, tensor in table().items()}, DENSE, {}
+            )
             for _ in range(100):
                 if (tmp_path / name / COMMIT).exists():
                     break
@@ -284,9 +317,14 @@ def test_pruning_spares_what_was_committed_while_it_looked(tmp_path: Path) -> No
     assert (tmp_path / old / COMMIT).exists()
 
 
-def test_ranks_that_disagree_commit_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ranks_that_disagree_commit_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = CheckpointSettings(wait_s=20)
-    gap = [Checkpointer(tmp_path, r, 2, span, NUM_ROWS, settings) for r, span in enumerate([(0, 10), (11, 23)])]
+    gap = [
+        Checkpointer(tmp_path, r, 2, span, NUM_ROWS, settings)
+        for r, span in enumerate([(0, 10), (11, 23)])
+    ]
     assert save_all(gap, attempt_name(1, "abcdefgh"))[0] == []
     assert "rank 1 has rows 11 to 23, expected to start at 10" in caplog.text
     ranks = savers(tmp_path, 2)
@@ -315,7 +353,9 @@ def test_an_attempt_name_serves_once(tmp_path: Path, caplog: pytest.LogCaptureFi
         (("step-00000001.abcdefgh", {}, {}, {"path": Path()}), "not plain JSON"),
     ],
 )
-def test_what_cannot_be_saved_is_refused_at_once(tmp_path: Path, arguments: Any, sentence: str) -> None:
+def test_what_cannot_be_saved_is_refused_at_once(
+    tmp_path: Path, arguments: Any, sentence: str
+) -> None:
     (one,) = savers(tmp_path, 1)
     with pytest.raises(CheckpointError, match=sentence):
         one.save(*arguments)
@@ -325,7 +365,9 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     (one,) = savers(tmp_path, 1, keep_last=2, keep_best=2)
     for step, score in enumerate([0.1, 0.9, None, 0.7, 0.2, None, 0.3], 1):
         save_all([one], attempt_name(step, "abcdefgh"), score=score)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [attempt_name(s, "abcdefgh") for s in (2, 4, 6, 7)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        attempt_name(s, "abcdefgh") for s in (2, 4, 6, 7)
+    ]
     best, last = find_checkpoint(tmp_path, "best"), find_checkpoint(tmp_path)
     assert best is not None
     assert last is not None
@@ -334,22 +376,36 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
 
 def test_after_a_rollback_the_newest_commit_is_last_not_the_highest_step(tmp_path: Path) -> None:
     (one,) = savers(tmp_path, 1, keep_last=3)
-    for name in (attempt_name(100, "abcdefgh"), attempt_name(200, "abcdefgh"), attempt_name(150, "ijklmnop")):
+    for name in (
+        attempt_name(100, "abcdefgh"),
+        attempt_name(200, "abcdefgh"),
+        attempt_name(150, "ijklmnop"),
+    ):
         save_all([one], name)
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.name == "step-00000150.ijklmnop"
 
 
-def test_a_file_system_without_links_commits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_commits_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.link", fails_with(PermissionError(1, "Operation not permitted")))
     save_all(savers(tmp_path, 2), attempt_name(1, "abcdefgh"))
     assert find_checkpoint(tmp_path) is not None
 
 
 def test_differences_of_identity_are_said_line_by_line() -> None:
-    saved = {"config": {"model": {"dim": 64, "layers": [10, 5]}, "lr": 1}, "graph": "aa", "gone": True}
-    current = {"config": {"model": {"dim": 32, "layers": (10, 5)}, "lr": 1.0}, "graph": "bb", "new": None}
+    saved = {
+        "config": {"model": {"dim": 64, "layers": [10, 5]}, "lr": 1},
+        "graph": "aa",
+        "gone": True,
+    }
+    current = {
+        "config": {"model": {"dim": 32, "layers": (10, 5)}, "lr": 1.0},
+        "graph": "bb",
+        "new": None,
+    }
     assert compare_identity(saved, current) == [
         "config.model.dim: checkpoint 64, now 32",
         "graph: checkpoint 'aa', now 'bb'",

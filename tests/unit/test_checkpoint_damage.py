@@ -1,4 +1,6 @@
-"""What a reader does with damaged, foreign and hostile checkpoints: names them, falls back, executes nothing."""
+"""What a reader does with damaged, foreign and hostile checkpoints: names them, falls back,
+executes nothing.
+"""
 
 import hashlib
 import json
@@ -71,16 +73,24 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "other kind": (lambda p: recommit(p, lambda m: m.update(kind="graph")), "kind"),
     "no files": (lambda p: recommit(p, lambda m: m.pop("files")), "files"),
     "path outside": (
-        lambda p: recommit(p, lambda m: m["files"].update({f"../{OLD}/{SHARD}": m["files"].pop(SHARD)})),
+        lambda p: recommit(
+            p, lambda m: m["files"].update({f"../{OLD}/{SHARD}": m["files"].pop(SHARD)})
+        ),
         "files are",
     ),
-    "rows that do not tile": (lambda p: recommit(p, lambda m: m.update(row_ranges=[[0, 3]])), "rows end at 3"),
+    "rows that do not tile": (
+        lambda p: recommit(p, lambda m: m.update(row_ranges=[[0, 3]])),
+        "rows end at 3",
+    ),
     "more rows than the file": (
         lambda p: recommit(p, lambda m: m.update(row_ranges=[[0, 9]], num_rows=9)),
         "not 9 rows",
     ),
     "negative size": (lambda p: recommit(p, lambda m: m["files"][SHARD].update(bytes=-1)), "bytes"),
-    "pickle as shard": (lambda p: replace_shard(p, pickle.dumps({"a": 1})), "not a safetensors file"),
+    "pickle as shard": (
+        lambda p: replace_shard(p, pickle.dumps({"a": 1})),
+        "not a safetensors file",
+    ),
     "torch.save as shard": (lambda p: replace_shard(p, _torch_file(p)), "not a safetensors file"),
     "shard is a link": (
         lambda p: [(p / SHARD).unlink(), (p / SHARD).symlink_to(p.parent / OLD / SHARD)],
@@ -95,7 +105,9 @@ def _torch_file(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_and_the_previous_good_one_used(two: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+def test_damage_is_named_and_the_previous_good_one_used(
+    two: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     damage, named = DAMAGE[name]
     damage(two / NEW)
     with caplog.at_level(logging.WARNING):
@@ -174,7 +186,9 @@ def test_nothing_committed_is_nothing(tmp_path: Path) -> None:
         find_checkpoint(tmp_path, NEW)
 
 
-def test_without_scores_the_newest_stands_for_the_best_and_says_so(two: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_scores_the_newest_stands_for_the_best_and_says_so(
+    two: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     found = find_checkpoint(two, "best")
     assert found is not None
     assert found.name == NEW

@@ -1,7 +1,10 @@
-"""A state machine over save, crash, damage and retention: what a reader finds is always what a plain list says.
+"""A state machine over save, crash, damage and retention: what a reader finds is always what a
+plain list says.
 
-A crash is an exception that no handler of ours takes, raised just before or just after the n-th change that the commit
-protocol or retention makes on disk. All that was done before it stays, all after it never happens: a SIGKILL.
+A crash is an exception that no handler of ours takes, raised just before or just after the n-th
+change that the commit
+protocol or retention makes on disk. All that was done before it stays, all after it never happens:
+a SIGKILL.
 """
 
 import contextlib
@@ -22,10 +25,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, commit, retention, saver
-from recmind_dist.checkpoint.audit import audit_checkpoints
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, rows_file, step_of
 from recmind_dist.checkpoint.reader import find_checkpoint, open_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.doctor.checkpoints import audit_checkpoints
 from recmind_dist.errors import CheckpointError
 
 CHANGES = [
@@ -47,7 +50,9 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def killed_at(change: int, after: bool) -> Iterator[None]:
-    """In the block the `change`-th change on disk is the last that happens (`after`), or the first that does not."""
+    """In the block the `change`-th change on disk is the last that happens (`after`), or the first
+    that does not.
+    """
     count = itertools.count()
 
     def counting(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,10 +90,14 @@ class Checkpoints(RuleBasedStateMachine):
     @initialize(keep_last=st.integers(1, 3), keep_best=st.integers(0, 2))
     def start(self, keep_last: int, keep_best: int) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="checkpoints-"))
-        self.settings = CheckpointSettings(keep_last=keep_last, keep_best=keep_best, background=False, max_failures=100)
+        self.settings = CheckpointSettings(
+            keep_last=keep_last, keep_best=keep_best, background=False, max_failures=100
+        )
         self.saved: list[Saved] = []
         self.unreadable: set[str] = set()
-        """Names of checkpoints whose manifest is damaged: retention does not count them, and leaves them alone."""
+        """Names of checkpoints whose manifest is damaged: retention does not count them, and leaves
+        them alone.
+        """
         self.step = self.attempts = 0
 
     def teardown(self) -> None:
@@ -99,11 +108,15 @@ class Checkpoints(RuleBasedStateMachine):
         self.step += 1
         name = self._name()
         rows = {"embedding": torch.full((3, 2), self._value())}
-        Checkpointer(self.directory, 0, 1, (0, 3), 3, self.settings).save(name, rows, {}, {"score": score})
+        Checkpointer(self.directory, 0, 1, (0, 3), 3, self.settings).save(
+            name, rows, {}, {"score": score}
+        )
         return name
 
     def _take_in(self, score: float | None) -> None:
-        """The model's own retention, on the names that are there: a kill may leave more than it keeps, never less."""
+        """The model's own retention, on the names that are there: a kill may leave more than it
+        keeps, never less.
+        """
         name = self._name()
         if (self.directory / name / COMMIT).exists():
             self.saved.append(Saved(name, self._value(), score))
@@ -114,7 +127,8 @@ class Checkpoints(RuleBasedStateMachine):
 
     def _name(self) -> str:
         return attempt_name(
-            self.step, f"attempt{self.attempts % 10}" if self.attempts < 10 else f"a{self.attempts:07d}"
+            self.step,
+            f"attempt{self.attempts % 10}" if self.attempts < 10 else f"a{self.attempts:07d}",
         )
 
     def _value(self) -> float:
@@ -128,8 +142,12 @@ class Checkpoints(RuleBasedStateMachine):
     def kept(self) -> set[str]:
         counted = [saved for saved in self.saved[::-1] if saved.name not in self.unreadable]
         scored = [saved for saved in counted if saved.score is not None]
-        best = sorted(scored, key=lambda saved: saved.score or 0.0, reverse=True)[: self.settings.keep_best]
-        return {saved.name for saved in [*counted[: self.settings.keep_last], *best]} | self.unreadable
+        best = sorted(scored, key=lambda saved: saved.score or 0.0, reverse=True)[
+            : self.settings.keep_best
+        ]
+        return {
+            saved.name for saved in [*counted[: self.settings.keep_last], *best]
+        } | self.unreadable
 
     @rule(score=st.one_of(st.none(), st.sampled_from([0.1, 0.2, 0.3])))
     def save(self, score: float | None) -> None:
@@ -137,11 +155,16 @@ class Checkpoints(RuleBasedStateMachine):
         self._take_in(score)
         assert {saved.name for saved in self.saved} == self.kept()
         here = {path.name for path in self.directory.iterdir()}
-        # a dead attempt of a later step might be another rank's at this moment: it goes once its step is passed
+        # a dead attempt of a later step might be another rank's at this moment: it goes once its
+        # step is passed
         left = {name for name in here - self.kept() if (step_of(name) or 0) <= self.step}
         assert not left, "leftovers of dead attempts stay"
 
-    @rule(score=st.one_of(st.none(), st.sampled_from([0.1, 0.3])), change=st.integers(0, 24), after=st.booleans())
+    @rule(
+        score=st.one_of(st.none(), st.sampled_from([0.1, 0.3])),
+        change=st.integers(0, 24),
+        after=st.booleans(),
+    )
     def save_and_be_killed(self, score: float | None, change: int, after: bool) -> None:
         with contextlib.suppress(Killed), killed_at(change, after):
             self._save(score)
@@ -160,7 +183,9 @@ class Checkpoints(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def damage_a_manifest(self, data: st.DataObject) -> None:
-        candidates = [saved for saved in self.saved[:-1] if saved.good and saved.name not in self.unreadable]
+        candidates = [
+            saved for saved in self.saved[:-1] if saved.good and saved.name not in self.unreadable
+        ]
         if not candidates:
             return
         victim = data.draw(st.sampled_from(candidates))
@@ -171,21 +196,29 @@ class Checkpoints(RuleBasedStateMachine):
 
     @rule(keep_last=st.integers(1, 3), keep_best=st.integers(0, 2))
     def start_again_with_other_settings(self, keep_last: int, keep_best: int) -> None:
-        self.settings = self.settings.model_copy(update={"keep_last": keep_last, "keep_best": keep_best})
+        self.settings = self.settings.model_copy(
+            update={"keep_last": keep_last, "keep_best": keep_best}
+        )
 
     @rule(back=st.integers(1, 3))
     def start_again_from_an_older_step(self, back: int) -> None:
-        """As after a rollback: steps repeat under another attempt's name, and newest is still what was saved last."""
+        """As after a rollback: steps repeat under another attempt's name, and newest is still what
+        was saved last.
+        """
         self.step = max(self.step - back, 0)
         self.attempts += 1
 
     @rule(change=st.one_of(st.none(), st.integers(0, 12)), after=st.booleans())
     def doctor(self, change: int | None, after: bool) -> None:
-        """What `recmind doctor --repair` does with damaged checkpoints, perhaps killed in the middle of it."""
+        """What `recmind doctor --repair` does with damaged checkpoints, perhaps killed in the
+        middle of it.
+        """
         audit = audit_checkpoints(self.directory)
         good = [saved.name for saved in self.saved[::-1] if saved.good]
         assert [one.name for one in audit.good] == good
-        assert {fault.path.name for fault in audit.faults} == {saved.name for saved in self.saved if not saved.good}
+        assert {fault.path.name for fault in audit.faults} == {
+            saved.name for saved in self.saved if not saved.good
+        }
         kill = contextlib.nullcontext() if change is None else killed_at(change, after)
         with contextlib.suppress(Killed), kill:
             for fault in audit.faults:
@@ -231,7 +264,14 @@ TestCheckpoints.settings = settings(max_examples=30, stateful_step_count=12, dea
 def test_a_kill_at_every_single_change_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     for change, after in itertools.product(range(40), (False, True)):
         directory = tmp_path / f"{change}-{after}"
-        one = Checkpointer(directory, 0, 1, (0, 3), 3, CheckpointSettings(keep_last=1, keep_best=0, background=False))
+        one = Checkpointer(
+            directory,
+            0,
+            1,
+            (0, 3),
+            3,
+            CheckpointSettings(keep_last=1, keep_best=0, background=False),
+        )
         old, new = attempt_name(1, "abcdefgh"), attempt_name(2, "abcdefgh")
         one.save(old, {"embedding": torch.zeros(3, 2)}, {}, {})
         killed = True
@@ -247,6 +287,8 @@ def test_a_kill_at_every_single_change_leaves_the_old_or_the_new(tmp_path: Path)
         assert (found.rows(0, 3)["embedding"] == float(found.name == new)).all()
         if not killed:
             assert found.name == new
-            assert change > 10, "the protocol makes more changes than this: the test no longer sees them"
+            assert change > 10, (
+                "the protocol makes more changes than this: the test no longer sees them"
+            )
             return
     raise AssertionError("40 changes were not enough to see a whole save")

@@ -1,4 +1,6 @@
-"""What a save and a wait ask of shared storage: counted by operation, whatever the number of ranks and of seconds."""
+"""What a save and a wait ask of shared storage: counted by operation, whatever the number of ranks
+and of seconds.
+"""
 
 import builtins
 import io
@@ -17,7 +19,18 @@ from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 
 CALLS: list[tuple[Any, str]] = [
-    (os, name) for name in ("stat", "lstat", "listdir", "scandir", "open", "mkdir", "replace", "link", "unlink")
+    (os, name)
+    for name in (
+        "stat",
+        "lstat",
+        "listdir",
+        "scandir",
+        "open",
+        "mkdir",
+        "replace",
+        "link",
+        "unlink",
+    )
 ]
 CALLS += [(io, "open"), (builtins, "open"), (shards, "safe_open"), (shards, "save_file")]
 
@@ -29,7 +42,9 @@ def operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def counting(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if any(str(arg).startswith(str(tmp_path)) for arg in args if isinstance(arg, str | Path)):
+            if any(
+                str(arg).startswith(str(tmp_path)) for arg in args if isinstance(arg, str | Path)
+            ):
                 count[kind] += 1
             return original(*args, **kwargs)
 
@@ -69,7 +84,11 @@ def wait_in_vain(path: Path, names: list[str], wait_s: float) -> None:
 def test_ten_minutes_of_waiting_are_a_few_looks(
     tmp_path: Path, operations: Counter[str], clock: Clock, waiting_for: str
 ) -> None:
-    wait_in_vain(tmp_path, [COMMIT] if waiting_for == COMMIT else [done_file(rank) for rank in range(1000)], 600)
+    wait_in_vain(
+        tmp_path,
+        [COMMIT] if waiting_for == COMMIT else [done_file(rank) for rank in range(1000)],
+        600,
+    )
     assert clock.now_s >= 600
     assert all(pause >= 1 for at, pause in clock.pauses if at >= 1 and at + pause < 600)
     assert len(clock.pauses) < 100
@@ -77,7 +96,9 @@ def test_ten_minutes_of_waiting_are_a_few_looks(
     assert sum(operations.values()) <= (3 if waiting_for == COMMIT else 1) * looks
 
 
-def test_a_look_costs_the_same_for_any_number_of_ranks(tmp_path: Path, operations: Counter[str], clock: Clock) -> None:
+def test_a_look_costs_the_same_for_any_number_of_ranks(
+    tmp_path: Path, operations: Counter[str], clock: Clock
+) -> None:
     found = []
     for world_size in (2, 50, 1000):
         operations.clear()
@@ -87,13 +108,17 @@ def test_a_look_costs_the_same_for_any_number_of_ranks(tmp_path: Path, operation
     assert found[0] == found[1] == found[2]
 
 
-def test_a_rank_saves_with_the_same_operations_among_few_and_many(tmp_path: Path, operations: Counter[str]) -> None:
+def test_a_rank_saves_with_the_same_operations_among_few_and_many(
+    tmp_path: Path, operations: Counter[str]
+) -> None:
     found = []
     for world_size in (2, 64):
         path = tmp_path / str(world_size) / attempt_name(1, "abcdefgh")
         path.mkdir(parents=True)
         (path / COMMIT).touch()  # as rank 0 will have made it
-        one = Checkpointer(path.parent, 1, world_size, (1, 2), world_size, CheckpointSettings(background=False))
+        one = Checkpointer(
+            path.parent, 1, world_size, (1, 2), world_size, CheckpointSettings(background=False)
+        )
         operations.clear()
         one.save(path.name, {"weight": torch.ones(1, 2)}, None, None)
         assert one.wait() == [path.name]

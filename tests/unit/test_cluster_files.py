@@ -1,4 +1,6 @@
-"""launchers/cluster/*.yaml: what Ray's own schema takes, with a token, one shared directory, and the version pinned here."""
+"""launchers/cluster/*.yaml: what Ray's own schema takes, with a token, one shared directory, and
+the version pinned here.
+"""
 
 import re
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
-from recmind_dist.training.run_config import load_run_config
+from recmind_dist.run_config.run_config import load_run_config
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "launchers" / "cluster"
@@ -22,7 +24,9 @@ def read(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["aws.yaml", "on-premises.yaml"])
 def test_ray_up_takes_the_file(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))  # of machines that are there, Ray keeps a list in the home directory
+    monkeypatch.setenv(
+        "HOME", str(tmp_path)
+    )  # of machines that are there, Ray keeps a list in the home directory
     config = read(name)
     validate_config(prepare_config(config))
     with pytest.raises(jsonschema.ValidationError):
@@ -33,12 +37,16 @@ def test_ray_up_takes_the_file(name: str, monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_nodes_start_with_the_token_and_a_closed_job_api(name: str) -> None:
     config = read(name)
     assert [there for there in config["file_mounts"] if there.endswith("/.ray/auth_token")]
-    assert any("chmod 600" in command and "auth_token" in command for command in config["setup_commands"])
+    assert any(
+        "chmod 600" in command and "auth_token" in command for command in config["setup_commands"]
+    )
     for role, key in (("head", "head_start_ray_commands"), ("node", "worker_start_ray_commands")):
         [start] = [command for command in config[key] if not command.endswith("ray stop")]
         assert f"launchers/cluster.py {role}" in start, "which refuses to start without the token"
         assert "dashboard-host" not in start
-    assert "mountpoint -q /shared" in " ".join([*config.get("initialization_commands", []), *config["setup_commands"]])
+    assert "mountpoint -q /shared" in " ".join(
+        [*config.get("initialization_commands", []), *config["setup_commands"]]
+    )
 
 
 def cluster_of(name: str) -> dict[str, Any]:
@@ -63,9 +71,13 @@ def test_kuberay_pods_have_a_token_one_volume_and_one_image(name: str) -> None:
         images.add(container["image"])
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts["shared"] == container["workingDir"] == "/shared"
-        claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "shared"]
+        claims = [
+            v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "shared"
+        ]
         assert claims == [claim["metadata"]["name"]]
-        assert not [variable for variable in container["env"] if "TOKEN" in variable["name"]], "no token in a file"
+        assert not [variable for variable in container["env"] if "TOKEN" in variable["name"]], (
+            "no token in a file"
+        )
     assert len(images) == 1
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
 
@@ -78,7 +90,8 @@ def test_the_job_runs_the_launcher_with_settings_that_are_valid() -> None:
     spec = read("kuberay-job.yaml")["spec"]
     assert spec["shutdownAfterJobFinishes"]
     found = re.fullmatch(
-        r"cd /shared && python /opt/recmind/(\S+) --config /opt/recmind/(\S+) '(\S+ \d\])' (\S+)", spec["entrypoint"]
+        r"cd /shared && python /opt/recmind/(\S+) --config /opt/recmind/(\S+) '(\S+ \d\])' (\S+)",
+        spec["entrypoint"],
     )
     assert found is not None
     launcher, config, *overrides = found.groups()
@@ -90,5 +103,8 @@ def test_the_job_runs_the_launcher_with_settings_that_are_valid() -> None:
 
 
 def test_images_are_of_the_pinned_ray() -> None:
-    images = [read("aws.yaml")["docker"]["image"], (FILES / "Dockerfile").read_text().split("FROM ")[1].split()[0]]
+    images = [
+        read("aws.yaml")["docker"]["image"],
+        (FILES / "Dockerfile").read_text().split("FROM ")[1].split()[0],
+    ]
     assert [image.rpartition(":")[2].partition("-")[0] for image in images] == [RAY, RAY]

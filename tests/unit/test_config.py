@@ -1,4 +1,6 @@
-"""YAML read as written, faults that name file, line and key, and nothing that could be executed or exhaust us."""
+"""YAML read as written, faults that name file, line and key, and nothing that could be executed or
+exhaust us.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +29,8 @@ class Whole(Settings):
     def _hops(self) -> "Whole":
         if len(self.sampler.fanout) != self.layers:
             raise ValueError(
-                f"sampler.fanout has {len(self.sampler.fanout)} hops, layers is {self.layers}: give one a layer"
+                f"sampler.fanout has {len(self.sampler.fanout)} hops, layers is {self.layers}: "
+                "give one a layer"
             )
         return self
 
@@ -41,8 +44,16 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_values_are_what_they_look_like() -> None:
     text = "a: 1e-3\nb: off\nc: 'off'\nd: yes\ne: true\nf: ~\ng: 010\nh: [1, x]\ni: 1.5"
     assert parse_yaml(text, "c").values == {
-        "a": 0.001, "b": "off", "c": "off", "d": "yes", "e": True, "f": None, "g": 10, "h": [1, "x"], "i": 1.5,
-    }  # fmt: skip
+        "a": 0.001,
+        "b": "off",
+        "c": "off",
+        "d": "yes",
+        "e": True,
+        "f": None,
+        "g": 10,
+        "h": [1, "x"],
+        "i": 1.5,
+    }
 
 
 def test_a_file_and_overrides_become_settings(tmp_path: Path) -> None:
@@ -97,9 +108,21 @@ def test_brackets_in_comments_and_texts_are_no_depth() -> None:
 @pytest.mark.parametrize(
     ("text", "words", "sentence"),
     [
-        ("name: x\nsampler:\n  speed: 3\n", [], "c.yaml:3: sampler.speed was removed: use sampler.rate"),
-        ("name: x\n", ["sampler.speed=3"], "override 'sampler.speed=3': sampler.speed was removed: use sampler.rate"),
-        ("name: x\nother:\n  deep: {er: 1}\n", [], "c.yaml:2: other was removed: nothing replaces it"),
+        (
+            "name: x\nsampler:\n  speed: 3\n",
+            [],
+            "c.yaml:3: sampler.speed was removed: use sampler.rate",
+        ),
+        (
+            "name: x\n",
+            ["sampler.speed=3"],
+            "override 'sampler.speed=3': sampler.speed was removed: use sampler.rate",
+        ),
+        (
+            "name: x\nother:\n  deep: {er: 1}\n",
+            [],
+            "c.yaml:2: other was removed: nothing replaces it",
+        ),
         ("name: x\nkinds: [new, old]\n", [], "c.yaml:2: kinds: old was removed: write new"),
     ],
 )
@@ -109,7 +132,11 @@ def test_a_deleted_key_or_value_is_told_with_what_replaces_it(
     class Now(Whole):
         kinds: tuple[Literal["new"], ...] = ()
 
-    deleted = {"sampler.speed": "use sampler.rate", "other": "nothing replaces it", "kinds: old": "write new"}
+    deleted = {
+        "sampler.speed": "use sampler.rate",
+        "other": "nothing replaces it",
+        "kinds: old": "write new",
+    }
     with pytest.raises(ConfigError) as error:
         resolve_settings(Now, load_yaml(write(tmp_path, text)), words, deleted)
     assert str(error.value).removeprefix(f"{tmp_path}/") == sentence
@@ -150,14 +177,19 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 leaves = st.one_of(
-    st.none(), st.booleans(), st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False),
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**9), 10**9),
+    st.floats(allow_nan=False, allow_infinity=False),
     st.text(st.characters(blacklist_categories=["Cs", "Cc", "Cn", "Co"]), max_size=12),
     st.sampled_from(["1e-3", "off", "null", "~", "0x1", "1_000", "2020-01-01", "=", "<<"]),
     st.sampled_from(["- a", "a: b", "# a", "", " x ", "a\nb"]),
-)  # fmt: skip
+)
 names = st.text("abcdef", min_size=1, max_size=3)
 nested = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2), max_leaves=5
+    leaves,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),
+    max_leaves=5,
 )
 
 

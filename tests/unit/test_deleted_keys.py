@@ -1,4 +1,6 @@
-"""The table of deleted keys: sorted, each entry gone from the settings, and told to whoever still writes it."""
+"""The table of deleted keys: sorted, each entry gone from the settings, and told to whoever still
+writes it.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from recmind_dist.errors import ConfigError
-from recmind_dist.training.deleted_keys import DELETED_KEYS
-from recmind_dist.training.run_config import load_run_config
+from recmind_dist.run_config.deleted_keys import DELETED_KEYS
+from recmind_dist.run_config.run_config import load_run_config
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

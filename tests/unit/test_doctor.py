@@ -1,4 +1,6 @@
-"""What the doctor looks at, part by part: hashes of single files, manifests, ranges of a graph, text stores."""
+"""What the doctor looks at, part by part: hashes of single files, manifests, ranges of a graph,
+text stores.
+"""
 
 import contextlib
 import errno
@@ -17,20 +19,27 @@ import pytest
 import torch
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, find_checkpoint
-from recmind_dist.checkpoint.audit import audit_checkpoints
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, attempt_directories
 from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.doctor.checkpoints import audit_checkpoints
+from recmind_dist.doctor.examine import examine
+from recmind_dist.doctor.graphs import audit_graph
+from recmind_dist.doctor.repair import repair
+from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import LockedError, StoreError
-from recmind_dist.graph.audit import audit_graph
+from recmind_dist.pipeline import train as fit
 from recmind_dist.report import MetricsLog, RunDirectory
-from recmind_dist.storage import check_seal, directory_lock, read_manifest, seals, write_manifest, write_sealed
+from recmind_dist.storage import (
+    check_seal,
+    directory_lock,
+    read_manifest,
+    seals,
+    write_manifest,
+    write_sealed,
+)
 from recmind_dist.storage import manifest as manifests
 from recmind_dist.text import Texts, TextStore
-from recmind_dist.text.audit import audit_text_store
-from recmind_dist.training import fit
-from recmind_dist.training.doctor import examine
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.repair import repair
+from recmind_dist.training.model_shard import Inputs
 from tests.graphs import make_graph, random_pairs
 
 
@@ -49,7 +58,9 @@ def test_a_sealed_file_that_was_changed_is_refused_with_the_remedy(tmp_path: Pat
     write_sealed(path, b"seed: 1\n")
     check_seal(path, "mend it")
     path.write_bytes(b"seed: 3\n")
-    with pytest.raises(StoreError, match=r"config\.yaml: sha256 differs from SHA256SUMS: .*: mend it"):
+    with pytest.raises(
+        StoreError, match=r"config\.yaml: sha256 differs from SHA256SUMS: .*: mend it"
+    ):
         check_seal(path, "mend it")
 
 
@@ -57,10 +68,14 @@ def test_a_sealed_file_that_is_lost_or_no_file_is_refused(tmp_path: Path) -> Non
     path = tmp_path / "config.yaml"
     write_sealed(path, b"seed: 1\n")
     path.unlink()
-    with pytest.raises(StoreError, match=r"config\.yaml: cannot be read \(No such file or directory\): mend it"):
+    with pytest.raises(
+        StoreError, match=r"config\.yaml: cannot be read \(No such file or directory\): mend it"
+    ):
         check_seal(path, "mend it")
     path.mkdir()
-    with pytest.raises(StoreError, match=r"config\.yaml: cannot be read \(Is a directory\): mend it"):
+    with pytest.raises(
+        StoreError, match=r"config\.yaml: cannot be read \(Is a directory\): mend it"
+    ):
         check_seal(path, "mend it")
 
 
@@ -74,7 +89,12 @@ def test_the_hashes_are_what_sha256sum_reads(tmp_path: Path) -> None:
 
 
 def die_at(
-    write: Callable[[Path, bytes], None], count: "itertools.count[int]", change: int, after: bool, to: Path, data: bytes
+    write: Callable[[Path, bytes], None],
+    count: "itertools.count[int]",
+    change: int,
+    after: bool,
+    to: Path,
+    data: bytes,
 ) -> None:
     """A write that is the last thing the process does (`after`), or that it does not live to do."""
     last = next(count) == change
@@ -112,7 +132,9 @@ def test_any_flipped_bit_of_the_hashes_makes_a_file_unverifiable(tmp_path: Path)
         write_sealed(tmp_path / name, name.encode())
     sums = tmp_path / seals.NAME
     whole = sums.read_bytes()
-    for bit in range(0, 8 * len(whole) - 8, 3):  # the last byte ends the last line, and is not missed
+    for bit in range(
+        0, 8 * len(whole) - 8, 3
+    ):  # the last byte ends the last line, and is not missed
         sums.write_bytes(flipped(whole, bit))
         assert not (verifies(tmp_path / "config.yaml") and verifies(tmp_path / "inputs.json")), bit
 
@@ -148,7 +170,12 @@ def test_a_graph_is_read_in_full(tmp_path: Path) -> None:
     damage = {
         "indices.npy": (graph.indices, 3, graph.num_nodes, "not in \\[20, 35\\)"),
         "indptr.npy": (graph.indptr, 4, 10_000, "offsets do not rise"),
-        "row_of_node.npy": (graph.row_of_node, 0, int(graph.row_of_node[1]), "not one row for each"),
+        "row_of_node.npy": (
+            graph.row_of_node,
+            0,
+            int(graph.row_of_node[1]),
+            "not one row for each",
+        ),
         "part_rows.npy": (graph.part_rows, 1, 99, "offsets do not rise"),
         "valid_indices.npy": (graph.held_out("valid").indices, 0, 2, "not in \\[20, 35\\)"),
     }
@@ -158,9 +185,13 @@ def test_a_graph_is_read_in_full(tmp_path: Path) -> None:
         changed = np.array(array)
         changed[place] = value
         np.save(file, changed)
-        content = {k: v for k, v in json.loads(manifest).items() if k not in ("kind", "schema", "files")}
+        content = {
+            k: v for k, v in json.loads(manifest).items() if k not in ("kind", "schema", "files")
+        }
         content.pop("manifest_sha256")
-        write_manifest(graph.path, "graph", 1, content)  # a defect of the writer: hashes fit, the graph is none
+        write_manifest(
+            graph.path, "graph", 1, content
+        )  # a defect of the writer: hashes fit, the graph is none
         with pytest.raises(StoreError, match=fault):
             audit_graph(graph.path)
         file.write_bytes(whole)
@@ -169,12 +200,16 @@ def test_a_graph_is_read_in_full(tmp_path: Path) -> None:
 
 
 def test_a_text_store_names_its_damaged_shards_and_forgets_only_them(tmp_path: Path) -> None:
-    store = TextStore.create(tmp_path / "text", {"made": "for a test"}, 6, {"users": 40, "items": 20}, 16, 8)
+    store = TextStore.create(
+        tmp_path / "text", {"made": "for a test"}, 6, {"users": 40, "items": 20}, 16, 8
+    )
     rng = np.random.default_rng(0)
     for side in ("items", "users"):
         for shard in range(store.num_shards(side)):
             start, stop = store.shard_range(side, shard)
-            store.write_shard(side, shard, rng.normal(size=(stop - start, 6)).astype(np.float16), f"{side}{shard}")
+            store.write_shard(
+                side, shard, rng.normal(size=(stop - start, 6)).astype(np.float16), f"{side}{shard}"
+            )
     assert audit_text_store(store.path)[1] == []
     file = store.shard_file("users", 1)
     file.write_bytes(flipped(file.read_bytes(), 100))
@@ -206,12 +241,21 @@ def run(tmp_path: Path) -> Path:
     settings = CheckpointSettings(keep_last=9)
     with Checkpointer(tmp_path / "run" / "checkpoints", 0, 1, (0, 3), 3, settings) as one:
         for step in (1, 2, 3):
-            one.save(attempt_name(step, "abcdefgh"), {"weight": torch.full((3, 2), float(step))}, {}, {"step": step})
+            one.save(
+                attempt_name(step, "abcdefgh"),
+                {"weight": torch.full((3, 2), float(step))},
+                {},
+                {"step": step},
+            )
     return tmp_path / "run"
 
 
 def steps_of(run: Path) -> list[int]:
-    return [int(path.name[5:13]) for path in attempt_directories(run / "checkpoints") if (path / COMMIT).exists()]
+    return [
+        int(path.name[5:13])
+        for path in attempt_directories(run / "checkpoints")
+        if (path / COMMIT).exists()
+    ]
 
 
 def test_a_run_in_use_is_left_alone(run: Path) -> None:
@@ -316,7 +360,8 @@ def test_starting_over_and_being_killed_in_it_leaves_no_half_checkpoint(
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], {}, {"graph": None}, {"graph": 3}, {"graph": "a\0"}, {"graph": "a", "text": []}]
+    "value",
+    [None, [], {}, {"graph": None}, {"graph": 3}, {"graph": "a\0"}, {"graph": "a", "text": []}],
 )
 def test_inputs_that_are_none_are_refused(value: object) -> None:
     with pytest.raises(StoreError, match="not the inputs of a run"):

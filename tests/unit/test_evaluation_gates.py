@@ -13,8 +13,14 @@ def test_statistics_by_layer_side_and_degree() -> None:
     gamma = np.stack([np.linspace(0.1, 0.8, 8), np.full(8, 0.5)])
     rows = gate_statistics(gamma, degree, num_users=4)
     assert all(GateRow.model_validate(row) for row in rows)
-    users = next(r for r in rows if (r["layer"], r["side"], r.get("degree_bin")) == (0, "user", "1-3"))
-    assert (users["count"], users["mean"], users["median"]) == (2, pytest.approx(0.25), pytest.approx(0.25))
+    users = next(
+        r for r in rows if (r["layer"], r["side"], r.get("degree_bin")) == (0, "user", "1-3")
+    )
+    assert (users["count"], users["mean"], users["median"]) == (
+        2,
+        pytest.approx(0.25),
+        pytest.approx(0.25),
+    )
     assert users["p10"] == pytest.approx(0.21)
     assert users["p90"] == pytest.approx(0.29)
     items = next(r for r in rows if (r["layer"], r["side"]) == (0, "item") and "spearman" in r)
@@ -28,7 +34,11 @@ def test_counts_of_the_bins_add_up_to_the_nodes() -> None:
     rows = gate_statistics(np.full((3, 200), 0.5), degree, num_users=80)
     for layer in range(3):
         for side, count in (("user", 80), ("item", 120)):
-            bins = [row["count"] for row in rows if row["layer"] == layer and row["side"] == side and "mean" in row]
+            bins = [
+                row["count"]
+                for row in rows
+                if row["layer"] == layer and row["side"] == side and "mean" in row
+            ]
             assert sum(bins) == count
 
 

@@ -35,12 +35,16 @@ def judged(draw: st.DrawFn) -> tuple[np.ndarray, list[set[int]], np.ndarray]:
     num_users, num_items = draw(st.integers(1, 8)), 12
     ranked = np.stack([drawn.permutation(num_items)[:5] for _ in range(num_users)])
     ranked[drawn.random(ranked.shape) < 0.1] = -1
-    held = [set(drawn.permutation(num_items)[: drawn.integers(0, 5)].tolist()) for _ in range(num_users)]
+    held = [
+        set(drawn.permutation(num_items)[: drawn.integers(0, 5)].tolist()) for _ in range(num_users)
+    ]
     return ranked, held, drawn.choice([0, 1, 3, 4, 9, 40], num_items)
 
 
 def as_csr(rows: list[set[int]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.cumsum([0, *map(len, rows)]), np.array([i for row in rows for i in sorted(row)], dtype=np.int64)
+    return np.cumsum([0, *map(len, rows)]), np.array(
+        [i for row in rows for i in sorted(row)], dtype=np.int64
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -57,7 +61,9 @@ def test_equals_the_definitions(case: tuple[np.ndarray, list[set[int]], np.ndarr
 
 @settings(max_examples=150, deadline=None)
 @given(judged())
-def test_strata_are_the_metrics_of_their_items_alone(case: tuple[np.ndarray, list[set[int]], np.ndarray]) -> None:
+def test_strata_are_the_metrics_of_their_items_alone(
+    case: tuple[np.ndarray, list[set[int]], np.ndarray],
+) -> None:
     ranked, held, degree = case
     found = strata_metrics(ranked, *as_csr(held), degree, KS)
     bounds = {name: (low, high) for name, low, high in degree_bins(40)} | {"cold": (0, 3)}
@@ -79,15 +85,34 @@ def test_every_pair_is_in_one_bin() -> None:
     degree = np.arange(100)
     held = (np.arange(101), np.arange(100))
     found = strata_metrics(np.arange(100)[:, None], *held, degree, (1,))
-    assert [name for name in found if name != "cold"] == ["0", "1-3", "4-7", "8-15", "16-31", "32-63", "64-127"]
+    assert [name for name in found if name != "cold"] == [
+        "0",
+        "1-3",
+        "4-7",
+        "8-15",
+        "16-31",
+        "32-63",
+        "64-127",
+    ]
     assert sum(row["pairs"] or 0 for name, row in found.items() if name != "cold") == 100
     assert all(row["recall@1"] == 1.0 for row in found.values())
 
 
 def test_empty_cold_strata_are_listed_with_null() -> None:
-    found = strata_metrics(np.array([[0, 1]]), np.array([0, 1]), np.array([1]), np.array([5, 6]), (2,))
-    empty = {"users": 0, "pairs": 0, "recall@2": None, "ndcg@2": None, "hitrate@2": None, "mrr@2": None}
-    assert {name: found[name] for name in ("0", "1-3", "cold")} == dict.fromkeys(("0", "1-3", "cold"), empty)
+    found = strata_metrics(
+        np.array([[0, 1]]), np.array([0, 1]), np.array([1]), np.array([5, 6]), (2,)
+    )
+    empty = {
+        "users": 0,
+        "pairs": 0,
+        "recall@2": None,
+        "ndcg@2": None,
+        "hitrate@2": None,
+        "mrr@2": None,
+    }
+    assert {name: found[name] for name in ("0", "1-3", "cold")} == dict.fromkeys(
+        ("0", "1-3", "cold"), empty
+    )
     assert found["4-7"]["recall@2"] == 1.0
 
 
@@ -97,7 +122,12 @@ def test_recall_divides_by_all_held_out_items_also_beyond_k() -> None:
 
 
 def test_nobody_held_out_has_no_means() -> None:
-    assert ranking_metrics(np.array([[0]]), np.array([0, 0]), np.array([], dtype=np.int64), (1,)).means() == {}
+    assert (
+        ranking_metrics(
+            np.array([[0]]), np.array([0, 0]), np.array([], dtype=np.int64), (1,)
+        ).means()
+        == {}
+    )
 
 
 def test_an_item_ranked_twice_is_a_defect() -> None:
@@ -125,14 +155,31 @@ def test_agrees_with_ranx() -> None:
     drawn = np.random.default_rng(7)
     num_users, num_items = 60, 50
     ranked = np.stack([drawn.permutation(num_items)[:20] for _ in range(num_users)])
-    held = [set(drawn.permutation(num_items)[: drawn.integers(1, 30)].tolist()) for _ in range(num_users)]
+    held = [
+        set(drawn.permutation(num_items)[: drawn.integers(1, 30)].tolist())
+        for _ in range(num_users)
+    ]
     case = {
         "qrels": {f"u{user}": {f"i{item}": 1 for item in items} for user, items in enumerate(held)},
-        "run": {f"u{user}": {f"i{item}": 100.0 - j for j, item in enumerate(row)} for user, row in enumerate(ranked)},
+        "run": {
+            f"u{user}": {f"i{item}": 100.0 - j for j, item in enumerate(row)}
+            for user, row in enumerate(ranked)
+        },
     }
-    plain = {**os.environ, "NUMBA_DISABLE_JIT": "1"}  # compiling its metrics takes a minute, running them nothing
+    plain = {
+        **os.environ,
+        "NUMBA_DISABLE_JIT": "1",
+    }  # compiling its metrics takes a minute, running them nothing
     done = subprocess.run(
-        [sys.executable, "-c", _RANX], input=json.dumps(case), env=plain, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _RANX],
+        input=json.dumps(case),
+        env=plain,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    theirs = {name.replace("hit_rate", "hitrate"): value for name, value in json.loads(done.stdout).items()}
+    theirs = {
+        name.replace("hit_rate", "hitrate"): value
+        for name, value in json.loads(done.stdout).items()
+    }
     assert theirs == pytest.approx(ranking_metrics(ranked, *as_csr(held), (10,)).means())

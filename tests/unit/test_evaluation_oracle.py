@@ -1,4 +1,6 @@
-"""Metrics user by user against ranx (an oracle checked against trec_eval), identities between them, and ties."""
+"""Metrics user by user against ranx (an oracle checked against trec_eval), identities between them,
+and ties.
+"""
 
 import importlib.util
 import json
@@ -29,27 +31,46 @@ def ranx_per_user(ranked: np.ndarray, held: list[list[int]]) -> dict[str, list[f
     """ranx's metrics of each user; scores fall with the place in the ranking."""
     case = {
         "ks": KS,
-        "qrels": {f"u{user:03d}": {f"i{item}": 1 for item in items} for user, items in enumerate(held)},
+        "qrels": {
+            f"u{user:03d}": {f"i{item}": 1 for item in items} for user, items in enumerate(held)
+        },
         "run": {
-            f"u{user:03d}": {f"i{item}": 100.0 - j for j, item in enumerate(row)} for user, row in enumerate(ranked)
+            f"u{user:03d}": {f"i{item}": 100.0 - j for j, item in enumerate(row)}
+            for user, row in enumerate(ranked)
         },
     }
-    plain = {**os.environ, "NUMBA_DISABLE_JIT": "1"}  # compiling its metrics takes a minute, running them nothing
+    plain = {
+        **os.environ,
+        "NUMBA_DISABLE_JIT": "1",
+    }  # compiling its metrics takes a minute, running them nothing
     done = subprocess.run(
-        [sys.executable, "-c", _RANX], input=json.dumps(case), env=plain, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _RANX],
+        input=json.dumps(case),
+        env=plain,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return {name.replace("hit_rate", "hitrate"): values for name, values in json.loads(done.stdout).items()}
+    return {
+        name.replace("hit_rate", "hitrate"): values
+        for name, values in json.loads(done.stdout).items()
+    }
 
 
 def case(seed: int, most_held: int) -> tuple[np.ndarray, list[list[int]]]:
     """Random rankings of 40 of 70 items, and 1 to `most_held` held-out items a user."""
     drawn = np.random.default_rng(seed)
     ranked = np.stack([drawn.permutation(70)[:40] for _ in range(50)])
-    return ranked, [sorted(drawn.permutation(70)[: drawn.integers(1, most_held + 1)].tolist()) for _ in range(50)]
+    return ranked, [
+        sorted(drawn.permutation(70)[: drawn.integers(1, most_held + 1)].tolist())
+        for _ in range(50)
+    ]
 
 
 def metrics(ranked: np.ndarray, held: list[list[int]]) -> dict[str, np.ndarray]:
-    return ranking_metrics(ranked, np.cumsum([0, *map(len, held)]), np.concatenate(held), KS).per_user
+    return ranking_metrics(
+        ranked, np.cumsum([0, *map(len, held)]), np.concatenate(held), KS
+    ).per_user
 
 
 @pytest.mark.parametrize("most_held", [1, 3, 60])
@@ -69,7 +90,9 @@ def test_identities_between_metrics(seed: int, most_held: int) -> None:
     ranked, held = case(seed, most_held)
     found = metrics(ranked, held)
     for k in KS:
-        recall, ndcg, hit, mrr = (found[f"{name}@{k}"] for name in ("recall", "ndcg", "hitrate", "mrr"))
+        recall, ndcg, hit, mrr = (
+            found[f"{name}@{k}"] for name in ("recall", "ndcg", "hitrate", "mrr")
+        )
         assert (mrr <= hit).all()
         assert (recall <= hit).all()
         assert ((ndcg > 0) == (hit > 0)).all()
@@ -83,14 +106,22 @@ def test_identities_between_metrics(seed: int, most_held: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(1, 9), st.integers(1, 40))
-def test_ties_go_to_the_lower_id_whatever_the_blocks(seed: int, user_block: int, item_block: int) -> None:
+def test_ties_go_to_the_lower_id_whatever_the_blocks(
+    seed: int, user_block: int, item_block: int
+) -> None:
     drawn = np.random.default_rng(seed)
     h_users = torch.from_numpy(drawn.integers(0, 2, (9, 3)).astype(np.float32))
-    h_items = torch.from_numpy(drawn.integers(0, 2, (40, 3)).astype(np.float32))  # sums of whole numbers: exact ties
+    h_items = torch.from_numpy(
+        drawn.integers(0, 2, (40, 3)).astype(np.float32)
+    )  # sums of whole numbers: exact ties
     seen = np.arange(10, dtype=np.int64)
     seen_items = drawn.integers(0, 40, 9)
-    found, _ = rank_items(h_users, h_items, 12, seen, seen_items, user_block=user_block, item_block=item_block)
+    found, _ = rank_items(
+        h_users, h_items, 12, seen, seen_items, user_block=user_block, item_block=item_block
+    )
     scores = (h_users @ h_items.T).numpy()
     for user in range(9):
-        order = [int(i) for i in np.lexsort((np.arange(40), -scores[user])) if i != seen_items[user]]
+        order = [
+            int(i) for i in np.lexsort((np.arange(40), -scores[user])) if i != seen_items[user]
+        ]
         assert found[user].tolist() == order[:12]

@@ -40,10 +40,14 @@ def catalogues(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, list[set[in
 @settings(max_examples=150, deadline=None)
 @given(catalogues(), st.integers(1, 9), st.integers(1, 50))
 def test_equals_a_full_sort_whatever_the_blocks(
-    catalogue: tuple[torch.Tensor, torch.Tensor, list[set[int]], int], user_block: int, item_block: int
+    catalogue: tuple[torch.Tensor, torch.Tensor, list[set[int]], int],
+    user_block: int,
+    item_block: int,
 ) -> None:
     h_users, h_items, seen, k = catalogue
-    ids, scores = rank_items(h_users, h_items, k, *as_csr(seen), user_block=user_block, item_block=item_block)
+    ids, scores = rank_items(
+        h_users, h_items, k, *as_csr(seen), user_block=user_block, item_block=item_block
+    )
     full = (h_users @ h_items.T).numpy()
     assert ids.tolist() == brute_force(full, k, seen)
     for row, (row_ids, row_scores) in enumerate(zip(ids.tolist(), scores.tolist(), strict=True)):
@@ -52,7 +56,9 @@ def test_equals_a_full_sort_whatever_the_blocks(
 
 @settings(max_examples=100, deadline=None)
 @given(catalogues())
-def test_popularity_equals_ranking_by_degree(catalogue: tuple[torch.Tensor, torch.Tensor, list[set[int]], int]) -> None:
+def test_popularity_equals_ranking_by_degree(
+    catalogue: tuple[torch.Tensor, torch.Tensor, list[set[int]], int],
+) -> None:
     h_users, h_items, seen, k = catalogue
     degree = (h_items[:, 0].numpy() + 1).astype(np.int64) * 3
     expected = brute_force(np.tile(degree, (len(h_users), 1)).astype(float), k, seen)
@@ -85,8 +91,15 @@ def test_top_k_of_tied_and_untied_rows_together() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 1 << 30), st.integers(64, 900), st.integers(1, 6), st.sampled_from([3, 40, 100_000]))
-def test_wide_rows_equal_a_full_sort_with_few_or_many_ties(seed: int, width: int, k: int, distinct: int) -> None:
+@given(
+    st.integers(0, 1 << 30),
+    st.integers(64, 900),
+    st.integers(1, 6),
+    st.sampled_from([3, 40, 100_000]),
+)
+def test_wide_rows_equal_a_full_sort_with_few_or_many_ties(
+    seed: int, width: int, k: int, distinct: int
+) -> None:
     drawn = np.random.default_rng(seed)
     scores = drawn.integers(0, distinct, (5, width)).astype(np.float32)
     values, columns = top_k(torch.from_numpy(scores), k)
@@ -102,9 +115,14 @@ def test_a_vector_that_is_not_finite_is_named() -> None:
 
 
 def test_a_rank_without_users_gets_an_empty_ranking() -> None:
-    ids, _ = rank_items(torch.ones(0, 2), torch.ones(4, 2), 3, np.array([0]), np.array([], dtype=np.int64))
+    ids, _ = rank_items(
+        torch.ones(0, 2), torch.ones(4, 2), 3, np.array([0]), np.array([], dtype=np.int64)
+    )
     assert ids.shape == (0, 3)
-    assert rank_popular(np.arange(4), 3, np.array([0]), np.array([], dtype=np.int64)).shape == (0, 3)
+    assert rank_popular(np.arange(4), 3, np.array([0]), np.array([], dtype=np.int64)).shape == (
+        0,
+        3,
+    )
 
 
 def test_trained_parameters_rank_without_a_gradient() -> None:

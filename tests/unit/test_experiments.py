@@ -1,4 +1,6 @@
-"""Studies without training: runs compared from their files, claims judged, pages and figures written, search spaces read."""
+"""Studies without training: runs compared from their files, claims judged, pages and figures
+written, search spaces read.
+"""
 
 import json
 from pathlib import Path
@@ -18,26 +20,45 @@ from recmind_dist.report import RunDirectory
 USERS = 400
 
 
-def run_of(home: Path, seed: int, shift: float, cold_shift: float = 0.0, users: int = USERS) -> RunDirectory:
+def run_of(
+    home: Path, seed: int, shift: float, cold_shift: float = 0.0, users: int = USERS
+) -> RunDirectory:
     """A run directory as an evaluation leaves it: every fourth user's held-out item is cold."""
     run = RunDirectory(home / f"{shift}-{seed}")
     run.create()
     degree = np.tile([2, 5, 9, 40], users // 4)
     base = np.random.default_rng(0).random(users)
-    values = base + np.random.default_rng(seed).normal(0, 0.02, users) + np.where(degree <= 3, cold_shift, shift)
-    pl.DataFrame({"user": np.arange(users), "degree": degree, "recall@40": values}).write_parquet(run.per_user)
+    values = (
+        base
+        + np.random.default_rng(seed).normal(0, 0.02, users)
+        + np.where(degree <= 3, cold_shift, shift)
+    )
+    pl.DataFrame({"user": np.arange(users), "degree": degree, "recall@40": values}).write_parquet(
+        run.per_user
+    )
     nothing = {"users": 0}
     mean = float(np.clip(values.mean(), 0, 1))
-    results = {"dataset": "toy", "variant": "recmind", "seed": seed, "commit": None, "split": "test", "gate": []}
+    results = {
+        "dataset": "toy",
+        "variant": "recmind",
+        "seed": seed,
+        "commit": None,
+        "split": "test",
+        "gate": [],
+    }
     strata = {"0": nothing, "1-3": nothing, "cold": {"users": users // 4, "recall@40": 0.25 + seed}}
     run.write_results({**results, "metrics": {"recall@40": mean}, "strata": strata})
     return run
 
 
-def test_what_is_better_on_cold_items_alone_is_seen_there_and_in_the_macro_average(tmp_path: Path) -> None:
+def test_what_is_better_on_cold_items_alone_is_seen_there_and_in_the_macro_average(
+    tmp_path: Path,
+) -> None:
     ours = [run_of(tmp_path / "a", seed, 0.0, cold_shift=0.2) for seed in range(3)]
     theirs = [run_of(tmp_path / "b", seed + 10, 0.0) for seed in range(3)]
-    overall, cold, macro = (compare(ours, theirs, "recall@40", over) for over in ("users", "cold", "strata"))
+    overall, cold, macro = (
+        compare(ours, theirs, "recall@40", over) for over in ("users", "cold", "strata")
+    )
     assert overall
     assert cold
     assert macro
@@ -94,7 +115,10 @@ def test_findings_are_a_page_data_and_a_figure(tmp_path: Path) -> None:
     assert "| c | – |" in page
     assert "The paper expects: up." in page
     data = json.loads((tmp_path / "table.json").read_text())
-    assert data["tables"][0]["rows"] == [{"model": "a|b", "recall@20": 0.5}, {"model": "c", "recall@20": None}]
+    assert data["tables"][0]["rows"] == [
+        {"model": "a|b", "recall@20": 0.5},
+        {"model": "c", "recall@20": None},
+    ]
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -129,11 +153,20 @@ def test_the_space_beside_the_config_is_the_variants_own_or_the_default(tmp_path
 
 
 @pytest.mark.parametrize(
-    "variant", ["recmind", "lightgcn", "popularity", "llm_only", "late_fusion", "no_alignment", "gate_items_only"]
+    "variant",
+    [
+        "recmind",
+        "lightgcn",
+        "popularity",
+        "llm_only",
+        "late_fusion",
+        "no_alignment",
+        "gate_items_only",
+    ],
 )
 def test_the_spaces_of_the_repository_fit_its_configs(variant: str) -> None:
     from recmind_dist.experiments.space import as_word
-    from recmind_dist.training.run_config import load_run_config
+    from recmind_dist.run_config.run_config import load_run_config
 
     configs = Path(__file__).parents[2] / "configs"
     space = load_space(default_space(configs / "quickstart.yaml", variant))

@@ -12,26 +12,41 @@ from benchmarks.accuracy_page import figures_of, write_page
 from benchmarks.accuracy_store import AccuracyStore
 from recmind_dist.errors import DataError
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.run_config import load_run_config
+from recmind_dist.run_config.run_config import load_run_config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
 DEGREE = np.tile([0, 2, 5, 9, 40], 60)
 
 
-def run_of(home: Path, model: str, variant: str, seed: int, level: dict[int, float] | float) -> Path:
-    """An evaluated run whose users score `level`, or that of their held-out item's degree, give or take a little."""
+def run_of(
+    home: Path, model: str, variant: str, seed: int, level: dict[int, float] | float
+) -> Path:
+    """An evaluated run whose users score `level`, or that of their held-out item's degree, give or
+    take a little.
+    """
     run = RunDirectory(home / f"{model}-seed{seed}")
     run.create()
     config = load_run_config(CONFIG, [f"train.seed={seed}", f"run_dir={run.path}"], variant)
     run.write_config(config.model_dump(mode="json"))
     noise = np.random.default_rng([seed, *model.encode()]).normal(0, 0.01, len(DEGREE))
-    base = np.array([level[d] for d in DEGREE]) if isinstance(level, dict) else np.full(len(DEGREE), level)
+    base = (
+        np.array([level[d] for d in DEGREE])
+        if isinstance(level, dict)
+        else np.full(len(DEGREE), level)
+    )
     values = base + noise
     users = {"user": np.arange(len(DEGREE)), "degree": DEGREE, **dict.fromkeys(METRICS, values)}
     pl.DataFrame(users).write_parquet(run.per_user)
     strata = {name: {"users": 60, "recall@20": 0.1} for name in ("0", "1-3", "cold")}
-    results = {"dataset": "toy", "variant": variant, "seed": seed, "commit": "c0ffee", "split": "test", "gate": []}
+    results = {
+        "dataset": "toy",
+        "variant": variant,
+        "seed": seed,
+        "commit": "c0ffee",
+        "split": "test",
+        "gate": [],
+    }
     means = dict.fromkeys(METRICS, float(values.mean()))
     run.write_results({**results, "metrics": means, "strata": strata, "norm_exponent": 0.5})
     return run.path
@@ -43,15 +58,24 @@ def store(tmp_path: Path) -> AccuracyStore:
     warm = {0: 0.0 + 0.05, 2: 0.1, 5: 0.3, 9: 0.4, 40: 0.5}
     flat = dict.fromkeys(warm, 0.2)
     ours = {0: 0.2, 2: 0.2, 5: 0.3, 9: 0.4, 40: 0.5}
-    models = (("recmind", "recmind", ours), ("lightgcn_bpr", "lightgcn_bpr", 0.2), ("best", "lightgcn", warm))
+    models = (
+        ("recmind", "recmind", ours),
+        ("lightgcn_bpr", "lightgcn_bpr", 0.2),
+        ("best", "lightgcn", warm),
+    )
     for bench in ("beauty", "beauty-cold"):
         extra = (("text", "llm_only", flat),) if bench.endswith("cold") else ()
         runs = [
-            run_of(tmp_path / bench, *model[:2], seed, model[2]) for model in (*models, *extra) for seed in range(3)
+            run_of(tmp_path / bench, *model[:2], seed, model[2])
+            for model in (*models, *extra)
+            for seed in range(3)
         ]
-        collect_runs([*runs, run_of(tmp_path / bench, "popularity", "popularity", 0, 0.1)], bench, store)
+        collect_runs(
+            [*runs, run_of(tmp_path / bench, "popularity", "popularity", 0, 0.1)], bench, store
+        )
     exact, sampled = (
-        run_of(tmp_path / "gowalla", m, "lightgcn", 0, level) for m, level in (("exact", 0.2), ("sampled", 0.1))
+        run_of(tmp_path / "gowalla", m, "lightgcn", 0, level)
+        for m, level in (("exact", 0.2), ("sampled", 0.1))
     )
     collect_runs([exact, sampled], "gowalla", store)
     return store
@@ -63,7 +87,8 @@ def test_figures_hold_recmind_against_the_best_of_each_kind(store: AccuracyStore
     assert figures["beauty_gain_recall@40"] == pytest.approx(0.32 / 0.27 - 1, abs=0.02)
     assert figures["beauty_over_lightgcn_recall@40"] == pytest.approx(0.32 / 0.2 - 1, abs=0.05)
     assert figures["beauty_p_value"] < 0.01  # type: ignore[operator]
-    # degree ≤ 3: the best graph model is lightgcn_bpr with .2; over the strata it is `best` with .27
+    # degree ≤ 3: the best graph model is lightgcn_bpr with .2; over the strata it is `best` with
+    # .27
     assert figures["beauty_cold_ratio"] == pytest.approx(1.0, abs=0.05)
     assert figures["beauty_macro_ratio"] == pytest.approx(0.32 / 0.27, abs=0.02)
     assert figures["gowalla_recall@20"] == pytest.approx(0.2, abs=0.01)
@@ -87,7 +112,9 @@ def test_the_page_and_the_last_line_come_from_the_store_alone(
     assert not any(str(tmp_path).encode() in data for data in (page.encode(), *kept))
 
 
-def test_collecting_a_bench_again_replaces_it_and_no_other(store: AccuracyStore, tmp_path: Path) -> None:
+def test_collecting_a_bench_again_replaces_it_and_no_other(
+    store: AccuracyStore, tmp_path: Path
+) -> None:
     collect_runs([run_of(tmp_path / "beauty", "recmind", "recmind", 0, 0.3)], "beauty", store)
     runs = [(run["bench"], run["model"], run["seed"]) for run in store.runs()]
     assert [run for run in runs if run[0] == "beauty"] == [("beauty", "recmind", 0)]
@@ -107,8 +134,15 @@ def test_a_run_without_results_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "role"),
-    [("popularity", "popularity"), ("lightgcn", "graph"), ("lightgcn_text", "graph"), ("llm_only", "text"),
-     ("alpharec", "text"), ("late_fusion", "fusion"), ("recmind", "gated")],
-)  # fmt: skip
+    [
+        ("popularity", "popularity"),
+        ("lightgcn", "graph"),
+        ("lightgcn_text", "graph"),
+        ("llm_only", "text"),
+        ("alpharec", "text"),
+        ("late_fusion", "fusion"),
+        ("recmind", "gated"),
+    ],
+)
 def test_what_kind_of_model_settings_make(variant: str, role: str) -> None:
     assert role_of(load_run_config(CONFIG, None, variant)) == role

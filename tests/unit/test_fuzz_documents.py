@@ -12,9 +12,17 @@ from pydantic import Field
 from recmind_dist.config import Settings, dump_yaml, resolve_settings
 from recmind_dist.config.yaml import Document, load_yaml, parse_yaml
 from recmind_dist.errors import ConfigError, StoreError
-from recmind_dist.storage import read_json, read_manifest, verify_manifest, write_json, write_manifest
+from recmind_dist.storage import (
+    read_json,
+    read_manifest,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 class Group(Settings):
@@ -32,19 +40,92 @@ class Whole(Settings):
 
 PIECES = st.sampled_from(
     [
-        "name", "count", "flag", "group", "rate", "names", "more", ": ", ":", "\n", "\n  ", "\n    ", "- ", "[", "]",
-        "{", "}", ", ", '"', "'", "#", " #", "&a", "*a", "!", "!!", "!!int ", "!!bool x", "!<x>", "|", ">", "|2", "?",
-        "? ", "---", "...", "%YAML 1.1\n", "%TAG ! x\n", "<<", "~", "null", "true", "off", "1", "-1", "1e999", ".nan",
-        ".inf", "._", "0x" + "F" * 50, "0o9", "9" * 50, "1_0", "1:2", "2020-01-01", "2020-99-99", "\t", "\r", "\x00",
-        "\x07", "\ufeff", "\\ud800", "\\x", "\u2028", "é", "=", "@", "`", "*", "\\",
+        "name",
+        "count",
+        "flag",
+        "group",
+        "rate",
+        "names",
+        "more",
+        ": ",
+        ":",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        ", ",
+        '"',
+        "'",
+        "#",
+        " #",
+        "&a",
+        "*a",
+        "!",
+        "!!",
+        "!!int ",
+        "!!bool x",
+        "!<x>",
+        "|",
+        ">",
+        "|2",
+        "?",
+        "? ",
+        "---",
+        "...",
+        "%YAML 1.1\n",
+        "%TAG ! x\n",
+        "<<",
+        "~",
+        "null",
+        "true",
+        "off",
+        "1",
+        "-1",
+        "1e999",
+        ".nan",
+        ".inf",
+        "._",
+        "0x" + "F" * 50,
+        "0o9",
+        "9" * 50,
+        "1_0",
+        "1:2",
+        "2020-01-01",
+        "2020-99-99",
+        "\t",
+        "\r",
+        "\x00",
+        "\x07",
+        "\ufeff",
+        "\\ud800",
+        "\\x",
+        "\u2028",
+        "é",
+        "=",
+        "@",
+        "`",
+        "*",
+        "\\",
     ]
-)  # fmt: skip
+)
 TEXTS = st.one_of(
     st.lists(PIECES, max_size=14).map("".join),
-    st.builds("{}: {}".format, st.sampled_from(list(Whole.model_fields)), st.lists(PIECES, max_size=6).map("".join)),
+    st.builds(
+        "{}: {}".format,
+        st.sampled_from(list(Whole.model_fields)),
+        st.lists(PIECES, max_size=6).map("".join),
+    ),
     st.text(max_size=30),
-)  # fmt: skip
-KEYS = st.lists(st.sampled_from(["name", "count", "group", "rate", "names", "more", "a", ""]), min_size=1, max_size=4)
+)
+KEYS = st.lists(
+    st.sampled_from(["name", "count", "group", "rate", "names", "more", "a", ""]),
+    min_size=1,
+    max_size=4,
+)
 WORDS = st.one_of(st.builds("{}={}".format, KEYS.map(".".join), TEXTS), TEXTS)
 
 
@@ -86,15 +167,39 @@ def test_any_words_are_overrides_or_sentences_that_name_them(words: list[str]) -
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("../x") | st.just("/etc/x"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.just("../x")
+    | st.just("/etc/x"),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 FILES = st.dictionaries(
-    st.sampled_from(["a", "b/c", "", ".", "..", "../a", "/etc/passwd", "a/../a", "x" * 300, "a\0", "\ud800", "link", "b"]),
+    st.sampled_from(
+        [
+            "a",
+            "b/c",
+            "",
+            ".",
+            "..",
+            "../a",
+            "/etc/passwd",
+            "a/../a",
+            "x" * 300,
+            "a\0",
+            "\ud800",
+            "link",
+            "b",
+        ]
+    ),
     st.fixed_dictionaries({"bytes": JSON | st.just(1), "sha256": JSON}) | JSON,
     max_size=3,
-)  # fmt: skip
+)
 
 
 def must_be_damaged_or_sound(directory: Path) -> bool:
@@ -126,8 +231,12 @@ def toy(tmp_path: Path) -> Path:
 
 
 @quick
-@given(files=FILES, more=st.dictionaries(st.sampled_from(["kind", "schema", "x"]), JSON, max_size=2))
-def test_any_manifest_is_verified_or_refused(toy: Path, files: dict[str, Any], more: dict[str, Any]) -> None:
+@given(
+    files=FILES, more=st.dictionaries(st.sampled_from(["kind", "schema", "x"]), JSON, max_size=2)
+)
+def test_any_manifest_is_verified_or_refused(
+    toy: Path, files: dict[str, Any], more: dict[str, Any]
+) -> None:
     manifest = {"kind": "toy", "schema": 1, **more, "files": files}
     (toy / "manifest.json").write_text(json.dumps(manifest))
     if must_be_damaged_or_sound(toy):
@@ -136,7 +245,9 @@ def test_any_manifest_is_verified_or_refused(toy: Path, files: dict[str, Any], m
 
 @quick
 @given(place=st.integers(0, 400), value=st.integers(0, 255))
-def test_a_changed_byte_of_a_manifest_is_seen_or_changes_nothing(toy: Path, place: int, value: int) -> None:
+def test_a_changed_byte_of_a_manifest_is_seen_or_changes_nothing(
+    toy: Path, place: int, value: int
+) -> None:
     path = toy / "manifest.json"
     sound = path.read_bytes()
     meant = json.loads(sound)

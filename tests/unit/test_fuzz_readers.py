@@ -1,4 +1,6 @@
-"""Any bytes as a log or a table: every line of the file is a row that was kept, a line set aside, or blank."""
+"""Any bytes as a log or a table: every line of the file is a row that was kept, a line set aside,
+or blank.
+"""
 
 import random
 from pathlib import Path
@@ -11,31 +13,89 @@ from hypothesis import strategies as st
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest import DatasetSettings, ingest_dataset
-from recmind_dist.ingest.delimited import Dialect, _read_fast, _read_slow, read_delimited, read_header
+from recmind_dist.ingest.delimited import (
+    Dialect,
+    _read_fast,
+    _read_slow,
+    read_delimited,
+    read_header,
+)
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import LINE, Quarantine
 from recmind_dist.ingest.settings import LogSettings, TableSettings
 from recmind_dist.ingest.tables import read_table
 from recmind_dist.storage import read_manifest
 
-quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 ODD = [
-    b"1", b"22", b"u", b"a b", b"", b" ", b'"', b'""', b'"q"', b'"q', b"\xff", b"\xef\xbb\xbf", b"\r", b"\x00", b"\x0b",
-    b"NaN", b"inf", b"1e999", b"-3.5", b"007", b"1.0", b"9" * 30, b"2020-01-01", "é\u2028\u0085".encode(), b"\\",
-    b"[" * 40, b"{}", b"null", b"'", b";", b"|", b"a\rb", b"__line", b"user",
-]  # fmt: skip
+    b"1",
+    b"22",
+    b"u",
+    b"a b",
+    b"",
+    b" ",
+    b'"',
+    b'""',
+    b'"q"',
+    b'"q',
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\x00",
+    b"\x0b",
+    b"NaN",
+    b"inf",
+    b"1e999",
+    b"-3.5",
+    b"007",
+    b"1.0",
+    b"9" * 30,
+    b"2020-01-01",
+    "é\u2028\u0085".encode(),
+    b"\\",
+    b"[" * 40,
+    b"{}",
+    b"null",
+    b"'",
+    b";",
+    b"|",
+    b"a\rb",
+    b"__line",
+    b"user",
+]
 OBJECTS = [
-    b'{"user": 1, "item": 2, "time": 3}', b'{"user": "u", "item": "i"}', b'{"user": null}', b'{"id": 1}', b"{}", b"[]",
-    b'{"item": {"a": [1]}, "user": 1.0, "time": "x"}', b'{"user": "\\ud800", "item": 1, "time": 1}', b"1", b'"', b"{",
-    b'{"user": 1e999, "item": 1, "time": 2}', b'{"id": 2, "__line": 3}', b'{"id": ' + b"[" * 2000, b'{"id": "x"} {}',
-    b'{"id": ' + b"9" * 5000 + b"}", b'{"id": 3, "title": "a", "title": "b"}', b"\xff", b"", b" ", b"\x00",
-]  # fmt: skip
+    b'{"user": 1, "item": 2, "time": 3}',
+    b'{"user": "u", "item": "i"}',
+    b'{"user": null}',
+    b'{"id": 1}',
+    b"{}",
+    b"[]",
+    b'{"item": {"a": [1]}, "user": 1.0, "time": "x"}',
+    b'{"user": "\\ud800", "item": 1, "time": 1}',
+    b"1",
+    b'"',
+    b"{",
+    b'{"user": 1e999, "item": 1, "time": 2}',
+    b'{"id": 2, "__line": 3}',
+    b'{"id": ' + b"[" * 2000,
+    b'{"id": "x"} {}',
+    b'{"id": ' + b"9" * 5000 + b"}",
+    b'{"id": 3, "title": "a", "title": "b"}',
+    b"\xff",
+    b"",
+    b" ",
+    b"\x00",
+]
 SEPARATORS = {"csv": b",", "tsv": b"\t", "inter": b"\t"}
 
 
 def lines_of(separator: bytes) -> st.SearchStrategy[bytes]:
     """Lines of two or three fields, most of them sound, some of any pieces."""
-    sound = st.tuples(st.sampled_from([b"u1", b"u2", b"3"]), st.sampled_from([b"i1", b"i2", b"4"]), st.just(b"5"))
+    sound = st.tuples(
+        st.sampled_from([b"u1", b"u2", b"3"]), st.sampled_from([b"i1", b"i2", b"4"]), st.just(b"5")
+    )
     odd = st.lists(st.sampled_from(ODD), max_size=4)
     return st.one_of(sound, odd).map(lambda fields: separator.join(fields))
 
@@ -44,13 +104,19 @@ def files(kind: str, header: list[bytes]) -> st.SearchStrategy[bytes]:
     """Whole files, with either line end, with or without a last one and a byte order mark."""
     separator = SEPARATORS[kind]
     body = st.lists(lines_of(separator), max_size=12)
-    heads = st.sampled_from([separator.join(header)] * 5 + [b"", b"\n" + separator.join(header), separator * 2])
+    heads = st.sampled_from(
+        [separator.join(header)] * 5 + [b"", b"\n" + separator.join(header), separator * 2]
+    )
     ends = st.sampled_from([b"\n", b"\n", b"\r\n"])
     marks = st.sampled_from([b"", b"", b"\xef\xbb\xbf"])
     return st.builds(
         lambda head, rest, end, mark, last: mark + end.join([head, *rest]) + (end if last else b""),
-        heads, body, ends, marks, st.booleans(),
-    )  # fmt: skip
+        heads,
+        body,
+        ends,
+        marks,
+        st.booleans(),
+    )
 
 
 def try_log(path: Path) -> tuple[Log, Quarantine] | None:
@@ -79,16 +145,24 @@ def must_add_up(log: Log, quarantine: Quarantine, content: list[tuple[int, bytes
 
 
 def content_of(path: Path, header: bool, separator: bytes) -> list[tuple[int, bytes]]:
-    """The lines with something in them, by number; a line of separators alone is one, as its fields are empty."""
+    """The lines with something in them, by number; a line of separators alone is one, as its fields
+    are empty.
+    """
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     lines = [(number, line.rstrip(b"\r\n")) for number, line in enumerate(raw, 1)]
-    content = [(n, line) for n, line in lines if line and (line.strip(b" \t\r") or separator in line)]
+    content = [
+        (n, line) for n, line in lines if line and (line.strip(b" \t\r") or separator in line)
+    ]
     return content[int(header) :]
 
 
 @pytest.mark.parametrize("kind", SEPARATORS)
 def test_every_line_of_a_delimited_log_is_accounted_for(tmp_path: Path, kind: str) -> None:
-    header = [b"user:token", b"item:token", b"time:float"] if kind == "inter" else [b"user", b"item", b"time"]
+    header = (
+        [b"user:token", b"item:token", b"time:float"]
+        if kind == "inter"
+        else [b"user", b"item", b"time"]
+    )
 
     @quick
     @given(data=files(kind, header))
@@ -107,7 +181,11 @@ def test_every_line_of_a_json_log_is_accounted_for(tmp_path: Path, rows: list[by
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"\n".join(rows))
     if (read := try_log(path)) is not None:
-        content = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
+        content = [
+            (number, line)
+            for number, line in enumerate(path.read_bytes().split(b"\n"), 1)
+            if line.strip()
+        ]
         must_add_up(*read, content)
 
 
@@ -132,7 +210,9 @@ def test_every_pair_of_a_lightgcn_file_is_accounted_for(tmp_path: Path, lines: l
 
 @quick
 @given(data=files("csv", [b"id", b"title", b"more"]))
-def test_every_line_of_a_table_is_a_record_part_of_one_or_set_aside(tmp_path: Path, data: bytes) -> None:
+def test_every_line_of_a_table_is_a_record_part_of_one_or_set_aside(
+    tmp_path: Path, data: bytes
+) -> None:
     path = tmp_path / "items.csv"
     path.write_bytes(data)
     dialect = Dialect(",", quoted=True, multiline=True)
@@ -153,7 +233,9 @@ def test_every_line_of_a_table_is_a_record_part_of_one_or_set_aside(tmp_path: Pa
 
 @quick
 @given(data=files("csv", [b"user", b"item", b"time"]), quoted=st.booleans())
-def test_the_fast_way_of_reading_gives_what_the_slow_one_gives(tmp_path: Path, data: bytes, quoted: bool) -> None:
+def test_the_fast_way_of_reading_gives_what_the_slow_one_gives(
+    tmp_path: Path, data: bytes, quoted: bool
+) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes(data)
     dialect = Dialect(",", quoted)
@@ -183,19 +265,41 @@ def test_every_object_of_a_table_is_kept_or_set_aside(tmp_path: Path, rows: list
 
 
 @settings(quick, max_examples=60)
-@given(data=files("csv", [b"user", b"item", b"rating"]), core=st.sampled_from([0, 2]), least=st.sampled_from([None, 5]))
-def test_the_counts_of_a_data_set_add_up(tmp_path: Path, data: bytes, core: int, least: int | None) -> None:
+@given(
+    data=files("csv", [b"user", b"item", b"rating"]),
+    core=st.sampled_from([0, 2]),
+    least=st.sampled_from([None, 5]),
+)
+def test_the_counts_of_a_data_set_add_up(
+    tmp_path: Path, data: bytes, core: int, least: int | None
+) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes(data)
-    words = {"name": "x", "interactions": path, "k_core": core, "min_rating": least, "max_bad_rows": 1000}
+    words = {
+        "name": "x",
+        "interactions": path,
+        "k_core": core,
+        "min_rating": least,
+        "max_bad_rows": 1000,
+    }
     try:
         made = ingest_dataset(DatasetSettings.model_validate(words), tmp_path / "cache")
     except DataError:
         assert not list(tmp_path.rglob(".partial-*"))
         return
     counts = read_manifest(made, "dataset", 1)["counts"]
-    parts = ("rows_kept", "rows_quarantined", "repeats_collapsed", "filtered_by_rating", "filtered_by_k_core")
-    assert counts["rows_in"] == sum(counts[part] for part in parts) == len(content_of(path, True, b","))
+    parts = (
+        "rows_kept",
+        "rows_quarantined",
+        "repeats_collapsed",
+        "filtered_by_rating",
+        "filtered_by_k_core",
+    )
+    assert (
+        counts["rows_in"]
+        == sum(counts[part] for part in parts)
+        == len(content_of(path, True, b","))
+    )
     assert len((made / "quarantine.jsonl").read_text().splitlines()) == counts["rows_quarantined"]
 
 
@@ -203,7 +307,11 @@ def test_the_counts_of_a_data_set_add_up(tmp_path: Path, data: bytes, core: int,
 @given(seed=st.integers(0, 2**32), packed=st.sampled_from(["none", "zstd"]))
 def test_a_damaged_parquet_file_is_read_or_refused(tmp_path: Path, seed: int, packed: str) -> None:
     path = tmp_path / "log.parquet"
-    columns = {"user": [f"u{n % 7}" for n in range(30)], "item": [f"i{n}" for n in range(30)], "time": list(range(30))}
+    columns = {
+        "user": [f"u{n % 7}" for n in range(30)],
+        "item": [f"i{n}" for n in range(30)],
+        "time": list(range(30)),
+    }
     arrow_parquet.write_table(pa.table(columns), path, compression=packed, row_group_size=20)
     data, draw = bytearray(path.read_bytes()), random.Random(seed)
     for _ in range(draw.randint(1, 4)):

@@ -1,4 +1,6 @@
-"""A hundred thousand rows, ten thousand of them malformed in every way we know: each is accounted for, by its line."""
+"""A hundred thousand rows, ten thousand of them malformed in every way we know: each is accounted
+for, by its line.
+"""
 
 import json
 import random
@@ -51,7 +53,9 @@ OBJECTS: dict[str, Fault] = {
     "an empty item": lambda n: b'{"user": "u%d", "item": " ", "time": 1}' % n,
     "NaN": lambda n: b'{"user": "u%d", "item": "i", "time": NaN}' % n,
     "infinity": lambda n: b'{"user": "u%d", "item": "i", "time": 1e999}' % n,
-    "ten thousand digits": lambda n: b'{"user": "u%d", "item": "i", "time": %s}' % (n, b"9" * 10_000),
+    "ten thousand digits": lambda n: (
+        b'{"user": "u%d", "item": "i", "time": %s}' % (n, b"9" * 10_000)
+    ),
     "half a surrogate pair": lambda n: b'{"user": "u%d\\ud800", "item": "i", "time": 1}' % n,
     "nested too deep": lambda n: b'{"user": "u%d", "item": %s' % (n, b"[" * 3000),
     "not UTF-8": lambda n: b'{"user": "u%d\xff", "item": "i", "time": 1}' % n,
@@ -59,16 +63,31 @@ OBJECTS: dict[str, Fault] = {
     "Python": lambda n: b"{'user': 'u%d', 'item': 'i', 'time': 1}" % n,
 }
 LAYOUTS: dict[str, tuple[str, bytes, Fault, dict[str, Fault]]] = {
-    "csv": ("log.csv", b"user,item,time\n", lambda n: b"u%d,i%d,%d" % (n % 997, n, n), delimited(b",") | QUOTES),
-    "tsv": ("log.tsv", b"user\titem\ttime\n", lambda n: b"u%d\ti%d\t%d" % (n % 997, n, n), delimited(b"\t")),
+    "csv": (
+        "log.csv",
+        b"user,item,time\n",
+        lambda n: b"u%d,i%d,%d" % (n % 997, n, n),
+        delimited(b",") | QUOTES,
+    ),
+    "tsv": (
+        "log.tsv",
+        b"user\titem\ttime\n",
+        lambda n: b"u%d\ti%d\t%d" % (n % 997, n, n),
+        delimited(b"\t"),
+    ),
     "atomic": (
-        "log.inter", b"user_id:token\titem_id:token\ttimestamp:float\n",
-        lambda n: b"u%d\ti%d\t%d" % (n % 997, n, n), delimited(b"\t"),
+        "log.inter",
+        b"user_id:token\titem_id:token\ttimestamp:float\n",
+        lambda n: b"u%d\ti%d\t%d" % (n % 997, n, n),
+        delimited(b"\t"),
     ),
     "jsonl": (
-        "log.jsonl", b"", lambda n: b'{"user": "u%d", "item": "i%d", "time": %d}' % (n % 997, n, n), OBJECTS,
+        "log.jsonl",
+        b"",
+        lambda n: b'{"user": "u%d", "item": "i%d", "time": %d}' % (n % 997, n, n),
+        OBJECTS,
     ),
-}  # fmt: skip
+}
 
 
 def write_log(path: Path, header: bytes, good: Fault, kinds: dict[str, Fault]) -> dict[int, str]:
@@ -86,19 +105,23 @@ def write_log(path: Path, header: bytes, good: Fault, kinds: dict[str, Fault]) -
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_malformed_row_is_found_by_its_line_and_every_sound_one_kept(tmp_path: Path, layout: str) -> None:
+def test_every_malformed_row_is_found_by_its_line_and_every_sound_one_kept(
+    tmp_path: Path, layout: str
+) -> None:
     name, header, good, kinds = LAYOUTS[layout]
     bad = write_log(tmp_path / name, header, good, kinds)
     assert set(bad.values()) == set(kinds), "every kind stands in the file"
     settings = DatasetSettings.model_validate(
         {"name": "x", "interactions": tmp_path / name, "max_bad_rows": BAD}
-    )  # fmt: skip
+    )
     made = ingest_dataset(settings, tmp_path / "cache")
 
     records = [json.loads(line) for line in (made / "quarantine.jsonl").read_text().splitlines()]
     found = {record["line"] for record in records}
     assert {line: kind for line, kind in bad.items() if line not in found} == {}
-    assert [record["line"] for record in records] == sorted(bad), "each once, and no sound row among them"
+    assert [record["line"] for record in records] == sorted(bad), (
+        "each once, and no sound row among them"
+    )
     assert all(record["reason"] and record["file"].endswith(name) for record in records)
 
     kept = pl.read_parquet(made / "interactions.parquet")
@@ -106,7 +129,11 @@ def test_every_malformed_row_is_found_by_its_line_and_every_sound_one_kept(tmp_p
     assert kept["item"].to_list() == [f"i{n}" for n in sound]
     assert kept["row"].to_list() == [n + 1 for n in sound]
     counts = json.loads((made / "manifest.json").read_text())["counts"]
-    assert (counts["rows_in"], counts["rows_kept"], counts["rows_quarantined"]) == (ROWS, ROWS - BAD, BAD)
+    assert (counts["rows_in"], counts["rows_kept"], counts["rows_quarantined"]) == (
+        ROWS,
+        ROWS - BAD,
+        BAD,
+    )
 
 
 def test_one_bad_row_more_than_allowed_is_an_error_that_names_the_first(tmp_path: Path) -> None:
@@ -114,7 +141,9 @@ def test_one_bad_row_more_than_allowed_is_an_error_that_names_the_first(tmp_path
     bad = write_log(tmp_path / name, header, good, kinds)
     settings = DatasetSettings.model_validate(
         {"name": "x", "interactions": tmp_path / name, "max_bad_rows": BAD - 1}
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=rf"log\.csv:{min(bad)}: .*more than dataset\.max_bad_rows = {BAD - 1}"):
+    )
+    with pytest.raises(
+        ValueError, match=rf"log\.csv:{min(bad)}: .*more than dataset\.max_bad_rows = {BAD - 1}"
+    ):
         ingest_dataset(settings, tmp_path / "cache")
     assert not (tmp_path / "cache").exists(), "nothing half-written"

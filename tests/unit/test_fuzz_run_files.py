@@ -1,4 +1,6 @@
-"""Any bytes or JSON as a file that a run has written: it is read as it was written, or refused in one sentence."""
+"""Any bytes or JSON as a file that a run has written: it is read as it was written, or refused in
+one sentence.
+"""
 
 import hashlib
 import json
@@ -14,38 +16,51 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, find_checkpoint
-from recmind_dist.checkpoint.audit import audit_checkpoints
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST
 from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.doctor.checkpoints import audit_checkpoints
+from recmind_dist.doctor.examine import examine
+from recmind_dist.doctor.graphs import audit_graph
+from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import ConfigError, RecmindError
-from recmind_dist.graph.audit import audit_graph
+from recmind_dist.pipeline.train import read_inputs
 from recmind_dist.report import MetricsLog, RunDirectory, read_metrics
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.manifest import SELF
 from recmind_dist.text import LoraSettings, Texts, TextStore, Whitening, load_adapter, save_adapter
-from recmind_dist.text.audit import audit_text_store
-from recmind_dist.training.doctor import examine
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.fit import read_inputs
-from recmind_dist.training.rank_model import Inputs
+from recmind_dist.training.model_shard import Inputs
 from tests.graphs import make_graph, random_pairs
 from tests.training_runs import config_of
 
-quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 few = settings(quick, max_examples=25)
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 70), st.integers(), st.floats(), st.text(max_size=6),
-    st.sampled_from(["../x", "/etc/passwd", "a\0", "\ud800", "x" * 300, 10**18, -(2**63), 2**64, "0" * 64]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 70),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(
+        ["../x", "/etc/passwd", "a\0", "\ud800", "x" * 300, 10**18, -(2**63), 2**64, "0" * 64]
+    ),
+)
 JSON = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
 
 def may_refuse(read: Callable[[], Any]) -> Any:
-    """What `read` gives, or None where it refuses in one sentence. Anything else that is raised is a defect."""
+    """What `read` gives, or None where it refuses in one sentence. Anything else that is raised is
+    a defect.
+    """
     try:
         return read()
     except RecmindError as error:
@@ -54,12 +69,16 @@ def may_refuse(read: Callable[[], Any]) -> Any:
 
 
 def must_be_a_sentence(error: RecmindError) -> None:
-    assert "\n" not in str(error) or isinstance(error, ConfigError), "of settings, a line for each fault"
+    assert "\n" not in str(error) or isinstance(error, ConfigError), (
+        "of settings, a line for each fault"
+    )
     assert len(str(error)) < 2000
 
 
 def spoilt(value: Any, data: st.DataObject) -> Any:
-    """A document with one of its values, at any depth, exchanged, taken away or put under another name."""
+    """A document with one of its values, at any depth, exchanged, taken away or put under another
+    name.
+    """
     if isinstance(value, dict) and value and data.draw(st.booleans()):
         key = data.draw(st.sampled_from(sorted(value)))
         way = data.draw(st.sampled_from(["deeper", "gone", "renamed"]))
@@ -79,29 +98,52 @@ LINES = st.one_of(
     st.binary(max_size=30),
     st.builds(lambda value: json.dumps(value).encode(), JSON),
     st.sampled_from(
-        [b"", b"{}", b"[]", b"1", b"[" * 5000, b'{"kind": "step", "crc32": "00000000"}', b'{"kind": 1}', b"\xff"]
+        [
+            b"",
+            b"{}",
+            b"[]",
+            b"1",
+            b"[" * 5000,
+            b'{"kind": "step", "crc32": "00000000"}',
+            b'{"kind": 1}',
+            b"\xff",
+        ]
     ),
-    st.builds(lambda digits: b'{"time": 1, "kind": "step", "loss": ' + digits * b"9" + b"}", st.integers(1, 5000)),
+    st.builds(
+        lambda digits: b'{"time": 1, "kind": "step", "loss": ' + digits * b"9" + b"}",
+        st.integers(1, 5000),
+    ),
 )
 
 
 @quick
 @given(lines=st.lists(LINES, max_size=6), torn=st.booleans())
-def test_a_log_of_any_lines_gives_its_own_records_back(tmp_path: Path, lines: list[bytes], torn: bool) -> None:
+def test_a_log_of_any_lines_gives_its_own_records_back(
+    tmp_path: Path, lines: list[bytes], torn: bool
+) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"\n".join(lines) + (b"" if torn else b"\n"))
     with MetricsLog(path) as log:
         log.log("step", loss=0.5, step=7)
     found = list(read_metrics(path))
     assert all(isinstance(record, dict) for record in found)
-    assert {"kind": "step", "loss": 0.5, "step": 7}.items() <= found[-1].items(), "the line after a torn one is whole"
+    assert {"kind": "step", "loss": 0.5, "step": 7}.items() <= found[-1].items(), (
+        "the line after a torn one is whole"
+    )
     assert len(found) <= 1 + sum(len(line.split(b"\n")) for line in lines)
     may_refuse(lambda: examine(tmp_path))
 
 
 @quick
-@given(sums=st.lists(st.binary(max_size=20) | st.sampled_from([b"0" * 64 + b"  a", b"0" * 64 + b"  ../a"]), max_size=4))
-def test_any_list_of_hashes_verifies_nothing_that_is_not_there(tmp_path: Path, sums: list[bytes]) -> None:
+@given(
+    sums=st.lists(
+        st.binary(max_size=20) | st.sampled_from([b"0" * 64 + b"  a", b"0" * 64 + b"  ../a"]),
+        max_size=4,
+    )
+)
+def test_any_list_of_hashes_verifies_nothing_that_is_not_there(
+    tmp_path: Path, sums: list[bytes]
+) -> None:
     path = tmp_path / "a"
     write_sealed(path, b"content")
     own = (tmp_path / "SHA256SUMS").read_bytes()
@@ -120,7 +162,9 @@ def run(tmp_path: Path) -> Path:
     directory = RunDirectory(home)
     directory.create()
     directory.write_config(config.model_dump(mode="json"))
-    inputs = Inputs(tmp_path / "graph", tmp_path / "text", home / "whitening.safetensors", home / "texts.json")
+    inputs = Inputs(
+        tmp_path / "graph", tmp_path / "text", home / "whitening.safetensors", home / "texts.json"
+    )
     (home / "inputs.json").write_text(json.dumps(inputs.to_json()))
     Texts(["a", None], ["b"]).save(home / "texts.json")
     save_adapter(home / "adapter", {"lora_A": torch.ones(2, 3)}, LoraSettings())
@@ -134,8 +178,14 @@ def run(tmp_path: Path) -> Path:
         }
     )
     with Checkpointer(directory.checkpoints, 0, 1, (0, 3), 3, CheckpointSettings()) as one:
-        info = {"config": config.model_dump(mode="json"), "inputs": inputs.to_json(), "cursor": {"phase": "done"}}
-        one.save(attempt_name(1, "abcdefgh"), {"weight": torch.ones(3, 2)}, {"p": torch.ones(1)}, info)
+        info = {
+            "config": config.model_dump(mode="json"),
+            "inputs": inputs.to_json(),
+            "cursor": {"phase": "done"},
+        }
+        one.save(
+            attempt_name(1, "abcdefgh"), {"weight": torch.ones(3, 2)}, {"p": torch.ones(1)}, info
+        )
     return home
 
 
@@ -153,7 +203,9 @@ def test_a_run_file_of_any_json_is_refused_in_a_sentence(run: Path, name: str) -
     (run / "SHA256SUMS").unlink()  # as of an older program: nothing but the content tells
     path = run / name
     whole = path.read_bytes()
-    document = read_run(run)[1].model_dump(mode="json") if name == "config.yaml" else json.loads(whole)
+    document = (
+        read_run(run)[1].model_dump(mode="json") if name == "config.yaml" else json.loads(whole)
+    )
     document.pop(SELF, None)
 
     @few
@@ -162,7 +214,9 @@ def test_a_run_file_of_any_json_is_refused_in_a_sentence(run: Path, name: str) -
         path.write_bytes(json.dumps(spoilt(document, data)).encode() if raw is None else raw)
         try:
             may_refuse(lambda: READERS[name](run))
-            assert may_refuse(lambda: examine(run)) is not None, "the doctor reads on, whatever it meets"
+            assert may_refuse(lambda: examine(run)) is not None, (
+                "the doctor reads on, whatever it meets"
+            )
         finally:
             path.write_bytes(whole)
 
@@ -177,7 +231,9 @@ def test_a_checkpoint_of_any_manifest_is_read_or_refused(run: Path, data: st.Dat
     kept = {name: (checkpoint / name).read_bytes() for name in (MANIFEST, COMMIT)}
     changed = json.dumps(spoilt(json.loads(kept[MANIFEST]), data)).encode()
     (checkpoint / MANIFEST).write_bytes(changed)
-    (checkpoint / COMMIT).write_text(hashlib.sha256(changed).hexdigest())  # signed by whoever changed it
+    (checkpoint / COMMIT).write_text(
+        hashlib.sha256(changed).hexdigest()
+    )  # signed by whoever changed it
     try:
         found = may_refuse(lambda: find_checkpoint(directory))
         if found is not None:
@@ -191,17 +247,28 @@ def test_a_checkpoint_of_any_manifest_is_read_or_refused(run: Path, data: st.Dat
 
 HEADERS = st.one_of(
     st.binary(max_size=60),
-    st.builds(lambda size, body: struct.pack("<Q", size) + body, st.integers(0, 2**64 - 1), st.binary(max_size=60)),
-    st.builds(lambda v: (b := json.dumps(v).encode()) and struct.pack("<Q", len(b)) + b + bytes(64), JSON),
+    st.builds(
+        lambda size, body: struct.pack("<Q", size) + body,
+        st.integers(0, 2**64 - 1),
+        st.binary(max_size=60),
+    ),
+    st.builds(
+        lambda v: (b := json.dumps(v).encode()) and struct.pack("<Q", len(b)) + b + bytes(64), JSON
+    ),
     st.builds(
         lambda dtype, shape, ends: (
-            (b := json.dumps({"weight": {"dtype": dtype, "shape": shape, "data_offsets": ends}}).encode())
+            (
+                b := json.dumps(
+                    {"weight": {"dtype": dtype, "shape": shape, "data_offsets": ends}}
+                ).encode()
+            )
             and struct.pack("<Q", len(b)) + b + bytes(64)
         ),
-        st.sampled_from(["F32", "F16", "I64", "F8_E4M3", "X"]), st.lists(st.integers(0, 2**40) | st.just(4), max_size=3),
+        st.sampled_from(["F32", "F16", "I64", "F8_E4M3", "X"]),
+        st.lists(st.integers(0, 2**40) | st.just(4), max_size=3),
         st.lists(st.integers(0, 64), min_size=1, max_size=3),
     ),
-)  # fmt: skip
+)
 
 
 @quick
@@ -211,7 +278,11 @@ def test_any_bytes_as_tensors_are_refused_in_a_sentence(tmp_path: Path, raw: byt
 
     path = tmp_path / "x.safetensors"
     path.write_bytes(raw)
-    for read in (lambda: read_shard(path), lambda: shard_layout(path), lambda: Whitening.load(path)):
+    for read in (
+        lambda: read_shard(path),
+        lambda: shard_layout(path),
+        lambda: Whitening.load(path),
+    ):
         may_refuse(read)
     may_refuse(lambda: read_rows([(path, 0, 4)], 1, 3))
 
@@ -238,7 +309,9 @@ def test_a_checkpoint_signed_over_any_tensors_is_read_or_refused(run: Path, raw:
 
 @pytest.fixture
 def store(tmp_path: Path) -> TextStore:
-    made = TextStore.create(tmp_path / "text", {"made": "here"}, 4, {"users": 20, "items": 10}, 8, 4)
+    made = TextStore.create(
+        tmp_path / "text", {"made": "here"}, 4, {"users": 20, "items": 10}, 8, 4
+    )
     for side in ("items", "users"):
         for shard in range(made.num_shards(side)):
             start, stop = made.shard_range(side, shard)
@@ -247,7 +320,9 @@ def store(tmp_path: Path) -> TextStore:
 
 
 @pytest.mark.parametrize("name", ["store.json", "ledger/users-00001.json", "items/zarr.json"])
-def test_a_text_store_of_any_description_is_refused_or_gives_what_was_written(store: TextStore, name: str) -> None:
+def test_a_text_store_of_any_description_is_refused_or_gives_what_was_written(
+    store: TextStore, name: str
+) -> None:
     path = store.path / name
     whole = path.read_bytes()
 
@@ -258,7 +333,9 @@ def test_a_text_store_of_any_description_is_refused_or_gives_what_was_written(st
     @few
     @given(data=st.data(), raw=st.none() | st.binary(max_size=40))
     def check(data: st.DataObject, raw: bytes | None) -> None:
-        path.write_bytes(json.dumps(spoilt(json.loads(whole), data)).encode() if raw is None else raw)
+        path.write_bytes(
+            json.dumps(spoilt(json.loads(whole), data)).encode() if raw is None else raw
+        )
         try:
             given_back = may_refuse(read)
             if given_back is not None:

@@ -11,7 +11,9 @@ from recmind_dist.graph.splits import TEST, TRAIN, VALID, Interactions
 
 def log_of(user: list[int], time: list[float], item: list[int] | None = None) -> Interactions:
     count = len(user)
-    return Interactions(np.array(user), np.array(item or range(count)), np.array(time), np.arange(count))
+    return Interactions(
+        np.array(user), np.array(item or range(count)), np.array(time), np.arange(count)
+    )
 
 
 logs = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=60).map(
@@ -29,13 +31,17 @@ def test_leave_one_out_holds_out_the_two_newest(log: Interactions) -> None:
     labels = splits.leave_one_out(log)
     for user in np.unique(log.user):
         mine = sorted(np.flatnonzero(log.user == user), key=lambda i: age(log, i))
-        expected = [TRAIN] * len(mine) if len(mine) < 3 else [TRAIN] * (len(mine) - 2) + [VALID, TEST]
+        expected = (
+            [TRAIN] * len(mine) if len(mine) < 3 else [TRAIN] * (len(mine) - 2) + [VALID, TEST]
+        )
         assert labels[mine].tolist() == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(log=logs, valid=st.sampled_from([0.0, 0.1, 0.3]), test=st.sampled_from([0.1, 0.25, 0.5]))
-def test_ratio_holds_out_each_users_newest_shares(log: Interactions, valid: float, test: float) -> None:
+def test_ratio_holds_out_each_users_newest_shares(
+    log: Interactions, valid: float, test: float
+) -> None:
     labels = splits.ratio(log, valid, test)
     for user in np.unique(log.user):
         mine = sorted(np.flatnonzero(log.user == user), key=lambda i: age(log, i))
@@ -47,7 +53,9 @@ def test_ratio_holds_out_each_users_newest_shares(log: Interactions, valid: floa
 
 @settings(max_examples=100, deadline=None)
 @given(log=logs, valid=st.sampled_from([0.0, 0.1, 0.3]), test=st.sampled_from([0.1, 0.25, 0.5]))
-def test_global_time_cuts_once_and_never_inside_a_moment(log: Interactions, valid: float, test: float) -> None:
+def test_global_time_cuts_once_and_never_inside_a_moment(
+    log: Interactions, valid: float, test: float
+) -> None:
     labels = splits.global_time(log, valid, test)
     by_time = labels[np.argsort(log.time, kind="stable")]
     assert (np.diff(by_time) >= 0).all()
@@ -69,7 +77,9 @@ def test_a_share_of_training_is_seeded_and_leaves_test_alone() -> None:
     assert (splits.share_of_training(labels, log, 200, 0.25, seed=2) != first).any()
     shuffle = np.random.Generator(np.random.Philox(0)).permutation(200)
     mixed = Interactions(log.user[shuffle], log.item[shuffle], log.time[shuffle], log.row[shuffle])
-    assert (splits.share_of_training(labels[shuffle], mixed, 200, 0.25, seed=1) == first[shuffle]).all()
+    assert (
+        splits.share_of_training(labels[shuffle], mixed, 200, 0.25, seed=1) == first[shuffle]
+    ).all()
 
 
 def test_rank_in_time_is_each_users_own_clock() -> None:
@@ -86,10 +96,14 @@ def test_shares_are_not_lost_to_rounding(count: int) -> None:
 def test_the_cold_protocol_leaves_chosen_items_nought_to_three_edges_and_no_user_empty() -> None:
     rng = np.random.default_rng(0)
     pairs = np.unique(rng.integers(0, [60, 25], size=(900, 2)), axis=0)
-    log = splits.Interactions(pairs[:, 0], pairs[:, 1], np.arange(len(pairs)), np.arange(len(pairs)))
+    log = splits.Interactions(
+        pairs[:, 0], pairs[:, 1], np.arange(len(pairs)), np.arange(len(pairs))
+    )
     before = splits.leave_one_out(log)
     after = splits.withhold(before, log, 25, 0.4, seed=1)
-    assert np.array_equal(before[before != splits.TRAIN], after[before != splits.TRAIN])  # nothing held out is touched
+    assert np.array_equal(
+        before[before != splits.TRAIN], after[before != splits.TRAIN]
+    )  # nothing held out is touched
     degree = np.bincount(log.item[after == splits.TRAIN], minlength=25)
     full = np.bincount(log.item[before == splits.TRAIN], minlength=25)
     changed = np.flatnonzero(degree < full)
@@ -97,5 +111,7 @@ def test_the_cold_protocol_leaves_chosen_items_nought_to_three_edges_and_no_user
     assert (degree[changed] <= 4).all()  # 0..3, and what a user would be empty without
     assert set(log.user[before == splits.TRAIN]) == set(log.user[after == splits.TRAIN])
     order = rng.permutation(len(pairs))
-    shuffled = splits.Interactions(*(column[order] for column in (log.user, log.item, log.time, log.row)))
+    shuffled = splits.Interactions(
+        *(column[order] for column in (log.user, log.item, log.time, log.row))
+    )
     assert np.array_equal(splits.withhold(before[order], shuffled, 25, 0.4, seed=1), after[order])

@@ -1,4 +1,6 @@
-"""The graph on disk: both directions agree, parts are a permutation, damage and impossible requests are told apart."""
+"""The graph on disk: both directions agree, parts are a permutation, damage and impossible requests
+are told apart.
+"""
 
 import json
 import os
@@ -29,7 +31,9 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("synthetic")
-    made = synthesize(SyntheticSettings(num_users=300, num_items=120, num_edges=6000, seed=4), home / "files")
+    made = synthesize(
+        SyntheticSettings(num_users=300, num_items=120, num_edges=6000, seed=4), home / "files"
+    )
     names = {side: made / f"{side}.parquet" for side in ("interactions", "items", "users")}
     return ingest_dataset(DatasetSettings(name="synthetic", **names), home / "cache")
 
@@ -37,8 +41,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(tmp_path: Path, log: str, graph: dict[str, Any] | None = None, **dataset: Any) -> Graph:
     path = tmp_path / dataset.pop("file", "log.csv")
     path.write_text(log)
-    made = ingest_dataset(DatasetSettings(name="toy", interactions=path, **dataset), tmp_path / "cache")
-    return Graph.open(prepare_graph(made, GraphSettings(**(graph or {})), tmp_path / "cache"), verify=True)
+    made = ingest_dataset(
+        DatasetSettings(name="toy", interactions=path, **dataset), tmp_path / "cache"
+    )
+    return Graph.open(
+        prepare_graph(made, GraphSettings(**(graph or {})), tmp_path / "cache"), verify=True
+    )
 
 
 def edges_of(graph: Graph) -> set[tuple[int, int]]:
@@ -59,7 +67,9 @@ def test_both_directions_hold_the_same_edges_in_ascending_rows(pairs: set[tuple[
     assert len(indices) == 2 * len(pairs)
 
 
-def test_a_prepared_graph_is_the_log_without_what_is_held_out(dataset: Path, tmp_path: Path) -> None:
+def test_a_prepared_graph_is_the_log_without_what_is_held_out(
+    dataset: Path, tmp_path: Path
+) -> None:
     graph = Graph.open(prepare_graph(dataset, GraphSettings(), tmp_path), verify=True)
     log = pl.read_parquet(dataset / "interactions.parquet")
     user = {name: k for k, name in enumerate(graph.user_ids)}
@@ -68,7 +78,11 @@ def test_a_prepared_graph_is_the_log_without_what_is_held_out(dataset: Path, tmp
     held = set()
     for split in ("valid", "test"):
         out = graph.held_out(split)
-        held |= {(u, int(i)) for u in range(graph.num_users) for i in out.indices[out.indptr[u] : out.indptr[u + 1]]}
+        held |= {
+            (u, int(i))
+            for u in range(graph.num_users)
+            for i in out.indices[out.indptr[u] : out.indptr[u + 1]]
+        }
     assert edges_of(graph) | held == logged
     assert not edges_of(graph) & held
     assert graph.num_edges + len(held) == len(logged)
@@ -81,9 +95,16 @@ def test_time_rank_is_the_order_of_the_training_edges(tmp_path: Path) -> None:
     graph = toy(tmp_path, "user,item,time\na,z,4\na,y,1\na,x,3\na,w,8\na,v,9\nb,z,2\nb,y,1\n")
     names = [graph.item_ids[int(i) - 2] for i in graph.indices[: graph.num_edges]]
     assert list(zip(names, graph.time_rank.tolist(), strict=True)) == [
-        ("x", 1), ("y", 0), ("z", 2), ("y", 0), ("z", 1)
-    ]  # fmt: skip
-    assert [graph.item_ids[int(graph.held_out(s).indices[0]) - 2] for s in ("valid", "test")] == ["w", "v"]
+        ("x", 1),
+        ("y", 0),
+        ("z", 2),
+        ("y", 0),
+        ("z", 1),
+    ]
+    assert [graph.item_ids[int(graph.held_out(s).indices[0]) - 2] for s in ("valid", "test")] == [
+        "w",
+        "v",
+    ]
     assert graph.manifest["users_without_test"] == 1, "b has two interactions: both are trained on"
 
 
@@ -101,7 +122,9 @@ def test_numbering_does_not_depend_on_the_order_of_lines(tmp_path: Path) -> None
 
 def test_held_out_items_that_training_never_saw_keep_their_node(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("1 new\n7 a\n")
-    graph = toy(tmp_path, "1 a b\n2 a\n", {"split": "given"}, file="train.txt", test=tmp_path / "test.txt")
+    graph = toy(
+        tmp_path, "1 a b\n2 a\n", {"split": "given"}, file="train.txt", test=tmp_path / "test.txt"
+    )
     assert graph.item_ids.to_list() == ["a", "b", "new"]
     assert graph.user_ids.to_list() == ["1", "2", "7"]
     assert graph.degree.tolist() == [2, 1, 0, 2, 1, 0]
@@ -154,7 +177,9 @@ def test_a_hub_heavier_than_a_part_leaves_no_part_empty() -> None:
 
 
 def test_row_bounds_follow_the_parts_or_cut_evenly(dataset: Path, tmp_path: Path) -> None:
-    graph = Graph.open(prepare_graph(dataset, GraphSettings(partition="range", num_parts=3), tmp_path))
+    graph = Graph.open(
+        prepare_graph(dataset, GraphSettings(partition="range", num_parts=3), tmp_path)
+    )
     assert row_bounds(graph, 3).tolist() == graph.part_rows.tolist()
     even = row_bounds(graph, 4)
     assert (even[0], even[-1]) == (0, graph.num_nodes)
@@ -218,7 +243,12 @@ def test_what_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"split": "ratio"}, {"split": "ratio", "test_share": 0.6, "valid_share": 0.4}, {"test_share": 0.1}]
+    "wrong",
+    [
+        {"split": "ratio"},
+        {"split": "ratio", "test_share": 0.6, "valid_share": 0.4},
+        {"test_share": 0.1},
+    ],
 )
 def test_shares_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"graph\..*_share"):
@@ -228,8 +258,12 @@ def test_shares_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 def test_gowalla_keeps_its_published_split(tmp_path: Path) -> None:
     folder = SHARED / "gowalla"
     if not folder.is_dir():
-        pytest.skip("../shared/data/gowalla is not here: the published split is not part of the repository")
-    chosen = DatasetSettings(name="gowalla", interactions=folder / "train.txt", test=folder / "test.txt")
+        pytest.skip(
+            "../shared/data/gowalla is not here: the published split is not part of the repository"
+        )
+    chosen = DatasetSettings(
+        name="gowalla", interactions=folder / "train.txt", test=folder / "test.txt"
+    )
     made = ingest_dataset(chosen, tmp_path)
     graph = Graph.open(prepare_graph(made, GraphSettings(split="given"), tmp_path))
     assert (graph.num_users, graph.num_items, graph.num_edges) == (29_858, 40_981, 810_128)
@@ -240,8 +274,13 @@ def test_gowalla_keeps_its_published_split(tmp_path: Path) -> None:
 
 
 def test_fennel_cuts_less_than_hash_and_keeps_to_its_cap(tmp_path: Path) -> None:
-    made = synthesize(SyntheticSettings(num_users=900, num_items=400, num_edges=20_000, seed=2), tmp_path / "files")
-    dataset = ingest_dataset(DatasetSettings(name="planted", interactions=made / "interactions.parquet"), tmp_path)
+    made = synthesize(
+        SyntheticSettings(num_users=900, num_items=400, num_edges=20_000, seed=2),
+        tmp_path / "files",
+    )
+    dataset = ingest_dataset(
+        DatasetSettings(name="planted", interactions=made / "interactions.parquet"), tmp_path
+    )
     found = {}
     for partition in ("hash", "fennel"):
         settings = GraphSettings.model_validate({"partition": partition, "num_parts": 4})
@@ -267,7 +306,9 @@ def test_a_hub_heavier_than_a_part_has_one_to_itself() -> None:
 
 @settings(deadline=None)  # the first call compiles
 @given(st.lists(st.integers(0, 29), max_size=40), st.lists(st.integers(0, 30), max_size=5))
-def test_rows_by_owner_are_those_between_its_bounds_in_their_order(rows: list[int], cuts: list[int]) -> None:
+def test_rows_by_owner_are_those_between_its_bounds_in_their_order(
+    rows: list[int], cuts: list[int]
+) -> None:
     """Ranks may own nothing."""
     bounds = np.array([0, *sorted(cuts), 30])
     order, starts = by_owner(np.array(rows, np.int64), bounds)
@@ -302,8 +343,12 @@ def preparing(home: Path, fault: dict[str, str]) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("stage", ["ingest", "prepare"])
-def test_of_two_runs_that_want_the_same_graph_one_makes_it_and_the_other_waits(tmp_path: Path, stage: str) -> None:
-    (tmp_path / "log.csv").write_text("user,item,time\n" + "".join(f"{k % 9},{k % 7},{k}\n" for k in range(63)))
+def test_of_two_runs_that_want_the_same_graph_one_makes_it_and_the_other_waits(
+    tmp_path: Path, stage: str
+) -> None:
+    (tmp_path / "log.csv").write_text(
+        "user,item,time\n" + "".join(f"{k % 9},{k % 7},{k}\n" for k in range(63))
+    )
     begun, go_on = tmp_path / "begun", tmp_path / "go-on"
     pause = {"point": stage, "action": "pause", "once": str(begun), "until": str(go_on)}
     first = preparing(tmp_path, pause)
@@ -312,7 +357,9 @@ def test_of_two_runs_that_want_the_same_graph_one_makes_it_and_the_other_waits(t
         while not begun.exists():
             assert first.poll() is None, first.communicate()
             time.sleep(0.05)
-        second = preparing(tmp_path, {"point": stage, "action": "exception"})  # it must not build itself
+        second = preparing(
+            tmp_path, {"point": stage, "action": "exception"}
+        )  # it must not build itself
         assert second.stderr is not None
         assert f"waiting for process {first.pid} on " in second.stderr.readline()
         assert second.poll() is None

@@ -11,13 +11,17 @@ import pytest
 import torch
 
 from recmind_dist import faults
+from recmind_dist.distributed.context import DistContext, collective
 from recmind_dist.errors import ConfigError, WorkerLostError
-from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.ranks import collective
 from recmind_dist.report import MetricsLog, read_metrics
 from recmind_dist.report.metrics_log import Heartbeat
-from recmind_dist.sampling import Prefetcher, prefetch
-from recmind_dist.training.guards import NotFiniteError, all_finite_losses, all_refuse_broken
+from recmind_dist.sampling import prefetch
+from recmind_dist.sampling.prefetch import Prefetcher
+from recmind_dist.training.finite_checks import (
+    NotFiniteError,
+    check_finite_losses,
+    check_finite_state,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +37,16 @@ def test_nothing_fails_where_nothing_is_armed() -> None:
 
 
 def test_a_fault_acts_at_its_point_rank_and_first_step_and_once(tmp_path: Path) -> None:
-    once = {"point": "step", "rank": 1, "step": 3, "action": "exception", "once": str(tmp_path / "done")}
-    (tmp_path / "faults.json").write_text(json.dumps([once, {"point": "shard", "action": "enospc"}]))
+    once = {
+        "point": "step",
+        "rank": 1,
+        "step": 3,
+        "action": "exception",
+        "once": str(tmp_path / "done"),
+    }
+    (tmp_path / "faults.json").write_text(
+        json.dumps([once, {"point": "shard", "action": "enospc"}])
+    )
     faults.arm(str(tmp_path / "faults.json"))
     for point, rank, step in (("step", 0, 3), ("step", 1, 2), ("gradient", 1, 3)):
         faults.check(point, rank, step)
@@ -47,13 +59,17 @@ def test_a_fault_acts_at_its_point_rank_and_first_step_and_once(tmp_path: Path) 
         assert refused.value.errno == errno.ENOSPC
 
 
-@pytest.mark.parametrize("text", ["[{", '[{"point": "x", "action": "explode"}]', '[{"pint": "x"}]', "/no/such/file"])
+@pytest.mark.parametrize(
+    "text", ["[{", '[{"point": "x", "action": "explode"}]', '[{"pint": "x"}]', "/no/such/file"]
+)
 def test_faults_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="RECMIND_FAULTS"):
         faults.arm(text)
 
 
-def test_a_thread_that_makes_nothing_is_an_error_that_names_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_makes_nothing_is_an_error_that_names_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(prefetch, "CLOSE_S", 0.2)
     go_on = threading.Event()
 
@@ -61,9 +77,13 @@ def test_a_thread_that_makes_nothing_is_an_error_that_names_its_place(monkeypatc
         yield 1
         go_on.wait(60)
 
-    items = iter(Prefetcher(stuck(), 1, timeout_s=2.0))  # long enough for the first item on a busy machine
+    items = iter(
+        Prefetcher(stuck(), 1, timeout_s=2.0)
+    )  # long enough for the first item on a busy machine
     assert next(items) == 1
-    with pytest.raises(WorkerLostError, match=r"made no batch for .* it stands at .*threading\.py:\d+ \(wait\)"):
+    with pytest.raises(
+        WorkerLostError, match=r"made no batch for .* it stands at .*threading\.py:\d+ \(wait\)"
+    ):
         next(items)
     go_on.set()
 
@@ -91,42 +111,57 @@ def test_a_heart_beats_while_it_lasts(tmp_path: Path) -> None:
         assert len(beats) >= 2
         assert beats == sorted(beats)
         time.sleep(0.1)
-        assert len(list(read_metrics(log.path, "heartbeat"))) == len(beats), "it was to end with the block"
+        assert len(list(read_metrics(log.path, "heartbeat"))) == len(beats), (
+            "it was to end with the block"
+        )
     with Heartbeat(None, 0.01, lambda: {}):
         pass
 
 
 def test_only_what_a_lost_peer_causes_is_named_as_such() -> None:
-    with pytest.raises(WorkerLostError, match=r"rank 0 of 1: the test failed after .*Connection closed by peer"), \
-            collective("the test"):  # fmt: skip
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+    with (
+        pytest.raises(
+            WorkerLostError, match=r"rank 0 of 1: the test failed after .*Connection closed by peer"
+        ),
+        collective("the test"),
+    ):
+        raise RuntimeError(
+            "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"
+        )
     with pytest.raises(RuntimeError, match="mat1 and mat2"), collective("the test"):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 @pytest.mark.parametrize(
     ("loss", "row", "dense", "named"),
-    [(float("inf"), 0.0, 0, "loss"), (1.0, float("nan"), 0, "its rows"), (1.0, 0.0, 2, "the dense part")],
+    [
+        (float("inf"), 0.0, 0, "loss"),
+        (1.0, float("nan"), 0, "its rows"),
+        (1.0, 0.0, 2, "the dense part"),
+    ],
 )
 def test_what_is_not_finite_is_named(loss: float, row: float, dense: int, named: str) -> None:
-    ranks, good = Ranks.alone(), torch.ones(2, 3)
+    context, good = DistContext.alone(), torch.ones(2, 3)
     terms = {"rank": torch.tensor(2.0), "gate": torch.tensor(0.5)}
-    found = all_finite_losses(terms, good, torch.tensor(0.0), ranks, 7)
+    found = check_finite_losses(terms, good, torch.tensor(0.0), context, 7)
     assert found == {"rank": 2.0, "gate": 0.5, "loss": 2.5}
     bad = {**terms, "gate": torch.tensor(loss)}
-    with pytest.raises(NotFiniteError, match=rf"step 7: not finite \(rank 0: .*{named}\); nothing was updated"):
-        all_finite_losses(bad, good + row, torch.tensor(float(dense)), ranks, 7)
+    with pytest.raises(
+        NotFiniteError, match=rf"step 7: not finite \(rank 0: .*{named}\); nothing was updated"
+    ):
+        check_finite_losses(bad, good + row, torch.tensor(float(dense)), context, 7)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_nothing_that_overflowed_is_saved(value: float) -> None:
     rows = {"weight": torch.ones(3, 2), "steps": torch.ones(3, dtype=torch.int32)}
     dense = {"param": torch.ones(2)}
-    all_refuse_broken(rows, dense, Ranks.alone(), 5)
+    check_finite_state(rows, dense, DistContext.alone(), 5)
     broken = {**rows, "weight": torch.tensor([[1.0, value]])}
     with pytest.raises(
-        NotFiniteError, match="step 5: a row of the table or of its optimizer is not finite, nothing sav"
+        NotFiniteError,
+        match="step 5: a row of the table or of its optimizer is not finite, nothing sav",
     ):
-        all_refuse_broken(broken, dense, Ranks.alone(), 5)
+        check_finite_state(broken, dense, DistContext.alone(), 5)
     with pytest.raises(NotFiniteError, match="step 5: param is not finite, nothing saved"):
-        all_refuse_broken(rows, {"param": torch.tensor([value])}, Ranks.alone(), 5)
+        check_finite_state(rows, {"param": torch.tensor([value])}, DistContext.alone(), 5)

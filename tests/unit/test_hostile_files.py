@@ -1,4 +1,6 @@
-"""Files made to harm: each is refused in one sentence, runs nothing, leaves nothing behind, and takes little of the machine."""
+"""Files made to harm: each is refused in one sentence, runs nothing, leaves nothing behind, and
+takes little of the machine.
+"""
 
 import io
 import json
@@ -85,7 +87,9 @@ def torch_file(mark: Path, zipped: bool) -> bytes:
     ],
     ids=lambda text: text[:30],
 )
-def test_hostile_yaml(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_hostile_yaml(
+    tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
@@ -132,7 +136,10 @@ def test_a_model_that_brings_its_own_code(tmp_path: Path, mark: Path) -> None:
 
     make_bert(tmp_path / "bert")
     config = json.loads((tmp_path / "bert" / "config.json").read_text())
-    config |= {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}, "model_type": "evil"}
+    config |= {
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+        "model_type": "evil",
+    }
     (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
     code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass Config: pass\nclass Model: pass\n"
     (tmp_path / "bert" / "evil.py").write_text(code)
@@ -142,7 +149,9 @@ def test_a_model_that_brings_its_own_code(tmp_path: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_pickle_named_safetensors_as_a_checkpoint(tmp_path: Path, mark: Path, zipped: bool) -> None:
+def test_a_pickle_named_safetensors_as_a_checkpoint(
+    tmp_path: Path, mark: Path, zipped: bool
+) -> None:
     from recmind_dist.checkpoint.shards import read_rows, read_shard
 
     path = tmp_path / "rows-00000.safetensors"
@@ -158,10 +167,16 @@ def test_a_pickle_named_safetensors_as_a_checkpoint(tmp_path: Path, mark: Path, 
     [
         struct.pack("<Q", 2**63),
         struct.pack("<Q", 100) + b"{" * 100,
-        struct.pack("<Q", 66) + b'{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4]}}'[:66],
+        struct.pack("<Q", 66)
+        + b'{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4]}}'[:66],
         struct.pack("<Q", 3000) + b'{"a":' + b"[" * 2995,
     ],
-    ids=["a header of 8 EiB", "a header that is none", "a shape beyond the file", "a header nested deep"],
+    ids=[
+        "a header of 8 EiB",
+        "a header that is none",
+        "a shape beyond the file",
+        "a header nested deep",
+    ],
 )
 def test_safetensors_that_lie(tmp_path: Path, header: bytes) -> None:
     from recmind_dist.checkpoint.shards import read_shard
@@ -183,7 +198,9 @@ def toy(tmp_path: Path) -> Path:
     return home
 
 
-@pytest.mark.parametrize("name", ["../secret", "link", "folder/secret", "{home}/../secret", "a/../../secret"])
+@pytest.mark.parametrize(
+    "name", ["../secret", "link", "folder/secret", "{home}/../secret", "a/../../secret"]
+)
 def test_a_manifest_that_leads_out_of_its_directory(toy: Path, name: str) -> None:
     (toy / "link").symlink_to(toy.parent / "secret")
     (toy / "folder").symlink_to(toy.parent)
@@ -205,11 +222,28 @@ def test_a_manifest_that_is_a_link(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"[" * 100_000, b'{"a":' * 100_000, b"[" * 500 + b"]" * 500, b"9" * 100_000, b'{"kind": "\\ud800"}', b"\x80\x02}",
-        b"\xff\xfe", b" " * ((16 << 20) + 1), b"",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"[" * 500 + b"]" * 500,
+        b"9" * 100_000,
+        b'{"kind": "\\ud800"}',
+        b"\x80\x02}",
+        b"\xff\xfe",
+        b" " * ((16 << 20) + 1),
+        b"",
     ],
-    ids=["lists", "objects", "closed", "digits", "surrogate", "pickle", "utf-16", "too long", "empty"],
-)  # fmt: skip
+    ids=[
+        "lists",
+        "objects",
+        "closed",
+        "digits",
+        "surrogate",
+        "pickle",
+        "utf-16",
+        "too long",
+        "empty",
+    ],
+)
 def test_json_that_is_none_of_ours(toy: Path, data: bytes) -> None:
     (toy / "manifest.json").write_bytes(data)
     with pytest.raises(StoreError) as error:
@@ -218,7 +252,11 @@ def test_json_that_is_none_of_ours(toy: Path, data: bytes) -> None:
 
 
 def ingest(path: Path, home: Path, **more: Any) -> Path:
-    words = {"name": "x", "interactions": {"path": path, "format": more.pop("format", "auto")}, **more}
+    words = {
+        "name": "x",
+        "interactions": {"path": path, "format": more.pop("format", "auto")},
+        **more,
+    }
     return ingest_dataset(DatasetSettings.model_validate(words), home / "cache")
 
 
@@ -240,7 +278,9 @@ def test_rows_of_json_nested_a_hundred_thousand_deep(tmp_path: Path) -> None:
 def test_a_line_without_end_and_a_table_of_endless_columns(tmp_path: Path) -> None:
     (tmp_path / "long.csv").write_bytes(b"user,item\n1,2\n" + b"x" * ((1 << 24) + 1))
     assert "long.csv:3: longer than" in refused(tmp_path / "long.csv", tmp_path)
-    (tmp_path / "wide.csv").write_bytes(b"user,item" + b"".join(b",c%d" % n for n in range(50_000)) + b"\n")
+    (tmp_path / "wide.csv").write_bytes(
+        b"user,item" + b"".join(b",c%d" % n for n in range(50_000)) + b"\n"
+    )
     assert "more than 4096 columns" in refused(tmp_path / "wide.csv", tmp_path)
     (tmp_path / "log.csv").write_bytes(b"user,item\nu,i\n")
     keys = "".join(json.dumps({"id": "i", f"k{n}": n}) + "\n" for n in range(20_000))
@@ -257,10 +297,14 @@ def parquet(path: Path, **columns: Any) -> Path:
 def test_parquet_of_types_that_are_no_rows(tmp_path: Path) -> None:
     ids = pa.array(["a", "b"])
     for odd in (
-        pa.array([b"\xff", b""]), pa.array([{"a": 1}, None]), pa.array([[["a"]], None]), pa.array([1, 2], pa.duration("s")),
-        pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int32())), pa.array(["1.5", "2"]).cast(pa.decimal256(50, 2)),
+        pa.array([b"\xff", b""]),
+        pa.array([{"a": 1}, None]),
+        pa.array([[["a"]], None]),
+        pa.array([1, 2], pa.duration("s")),
+        pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int32())),
+        pa.array(["1.5", "2"]).cast(pa.decimal256(50, 2)),
         pa.array([["a"], None]),
-    ):  # fmt: skip
+    ):
         for role in ("user", "item", "time"):
             path = parquet(tmp_path / "log.parquet", **({"user": ids, "item": ids} | {role: odd}))
             assert "holds" in refused(path, tmp_path)
@@ -270,8 +314,12 @@ def test_parquet_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ids = pa.array(["a", "b"])
     offsets = pa.py_buffer(np.array([0, 1, 2], np.int32))
     latin = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"\xe9\xff")])
-    assert "Invalid UTF8" in refused(parquet(tmp_path / "latin.parquet", user=latin, item=ids), tmp_path)
-    assert "reserved" in refused(parquet(tmp_path / "line.parquet", user=ids, item=ids, __line=ids), tmp_path)
+    assert "Invalid UTF8" in refused(
+        parquet(tmp_path / "latin.parquet", user=latin, item=ids), tmp_path
+    )
+    assert "reserved" in refused(
+        parquet(tmp_path / "line.parquet", user=ids, item=ids, __line=ids), tmp_path
+    )
     twice = pa.Table.from_arrays([ids, ids, ids], ["user", "user", "item"])
     arrow_parquet.write_table(twice, tmp_path / "twice.parquet")
     assert "stands twice" in refused(tmp_path / "twice.parquet", tmp_path)
@@ -279,7 +327,9 @@ def test_parquet_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "short.parquet").write_bytes(data[:40] + data[-8:])
     assert "cannot be read as Parquet" in refused(tmp_path / "short.parquet", tmp_path)
     monkeypatch.setattr(objects, "MAX_BYTES", 10 << 20)
-    bomb = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1_000_000, np.int32)), ["u" * 100]).cast(pa.string())
+    bomb = pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(1_000_000, np.int32)), ["u" * 100]
+    ).cast(pa.string())
     path = parquet(tmp_path / "bomb.parquet", user=bomb, item=bomb)
     assert path.stat().st_size < 100_000, "a few bytes stand for 200 MB"
     assert "bytes of memory: split the file" in refused(path, tmp_path)
@@ -298,16 +348,27 @@ def test_archives_that_are_bombs_or_no_zip(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / f"{method}.zip", "w", method) as zipped:
             zipped.writestr("in/file", bytes(50 << 20))
     names = ["a.tar.gz", *(f"{method}.zip" for method in (8, 12, 14))]
-    sentences = ["not a sound zip", "larger than 1000 bytes", "packed in an unusual way", "packed in an unusual way"]
+    sentences = [
+        "not a sound zip",
+        "larger than 1000 bytes",
+        "packed in an unusual way",
+        "packed in an unusual way",
+    ]
     for name, sentence in zip(names, sentences, strict=True):
         with pytest.raises(DataError) as error:
             take_members(tmp_path / name, MEMBER, out)
         one_sentence(error, sentence)
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix not in (".zip", ".gz")] == []
+    assert [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path.suffix not in (".zip", ".gz")
+    ] == []
 
 
 def test_an_archive_whose_directory_fills_the_memory(tmp_path: Path) -> None:
-    """The last record says how long the directory is; ZIP64's says it elsewhere and has the highest number here."""
+    """The last record says how long the directory is; ZIP64's says it elsewhere and has the highest
+    number here.
+    """
     for length in (100 << 20, 2**32 - 1):
         end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9999, 9999, length, 0, 0)
         (tmp_path / "a.zip").write_bytes(bytes(TAIL) + end)
@@ -316,7 +377,9 @@ def test_an_archive_whose_directory_fills_the_memory(tmp_path: Path) -> None:
         one_sentence(error, "its directory is")
 
 
-def test_a_gguf_file_of_the_pinned_length_or_of_a_terabyte_is_still_not_the_pinned_one(tmp_path: Path) -> None:
+def test_a_gguf_file_of_the_pinned_length_or_of_a_terabyte_is_still_not_the_pinned_one(
+    tmp_path: Path,
+) -> None:
     for size in (SMOLLM2_GGUF_BYTES, 1 << 40):
         with (tmp_path / "x.gguf").open("wb") as file:
             file.write(b"GGUF")
@@ -328,7 +391,9 @@ def test_a_gguf_file_of_the_pinned_length_or_of_a_terabyte_is_still_not_the_pinn
 
 
 def limited(program: str, home: Path) -> str:
-    """Runs a program with `MEMORY` bytes of address space beyond its imports. Returns what it prints last."""
+    """Runs a program with `MEMORY` bytes of address space beyond its imports. Returns what it
+    prints last.
+    """
     start = f"import resource\nimport numpy, zarr, polars\nfrom pathlib import Path\nhome = Path({str(home)!r})\n"
     start += "from recmind_dist.errors import RecmindError\nfrom recmind_dist.graph import Graph\n"
     start += "from recmind_dist.text.store import TextStore\n"
@@ -337,7 +402,10 @@ def limited(program: str, home: Path) -> str:
     words = [
         sys.executable,
         "-c",
-        f"{start}try:\n    {program}\nexcept RecmindError as error:\n    print('refused:', error)\n",
+        (
+            f"{start}try:\n    {program}\nexcept RecmindError as error:\n    print('refused:', "
+            "error)\n"
+        ),
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, timeout=200, env=env, check=False)
@@ -372,9 +440,15 @@ def test_a_numpy_file_of_objects(tmp_path: Path) -> None:
 def test_a_numpy_file_of_huge_shape(tmp_path: Path) -> None:
     header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }"
     header += b" " * (118 - len(header) - 1) + b"\n"
-    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+    (tmp_path / "huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8)
+    )
     said = limited(
-        "from recmind_dist.graph.store import map_array; map_array(home / 'huge.npy', numpy.int64, 10**12)", tmp_path
+        (
+            "from recmind_dist.graph.store import map_array; map_array(home / 'huge.npy', "
+            "numpy.int64, 10**12)"
+        ),
+        tmp_path,
     )
     assert said.startswith("refused:")
 

@@ -1,4 +1,6 @@
-"""Secrets of the environment: no setting asks for one, and nothing that is written or said has one in it."""
+"""Secrets of the environment: no setting asks for one, and nothing that is written or said has one
+in it.
+"""
 
 import os
 import subprocess
@@ -10,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from tests.shop import make_shop
 
 SECRETS = {
@@ -36,10 +38,14 @@ def test_no_setting_is_a_place_for_a_secret() -> None:
     names = set(field_names(RunConfig, set()))
     assert {"run_dir", "num_workers", "model_sha256"} <= names, "groups were looked into"
     telling = ("password", "passwd", "secret", "credential", "api_key", "auth")
-    assert [name for name in names if any(word in name for word in telling) or name.endswith("token")] == []
+    assert [
+        name for name in names if any(word in name for word in telling) or name.endswith("token")
+    ] == []
 
 
-def test_the_environment_is_not_in_the_config_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_not_in_the_config_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_shop(tmp_path)
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
@@ -60,10 +66,20 @@ def test_a_command_writes_and_says_nothing_of_its_secrets(tmp_path: Path) -> Non
     recmind = [str(Path(sys.executable).parent / "recmind")]
     env = {**os.environ, **SECRETS, "HOME": str(tmp_path), "PIP_RETRIES": "0"}
     said = ""
-    commands = (["prepare", "shop.yaml"], ["validate", "shop.yaml", "train.epoch=1"], ["fetch", "smollm2"])
+    commands = (
+        ["prepare", "shop.yaml"],
+        ["validate", "shop.yaml", "train.epoch=1"],
+        ["fetch", "smollm2"],
+    )
     for words in commands:
         done = subprocess.run(
-            [*recmind, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
+            [*recmind, *words],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         said += done.stdout + done.stderr
     assert "train.epoch: unknown key" in said

@@ -1,4 +1,5 @@
-"""What the package and the launchers never do: read a pickle, run a text as code, let a model bring its own code, or seed
+"""What the package and the launchers never do: read a pickle, run a text as code, let a model bring
+its own code, or seed
 generators that all threads share.
 """
 
@@ -10,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "recmind_dist").rglob("*.py"), *(ROOT / "launchers").rglob("*.py")])
-MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "jsonpickle"}
+MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "yaml",
+    "jsonpickle",
+}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 CALLS = {
     "torch.load": "reads pickles",
@@ -38,9 +50,13 @@ METHODS = {  # of any object
     "load_checkpoint": "DeepSpeed's checkpoints are pickles",
 }
 OBJECT_COLLECTIVES = {  # of torch.distributed: what peers send is unpickled
-    "all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list",
-    "send_object_list", "recv_object_list",
-}  # fmt: skip
+    "all_gather_object",
+    "gather_object",
+    "broadcast_object_list",
+    "scatter_object_list",
+    "send_object_list",
+    "recv_object_list",
+}
 KEYWORDS = {"trust_remote_code", "allow_pickle", "shell", "weights_only"}
 
 
@@ -79,13 +95,22 @@ class Visitor(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
-            safe = any(word.arg == "filter" for word in node.keywords) and node.func.attr != "load_checkpoint"
+            safe = (
+                any(word.arg == "filter" for word in node.keywords)
+                and node.func.attr != "load_checkpoint"
+            )
             if not safe and not _of_polars(node.func):
                 self.faults.append((node.lineno, f"{node.func.attr}: {METHODS[node.func.attr]}"))
         for word in node.keywords:
-            if word.arg in KEYWORDS and not (isinstance(word.value, ast.Constant) and word.value.value is False):
+            if word.arg in KEYWORDS and not (
+                isinstance(word.value, ast.Constant) and word.value.value is False
+            ):
                 self.faults.append((node.lineno, f"{word.arg} other than False"))
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "load" and self._full(node.func) == "numpy.load":
+        if (
+            isinstance(node.func, ast.Attribute)
+            and node.func.attr == "load"
+            and self._full(node.func) == "numpy.load"
+        ):
             words = {word.arg for word in node.keywords}
             if "allow_pickle" not in words:
                 self.faults.append((node.lineno, "numpy.load without allow_pickle=False"))
@@ -95,7 +120,12 @@ class Visitor(ast.NodeVisitor):
         for key, value in zip(node.keys, node.values, strict=True):
             named = isinstance(key, ast.Constant) and key.value in KEYWORDS
             if named and not (isinstance(value, ast.Constant) and value.value is False):
-                self.faults.append((node.lineno, "a dictionary's trust_remote_code or allow_pickle other than False"))
+                self.faults.append(
+                    (
+                        node.lineno,
+                        "a dictionary's trust_remote_code or allow_pickle other than False",
+                    )
+                )
         self.generic_visit(node)
 
     def _check_module(self, node: ast.AST, name: str) -> None:
@@ -126,7 +156,11 @@ def faults(source: str) -> list[tuple[int, str]]:
 
 def test_the_whole_package_is_looked_at() -> None:
     names = {str(path.relative_to(ROOT)) for path in SOURCES}
-    assert {"recmind_dist/text/encoder.py", "recmind_dist/cli/app.py", "launchers/train.py"} <= names
+    assert {
+        "recmind_dist/text/encoder.py",
+        "recmind_dist/cli/app.py",
+        "launchers/train.py",
+    } <= names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

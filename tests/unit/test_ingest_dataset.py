@@ -1,4 +1,6 @@
-"""`ingest_dataset`: rows add up, filters keep what they should, and no data set is refused in one sentence."""
+"""`ingest_dataset`: rows add up, filters keep what they should, and no data set is refused in one
+sentence.
+"""
 
 import json
 from pathlib import Path
@@ -40,20 +42,28 @@ def log_of(directory: Path) -> list[tuple[Any, ...]]:
 
 def test_one_percent_of_bad_rows_is_counted_and_quarantined(tmp_path: Path) -> None:
     bad_lines = set(range(7, 2000, 100))
-    rows = ["user,item,time"] + [f"u{n % 40},i{n}," + ("" if n + 1 in bad_lines else str(n)) for n in range(1, 2000)]
+    rows = ["user,item,time"] + [
+        f"u{n % 40},i{n}," + ("" if n + 1 in bad_lines else str(n)) for n in range(1, 2000)
+    ]
     path = write(tmp_path / "log.csv", "\n".join(rows) + "\n")
     directory = ingest(tmp_path, interactions=path, max_bad_rows=20)
     assert counts(directory)["rows_quarantined"] == len(bad_lines) == 20
-    records = [json.loads(line) for line in (directory / "quarantine.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (directory / "quarantine.jsonl").read_text().splitlines()
+    ]
     assert {record["line"] for record in records} == bad_lines
     assert all(record["text"] == rows[record["line"] - 1] for record in records)
     with pytest.raises(DataError, match=r"log\.csv:7: .* dataset\.max_bad_rows = 19"):
         ingest(tmp_path, interactions=path, max_bad_rows=19)
-    assert [p.name for p in (tmp_path / "cache" / "toy").iterdir()] == [directory.name], "nothing half-written stays"
+    assert [p.name for p in (tmp_path / "cache" / "toy").iterdir()] == [directory.name], (
+        "nothing half-written stays"
+    )
 
 
 @pytest.mark.parametrize(("rule", "time"), [("first", 3), ("last", 9)])
-def test_repeats_collapse_by_time_not_by_place_in_the_file(tmp_path: Path, rule: str, time: int) -> None:
+def test_repeats_collapse_by_time_not_by_place_in_the_file(
+    tmp_path: Path, rule: str, time: int
+) -> None:
     path = write(tmp_path / "log.csv", "user,item,time\na,x,5\na,x,9\na,x,3\nb,x,1\n")
     directory = ingest(tmp_path, interactions=path, repeats=rule)
     assert ("a", "x", time) in log_of(directory)
@@ -65,7 +75,9 @@ def test_k_core_is_the_largest_one_and_its_dropped_ids_do_not_come_back(tmp_path
     # i9 has three users, but one of them goes for want of interactions, and then so does i9
     rest = ["u0,i9,1", "u1,i9,2", "u9,i9,3"]
     path = write(tmp_path / "log.csv", "\n".join(["user,item,time", *core, *rest]) + "\n")
-    texts = write(tmp_path / "items.csv", "id,title\n" + "".join(f"i{i},t{i}\n" for i in (0, 1, 2, 9, 77)))
+    texts = write(
+        tmp_path / "items.csv", "id,title\n" + "".join(f"i{i},t{i}\n" for i in (0, 1, 2, 9, 77))
+    )
     directory = ingest(tmp_path, interactions=path, items=texts, k_core=3)
     assert len(log_of(directory)) == 9
     assert counts(directory)["filtered_by_k_core"] == 3
@@ -84,7 +96,9 @@ def test_k_core_agrees_with_dropping_one_row_at_a_time() -> None:
         few = expected.filter((pl.len().over("user") < 6) | (pl.len().over("item") < 6))
         if few.is_empty():
             break
-        expected = expected.join(few.head(1), on=["user", "item"], how="anti", maintain_order="left")
+        expected = expected.join(
+            few.head(1), on=["user", "item"], how="anti", maintain_order="left"
+        )
     assert 0 < expected.height < frame.height
     assert k_core(frame.cast(pl.String), 6).equals(expected)
 
@@ -100,7 +114,9 @@ def test_ratings_below_the_bar_are_no_interactions(tmp_path: Path) -> None:
 
 def test_numbers_in_one_file_and_text_in_another_are_one_id(tmp_path: Path) -> None:
     pl.DataFrame({"user": [1.0, 2.0], "item": [10, 20]}).write_parquet(tmp_path / "log.parquet")
-    texts = write(tmp_path / "items.jsonl", '{"id": "10", "title": "ten"}\n{"id": 20, "title": "twenty"}\n')
+    texts = write(
+        tmp_path / "items.jsonl", '{"id": "10", "title": "ten"}\n{"id": 20, "title": "twenty"}\n'
+    )
     directory = ingest(tmp_path, interactions=tmp_path / "log.parquet", items=texts)
     assert counts(directory)["items_without_text"] == 0
 
@@ -123,10 +139,16 @@ def test_a_given_split_keeps_a_pair_where_it_was_trained_on(tmp_path: Path) -> N
     train = write(tmp_path / "train.txt", "1 a b\n2 a\n")
     test = write(tmp_path / "test.txt", "1 b c\n3 z\n")
     directory = ingest(tmp_path, interactions=train, test=test)
-    found = pl.read_parquet(directory / "interactions.parquet").select("user", "item", "split").rows()
+    found = (
+        pl.read_parquet(directory / "interactions.parquet").select("user", "item", "split").rows()
+    )
     assert found == [
-        ("1", "a", "train"), ("1", "b", "train"), ("2", "a", "train"), ("1", "c", "test"), ("3", "z", "test")
-    ]  # fmt: skip
+        ("1", "a", "train"),
+        ("1", "b", "train"),
+        ("2", "a", "train"),
+        ("1", "c", "test"),
+        ("3", "z", "test"),
+    ]
     assert counts(directory)["repeats_collapsed"] == 1
 
 
@@ -155,7 +177,9 @@ def test_a_truncated_cache_is_made_again(tmp_path: Path) -> None:
     verify_manifest(directory, read_manifest(directory, "dataset", 1))
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "log.csv", "user,item\n1,x\n")
 
     def full(*_: object, **__: object) -> None:
@@ -182,7 +206,9 @@ def test_an_empty_log_is_refused(tmp_path: Path, content: str, sentence: str) ->
 
 def test_a_missing_file_names_its_key(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", "user,item\n1,x\n")
-    with pytest.raises(DataError, match=r"no such file: give the path of a file in dataset\.items\.path"):
+    with pytest.raises(
+        DataError, match=r"no such file: give the path of a file in dataset\.items\.path"
+    ):
         ingest(tmp_path, interactions=log, items=tmp_path / "none.csv")
     with pytest.raises(DataError, match=r"is a directory.*dataset\.interactions\.path"):
         ingest(tmp_path, interactions=tmp_path)
@@ -215,7 +241,13 @@ def test_natural_order_is_by_number_then_by_text() -> None:
     [
         ("yelp", 304_524, 30_431, 20_033, 0),
         ("amazon-beauty", 198_502, 22_363, 12_101, 0),
-        ("ml-latest-small", 100_835, 610, 9_724, 1),  # line 522 of that log ends in a web address instead of its time
+        (
+            "ml-latest-small",
+            100_835,
+            610,
+            9_724,
+            1,
+        ),  # line 522 of that log ends in a web address instead of its time
     ],
 )
 def test_real_logs_have_the_counts_that_are_known(
@@ -223,10 +255,19 @@ def test_real_logs_have_the_counts_that_are_known(
 ) -> None:
     folder = SHARED / name
     if not folder.is_dir():
-        pytest.skip(f"../shared/data/{name} is not here: the real logs are not part of the repository")
+        pytest.skip(
+            f"../shared/data/{name} is not here: the real logs are not part of the repository"
+        )
     directory = ingest(
-        tmp_path, interactions=folder / "interactions.tsv", items=folder / "items.jsonl", max_bad_rows=bad
+        tmp_path,
+        interactions=folder / "interactions.tsv",
+        items=folder / "items.jsonl",
+        max_bad_rows=bad,
     )
     found = counts(directory)
-    assert (found["rows_kept"], found["users_in_log"], found["items_in_log"]) == (kept, users, items)
+    assert (found["rows_kept"], found["users_in_log"], found["items_in_log"]) == (
+        kept,
+        users,
+        items,
+    )
     assert (found["rows_quarantined"], found["items_without_text"]) == (bad, 0)

@@ -51,7 +51,9 @@ def test_a_sum_and_its_gradient_are_the_dense_products(
     leaf = x.to(device).requires_grad_()
     out = hop(leaf)
     out.backward(grad.to(device))
-    tolerance = {"rtol": 3e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    tolerance = (
+        {"rtol": 3e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    )
     assert leaf.grad is not None
     assert out.dtype == leaf.grad.dtype == dtype
     torch.testing.assert_close(out.detach().cpu().double(), expected @ x.double(), **tolerance)

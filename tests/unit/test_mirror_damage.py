@@ -22,12 +22,16 @@ def run(tmp_path: Path) -> Path:
     mirror = Mirror(Remote(str(tmp_path / "storage")), home)
     with Checkpointer(home / "checkpoints", 0, 1, (0, 3), 3, CheckpointSettings(), mirror) as one:
         for step in (1, 2):
-            one.save(attempt_name(step, "abcdefgh"), {"weight": torch.full((3, 2), float(step))}, {}, {})
+            one.save(
+                attempt_name(step, "abcdefgh"), {"weight": torch.full((3, 2), float(step))}, {}, {}
+            )
     return home
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-def test_a_damaged_checkpoint_here_does_not_keep_a_good_one_off(tmp_path: Path, run: Path, damaged: int) -> None:
+def test_a_damaged_checkpoint_here_does_not_keep_a_good_one_off(
+    tmp_path: Path, run: Path, damaged: int
+) -> None:
     for path in attempt_directories(run / "checkpoints")[-damaged:]:
         (path / DENSE).write_bytes(b"damaged")
     assert Mirror(Remote(str(tmp_path / "storage")), run).pull() == [attempt_name(2, "abcdefgh")]
@@ -45,7 +49,9 @@ def test_a_storage_that_fails_on_the_way_is_a_sentence(
     monkeypatch.setattr(Remote, "download", fails)
     empty = tmp_path / "empty"
     (empty / "checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"could not be brought here .*network is gone") as error:
+    with pytest.raises(
+        CheckpointError, match=r"could not be brought here .*network is gone"
+    ) as error:
         Mirror(Remote(str(tmp_path / "storage")), empty).pull()
     assert "\n" not in str(error.value)
     assert list((empty / "checkpoints").iterdir()) == []

@@ -9,11 +9,11 @@ from recmind_dist.model import (
     FallbackSettings,
     GatedLightGCN,
     GateSettings,
-    Learn,
     ModelSettings,
+    NodeEmbeddings,
     TextRows,
     TextView,
-    Views,
+    Trainable,
     score,
 )
 from recmind_dist.model.gate import Gate
@@ -46,17 +46,24 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     e, z = (torch.randn(NODES, DIM, generator=generator).requires_grad_() for _ in range(2))
     degree = torch.tensor([len(row) for row in ROWS])
-    return e, z, torch.arange(NODES) < USERS, torch.log1p(degree.float()) / torch.log1p(torch.tensor(2.0))
+    return (
+        e,
+        z,
+        torch.arange(NODES) < USERS,
+        torch.log1p(degree.float()) / torch.log1p(torch.tensor(2.0)),
+    )
 
 
-def run(model: GatedLightGCN, learn: Learn = "all") -> tuple[Views, Tensor, Tensor]:
+def run(
+    model: GatedLightGCN, trainable: Trainable = "all"
+) -> tuple[NodeEmbeddings, Tensor, Tensor]:
     e, z, is_user, d = inputs()
-    return model(e, z, is_user, [block()] * LAYERS, d, learn), e, z
+    return model(e, z, is_user, [block()] * LAYERS, d, trainable), e, z
 
 
-def learners(model: GatedLightGCN, learn: Learn) -> set[str]:
+def learners(model: GatedLightGCN, trainable: Trainable) -> set[str]:
     """Which of rows, text views and gates get a gradient that is not zero."""
-    views, e, z = run(model, learn)
+    views, e, z = run(model, trainable)
     (views.h * torch.linspace(-1, 2, NODES * DIM).view(NODES, DIM)).sum().backward()
     found = {name for name, x in (("e", e), ("z", z)) if x.grad is not None and x.grad.any()}
     for name, p in model.named_parameters():
@@ -72,22 +79,24 @@ EVERYTHING = {"e", "z", "gates"}
     ("learn", "expected"),
     [("all", EVERYTHING), ("embeddings", {"e", "z"}), ("gates", EVERYTHING - {"e", "z"})],
 )
-def test_gradient_goes_where_learn_says(learn: Learn, expected: set[str]) -> None:
-    assert learners(build(), learn) == expected
+def test_gradient_goes_where_learn_says(trainable: Trainable, expected: set[str]) -> None:
+    assert learners(build(), trainable) == expected
 
 
 def test_what_learns_does_not_change_what_is_computed() -> None:
     model = build()
-    for learn in ("embeddings", "gates"):
-        assert torch.equal(run(model, learn)[0].h, run(model)[0].h)  # type: ignore[arg-type]
+    for trainable in ("embeddings", "gates"):
+        assert torch.equal(run(model, trainable)[0].h, run(model)[0].h)  # type: ignore[arg-type]
 
 
 def test_resting_gates_still_pass_gradient_to_their_inputs() -> None:
-    """The rows' gradient under learn="embeddings" is that of "all": only the gates' own parameters rest."""
+    """The rows' gradient under learn="embeddings" is that of "all": only the gates' own parameters
+    rest.
+    """
     grads = []
-    for learn in ("all", "embeddings"):
+    for trainable in ("all", "embeddings"):
         model = build()
-        views, e, _ = run(model, learn)  # type: ignore[arg-type]
+        views, e, _ = run(model, trainable)  # type: ignore[arg-type]
         views.h.square().sum().backward()
         grads.append(e.grad)
     assert grads[0] is not None
@@ -95,7 +104,7 @@ def test_resting_gates_still_pass_gradient_to_their_inputs() -> None:
 
 
 def test_readouts_are_what_they_are_called() -> None:
-    def h_of(readout: str, **more: object) -> tuple[Tensor, Views]:
+    def h_of(readout: str, **more: object) -> tuple[Tensor, NodeEmbeddings]:
         views = run(build(readout=readout, **more))[0]
         return views.h, views
 
@@ -135,7 +144,11 @@ def test_without_text_gates_and_readout_play_no_part() -> None:
     e, _, is_user, d = inputs()
     for readout in ("fused", "alpha", "graph", "text"):
         plain = GatedLightGCN(
-            None, DIM, LAYERS, 0, ModelSettings.model_validate({"use_text": True, "readout": readout})
+            None,
+            DIM,
+            LAYERS,
+            0,
+            ModelSettings.model_validate({"use_text": True, "readout": readout}),
         )
         assert not list(plain.parameters())
         views = plain(e, None, is_user, [block()] * LAYERS, d)
@@ -183,17 +196,26 @@ def test_the_fallback_stands_in_exactly_where_text_is_absent() -> None:
 def test_the_fallback_tells_nodes_apart_by_each_of_its_inputs() -> None:
     torch.manual_seed(2)
     view = TextView(TEXT, DIM, FallbackSettings(category_buckets=3))
-    base = {"degree_feature": torch.tensor([0.5]), "category": torch.tensor([1]), "neighbour_text": torch.ones(1, TEXT)}
+    base = {
+        "degree_feature": torch.tensor([0.5]),
+        "category": torch.tensor([1]),
+        "neighbour_text": torch.ones(1, TEXT),
+    }
     rows = {"text": torch.zeros(1, TEXT), "absent": torch.tensor([True])}
     z = view(TextRows(**rows, **base))
-    for name, other in (("degree_feature", torch.tensor([0.9])), ("category", torch.tensor([2])),
-                        ("neighbour_text", torch.zeros(1, TEXT))):  # fmt: skip
+    for name, other in (
+        ("degree_feature", torch.tensor([0.9])),
+        ("category", torch.tensor([2])),
+        ("neighbour_text", torch.zeros(1, TEXT)),
+    ):
         assert not torch.allclose(z, view(TextRows(**rows, **(base | {name: other}))))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
 def test_score_divides_by_the_items_norm_to_the_exponent(exponent: float) -> None:
     users, items = torch.randn(3, DIM), torch.randn(5, DIM)
-    expected = torch.stack([torch.stack([u @ i / i.norm() ** exponent for i in items]) for u in users])
+    expected = torch.stack(
+        [torch.stack([u @ i / i.norm() ** exponent for i in items]) for u in users]
+    )
     assert torch.allclose(score(users, items, exponent), expected, atol=1e-6)
     assert torch.isfinite(score(users, torch.zeros(1, DIM), exponent)).all()

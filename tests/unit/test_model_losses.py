@@ -50,7 +50,9 @@ def test_sampled_softmax_leaves_out_shared_items_that_are_positives() -> None:
     weight, tau, expected = torch.tensor([1.0, 0.3, 1.0, 2.0]), 0.2, 0.0
     for k in range(4):
         positive = math.exp(cosine(users[k], positives[k]) / tau)
-        rest = sum(math.exp(cosine(users[k], shared[m]) / tau) for m in range(7) if not masked[k, m])
+        rest = sum(
+            math.exp(cosine(users[k], shared[m]) / tau) for m in range(7) if not masked[k, m]
+        )
         expected -= float(weight[k]) * math.log(positive / (positive + rest))
     found = losses.sampled_softmax(
         torch.cat([users, positives, shared]),
@@ -67,16 +69,28 @@ def test_sampled_softmax_leaves_out_shared_items_that_are_positives() -> None:
 
 
 def by_hand(
-    a: Tensor, p: Tensor, a_ids: list[int], keys: Tensor, key_ids: list[int], queue: Tensor, queue_ids: list[int],
-    tau: float, hardness: float,
-) -> list[float]:  # fmt: skip
-    """InfoNCE of each anchor: its other view against keys of other entities, batch keys weighed by hardness, mean 1."""
+    a: Tensor,
+    p: Tensor,
+    a_ids: list[int],
+    keys: Tensor,
+    key_ids: list[int],
+    queue: Tensor,
+    queue_ids: list[int],
+    tau: float,
+    hardness: float,
+) -> list[float]:
+    """InfoNCE of each anchor: its other view against keys of other entities, batch keys weighed by
+    hardness, mean 1.
+    """
     out = []
     for k in range(len(a)):
         others = [g for g in range(len(keys)) if key_ids[g] != a_ids[k]]
         raw = [math.exp(hardness * cosine(a[k], keys[g])) for g in others]
         mean = sum(raw) / len(raw) if raw else 1.0
-        total = sum(w / mean * math.exp(cosine(a[k], keys[g]) / tau) for w, g in zip(raw, others, strict=True))
+        total = sum(
+            w / mean * math.exp(cosine(a[k], keys[g]) / tau)
+            for w, g in zip(raw, others, strict=True)
+        )
         for q in range(len(queue)):
             if queue_ids[q] >= 0 and queue_ids[q] != a_ids[k]:
                 total += math.exp(cosine(a[k], queue[q]) / tau)
@@ -96,30 +110,54 @@ def by_hand(
 def test_info_nce_never_takes_an_entity_for_its_own_negative(
     a_ids: list[int], more: list[int], queue_ids: list[int], hardness: float, seed: int
 ) -> None:
-    """Duplicate anchors, keys of other ranks, empty queue slots and a batch of one entity alone are all among these."""
+    """Duplicate anchors, keys of other ranks, empty queue slots and a batch of one entity alone are
+    all among these.
+    """
     anchors, positives = draw(len(a_ids), DIM, seed=seed), draw(len(a_ids), DIM, seed=seed + 1)
     keys = torch.cat([positives, draw(len(more), DIM, seed=seed + 2)])
     queue = torch.nn.functional.normalize(draw(len(queue_ids), DIM, seed=seed + 3), dim=1)
     found = losses.info_nce(
-        anchors, positives, torch.tensor(a_ids), keys, torch.tensor(a_ids + more), 0.3, queue=queue,
-        queue_ids=torch.tensor(queue_ids, dtype=torch.int64), hardness=hardness, total=3,
-    )  # fmt: skip
-    expected = by_hand(anchors, positives, a_ids, keys, a_ids + more, queue, queue_ids, 0.3, hardness)
+        anchors,
+        positives,
+        torch.tensor(a_ids),
+        keys,
+        torch.tensor(a_ids + more),
+        0.3,
+        queue=queue,
+        queue_ids=torch.tensor(queue_ids, dtype=torch.int64),
+        hardness=hardness,
+        total=3,
+    )
+    expected = by_hand(
+        anchors, positives, a_ids, keys, a_ids + more, queue, queue_ids, 0.3, hardness
+    )
     assert float(found) == pytest.approx(sum(expected) / 3, rel=1e-4, abs=1e-6)
 
 
 def test_hardness_moves_pull_between_negatives_by_their_similarity() -> None:
-    """Of one anchor's negatives the pull on key j is proportional to its softmax, hence to exp(hardness × cosine)."""
+    """Of one anchor's negatives the pull on key j is proportional to its softmax, hence to
+    exp(hardness × cosine).
+    """
     anchor = torch.eye(1, DIM)
-    keys = torch.tensor([[0.9, 0.1, 0, 0, 0], [-0.5, 0, 0.5, 0, 0], [0.2, 0, 0, 0.9, 0]]).requires_grad_()
+    keys = torch.tensor(
+        [[0.9, 0.1, 0, 0, 0], [-0.5, 0, 0.5, 0, 0], [0.2, 0, 0, 0.9, 0]]
+    ).requires_grad_()
     nothing = keys[:0].detach(), torch.zeros(0, dtype=torch.int64)
     pulls = []
     for hardness in (0.0, 3.0):
         keys.grad = None
         losses.info_nce(
-            anchor, anchor, torch.tensor([9]), keys, torch.tensor([0, 1, 2]), 0.5, queue=nothing[0],
-            queue_ids=nothing[1], hardness=hardness, total=1,
-        ).backward()  # fmt: skip
+            anchor,
+            anchor,
+            torch.tensor([9]),
+            keys,
+            torch.tensor([0, 1, 2]),
+            0.5,
+            queue=nothing[0],
+            queue_ids=nothing[1],
+            hardness=hardness,
+            total=1,
+        ).backward()
         assert keys.grad is not None
         pulls.append(keys.grad.norm(dim=1))
     moved = (pulls[1][0] / pulls[1][1]) / (pulls[0][0] / pulls[0][1])
@@ -128,13 +166,19 @@ def test_hardness_moves_pull_between_negatives_by_their_similarity() -> None:
 
 
 def test_hardness_weights_themselves_take_no_gradient() -> None:
-    weights = losses._log_hardness(draw(3, 4).requires_grad_().detach(), torch.zeros(3, 4, dtype=torch.bool), 2.0)
+    weights = losses._log_hardness(
+        draw(3, 4).requires_grad_().detach(), torch.zeros(3, 4, dtype=torch.bool), 2.0
+    )
     assert torch.allclose(weights.exp().mean(1), torch.ones(3), atol=1e-6)
 
 
 def test_shares_of_ranks_add_up_to_the_global_loss() -> None:
     rows, weight = draw(28, DIM), torch.rand(7)
-    users, positives, negatives = torch.arange(7), torch.arange(7, 14), torch.arange(14, 28).view(7, 2)
+    users, positives, negatives = (
+        torch.arange(7),
+        torch.arange(7, 14),
+        torch.arange(14, 28).view(7, 2),
+    )
     whole = losses.bpr(rows, users, positives, negatives, weight, 7)
     cuts = [slice(0, 2), slice(2, 2), slice(2, 7)]  # one rank has nothing
     shares = [losses.bpr(rows, users[c], positives[c], negatives[c], weight[c], 7) for c in cuts]
@@ -161,7 +205,20 @@ def test_a_batch_without_pairs_costs_nothing_and_divides_by_nothing() -> None:
     rows = draw(3, DIM).requires_grad_()
     terms = [
         losses.bpr(rows, ids, ids, ids.view(0, 1), torch.zeros(0), 0),
-        losses.sampled_softmax(rows, ids, ids, ids, torch.arange(3), torch.zeros(0, 3).bool(), 0.1, torch.zeros(0), 0),
-        losses.info_nce(empty, empty, ids, empty, ids, 0.1, queue=empty.detach(), queue_ids=ids, hardness=1.0, total=0),
+        losses.sampled_softmax(
+            rows, ids, ids, ids, torch.arange(3), torch.zeros(0, 3).bool(), 0.1, torch.zeros(0), 0
+        ),
+        losses.info_nce(
+            empty,
+            empty,
+            ids,
+            empty,
+            ids,
+            0.1,
+            queue=empty.detach(),
+            queue_ids=ids,
+            hardness=1.0,
+            total=0,
+        ),
     ]
     assert [t.item() for t in terms] == [0.0, 0.0, 0.0]

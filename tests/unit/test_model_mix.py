@@ -1,4 +1,6 @@
-"""The mixing readout, propagated text views, pair scores: against their formulas, and who takes gradient."""
+"""The mixing readout, propagated text views, pair scores: against their formulas, and who takes
+gradient.
+"""
 
 import numpy as np
 import pytest
@@ -25,8 +27,12 @@ def shaken(module: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("degree_input", [True, False])
 @pytest.mark.parametrize("recent", [True, False])
-def test_an_inner_product_of_mixed_vectors_is_the_weighted_sum_of_the_views(degree_input: bool, recent: bool) -> None:
-    """Views of other widths, a user's joined by means of her newest items: against the formula, user by user."""
+def test_an_inner_product_of_mixed_vectors_is_the_weighted_sum_of_the_views(
+    degree_input: bool, recent: bool
+) -> None:
+    """Views of other widths, a user's joined by means of her newest items: against the formula,
+    user by user.
+    """
     mix = Mix(GateSettings(degree_input=degree_input), num_views=3, recent=recent)
     shaken(mix)
     views = [draw(5, width, seed=k) for k, width in enumerate((DIM, DIM, 9))]
@@ -56,13 +62,17 @@ def test_a_resting_mix_passes_gradient_to_its_views_and_takes_none() -> None:
     shaken(mix)
     graph, text = draw(4, DIM).requires_grad_(), draw(4, DIM, seed=1).requires_grad_()
     is_user = torch.tensor([True, False, False, True])
-    mix([graph, text], [], torch.rand(4), is_user, learn=False).square().sum().backward()
+    mix([graph, text], [], torch.rand(4), is_user, trainable=False).square().sum().backward()
     assert all(p.grad is None for p in mix.parameters())
     assert graph.grad is not None
 
 
-def test_text_views_propagate_beside_the_graph_and_users_without_text_live_off_their_items() -> None:
-    settings = ModelSettings(readout="mix", text_layers=1, users_have_text=False, gate=GateSettings(enabled=False))
+def test_text_views_propagate_beside_the_graph_and_users_without_text_live_off_their_items() -> (
+    None
+):
+    settings = ModelSettings(
+        readout="mix", text_layers=1, users_have_text=False, gate=GateSettings(enabled=False)
+    )
     model = GatedLightGCN(None, DIM, 1, 3, settings)
     operator = torch.zeros(3, 3)
     operator[0, 2] = operator[2, 0] = 0.5  # user 0 has item 2; item 1 has nobody
@@ -90,6 +100,11 @@ def test_pair_scores_and_their_gradient_are_those_of_a_gather() -> None:
 def test_a_fixed_gamma_is_everybodys() -> None:
     mix = Mix(GateSettings(fixed=1.0))
     shaken(mix)
-    h = mix([draw(4, DIM), draw(4, DIM, seed=1)], [], torch.rand(4), torch.tensor([True, True, False, False]))
+    h = mix(
+        [draw(4, DIM), draw(4, DIM, seed=1)],
+        [],
+        torch.rand(4),
+        torch.tensor([True, True, False, False]),
+    )
     assert not h[:, DIM : 2 * DIM].any()
     assert h[:, :DIM].any()

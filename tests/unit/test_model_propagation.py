@@ -1,4 +1,6 @@
-"""Sampled propagation with all neighbours is the dense operator, forward and backward, and PyG's LightGCN."""
+"""Sampled propagation with all neighbours is the dense operator, forward and backward, and PyG's
+LightGCN.
+"""
 
 import numpy as np
 import pytest
@@ -6,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import LightGCN
 
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
 from recmind_dist.model.propagation import with_rows
-from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.propagation import FullPropagation
-from recmind_dist.sampling import NumbaNeighborSampler
-from recmind_dist.training.owned import degree_feature
+from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler
+from recmind_dist.training.text_features import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs
 
 DIM, TEXT = 8, 5
@@ -35,7 +37,11 @@ def whole(graph: Graph) -> Hop:
 def features(graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
     """Degrees, d̃ and is_user of all nodes."""
     degree = torch.from_numpy(np.array(graph.degree))
-    return degree, degree_feature(degree, int(degree.max())), torch.arange(graph.num_nodes) < graph.num_users
+    return (
+        degree,
+        degree_feature(degree, int(degree.max())),
+        torch.arange(graph.num_nodes) < graph.num_users,
+    )
 
 
 def shaken(model: GatedLightGCN, seed: int) -> GatedLightGCN:
@@ -47,15 +53,21 @@ def shaken(model: GatedLightGCN, seed: int) -> GatedLightGCN:
     return model
 
 
-def dense_forward(model: GatedLightGCN, e: Tensor, z: Tensor, operator: Tensor, d: Tensor, is_user: Tensor) -> Tensor:
-    """DESIGN's formulas word for word, over dense matrices in float64: the mean of the fused states."""
+def dense_forward(
+    model: GatedLightGCN, e: Tensor, z: Tensor, operator: Tensor, d: Tensor, is_user: Tensor
+) -> Tensor:
+    """DESIGN's formulas word for word, over dense matrices in float64: the mean of the fused
+    states.
+    """
     states, fused = [e], []
     for layer in range(model.num_layers + 1):
         x, gamma = states[-1], torch.ones(len(e), 1, dtype=e.dtype)
         if len(model.gates):
             gate = model.gates[layer]
             assert gate.hidden is None
-            gamma = torch.sigmoid(torch.cat([x, z, d[:, None]], 1) @ gate.out.weight.T.to(e) + gate.out.bias.to(e))
+            gamma = torch.sigmoid(
+                torch.cat([x, z, d[:, None]], 1) @ gate.out.weight.T.to(e) + gate.out.bias.to(e)
+            )
             if model.settings.gate.sides == "items":
                 gamma = torch.where(is_user[:, None], 1.0, gamma)
         fused.append(gamma * x + (1 - gamma) * z if len(model.gates) else x)
@@ -78,10 +90,13 @@ def test_one_hop_is_the_dense_operator_both_ways(graph: Graph, dtype: torch.dtyp
 
 @pytest.mark.parametrize("gate", ["off", "both", "items"])
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_fan_out_minus_one_equals_dense_full_graph_propagation(graph: Graph, gate: str, layers: int) -> None:
+def test_fan_out_minus_one_equals_dense_full_graph_propagation(
+    graph: Graph, gate: str, layers: int
+) -> None:
     _, d, is_user = features(graph)
     settings = ModelSettings(
-        num_layers=layers, gate=GateSettings(enabled=gate != "off", sides="items" if gate == "items" else "both")
+        num_layers=layers,
+        gate=GateSettings(enabled=gate != "off", sides="items" if gate == "items" else "both"),
     )
     model = shaken(GatedLightGCN(None, DIM, layers, TEXT, settings), seed=layers)
     generator = torch.Generator().manual_seed(7)
@@ -96,9 +111,9 @@ def test_fan_out_minus_one_equals_dense_full_graph_propagation(graph: Graph, gat
     found = views.h[: len(seeds)]
     assert torch.allclose(found.double(), expected[seeds], atol=1e-5)
 
-    propagation = FullPropagation(graph, row_bounds(graph, 1), Ranks.alone(), d)
+    propagation = FullPropagation(graph, row_bounds(graph, 1), DistContext.alone(), d)
     node_of_row = np.argsort(graph.row_of_node)
-    final = propagation.all_final_vectors(model, e[node_of_row], z[node_of_row])
+    final = propagation.final_embeddings(model, e[node_of_row], z[node_of_row])
     assert torch.allclose(final.h.double(), expected, atol=1e-5)
     if gate != "off":
         assert final.gamma.shape == (layers + 1, graph.num_nodes)
@@ -112,7 +127,9 @@ def test_a_plain_model_is_pygs_lightgcn(graph: Graph) -> None:
     with torch.no_grad():
         ours.embedding.weight.copy_(theirs.embedding.weight)
     source = torch.from_numpy(np.repeat(np.arange(graph.num_nodes), graph.degree))
-    expected = theirs.get_embedding(torch.stack([source, torch.from_numpy(np.array(graph.indices)).long()]))
+    expected = theirs.get_embedding(
+        torch.stack([source, torch.from_numpy(np.array(graph.indices)).long()])
+    )
     _, d, is_user = features(graph)
     found = ours.get_embedding(None, is_user, whole(graph), d)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -136,7 +153,9 @@ def test_the_head_of_a_state_gives_its_gradient_as_a_slice_does(graph: Graph) ->
     weight = torch.randn(graph.num_nodes, DIM, generator=torch.Generator().manual_seed(3))
     found = []
     for head in (lambda x, rows: with_rows(x, slice(rows)), lambda x, rows: (x, x[:rows])):
-        x = torch.randn(graph.num_nodes, DIM, generator=torch.Generator().manual_seed(4), requires_grad=True)
+        x = torch.randn(
+            graph.num_nodes, DIM, generator=torch.Generator().manual_seed(4), requires_grad=True
+        )
         state, first = head(x, 7)
         ((whole(graph)(state) * weight).sum() + (first * weight[:7]).sum()).backward()
         assert x.grad is not None

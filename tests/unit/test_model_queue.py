@@ -18,9 +18,13 @@ def test_the_queue_holds_the_newest_rows(size: int, pushes: list[int]) -> None:
         history += [(int(i), step) for i in ids]
     expected = history[-size:]
     filled = queue.ids >= 0
-    assert sorted(zip(queue.ids[filled].tolist(), queue.steps[filled].tolist(), strict=True)) == sorted(expected)
+    assert sorted(
+        zip(queue.ids[filled].tolist(), queue.steps[filled].tolist(), strict=True)
+    ) == sorted(expected)
     for key, ident in zip(queue.keys[filled], queue.ids[filled].tolist(), strict=True):
-        assert torch.allclose(key, torch.nn.functional.normalize(torch.tensor([ident + 1.0, 1.0]), dim=0))
+        assert torch.allclose(
+            key, torch.nn.functional.normalize(torch.tensor([ident + 1.0, 1.0]), dim=0)
+        )
     ages = [10 - step for _, step in expected]
     assert queue.staleness(10) == pytest.approx(sum(ages) / len(ages) if ages else 0.0)
 
@@ -42,7 +46,10 @@ def test_state_comes_back_and_goes_on_alike() -> None:
     keys, ids = torch.randn(4, 3), torch.arange(4) + 90
     for q in (queue, other):
         q.enqueue(keys, ids, 3)
-    assert all(torch.equal(a, b) for a, b in zip(queue.state().values(), other.state().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(queue.state().values(), other.state().values(), strict=True)
+    )
 
 
 def test_a_queue_of_size_zero_takes_nothing() -> None:

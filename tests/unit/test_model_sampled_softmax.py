@@ -1,4 +1,6 @@
-"""The sampled softmax's own gradient against autograd's, with masks, a row that is masked whole, and equal vectors."""
+"""The sampled softmax's own gradient against autograd's, with masks, a row that is masked whole,
+and equal vectors.
+"""
 
 import math
 
@@ -11,14 +13,22 @@ from recmind_dist.model.losses import sampled_softmax
 
 
 def plain(
-    h: Tensor, users: Tensor, user_of_pair: Tensor, positives: Tensor, shared: Tensor, masked: Tensor,
-    temperature: float | None, weight: Tensor, total: int, stands_for: float,
-) -> Tensor:  # fmt: skip
+    h: Tensor,
+    users: Tensor,
+    user_of_pair: Tensor,
+    positives: Tensor,
+    shared: Tensor,
+    masked: Tensor,
+    temperature: float | None,
+    weight: Tensor,
+    total: int,
+    negative_weight: float,
+) -> Tensor:
     """The formula in operators that autograd differentiates."""
     h = h if temperature is None else functional.normalize(h, dim=1) / temperature**0.5
     positive = (h[users[user_of_pair]] * h[positives]).sum(1)
     logits = (h[users] @ h[shared].T).masked_fill(masked, float("-inf"))
-    negative = torch.logsumexp(logits, 1)[user_of_pair] + math.log(stands_for)
+    negative = torch.logsumexp(logits, 1)[user_of_pair] + math.log(negative_weight)
     return (weight * (torch.logaddexp(positive, negative) - positive)).sum() / total
 
 
@@ -27,7 +37,7 @@ def plain(
 @pytest.mark.parametrize("num_shared", [0, 40, 1500])
 @pytest.mark.parametrize("stands_for", [1.0, 12.5])
 def test_value_and_gradient_are_those_of_the_formula(
-    temperature: float | None, num_users: int, num_shared: int, stands_for: float
+    temperature: float | None, num_users: int, num_shared: int, negative_weight: float
 ) -> None:
     generator = torch.Generator().manual_seed(num_users)
     pairs, items = 3 * num_users, 2000
@@ -42,11 +52,12 @@ def test_value_and_gradient_are_those_of_the_formula(
     weight = torch.rand(pairs, generator=generator)
     arguments = users, user_of_pair, positives, shared, masked, temperature
     ours, theirs = h.clone().requires_grad_(), h.double().requires_grad_()
-    found = 3 * sampled_softmax(ours, *arguments, weight, 7, stands_for)
-    expected = 3 * plain(theirs, *arguments, weight.double(), 7, stands_for)
+    found = 3 * sampled_softmax(ours, *arguments, weight, 7, negative_weight)
+    expected = 3 * plain(theirs, *arguments, weight.double(), 7, negative_weight)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
     found.backward()
-    # torch's logsumexp of a row without a term has a gradient that is not a number: those rows teach nothing
+    # torch's logsumexp of a row without a term has a gradient that is not a number: those rows
+    # teach nothing
     expected.backward()
     assert ours.grad is not None
     assert theirs.grad is not None

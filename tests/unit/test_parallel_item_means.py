@@ -1,14 +1,16 @@
-"""Means of users' items against the sum written out, with absent edges, and the content view made of them."""
+"""Means of users' items against the sum written out, with absent edges, and the content view made
+of them.
+"""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, row_bounds
-from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.item_means import all_content, all_recent
-from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.propagation.item_means import content_view, newest_item_views
 from tests.graphs import make_graph, random_pairs
 
 
@@ -19,21 +21,27 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 
 def operator_of(graph: Graph, absent: np.ndarray | None = None) -> FullPropagation:
-    return FullPropagation(graph, row_bounds(graph, 1), Ranks.alone(), torch.zeros(graph.num_nodes), absent)
+    return FullPropagation(
+        graph, row_bounds(graph, 1), DistContext.alone(), torch.zeros(graph.num_nodes), absent
+    )
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.5])
-def test_a_mean_weighs_each_item_by_how_many_newer_ones_the_operator_sees(graph: Graph, decay: float) -> None:
+def test_a_mean_weighs_each_item_by_how_many_newer_ones_the_operator_sees(
+    graph: Graph, decay: float
+) -> None:
     absent = np.array([3, 40, 41, 200])
     operator = operator_of(graph, absent)
     x = torch.randn(graph.num_nodes, 5, generator=torch.Generator().manual_seed(0))
-    found = operator.item_means(decay).all_means(x)
+    found = operator.item_means(decay).means(x)
     for row, node in enumerate(operator.own_nodes):
         expected = torch.zeros(5)
         if node < graph.num_users:
-            edges = [e for e in range(graph.indptr[node], graph.indptr[node + 1]) if e not in absent]
-            ranks = graph.time_rank[edges]
-            weight = [decay ** int(ranks.max() - rank) for rank in ranks]
+            edges = [
+                e for e in range(graph.indptr[node], graph.indptr[node + 1]) if e not in absent
+            ]
+            context = graph.time_rank[edges]
+            weight = [decay ** int(context.max() - rank) for rank in context]
             for e, w in zip(edges, weight, strict=True):
                 expected += w / sum(weight) * x[graph.row_of_node[graph.indices[e]]]
         assert torch.allclose(found[row], expected, atol=1e-5), node
@@ -42,10 +50,14 @@ def test_a_mean_weighs_each_item_by_how_many_newer_ones_the_operator_sees(graph:
 def test_content_is_an_items_text_and_the_mean_of_a_users_and_no_user_text(graph: Graph) -> None:
     operator = operator_of(graph)
     text = torch.randn(graph.num_nodes, 7, generator=torch.Generator().manual_seed(1)).half()
-    [content], [recent] = all_content(operator, text, 0.5)
+    [content], [recent] = content_view(operator, text, 0.5)
     items = normalize(text.float(), dim=1) * (~operator.is_user)[:, None]
     assert torch.allclose(content[operator.items], items[operator.items])
-    assert torch.allclose(content[operator.is_user], operator.item_means(1.0).all_means(items)[operator.is_user])
-    assert torch.allclose(recent, operator.item_means(0.5).all_means(items))
-    assert torch.allclose(all_content(operator, text[operator.items], 0.0)[0][0], content)  # items' texts are enough
-    assert all_recent(operator, [text], 0.0) == []
+    assert torch.allclose(
+        content[operator.is_user], operator.item_means(1.0).means(items)[operator.is_user]
+    )
+    assert torch.allclose(recent, operator.item_means(0.5).means(items))
+    assert torch.allclose(
+        content_view(operator, text[operator.items], 0.0)[0][0], content
+    )  # items' texts are enough
+    assert newest_item_views(operator, [text], 0.0) == []

@@ -1,15 +1,17 @@
-"""The mean of propagated states against dense matrices: all rows or some, one side alone, any width, hidden edges, threads."""
+"""The mean of propagated states against dense matrices: all rows or some, one side alone, any
+width, hidden edges, threads.
+"""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.kernels.memory import zeros_in_large_pages
 from recmind_dist.model.propagation import with_rows
-from recmind_dist.parallel import Ranks
-from recmind_dist.parallel.propagation import FullPropagation
+from recmind_dist.propagation.full_graph import FullPropagation
 from tests.graphs import make_graph, random_pairs
 
 
@@ -20,7 +22,9 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 
 def operator_of(graph: Graph) -> FullPropagation:
-    return FullPropagation(graph, row_bounds(graph, 1), Ranks.alone(), torch.zeros(graph.num_nodes))
+    return FullPropagation(
+        graph, row_bounds(graph, 1), DistContext.alone(), torch.zeros(graph.num_nodes)
+    )
 
 
 def dense(graph: Graph, operator: FullPropagation, hidden: np.ndarray) -> Tensor:
@@ -46,7 +50,9 @@ def mean_of(matrix: Tensor, x: Tensor, layers: int) -> Tensor:
 @pytest.mark.parametrize("dim", [3, 64, 70])
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 @pytest.mark.parametrize("items_only", [False, True])
-def test_mean_and_its_gradient(graph: Graph, layers: int, dim: int, items_only: bool, threads: int) -> None:
+def test_mean_and_its_gradient(
+    graph: Graph, layers: int, dim: int, items_only: bool, threads: int
+) -> None:
     operator = operator_of(graph)
     hidden = np.array([5, 17, 300])
     matrix = dense(graph, operator, hidden)
@@ -54,7 +60,9 @@ def test_mean_and_its_gradient(graph: Graph, layers: int, dim: int, items_only: 
     whole = torch.randn(graph.num_nodes, dim, generator=generator)
     given = operator.items if items_only else torch.arange(graph.num_nodes)
     x = whole[given].requires_grad_()
-    padded = torch.zeros(graph.num_nodes, dim, dtype=torch.float64).index_copy(0, given, x.detach().double())
+    padded = torch.zeros(graph.num_nodes, dim, dtype=torch.float64).index_copy(
+        0, given, x.detach().double()
+    )
     padded.requires_grad_()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -84,10 +92,15 @@ def test_hidden_edges_are_back_after_a_hop(graph: Graph) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_edges_and_rows_that_are_known_ahead_change_nothing(graph: Graph, layers: int) -> None:
-    """A gradient's first hop over its own edges alone, and base rows' gradient added in place, one batch after the other."""
+    """A gradient's first hop over its own edges alone, and base rows' gradient added in place, one
+    batch after the other.
+    """
     operator = operator_of(graph)
     generator = torch.Generator().manual_seed(layers)
-    for rows in (torch.tensor([93, 2, 61]), torch.tensor([8, 61])):  # what the first leaves must not show in the second
+    for rows in (
+        torch.tensor([93, 2, 61]),
+        torch.tensor([8, 61]),
+    ):  # what the first leaves must not show in the second
         x = torch.randn(graph.num_nodes, 5, generator=generator, requires_grad=True)
         weights = torch.randn(2, len(rows), 5, generator=generator)
         edges = operator.edges_from(rows)

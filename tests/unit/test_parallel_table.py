@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.distributed.settings import TableSettings
+from recmind_dist.embedding import table as parallel_table
+from recmind_dist.embedding.exchange import RowExchange, all_gather_rows
+from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.kernels.row_moves import place_rows, sums_by_row
-from recmind_dist.parallel import Ranks, RowExchange, ShardedTable, TableSettings, all_gather_rows
-from recmind_dist.parallel import table as parallel_table
 
 ROWS, DIM, STEPS = 12, 5, 25
 CPU = torch.device("cpu")
@@ -25,7 +28,9 @@ def table(start: Tensor | None = None, **settings: object) -> ShardedTable:
 def gradient(step: int) -> Tensor:
     """Of very different sizes, with zeros among them."""
     generator = torch.Generator().manual_seed(step)
-    g = torch.randn(ROWS, DIM, generator=generator) * 10.0 ** torch.randint(-4, 2, (ROWS, 1), generator=generator)
+    g = torch.randn(ROWS, DIM, generator=generator) * 10.0 ** torch.randint(
+        -4, 2, (ROWS, 1), generator=generator
+    )
     return g * (torch.rand(ROWS, DIM, generator=generator) > 0.2)
 
 
@@ -38,14 +43,21 @@ def factor(step: int) -> float:
 
 
 @pytest.mark.parametrize("theirs", [torch.optim.Adam, torch.optim.SparseAdam])
-def test_touching_every_row_every_step_is_torchs_adam(theirs: Callable[..., torch.optim.Optimizer]) -> None:
-    ours, weight = table(start(), learning_rate=0.03, beta1=0.8, beta2=0.95), torch.nn.Parameter(start())
+def test_touching_every_row_every_step_is_torchs_adam(
+    theirs: Callable[..., torch.optim.Optimizer],
+) -> None:
+    ours, weight = (
+        table(start(), learning_rate=0.03, beta1=0.8, beta2=0.95),
+        torch.nn.Parameter(start()),
+    )
     optimizer = theirs([weight], lr=0.03, betas=(0.8, 0.95), eps=1e-8)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
     for step in range(STEPS):
         grad = gradient(step)
         sparse = theirs is torch.optim.SparseAdam
-        weight.grad = torch.sparse_coo_tensor(torch.arange(ROWS)[None], grad, grad.shape) if sparse else grad
+        weight.grad = (
+            torch.sparse_coo_tensor(torch.arange(ROWS)[None], grad, grad.shape) if sparse else grad
+        )
         optimizer.param_groups[0]["lr"] = 0.03 * factor(step)
         optimizer.step()
         ours.update(order, grad[order], factor(step))
@@ -54,7 +66,9 @@ def test_touching_every_row_every_step_is_torchs_adam(theirs: Callable[..., torc
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
-def test_the_order_of_rows_changes_no_bit_and_a_divisor_is_a_smaller_gradient(optimizer: str) -> None:
+def test_the_order_of_rows_changes_no_bit_and_a_divisor_is_a_smaller_gradient(
+    optimizer: str,
+) -> None:
     rows = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))[: ROWS - 3]
     plain, ordered = (table(start(), optimizer=optimizer, learning_rate=0.03) for _ in range(2))
     for step in range(3):
@@ -105,7 +119,11 @@ def test_a_rare_row_gets_its_own_bias_correction() -> None:
 
 
 def test_adagrad_keeps_one_number_a_row() -> None:
-    ours, expected, total = table(start(), optimizer="adagrad", learning_rate=0.1), start().double(), torch.zeros(ROWS)
+    ours, expected, total = (
+        table(start(), optimizer="adagrad", learning_rate=0.1),
+        start().double(),
+        torch.zeros(ROWS),
+    )
     for step in range(STEPS):
         grad = gradient(step)
         ours.update(torch.arange(ROWS), grad)
@@ -134,7 +152,9 @@ def test_rows_saved_and_loaded_go_on_alike(optimizer: str) -> None:
     other.load_rows(rows)
     for t in (ours, other):
         t.update(torch.arange(0, ROWS, 2), gradient(3)[::2])
-    assert all(torch.equal(a, b) for a, b in zip(ours.rows().values(), other.rows().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.rows().values(), other.rows().values(), strict=True)
+    )
     ours.load_rows(rows)
     assert not torch.equal(ours.weight, other.weight)
 
@@ -150,25 +170,25 @@ def test_gathered_rows_are_a_leaf_that_does_not_touch_the_table() -> None:
 
 
 def test_one_process_alone_exchanges_by_indexing() -> None:
-    exchange, wanted = RowExchange(np.array([0, 9]), Ranks.alone()), np.array([7, 0, 3])
-    plan = exchange.all_plan(wanted)
+    exchange, wanted = RowExchange(np.array([0, 9]), DistContext.alone()), np.array([7, 0, 3])
+    plan = exchange.plan_lookup(wanted)
     assert plan.local_rows.tolist() == [7, 0, 3]  # in the order asked for: nothing travels
     content = torch.arange(9.0)[:, None].expand(9, 2)[plan.local_rows].clone().requires_grad_()
-    rows = exchange.all_fetch(content, plan)
+    rows = exchange.lookup(content, plan)
     assert rows[:, 0].tolist() == wanted.tolist()
     rows[1].sum().backward()
     assert content.grad is not None
     assert content.grad[:, 0].tolist() == [0.0, 1.0, 0.0]
-    assert all_gather_rows(rows, [3], Ranks.alone()) is rows
+    assert all_gather_rows(rows, [3], DistContext.alone()) is rows
 
 
 def test_rows_read_in_place_are_those_of_the_table_and_their_gradients_too() -> None:
     ours = table(start())
-    exchange = RowExchange(np.array([0, ROWS]), Ranks.alone(), table=ours.weight)
-    plan = exchange.all_plan(np.array([4, 0, 3]))
-    leaf = ours.stand_in(len(plan.local_rows))
+    exchange = RowExchange(np.array([0, ROWS]), DistContext.alone(), table=ours.weight)
+    plan = exchange.plan_lookup(np.array([4, 0, 3]))
+    leaf = ours.grad_placeholder(len(plan.local_rows))
     assert bool(leaf.isnan().all())  # who reads the stand-in instead of the table is found out
-    rows = exchange.all_read(leaf, plan)
+    rows = exchange.lookup_from_table(leaf, plan)
     assert torch.equal(rows, ours.weight[[4, 0, 3]])
     (rows * torch.tensor([[1.0], [2.0], [3.0]])).sum().backward()
     assert leaf.grad is not None
@@ -182,7 +202,10 @@ def test_rows_read_in_place_are_those_of_the_table_and_their_gradients_too() -> 
 def test_rows_are_placed_and_summed_as_by_indexing(dim: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(dim)
     source = torch.randn(90, dim, generator=generator).to(dtype)
-    of, to = torch.randint(90, (40,), generator=generator), torch.randperm(60, generator=generator)[:40]
+    of, to = (
+        torch.randint(90, (40,), generator=generator),
+        torch.randperm(60, generator=generator)[:40],
+    )
     out = torch.randn(60, dim, generator=generator).to(dtype)
     expected = out.clone()
     place_rows(out, to, source, of)
@@ -194,10 +217,18 @@ def test_rows_are_placed_and_summed_as_by_indexing(dim: int, dtype: torch.dtype)
     nothing = to[:0]
     place_rows(out, nothing, source, nothing)
     assert torch.equal(out, expected)
-    first, second = torch.randperm(60, generator=generator)[:50], torch.randperm(60, generator=generator)[:30]
+    first, second = (
+        torch.randperm(60, generator=generator)[:50],
+        torch.randperm(60, generator=generator)[:30],
+    )
     again = torch.cat([second, second])
     found = sums_by_row(
-        60, [(first, source, first + 20), (again, source[:60].contiguous(), None), (nothing, source[:0], None)]
+        60,
+        [
+            (first, source, first + 20),
+            (again, source[:60].contiguous(), None),
+            (nothing, source[:0], None),
+        ],
     )
     expected = torch.zeros(60, dim, dtype=dtype)
     expected[first] = source[first + 20]
@@ -207,7 +238,10 @@ def test_rows_are_placed_and_summed_as_by_indexing(dim: int, dtype: torch.dtype)
 
 
 def test_more_threads_make_the_same_update() -> None:
-    rows, grad = torch.randperm(20_000, generator=torch.Generator().manual_seed(0)), torch.randn(20_000, 4)
+    rows, grad = (
+        torch.randperm(20_000, generator=torch.Generator().manual_seed(0)),
+        torch.randn(20_000, 4),
+    )
     before, weights = torch.get_num_threads(), []
     try:
         for threads in (1, 3):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from recmind_dist.parallel.traffic import KINDS, Traffic
+from recmind_dist.distributed.traffic import KINDS, Traffic
 
 
 class Meanwhile(int):

@@ -1,4 +1,6 @@
-"""Whether a node can take part: its packages and what it sees of the run's files, and how many workers a config asks for."""
+"""Whether a node can take part: its packages and what it sees of the run's files, and how many
+workers a config asks for.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,62 +8,75 @@ from pathlib import Path
 import pytest
 
 from recmind_dist.errors import ConfigError
+from recmind_dist.launch.cluster import start_ray
+from recmind_dist.launch.node_check import NodeRequirements, check_node, versions
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.storage import read_json
-from recmind_dist.training.cluster import start_ray
+from recmind_dist.training.model_shard import Inputs
 from recmind_dist.training.network import Network, fewest_nodes, loopback_fault, sockets_fault
-from recmind_dist.training.place import Place, fault_here, versions
-from recmind_dist.training.rank_model import Inputs
-from recmind_dist.training.run_config import RunConfig, load_run_config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> NodeRequirements:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "place").write_text("word")
     (tmp_path / "manifest.json").write_text("{}")
-    return Place(versions(), str(tmp_path / "logs" / "place"), "word", [str(tmp_path / "manifest.json")])
+    return NodeRequirements(
+        versions(), str(tmp_path / "logs" / "place"), "word", [str(tmp_path / "manifest.json")]
+    )
 
 
-def test_a_node_like_the_driver_is_fit(place: Place) -> None:
-    assert fault_here(place) is None
+def test_a_node_like_the_driver_is_fit(place: NodeRequirements) -> None:
+    assert check_node(place) is None
     assert "none" not in versions().values()
-    assert fault_here(Place(**place.to_json())) is None
+    assert check_node(NodeRequirements(**place.to_json())) is None
 
 
-def test_a_worker_on_a_node_that_came_later_is_asked_before_it_meets_the_others(place: Place, tmp_path: Path) -> None:
-    from recmind_dist.training.runner import _joined
+def test_a_worker_on_a_node_that_came_later_is_asked_before_it_meets_the_others(
+    place: NodeRequirements, tmp_path: Path
+) -> None:
+    from recmind_dist.launch.ray_train import _joined
 
     refusal = tmp_path / "logs" / "refused.json"
     order = {
-        "config": config().absolute().model_dump(mode="json"), "inputs": Inputs(tmp_path).to_json(), "refusal": str(refusal),
-        "run_dir": str(tmp_path), "place": replace(place, versions={"torch": "9.9.9"}).to_json(),
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"^node \S+ has torch .*, the driver torch 9\.9\.9: install"), _joined(order):
+        "config": config().absolute().model_dump(mode="json"),
+        "inputs": Inputs(tmp_path).to_json(),
+        "refusal": str(refusal),
+        "run_dir": str(tmp_path),
+        "place": replace(place, versions={"torch": "9.9.9"}).to_json(),
+    }
+    with (
+        pytest.raises(
+            ConfigError, match=r"^node \S+ has torch .*, the driver torch 9\.9\.9: install"
+        ),
+        _joined(order),
+    ):
         raise AssertionError("it was not to get a place")
     assert read_json(refusal)["error"] == "ConfigError"
 
 
-def test_other_versions_are_named_with_ours(place: Place) -> None:
+def test_other_versions_are_named_with_ours(place: NodeRequirements) -> None:
     ours = {**place.versions, "torch": "9.9.9"}
     theirs = place.versions["torch"]
-    assert fault_here(replace(place, versions=ours)) == (
+    assert check_node(replace(place, versions=ours)) == (
         f"has torch {theirs}, the driver torch 9.9.9: install the same versions on every node"
     )
 
 
-def test_files_that_a_node_does_not_see(place: Place, tmp_path: Path) -> None:
-    assert fault_here(replace(place, word="another")) == (
+def test_files_that_a_node_does_not_see(place: NodeRequirements, tmp_path: Path) -> None:
+    assert check_node(replace(place, word="another")) == (
         f"sees another directory at run_dir {tmp_path}: put it on storage that every node mounts"
     )
     gone = str(tmp_path / "gone" / "manifest.json")
-    assert fault_here(replace(place, paths=[gone])) == (
+    assert check_node(replace(place, paths=[gone])) == (
         f"cannot read {gone} (No such file or directory): put it on storage that every node mounts"
     )
     Path(place.token).unlink()
-    assert fault_here(place) == (
-        f"does not see run_dir {tmp_path} (No such file or directory): put it on storage that every node mounts"
+    assert check_node(place) == (
+        f"does not see run_dir {tmp_path} (No such file or directory): put it on storage that "
+        "every node mounts"
     )
 
 
@@ -76,16 +91,28 @@ LAN = Network([], {"lo": True, "eth0": False}, "gpu-7", "10.0.0.7")
         (replace(LAN, chosen=["eth0"], address="127.0.1.1"), None),
         (
             replace(LAN, address="127.0.1.1"),
-            "is not reached by other nodes: its hostname gpu-7 stands for 127.0.1.1, where gloo listens: correct /etc/hosts, "
-            "or set GLOO_SOCKET_IFNAME to the interface that the other nodes reach, before `ray start`",
+            "is not reached by other nodes: its hostname gpu-7 stands for 127.0.1.1, where gloo "
+            "listens: correct /etc/hosts, "(
+                "or set GLOO_SOCKET_IFNAME to the interface that the other nodes reach, before `ray "
+                "start`"
+            ),
         ),
         (replace(LAN, address="::1"), "its hostname gpu-7 stands for ::1, where gloo listens"),
-        (replace(LAN, address=""), "its hostname gpu-7 is no address of its own, and gloo then listens on loopback"),
+        (
+            replace(LAN, address=""),
+            "its hostname gpu-7 is no address of its own, and gloo then listens on loopback",
+        ),
         (
             replace(LAN, chosen=["eth0", "lo"]),
-            "is not reached by other nodes at interface lo (GLOO_SOCKET_IFNAME): set GLOO_SOCKET_IFNAME to",
+            (
+                "is not reached by other nodes at interface lo (GLOO_SOCKET_IFNAME): set "
+                "GLOO_SOCKET_IFNAME to"
+            ),
         ),
-        (replace(LAN, chosen=["ib0"]), "has no network interface ib0 (GLOO_SOCKET_IFNAME): it has eth0, lo"),
+        (
+            replace(LAN, chosen=["ib0"]),
+            "has no network interface ib0 (GLOO_SOCKET_IFNAME): it has eth0, lo",
+        ),
     ],
 )
 def test_a_node_where_gloo_would_listen_on_loopback(network: Network, sentence: str | None) -> None:
@@ -93,17 +120,27 @@ def test_a_node_where_gloo_would_listen_on_loopback(network: Network, sentence: 
     assert (fault is None) if sentence is None else (fault is not None and sentence in fault)
 
 
-def test_loopback_matters_only_between_machines(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_matters_only_between_machines(
+    place: NodeRequirements, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    assert fault_here(replace(place, num_ranks=2)) is None
-    fault = fault_here(replace(place, num_ranks=2, many_nodes=True))
+    assert check_node(replace(place, num_ranks=2)) is None
+    fault = check_node(replace(place, num_ranks=2, many_nodes=True))
     assert fault is not None
     assert fault.startswith("is not reached by other nodes at interface lo")
 
 
 @pytest.mark.parametrize(
     ("rooms", "workers", "nodes"),
-    [([8], 4, 1), ([8, 8], 8, 1), ([8, 8], 9, 2), ([1, 1, 1], 2, 2), ([2, 8, 4], 13, 3), ([4], 16, 1), ([8, 8], 0, 0)],
+    [
+        ([8], 4, 1),
+        ([8, 8], 8, 1),
+        ([8, 8], 9, 2),
+        ([1, 1, 1], 2, 2),
+        ([2, 8, 4], 13, 3),
+        ([4], 16, 1),
+        ([8, 8], 0, 0),
+    ],
 )
 def test_on_how_many_nodes_workers_run_at_least(rooms: list[int], workers: int, nodes: int) -> None:
     assert fewest_nodes(rooms, workers) == nodes
@@ -114,7 +151,8 @@ def test_more_ranks_than_sockets_are_refused_with_what_to_do() -> None:
     assert sockets_fault(1024, 1) is None
     assert sockets_fault(65536, 2000) is None
     assert sockets_fault(1024, 256) == (
-        "lets a process open 1024 files, and 256 ranks need about 1152: run `ulimit -n 65536` before `ray start` (or "
+        "lets a process open 1024 files, and 256 ranks need about 1152: run `ulimit -n 65536` "
+        "before `ray start` (or "
         "`recmind`), or lower scaling.num_workers"
     )
 
@@ -125,10 +163,15 @@ def test_more_ranks_than_sockets_are_refused_with_what_to_do() -> None:
         ("127.0.0.1:1", "scaling.address 127.0.0.1:1: no Ray cluster answers"),
         ("no-such-host.invalid:6379", "no Ray cluster answers"),
         ("127.0.0.1:99999", "no Ray cluster answers"),
-        ("http://127.0.0.1:8265", "the address of the job API: give HEAD:6379, or use `ray job submit`"),
+        (
+            "http://127.0.0.1:8265",
+            "the address of the job API: give HEAD:6379, or use `ray job submit`",
+        ),
     ],
 )
-def test_an_address_where_nobody_answers_is_refused_in_one_sentence(address: str, sentence: str) -> None:
+def test_an_address_where_nobody_answers_is_refused_in_one_sentence(
+    address: str, sentence: str
+) -> None:
     with pytest.raises(ConfigError) as refused:
         start_ray(load_run_config(CONFIG, [f"scaling.address={address}"]))
     assert sentence in str(refused.value)
@@ -138,13 +181,16 @@ def test_an_address_where_nobody_answers_is_refused_in_one_sentence(address: str
 def test_a_password_in_a_uri_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match="storage_uri: holds a password or key") as refused:
         config("storage_uri=s3://key:secret@bucket/x")
-    assert "secret" not in str(refused.value).replace("override 'storage_uri=s3://key:secret@bucket/x'", "")
+    assert "secret" not in str(refused.value).replace(
+        "override 'storage_uri=s3://key:secret@bucket/x'", ""
+    )
 
 
 @pytest.mark.parametrize("key", ["run_dir", "cache_dir"])
 def test_a_uri_where_a_directory_is_needed(key: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"{key}: s3:/bucket/x: a mounted directory is needed here: give the URI as stor"
+        ConfigError,
+        match=rf"{key}: s3:/bucket/x: a mounted directory is needed here: give the URI as stor",
     ):
         config(f"{key}=s3://bucket/x")
 
@@ -153,11 +199,16 @@ def test_ray_address_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> 
     def nobody(
         **_: object,
     ) -> None:  # what Ray raises; a real search would find other people's clusters of this machine
-        raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to.")
+        raise ConnectionError(
+            "Could not find any running Ray instance. Please specify the one to connect to."
+        )
 
     monkeypatch.setattr("ray.init", nobody)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with pytest.raises(ConfigError, match=r"RAY_ADDRESS auto: no Ray cluster answers \(Could not find any running Ray"):
+    with pytest.raises(
+        ConfigError,
+        match=r"RAY_ADDRESS auto: no Ray cluster answers \(Could not find any running Ray",
+    ):
         start_ray(load_run_config(CONFIG))
 
 
@@ -166,16 +217,23 @@ def config(*words: str) -> RunConfig:
 
 
 def test_a_number_of_workers_or_a_range_of_it() -> None:
-    fixed, free = config("scaling.num_workers=3").scaling, config("scaling.num_workers=[2, 8]").scaling
+    fixed, free = (
+        config("scaling.num_workers=3").scaling,
+        config("scaling.num_workers=[2, 8]").scaling,
+    )
     assert (fixed.min_workers, fixed.max_workers, fixed.elastic) == (3, 3, False)
     assert (free.min_workers, free.max_workers, free.elastic) == (2, 8, True)
     again = RunConfig.model_validate(config("scaling.num_workers=[2, 8]").model_dump(mode="json"))
     assert again.scaling == free
     # what a step computes does not depend on it, so a checkpoint is continued on any number
     assert config("storage_uri=s3://b/x?region=eu").overrides_beside("lightgcn") == [
-        "run_dir=runs/quickstart-lightgcn", 'storage_uri="s3://b/x-lightgcn?region=eu"'
-    ]  # fmt: skip
-    assert config("scaling.num_workers=3").identity() == config("scaling.num_workers=[2, 8]").identity()
+        "run_dir=runs/quickstart-lightgcn",
+        'storage_uri="s3://b/x-lightgcn?region=eu"',
+    ]
+    assert (
+        config("scaling.num_workers=3").identity()
+        == config("scaling.num_workers=[2, 8]").identity()
+    )
 
 
 @pytest.mark.parametrize(

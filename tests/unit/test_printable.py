@@ -8,7 +8,7 @@ import pytest
 
 from recmind_dist.cli.app import main
 from recmind_dist.errors import DataError
-from recmind_dist.export import Recommendation
+from recmind_dist.recommend.recommender import Recommendation
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.printable import printable, printable_lines
 
@@ -30,7 +30,9 @@ HOSTILE = [
 
 def assert_harmless(text: str) -> None:
     text.encode()
-    assert [hex(ord(c)) for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")] == []
+    assert [
+        hex(ord(c)) for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    ] == []
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -75,7 +77,9 @@ def test_an_error_that_quotes_a_file_is_harmless(
     assert_harmless(capsys.readouterr().err.rstrip("\n"))
 
 
-def test_a_warning_of_the_workers_is_harmless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_of_the_workers_is_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = tmp_path / "metrics.jsonl"
     with follow_training(metrics, every_s=0.01):
         metrics.write_text(json.dumps({"kind": "warning", "message": f"item {HOSTILE[0]}"}) + "\n")

@@ -9,7 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+)
 RUFF_FORMAT = ("ruff format", "ruff format --check")  # the hook mends what CI only refuses
 
 
@@ -21,7 +23,9 @@ def test_the_citation_is_of_this_version_under_this_license() -> None:
     citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
     assert citation["version"] == project()["version"]
     assert citation["license"] == project()["license"] == "Apache-2.0"
-    assert [author["name"] for author in citation["authors"]] == [a["name"] for a in project()["authors"]]
+    assert [author["name"] for author in citation["authors"]] == [
+        a["name"] for a in project()["authors"]
+    ]
     assert "2509.06286" in citation["references"][0]["url"]
 
 
@@ -38,9 +42,16 @@ def test_hooks_run_what_ci_runs_and_download_nothing() -> None:
     [local] = config["repos"]
     assert local["repo"] == "local"
     assert {hook["language"] for hook in local["hooks"]} == {"system"}
-    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ncheck:")[2].partition("\n\n")[0]
+    recipe = (
+        (ROOT / "Makefile")
+        .read_text(encoding="utf-8")
+        .partition("\ncheck:")[2]
+        .partition("\n\n")[0]
+    )
     checks = re.findall(r"\$\(BIN\)/(.+)", recipe)
-    hooks = [hook["entry"].removeprefix(".venv/bin/").replace(*RUFF_FORMAT) for hook in local["hooks"]]
+    hooks = [
+        hook["entry"].removeprefix(".venv/bin/").replace(*RUFF_FORMAT) for hook in local["hooks"]
+    ]
     assert hooks == checks
 
 

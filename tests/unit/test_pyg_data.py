@@ -16,7 +16,7 @@ from torch_geometric.utils import k_hop_subgraph, trim_to_layer
 
 from recmind_dist import Graph, NeighborLoader
 from recmind_dist.errors import ConfigError
-from recmind_dist.sampling import SamplerSettings
+from recmind_dist.sampling.settings import SamplerSettings
 from tests.graphs import Pairs, make_graph, random_pairs
 
 USERS, ITEMS, TASTES = 80, 64, 4

@@ -1,4 +1,6 @@
-"""Randomness is a function of its key: the same for numpy and numba, even, independent of order, and a true shuffle."""
+"""Randomness is a function of its key: the same for numpy and numba, even, independent of order,
+and a true shuffle.
+"""
 
 import numpy as np
 import pytest
@@ -29,17 +31,29 @@ def test_numba_and_numpy_draw_the_same(key: int, counters: list[int]) -> None:
 def test_rows_of_uniforms_are_the_draws_at_their_counters() -> None:
     rows = np.array([5, 0, 1 << 40])
     counters = rows[:, None] * 3 + np.arange(3)
-    assert np.array_equal(uniform_rows((1 << 63) + 7, rows, 3), uniforms((1 << 63) + 7, counters).astype(np.float32))
+    assert np.array_equal(
+        uniform_rows((1 << 63) + 7, rows, 3), uniforms((1 << 63) + 7, counters).astype(np.float32)
+    )
 
 
 def test_streams_differ_by_seed_name_and_every_counter() -> None:
     found = [
-        stream_key(1, "hop"), stream_key(2, "hop"), stream_key(-1, "hop"),
-        stream_key(1, "hop", 0), stream_key(1, "hop", 1),
-        stream_key(1, "hop", 0, 0), stream_key(1, "hop", 0, 1), stream_key(1, "hop", 1, 0), stream_key(1, "hop", -1),
-        stream_key(1, "hop\0"), stream_key(1, "abcdefgh"), stream_key(1, "abcdefghi"),
-        stream_key(1, "abcdefgh", ord("i")), stream_key(1, ""), stream_key(1, "", 0),
-    ]  # fmt: skip
+        stream_key(1, "hop"),
+        stream_key(2, "hop"),
+        stream_key(-1, "hop"),
+        stream_key(1, "hop", 0),
+        stream_key(1, "hop", 1),
+        stream_key(1, "hop", 0, 0),
+        stream_key(1, "hop", 0, 1),
+        stream_key(1, "hop", 1, 0),
+        stream_key(1, "hop", -1),
+        stream_key(1, "hop\0"),
+        stream_key(1, "abcdefgh"),
+        stream_key(1, "abcdefghi"),
+        stream_key(1, "abcdefgh", ord("i")),
+        stream_key(1, ""),
+        stream_key(1, "", 0),
+    ]
     assert len(set(found)) == len(found)
     assert all(0 <= key < 1 << 64 for key in found)
 
@@ -91,6 +105,8 @@ def test_a_permutation_is_evaluated_point_by_point_at_any_size() -> None:
 
 
 def test_permutations_of_different_keys_share_few_places() -> None:
-    one, two = (Permutation(10_000, stream_key(1, "epoch", epoch))(np.arange(10_000)) for epoch in (0, 1))
+    one, two = (
+        Permutation(10_000, stream_key(1, "epoch", epoch))(np.arange(10_000)) for epoch in (0, 1)
+    )
     assert (one == two).sum() < 20  # 1 expected
     assert (one == np.arange(10_000)).sum() < 20

@@ -35,7 +35,16 @@ RESULTS: dict[str, Any] = {
         "cold": {"users": 2, "recall@20": 0.5},
     },
     "gate": [
-        {"layer": 0, "side": "user", "degree_bin": "0", "mean": 0.5, "median": 0.5, "p10": 0.4, "p90": 0.6, "count": 3},
+        {
+            "layer": 0,
+            "side": "user",
+            "degree_bin": "0",
+            "mean": 0.5,
+            "median": 0.5,
+            "p10": 0.4,
+            "p90": 0.6,
+            "count": 3,
+        },
         {"layer": 0, "side": "user", "spearman": None, "count": 3},
     ],
 }
@@ -43,13 +52,27 @@ RESULTS: dict[str, Any] = {
 
 def test_every_line_is_one_object_and_is_there_at_once(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "logs" / "metrics.jsonl", clock=lambda: 12.3456)
-    log.log("step", loss=float("nan"), rate=np.float32(0.5), by_k={20: np.array([1.0, np.inf])}, text="a\nb")
+    log.log(
+        "step",
+        loss=float("nan"),
+        rate=np.float32(0.5),
+        by_k={20: np.array([1.0, np.inf])},
+        text="a\nb",
+    )
     line = log.path.read_text()
     written = json.loads(line)
-    assert written.pop("crc32") == f"{zlib.crc32(json.dumps(written, ensure_ascii=False).encode()):08x}"
+    assert (
+        written.pop("crc32")
+        == f"{zlib.crc32(json.dumps(written, ensure_ascii=False).encode()):08x}"
+    )
     assert written == {
-        "time": 12.346, "kind": "step", "loss": None, "rate": 0.5, "by_k": {"20": [1.0, None]}, "text": "a\nb",
-    }  # fmt: skip
+        "time": 12.346,
+        "kind": "step",
+        "loss": None,
+        "rate": 0.5,
+        "by_k": {"20": [1.0, None]},
+        "text": "a\nb",
+    }
     assert line.count("\n") == 1
     log.log("epoch", epoch=1)
     log.close()
@@ -115,7 +138,9 @@ def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
 
 def test_plain_progress_speaks_at_most_every_few_seconds_and_at_the_end() -> None:
     now, out = [0.0], io.StringIO()
-    with Progress("train", 980, stage="epoch 3/20", done=100, stream=out, clock=lambda: now[0]) as progress:
+    with Progress(
+        "train", 980, stage="epoch 3/20", done=100, stream=out, clock=lambda: now[0]
+    ) as progress:
         for _ in range(20):
             now[0] += 0.6
             progress.update(loss=0.41234)
@@ -140,7 +165,9 @@ def test_progress_on_a_terminal_draws_a_bar() -> None:
 
 
 def test_progress_of_unknown_length_has_no_time_left() -> None:
-    progress = Progress("read", None, unit="row", stream=io.StringIO(), clock=iter([0.0, 2.0, 2.0]).__next__)
+    progress = Progress(
+        "read", None, unit="row", stream=io.StringIO(), clock=iter([0.0, 2.0, 2.0]).__next__
+    )
     progress.done = 10
     assert progress.line() == "read  row 10  5 rows/s"
 
@@ -148,7 +175,10 @@ def test_progress_of_unknown_length_has_no_time_left() -> None:
 def test_tables_mark_the_best_of_each_column() -> None:
     weaker = {**RESULTS, "metrics": {"recall@20": 0.2, "ndcg@20": 0.13}}
     out = io.StringIO()
-    print_table(comparison_table({"RecMind [full]": RESULTS, "LightGCN": weaker}, ("recall@20", "ndcg@20")), out)
+    print_table(
+        comparison_table({"RecMind [full]": RESULTS, "LightGCN": weaker}, ("recall@20", "ndcg@20")),
+        out,
+    )
     rows = [line.split() for line in out.getvalue().splitlines() if "." in line]
     assert rows == [
         ["RecMind", "[full]", "0.2500*", "0.1250", "0.5000*", "–"],
@@ -181,7 +211,9 @@ def test_the_run_directory_keeps_results_of_the_agreed_shape(tmp_path: Path) -> 
         ({"seed": None}, "seed"),
     ],
 )
-def test_results_of_another_shape_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+def test_results_of_another_shape_are_refused(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
     run = RunDirectory(tmp_path)
     with pytest.raises(StoreError, match=sentence):
         run.write_results({**RESULTS, **change})
@@ -190,7 +222,11 @@ def test_results_of_another_shape_are_refused(tmp_path: Path, change: dict[str, 
 
 def test_one_run_a_directory(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    with run.lock(), pytest.raises(LockedError, match="in use by process"), RunDirectory(tmp_path / "run").lock():
+    with (
+        run.lock(),
+        pytest.raises(LockedError, match="in use by process"),
+        RunDirectory(tmp_path / "run").lock(),
+    ):
         pass
     with run.lock():
         assert run.checkpoints.is_dir()
@@ -212,7 +248,9 @@ def test_a_run_directory_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Pat
         RunDirectory(tmp_path / "file").create()
 
 
-def test_the_log_is_read_while_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_is_read_while_it_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with MetricsLog(tmp_path / "metrics.jsonl") as log, caplog.at_level(logging.WARNING):
         for step in range(3):
             log.log("step", step=step)

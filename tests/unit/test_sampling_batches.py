@@ -1,4 +1,6 @@
-"""Batches: together the ranks have the global batch, an epoch has every edge once, and PyG's names mean what PyG means."""
+"""Batches: together the ranks have the global batch, an epoch has every edge once, and PyG's names
+mean what PyG means.
+"""
 
 from typing import Any
 
@@ -8,19 +10,12 @@ import torch
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
-from recmind_dist.sampling import (
-    Batch,
-    NeighborLoader,
-    SamplerSettings,
-    StepBatches,
-    WholeGraph,
-    edge_endpoints,
-    held_out_slice,
-    make_sampler,
-)  # fmt: skip
-from recmind_dist.sampling.hidden import withheld_edges
-from recmind_dist.sampling.neighbours import Hop
-from recmind_dist.sampling.pyg_neighbours import PygNeighborSampler, pyg_op_resolves
+from recmind_dist.sampling.edge_masks import edge_endpoints, heldout_slice, withheld_edges
+from recmind_dist.sampling.graph_access import WholeGraph
+from recmind_dist.sampling.loader import Batch, NeighborLoader, StepBatches, make_sampler
+from recmind_dist.sampling.neighbor_sampler import Hop
+from recmind_dist.sampling.pyg_sampler import PygNeighborSampler, pyg_op_resolves
+from recmind_dist.sampling.settings import SamplerSettings
 from tests.graphs import adjacency, make_graph, random_pairs
 
 USERS, ITEMS = 50, 40
@@ -36,9 +31,15 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 def loader(graph: Graph, rank: int = 0, world_size: int = 1, **more: Any) -> NeighborLoader:
     sampler = SamplerSettings.model_validate({"num_neighbors": [4, 3], **more.pop("sampler", {})})
     return NeighborLoader(
-        graph, sampler, more.pop("batch_size", 64), more.pop("negatives", "pairs"),
-        seed=5, rank=rank, world_size=world_size, **more,
-    )  # fmt: skip
+        graph,
+        sampler,
+        more.pop("batch_size", 64),
+        more.pop("negatives", "pairs"),
+        seed=5,
+        rank=rank,
+        world_size=world_size,
+        **more,
+    )
 
 
 def pairs_of(batch: Batch) -> np.ndarray:
@@ -59,31 +60,39 @@ def same(a: StepBatches, b: StepBatches) -> bool:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("negatives", ["pairs", "shared", "none"])
-def test_the_ranks_shares_are_the_global_batch(graph: Graph, world_size: int, negatives: str) -> None:
-    more = {"negatives": negatives, "held_out": held_out_slice(graph, 0.4, 1), "gate_batch_size": 10}
+def test_the_ranks_shares_are_the_global_batch(
+    graph: Graph, world_size: int, negatives: str
+) -> None:
+    more = {"negatives": negatives, "held_out": heldout_slice(graph, 0.4, 1), "gate_batch_size": 10}
     alone = list(loader(graph, **more).batches(1))
     shares = [list(loader(graph, r, world_size, **more).batches(1)) for r in range(world_size)]
     assert {len(s) for s in shares} == {len(alone)}
     for step, whole in enumerate(alone):
         for kind in ("main", "gate"):
             expected, parts = getattr(whole, kind), [getattr(s[step], kind) for s in shares]
-            np.testing.assert_array_equal(np.concatenate([pairs_of(p) for p in parts]), pairs_of(expected))
+            np.testing.assert_array_equal(
+                np.concatenate([pairs_of(p) for p in parts]), pairs_of(expected)
+            )
             np.testing.assert_array_equal(expected.global_pairs.T, pairs_of(expected))
             for part in parts:
                 assert torch.equal(part.global_pairs, expected.global_pairs)
                 drawn = part.n_id[part.dst_neg_index]
                 assert torch.equal(drawn, expected.n_id[expected.dst_neg_index][part.input_id])
-                assert torch.equal(part.n_id[part.shared_index], expected.n_id[expected.shared_index])
+                assert torch.equal(
+                    part.n_id[part.shared_index], expected.n_id[expected.shared_index]
+                )
                 theirs = expected.shared_positive[expected.user_of_pair]
                 assert torch.equal(part.shared_positive[part.user_of_pair], theirs[part.input_id])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_an_epoch_has_every_edge_once_but_the_held_out(graph: Graph, share: float) -> None:
-    held_out = held_out_slice(graph, share, 2)
+    held_out = heldout_slice(graph, share, 2)
     orders = []
     for epoch in (0, 1):
-        found = np.concatenate([pairs_of(s.main) for s in loader(graph, held_out=held_out).batches(epoch)])
+        found = np.concatenate(
+            [pairs_of(s.main) for s in loader(graph, held_out=held_out).batches(epoch)]
+        )
         users, items = edge_endpoints(graph, np.flatnonzero(~held_out))
         expected = set(zip(users.tolist(), items.tolist(), strict=True))
         assert len(found) == len(expected)
@@ -94,7 +103,7 @@ def test_an_epoch_has_every_edge_once_but_the_held_out(graph: Graph, share: floa
 
 @pytest.mark.parametrize("first", [0, 3, 8])
 def test_entering_an_epoch_at_a_step_equals_coming_to_it(graph: Graph, first: int) -> None:
-    more: dict[str, Any] = {"held_out": held_out_slice(graph, 0.5, 2), "gate_batch_size": 9}
+    more: dict[str, Any] = {"held_out": heldout_slice(graph, 0.5, 2), "gate_batch_size": 9}
     whole = list(loader(graph, **more).batches(2))
     entered = list(loader(graph, **more).batches(2, first))
     assert len(entered) == len(whole) - first > 0
@@ -121,7 +130,7 @@ def test_fields_are_those_of_pygs_loaders(graph: Graph) -> None:
 
 @pytest.mark.parametrize("hide", [True, False])
 def test_a_batch_sees_its_own_edges_only_where_it_may(graph: Graph, hide: bool) -> None:
-    held_out = held_out_slice(graph, 0.5, 2)
+    held_out = heldout_slice(graph, 0.5, 2)
     users, items = edge_endpoints(graph, np.flatnonzero(held_out))
     secret = set(zip(users.tolist(), items.tolist(), strict=True))
     settings = {"hide_batch_edges": hide, "num_neighbors": [-1, -1]}
@@ -137,19 +146,21 @@ def test_a_batch_sees_its_own_edges_only_where_it_may(graph: Graph, hide: bool) 
 
 
 def test_gate_pairs_count_by_the_degrees_that_the_hidden_edges_leave(graph: Graph) -> None:
-    held_out = held_out_slice(graph, 0.5, 2, 0.3)
+    held_out = heldout_slice(graph, 0.5, 2, 0.3)
     left = np.array(graph.degree)
     for ends in edge_endpoints(graph, np.flatnonzero(held_out)):
         left -= np.bincount(ends, minlength=graph.num_nodes)
     settings = {"propagation": "full"}
-    for step in loader(graph, sampler=settings, held_out=held_out, gate_batch_size=9, gate_degree=left).batches(0):
+    for step in loader(
+        graph, sampler=settings, held_out=held_out, gate_batch_size=9, gate_degree=left
+    ).batches(0):
         assert step.gate is not None
         assert np.array_equal(step.gate.degree.numpy(), left[step.gate.n_id.numpy()])
         assert np.array_equal(step.main.degree.numpy(), graph.degree[step.main.n_id.numpy()])
 
 
 def test_gate_pairs_are_held_out_and_all_of_them_come(graph: Graph) -> None:
-    held_out = held_out_slice(graph, 0.5, 2)
+    held_out = heldout_slice(graph, 0.5, 2)
     users, items = edge_endpoints(graph, np.flatnonzero(held_out))
     steps = list(loader(graph, held_out=held_out, gate_batch_size=7).batches(0))
     found = [tuple(p) for s in steps if s.gate is not None for p in pairs_of(s.gate).tolist()]
@@ -158,24 +169,28 @@ def test_gate_pairs_are_held_out_and_all_of_them_come(graph: Graph) -> None:
 
 
 def test_the_held_out_slice_is_the_newest_edge_of_a_share_of_users(graph: Graph) -> None:
-    everybody = held_out_slice(graph, 1.0, 4)
+    everybody = heldout_slice(graph, 1.0, 4)
     users, _ = edge_endpoints(graph, np.flatnonzero(everybody))
     degree = graph.degree[:USERS]
     assert users.tolist() == np.flatnonzero(degree >= 2).tolist()  # nobody is emptied
     assert (np.asarray(graph.time_rank)[everybody] == degree[users] - 1).all()
-    some, again, other = (held_out_slice(graph, 0.5, seed) for seed in (4, 4, 5))
+    some, again, other = (heldout_slice(graph, 0.5, seed) for seed in (4, 4, 5))
     assert np.array_equal(some, again)
     assert not np.array_equal(some, other)
     assert 0.25 * everybody.sum() < some.sum() < 0.75 * everybody.sum()
     assert not (some & ~everybody).any()
-    assert not held_out_slice(graph, 0.0, 4).any()
+    assert not heldout_slice(graph, 0.0, 4).any()
 
 
 def test_more_ranks_than_pairs_are_refused_and_empty_shares_are_served(graph: Graph) -> None:
     with pytest.raises(ConfigError, match=r"train\.batch_size is 2"):
         loader(graph, world_size=3, batch_size=2)
-    sizes = {loader_step.main.batch_size for loader_step in loader(
-        graph, 0, 3, batch_size=3, held_out=held_out_slice(graph, 1.0, 1), negatives="shared").batches(0)}  # fmt: skip
+    sizes = {
+        loader_step.main.batch_size
+        for loader_step in loader(
+            graph, 0, 3, batch_size=3, held_out=heldout_slice(graph, 1.0, 1), negatives="shared"
+        ).batches(0)
+    }
     assert 0 in sizes
 
 
@@ -186,8 +201,12 @@ def test_pygs_backend_is_refused_where_it_is_not(graph: Graph) -> None:
         make_sampler(WholeGraph(graph), SamplerSettings(backend="pyg"))
 
 
-def test_pygs_backend_leaves_torchs_generator_as_it_was(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its op draws from the generator of the whole process: a block is its key's, and nobody else's draws change."""
+def test_pygs_backend_leaves_torchs_generator_as_it_was(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its op draws from the generator of the whole process: a block is its key's, and nobody else's
+    draws change.
+    """
 
     def drawn(
         self: PygNeighborSampler, frontier: np.ndarray, fan_out: int, never: np.ndarray
@@ -197,7 +216,7 @@ def test_pygs_backend_leaves_torchs_generator_as_it_was(graph: Graph, monkeypatc
             np.zeros(len(frontier) + 1, np.int64), np.zeros(0, np.int32), scale, len(frontier)
         ), frontier
 
-    monkeypatch.setattr("recmind_dist.sampling.pyg_neighbours.pyg_op_resolves", lambda: True)
+    monkeypatch.setattr("recmind_dist.sampling.pyg_sampler.pyg_op_resolves", lambda: True)
     monkeypatch.setattr(PygNeighborSampler, "_hop", drawn)
     sampler, seeds = PygNeighborSampler(graph, (3, 3)), np.arange(5)
     before = torch.get_rng_state()
@@ -213,13 +232,14 @@ def test_what_draws_from_torchs_generator_is_not_sampled_ahead() -> None:
 
 
 @pytest.mark.skipif(
-    not pyg_op_resolves(), reason="pyg-lib's neighbor_sample is not installed (README.md names its index)"
+    not pyg_op_resolves(),
+    reason="pyg-lib's neighbor_sample is not installed (README.md names its index)",
 )
 @pytest.mark.parametrize("fan_out", [-1, 3])
 def test_pygs_backend_samples_the_same_neighbourhoods(graph: Graph, fan_out: int) -> None:
-    from recmind_dist.sampling import HiddenEdges
+    from recmind_dist.sampling.edge_masks import EdgeMask
 
-    hidden = HiddenEdges.of_edges(graph, np.arange(0, graph.num_edges, 5))
+    hidden = EdgeMask.of_edges(graph, np.arange(0, graph.num_edges, 5))
     seeds = np.arange(graph.num_nodes)[::-1].copy()
     found = PygNeighborSampler(graph, (fan_out, fan_out)).sample(seeds, 3, hidden)
     users, items = edge_endpoints(graph, np.arange(0, graph.num_edges, 5))
@@ -239,8 +259,8 @@ def test_pygs_backend_samples_the_same_neighbourhoods(graph: Graph, fan_out: int
 
 
 def test_withheld_items_keep_at_most_three_edges_and_no_user_is_emptied(graph: Graph) -> None:
-    without = held_out_slice(graph, 0.2, seed=3)
-    mask = held_out_slice(graph, 0.2, seed=3, withheld_items=0.3)
+    without = heldout_slice(graph, 0.2, seed=3)
+    mask = heldout_slice(graph, 0.2, seed=3, withheld_items=0.3)
     assert (mask & without).sum() == without.sum()  # the newest edges stay in it
     users, items = edge_endpoints(graph, np.arange(graph.num_edges))
     more = mask & ~without

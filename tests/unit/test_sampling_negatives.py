@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from recmind_dist.graph import Graph
-from recmind_dist.sampling import NegativeSettings, edge_endpoints
+from recmind_dist.sampling.edge_masks import edge_endpoints
 from recmind_dist.sampling.negatives import NegativeSampler
+from recmind_dist.sampling.settings import NegativeSettings
 from tests.graphs import adjacency, make_graph, random_pairs
 
 USERS, ITEMS = 40, 30
@@ -15,8 +16,12 @@ USERS, ITEMS = 40, 30
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    """Item 29 is cold. User 39 has all others: 64 tries may not find it, which is said and not tested."""
-    pairs = random_pairs(USERS - 1, ITEMS - 1, 500, seed=5) + [(USERS - 1, i) for i in range(ITEMS - 1)]
+    """Item 29 is cold. User 39 has all others: 64 tries may not find it, which is said and not
+    tested.
+    """
+    pairs = random_pairs(USERS - 1, ITEMS - 1, 500, seed=5) + [
+        (USERS - 1, i) for i in range(ITEMS - 1)
+    ]
     return make_graph(tmp_path_factory.mktemp("graph"), pairs, USERS, ITEMS)
 
 
@@ -52,14 +57,18 @@ def test_a_draw_depends_on_the_sample_and_not_on_its_company(graph: Graph) -> No
     whole = sampler(graph, num=4).for_pairs(users, ids, 3, np.zeros(0, np.int64))
     part = sampler(graph, num=4).for_pairs(users[7:12], ids[7:12], 3, np.zeros(0, np.int64))
     np.testing.assert_array_equal(part, whole[7:12])
-    assert (sampler(graph, num=4).for_pairs(users, ids + 1, 3, np.zeros(0, np.int64)) != whole).any()
+    assert (
+        sampler(graph, num=4).for_pairs(users, ids + 1, 3, np.zeros(0, np.int64)) != whole
+    ).any()
 
 
 @pytest.mark.parametrize("beta", [-1.0, 0.0, 0.5, 1.0])
 def test_popularity_draws_in_proportion_to_degree_to_the_beta(tmp_path: Path, beta: float) -> None:
     """User 0 has no positive, so nothing is redrawn; items of degree 0 count as 1."""
     degrees = [0, 1, 2, 4, 8, 16]
-    graph = make_graph(tmp_path, [(u + 1, i) for i, d in enumerate(degrees) for u in range(d)], 17, 6)
+    graph = make_graph(
+        tmp_path, [(u + 1, i) for i, d in enumerate(degrees) for u in range(d)], 17, 6
+    )
     trials = 20_000
     drawn = sampler(graph, "popularity", beta=beta).for_pairs(
         np.zeros(trials, np.int64), np.arange(trials), 5, np.zeros(0, np.int64)
@@ -91,7 +100,9 @@ def test_positives_among_the_shared_are_those_of_the_graph(graph: Graph) -> None
     for size in (0, 1, 7, ITEMS):
         shared = USERS + np.sort(rng.choice(ITEMS, size, replace=False))
         users = rng.integers(0, USERS, 25)
-        np.testing.assert_array_equal(sampler(graph).positives_among(users, shared), dense[users][:, shared])
+        np.testing.assert_array_equal(
+            sampler(graph).positives_among(users, shared), dense[users][:, shared]
+        )
 
 
 def test_edge_endpoints_name_the_edges(graph: Graph) -> None:

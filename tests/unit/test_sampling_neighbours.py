@@ -1,4 +1,6 @@
-"""Sampled neighbourhoods: distinct, the same for whoever asks, uniform, unbiased, and never with a hidden edge."""
+"""Sampled neighbourhoods: distinct, the same for whoever asks, uniform, unbiased, and never with a
+hidden edge.
+"""
 
 import os
 import subprocess
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recmind_dist.graph import Graph
-from recmind_dist.sampling import HiddenEdges, NumbaNeighborSampler, SampledHops, edge_endpoints
+from recmind_dist.sampling.edge_masks import EdgeMask, edge_endpoints
+from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler, SampledHops
 from tests.graphs import adjacency, make_graph, normalised, random_pairs
 
 USERS, ITEMS, HUB = 120, 60, 120  # item 0, node 120, is liked by nearly everybody
@@ -21,7 +24,9 @@ USERS, ITEMS, HUB = 120, 60, 120  # item 0, node 120, is liked by nearly everybo
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     """A hub, a long tail, and an isolated node on each side."""
     tail = [(u, i + 1) for u, i in random_pairs(USERS - 1, ITEMS - 2, 700, seed=2)]
-    return make_graph(tmp_path_factory.mktemp("graph"), [(u, 0) for u in range(USERS - 1)] + tail, USERS, ITEMS)
+    return make_graph(
+        tmp_path_factory.mktemp("graph"), [(u, 0) for u in range(USERS - 1)] + tail, USERS, ITEMS
+    )
 
 
 def neighbours(sampled: SampledHops, hop: int) -> dict[int, list[int]]:
@@ -51,7 +56,11 @@ def edges_of(graph: Graph, *pairs: tuple[int, int]) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(fan_out=st.integers(1, 130), key=st.integers(0, 2**64 - 1), seeds=st.sets(st.integers(0, 179), min_size=1))
+@given(
+    fan_out=st.integers(1, 130),
+    key=st.integers(0, 2**64 - 1),
+    seeds=st.sets(st.integers(0, 179), min_size=1),
+)
 def test_neighbours_are_distinct_real_and_as_many_as_asked(
     graph: Graph, fan_out: int, key: int, seeds: set[int]
 ) -> None:
@@ -76,7 +85,9 @@ def test_neighbours_are_distinct_real_and_as_many_as_asked(
 def test_a_nodes_neighbours_do_not_depend_on_who_else_is_asked_for(
     graph: Graph, seeds: list[int], cut: int, hide: bool
 ) -> None:
-    hidden = HiddenEdges.of_edges(graph, np.arange(0, graph.num_edges, 7) if hide else np.zeros(0, np.int64))
+    hidden = EdgeMask.of_edges(
+        graph, np.arange(0, graph.num_edges, 7) if hide else np.zeros(0, np.int64)
+    )
     sampler = NumbaNeighborSampler(graph, (4, 3, 2))
     whole = sampler.sample(np.array(seeds), 11, hidden)
     part = sampler.sample(np.array(seeds[: min(cut, len(seeds))][::-1]), 11, hidden)
@@ -119,8 +130,14 @@ def test_no_seeds_give_empty_hops(graph: Graph) -> None:
 
 @pytest.mark.parametrize("fan_out", [1, 3, 60, 118])
 def test_every_subset_of_a_hub_is_as_likely(graph: Graph, fan_out: int) -> None:
-    """Chi-square of how often each of 119 neighbours is drawn in 4,000 blocks; draws of one block repel each other."""
-    sampler, trials, population = NumbaNeighborSampler(graph, (fan_out,)), 4000, int(graph.degree[HUB])
+    """Chi-square of how often each of 119 neighbours is drawn in 4,000 blocks; draws of one block
+    repel each other.
+    """
+    sampler, trials, population = (
+        NumbaNeighborSampler(graph, (fan_out,)),
+        4000,
+        int(graph.degree[HUB]),
+    )
     counts, firsts = np.zeros(graph.num_nodes), np.zeros(graph.num_nodes)
     for key in range(trials):
         found = neighbours(sampler.sample(np.array([HUB]), key), 0)[HUB]
@@ -128,13 +145,24 @@ def test_every_subset_of_a_hub_is_as_likely(graph: Graph, fan_out: int) -> None:
         firsts[min(found)] += 1
     share = fan_out / population
     variance = trials * share * (1 - share) * population / (population - 1)
-    chi = ((counts[graph.indices[graph.indptr[HUB] : graph.indptr[HUB + 1]]] - trials * share) ** 2 / variance).sum()
+    chi = (
+        (counts[graph.indices[graph.indptr[HUB] : graph.indptr[HUB + 1]]] - trials * share) ** 2
+        / variance
+    ).sum()
     assert abs(chi - (population - 1)) < 5 * np.sqrt(2 * (population - 1))
-    if fan_out == 3:  # the smallest of three is below the k-th with a known chance: subsets, not only members, are fair
-        half = int(np.sort(graph.indices[graph.indptr[HUB] : graph.indptr[HUB + 1]])[population // 2])
+    if (
+        fan_out == 3
+    ):  # the smallest of three is below the k-th with a known chance: subsets, not only members, are fair
+        half = int(
+            np.sort(graph.indices[graph.indptr[HUB] : graph.indptr[HUB + 1]])[population // 2]
+        )
         above = population - population // 2
-        expected = 1 - above * (above - 1) * (above - 2) / (population * (population - 1) * (population - 2))
-        assert abs(firsts[:half].sum() / trials - expected) < 5 * np.sqrt(expected * (1 - expected) / trials)
+        expected = 1 - above * (above - 1) * (above - 2) / (
+            population * (population - 1) * (population - 2)
+        )
+        assert abs(firsts[:half].sum() / trials - expected) < 5 * np.sqrt(
+            expected * (1 - expected) / trials
+        )
 
 
 @pytest.mark.parametrize("hide", [False, True])
@@ -146,7 +174,7 @@ def test_the_mean_of_sampled_sums_is_the_full_sum(graph: Graph, hide: bool) -> N
     operator[users, items] = operator[items, users] = 0.0
     x = np.random.default_rng(0).normal(size=graph.num_nodes)
     seeds, sampler = np.array([0, 5, HUB, HUB + 1, HUB + 30]), NumbaNeighborSampler(graph, (3,))
-    hidden = HiddenEdges.of_edges(graph, edges)
+    hidden = EdgeMask.of_edges(graph, edges)
     sums = np.zeros((3000, len(seeds)))
     for key in range(len(sums)):
         sampled = sampler.sample(seeds, key, hidden)
@@ -160,7 +188,9 @@ def test_the_mean_of_sampled_sums_is_the_full_sum(graph: Graph, hide: bool) -> N
 
 
 def test_two_hops_together_are_unbiased(graph: Graph) -> None:
-    """A walk that revisits a node meets two independent neighbourhoods: the mean of A A x is not biased by them."""
+    """A walk that revisits a node meets two independent neighbourhoods: the mean of A A x is not
+    biased by them.
+    """
     operator, sampler = normalised(graph), NumbaNeighborSampler(graph, (2, 2))
     x = np.random.default_rng(1).normal(size=graph.num_nodes)
     seeds = np.array([3, HUB, HUB + 2])
@@ -179,20 +209,30 @@ def test_two_hops_together_are_unbiased(graph: Graph) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), fan_out=st.sampled_from([-1, 1, 4, 200]))
-def test_hidden_edges_appear_in_neither_direction(graph: Graph, data: st.DataObject, fan_out: int) -> None:
-    """Whether always hidden, hidden for the step, or both; and every visible edge stays within reach."""
+def test_hidden_edges_appear_in_neither_direction(
+    graph: Graph, data: st.DataObject, fan_out: int
+) -> None:
+    """Whether always hidden, hidden for the step, or both; and every visible edge stays within
+    reach.
+    """
     pick = st.sets(st.integers(0, graph.num_edges - 1), max_size=200)
     always, step = (np.array(sorted(data.draw(pick)), np.int64) for _ in range(2))
-    sampler = NumbaNeighborSampler(graph, (fan_out,), HiddenEdges.of_edges(graph, always))
-    sampled = sampler.sample(np.arange(graph.num_nodes), 4, HiddenEdges.of_edges(graph, step))
+    sampler = NumbaNeighborSampler(graph, (fan_out,), EdgeMask.of_edges(graph, always))
+    sampled = sampler.sample(np.arange(graph.num_nodes), 4, EdgeMask.of_edges(graph, step))
     users, items = edge_endpoints(graph, np.union1d(always, step))
     visible = adjacency(graph)
     visible[users, items] = visible[items, users] = 0.0
     for node, found in neighbours(sampled, 0).items():
         expected = np.flatnonzero(visible[node])
         assert set(found) <= set(expected.tolist())
-        assert len(found) == len(set(found)) == (len(expected) if fan_out < 0 else min(fan_out, len(expected)))
-    afterwards = neighbours(sampler.sample(np.arange(graph.num_nodes), 4), 0)  # the step's edges are visible again
+        assert (
+            len(found)
+            == len(set(found))
+            == (len(expected) if fan_out < 0 else min(fan_out, len(expected)))
+        )
+    afterwards = neighbours(
+        sampler.sample(np.arange(graph.num_nodes), 4), 0
+    )  # the step's edges are visible again
     users, items = edge_endpoints(graph, always)
     for u, i in zip(users.tolist(), items.tolist(), strict=True):
         assert i not in afterwards[u]
@@ -200,7 +240,7 @@ def test_hidden_edges_appear_in_neither_direction(graph: Graph, data: st.DataObj
 
 
 def test_a_hidden_edge_counts_in_the_degree_but_not_among_the_neighbours(graph: Graph) -> None:
-    hidden = HiddenEdges.of_edges(graph, edges_of(graph, (0, HUB), (1, HUB), (1, HUB)))
+    hidden = EdgeMask.of_edges(graph, edges_of(graph, (0, HUB), (1, HUB), (1, HUB)))
     sampled = NumbaNeighborSampler(graph, (4,)).sample(np.array([HUB]), 0, hidden)
     degree = int(graph.degree[HUB])
     assert sampled.degree[0] == degree

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from recmind_dist.sampling import Prefetcher
+from recmind_dist.sampling.prefetch import Prefetcher
 
 
 def prefetch_threads() -> list[threading.Thread]:
@@ -90,7 +90,9 @@ def test_the_caller_hears_of_a_long_wait() -> None:
     assert waits[0] >= 1.0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="priorities of threads are Linux's")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="priorities of threads are Linux's"
+)
 def test_its_thread_stands_back_from_wherever_the_process_is() -> None:
     """Ray starts workers with niceness 15, and going back up is not for everybody."""
     here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

@@ -1,4 +1,6 @@
-"""Paired bootstrap and rank-correlation intervals: known differences found, chance ones not, against plain resampling."""
+"""Paired bootstrap and rank-correlation intervals: known differences found, chance ones not,
+against plain resampling.
+"""
 
 import numpy as np
 import pytest
@@ -33,7 +35,9 @@ def test_pairing_finds_what_unpaired_users_would_hide() -> None:
 
 def test_equal_models_are_rarely_told_apart() -> None:
     told_apart = sum(
-        paired_bootstrap(runs(3, 200, 0, seed=2 * k), runs(3, 200, 0, seed=2 * k + 1), resamples=400).significant
+        paired_bootstrap(
+            runs(3, 200, 0, seed=2 * k), runs(3, 200, 0, seed=2 * k + 1), resamples=400
+        ).significant
         for k in range(40)
     )
     assert told_apart <= 6  # 2 of 40 are expected at 5 %
@@ -92,6 +96,8 @@ def test_spearman_interval_equals_ranking_anew_in_each_resample() -> None:
     found = spearman_interval(gamma, degree, resamples=300, seed=7)
     again = np.random.default_rng(7)
     chosen = [again.integers(0, 150, 150) for _ in range(300)]
-    expected = np.percentile([spearmanr(gamma[c], degree[c]).statistic for c in chosen], [2.5, 97.5])
+    expected = np.percentile(
+        [spearmanr(gamma[c], degree[c]).statistic for c in chosen], [2.5, 97.5]
+    )
     assert found == pytest.approx(tuple(expected))
     assert spearman_interval(np.full(150, 0.5), degree) is None

@@ -1,4 +1,6 @@
-"""Directories and files whole or absent; manifests that name what is damaged; locks that die with the process."""
+"""Directories and files whole or absent; manifests that name what is damaged; locks that die with
+the process.
+"""
 
 import json
 import os
@@ -44,7 +46,9 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(final.parent.iterdir()) == [final]
 
 
-def test_a_directory_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     final = tmp_path / "final"
     make(final, "old")
     rename, calls = Path.rename, []
@@ -108,7 +112,9 @@ def test_a_nested_manifest_is_content_and_a_lock_is_not(tmp_path: Path) -> None:
         ({"a\0b": {}}, "manifest is damaged"),
     ],
 )
-def test_what_does_not_verify_is_named(tmp_path: Path, files: dict[str, Any], sentence: str) -> None:
+def test_what_does_not_verify_is_named(
+    tmp_path: Path, files: dict[str, Any], sentence: str
+) -> None:
     make(tmp_path / "thing")
     (tmp_path / "thing" / "link").symlink_to("inner/data.txt")
     with pytest.raises(StoreError, match=sentence) as error:
@@ -142,13 +148,20 @@ def test_a_directory_without_manifest_is_not_complete(tmp_path: Path) -> None:
 
 def test_a_lock_names_its_holder_and_goes_with_him(tmp_path: Path) -> None:
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom recmind_dist.storage import directory_lock\n"
-        "with directory_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom recmind_dist.storage import "
+        "directory_lock\n"
+        "with directory_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    "
+        "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(LockedError, match=f"in use by process {holder.pid} on "), directory_lock(tmp_path):
+        with (
+            pytest.raises(LockedError, match=f"in use by process {holder.pid} on "),
+            directory_lock(tmp_path),
+        ):
             pass
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()

@@ -21,12 +21,16 @@ from recmind_dist.ingest.id_codes import IdCodes
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A megabyte would hold these logs whole: rows are said to take more than they do, so that there are many blocks."""
+    """A megabyte would hold these logs whole: rows are said to take more than they do, so that
+    there are many blocks.
+    """
     monkeypatch.setattr(spill_module, "BYTES_A_ROW", 20_000)
 
 
 def log_of(rows: int, seed: int = 0) -> pl.DataFrame:
-    """A log with repeats, ties in time, users of one row, ids that are numbers and ids that are not."""
+    """A log with repeats, ties in time, users of one row, ids that are numbers and ids that are
+    not.
+    """
     rng = np.random.default_rng(seed)
     users = rng.integers(0, 60, rows)
     return pl.DataFrame(
@@ -44,7 +48,9 @@ def prepared(
 ) -> tuple[Path, Path]:
     home.mkdir(parents=True)
     frame.write_parquet(home / "log.parquet", row_group_size=97)
-    (home / "items.jsonl").write_text("\n".join(json.dumps({"id": f"i{i}", "title": f"t {i}"}) for i in range(45)))
+    (home / "items.jsonl").write_text(
+        "\n".join(json.dumps({"id": f"i{i}", "title": f"t {i}"}) for i in range(45))
+    )
     settings = DatasetSettings.model_validate(
         {
             "name": "s",
@@ -61,17 +67,25 @@ def prepared(
 @pytest.mark.parametrize("repeats", ["first", "last"])
 @pytest.mark.parametrize(
     "graph",
-    [{"split": "leave-one-out"}, {"split": "ratio", "test_share": 0.2, "valid_share": 0.1, "partition": "range"}],
+    [
+        {"split": "leave-one-out"},
+        {"split": "ratio", "test_share": 0.2, "valid_share": 0.1, "partition": "range"},
+    ],
 )
 def test_blocks_give_the_same_files(tmp_path: Path, repeats: str, graph: dict[str, Any]) -> None:
     frame = log_of(3000)
     more: dict[str, Any] = {"repeats": repeats, "k_core": 4, "min_rating": 2.0}
     at_once, streamed = (prepared(tmp_path / str(mb), frame, mb, graph, **more) for mb in (0, 1))
-    manifests = [json.loads((data / "manifest.json").read_text()) for data, _ in (at_once, streamed)]
+    manifests = [
+        json.loads((data / "manifest.json").read_text()) for data, _ in (at_once, streamed)
+    ]
     assert manifests[0]["counts"] == manifests[1]["counts"]
     assert manifests[0]["key"] == manifests[1]["key"]
     assert manifests[0]["counts"]["filtered_by_k_core"] > 0
-    rows = [pl.read_parquet(data / "interactions.parquet").sort("row") for data, _ in (at_once, streamed)]
+    rows = [
+        pl.read_parquet(data / "interactions.parquet").sort("row")
+        for data, _ in (at_once, streamed)
+    ]
     assert rows[0].equals(rows[1])
     names = sorted(path.name for path in at_once[1].iterdir())
     assert names == sorted(path.name for path in streamed[1].iterdir())
@@ -81,18 +95,24 @@ def test_blocks_give_the_same_files(tmp_path: Path, repeats: str, graph: dict[st
             np.testing.assert_array_equal(np.load(first), np.load(second), err_msg=name)
         elif name.endswith(".parquet"):
             assert pl.read_parquet(first).equals(pl.read_parquet(second)), name
-    graphs = [json.loads((folder / "manifest.json").read_text()) for _, folder in (at_once, streamed)]
+    graphs = [
+        json.loads((folder / "manifest.json").read_text()) for _, folder in (at_once, streamed)
+    ]
     for manifest in graphs:
         del manifest["files"], manifest["manifest_sha256"]
     assert graphs[0] == graphs[1]
     leftovers = [
-        path.name for path in (tmp_path / "1" / "cache").rglob("*") if "partial" in path.name or path.name[0] == "."
+        path.name
+        for path in (tmp_path / "1" / "cache").rglob("*")
+        if "partial" in path.name or path.name[0] == "."
     ]
     assert leftovers == []
 
 
 def test_bad_rows_are_quarantined_by_their_row(tmp_path: Path) -> None:
-    frame = log_of(400).with_columns(user=pl.when(pl.int_range(pl.len()) == 250).then(None).otherwise("user"))
+    frame = log_of(400).with_columns(
+        user=pl.when(pl.int_range(pl.len()) == 250).then(None).otherwise("user")
+    )
     found = [prepared(tmp_path / str(mb), frame, mb, {}, max_bad_rows=1)[0] for mb in (0, 1)]
     lines = [json.loads((data / "quarantine.jsonl").read_text())["line"] for data in found]
     assert lines == [251, 251]
@@ -101,7 +121,11 @@ def test_bad_rows_are_quarantined_by_their_row(tmp_path: Path) -> None:
 
 
 def test_without_times_file_order_is_time_and_float_ids_are_numbers(tmp_path: Path) -> None:
-    frame = log_of(500).drop("time").with_columns(user=pl.Series(np.arange(501) % 50).cast(pl.Float64).cast(pl.String))
+    frame = (
+        log_of(500)
+        .drop("time")
+        .with_columns(user=pl.Series(np.arange(501) % 50).cast(pl.Float64).cast(pl.String))
+    )
     found = [prepared(tmp_path / str(mb), frame, mb, {}) for mb in (0, 1)]
     for name in ("indices.npy", "time_rank.npy", "test_indices.npy"):
         np.testing.assert_array_equal(*(np.load(graph / name) for _, graph in found))
@@ -128,7 +152,9 @@ def test_what_is_not_streamed_is_refused_with_what_to_do(
 
 def test_other_layouts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item\n1,2\n")
-    settings = DatasetSettings.model_validate({"name": "s", "interactions": tmp_path / "log.csv", "memory_mb": 1})
+    settings = DatasetSettings.model_validate(
+        {"name": "s", "interactions": tmp_path / "log.csv", "memory_mb": 1}
+    )
     with pytest.raises(DataError, match="streams Parquet logs alone"):
         ingest_dataset(settings, tmp_path / "cache")
 
@@ -151,7 +177,9 @@ def test_the_table_of_codes_grows() -> None:
 
 
 def test_ids_whose_hashes_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hash of two bits, so that nearly all ids collide: also those of one batch, and those met after the table grew."""
+    """A hash of two bits, so that nearly all ids collide: also those of one batch, and those met
+    after the table grew.
+    """
     whole = id_codes._hashes
     monkeypatch.setattr(id_codes, "_hashes", lambda *texts: whole(*texts) & np.uint64(3))
     monkeypatch.setattr(id_codes, "_FIRST", 8)
@@ -159,7 +187,10 @@ def test_ids_whose_hashes_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) ->
     codes = IdCodes(pl.Series(names[:100]))
     for start in range(0, len(names), 60):
         batch = names[start : start + 90]
-        assert all(names[code] == name for code, name in zip(codes.of(pl.Series(batch * 2)), batch * 2, strict=True))
+        assert all(
+            names[code] == name
+            for code, name in zip(codes.of(pl.Series(batch * 2)), batch * 2, strict=True)
+        )
     assert codes.count == len(names)
     assert codes.names().to_list() == names
 
@@ -189,7 +220,9 @@ print(prepare_graph(data, GraphSettings(), home / str(memory_mb), memory_mb))
 
 
 @pytest.mark.parametrize(("limit", "num_users"), [(96, 90), (1024, 1020)])
-def test_more_blocks_than_files_may_be_open_are_dealt_all_the_same(tmp_path: Path, limit: int, num_users: int) -> None:
+def test_more_blocks_than_files_may_be_open_are_dealt_all_the_same(
+    tmp_path: Path, limit: int, num_users: int
+) -> None:
     """The second case is the usual `ulimit -n`, with as many blocks as it once died at."""
     rows = np.random.default_rng(0).permutation(4 * num_users)
     columns = {"user": rows // 4, "item": rows % 37, "time": rows % 11}

@@ -1,4 +1,6 @@
-"""The synthetic generator: same seed same bytes, and the structure that was asked for is in what comes out."""
+"""The synthetic generator: same seed same bytes, and the structure that was asked for is in what
+comes out.
+"""
 
 from pathlib import Path
 
@@ -23,10 +25,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
     assert hashes[0][:2] != hashes[2][:2]
 
 
-def test_edges_do_not_depend_on_the_size_of_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edges_do_not_depend_on_the_size_of_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = pl.read_parquet(synthesize(SHAPE, tmp_path / "whole") / "interactions.parquet")
     monkeypatch.setattr(synthetic, "CHUNK", 3000)
-    assert pl.read_parquet(synthesize(SHAPE, tmp_path / "pieces") / "interactions.parquet").equals(whole)
+    assert pl.read_parquet(synthesize(SHAPE, tmp_path / "pieces") / "interactions.parquet").equals(
+        whole
+    )
 
 
 def test_a_directory_that_is_there_stays_untouched(tmp_path: Path) -> None:
@@ -54,7 +60,9 @@ def test_texts_tell_the_community_and_no_two_titles_are_alike(tmp_path: Path) ->
     for title, category in items.select("title", "category").iter_rows():
         assert sum(word in synthetic.TRADES[category] for word in title.split()) >= 3
         others = (trade for trade in synthetic.TRADES if trade != category)
-        assert not any(word in synthetic.TRADES[trade] for trade in others for word in title.split())
+        assert not any(
+            word in synthetic.TRADES[trade] for trade in others for word in title.split()
+        )
 
 
 def test_uniform_popularity_is_uniform(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def stores(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_stores_are_listed_with_what_they_hold(stores: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_stores_are_listed_with_what_they_hold(
+    stores: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["cache", "list", str(stores[0].parents[2])])
     said = capsys.readouterr().out
     assert f"{stores[0]}  11 rows, 2 of 2 shards" in said
@@ -43,7 +45,9 @@ def test_only_the_named_store_goes(stores: list[Path]) -> None:
     assert TextStore.open(stores[1]).read("items", 0, 8).shape == (8, 4)
 
 
-def test_what_is_no_store_or_is_being_made_is_not_removed(stores: list[Path], tmp_path: Path) -> None:
+def test_what_is_no_store_or_is_being_made_is_not_removed(
+    stores: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     for path in (tmp_path / "mine", stores[0].parent, tmp_path / "nothing"):
         with pytest.raises(StoreError, match="not a text store: nothing was removed"):
@@ -54,7 +58,9 @@ def test_what_is_no_store_or_is_being_made_is_not_removed(stores: list[Path], tm
     TextStore.open(stores[0]).verify()
 
 
-def test_whoever_opened_the_lock_of_a_removed_store_does_not_hold_the_next(stores: list[Path]) -> None:
+def test_whoever_opened_the_lock_of_a_removed_store_does_not_hold_the_next(
+    stores: list[Path],
+) -> None:
     remove_store(stores[0])
     with directory_lock(stores[0]), pytest.raises(LockedError), directory_lock(stores[0]):
         pass

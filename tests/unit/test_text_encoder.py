@@ -10,11 +10,24 @@ from safetensors.torch import load_file, save_file
 
 from recmind_dist.errors import TextError
 from recmind_dist.storage import sha256_file
-from recmind_dist.text import LoraSettings, TextEncoder, TextSettings, encoder_key, load_adapter, save_adapter
+from recmind_dist.text import (
+    LoraSettings,
+    TextEncoder,
+    TextSettings,
+    encoder_key,
+    load_adapter,
+    save_adapter,
+)
 from recmind_dist.text.adapter import lora_parameters, target_names
 from tests.tiny_language_model import WIDTH, make_bert, make_llama
 
-TEXTS = ["space war", "love story comedy drama night day king queen", "a", "thriller night 1 2 3", "space war"]
+TEXTS = [
+    "space war",
+    "love story comedy drama night day king queen",
+    "a",
+    "thriller night 1 2 3",
+    "space war",
+]
 PROMPT = 'a movie: "{text}" liked:'
 
 
@@ -30,9 +43,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_vectors_do_not_depend_on_the_batch(kind: str, pooling: str, request: pytest.FixtureRequest) -> None:
+def test_vectors_do_not_depend_on_the_batch(
+    kind: str, pooling: str, request: pytest.FixtureRequest
+) -> None:
     model = str(request.getfixturevalue(kind))
-    encoder = TextEncoder.load(TextSettings(model=model, dtype="fp32", pooling=pooling, batch_tokens=64, window=3))
+    encoder = TextEncoder.load(
+        TextSettings(model=model, dtype="fp32", pooling=pooling, batch_tokens=64, window=3)
+    )
     together = encoder.encode(TEXTS, 16)
     alone = np.concatenate([encoder.encode([text], 16) for text in TEXTS])
     assert together.shape == (5, WIDTH)
@@ -54,7 +71,9 @@ def test_mean_and_last_pooling_read_real_tokens_only(llama: Path) -> None:
 
 
 def test_clipping_never_cuts_the_prompt(llama: Path) -> None:
-    encoder = TextEncoder.load(TextSettings(model=str(llama), prompt=PROMPT, pooling="last", dtype="fp32"))
+    encoder = TextEncoder.load(
+        TextSettings(model=str(llama), prompt=PROMPT, pooling="last", dtype="fp32")
+    )
     ids = encoder.tokenize(["space war " * 1000, "king"], 16)["input_ids"]
     ends = encoder.tokenizer('" liked:')["input_ids"]
     assert ids.shape[1] <= 16
@@ -75,7 +94,9 @@ def test_a_batch_that_does_not_fit_is_halved(bert: Path, monkeypatch: pytest.Mon
 
     def too_small(batch: dict[str, torch.Tensor], limit: int = 2) -> torch.Tensor:
         if len(batch["input_ids"]) > limit:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+            )
         return whole(batch)
 
     monkeypatch.setattr(encoder, "forward_pooled", too_small)
@@ -103,12 +124,19 @@ def test_models_that_cannot_be_used_are_refused_in_a_sentence(bert: Path, tmp_pa
         TextEncoder.load(TextSettings(model=str(pickled)))
 
 
-def test_key_moves_with_everything_that_moves_vectors_and_nothing_else(bert: Path, tmp_path: Path) -> None:
+def test_key_moves_with_everything_that_moves_vectors_and_nothing_else(
+    bert: Path, tmp_path: Path
+) -> None:
     settings = TextSettings(model=str(bert), dtype="fp32")
     base = encoder_key(settings)
     for change in ({"pooling": "last"}, {"dtype": "bf16"}, {"prompt": PROMPT}, {"max_tokens": 8}):
         assert encoder_key(settings.model_copy(update=change)) != base, change
-    for change in ({"batch_tokens": 64}, {"num_actors": 2}, {"shard_rows": 8192}, {"max_retries": 0}):
+    for change in (
+        {"batch_tokens": 64},
+        {"num_actors": 2},
+        {"shard_rows": 8192},
+        {"max_retries": 0},
+    ):
         assert encoder_key(settings.model_copy(update=change)) == base, change
     other = make_bert(tmp_path / "other", seed=1)
     assert encoder_key(settings.model_copy(update={"model": str(other)})) != base
@@ -117,12 +145,17 @@ def test_key_moves_with_everything_that_moves_vectors_and_nothing_else(bert: Pat
 
 
 def contrastive_loss(encoder: TextEncoder, left: list[str], right: list[str]) -> torch.Tensor:
-    a, b = (torch.nn.functional.normalize(encoder(encoder.tokenize(side, 16)), dim=1) for side in (left, right))
+    a, b = (
+        torch.nn.functional.normalize(encoder(encoder.tokenize(side, 16)), dim=1)
+        for side in (left, right)
+    )
     return torch.nn.functional.cross_entropy(a @ b.T / 0.1, torch.arange(len(left)))
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_lora_learns_and_merges_into_equal_vectors(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_lora_learns_and_merges_into_equal_vectors(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     settings = TextSettings(model=str(request.getfixturevalue(kind)), dtype="fp32")
     lora = LoraSettings(r=4, learning_rate=1e-2)
     encoder = TextEncoder.load(settings)
@@ -133,7 +166,9 @@ def test_lora_learns_and_merges_into_equal_vectors(kind: str, request: pytest.Fi
     assert len(trainable) == len(lora_parameters(encoder.backbone)) > 0
     left = ["space", "love", "king", "night"]
     right = ["war thriller", "story comedy", "queen", "day"]
-    optimizer = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=lora.learning_rate)
+    optimizer = torch.optim.Adam(
+        [p for p in encoder.parameters() if p.requires_grad], lr=lora.learning_rate
+    )
     losses = []
     for _ in range(25):
         optimizer.zero_grad()
@@ -197,7 +232,9 @@ def test_minilm_ranks_meaning() -> None:
     if not (minilm / "model.safetensors").is_file():
         pytest.skip("models/minilm is absent: run `recmind fetch minilm` in the repository root")
     encoder = TextEncoder.load(TextSettings(model=str(minilm), dtype="fp32"))
-    vectors = encoder.encode(["Star Wars. Space, Action", "Alien. Science fiction", "Notting Hill. Romance"], 64)
+    vectors = encoder.encode(
+        ["Star Wars. Space, Action", "Alien. Science fiction", "Notting Hill. Romance"], 64
+    )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     assert encoder.dim == 384
@@ -209,11 +246,19 @@ def test_multi_file_weights_are_hashed_and_read(bert: Path, tmp_path: Path) -> N
             (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = load_file(bert / "model.safetensors")
     names = sorted(tensors)
-    halves = {"model-00001-of-00002.safetensors": names[:9], "model-00002-of-00002.safetensors": names[9:]}
+    halves = {
+        "model-00001-of-00002.safetensors": names[:9],
+        "model-00002-of-00002.safetensors": names[9:],
+    }
     for name, part in halves.items():
         save_file({key: tensors[key] for key in part}, tmp_path / name, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {key: name for name, part in halves.items() for key in part}}
+    index = {
+        "metadata": {},
+        "weight_map": {key: name for name, part in halves.items() for key in part},
+    }
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     split, whole = (TextSettings(model=str(path), dtype="fp32") for path in (tmp_path, bert))
-    np.testing.assert_array_equal(TextEncoder.load(split).encode(TEXTS, 16), TextEncoder.load(whole).encode(TEXTS, 16))
+    np.testing.assert_array_equal(
+        TextEncoder.load(split).encode(TEXTS, 16), TextEncoder.load(whole).encode(TEXTS, 16)
+    )
     assert len(encoder_key(split)) == 64

@@ -1,4 +1,6 @@
-"""The store believes its ledger and nothing else; whitening is exact, deterministic and calm with few rows."""
+"""The store believes its ledger and nothing else; whitening is exact, deterministic and calm with
+few rows.
+"""
 
 import errno
 import json
@@ -28,11 +30,18 @@ from tests.tiny_language_model import WIDTH, make_bert
 DIM = 8
 
 
-def make_store(path: Path, items: int = 20, users: int = 9) -> tuple[TextStore, dict[str, np.ndarray]]:
+def make_store(
+    path: Path, items: int = 20, users: int = 9
+) -> tuple[TextStore, dict[str, np.ndarray]]:
     """Shards of 8 rows in chunks of 4; every third item has no text."""
-    store = TextStore.create(path, {}, DIM, {"items": items, "users": users}, shard_rows=8, chunk_rows=4)
+    store = TextStore.create(
+        path, {}, DIM, {"items": items, "users": users}, shard_rows=8, chunk_rows=4
+    )
     rng = np.random.default_rng(0)
-    vectors = {side: rng.normal(size=(n, DIM)).astype(np.float16) for side, n in (("items", items), ("users", users))}
+    vectors = {
+        side: rng.normal(size=(n, DIM)).astype(np.float16)
+        for side, n in (("items", items), ("users", users))
+    }
     vectors["items"][::3] = np.nan
     for side, rows in vectors.items():
         for shard in range(store.num_shards(side)):
@@ -112,14 +121,18 @@ def test_vectors_that_cannot_be_used_are_not_written(tmp_path: Path) -> None:
 
 def test_a_store_of_other_numbers_of_rows_is_left_alone(tmp_path: Path) -> None:
     _, vectors = make_store(tmp_path)
-    with pytest.raises(StoreError, match=r"says width and rows .* delete .* and run `recmind embed`"):
+    with pytest.raises(
+        StoreError, match=r"says width and rows .* delete .* and run `recmind embed`"
+    ):
         TextStore.create(tmp_path, {}, DIM, {"items": 30, "users": 9}, shard_rows=8, chunk_rows=4)
     np.testing.assert_array_equal(TextStore.open(tmp_path).read_all("items"), vectors["items"])
 
 
 def test_a_store_keeps_the_layout_that_it_was_made_with(tmp_path: Path) -> None:
     make_store(tmp_path)
-    again = TextStore.create(tmp_path, {}, DIM, {"items": 20, "users": 9}, shard_rows=999, chunk_rows=999)
+    again = TextStore.create(
+        tmp_path, {}, DIM, {"items": 20, "users": 9}, shard_rows=999, chunk_rows=999
+    )
     assert again.shard_rows == 8
     again.verify()
 
@@ -128,9 +141,12 @@ def test_full_disk_is_one_sentence_and_leaves_no_entry(tmp_path: Path) -> None:
     store, vectors = make_store(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))  # the kernel refuses the write, as a full disk does
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (64, hard)
+        )  # the kernel refuses the write, as a full disk does
         with pytest.raises(
-            StoreError, match=rf"items/c/1/0: cannot be written \({os.strerror(errno.EFBIG)}\): free space"
+            StoreError,
+            match=rf"items/c/1/0: cannot be written \({os.strerror(errno.EFBIG)}\): free space",
         ):
             store.write_shard("items", 1, vectors["items"][8:16], "key-1")
     finally:
@@ -159,8 +175,12 @@ def test_foreign_or_newer_directories_are_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def embedded(tmp_path: Path) -> tuple[Texts, TextSettings, Path]:
     """A store filled in this process by a real tiny model, as an actor would."""
-    settings = TextSettings(model=str(make_bert(tmp_path / "bert")), dtype="fp32", shard_rows=8, chunk_rows=8)
-    texts = Texts([f"space {i}" if i % 5 else None for i in range(20)], [f"war {i}" for i in range(6)])
+    settings = TextSettings(
+        model=str(make_bert(tmp_path / "bert")), dtype="fp32", shard_rows=8, chunk_rows=8
+    )
+    texts = Texts(
+        [f"space {i}" if i % 5 else None for i in range(20)], [f"war {i}" for i in range(6)]
+    )
     fill(texts, settings, tmp_path)
     return texts, settings, tmp_path
 
@@ -184,7 +204,9 @@ def test_second_run_needs_neither_ray_nor_the_model_in_memory(
 ) -> None:
     texts, settings, cache = embedded
     monkeypatch.setattr(TextEncoder, "load", None)
-    report = embed_texts(texts, settings, cache)  # Ray is not initialised here: an actor could not start
+    report = embed_texts(
+        texts, settings, cache
+    )  # Ray is not initialised here: an actor could not start
     assert (report.embedded, report.total, report.skipped_shards) == (0, 22, 4)
     assert report.seconds < 1.0
     assert np.isnan(TextStore.open(report.path).read_all("items")[::5]).all()
@@ -207,7 +229,9 @@ def test_only_what_changed_is_embedded_and_the_old_texts_keep_their_store(
     np.testing.assert_array_equal(rows_of(texts, settings, cache), before)
 
 
-def test_damage_is_not_copied_from_another_store(embedded: tuple[Texts, TextSettings, Path]) -> None:
+def test_damage_is_not_copied_from_another_store(
+    embedded: tuple[Texts, TextSettings, Path],
+) -> None:
     texts, settings, cache = embedded
     store = TextStore.open(store_path(texts, settings, cache))
     flip(store.shard_file("items", 0), 33)
@@ -217,7 +241,9 @@ def test_damage_is_not_copied_from_another_store(embedded: tuple[Texts, TextSett
     TextStore.open(store_path(grown, settings, cache)).verify()
 
 
-def test_the_store_that_an_older_program_made_gives_its_shards(embedded: tuple[Texts, TextSettings, Path]) -> None:
+def test_the_store_that_an_older_program_made_gives_its_shards(
+    embedded: tuple[Texts, TextSettings, Path],
+) -> None:
     """It stood under the encoder's key alone."""
     texts, settings, cache = embedded
     path = store_path(texts, settings, cache)
@@ -232,11 +258,16 @@ def test_planning_changes_nothing(embedded: tuple[Texts, TextSettings, Path]) ->
     path = store_path(texts, settings, cache)
     changed = Texts(texts.items[:9], texts.users)
     stamps = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
-    assert [(job.side, job.shard) for job in plan_shards(changed, settings, path)[0]] == [("items", 1), ("items", 2)]
+    assert [(job.side, job.shard) for job in plan_shards(changed, settings, path)[0]] == [
+        ("items", 1),
+        ("items", 2),
+    ]
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == stamps
 
 
-def test_damage_is_mended_by_embedding_only_that_shard(embedded: tuple[Texts, TextSettings, Path]) -> None:
+def test_damage_is_mended_by_embedding_only_that_shard(
+    embedded: tuple[Texts, TextSettings, Path],
+) -> None:
     texts, settings, cache = embedded
     store = TextStore.open(store_path(texts, settings, cache))
     before = store.read_all("items")
@@ -250,14 +281,18 @@ def test_damage_is_mended_by_embedding_only_that_shard(embedded: tuple[Texts, Te
     assert not list(store.path.rglob("*.partial"))
 
 
-def test_two_extractions_into_one_store_are_refused(embedded: tuple[Texts, TextSettings, Path]) -> None:
+def test_two_extractions_into_one_store_are_refused(
+    embedded: tuple[Texts, TextSettings, Path],
+) -> None:
     texts, settings, cache = embedded
     more = Texts([*texts.items, "one more"], texts.users)
     with directory_lock(store_path(more, settings, cache)), pytest.raises(LockedError):
         embed_texts(more, settings, cache)
 
 
-def test_a_run_with_nothing_to_embed_needs_no_lock(embedded: tuple[Texts, TextSettings, Path]) -> None:
+def test_a_run_with_nothing_to_embed_needs_no_lock(
+    embedded: tuple[Texts, TextSettings, Path],
+) -> None:
     """Runs of one study start together on one store."""
     texts, settings, cache = embedded
     with directory_lock(store_path(texts, settings, cache)):
@@ -290,7 +325,9 @@ def whitening_store(path: Path, rows: int, dim: int = 16) -> TextStore:
     rng = np.random.default_rng(1)
     scale = np.linspace(3, 0.2, dim)
     store = TextStore.create(path, {}, dim, {"items": rows + 5, "users": 3}, 64, 32)
-    items = (rng.normal(size=(rows + 5, dim)) * scale @ np.linalg.qr(rng.normal(size=(dim, dim)))[0] + 2).astype("f2")
+    items = (
+        rng.normal(size=(rows + 5, dim)) * scale @ np.linalg.qr(rng.normal(size=(dim, dim)))[0] + 2
+    ).astype("f2")
     items[:5] = np.nan
     for shard in range(store.num_shards("items")):
         start, stop = store.shard_range("items", shard)
@@ -334,7 +371,10 @@ def test_few_rows_are_regularised(tmp_path: Path, rows: int) -> None:
 
 def test_whitening_is_deterministic_and_survives_disk(tmp_path: Path) -> None:
     store = whitening_store(tmp_path / "store", 300)
-    map_, again = Whitening.fit(store, dim=8), Whitening.fit(TextStore.open(tmp_path / "store"), dim=8)
+    map_, again = (
+        Whitening.fit(store, dim=8),
+        Whitening.fit(TextStore.open(tmp_path / "store"), dim=8),
+    )
     np.testing.assert_array_equal(map_.matrix["items"], again.matrix["items"])
     map_.save(tmp_path / "whitening.safetensors")
     loaded = Whitening.load(tmp_path / "whitening.safetensors")

@@ -21,20 +21,36 @@ from recmind_dist.text.template import Template
         ("{title}. {genres}", {"title": "Heat", "genres": "Crime"}, "Heat. Crime"),
         ("{title}. {genres}", {"title": "Heat", "genres": None}, "Heat"),
         ("{title}. {genres}", {"title": None, "genres": "Crime"}, "Crime"),
-        ("{title} ({year}). {genres}", {"title": "Heat", "year": None, "genres": "Crime"}, "Heat. Crime"),
-        ("{title} ({year}). {genres}", {"title": "Heat", "year": "1995", "genres": None}, "Heat (1995)"),
-        ("{title} ({year}). {genres}.", {"title": "Heat", "year": "1995", "genres": "Crime"}, "Heat (1995). Crime."),
+        (
+            "{title} ({year}). {genres}",
+            {"title": "Heat", "year": None, "genres": "Crime"},
+            "Heat. Crime",
+        ),
+        (
+            "{title} ({year}). {genres}",
+            {"title": "Heat", "year": "1995", "genres": None},
+            "Heat (1995)",
+        ),
+        (
+            "{title} ({year}). {genres}.",
+            {"title": "Heat", "year": "1995", "genres": "Crime"},
+            "Heat (1995). Crime.",
+        ),
         ("{title}. Genres: {genres}", {"title": None, "genres": "Crime"}, "Genres: Crime"),
         ("{age} years old, {job}", {"age": None, "job": "engineer"}, "engineer"),
         ("{age} years old, {job}", {"age": "30", "job": None}, "30 years old"),
         ("A person who liked: {items}", {"items": None}, None),
     ],
 )
-def test_empty_field_takes_its_words_along(template: str, values: dict[str, str | None], text: str | None) -> None:
+def test_empty_field_takes_its_words_along(
+    template: str, values: dict[str, str | None], text: str | None
+) -> None:
     assert Template.parse(template).render(values) == text
 
 
-@pytest.mark.parametrize("template", ["{title", "{title.__class__}", "{title!r}", "{0}", "no field"])
+@pytest.mark.parametrize(
+    "template", ["{title", "{title.__class__}", "{title!r}", "{0}", "no field"]
+)
 def test_settings_refuse_templates_that_are_more_than_names(template: str) -> None:
     with pytest.raises(ValidationError):
         TextSettings(item_template=template)
@@ -53,17 +69,26 @@ def test_clean_survives_giants_and_control_characters() -> None:
     assert clean(None, 100) is None
 
 
-def make_graph(directory: Path, edges: list[list[int]], items: pl.DataFrame, users: pl.DataFrame) -> Graph:
+def make_graph(
+    directory: Path, edges: list[list[int]], items: pl.DataFrame, users: pl.DataFrame
+) -> Graph:
     """User half only, which is all that texts read; `edges[u]` lists local item ids, oldest first."""
     directory.mkdir(exist_ok=True)
     items.write_parquet(directory / "items.parquet")
     users.write_parquet(directory / "users.parquet")
     num_users = len(edges)
     order = [np.argsort(row, kind="stable") for row in edges]
-    indices = [np.array(row, dtype=np.int32)[o] + num_users for row, o in zip(edges, order, strict=True)]
+    indices = [
+        np.array(row, dtype=np.int32)[o] + num_users for row, o in zip(edges, order, strict=True)
+    ]
     return Graph(
         path=directory,
-        manifest={"num_users": num_users, "num_items": len(items), "num_edges": sum(map(len, edges)), "name": "t"},
+        manifest={
+            "num_users": num_users,
+            "num_items": len(items),
+            "num_edges": sum(map(len, edges)),
+            "name": "t",
+        },
         indptr=np.concatenate([[0], np.cumsum([len(row) for row in edges])]).astype(np.int64),
         indices=np.concatenate([*indices, np.zeros(0, np.int32)]).astype(np.int32),
         time_rank=np.concatenate([*order, np.zeros(0, np.int64)]).astype(np.int32),
@@ -72,7 +97,9 @@ def make_graph(directory: Path, edges: list[list[int]], items: pl.DataFrame, use
     )
 
 
-ITEMS = pl.DataFrame({"id": ["a", "b", "c", "d"], "title": ["A", "B", None, "D"], "genres": ["x", None, None, "y"]})
+ITEMS = pl.DataFrame(
+    {"id": ["a", "b", "c", "d"], "title": ["A", "B", None, "D"], "genres": ["x", None, None, "y"]}
+)
 USERS = pl.DataFrame({"id": ["u", "v", "w"], "job": ["cook", None, None]})
 
 
@@ -99,7 +126,9 @@ def test_user_fields_serve_users_without_edges(tmp_path: Path) -> None:
 
 def test_unknown_field_is_named_with_those_that_exist(tmp_path: Path) -> None:
     graph = make_graph(tmp_path, [[0], [], []], ITEMS, USERS)
-    with pytest.raises(TextError, match=r"text\.item_template: no field 'brand'.*id, title, genres"):
+    with pytest.raises(
+        TextError, match=r"text\.item_template: no field 'brand'.*id, title, genres"
+    ):
         build_texts(graph, TextSettings(item_template="{brand}"))
 
 
@@ -112,11 +141,15 @@ def test_texts_are_clipped_by_characters_before_tokens(tmp_path: Path) -> None:
 
 
 def test_thirty_thousand_users_take_two_seconds_at_most(tmp_path: Path) -> None:
-    items = pl.DataFrame({"id": [str(i) for i in range(1000)], "title": [f"Film {i}" for i in range(1000)]})
+    items = pl.DataFrame(
+        {"id": [str(i) for i in range(1000)], "title": [f"Film {i}" for i in range(1000)]}
+    )
     users = pl.DataFrame({"id": [str(u) for u in range(30_000)]})
     edges = [[(u * 7 + k * 13) % 1000 for k in range(10)] for u in range(30_000)]
     graph = make_graph(tmp_path, edges, items, users)
     started = time.process_time()
     texts = build_texts(graph, TextSettings())
     assert time.process_time() - started < 2.0
-    assert texts.users[0] == "A person who liked: " + "; ".join(f"Film {k * 13}" for k in range(9, -1, -1))
+    assert texts.users[0] == "A person who liked: " + "; ".join(
+        f"Film {k * 13}" for k in range(9, -1, -1)
+    )

@@ -44,7 +44,10 @@ def test_phases_have_profiles_of_their_own(tmp_path: Path) -> None:
     profile = StepProfile(tmp_path, 0, wanted=True, skip=0, steps=1)
     train(profile, "warmup", 2)
     train(profile, "joint", 2)
-    assert {path.name for path in (tmp_path / "profile").glob("*.txt")} == {"warmup-rank0.txt", "joint-rank0.txt"}
+    assert {path.name for path in (tmp_path / "profile").glob("*.txt")} == {
+        "warmup-rank0.txt",
+        "joint-rank0.txt",
+    }
 
 
 def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Ranks, the transports between them, and DeepSpeed ZeRO for the dense part."""

@@ -1,0 +1,89 @@
+"""Settings of workers and of the dense optimizer's sharding."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from recmind_dist.config import Settings
+
+
+class ScalingSettings(Settings):
+    """Workers of the training cluster."""
+
+    num_workers: int | tuple[int, int] = 1
+    """Ranks; each owns a share of the table. [min, max]: as many as the cluster has room for,
+    changing with its nodes.
+    """
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where Ray has GPUs, else cpu."""
+    threads_per_worker: int = Field(1, ge=1)
+    """CPU threads of torch in each worker."""
+    max_failures: int = Field(3, ge=-1)
+    """Restarts of the worker group before the run gives up; -1: no limit."""
+    start_timeout_s: float = Field(60.0, gt=0)
+    """Seconds a start waits for the workers' places; then, with [min, max], it looks anew how many
+    there are.
+    """
+    start_attempts: int = Field(10, ge=1)
+    """Such waits in a row before the run gives up."""
+    resize_check_s: float = Field(60.0, gt=0)
+    """With [min, max]: seconds between looks for room for more workers, which are a restart from
+    the last COMMIT.
+    """
+    collective_timeout_s: int = Field(300, ge=1)
+    """A collective that takes longer is an error that ends the attempt."""
+    shared_memory: bool = True
+    """Workers that are all on one machine exchange rows and ids through memory that they share
+    (Linux, CPU); false: as
+    workers on several machines do."""
+    heartbeat_s: float = Field(10.0, gt=0)
+    """Seconds between the heartbeats that rank 0 writes to metrics.jsonl."""
+    address: str | None = None
+    """Ray cluster to use; none: RAY_ADDRESS, or a local one for this run."""
+
+    @field_validator("num_workers", mode="before")
+    @classmethod
+    def _a_number_or_two(cls, value: Any) -> Any:
+        numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if not whole or len(numbers) != (2 if isinstance(value, (list, tuple)) else 1):
+            raise ValueError(f"{str(value)[:80]!r}: give a whole number, or two as [min, max]")
+        if numbers[0] < 1 or numbers[-1] < numbers[0]:
+            raise ValueError(f"{value}: give 1 or more, and min not above max")
+        return value if isinstance(value, int) else tuple(numbers)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers follows the cluster."""
+        return not isinstance(self.num_workers, int)
+
+    @property
+    def min_workers(self) -> int:
+        """Fewest ranks that a run trains on."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Most ranks that a run trains on."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+
+class ZeroSettings(Settings):
+    """DeepSpeed ZeRO for the dense part: gates, projection, fallback, LoRA."""
+
+    stage: Literal[0, 1, 2, 3] = 1
+    learning_rate: float = Field(1e-3, gt=0)
+    """Adam's, for the dense part."""
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clipping: float = Field(0.0, ge=0)
+    """Largest gradient norm; 0: no clipping."""
+
+
+class TableSettings(Settings):
+    """The row-sharded embedding table's own optimizer."""
+
+    optimizer: Literal["adam", "adagrad"] = "adam"
+    learning_rate: float = Field(1e-2, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)

@@ -1,0 +1,341 @@
+"""DeepSpeed ZeRO for the dense part, and its state as plain named tensors that fit any world size
+and stage.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed import ops as deepspeed_ops
+from deepspeed.utils import (
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+    set_z3_leaf_modules,
+)
+from torch import Tensor, nn
+
+from recmind_dist import faults
+from recmind_dist.distributed.context import collective
+from recmind_dist.distributed.settings import ZeroSettings
+from recmind_dist.distributed.traffic import ring_bytes
+
+_ADAM_STATE = ("exp_avg", "exp_avg_sq")
+
+
+class DenseEngine:
+    """A module under DeepSpeed with torch's Adam as client optimizer.
+
+    Parameters without `requires_grad` are left alone. Every rank must make the same calls.
+
+    Args:
+        module: whose forward takes a tensor with gradient and gives a tensor or a tuple of them
+        (ZeRO 3's hooks see no other); settings: ZeRO stage and optimizer; batch_size: global, for
+        DeepSpeed's books;
+        device: CPU runs on gloo, CUDA on NCCL; learning_rates: of parameters by the prefix of their
+        name, where it is not the settings'.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: ZeroSettings,
+        batch_size: int,
+        device: torch.device,
+        learning_rates: dict[str, float] | None = None,
+    ) -> None:
+        _join_deepspeed(device)
+        self.module, self.settings = module, settings
+        self.named = _trainable(module)
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, p in self.named:
+            rate = next(
+                (r for prefix, r in (learning_rates or {}).items() if name.startswith(prefix)), None
+            )
+            groups.setdefault(rate or settings.learning_rate, []).append(p)
+        self._learning_rates = list(groups)
+        optimizer = torch.optim.Adam(
+            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
+            weight_decay=settings.weight_decay,
+        )
+        if settings.stage == 3:
+            # gates are read outside their own forward (at rest, in the penalty): all parts are
+            # whole for the whole step
+            set_z3_leaf_modules(module, [type(module)])
+        world_size = dist.get_world_size()
+        config = {
+            "train_batch_size": max(batch_size // world_size, 1) * world_size,
+            "train_micro_batch_size_per_gpu": max(batch_size // world_size, 1),
+            "gradient_clipping": settings.gradient_clipping,
+            "zero_allow_untested_optimizer": True,
+            # small shares, small buckets: the defaults reserve gigabytes
+            "zero_optimization": {
+                "stage": settings.stage,
+                "reduce_bucket_size": 5_000_000,
+                "allgather_bucket_size": 5_000_000,
+            },
+            "steps_per_print": 2**31,
+        }
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=config, dist_init_required=False
+        )
+        zero = self._engine.optimizer
+        self._adam: torch.optim.Adam = zero if settings.stage == 0 else zero.optimizer
+        self._prime_adam()
+        self._broken, self._backwards = torch.zeros((), dtype=torch.float64, device=device), 0
+        # seen here, on their own rank, before ZeRO reduces and scatters them: one name for all
+        # stages
+        self._hooks = [p.register_hook(self._look_at) for _, p in self.named]  # type: ignore[no-untyped-call]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward, with ZeRO's hooks."""
+        return self._engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagates this rank's share of the loss; gradients are *summed* over ranks. Every
+        rank must call.
+        """
+        self._broken.zero_()
+        self._backwards += 1
+        with collective("the sum of dense gradients"):
+            self._engine.backward(loss * dist.get_world_size())  # DeepSpeed averages
+
+    def broken_gradients(self) -> Tensor:
+        """How many dense parameters got a gradient that is not finite from this rank in the last
+        backward. Shape: [].
+        """
+        return self._broken
+
+    def _look_at(self, grad: Tensor) -> None:
+        faults.check("dense gradient", dist.get_rank(), self._backwards, grad)
+        self._broken += (~torch.isfinite(grad)).any()
+
+    def step(self, lr_factor: float) -> None:
+        """Updates the dense parameters at `lr_factor` times the learning rate. Every rank must
+        call.
+        """
+        for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
+            group["lr"] = rate * lr_factor
+        with collective("the update of dense parameters"):
+            self._engine.step()
+
+    def gather_parameters(self, prefix: str = "") -> dict[str, Tensor]:
+        """Copies of the whole trainable parameters whose name starts with `prefix`, without it.
+        Every rank must call.
+        """
+        chosen = [
+            (name.removeprefix(prefix), p) for name, p in self.named if name.startswith(prefix)
+        ]
+        with deepspeed.zero.GatheredParameters(
+            [p for _, p in chosen], enabled=self.settings.stage == 3
+        ):
+            return {name: p.detach().clone() for name, p in chosen}
+
+    @property
+    def bytes_a_step(self) -> int:
+        """What a rank sends for the dense part in a step, reckoned as a ring does it: ZeRO 0 sums
+        gradients; 1 and 2 send
+        them to their owners and bring parameters back, which is as much; 3 brings parameters once
+        more for the backward."""
+        total, world = sum(p.numel() * p.itemsize for _, p in self.named), dist.get_world_size()
+        whole = sum(getattr(p, "ds_numel", p.numel()) * p.itemsize for _, p in self.named)
+        return (
+            ring_bytes(total, world)
+            if self.settings.stage < 3
+            else ring_bytes(whole, world) * 3 // 2
+        )
+
+    @contextmanager
+    def gathered_parameters(self) -> Iterator[None]:
+        """While it lasts the module's parameters are whole on every rank, for reading. Every rank
+        must call.
+        """
+        with deepspeed.zero.GatheredParameters(
+            [p for _, p in self.named], enabled=self.settings.stage == 3
+        ):
+            yield
+
+    def gather_state(self) -> dict[str, Tensor]:
+        """Parameters and Adam state as whole tensors, whatever the stage and world size. Every rank
+        must call.
+        """
+        state = {f"param.{name}": value.cpu() for name, value in self.gather_parameters().items()}
+        for kind in _ADAM_STATE:
+            for name, p in self.named:
+                value = (
+                    self._adam.state[p][kind]
+                    if self.settings.stage == 0
+                    else safe_get_full_optimizer_state(p, kind)
+                )
+                state[f"{kind}.{name}"] = value.detach().cpu().clone()
+        steps = {float(self._adam.state[flat]["step"]) for flat in self._flat}
+        assert len(steps) == 1, "Adam's partitions disagree on the step"
+        state["adam_step"] = torch.tensor([steps.pop()])
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes what `gather_state` gave, at any stage and world size. Every rank must call."""
+        with torch.no_grad():
+            for name, p in self.named:
+                self._set_parameter(p, state[f"param.{name}"])
+                for kind in _ADAM_STATE:
+                    value = state[f"{kind}.{name}"].to(p.device)
+                    if self.settings.stage == 0:
+                        self._adam.state[p][kind].copy_(value)
+                    elif self.settings.stage == 3:
+                        safe_set_local_optimizer_state(p, _own_part(p, value), kind)
+                    else:
+                        safe_set_full_optimizer_state(p, value, kind)
+        for flat in self._flat:
+            self._adam.state[flat]["step"].fill_(float(state["adam_step"]))
+
+    def _set_parameter(self, p: nn.Parameter, value: Tensor) -> None:
+        """Gives a parameter its whole value. Every rank must call."""
+        value = value.to(p.device)
+        if self.settings.stage == 3:
+            with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
+                if dist.get_rank() == 0:
+                    p.copy_(value)
+            safe_set_local_fp32_param(p, _own_part(p, value))
+            return
+        p.copy_(value)
+        if self.settings.stage > 0:
+            safe_set_full_fp32_param(p, value)
+
+    def _prime_adam(self) -> None:
+        """Makes Adam's state now: torch makes it at the first step, too late for a resumed run to
+        fill it.
+        """
+        for flat in self._flat:
+            self._adam.state[flat] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
+            }
+        if self.settings.stage in (1, 2):
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    @property
+    def _flat(self) -> list[Tensor]:
+        """The tensors that Adam itself sees on this rank."""
+        zero = self._engine.optimizer
+        if self.settings.stage == 0:
+            return [p for _, p in self.named]
+        return list(
+            zero.fp32_partitioned_groups_flat
+            if self.settings.stage == 3
+            else zero.single_partition_of_fp32_groups
+        )
+
+    def close(self) -> None:
+        """Gives back hooks and buffers, so that another phase can wrap the same module."""
+        for hook in self._hooks:
+            hook.remove()
+        self._engine.destroy()
+
+
+class NoDense:
+    """Stands for the engine where a model has no dense parameter (plain LightGCN): all that is
+    learnt is the table's.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward."""
+        return self.module(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """As `DenseEngine.backward`, with its scale."""
+        world_size = (
+            dist.get_world_size() if dist.is_initialized() else 1
+        )  # a rank alone needs no group for this
+        (loss * world_size).backward()  # type: ignore[no-untyped-call]
+
+    def broken_gradients(self) -> Tensor:
+        """None."""
+        return torch.zeros((), dtype=torch.float64)
+
+    def step(self, lr_factor: float) -> None:
+        """Has nothing to update."""
+
+    @property
+    def bytes_a_step(self) -> int:
+        """None."""
+        return 0
+
+    def gather_parameters(self, prefix: str = "") -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def gathered_parameters(self) -> AbstractContextManager[None]:
+        """As `DenseEngine.gathered_parameters`."""
+        return nullcontext()
+
+    def gather_state(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes nothing."""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+Engine = DenseEngine | NoDense
+
+
+def make_engine(
+    module: nn.Module,
+    settings: ZeroSettings,
+    batch_size: int,
+    device: torch.device,
+    learning_rates: dict[str, float] | None = None,
+) -> Engine:
+    """A DeepSpeed engine, or none where `module` has nothing for it. Every rank must call.
+
+    Arguments as `DenseEngine`.
+    """
+    return (
+        DenseEngine(module, settings, batch_size, device, learning_rates)
+        if _trainable(module)
+        else NoDense(module)
+    )
+
+
+def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The dense parameters that learn; names and shapes are the same on every rank."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:
+    """This rank's part of a stage-3 parameter's whole value, padded as DeepSpeed pads (its own
+    setter does not).
+    """
+    part = int(p.partition_numel())  # type: ignore[attr-defined]  # DeepSpeed adds it to the parameter
+    padded = torch.zeros(part * dist.get_world_size(), device=value.device)
+    padded[: value.numel()] = value.flatten()
+    return padded[dist.get_rank() * part :][:part]
+
+
+def _join_deepspeed(device: torch.device) -> None:
+    """Lets DeepSpeed use the process group that exists. Every rank must call.
+
+    On the CPU its own start compiles a shared-memory op for minutes that gloo does not use; an
+    empty table of compatible
+    ops keeps it from that. The table is private to DeepSpeed: tests/dist/test_engine.py fails when
+    it moves.
+    """
+    if deepspeed.comm.is_initialized():
+        return
+    if device.type == "cpu":
+        deepspeed_ops.__compatible_ops__ = {}
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

@@ -1,0 +1,1 @@
+"""Examines and repairs what a run has written."""

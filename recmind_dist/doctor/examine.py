@@ -1,0 +1,414 @@
+"""What of a run is sound and what is damaged: every file of the run directory, and the stores that
+it was made from.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from recmind_dist.doctor.checkpoints import CheckpointAudit, audit_checkpoints
+from recmind_dist.doctor.graphs import audit_graph
+from recmind_dist.doctor.text_stores import audit_text_store
+from recmind_dist.errors import CheckpointError, RecmindError, StoreError
+from recmind_dist.graph import Graph
+from recmind_dist.ingest.dataset import KIND as DATASET
+from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
+from recmind_dist.report import RunDirectory
+from recmind_dist.report.metrics_log import has_crc, parse_line
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import (
+    check_seal,
+    directory_lock,
+    read_json,
+    read_manifest,
+    verify_manifest,
+)
+from recmind_dist.storage.lock import NAME as LOCK
+from recmind_dist.storage.manifest import NAME as MANIFEST
+from recmind_dist.storage.manifest import SELF
+from recmind_dist.storage.seals import NAME as SEALS
+from recmind_dist.storage.seals import read_seals
+from recmind_dist.text import Texts, Whitening, load_adapter, store_path
+from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.state import Cursor
+
+REMEDIES = {
+    "config": "--repair takes it from the newest good checkpoint",
+    "inputs": "--repair takes it from the newest good checkpoint",
+    "data set": "--repair reads the log and the texts again, if they are where they were",
+    "graph": "--repair prepares it again from the data set",
+    "text vectors": "--repair makes the damaged shards again, and only them, if the language model is there",
+    "whitening": "--repair fits it again to the text vectors",
+    "texts": "--repair renders them again from the graph",
+    "adapter": "cannot be rebuilt: evaluation needs only the vectors made with it; to train on, start over with --resume never",
+    "checkpoint": "--repair removes it if another is good: training goes on from that one, and its later steps are lost",
+    "results": "--repair evaluates the best checkpoint again (recmind evaluate RUN)",
+    "metrics": "cannot be rebuilt: readers skip it; --repair moves it to logs/metrics-damaged.jsonl",
+    "hashes": "--repair takes out the damaged lines once all files are sound",
+    "file": "cannot be rebuilt by this program: make it again by the command that wrote it",
+}
+"""What a damaged part needs, in the order in which parts are mended."""
+SEALED = {
+    "config.yaml": "config",
+    "inputs.json": "inputs",
+    "whitening.safetensors": "whitening",
+    "texts.json": "texts",
+}
+SEALED |= {"results.json": "results", "per_user.parquet": "results"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something damaged. `part` is a key of REMEDIES, `fault` a sentence that names the file."""
+
+    part: str
+    path: Path
+    fault: str
+    detail: tuple[tuple[str, int], ...] = ()
+    """Of text vectors, the damaged shards (side, shard), none if it is the whole store; of metrics,
+    the line numbers.
+    """
+    damaged: bool = True
+    """False of a checkpoint that may be whole, though it cannot be read here."""
+
+    @property
+    def remedy(self) -> str:
+        """What can be done about it."""
+        return REMEDIES[self.part]
+
+
+@dataclass
+class Examination:
+    """What `examine` has found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    sound: list[str] = field(default_factory=list)
+    """One line for each part that was read and is good."""
+    notes: list[str] = field(default_factory=list)
+    """What is odd and harms nothing."""
+
+    @contextmanager
+    def reading(self, part: str, path: Path) -> Iterator[None]:
+        """A fault that the block meets becomes a finding; a block that ends well makes the part
+        sound.
+        """
+        before = len(self.findings)
+        try:
+            yield
+        except (RecmindError, OSError) as error:
+            self.findings.append(Finding(part, path, str(error).splitlines()[0]))
+        if len(self.findings) == before:
+            self.sound.append(f"{part}: {path}")
+
+
+def examine(path: Path) -> Examination:
+    """Reads everything that a run's commands would read, and changes nothing but the lock it holds
+    meanwhile.
+
+    Raises:
+        StoreError: `path` is no run directory. LockedError: the run is in use.
+    """
+    with held(path) as run:
+        return examine_held(run)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[RunDirectory]:
+    """A run that exists, held for this process; on a disk that only reads nobody can change it.
+    Raises as `examine`.
+    """
+    run = RunDirectory(path.absolute())
+    signs = (*SEALED, SEALS, run.metrics.name)
+    if not any((run.path / name).exists() for name in signs) and not run.checkpoints.is_dir():
+        raise StoreError(f"{path}: not a run directory: give one that `recmind run` has made")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(directory_lock(run.path))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        yield run
+
+
+def examine_held(run: RunDirectory) -> Examination:
+    """As `examine`, for who holds the run."""
+    found = Examination()
+    _examine_files(run, found)
+    checkpoints = audit_checkpoints(run.checkpoints)
+    for fault in checkpoints.faults:
+        found.findings.append(
+            Finding("checkpoint", fault.path, fault.sentence, damaged=fault.damaged)
+        )
+    found.sound += [f"checkpoint: {good.path}" for good in checkpoints.good]
+    found.notes += [
+        f"{left}: left by a save that was cut short: goes with the next save"
+        for left in checkpoints.unfinished
+    ]
+    inputs = _examine_inputs(run, checkpoints, found)
+    if inputs is not None:
+        _examine_lost(run, inputs, found)
+        _examine_graph(inputs.graph, found)
+        for store in _text_stores(run, checkpoints, inputs, found):
+            _examine_text(store, inputs, found)
+    _note_unverified(run, found)
+    return found
+
+
+def _examine_files(run: RunDirectory, found: Examination) -> None:
+    readers: dict[str, Callable[[Path], object]] = {
+        "config.yaml": lambda path: read_run(path.parent),
+        "whitening.safetensors": Whitening.load,
+        "texts.json": Texts.load,
+        "results.json": lambda path: run.read_results(),
+    }
+    sums, damaged = read_seals(run.path)
+    for number in damaged:
+        found.findings.append(
+            Finding(
+                "hashes", run.path / SEALS, f"{run.path / SEALS}:{number}: not a hash and a name"
+            )
+        )
+    for name in dict.fromkeys([*SEALED, *sums]):
+        path = run.path / name
+        if path.exists():
+            with found.reading(SEALED.get(name, "file"), path):
+                check_seal(path, f"{SEALS} has its hash")
+                if name in readers:
+                    readers[name](path)
+            if name not in sums and not damaged:
+                _examine_unsealed(run, name, found)
+        elif name in sums:
+            part = SEALED.get(name, "hashes")
+            found.findings.append(
+                Finding(part, path, f"{path}: missing, though {SEALS} has its hash")
+            )
+    for directory in _with_manifest(run):
+        with found.reading("adapter" if directory == run.path / "adapter" else "file", directory):
+            _check_directory(directory)
+    if run.metrics.is_file():
+        _examine_metrics(run.metrics, found)
+
+
+def _examine_unsealed(run: RunDirectory, name: str, found: Examination) -> None:
+    """A file without a hash: an older program's, or, in a run that this one began, one whose hash
+    was lost.
+    """
+    path = run.path / name
+    first = b""
+    if run.metrics.is_file():
+        with run.metrics.open("rb") as file:
+            first = file.readline(1 << 20)
+    if has_crc(first):
+        found.findings.append(
+            Finding(
+                SEALED[name],
+                path,
+                f"{path}: its hash is lost from {SEALS}: nobody can vouch for it",
+            )
+        )
+    else:
+        found.notes.append(f"{path}: has no hash in {SEALS}: written by an older program")
+
+
+def _with_manifest(run: RunDirectory) -> list[Path]:
+    """Directories that describe themselves, at any depth: an adapter, exports."""
+    apart = (run.checkpoints, run.logs)
+    found = [path.parent for path in sorted(run.path.rglob(MANIFEST))]
+    return [
+        path
+        for path in found
+        if path != run.path and not any(path.is_relative_to(other) for other in apart)
+    ]
+
+
+def _examine_lost(run: RunDirectory, inputs: Inputs, found: Examination) -> None:
+    """What the inputs name and is not there; a file that is there is looked at by its hash."""
+    adapter = run.path / "adapter"
+    needed = [("whitening", inputs.whitening), ("texts", inputs.texts)]
+    needed += [("adapter", adapter / MANIFEST)] if inputs.texts is not None else []
+    for part, path in needed:
+        known = any(
+            finding.path in (path, adapter) for finding in found.findings if finding.part == part
+        )
+        if path is not None and not path.exists() and not known:
+            found.findings.append(Finding(part, path, f"{path}: missing"))
+
+
+def _note_unverified(run: RunDirectory, found: Examination) -> None:
+    """Files of the run that nothing vouches for: not ours, not read by a command, or a lost hash."""
+    vouched = {
+        run.metrics,
+        run.path / SEALS,
+        run.path / LOCK,
+        *(run.path / name for name in read_seals(run.path)[0]),
+    }
+    for directory in _with_manifest(run):
+        with suppress(RecmindError):
+            listed = read_json(directory / MANIFEST)
+            files = listed.get("files") if isinstance(listed, dict) else None
+            vouched |= {
+                directory / MANIFEST,
+                *(directory / name for name in files or {} if isinstance(files, dict)),
+            }
+    apart = (run.checkpoints, run.logs)
+    paths = [
+        path for path in sorted(run.path.rglob("*")) if path.is_file() and path.name not in SEALED
+    ]
+    left = [
+        path
+        for path in paths
+        if path not in vouched and not any(path.is_relative_to(other) for other in apart)
+    ]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        found.notes.append(
+            f"{left[0]}{more}: not verified: nothing has a hash of it, and no command reads it"
+        )
+
+
+def _check_directory(directory: Path) -> None:
+    """A directory with a manifest, whatever it holds: an adapter, an export."""
+    raw = read_json(directory / MANIFEST)
+    kind, schema = (raw.get("kind"), raw.get("schema")) if isinstance(raw, dict) else (None, None)
+    if directory.name == "adapter":
+        load_adapter(directory)
+    elif not isinstance(kind, str) or not isinstance(schema, int):
+        raise StoreError(f"{directory / MANIFEST}: not a manifest: the file is damaged")
+    else:
+        verify_manifest(directory, read_manifest(directory, kind, schema))
+    _check_has_hash(directory)
+
+
+def _check_has_hash(directory: Path) -> None:
+    """A flipped bit in the name of a manifest's own hash leaves a manifest that looks like an older
+    program's.
+    """
+    keys = read_json(directory / MANIFEST)
+    if SELF not in keys and any(
+        sum(a != b for a, b in zip(key, SELF, strict=False)) == 1 for key in keys
+    ):
+        raise StoreError(
+            f"{directory / MANIFEST}: its own hash has lost its name: the manifest is damaged"
+        )
+
+
+def _examine_metrics(path: Path, found: Examination) -> None:
+    lines = path.read_bytes().split(b"\n")
+    # an older program's lines, which have no CRC, stand before the first that has one
+    sealed_from = next((n for n, line in enumerate(lines, 1) if has_crc(line)), len(lines) + 1)
+    bad = [
+        n
+        for n, line in enumerate(lines, 1)
+        if line.strip() and (parse_line(line) is None or (n > sealed_from and not has_crc(line)))
+    ]
+    if bad:
+        fault = f"{path}:{bad[0]}: cut short or damaged" + (
+            f", and {len(bad) - 1} more lines" if len(bad) > 1 else ""
+        )
+        found.findings.append(
+            Finding("metrics", path, fault, tuple(("line", number) for number in bad))
+        )
+    else:
+        found.sound.append(f"metrics: {path}")
+
+
+def _examine_inputs(
+    run: RunDirectory, checkpoints: CheckpointAudit, found: Examination
+) -> Inputs | None:
+    """What inputs.json names, or, where it is damaged, what the newest checkpoint was trained on."""
+    path = run.path / "inputs.json"
+    newest = checkpoints.good[0] if checkpoints.good else None
+    saved = newest.info.get("inputs") if newest else None
+    try:
+        trained = newest is not None and Cursor.from_info(newest.info).phase != "warmup"
+    except CheckpointError as error:
+        found.notes.append(str(error))
+        trained = False
+    if trained and not path.exists() and all(finding.path != path for finding in found.findings):
+        found.findings.append(Finding("inputs", path, f"{path}: missing"))
+    if path.exists() and all(finding.path != path for finding in found.findings):
+        try:
+            return Inputs.from_json(read_json(path))
+        except StoreError as error:  # of an older program, without a hash
+            found.findings.append(Finding("inputs", path, str(error)))
+    return Inputs.from_json(saved) if isinstance(saved, dict) else None
+
+
+def _examine_graph(path: Path, found: Examination) -> None:
+    with found.reading("graph", path):
+        audit_graph(path)
+        _check_has_hash(path)
+    if any(finding.path == path for finding in found.findings):
+        return
+    dataset = path.parent / f"dataset-{Graph.open(path).manifest['dataset_key'][:12]}"
+    if not dataset.is_dir():
+        found.notes.append(f"{dataset}: not there; only preparing another graph would need it")
+        return
+    with found.reading("data set", dataset):
+        verify_manifest(dataset, read_manifest(dataset, DATASET, DATASET_SCHEMA))
+        _check_has_hash(dataset)
+
+
+def _text_stores(
+    run: RunDirectory, checkpoints: CheckpointAudit, inputs: Inputs, found: Examination
+) -> list[Path]:
+    """The store of the run's vectors and, where adapters were trained, that of the untouched model."""
+    if inputs.text is None:
+        return []
+    base: Path | None = None
+    if inputs.texts is not None:
+        try:
+            config = settings_of(run, checkpoints)
+            if config is not None:
+                texts = Texts.load(inputs.texts)
+                base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
+        except (
+            RecmindError
+        ) as error:  # without the language model nobody knows where its vectors are, nor needs them
+            found.notes.append(f"vectors of the untouched model: not looked at: {error}")
+    return [path for path in dict.fromkeys((inputs.text, base)) if path is not None]
+
+
+def _examine_text(path: Path, inputs: Inputs, found: Examination) -> None:
+    with found.reading("text vectors", path):
+        if path != inputs.text and not path.exists():
+            return
+        store, faults = audit_text_store(path)
+        if faults:
+            shards = tuple((fault.side, fault.shard) for fault in faults)
+            more = f", and {len(faults) - 1} more shards" if len(faults) > 1 else ""
+            found.findings.append(Finding("text vectors", path, faults[0].fault + more, shards))
+        elif path == inputs.text and store.content_key() != inputs.store_key:
+            raise StoreError(f"{path}: its ledger has vectors of other texts than this run's")
+
+
+def settings_of(run: RunDirectory, checkpoints: CheckpointAudit) -> RunConfig | None:
+    """The run's settings from config.yaml or, where that is damaged, from the newest good
+    checkpoint.
+    """
+    try:
+        return read_run(run.path)[1]
+    except RecmindError:
+        return settings_of_checkpoint(checkpoints)
+
+
+def settings_of_checkpoint(checkpoints: CheckpointAudit) -> RunConfig | None:
+    """The settings that the newest good checkpoint was made under; None without one."""
+    if not checkpoints.good:
+        return None
+    saved = checkpoints.good[0].info.get("config")
+    if not isinstance(saved, dict):
+        raise CheckpointError(
+            f"{checkpoints.good[0].path}: holds no settings: it is of an older program"
+        )
+    try:
+        return RunConfig.model_validate(saved)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{checkpoints.good[0].path}: its settings are of another program"
+        ) from error

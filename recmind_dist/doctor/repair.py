@@ -1,0 +1,237 @@
+"""Mends what `examine` has found, each part from what it was made of. What cannot be mended stays
+as it is.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from recmind_dist.checkpoint.retention import remove
+from recmind_dist.doctor.checkpoints import CheckpointAudit, audit_checkpoints
+from recmind_dist.doctor.examine import (
+    REMEDIES,
+    SEALED,
+    Examination,
+    Finding,
+    examine_held,
+    held,
+    settings_of,
+    settings_of_checkpoint,
+)
+from recmind_dist.errors import CheckpointError, RecmindError, StoreError
+from recmind_dist.graph import Graph
+from recmind_dist.pipeline.run import Pipeline
+from recmind_dist.pipeline.train import Say, embed, fit_whitening, key_of_texts, prepare_texts
+from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import (
+    directory_lock,
+    empty_directory,
+    read_json,
+    write_bytes,
+    write_sealed_json,
+)
+from recmind_dist.storage.seals import drop_lost_lines, read_seals
+from recmind_dist.text import Texts, TextStore, store_path
+from recmind_dist.text.store import META
+from recmind_dist.training.model_shard import Inputs
+
+
+def repair(path: Path, say: Say = print) -> Examination:
+    """Mends a run, part by part, and examines it again. Holds the run's lock.
+
+    Args:
+        say: takes one line for each thing done or not to be done.
+    Raises:
+        LockedError: the run is in use. StoreError: `path` is no run directory.
+    """
+    with held(path) as run:
+        found = examine_held(run)
+        run.create()
+        for part in REMEDIES:
+            damaged = [one for one in found.findings if one.part == part]
+            for finding in (
+                damaged[:1] if part == "results" else damaged
+            ):  # one evaluation writes all of them
+                try:
+                    say(f"{finding.path}: {_Repair(run, say).mend(finding)}")
+                except (RecmindError, OSError) as error:
+                    say(f"{finding.path}: not mended: {error}")
+        _drop_lost_lines(run)
+        return examine_held(run)
+
+
+def _drop_lost_lines(run: RunDirectory) -> None:
+    """Not while a file is without its hash: it would pass for one that an older program wrote."""
+    sums, damaged = read_seals(run.path)
+    lost = damaged or any(not (run.path / name).exists() for name in sums)
+    unsealed = any((run.path / name).exists() and name not in sums for name in SEALED)
+    if lost and not unsealed:
+        drop_lost_lines(run.path)
+
+
+class _Repair:
+    """Mends one finding, with what is sound by then."""
+
+    def __init__(self, run: RunDirectory, say: Say) -> None:
+        self.run, self.say = run, say
+        self.checkpoints: CheckpointAudit = audit_checkpoints(run.checkpoints)
+
+    def mend(self, finding: Finding) -> str:
+        """Returns what was done. Raises RecmindError if it cannot be done."""
+        ways: dict[str, Callable[[Finding], str]] = {
+            "config": self._config,
+            "inputs": self._inputs,
+            "data set": self._graph,
+            "graph": self._graph,
+            "text vectors": self._vectors,
+            "whitening": self._whitening,
+            "texts": self._texts,
+            "checkpoint": self._checkpoint,
+            "results": self._results,
+            "metrics": self._metrics,
+            "hashes": lambda _: "its damaged lines go when all files are sound",
+        }
+        if finding.part not in ways:
+            raise StoreError(finding.remedy)
+        return ways[finding.part](finding)
+
+    def _config(self, _: Finding) -> str:
+        config = settings_of_checkpoint(self.checkpoints)
+        if config is None:
+            raise CheckpointError(
+                "no good checkpoint has the settings: give `recmind run` its config again"
+            )
+        self.run.write_config(config.model_dump(mode="json"))
+        return f"taken from {self.checkpoints.good[0].name}"
+
+    def _inputs(self, finding: Finding) -> str:
+        saved = self.checkpoints.good[0].info.get("inputs") if self.checkpoints.good else None
+        if not isinstance(saved, dict):
+            raise CheckpointError(
+                "no good checkpoint has them: `recmind train` with the run's config writes them "
+                "again"
+            )
+        write_sealed_json(finding.path, saved)
+        return f"taken from {self.checkpoints.good[0].name}"
+
+    def _graph(self, finding: Finding) -> str:
+        config, inputs = self._settings(), self._inputs_now()
+        made = Pipeline(config, self.say).prepare()
+        if made.resolve() != inputs.graph.resolve():
+            raise StoreError(
+                f"the log, the texts or the program have changed since: they now give {made}: "
+                "restore them"
+            )
+        return "made again, the same by its hashes"
+
+    def _vectors(self, finding: Finding) -> str:
+        config, inputs = self._settings(), self._inputs_now()
+        texts = self._rendered(config, inputs)
+        adapter = (
+            self.run.path / "adapter"
+            if finding.path == inputs.text and inputs.texts is not None
+            else None
+        )
+        made_at = store_path(texts, config.text, config.cache_dir / config.dataset.name, adapter)
+        if made_at.resolve() != finding.path.resolve():
+            raise StoreError(
+                f"language model, adapter or program have changed since: they now give {made_at}: "
+                "restore them, "
+                "or let `recmind train` go on, which makes the vectors there"
+            )
+        with directory_lock(finding.path):
+            if finding.detail:
+                for side, shard in finding.detail:
+                    TextStore.open(finding.path).forget(side, shard)
+            elif not _describes_itself(finding.path):
+                empty_directory(finding.path)
+        report = embed(config, texts, adapter, self.say)
+        return f"{report.embedded} of {report.total} texts embedded again, {report.skipped_shards} sound shards kept"
+
+    def _whitening(self, finding: Finding) -> str:
+        config, inputs = self._settings(), self._inputs_now()
+        base = inputs.text
+        if (
+            inputs.texts is not None
+        ):  # fitted to the vectors of the untouched model, before adapters were trained
+            texts = self._rendered(config, inputs)
+            base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
+        if base is None or not base.is_dir():
+            raise StoreError(
+                f"{base}: the vectors that it was fitted to are not there: run `recmind embed`"
+            )
+        before = read_seals(self.run.path)[0].get(finding.path.name, [])
+        fit_whitening(config, base).save(finding.path)
+        same = read_seals(self.run.path)[0][finding.path.name][0] in before
+        return (
+            "fitted again, the same bytes"
+            if same
+            else "fitted again; its bytes differ from those it had"
+        )
+
+    def _texts(self, finding: Finding) -> str:
+        self._rendered(self._settings(), self._inputs_now()).save(finding.path)
+        return "rendered again"
+
+    def _checkpoint(self, finding: Finding) -> str:
+        if not self.checkpoints.good:
+            raise CheckpointError(
+                "no other is good, so it stays for people to look at: start over with --resume "
+                "never"
+            )
+        if finding.path.is_symlink():
+            raise CheckpointError("a symbolic link: take it away yourself")
+        if not finding.damaged:
+            raise CheckpointError("perhaps whole, though this program cannot read it: left alone")
+        remove(finding.path)
+        return f"removed: the newest good one is {self.checkpoints.good[0].name}, step {self.checkpoints.good[0].step}"
+
+    def _results(self, finding: Finding) -> str:
+        Pipeline(self._settings(), self.say).evaluate()
+        return "evaluated again"
+
+    def _metrics(self, finding: Finding) -> str:
+        bad = {number for _, number in finding.detail}
+        lines = finding.path.read_bytes().split(b"\n")
+        moved = self.run.logs / "metrics-damaged.jsonl"
+        with moved.open("ab") as file:
+            file.writelines(line + b"\n" for number, line in enumerate(lines, 1) if number in bad)
+        write_bytes(
+            finding.path,
+            b"\n".join(line for number, line in enumerate(lines, 1) if number not in bad),
+        )
+        return f"{len(bad)} damaged lines moved to {moved}"
+
+    def _settings(self) -> RunConfig:
+        config = settings_of(self.run, self.checkpoints)
+        if config is None:
+            raise StoreError(
+                f"{self.run.config}: not readable, and no good checkpoint has the settings"
+            )
+        return config.model_copy(update={"run_dir": self.run.path})
+
+    def _inputs_now(self) -> Inputs:
+        path = self.run.path / "inputs.json"
+        if not path.is_file():
+            raise StoreError(f"{path}: not there: `recmind train` with the run's config writes it")
+        return Inputs.from_json(read_json(path))
+
+    def _rendered(self, config: RunConfig, inputs: Inputs) -> Texts:
+        Graph.open(inputs.graph, verify=True)
+        prepared = prepare_texts(config, inputs.graph)
+        if prepared.texts is None or key_of_texts(config, prepared.texts) != inputs.texts_key:
+            raise StoreError(
+                "the texts or the language model are not those of the run: restore them"
+            )
+        return prepared.texts
+
+
+def _describes_itself(path: Path) -> bool:
+    """Whether store.json can be trusted: an extraction then mends the shards."""
+    from recmind_dist.doctor.text_stores import audit_text_store
+
+    try:
+        audit_text_store(path)
+    except StoreError:
+        return False
+    return (path / META).is_file()

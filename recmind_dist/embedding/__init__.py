@@ -1,0 +1,1 @@
+"""The row-sharded embedding table, its optimizer, and the exchange of rows and gradients."""

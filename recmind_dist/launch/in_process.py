@@ -1,0 +1,58 @@
+"""Training on one rank inside this process, without Ray."""
+
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train_phases(
+    config: RunConfig,
+    inputs: Inputs,
+    phases: tuple[str, ...],
+    resume: str,
+    allow_mismatch: bool,
+    report: Report,
+) -> None:
+    """All of `Trainer.train`, on one rank alone."""
+    from recmind_dist.training.trainer import Trainer
+
+    run = RunDirectory(config.run_dir)
+    run.create()
+    context = _join_group_of_one(config)
+    worker = Trainer(config, inputs, context, run, uuid.uuid4().hex, report, resume, allow_mismatch)
+    worker.train(phases)
+
+
+def _join_group_of_one(config: RunConfig) -> DistContext:
+    """A process group of one rank alone, which DeepSpeed needs. It lasts as long as the process:
+    DeepSpeed keeps hold of it.
+    """
+    wants_gpu = config.scaling.device == "cuda" or (
+        config.scaling.device == "auto" and torch.cuda.is_available()
+    )
+    if not dist.is_initialized():
+        backend = "nccl" if wants_gpu else "gloo"
+        store = dist.HashStore()  # type: ignore[attr-defined]  # public in torch's manual, not in its stubs
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+    scaling, device = config.scaling, torch.device("cuda" if wants_gpu else "cpu")
+    return DistContext.join(device, scaling.collective_timeout_s, scaling.shared_memory)
+
+
+def leave_ray() -> None:
+    """Ends the Ray that embedding has started: it would keep its memory through the whole training."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()

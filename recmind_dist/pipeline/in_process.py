@@ -1,0 +1,71 @@
+"""A whole run on one rank inside this process, for tuning, studies and small machines."""
+
+from typing import Any
+
+import torch
+
+from recmind_dist.launch.in_process import Report, leave_ray, train_phases
+from recmind_dist.pipeline.run import Pipeline
+from recmind_dist.pipeline.train import Say, fit, prepare_texts
+from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.model_shard import Inputs
+
+
+def train_in_process(
+    config: RunConfig,
+    say: Say = print,
+    on_commit: Report | None = None,
+    resume: str = "auto",
+    allow_mismatch: bool = False,
+) -> RunDirectory:
+    """Trains a run to its end with one rank in this process. Its directory is one that `recmind
+    evaluate` takes.
+
+    Inputs are prepared as `Pipeline` prepares them; Ray is started only where texts have to be
+    embedded, and ended again.
+
+    Args:
+        config: scaling.num_workers is taken as 1, threads from scaling.threads_per_worker; say:
+        takes one line at a time;
+        on_commit: called after each checkpoint with {"step", …validation metrics so far}; what it
+        raises ends the run.
+    Raises:
+        TrainingError: a loss is not finite; and whatever `Pipeline.fit` raises.
+    """
+    scaling = config.scaling.model_copy(update={"num_workers": 1})
+    pipeline = Pipeline(config.model_copy(update={"scaling": scaling}), say)
+    config, run = pipeline.config.absolute(), pipeline.directory
+    torch.set_num_threads(scaling.threads_per_worker)
+
+    def train_here(
+        config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool
+    ) -> None:
+        leave_ray()
+        train_phases(config, inputs, phases, resume, mismatch, on_commit or (lambda _: None))
+
+    with run.lock():
+        graph = pipeline.prepare()
+        if not config.trains:  # nothing to train: `evaluate` does all
+            run.write_config(config.model_dump(mode="json"))
+            return run
+        try:
+            fit(config, prepare_texts(config, graph), say, resume, allow_mismatch, train_here)
+        finally:
+            leave_ray()
+    for record in validation_curve(run)[-1:]:
+        say(
+            f"{run.path}: epoch {record['epoch']}: {config.evaluation.metric} "
+            f"{record[config.evaluation.metric]:.4f}"
+        )
+    return run
+
+
+def validation_curve(run: RunDirectory) -> list[dict[str, Any]]:
+    """The validations of a run in order: {"epoch", "norm_exponent", "recall@20", …}; an epoch done
+    twice stands once.
+    """
+    if not run.metrics.exists():
+        return []
+    by_epoch = {record["epoch"]: record for record in read_metrics(run.metrics, "validation")}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]

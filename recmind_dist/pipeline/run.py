@@ -1,0 +1,139 @@
+"""All stages of a run in their order; each skips what is done. What the commands call, and what
+programs may.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.graph import Graph, prepare_graph, prepare_rows
+from recmind_dist.ingest import fetch, ingest_dataset
+from recmind_dist.pipeline.replay import partition_report
+from recmind_dist.pipeline.train import (
+    Prepared,
+    Say,
+    embed,
+    fit,
+    prepare_texts,
+    read_inputs,
+    sync_with_storage,
+)
+from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.text import EmbedReport
+from recmind_dist.training.evaluate import (
+    evaluate_popularity_run,
+    evaluate_run,
+    evaluate_text_run,
+    read_run,
+)
+from recmind_dist.training.model_shard import Inputs
+
+DATA, MODELS = Path("data"), Path("models")
+
+
+class Pipeline:
+    """One run, from its files to its results.
+
+    Args:
+        config: see `load_run_config`; say: takes one line at a time of what is done.
+    """
+
+    def __init__(self, config: RunConfig, say: Say = print) -> None:
+        self.config, self.say = config, say
+        self.directory = RunDirectory(config.run_dir.absolute())
+
+    @staticmethod
+    def from_yaml(
+        path: str | Path, overrides: list[str] | None = None, say: Say = print
+    ) -> "Pipeline":
+        """Reads the config from a file. Raises ConfigError, one line a fault."""
+        return Pipeline(load_run_config(Path(path), overrides), say)
+
+    @staticmethod
+    def of_run(run_dir: str | Path, say: Say = print) -> "Pipeline":
+        """A run that exists, by its own config.yaml. Raises ConfigError or StoreError if it is
+        none.
+        """
+        return Pipeline(read_run(Path(run_dir))[1], say)
+
+    def run(self, resume: str = "auto", allow_mismatch: bool = False) -> dict[str, Any]:
+        """All stages. Returns the content of results.json."""
+        with self.directory.lock():
+            if self.config.trains:
+                self._fit(resume, allow_mismatch)
+            results = self.evaluate()
+            sync_with_storage(self.config)
+            return results
+
+    def prepare(self) -> Path:
+        """Fetches, ingests, splits and partitions. Returns the graph's directory."""
+        for name in self.config.fetch:
+            self.say(f"{name}: at {fetch_asset(name)}")
+        dataset = ingest_dataset(self.config.dataset, self.config.cache_dir)
+        graph = prepare_graph(
+            dataset, self.config.graph, self.config.cache_dir, self.config.dataset.memory_mb
+        )
+        if self.config.graph.placement == "partitioned":
+            prepare_rows(graph)
+        self.say(f"graph: at {graph}")
+        return graph
+
+    def report_partition(self) -> str:
+        """One line on the prepared graph's partition: cut, balance, rows that will travel."""
+        return partition_report(self.config, Graph.open(self.prepare()))
+
+    def embed(self) -> EmbedReport | None:
+        """Turns all texts into vectors of the untouched language model; None for a variant without
+        text.
+        """
+        prepared = prepare_texts(self.config, self.prepare())
+        return (
+            embed(self.config, prepared.texts, None, self.say)
+            if prepared.texts is not None
+            else None
+        )
+
+    def fit(self, resume: str = "auto", allow_mismatch: bool = False) -> Inputs:
+        """Trains to the end of the joint phase, from wherever the run stands."""
+        with self.directory.lock():
+            inputs = self._fit(resume, allow_mismatch)
+            sync_with_storage(self.config)
+            return inputs
+
+    def evaluate(self) -> dict[str, Any]:
+        """Test metrics of the best checkpoint, here on one rank alone or on evaluation.num_workers
+        Ray workers; writes results.json.
+        """
+        if self.config.variant == "popularity":
+            return evaluate_popularity_run(self.config, self.prepare(), self.directory)
+        if self.config.variant == "text_only":
+            prepared = prepare_texts(self.config, self.prepare())
+            assert prepared.texts is not None, "text_only without texts"
+            store = embed(self.config, prepared.texts, None, self.say).path
+            return evaluate_text_run(self.config, prepared.graph, store, self.directory)
+        inputs = read_inputs(self.directory)
+        if self.config.evaluation.num_workers == 1:
+            return evaluate_run(self.config, inputs, self.directory, DistContext.alone())
+        from recmind_dist.launch.ray_train import evaluate_on_workers
+
+        evaluate_on_workers(self.config, inputs)
+        return self.directory.read_results()
+
+    def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
+        prepared: Prepared = prepare_texts(self.config, self.prepare())
+        return fit(self.config, prepared, self.say, resume, allow_mismatch)
+
+
+def fetch_asset(name: str) -> Path:
+    """Brings a data set to data/ or a model to models/, where the configs of this repository look
+    for them.
+    """
+    if name != "smollm2":
+        return fetch(name, DATA if name == "ml-100k" else MODELS)
+    from recmind_dist.text.gguf import convert_smollm2, is_converted
+
+    into = MODELS / name
+    if not is_converted(into):
+        convert_smollm2(next(fetch(name, MODELS / "gguf").glob("*.gguf")), into)
+    return into

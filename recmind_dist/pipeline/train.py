@@ -1,0 +1,304 @@
+"""Training from prepared stores to a finished run: texts embedded, warm-up, adapters merged, texts
+embedded again, joint.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from recmind_dist.checkpoint.layout import attempt_directories
+from recmind_dist.checkpoint.mirror import Mirror, open_mirror
+from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.checkpoint.retention import remove
+from recmind_dist.errors import CheckpointError, ConfigError, StoreError
+from recmind_dist.graph import Graph
+from recmind_dist.report import Progress, RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.sampling.edge_masks import heldout_slice
+from recmind_dist.storage import check_seal, content_key, read_json, write_sealed_json
+from recmind_dist.storage.seals import DOCTOR
+from recmind_dist.text import (
+    EmbedReport,
+    Texts,
+    TextStore,
+    Whitening,
+    build_texts,
+    embed_texts,
+    encoder_key,
+    store_path,
+)
+from recmind_dist.training.model_shard import Inputs, run_identity
+from recmind_dist.training.state import Cursor, refuse_other_run
+
+log = logging.getLogger(__name__)
+Say = Callable[[str], None]
+TrainPhases = Callable[[RunConfig, Inputs, tuple[str, ...], str, bool], None]
+"""Trains phases: (config, inputs, phases, resume, allow_mismatch). By default on Ray workers."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph and, where the variant uses text, all its texts."""
+
+    graph: Path
+    texts: Texts | None
+
+
+def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
+    """Checks that every worker gets a share, and renders all texts.
+
+    Titles of edges that are held out for the gates stay out of the user texts.
+    """
+    graph = Graph.open(graph_path)
+    workers = config.scaling.max_workers
+    if workers > min(graph.num_users, graph.num_items):
+        raise ConfigError(
+            f"scaling.num_workers is {workers}, more ranks than the {graph.num_users} users or "
+            f"{graph.num_items} items of "
+            f"{graph.name}: lower it"
+        )
+    if not config.model.use_text:
+        return Prepared(graph_path, None)
+    hidden = (
+        heldout_slice(
+            graph,
+            config.model.gate.heldout_share,
+            config.graph.seed,
+            config.model.gate.withheld_items,
+        )
+        if config.heldout_gates
+        else None
+    )
+    return Prepared(graph_path, build_texts(graph, config.text, hidden))
+
+
+def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> EmbedReport:
+    """Brings the text store up to date through the actor pool; starts Ray only if there is
+    something to embed.
+    """
+    config = config.absolute()
+    cache = config.cache_dir / config.dataset.name
+    path = store_path(texts, config.text, cache, adapter)
+    mirror = Mirror.of(config.storage_uri, config.run_dir)
+    if mirror is not None and mirror.pull_store(path):
+        say(f"{mirror.remote.uri}: brought the vectors of {path.name}")
+    with _Extraction(config) as extraction:
+        found = embed_texts(
+            texts,
+            config.text,
+            cache,
+            adapter,
+            on_progress=extraction.progress,
+            on_start=extraction.start,
+        )
+    if mirror is not None:
+        _keep_vectors(mirror, found.path)
+    say(
+        f"embedded {found.embedded} of {found.total} texts"
+        + (" with the adapter" if adapter else "")
+    )
+    return found
+
+
+class _Extraction:
+    """Ray and a line of progress for an extraction, from the moment it turns out that there is
+    something to embed.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._bar: Progress | None = None
+
+    def start(self, num_texts: int) -> None:
+        from recmind_dist.launch.cluster import check_nodes, publish_requirements, start_ray
+
+        start_ray(self._config)
+        with publish_requirements(self._config, None) as place:
+            check_nodes(place)
+        self._bar = Progress("embed", num_texts, unit="text").__enter__()
+
+    def progress(self, done: int, total: int) -> None:
+        assert self._bar is not None
+        self._bar.update(done - self._bar.done)
+
+    def __enter__(self) -> "_Extraction":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+
+def _keep_vectors(mirror: Mirror, path: Path) -> None:
+    try:
+        mirror.push_store(path)
+    except OSError as error:
+        first = (str(error).splitlines() or [""])[0][:300]
+        raise StoreError(
+            f"{path}: could not be brought to {mirror.remote.uri} ({first}): run again when it is "
+            "well"
+        ) from error
+
+
+def fit(
+    config: RunConfig,
+    prepared: Prepared,
+    say: Say,
+    resume: str = "auto",
+    allow_mismatch: bool = False,
+    train: TrainPhases | None = None,
+) -> Inputs:
+    """Trains a run to its end, from wherever it stands. Returns (and keeps in inputs.json) what it
+    was trained on.
+
+    Args:
+        train: who trains; None: Ray workers.
+    Raises:
+        CheckpointError: nothing to resume where resume is "must"; or the run was made under other
+        settings, graph or texts.
+    """
+    config = config.absolute()
+    run = RunDirectory(config.run_dir)
+    mirror = open_mirror(config.storage_uri, run.path)
+    if resume == "never":
+        _start_over(run, mirror, say)
+    elif mirror is not None and (pulled := mirror.pull()):
+        say(f"{mirror.remote.uri}: brought {', '.join(pulled)}")
+    texts_key = key_of_texts(config, prepared.texts) if prepared.texts is not None else ""
+    found = find_checkpoint(run.checkpoints)
+    if found is None and resume == "must":
+        raise CheckpointError(
+            f"{run.checkpoints}: nothing to resume: start with --resume auto or never"
+        )
+    if found is not None and not allow_mismatch:
+        refuse_other_run(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
+    inputs, adapts = Inputs(prepared.graph.absolute()), False
+    if prepared.texts is not None:
+        inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
+        adapts = config.text.lora is not None and config.warms_up
+    run.write_config(config.model_dump(mode="json"))
+    phases: tuple[str, ...] = ("warmup", "joint")
+    if adapts and prepared.texts is not None:
+        _train_past(run, config, inputs, ("warmup",), allow_mismatch, train)
+        adapted = embed(config, prepared.texts, run.path / "adapter", say)
+        store_key = TextStore.open(adapted.path).content_key()
+        inputs, phases = (
+            replace(inputs, text=adapted.path.absolute(), store_key=store_key),
+            ("joint",),
+        )
+    write_sealed_json(run.path / "inputs.json", inputs.to_json())
+    _train_past(run, config, inputs, phases, allow_mismatch, train)
+    return inputs
+
+
+def _train_past(
+    run: RunDirectory,
+    config: RunConfig,
+    inputs: Inputs,
+    phases: tuple[str, ...],
+    allow_mismatch: bool,
+    train: TrainPhases | None,
+) -> None:
+    """Trains until the run's newest good checkpoint has left `phases`; nothing is done if it has."""
+    cursor = _cursor(run)
+    if cursor is not None and cursor.phase not in phases:
+        return
+    if train is None:
+        from recmind_dist.launch.ray_train import train as train_on_ray
+
+        train = train_on_ray
+    train(config, inputs, phases, "auto", allow_mismatch)
+    cursor = _cursor(run)
+    if cursor is None or cursor.phase in phases:
+        raise CheckpointError(
+            f"{run.checkpoints}: the end of training could not be saved: free space, then run again"
+        )
+
+
+def read_inputs(run: RunDirectory) -> Inputs:
+    """What a run was trained on. Raises StoreError if the run has not come so far."""
+    path = run.path / "inputs.json"
+    if not path.is_file():
+        raise StoreError(
+            f"{run.path}: no inputs.json: not a trained run: run `recmind run` or `recmind train` "
+            "first"
+        )
+    check_seal(path, DOCTOR)
+    inputs = Inputs.from_json(read_json(path))
+    Graph.open(inputs.graph, verify=True)  # once, and not by every rank
+    return inputs
+
+
+def _text_inputs(
+    config: RunConfig, run: RunDirectory, prepared: Prepared, say: Say, texts_key: str, fresh: bool
+) -> Inputs:
+    assert prepared.texts is not None
+    base = embed(config, prepared.texts, None, say)
+    whitening, texts = run.path / "whitening.safetensors", run.path / "texts.json"
+    if fresh or not whitening.is_file():
+        # fitted once a run, to the untouched model: the projection learns in these coordinates and
+        # keeps them
+        fit_whitening(config, base.path).save(whitening)
+    if config.text.lora is not None:
+        prepared.texts.save(texts)
+    lora_texts = texts.absolute() if config.text.lora is not None else None
+    store_key = TextStore.open(base.path).content_key()
+    return Inputs(
+        prepared.graph.absolute(),
+        base.path.absolute(),
+        whitening.absolute(),
+        lora_texts,
+        texts_key,
+        store_key,
+    )
+
+
+def fit_whitening(config: RunConfig, vectors: Path) -> Whitening:
+    """The run's whitening, of the store with the untouched model's vectors."""
+    components = config.model.text_components
+    return Whitening.fit(
+        TextStore.open(vectors), config.model.text_whitening, dim=components or None
+    )
+
+
+def key_of_texts(config: RunConfig, texts: Texts) -> str:
+    """All that decides the vectors before adapters: model, tokenizer, prompt, pooling, dtype, and
+    the texts.
+    """
+    return content_key([encoder_key(config.text), texts.items, texts.users])
+
+
+def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:
+    """An old checkpoint with a better score would be taken for the new run's best."""
+    if mirror is not None:
+        say(f"--resume never: the checkpoints at {mirror.remote.uri} are removed")
+        mirror.clear()
+    old = attempt_directories(run.checkpoints)
+    if old:
+        say(f"--resume never: the checkpoints in {run.checkpoints} are removed")
+    for path in old:
+        remove(path)  # its COMMIT first: a kill in the middle leaves no half checkpoint
+    run.create()
+
+
+def sync_with_storage(config: RunConfig) -> None:
+    """Brings to shared storage, if the run has some, what is not there yet. Raises StoreError if
+    that fails.
+    """
+    config = config.absolute()
+    mirror = Mirror.of(config.storage_uri, config.run_dir)
+    if mirror is None:
+        return
+    try:
+        mirror.sync()
+    except OSError as error:
+        raise StoreError(
+            f"{config.run_dir}: done, but not all of it came to {mirror.remote.uri} ({error}): "
+            "run again when it is back"
+        ) from error
+
+
+def _cursor(run: RunDirectory) -> Cursor | None:
+    found = find_checkpoint(run.checkpoints)
+    return Cursor.from_info(found.info) if found else None

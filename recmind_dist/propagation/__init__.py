@@ -1,0 +1,1 @@
+"""Exact propagation over the whole graph, and means of users' items."""

@@ -1,0 +1,488 @@
+"""Exact full-graph propagation, layer by layer: each rank computes its own rows from everybody's.
+
+Legend: n rows of this rank, N nodes, E' entries of this rank's rows, u wanted rows, D dims. Every
+rank holds one [N, D] layer at a time, never the edges of others.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.embedding.exchange import all_gather_rows
+from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
+from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.model import GatedLightGCN, MeanOfStates, NodeEmbeddings
+from recmind_dist.propagation.item_means import ItemMeans, content_view, newest_item_views
+from recmind_dist.types import BoolArray, IntArray
+
+_FEW = 0.4  # share of the edges below which a hop reads those of the wanted rows alone
+
+
+@dataclass(frozen=True)
+class FinalEmbeddings:
+    """Final vectors of all nodes in node order, [N, C], and γ of every layer, [layers, N], empty
+    without gates.
+    """
+
+    h: Tensor
+    gamma: Tensor
+
+
+class FullPropagation:
+    """The symmetric propagation operator A of the whole training graph, as this rank's rows of it.
+
+    A is its own transpose, so the backward of a hop is the same hop applied to the gathered
+    gradients.
+
+    Args:
+        bounds: [P + 1] rows of the ranks.
+        degree_feature: [N] d̃ in node order.
+        absent: [E] edges (positions in the user half) that nothing passes over.
+        degree: [N] as which nodes count, by default their training degree.
+        rows: this rank's share of a partitioned graph, which has no other edges here and can leave
+        none out.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        bounds: IntArray,
+        context: DistContext,
+        degree_feature: Tensor,
+        absent: IntArray | None = None,
+        degree: IntArray | None = None,
+        rows: EdgeRows | None = None,
+    ) -> None:
+        self.context, self._graph = context, graph
+        self.counts = np.diff(bounds).tolist()
+        self.row_of_node = torch.from_numpy(np.array(graph.row_of_node))
+        node_of_row = np.argsort(graph.row_of_node)
+        self._own = node_of_row[bounds[context.rank] : bounds[context.rank + 1]]
+        assert absent is None or rows is None or rows.whole, (
+            "edges of a partitioned graph are left out by sampling alone"
+        )
+        rows = rows or EdgeRows.all_of(graph)
+        self._indptr, indices = rows_of(
+            rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own)
+        )
+        inverse_root = (
+            np.maximum(np.asarray(graph.degree) if degree is None else degree, 1).astype(np.float32)
+            ** -0.5
+        )
+        weight = edge_weights(
+            self._indptr, indices, inverse_root[self._own], inverse_root[node_of_row]
+        )
+        if absent is not None and len(absent):
+            weight[self.positions(absent)] = 0.0
+        device = context.device
+        self._matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(
+            device
+        )
+        self._item_means: dict[float, ItemMeans] = {}
+        self.feature = degree_feature.to(device)[torch.from_numpy(self._own).to(device)]
+        self._users_by_row = node_of_row < graph.num_users
+        self.is_user = torch.from_numpy(self._own < graph.num_users).to(device)
+        self.everywhere = torch.arange(len(self._own), device=device)
+        self.items = (~self.is_user).nonzero().squeeze(1)
+
+    @property
+    def own_nodes(self) -> IntArray:
+        """[n] global ids of this rank's rows."""
+        return self._own
+
+    @property
+    def edges_of_rows(self) -> tuple[IntArray, IntArray, BoolArray]:
+        """indptr [n + 1], rows of the other ends [E'], and which of these edges are not absent
+        [E'].
+        """
+        assert self._matrix.weight is not None
+        return (
+            self._indptr,
+            self._matrix.indices.cpu().numpy(),
+            self._matrix.weight.cpu().numpy() != 0,
+        )
+
+    def item_means(self, decay: float) -> ItemMeans:
+        """Made once."""
+        if decay not in self._item_means:
+            self._item_means[decay] = ItemMeans(self._graph, self, decay)
+        return self._item_means[decay]
+
+    def positions(self, edges: IntArray) -> IntArray:
+        """Where edges (positions in the user half) stand in this rank's rows, in both directions.
+        Ascending.
+        """
+        found = self._position_of_edge[:, edges].ravel()
+        ascending: IntArray = np.sort(found[found >= 0])
+        return ascending
+
+    @cached_property
+    def _position_of_edge(self) -> IntArray:
+        graph = self._graph
+        row = np.full(graph.num_nodes, -1, np.int64)
+        row[self._own] = np.arange(len(self._own))
+        found: IntArray = positions_of_edges(
+            graph.indptr, graph.indices, graph.num_users, graph.num_edges, row, self._indptr
+        )
+        return found
+
+    def hop(self, hidden: IntArray | None = None) -> Callable[[Tensor], Tensor]:
+        """One hop over all edges but those at `hidden` (see `positions`), inside autograd: [n, D] →
+        [n, D].
+
+        Every rank must call what it returns, in forward and in backward.
+        """
+        return partial(_apply, self, _or_nothing(hidden))
+
+    def mean(
+        self,
+        hidden: IntArray | None = None,
+        rows: Tensor | None = None,
+        edges: CsrMatrix | None = None,
+    ) -> MeanOfStates:
+        """Rows of (1 + A + … + A^L) x / (L + 1), inside autograd; see `MeanOfStates`.
+
+        Every rank must call what it returns, in forward and in backward.
+
+        Args:
+            hidden: as `hop`.
+            rows: [u] distinct rows of this rank that are wanted, by default all.
+            edges: what `edges_from` says of them.
+        """
+        return partial(
+            _mean, self, _or_nothing(hidden), self.everywhere if rows is None else rows, edges
+        )
+
+    def edges_from(self, rows: Tensor) -> CsrMatrix | None:
+        """A with the edges from these rows alone, all that the first hop of a gradient passes over.
+
+        Any thread may ask, of an operator that hides nothing. None where it is not worth while: for
+        many rows, of several ranks, or off the CPU.
+        """
+        if (
+            self.context.world_size > 1
+            or self.context.device.type != "cpu"
+            or not self._are_few(rows)
+        ):
+            return None
+        return self._edges_from(rows)
+
+    def _edges_from(self, rows: Tensor) -> CsrMatrix:
+        matrix = self._matrix
+        assert matrix.weight is not None
+        arrays = matrix.indptr.numpy(), matrix.indices.numpy(), matrix.weight.numpy()
+        return CsrMatrix.of_arrays(*edges_to(*arrays, rows.numpy()), matrix.num_cols)
+
+    def _are_few(self, rows: Tensor) -> bool:
+        """Whether so few rows are wanted that finding their edges costs less than passing over all."""
+        if len(rows) == len(self._own):
+            return False
+        if rows.device.type != "cpu":  # a sum over degrees would make the host wait
+            return len(rows) < _FEW * len(self._own)
+        own = rows.numpy()
+        return int((self._indptr[own + 1] - self._indptr[own]).sum()) < _FEW * int(self._indptr[-1])
+
+    @contextmanager
+    def _hiding(self, hidden: IntArray) -> Iterator[CsrMatrix]:
+        """The matrix while the entries at these positions weigh nothing."""
+        with _at_rest(self._matrix, torch.from_numpy(hidden).to(self.context.device)):
+            yield self._matrix
+
+    def _everybody(self, state_nD: Tensor) -> Tensor:
+        """Every rank's rows. Shape: [N, D]. Every rank must call."""
+        return all_gather_rows(state_nD, self.counts, self.context)
+
+    def multiply(self, x_nD: Tensor, hidden: IntArray) -> Tensor:
+        """This rank's rows of A times everybody's rows. Every rank must call."""
+        with self._hiding(hidden) as matrix:
+            return matrix.matmul(self._everybody(x_nD))
+
+    def mean_of_states(
+        self, x_nD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
+    ) -> Tensor:
+        """Rows `wanted` of (1 + A + … + A^L) x / (L + 1). Shape: [u, D]. Every rank must call."""
+        few = self._are_few(wanted)
+        state, total = x_nD, x_nD.index_select(0, wanted)
+        with self._hiding(hidden) as matrix:
+            for layer in range(num_layers):
+                everybody = self._everybody(state)
+                if few and layer == num_layers - 1:
+                    total += matrix.rows(wanted).matmul(everybody)
+                else:
+                    state = matrix.matmul(everybody)
+                    total += state if len(wanted) == len(state) else state.index_select(0, wanted)
+        return total.div_(num_layers + 1)
+
+    def mean_backward(
+        self,
+        grad_uD: Tensor,
+        num_layers: int,
+        hidden: IntArray,
+        wanted: Tensor,
+        edges: CsrMatrix | None,
+    ) -> Tensor:
+        """The gradient of `mean_of_states`'s x, by Horner's rule. Shape: [n, D]. Every rank must
+        call.
+
+        Args:
+            edges: `edges_from(wanted)`, if it is known.
+        """
+        grad_uD = grad_uD / (num_layers + 1)
+        state = grad_uD.new_zeros(len(self._own), grad_uD.shape[1]).index_copy_(0, wanted, grad_uD)
+        few = self.context.world_size == 1 and wanted.device.type == "cpu" and self._are_few(wanted)
+        with self._hiding(hidden) as matrix:
+            for layer in range(num_layers):
+                first = edges
+                if layer == 0 and edges is None and few:
+                    first = self._edges_from(wanted)
+                state = (matrix if layer or first is None else first).matmul(self._everybody(state))
+                state.index_add_(0, wanted, grad_uD)
+        return state
+
+    @cached_property
+    def by_sides(self) -> "Sides":
+        """The same operator for states of which one side is zero."""
+        return Sides(self._matrix, self._users_by_row, self.counts, self.is_user, self.context)
+
+    @torch.no_grad()
+    def final_embeddings(
+        self, model: GatedLightGCN, e_nD: Tensor, z_nD: Tensor | None, text_nT: Tensor | None = None
+    ) -> FinalEmbeddings:
+        """Vectors of the current model. Every rank must call.
+
+        Args:
+            e_nD: this rank's base rows; z_nD: their text views, None without text; text_nT: the
+            text vectors themselves, which a content view is made of.
+        """
+        if len(model.gates):
+            views = model.views(
+                e_nD, z_nD, self.is_user, [self.hop()] * model.num_layers, self.feature
+            )
+        else:
+            z = z_nD if z_nD is None or model.settings.users_have_text else z_nD[self.items]
+            graph, text = model.smoothed(e_nD, z, self.mean())
+            decay = model.settings.recent_decay
+            content: list[Tensor] = []
+            recent: list[Tensor] = []
+            if model.settings.content_view and text_nT is not None:
+                content, recent = content_view(self, text_nT, decay)
+            recent = [*newest_item_views(self, [graph, text], decay), *recent]
+            h = model.read_out(
+                graph, graph, text, self.feature, self.is_user, content=content, recent=recent
+            )
+            views = NodeEmbeddings(h, graph, text)
+        gates = views.gamma
+        if model.mix is not None:
+            gates = [*gates, model.mix.gamma(views.graph, self.feature, self.is_user)]
+        everything = all_gather_rows(torch.cat([views.h, *gates], 1), self.counts, self.context)
+        in_node_order = everything[self.row_of_node.to(everything.device)]
+        dim = views.h.shape[1]
+        return FinalEmbeddings(
+            in_node_order[:, :dim].contiguous(), in_node_order[:, dim:].T.contiguous()
+        )
+
+
+class Sides:
+    """A between users and items apart, for states that are zero on one side: each hop is half the
+    work.
+
+    Every edge leads from one side to the other, so the states of an x on items alone lie on items
+    and on users by turns. Rows of a side stand in the order of the table.
+
+    Args:
+        matrix: [n, N] this rank's rows of A.
+        users_by_row: [N] which table rows are users'.
+        counts: [P] rows of each rank.
+        is_user: [n] which rows of this rank are users'.
+    """
+
+    def __init__(
+        self,
+        matrix: CsrMatrix,
+        users_by_row: BoolArray,
+        counts: list[int],
+        is_user: Tensor,
+        context: DistContext,
+    ) -> None:
+        self._context, self._whole = context, matrix
+        owner = np.repeat(np.arange(len(counts)), counts)
+        place = np.where(users_by_row, np.cumsum(users_by_row), np.cumsum(~users_by_row)) - 1
+        place_of_row = torch.from_numpy(place.astype(np.int32)).to(context.device)
+        self._rows: dict[bool, Tensor] = {}
+        self._matrix: dict[bool, CsrMatrix] = {}
+        self._counts: dict[bool, list[int]] = {}
+        for users in (True, False):
+            self._rows[users] = (is_user == users).nonzero().squeeze(1)
+            own = matrix.rows(self._rows[users])
+            others = int((users_by_row != users).sum())
+            indices = place_of_row[own.indices.long()].to(own.indices.dtype)
+            self._matrix[users] = CsrMatrix(own.indptr, indices, own.weight, others)
+            self._counts[users] = np.bincount(
+                owner[users_by_row == users], minlength=len(counts)
+            ).tolist()
+        self._is_user = is_user
+        self._place = torch.where(is_user, torch.cumsum(is_user, 0), torch.cumsum(~is_user, 0)) - 1
+
+    def mean_of_states(
+        self, x: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
+    ) -> Tensor:
+        """As `FullPropagation.mean_of_states`, of an x on items alone. Shapes: x [items, D] → [u,
+        D].
+
+        Every rank must call.
+        """
+        total = x.new_zeros(len(wanted), x.shape[1])
+        state = x
+        with self._hiding(hidden):
+            for layer in range(num_layers + 1):
+                users = layer % 2 == 1
+                if layer:
+                    state = self._hop(users, state)
+                at, place = self._of_side(wanted, users)
+                total.index_add_(0, at, state.index_select(0, place))
+        return total.div_(num_layers + 1)
+
+    def mean_backward(
+        self, grad_uD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
+    ) -> Tensor:
+        """The gradient of `mean_of_states`'s x. Shape: [items, D]. Every rank must call."""
+        grad_uD = grad_uD / (num_layers + 1)
+        state = grad_uD.new_zeros(0)
+        with self._hiding(hidden):
+            for left in range(num_layers, -1, -1):  # hops that are still to come
+                users = left % 2 == 1
+                if left == num_layers:
+                    state = grad_uD.new_zeros(len(self._rows[users]), grad_uD.shape[1])
+                else:
+                    state = self._hop(users, state)
+                at, place = self._of_side(wanted, users)
+                state.index_add_(0, place, grad_uD.index_select(0, at))
+        return state
+
+    def _hop(self, users: bool, state: Tensor) -> Tensor:
+        """Users' rows (or items') of A times everybody's rows of the other side. Every rank must
+        call.
+        """
+        return self._matrix[users].matmul(
+            all_gather_rows(state, self._counts[not users], self._context)
+        )
+
+    def _of_side(self, wanted: Tensor, users: bool) -> tuple[Tensor, Tensor]:
+        """Which of the wanted rows are of a side, and their places in it."""
+        at = (self._is_user.index_select(0, wanted) == users).nonzero().squeeze(1)
+        return at, self._place.index_select(0, wanted.index_select(0, at))
+
+    @contextmanager
+    def _hiding(self, hidden: IntArray) -> Iterator[None]:
+        """While entries at these positions of the whole matrix weigh nothing."""
+        position = torch.from_numpy(hidden).to(self._context.device)
+        row = (
+            torch.searchsorted(
+                self._whole.indptr, position.to(self._whole.indptr.dtype), right=True
+            )
+            - 1
+        )
+        entry = position - self._whole.indptr[row]
+        users = self._is_user[row]
+        at = {}
+        for side in (True, False):
+            row_of_side = self._place[row[users == side]]
+            at[side] = self._matrix[side].indptr[row_of_side] + entry[users == side]
+        with _at_rest(self._matrix[True], at[True]), _at_rest(self._matrix[False], at[False]):
+            yield
+
+
+@contextmanager
+def _at_rest(matrix: CsrMatrix, entries: Tensor) -> Iterator[None]:
+    """While these entries weigh nothing: in place, since a copy of all weights costs a quarter of a
+    hop.
+    """
+    weight = matrix.weight
+    assert weight is not None
+    kept = weight[entries]
+    weight[entries] = 0.0
+    try:
+        yield
+    finally:
+        weight[entries] = kept
+
+
+class _Hop(torch.autograd.Function):
+    """Every rank must apply it: forward and backward are one hop each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: FullPropagation, hidden: IntArray) -> Tensor:
+        ctx.operator, ctx.hidden = operator, hidden
+        return operator.multiply(x.detach(), hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.operator.multiply(grads[0].contiguous(), ctx.hidden), None, None
+
+
+def _apply(operator: FullPropagation, hidden: IntArray, x: Tensor) -> Tensor:
+    """One hop inside autograd. Every rank must call, in forward and in backward."""
+    out: Tensor = _Hop.apply(x, operator, hidden)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Mean(torch.autograd.Function):
+    """Powers of a symmetric operator are symmetric, so the backward passes over the same matrix.
+
+    Every rank must apply it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        operator: FullPropagation,
+        num_layers: int,
+        hidden: IntArray,
+        wanted: Tensor,
+        items_only: bool,
+        edges: CsrMatrix | None,
+    ) -> Tensor:
+        ctx.operator, ctx.edges, ctx.arguments = operator, edges, (num_layers, hidden, wanted)
+        ctx.items_only = items_only
+        source = operator.by_sides if items_only else operator
+        return source.mean_of_states(x.detach(), *ctx.arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].contiguous()
+        if ctx.items_only:
+            back = ctx.operator.by_sides.mean_backward(grad, *ctx.arguments)
+        else:
+            back = ctx.operator.mean_backward(grad, *ctx.arguments, ctx.edges)
+        return back, None, None, None, None, None, None
+
+
+def _mean(
+    operator: FullPropagation,
+    hidden: IntArray,
+    rows: Tensor,
+    edges: CsrMatrix | None,
+    x: Tensor,
+    num_layers: int,
+    items_only: bool,
+) -> Tensor:
+    """As `FullPropagation.mean_of_states`, inside autograd. Every rank must call, in forward and in
+    backward.
+    """
+    out: Tensor = _Mean.apply(  # type: ignore[no-untyped-call]
+        x, operator, num_layers, hidden, rows, items_only, edges
+    )
+    return out
+
+
+def _or_nothing(edges: IntArray | None) -> IntArray:
+    return edges if edges is not None else np.zeros(0, np.int64)

@@ -1,0 +1,1 @@
+"""A run's config: the settings of all rooms in one tree, variants, deleted keys."""

@@ -1,0 +1,352 @@
+"""Everything a run is, in one tree: the settings of all rooms, the variant, and where it keeps its
+files.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from recmind_dist.checkpoint import CheckpointSettings
+from recmind_dist.config import Settings, resolve_settings
+from recmind_dist.config.yaml import load_yaml
+from recmind_dist.distributed.settings import ScalingSettings, TableSettings, ZeroSettings
+from recmind_dist.evaluation import EvaluationSettings
+from recmind_dist.graph import GraphSettings
+from recmind_dist.ingest import DatasetSettings
+from recmind_dist.model.settings import AlignmentSettings, LossSettings, ModelSettings
+from recmind_dist.run_config.deleted_keys import DELETED_KEYS
+from recmind_dist.run_config.train_settings import TrainSettings
+from recmind_dist.run_config.variants import VARIANTS, merged
+from recmind_dist.sampling.settings import SamplerSettings
+from recmind_dist.text.settings import TextSettings
+
+Variant = Literal[
+    "recmind",
+    "popularity",
+    "lightgcn",
+    "lightgcn_bpr",
+    "bpr_mf",
+    "xsimgcl",
+    "lightgcn_text",
+    "alpharec",
+    "rlmrec",
+    "text_only",
+    "llm_only",
+    "late_fusion",
+    "no_alignment",
+    "no_user_alignment",
+    "no_item_alignment",
+    "no_warmup",
+    "gate_items_only",
+]
+
+
+class RunConfig(Settings):
+    """One run. `load_run_config` reads it from YAML."""
+
+    run_dir: Path = Path("runs/run")
+    """Where results, metrics and checkpoints go."""
+    cache_dir: Path = Path("cache")
+    """Where prepared data, graphs and text vectors go; runs on the same data share them."""
+    storage_uri: str | None = None
+    """s3://…, gs://… or a path that outlives this machine: committed checkpoints, the run's small
+    files and text vectors go
+    there too, and a run whose directory is empty or older comes back from there. Variants of
+    `compare` go to
+    `<storage_uri>-<variant>`."""
+    variant: Variant = "recmind"
+    """A named set of settings, laid over this file."""
+    compare: tuple[Variant, ...] = ()
+    """Variants trained and evaluated beside this one, each in `<run_dir>-<variant>`."""
+    profile: bool = False
+    """Write where the time of the first steps goes, as a Chrome trace and as text, to
+    <run_dir>/profile.
+    """
+    fetch: tuple[Literal["ml-100k", "minilm", "smollm2"], ...] = ()
+    """Data and models to bring first, where they are absent."""
+    dataset: DatasetSettings
+    graph: GraphSettings = GraphSettings()
+    text: TextSettings = TextSettings()
+    sampler: SamplerSettings = SamplerSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    table: TableSettings = TableSettings()
+    zero: ZeroSettings = ZeroSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @field_validator("run_dir", "cache_dir")
+    @classmethod
+    def _a_directory(cls, value: Path) -> Path:
+        if re.match(r"[a-z][a-z0-9+]*:/", str(value)):  # else a directory named s3: would be made
+            raise ValueError(
+                f"{value}: a mounted directory is needed here: give the URI as storage_uri, "
+                "beside it"
+            )
+        return value
+
+    @field_validator("storage_uri")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        if value and "@" in value.partition("://")[2].partition("?")[0]:
+            raise ValueError("holds a password or key: take it out and give it by the environment")
+        return value
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to learn; otherwise `evaluate` does all."""
+        return self.variant not in ("popularity", "text_only")
+
+    @property
+    def _parts_do_not_fit(self) -> bool:
+        """Whether a partition that was made for its cuts is one for another number of workers.
+        Elastic runs take any.
+        """
+        made_for_cuts = (
+            self.graph.partition in ("fennel", "metis") and self.graph.placement == "partitioned"
+        )
+        fixed = not self.scaling.elastic
+        return made_for_cuts and fixed and self.graph.num_parts % self.scaling.max_workers != 0
+
+    @property
+    def heldout_gates(self) -> bool:
+        """Whether gates learn from held-out edges: only then is a slice held out, and its titles
+        kept from user texts.
+        """
+        gated = self.model.gate.enabled or self.model.readout == "mix"
+        return self.model.use_text and gated and self.model.gate.learn_on == "heldout"
+
+    @property
+    def aligns(self) -> bool:
+        """Whether graph and text views are pulled together at all."""
+        wanted = self.alignment.users or self.alignment.items
+        return self.model.use_text and self.alignment.weight > 0 and wanted
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether there is a phase of alignment alone."""
+        return self.aligns and self.train.warmup_epochs > 0
+
+    @property
+    def views_text(self) -> bool:
+        """Whether the model has a text view; without one texts may still be what the table starts
+        from.
+        """
+        model = self.model
+        reads = (
+            model.gate.enabled
+            or model.readout in ("alpha", "mix", "concat", "text")
+            or model.base == "text"
+        )
+        return model.use_text and (reads or self.aligns)
+
+    @property
+    def propagates_fully(self) -> bool:
+        """Whether training propagates the whole graph, not sampled blocks."""
+        return self.sampler.propagation == "full"
+
+    @property
+    def gate_batch_size(self) -> int:
+        return (
+            (self.model.gate.batch_size or max(1, self.train.batch_size // 4))
+            if self.heldout_gates
+            else 0
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what a step computes: a checkpoint is continued only under the
+        same ones.
+
+        Model and templates are not here: the key of the texts (`Inputs.texts_key`) says them by
+        content.
+        """
+        rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train"}
+        values = self.model_dump(mode="json", include=rooms)
+        for room, free in (
+            ("sampler", "prefetch"),
+            ("zero", "stage"),
+            ("train", "log_every_steps"),
+        ):
+            del values[room][free]
+        judged = {"metric", "ks", "norm_exponent", "norm_exponent_grid"}
+        values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)
+        lora = self.text.lora if self.model.use_text else None
+        return {**values, "lora": lora.model_dump(mode="json") if lora else None}
+
+    def overrides_beside(self, variant: str) -> list[str]:
+        """key=value words that give a run of another variant places of its own, beside this one's."""
+        words = [f"run_dir={self.run_dir}-{variant}"]
+        if self.storage_uri:
+            place, mark, query = self.storage_uri.partition("?")
+            words.append(f'storage_uri="{place.rstrip("/")}-{variant}{mark}{query}"')
+        return words
+
+    def absolute(self) -> "RunConfig":
+        """The same with absolute paths: workers of Ray have current directories of their own."""
+        model = Path(self.text.model)
+        text = (
+            self.text.model_copy(update={"model": str(model.absolute())})
+            if model.is_dir()
+            else self.text
+        )
+        paths: dict[str, Any] = {
+            "run_dir": self.run_dir.absolute(),
+            "cache_dir": self.cache_dir.absolute(),
+        }
+        if self.storage_uri and "://" not in self.storage_uri:
+            paths["storage_uri"] = str(Path(self.storage_uri).absolute())
+        return self.model_copy(update={**paths, "text": text})
+
+    @model_validator(mode="after")
+    def _rooms_agree(self) -> "RunConfig":
+        faults = [sentence for wrong, sentence in self._checks() if wrong]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _checks(self) -> list[tuple[bool, str]]:
+        hops, layers = len(self.sampler.num_neighbors), self.model.num_layers
+        gate, text = self.model.gate, self.model.use_text
+        init = text and self.model.init != "normal"
+        beside = self.trains and (self.model.content_view or self.model.recent_decay > 0)
+        full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
+        return [
+            (
+                self.train.batch_of == "users" and self.sampler.hide_batch_edges,
+                (
+                    "train.batch_of: users would hide all edges of a batch's users: set "
+                    "sampler.hide_batch_edges: false"
+                ),
+            ),
+            (
+                not full and self.loss.contrast.kind != "none",
+                "loss.contrast needs sampler.propagation: full",
+            ),
+            (
+                not full and gate.withheld_items > 0,
+                "model.gate.withheld_items needs sampler.propagation: full",
+            ),
+            (gate_kind and not text, "model.readout: mix needs model.use_text"),
+            (
+                beside and not (gate_kind and full and not gate.enabled),
+                (
+                    "model.content_view and recent_decay need readout: mix, sampler.propagation: "
+                    "full, gate.enabled: false"
+                ),
+            ),
+            (
+                beside and self.loss.contrast.kind != "none",
+                "model.content_view and recent_decay need loss.contrast.kind: none",
+            ),
+            (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
+            (
+                self.model.text_layers > layers,
+                f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}",
+            ),
+            (
+                self.views_text
+                and not self.model.users_have_text
+                and self.model.text_layers == 0
+                and self.model.base == "table",
+                (
+                    "model.users_have_text: false needs model.text_layers of 1 or more: users would "
+                    "have no text view"
+                ),
+            ),
+            (
+                self.loss.contrast.kind != "none" and self.loss.contrast.layer > layers,
+                (
+                    f"loss.contrast.layer {self.loss.contrast.layer} is above model.num_layers "
+                    f"{layers}"
+                ),
+            ),
+            (
+                not full and hops != layers,
+                (
+                    f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one "
+                    "fan-out per layer"
+                ),
+            ),
+            (
+                text and self.dataset.items is None and self.dataset.users is None,
+                (
+                    "model.use_text needs dataset.items or dataset.users: name a file with texts, or "
+                    "set variant: lightgcn"
+                ),
+            ),
+            (
+                init and self.model.text_whitening != "whiten",
+                "model.init: text needs model.text_whitening: whiten",
+            ),
+            (
+                self.train.batch_size < self.scaling.max_workers,
+                (
+                    f"train.batch_size {self.train.batch_size} is below scaling.num_workers "
+                    f"{self.scaling.max_workers}: raise it"
+                ),
+            ),
+            (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
+            (
+                self._parts_do_not_fit,
+                f"graph.placement: partitioned with graph.partition: {self.graph.partition} into "
+                "graph.num_parts "
+                f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} "
+                "does not divide: cuts and balance "
+                "would be lost: set num_parts to a multiple of the workers, or partition: hash",
+            ),
+            (
+                full and self.graph.placement == "partitioned",
+                (
+                    "graph.placement: partitioned needs sampler.propagation: sampled: full "
+                    "propagation hides edges by a map of all"
+                ),
+            ),
+            (
+                self.sampler.backend == "pyg" and self.graph.placement == "partitioned",
+                (
+                    "graph.placement: partitioned needs sampler.backend: numba: pyg-lib's draws "
+                    "depend on who asks"
+                ),
+            ),
+            (
+                self.variant in self.compare,
+                f"compare names {self.variant}, which is this run's own variant: leave it out",
+            ),
+        ]
+
+
+def load_run_config(
+    path: Path, overrides: list[str] | None = None, variant: str | None = None
+) -> RunConfig:
+    """Reads a config, lays its variant's settings (or those of `variant`) over it, applies
+    overrides, validates.
+
+    Raises:
+        ConfigError: one line a fault, with file:line.
+    """
+    document = load_yaml(path)
+    chosen = variant or next(
+        (o.partition("=")[2] for o in reversed(overrides or []) if o.startswith("variant=")), None
+    )
+    chosen = chosen or document.values.get("variant", "recmind")
+    document.values.update(merged(document.values, VARIANTS.get(str(chosen), {})))
+    others = document.values.get("compare")
+    if isinstance(others, list):
+        document.values["compare"] = [other for other in others if other != chosen]
+    if variant:
+        document.values.update(variant=variant, compare=[])
+    return resolve_settings(
+        RunConfig,
+        document,
+        [
+            o
+            for o in overrides or []
+            if variant is None or not o.startswith(("variant=", "compare="))
+        ],
+        DELETED_KEYS,
+    )

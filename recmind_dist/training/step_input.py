@@ -1,0 +1,46 @@
+"""A step's inputs, made ahead of it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from recmind_dist.embedding.exchange import LookupPlan
+from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.sampling.loader import Batch
+from recmind_dist.training.fresh_text import FreshText
+from recmind_dist.types import IntArray
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """Everything a step needs that can be made ahead, in the prefetching thread.
+
+    Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch,
+    main_index None where they are in the order of the main batch; degree features [N];
+    hidden: positions in the rows of `operator`, which stands for sampled blocks under full
+    propagation; edges: those from the rows of `plan` alone, where nothing is hidden.
+    """
+
+    step: int
+    main: Batch
+    gate: Batch | None
+    plan: LookupPlan
+    main_index: Tensor | None
+    gate_index: Tensor | None
+    main_feature: Tensor
+    gate_feature: Tensor | None
+    fresh: FreshText | None = None
+    operator: FullPropagation | None = None
+    hidden: IntArray | None = None
+    edges: CsrMatrix | None = None
+
+    @property
+    def hides_edges(self) -> bool:
+        """Whether the global batch hides edges: the same on every rank, unlike `hidden`."""
+        return len(self.main.hidden_edges) > 0
+
+    @property
+    def rows(self) -> Tensor | slice:
+        """Rows of this rank's shard that the step reads and updates."""
+        return self.plan.local_rows if self.operator is None else slice(None)

@@ -1,0 +1,227 @@
+"""What one rank owns: its rows of the table, its text vectors and all that the text view needs of
+its nodes.
+
+Legend: n rows of this rank, T text dims, D embedding dims.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.model import FallbackSettings, ModelSettings, TextRows
+from recmind_dist.randomness import normals, stream_key, uniforms
+from recmind_dist.sampling.edge_masks import EdgeMask
+from recmind_dist.text import TextStore, Whitening
+from recmind_dist.text.store import HalfArray
+from recmind_dist.types import BoolArray, IntArray
+
+_BLOCK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Whitened text vectors of this rank's rows, in row order, with the fallback's inputs.
+
+    Shapes: as `TextRows`, all [n, …]; vectors are held in float16, and the texts' own handed out in
+    float32.
+    """
+
+    rows: TextRows
+
+    def select(
+        self,
+        local_rows: Tensor | slice,
+        hide_share: float = 0.0,
+        key: int = 0,
+        nodes: Tensor | None = None,
+    ) -> TextRows:
+        """The rows at `local_rows`; with hide_share some that have text are treated as if they had
+        none.
+
+        Args:
+            key: stream key of the step; nodes: global ids of the rows, on which the hiding depends.
+        """
+        r = self.rows
+        absent = r.absent[local_rows]
+        if hide_share and nodes is not None:
+            hidden = uniforms(stream_key(key, "hide-text"), nodes.cpu().numpy()) < hide_share
+            absent = absent | torch.from_numpy(hidden).to(absent.device)
+        return TextRows(
+            r.text[local_rows].float(),
+            absent,
+            r.degree_feature[local_rows],
+            r.category[local_rows],
+            r.neighbour_text[local_rows],
+        )
+
+
+def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
+    """d̃ = log(1 + degree) / log(1 + max degree), float32. Shape: as `degree`."""
+    whole = float(np.log1p(max(max_degree, 1)))
+    if (
+        degree.device.type == "cpu"
+    ):  # in the sampler's thread too, where a parallel operation takes the cores from training
+        return torch.from_numpy(np.log1p(degree.numpy().astype(np.float32)) / np.float32(whole))
+    return torch.log1p(degree.to(torch.float32)) / whole
+
+
+def load_text_features(
+    rows: EdgeRows,
+    store: TextStore,
+    whitening: Whitening,
+    nodes: IntArray,
+    fallback: FallbackSettings,
+    device: torch.device,
+    held_out: EdgeMask,
+) -> TextFeatures:
+    """Reads this rank's text vectors from the store, once, and derives what the fallback needs.
+
+    Args:
+        rows: edges, of these nodes at least; nodes: [n] global ids in row order; held_out: edges
+        from which the gates learn:
+        they stay out of the means.
+    """
+    graph = rows.graph
+    hidden = np.zeros(len(rows.indices), np.bool_)
+    hidden[held_out.in_csr(rows)] = True
+    text, absent = _own_vectors(graph, store, whitening, nodes)
+    features = degree_feature(
+        torch.from_numpy(np.asarray(graph.degree)[nodes]), int(graph.degree.max())
+    )
+    own = TextRows(
+        torch.from_numpy(text).to(device),
+        torch.from_numpy(absent).to(device),
+        features.to(device),
+        torch.from_numpy(_category_buckets(graph, fallback)[nodes]).to(device),
+        torch.from_numpy(_neighbour_means(rows, store, whitening, nodes, hidden)).to(device),
+    )
+    return TextFeatures(own)
+
+
+def initial_rows(
+    nodes: IntArray, text: TextRows | None, settings: ModelSettings, seed: int
+) -> Tensor:
+    """E⁰ of rows of these nodes: the leading whitened components of the text where there is text,
+    else normal.
+
+    A row depends on its node alone, so any number of ranks makes the same table. Shape: [n, D].
+    """
+    dim = settings.embedding_dim
+    rows = torch.from_numpy(normals(stream_key(seed, "table"), nodes, dim)) * settings.init_scale
+    if text is not None and settings.init != "normal":
+        present = ~text.absent.cpu()
+        leading = text.text[:, :dim].float().cpu()
+        rows[present, : leading.shape[1]] = leading[present] * text_scale(
+            text.text.shape[1], settings
+        )
+        if settings.init == "text_neighbours":
+            means = text.neighbour_text[:, :dim].float().cpu()
+            length = means.square().mean(1).sqrt()
+            known = ~present & (length > 0)
+            rows[known, : means.shape[1]] = means[known] / length[known, None] * settings.init_scale
+    return rows
+
+
+def text_scale(text_dim: int, settings: ModelSettings) -> float:
+    """What brings a whitened component (mean square 1/T) to the root mean square of a normal entry
+    of E⁰.
+    """
+    return float(settings.init_scale * np.sqrt(text_dim))
+
+
+def _own_vectors(
+    graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray
+) -> tuple[HalfArray, BoolArray]:
+    """Whitened vectors of `nodes`, [n, T] float16, and which have no text, [n]."""
+    out = np.zeros((len(nodes), whitening.dim), np.float16)
+    absent = np.ones(len(nodes), np.bool_)
+    for side, start, block in _blocks(graph, store):
+        inside = np.flatnonzero((nodes >= start) & (nodes < start + len(block)))
+        vectors = block[nodes[inside] - start]
+        absent[inside] = np.isnan(vectors[:, 0])
+        out[inside] = whitening.apply(side, vectors)
+    return out, absent
+
+
+def _neighbour_means(
+    rows: EdgeRows, store: TextStore, whitening: Whitening, nodes: IntArray, hidden: BoolArray
+) -> HalfArray:
+    """Mean whitened vector of each node's visible neighbours that have text, zero where none has.
+    Shape: [n, T].
+
+    Args:
+        hidden: True for those of `rows.indices` that the gates learn from.
+    """
+    total = np.zeros((len(nodes), whitening.dim), np.float32)
+    count = np.zeros(len(nodes), np.int64)
+    own = rows.rows_of(nodes)
+    for side, start, block in _blocks(rows.graph, store):
+        _add_neighbours(
+            rows.indptr,
+            rows.indices,
+            own,
+            hidden,
+            start,
+            whitening.apply(side, block),
+            ~np.isnan(block[:, 0]),
+            total,
+            count,
+        )
+    return (total / np.maximum(count, 1)[:, None]).astype(np.float16)
+
+
+@njit(cache=True, nogil=True)
+def _add_neighbours(indptr, indices, rows, hidden, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
+    stop = start + len(vectors)
+    for k in range(len(rows)):
+        first, last = indptr[rows[k]], indptr[rows[k] + 1]
+        for e in range(first + np.searchsorted(indices[first:last], start), last):
+            u = indices[e]
+            if u >= stop:
+                break
+            if present[u - start] and not hidden[e]:
+                total[k] += vectors[u - start]
+                count[k] += 1
+
+
+def _blocks(graph: Graph, store: TextStore) -> Iterator[tuple[str, int, HalfArray]]:
+    """The whole store in blocks: side, global id of the first row, raw vectors."""
+    for side, first, rows in (
+        ("users", 0, graph.num_users),
+        ("items", graph.num_users, graph.num_items),
+    ):
+        if store.num_rows(side) != rows:
+            raise StoreError(
+                f"{store.path}: {store.num_rows(side)} {side}, the graph has {rows}: run `recmind "
+                "embed`"
+            )
+        for start in range(0, rows, _BLOCK_ROWS):
+            yield side, first + start, store.read(side, start, min(start + _BLOCK_ROWS, rows))
+
+
+def _category_buckets(graph: Graph, fallback: FallbackSettings) -> IntArray:
+    """Bucket of each node's category: crc32 of the text modulo the buckets; bucket 0 where there is
+    none. Shape: [N].
+    """
+    buckets = np.zeros(graph.num_nodes, np.int64)
+    if not fallback.category_field or not fallback.category_buckets:
+        return buckets
+    frame = graph.items_frame()
+    if fallback.category_field not in frame.columns:
+        names = ", ".join(frame.columns)
+        raise ConfigError(
+            f"model.fallback.category_field: {fallback.category_field!r} is no field of the item "
+            f"file: it has {names}"
+        )
+    values = frame[fallback.category_field].fill_null("").to_list()
+    buckets[graph.num_users :] = [
+        zlib.crc32(v.encode()) % fallback.category_buckets if v else 0 for v in values
+    ]
+    return buckets
