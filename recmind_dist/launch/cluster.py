@@ -18,12 +18,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.graph.edge_rows import rows_directory
+from recmind_dist.launch.network import fault_of_network, fewest_nodes
 from recmind_dist.launch.node_check import FOLDER, NodeRequirements, check_node, versions
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.remote import Remote
 from recmind_dist.training.model_shard import Inputs
-from recmind_dist.training.network import fault_of_network, fewest_nodes
 
 log = logging.getLogger(__name__)
 

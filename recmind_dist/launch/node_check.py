@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recmind_dist.errors import RecmindError
-from recmind_dist.training.network import fault_of_network
+from recmind_dist.launch.network import fault_of_network
 
 FOLDER = "places"  # on shared storage
 PACKAGES = ("recmind-dist", "torch", "deepspeed", "ray", "numpy")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.distributed.settings import ZeroSettings
 from recmind_dist.distributed.zero_engine import DenseEngine, NoDense, make_engine
-from recmind_dist.training.network import GROUPS
+from recmind_dist.launch.network import GROUPS
 from tests.processes import run_ranks
 
 State = dict[str, np.ndarray]

@@ -9,11 +9,11 @@ import pytest
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.launch.cluster import start_ray
+from recmind_dist.launch.network import Network, fewest_nodes, loopback_fault, sockets_fault
 from recmind_dist.launch.node_check import NodeRequirements, check_node, versions
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.storage import read_json
 from recmind_dist.training.model_shard import Inputs
-from recmind_dist.training.network import Network, fewest_nodes, loopback_fault, sockets_fault
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
