@@ -17,6 +17,7 @@ import typer
 
 from benchmarks.accuracy import collect_runs
 from benchmarks.accuracy_store import AccuracyStore
+from benchmarks.controls import CONTROLS
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.runs import Arm, ArmRuns, run_arms
@@ -66,15 +67,16 @@ def run_bench(bench: str, home: Path, jobs: int, only: list[str] | None) -> None
         ConfigError: there is no such bench.
     """
     chosen, models = planned(bench)
-    arms: dict[Path, list[Arm]] = {}
+    arms: dict[tuple[Path, str | None], list[Arm]] = {}
     for name, model in models.items():
         if not only or name in only:
             arm = Arm(name, model.get("variant", "recmind"), tuple(model.get("overrides", [])))
-            arms.setdefault(config_of(model, chosen), []).append(arm)
+            arms.setdefault((config_of(model, chosen), model.get("control")), []).append(arm)
     finished: list[ArmRuns] = []
-    for config, of_config in arms.items():
+    for (config, control), of_config in arms.items():
         configure = _Configure(config, chosen.get("overrides", []))
-        finished += run_arms(of_config, configure, home / bench, chosen["seeds"], jobs, _print)
+        into, seeds = home / bench, chosen["seeds"]
+        finished += run_arms(of_config, configure, into, seeds, jobs, _print, CONTROLS[control])
     for arm_runs in finished:
         for sentence in arm_runs.failures:
             print(f"{arm_runs.name}: left out: {sentence}")

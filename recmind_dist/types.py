@@ -3,6 +3,7 @@
 Shapes: N nodes, U users, I items, E training edges, D dims, T text dims, B batch, P ranks.
 """
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -17,3 +18,6 @@ Int32Array: TypeAlias = NDArray[np.int32]
 IndexArray: TypeAlias = IntArray | Int32Array
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
+
+Say: TypeAlias = Callable[[str], None]
+"""Takes one line at a time of what is done, for whoever watches."""

@@ -19,12 +19,7 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     # the last two are what torch and DeepSpeed import at an engine's first start, for six seconds
-    [
-        "recmind_dist.training.trainer",
-        "zarr",
-        "torch._dynamo",
-        "deepspeed.runtime.zero.muon.muon_optimizer",
-    ]
+    ["recmind_dist.training.trainer", "zarr", "torch._dynamo", "tests.deepspeed_on_cpu"]
 )
 
 

@@ -106,7 +106,9 @@ def train_rank(
 
     run = RunDirectory(config.run_dir)
     run.create()
-    context = DistContext.join(torch.device("cpu"), shared_memory=config.scaling.shared_memory)
+    context = DistContext.join_group(
+        torch.device("cpu"), shared_memory=config.scaling.shared_memory
+    )
     worker = Trainer(config, inputs, context, run, attempt, lambda _: None, resume, allow_mismatch)
     cursor = worker.train(phases)
     rows = {name: value.numpy().copy() for name, value in worker.parts.table.rows().items()}
@@ -138,7 +140,7 @@ def train_until(config: RunConfig, inputs: Inputs, attempt: str, step: int) -> i
     run = RunDirectory(config.run_dir)
     run.create()
     worker = Trainer(
-        config, inputs, DistContext.join(torch.device("cpu")), run, attempt, report, "never"
+        config, inputs, DistContext.join_group(torch.device("cpu")), run, attempt, report, "never"
     )
     try:
         worker.train(("warmup", "joint"))
@@ -160,7 +162,7 @@ def resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
     worker = Trainer(
         config,
         inputs,
-        DistContext.join(torch.device("cpu")),
+        DistContext.join_group(torch.device("cpu")),
         RunDirectory(config.run_dir),
         attempt,
         lambda _: None,

@@ -40,7 +40,7 @@ def prepare() -> dict[str, Work]:
     dist.init_process_group(
         "gloo", store=dist.FileStore(f"{HOME}/store", 2), rank=RANK, world_size=2
     )
-    context = DistContext.join(torch.device("cpu"), shared_memory=WAY == "memory")
+    context = DistContext.join_group(torch.device("cpu"), shared_memory=WAY == "memory")
     bounds = even_cut(ROWS, 2)
     table = torch.zeros(int(bounds[RANK + 1] - bounds[RANK]), DIM)
     exchange = RowExchange(bounds, context, table=table)

@@ -93,7 +93,7 @@ def prepare() -> dict[str, Work]:
     )
     store = dist.FileStore(f"{HOME}/store", WORLD) if WORLD > 1 else dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=RANK, world_size=WORLD)
-    context = DistContext.join(torch.device("cpu"))
+    context = DistContext.join_group(torch.device("cpu"))
     run = RunDirectory(config.run_dir)
     run.create()
     worker = Trainer(config, Inputs(Path(GRAPH)), context, run, "benchmk1", lambda _: None, "never")

@@ -40,7 +40,7 @@ def prepare() -> dict[str, Work]:
         dist.init_process_group(
             "gloo", store=dist.FileStore(sys.argv[4], WORLD), rank=RANK, world_size=WORLD
         )
-        context = DistContext.join(torch.device("cpu"))
+        context = DistContext.join_group(torch.device("cpu"))
     run = RunDirectory(config.run_dir)
     run.create()
     worker = Trainer(config, inputs, context, run, "benchmark", lambda _: None, "never")

@@ -94,17 +94,13 @@ def wait_for(
         names); or another rank
             gave the attempt up.
     """
-    start, limit_s, why = time.monotonic(), wait_s, "checkpoint.wait_s"
+    start, limit_s, why = time.monotonic(), wait_s, ""
     while missing := _missing(path, names):
         waited_s = time.monotonic() - start
-        if (
-            closing.begun()
-            and waited_s + closing.patience_s < limit_s
-            and why == "checkpoint.wait_s"
-        ):
-            limit_s, why = waited_s + closing.patience_s, "the run is closing"
+        if closing.begun() and waited_s + closing.patience_s < limit_s and not why:
+            limit_s, why = waited_s + closing.patience_s, " (the run is closing)"
         if waited_s > limit_s:
-            raise CheckpointError(f"{path}: {what(missing)} after {round(limit_s, 1):g} s ({why})")
+            raise CheckpointError(f"{path}: {what(missing)} after {round(limit_s, 1):g} s{why}")
         closing.sleep(min(pause_s(waited_s), max(limit_s - waited_s, _FIRST_LOOK_S)))
 
 

@@ -31,6 +31,12 @@ from recmind_dist.storage.lock import NAME as LOCK
 from recmind_dist.types import Rank
 
 log = logging.getLogger(__name__)
+MAX_FAILURES = 3
+"""Saves in a row that may fail (full disk, lost rank) before training stops."""
+WAIT_S = 600.0
+"""Seconds a save waits for the other ranks' shares, their upload to storage_uri included, before it
+counts as failed.
+"""
 
 # How long an aborted run waits for the other ranks' shares once its own is there. Shares are alike,
 # so those of ranks that live
@@ -89,7 +95,7 @@ class Checkpointer:
             info is plain JSON
                 data without NaN; info["score"] (higher is better) decides what is kept as best.
         Raises:
-            CheckpointError: `max_failures` saves in a row have failed; or the arguments cannot be
+            CheckpointError: MAX_FAILURES saves in a row have failed; or the arguments cannot be
             saved.
         """
         self._collect()
@@ -100,15 +106,13 @@ class Checkpointer:
         )
         frozen = None if info is None else json.loads(_json(attempt, info))
         self._pending = self._writer.submit(self._write, attempt, host_rows, host_dense, frozen)
-        if not self.settings.background:
-            self._collect()
 
     def wait(self) -> list[str]:
         """Waits for the save under way. Returns the names committed since the last call, the same
         on every rank.
 
         Raises:
-            CheckpointError: `max_failures` saves in a row have failed.
+            CheckpointError: MAX_FAILURES saves in a row have failed.
         """
         self._collect()
         names, self._committed = self._committed, []
@@ -183,7 +187,7 @@ class Checkpointer:
 
     def _count_failure(self, error: CheckpointError | OSError) -> None:
         self._failures_in_a_row += 1
-        count, limit = self._failures_in_a_row, self.settings.max_failures
+        count, limit = self._failures_in_a_row, MAX_FAILURES
         log.warning("checkpoint not saved (failure %d of %d in a row): %s", count, limit, error)
         if count >= limit and not self._closing.begun():
             raise CheckpointError(
@@ -215,13 +219,7 @@ class Checkpointer:
             self._prune(attempt)
             not_mirrored = self._mirror_commit(path, words)
         else:
-            wait_for(
-                path,
-                [COMMIT],
-                self.settings.wait_s,
-                lambda _: "no COMMIT from rank 0",
-                self._closing,
-            )
+            wait_for(path, [COMMIT], WAIT_S, lambda _: "no COMMIT from rank 0", self._closing)
         return attempt, not_mirrored
 
     def _give_up(self, path: Path) -> None:
@@ -290,7 +288,7 @@ class Checkpointer:
         wait_for(
             path,
             list(ranks),
-            self.settings.wait_s,
+            WAIT_S,
             lambda missing: (
                 f"rank {', '.join(str(ranks[name]) for name in missing)} has not saved its rows"
             ),

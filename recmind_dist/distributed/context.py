@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from recmind_dist.causes import telling_line
 from recmind_dist.distributed.shared_memory import SharedMemoryTransport, share_memory
 from recmind_dist.distributed.traffic import Traffic, ring_bytes
 from recmind_dist.distributed.transport import Transport
@@ -38,11 +39,10 @@ def collective(operation: str) -> Iterator[None]:
         if not isinstance(error, dist.DistError) and not _LOST.search(first):
             raise
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        took, said = time.monotonic() - start, telling_line(str(error))[:200]
         raise WorkerLostError(
-            f"rank {rank} of {world}: {operation} failed after {time.monotonic() - start:.1f} s "
-            f"({first[:200]}): another "
-            "rank died or hangs: see its log, or raise scaling.collective_timeout_s if it is only "
-            "slow"
+            f"rank {rank} of {world}: {operation} failed after {took:.1f} s ({said}): another rank "
+            "died or hangs: see its log, or raise scaling.collective_timeout_s if it is only slow"
         ) from error
 
 
@@ -71,7 +71,7 @@ class DistContext:
         return DistContext(0, 1, torch.device(device))
 
     @staticmethod
-    def join(
+    def join_group(
         device: torch.device, timeout_s: int = 300, shared_memory: bool = True
     ) -> "DistContext":
         """Joins the default process group, which exists. Every rank must call.

@@ -15,17 +15,15 @@ class ScalingSettings(Settings):
     changing with its nodes.
     """
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where Ray has GPUs, else cpu."""
+    """auto: cuda where every worker gets a GPU of its own, else cpu; it says which, and why."""
     threads_per_worker: int = Field(1, ge=1)
     """CPU threads of torch in each worker."""
     max_failures: int = Field(3, ge=-1)
     """Restarts of the worker group before the run gives up; -1: no limit."""
     start_timeout_s: float = Field(60.0, gt=0)
     """Seconds a start waits for the workers' places; then, with [min, max], it looks anew how many
-    there are.
-    """
-    start_attempts: int = Field(10, ge=1)
-    """Such waits in a row before the run gives up."""
+    there are. After ten
+    such waits in a row the run gives up."""
     resize_check_s: float = Field(60.0, gt=0)
     """With [min, max]: seconds between looks for room for more workers, which are a restart from
     the last COMMIT.
@@ -36,8 +34,6 @@ class ScalingSettings(Settings):
     """Workers that are all on one machine exchange rows and ids through memory that they share
     (Linux, CPU); false: as
     workers on several machines do."""
-    heartbeat_s: float = Field(10.0, gt=0)
-    """Seconds between the heartbeats that rank 0 writes to metrics.jsonl."""
     address: str | None = None
     """Ray cluster to use; none: RAY_ADDRESS, or a local one for this run."""
 
@@ -74,9 +70,6 @@ class ZeroSettings(Settings):
     stage: Literal[0, 1, 2, 3] = 1
     learning_rate: float = Field(1e-3, gt=0)
     """Adam's, for the dense part."""
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clipping: float = Field(0.0, ge=0)
-    """Largest gradient norm; 0: no clipping."""
 
 
 class TableSettings(Settings):
@@ -84,6 +77,3 @@ class TableSettings(Settings):
 
     optimizer: Literal["adam", "adagrad"] = "adam"
     learning_rate: float = Field(1e-2, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)

@@ -6,21 +6,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed import ops as deepspeed_ops
-from deepspeed.utils import (
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
-    set_z3_leaf_modules,
-)
 from torch import Tensor, nn
 
 from recmind_dist import faults
+from recmind_dist.distributed.accelerator import import_deepspeed
 from recmind_dist.distributed.context import collective
 from recmind_dist.distributed.settings import ZeroSettings
 from recmind_dist.distributed.traffic import ring_bytes
@@ -49,7 +40,8 @@ class DenseEngine:
         device: torch.device,
         learning_rates: dict[str, float] | None = None,
     ) -> None:
-        _join_deepspeed(device)
+        self._deepspeed = import_deepspeed(device)
+        _join_deepspeed(self._deepspeed, device)
         self.module, self.settings = module, settings
         self.named = _trainable(module)
         groups: dict[float, list[nn.Parameter]] = {}
@@ -60,18 +52,17 @@ class DenseEngine:
             groups.setdefault(rate or settings.learning_rate, []).append(p)
         self._learning_rates = list(groups)
         optimizer = torch.optim.Adam(
-            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
-            weight_decay=settings.weight_decay,
+            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
         )
         if settings.stage == 3:
             # gates are read outside their own forward (at rest, in the penalty): all parts are
             # whole for the whole step
-            set_z3_leaf_modules(module, [type(module)])
+            self._deepspeed.utils.set_z3_leaf_modules(module, [type(module)])
         world_size = dist.get_world_size()
         config = {
             "train_batch_size": max(batch_size // world_size, 1) * world_size,
             "train_micro_batch_size_per_gpu": max(batch_size // world_size, 1),
-            "gradient_clipping": settings.gradient_clipping,
+            "gradient_clipping": 0.0,  # DeepSpeed's own default is 1.0
             "zero_allow_untested_optimizer": True,
             # small shares, small buckets: the defaults reserve gigabytes
             "zero_optimization": {
@@ -81,7 +72,7 @@ class DenseEngine:
             },
             "steps_per_print": 2**31,
         }
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+        self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
             model=module, optimizer=optimizer, config=config, dist_init_required=False
         )
         zero = self._engine.optimizer
@@ -131,7 +122,7 @@ class DenseEngine:
         chosen = [
             (name.removeprefix(prefix), p) for name, p in self.named if name.startswith(prefix)
         ]
-        with deepspeed.zero.GatheredParameters(
+        with self._deepspeed.zero.GatheredParameters(
             [p for _, p in chosen], enabled=self.settings.stage == 3
         ):
             return {name: p.detach().clone() for name, p in chosen}
@@ -155,7 +146,7 @@ class DenseEngine:
         """While it lasts the module's parameters are whole on every rank, for reading. Every rank
         must call.
         """
-        with deepspeed.zero.GatheredParameters(
+        with self._deepspeed.zero.GatheredParameters(
             [p for _, p in self.named], enabled=self.settings.stage == 3
         ):
             yield
@@ -170,7 +161,7 @@ class DenseEngine:
                 value = (
                     self._adam.state[p][kind]
                     if self.settings.stage == 0
-                    else safe_get_full_optimizer_state(p, kind)
+                    else self._deepspeed.utils.safe_get_full_optimizer_state(p, kind)
                 )
                 state[f"{kind}.{name}"] = value.detach().cpu().clone()
         steps = {float(self._adam.state[flat]["step"]) for flat in self._flat}
@@ -188,9 +179,11 @@ class DenseEngine:
                     if self.settings.stage == 0:
                         self._adam.state[p][kind].copy_(value)
                     elif self.settings.stage == 3:
-                        safe_set_local_optimizer_state(p, _own_part(p, value), kind)
+                        self._deepspeed.utils.safe_set_local_optimizer_state(
+                            p, _own_part(p, value), kind
+                        )
                     else:
-                        safe_set_full_optimizer_state(p, value, kind)
+                        self._deepspeed.utils.safe_set_full_optimizer_state(p, value, kind)
         for flat in self._flat:
             self._adam.state[flat]["step"].fill_(float(state["adam_step"]))
 
@@ -198,14 +191,14 @@ class DenseEngine:
         """Gives a parameter its whole value. Every rank must call."""
         value = value.to(p.device)
         if self.settings.stage == 3:
-            with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
+            with self._deepspeed.zero.GatheredParameters([p], modifier_rank=0):
                 if dist.get_rank() == 0:
                     p.copy_(value)
-            safe_set_local_fp32_param(p, _own_part(p, value))
+            self._deepspeed.utils.safe_set_local_fp32_param(p, _own_part(p, value))
             return
         p.copy_(value)
         if self.settings.stage > 0:
-            safe_set_full_fp32_param(p, value)
+            self._deepspeed.utils.safe_set_full_fp32_param(p, value)
 
     def _prime_adam(self) -> None:
         """Makes Adam's state now: torch makes it at the first step, too late for a resumed run to
@@ -325,7 +318,7 @@ def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:
     return padded[dist.get_rank() * part :][:part]
 
 
-def _join_deepspeed(device: torch.device) -> None:
+def _join_deepspeed(deepspeed: Any, device: torch.device) -> None:
     """Lets DeepSpeed use the process group that exists. Every rank must call.
 
     On the CPU its own start compiles a shared-memory op for minutes that gloo does not use; an
@@ -336,6 +329,6 @@ def _join_deepspeed(device: torch.device) -> None:
     if deepspeed.comm.is_initialized():
         return
     if device.type == "cpu":
-        deepspeed_ops.__compatible_ops__ = {}
+        deepspeed.ops.__compatible_ops__ = {}
     backend = "gloo" if device.type == "cpu" else "nccl"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

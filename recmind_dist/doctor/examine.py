@@ -17,6 +17,7 @@ from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
+from recmind_dist.pipeline.text_dtype import with_dtype_of_store
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.metrics_log import has_crc, parse_line
 from recmind_dist.run_config.run_config import RunConfig
@@ -365,6 +366,7 @@ def _text_stores(
         try:
             config = settings_of(run, checkpoints)
             if config is not None:
+                config = with_dtype_of_store(config, inputs.text)
                 texts = Texts.load(inputs.texts)
                 base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
         except (

@@ -20,7 +20,8 @@ from recmind_dist.doctor.examine import (
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.pipeline.train import Say, embed, fit_whitening, key_of_texts, prepare_texts
+from recmind_dist.pipeline.text_dtype import key_of_texts, with_dtype_of_store
+from recmind_dist.pipeline.train import embed, fit_whitening, prepare_texts
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import (
@@ -34,6 +35,7 @@ from recmind_dist.storage.seals import drop_lost_lines, read_seals
 from recmind_dist.text import Texts, TextStore, store_path
 from recmind_dist.text.store import META
 from recmind_dist.training.model_shard import Inputs
+from recmind_dist.types import Say
 
 
 def repair(path: Path, say: Say = print) -> Examination:
@@ -125,7 +127,8 @@ class _Repair:
         return "made again, the same by its hashes"
 
     def _vectors(self, finding: Finding) -> str:
-        config, inputs = self._settings(), self._inputs_now()
+        inputs = self._inputs_now()
+        config = with_dtype_of_store(self._settings(), inputs.text)
         texts = self._rendered(config, inputs)
         adapter = (
             self.run.path / "adapter"
@@ -149,8 +152,8 @@ class _Repair:
         return f"{report.embedded} of {report.total} texts embedded again, {report.skipped_shards} sound shards kept"
 
     def _whitening(self, finding: Finding) -> str:
-        config, inputs = self._settings(), self._inputs_now()
-        base = inputs.text
+        inputs = self._inputs_now()
+        config, base = with_dtype_of_store(self._settings(), inputs.text), inputs.text
         if (
             inputs.texts is not None
         ):  # fitted to the vectors of the untouched model, before adapters were trained
@@ -170,7 +173,10 @@ class _Repair:
         )
 
     def _texts(self, finding: Finding) -> str:
-        self._rendered(self._settings(), self._inputs_now()).save(finding.path)
+        inputs = self._inputs_now()
+        self._rendered(with_dtype_of_store(self._settings(), inputs.text), inputs).save(
+            finding.path
+        )
         return "rendered again"
 
     def _checkpoint(self, finding: Finding) -> str:

@@ -26,6 +26,7 @@ _AHEAD = 16
 """Rows and their optimizer state are fetched for so many rows ahead, instead of waited for one
 after the other.
 """
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults; Adagrad shares EPS
 
 
 class ShardedTable:
@@ -99,9 +100,8 @@ class ShardedTable:
         if self.settings.optimizer == "adagrad":
             total = self.state["sum_sq"][local_rows] + grad.square().mean(1)
             self.state["sum_sq"][local_rows] = total
-            self.weight[local_rows] -= lr * grad / (total.sqrt() + self.settings.eps)[:, None]
+            self.weight[local_rows] -= lr * grad / (total.sqrt() + EPS)[:, None]
             return
-        beta1, beta2 = self.settings.beta1, self.settings.beta2
         if cpu_adam:
             rows = np.arange(len(self)) if isinstance(local_rows, slice) else local_rows.numpy()
             content = (
@@ -111,8 +111,8 @@ class ShardedTable:
                 self.state["steps"],
             )
             arrays, grads = [x.numpy() for x in content], grad.contiguous().numpy()
-            numbers = np.float32(lr), beta1, beta2, np.float32(self.settings.eps)
-            known = _corrections(beta1), _corrections(beta2)
+            numbers = np.float32(lr), BETA1, BETA2, np.float32(EPS)
+            known = _corrections(BETA1), _corrections(BETA2)
             factor = np.float32(1 / divisor)
             turns = None if order is None else order.numpy()
             shares = even_shares(len(rows), _LEAST)
@@ -122,16 +122,16 @@ class ShardedTable:
             )
             return
         step = self.state["steps"][local_rows] + 1
-        exp_avg = self.state["exp_avg"][local_rows].lerp_(grad, 1 - beta1)
+        exp_avg = self.state["exp_avg"][local_rows].lerp_(grad, 1 - BETA1)
         exp_avg_sq = (
-            self.state["exp_avg_sq"][local_rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            self.state["exp_avg_sq"][local_rows].mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
         )
         self.state["steps"][local_rows] = step
         self.state["exp_avg"][local_rows] = exp_avg
         self.state["exp_avg_sq"][local_rows] = exp_avg_sq
-        correction1 = (1 - beta1 ** step.double()).float()[:, None]
-        correction2 = (1 - beta2 ** step.double()).float()[:, None]
-        denominator = (exp_avg_sq / correction2).sqrt_().add_(self.settings.eps)
+        correction1 = (1 - BETA1 ** step.double()).float()[:, None]
+        correction2 = (1 - BETA2 ** step.double()).float()[:, None]
+        denominator = (exp_avg_sq / correction2).sqrt_().add_(EPS)
         self.weight[local_rows] -= lr * (exp_avg / correction1).div_(denominator)
 
     def rows(self) -> dict[str, Tensor]:

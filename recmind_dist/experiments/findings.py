@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recmind_dist.experiments.runs import ArmRuns, Configure, run_arms
-from recmind_dist.pipeline.train import Say
 from recmind_dist.report.metrics_log import plain
 from recmind_dist.report.tables import markdown_table
 from recmind_dist.storage import write_bytes, write_json
+from recmind_dist.types import Say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

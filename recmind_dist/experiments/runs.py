@@ -14,14 +14,20 @@ from pathlib import Path
 from recmind_dist.errors import StoreError, TrainingError
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.pipeline.train import Say, prepare_texts
+from recmind_dist.pipeline.text_dtype import same_config
+from recmind_dist.pipeline.train import prepare_texts
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import content_key
 from recmind_dist.training.evaluate import read_run
+from recmind_dist.types import Say
 
 Configure = Callable[[str, list[str]], RunConfig]
 """(variant, overrides) → the study's config with both laid over it."""
+TrainOne = Callable[[dict[str, object]], tuple[str, float]]
+"""A run's config as plain data → what `train_and_evaluate` returns. It travels to another process,
+so it is a function.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ def run_arms(
     seeds: int,
     jobs: int = 2,
     say: Say = print,
+    train: TrainOne | None = None,
 ) -> list[ArmRuns]:
     """Trains and evaluates each arm `seeds` times, in `<home>/runs/<arm>-seed<k>`; what is done
     already is left alone.
@@ -63,10 +70,12 @@ def run_arms(
 
     Args:
         jobs: processes at once, each with one rank of scaling.threads_per_worker threads.
+        train: what trains and evaluates a run, for models that are no options of this package;
+        `train_and_evaluate` by default.
     """
     configs = [[_config_of(arm, configure, home, k) for k in range(seeds)] for arm in arms]
     flat = separate_texts([config for row in configs for config in row], home, say)
-    outcomes = iter(_run_all(flat, jobs, say))
+    outcomes = iter(_run_all(flat, jobs, say, train or train_and_evaluate))
     found = []
     for arm, row in zip(arms, configs, strict=True):
         sentences = [next(outcomes) for _ in row]
@@ -137,7 +146,7 @@ def _copy_cache(source: Path, target: Path) -> None:
         ) from error
 
 
-def _run_all(configs: list[RunConfig], jobs: int, say: Say) -> list[str]:
+def _run_all(configs: list[RunConfig], jobs: int, say: Say, train: TrainOne) -> list[str]:
     """For each config "" or, where its loss is not finite, the sentence that says so."""
     _leave_ray()
     sentences = [""] * len(configs)
@@ -145,9 +154,7 @@ def _run_all(configs: list[RunConfig], jobs: int, say: Say) -> list[str]:
     with ProcessPoolExecutor(
         max(1, min(jobs, len(todo))), multiprocessing.get_context("spawn")
     ) as pool:
-        waiting = {
-            i: pool.submit(_train_and_evaluate, configs[i].model_dump(mode="json")) for i in todo
-        }
+        waiting = {i: pool.submit(train, configs[i].model_dump(mode="json")) for i in todo}
         try:
             for count, (i, future) in enumerate(waiting.items(), 1):
                 sentences[i], seconds = future.result()
@@ -168,11 +175,13 @@ def is_done(config: RunConfig) -> bool:
     run = RunDirectory(config.run_dir)
     if not (run.results.is_file() and run.per_user.is_file() and run.config.is_file()):
         return False
-    return read_run(run.path)[1].absolute() == config.absolute()
+    return same_config(read_run(run.path)[1].absolute(), config.absolute())
 
 
-def _train_and_evaluate(values: dict[str, object]) -> tuple[str, float]:
-    """In a process of its own. Returns why the run is left out, if it is, and its seconds."""
+def train_and_evaluate(values: dict[str, object]) -> tuple[str, float]:
+    """Trains and evaluates a run in this process. Returns why it is left out, if it is, and its
+    seconds.
+    """
     start = time.monotonic()
     config = RunConfig.model_validate(values)
     try:

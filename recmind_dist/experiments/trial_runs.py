@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 
 from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.pipeline.in_process import train_in_process, validation_curve
-from recmind_dist.pipeline.train import Say
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.types import Say
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.experiments.data import refuse_missing_data
 from recmind_dist.experiments.space import Space, as_word, default_space, load_space
 from recmind_dist.experiments.trial_runs import drop_checkpoints, run_trial
-from recmind_dist.pipeline.train import Say
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog
 from recmind_dist.report.tables import markdown_table
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.run_config.variants import VARIANTS
 from recmind_dist.storage import content_key, directory_lock, write_bytes
+from recmind_dist.types import Say
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 HEADERS = ("trial", "state", "score", "epoch", "seed", "seconds", "settings")

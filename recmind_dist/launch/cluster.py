@@ -16,6 +16,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from recmind_dist.causes import cause_of
 from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.graph.edge_rows import rows_directory
 from recmind_dist.launch.network import fault_of_network, fewest_nodes
@@ -31,6 +32,8 @@ _ANSWER_S = (
     120.0  # a node that has not imported this package in that time is not fit to train either
 )
 _CONNECT_S = 5.0
+START_ATTEMPTS = 10
+"""Waits for the workers' places, of scaling.start_timeout_s each, before a run gives up."""
 
 
 def start_ray(config: RunConfig) -> None:
@@ -163,16 +166,17 @@ def wait_for_room(config: RunConfig, num_workers: int, kind: str) -> None:
     Args:
         kind: "CPU" or "GPU": what a worker takes one of.
     Raises:
-        TrainingError: it has not after scaling.start_timeout_s × start_attempts.
+        TrainingError: it has not after START_ATTEMPTS × scaling.start_timeout_s.
     """
-    patience_s = config.scaling.start_timeout_s * config.scaling.start_attempts
+    patience_s = START_ATTEMPTS * config.scaling.start_timeout_s
     deadline, said = time.monotonic() + patience_s, False
     while (room := _room(kind)) < num_workers:
         if time.monotonic() > deadline:
             raise TrainingError(
-                f"no room for {num_workers} workers after {patience_s:g} s "
-                "(scaling.start_timeout_s × start_attempts): the "
-                f"cluster's nodes have {room} {kind}s: add nodes, or lower scaling.num_workers"
+                f"no room for {num_workers} workers after {patience_s:g} s ({START_ATTEMPTS} × "
+                f"scaling.start_timeout_s): the cluster's nodes have {room} {kind}s: add nodes, "
+                "or lower "
+                "scaling.num_workers"
             )
         if not said:
             log.warning(
@@ -216,7 +220,8 @@ def _answer(asked: "ray.ObjectRef[Any]") -> str | None:
         )
         return None
     except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        missing = next((line for line in lines if "No module named" in line), None)
-        said = missing or (lines[-1] if lines else type(error).__name__)
+        missing = next(
+            (line.strip() for line in str(error).splitlines() if "No module named" in line), None
+        )
+        said = missing or cause_of(error)
         return f"cannot run this package ({said[-200:]}): install the same versions on every node"

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.errors import ConfigError
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.model_shard import Inputs
@@ -20,6 +21,7 @@ def train_phases(
     config: RunConfig,
     inputs: Inputs,
     phases: tuple[str, ...],
+    context: DistContext,
     resume: str,
     allow_mismatch: bool,
     report: Report,
@@ -29,25 +31,31 @@ def train_phases(
 
     run = RunDirectory(config.run_dir)
     run.create()
-    context = _join_group_of_one(config)
     worker = Trainer(config, inputs, context, run, uuid.uuid4().hex, report, resume, allow_mismatch)
     worker.train(phases)
 
 
-def _join_group_of_one(config: RunConfig) -> DistContext:
+def join_group_of_one(config: RunConfig, device: str) -> DistContext:
     """A process group of one rank alone, which DeepSpeed needs. It lasts as long as the process:
     DeepSpeed keeps hold of it.
     """
-    wants_gpu = config.scaling.device == "cuda" or (
-        config.scaling.device == "auto" and torch.cuda.is_available()
-    )
+    backend = "nccl" if device == "cuda" else "gloo"
     if not dist.is_initialized():
-        backend = "nccl" if wants_gpu else "gloo"
         store = dist.HashStore()  # type: ignore[attr-defined]  # public in torch's manual, not in its stubs
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
-    scaling, device = config.scaling, torch.device("cuda" if wants_gpu else "cpu")
-    return DistContext.join(device, scaling.collective_timeout_s, scaling.shared_memory)
+    elif dist.get_backend() != backend:
+        raise ConfigError(
+            f"scaling.device: the run is on {device}, and this process has trained by "
+            f"{dist.get_backend()}, on another "
+            "device: start it in another process"
+        )
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed asks for it
+    rank_device = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
+    if device == "cuda":
+        torch.cuda.set_device(rank_device)
+    return DistContext.join_group(
+        rank_device, config.scaling.collective_timeout_s, config.scaling.shared_memory
+    )
 
 
 def leave_ray() -> None:

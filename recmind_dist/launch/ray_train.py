@@ -18,10 +18,19 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from recmind_dist import errors
+from recmind_dist.causes import cause_in, cause_of
+from recmind_dist.distributed.accelerator import CPU_RANK, CUDA_RANK
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError, RecmindError, TrainingError, WorkerLostError
 from recmind_dist.kernels.memory import KEEP_FREED_MEMORY
-from recmind_dist.launch.cluster import check_nodes, publish_requirements, start_ray, wait_for_room
+from recmind_dist.launch.cluster import (
+    START_ATTEMPTS,
+    check_nodes,
+    publish_requirements,
+    start_ray,
+    wait_for_room,
+)
+from recmind_dist.launch.device import DeviceChoice, choose_device, has_cuda
 from recmind_dist.launch.node_check import NodeRequirements, check_node, name_of_this_node
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
@@ -31,6 +40,7 @@ from recmind_dist.storage import read_json, write_json
 from recmind_dist.training.evaluate import evaluate_run
 from recmind_dist.training.model_shard import Inputs
 from recmind_dist.training.trainer import Trainer
+from recmind_dist.types import Say
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +51,13 @@ def train(
     phases: tuple[str, ...],
     resume: str = "auto",
     allow_mismatch: bool = False,
+    say: Say = print,
 ) -> None:
     """Trains `phases` on Ray workers, restarting them after a loss up to scaling.max_failures
     times.
 
+    Args:
+        say: takes one line on the device that they train on.
     Raises:
         RecmindError: what a worker refused, as it said it; TrainingError: workers were lost too
         often.
@@ -52,14 +65,14 @@ def train(
     run = RunDirectory(config.run_dir.absolute())
     order = {"phases": list(phases), "resume": resume, "allow_mismatch": allow_mismatch}
     with follow_training(run.metrics):
-        _run_workers(train_on_worker, config, inputs, config.scaling.num_workers, order)
+        _run_workers(train_on_worker, config, inputs, config.scaling.num_workers, order, say)
 
 
-def evaluate_on_workers(config: RunConfig, inputs: Inputs) -> None:
-    """Evaluates a run on evaluation.num_workers Ray workers, which write results.json. Raises as
-    `train`.
+def evaluate_on_workers(config: RunConfig, inputs: Inputs, say: Say = print) -> None:
+    """Evaluates a run on evaluation.num_workers Ray workers, which write results.json. Arguments
+    and errors as `train`.
     """
-    _run_workers(evaluate_on_worker, config, inputs, config.evaluation.num_workers, {})
+    _run_workers(evaluate_on_worker, config, inputs, config.evaluation.num_workers, {}, say)
 
 
 def _run_workers(
@@ -68,14 +81,19 @@ def _run_workers(
     inputs: Inputs,
     num_workers: int | tuple[int, int],
     more: dict[str, Any],
+    say: Say,
 ) -> None:
     start_ray(config)
     few, many = (num_workers, num_workers) if isinstance(num_workers, int) else num_workers
-    kind = "GPU" if _wants_gpu(config) else "CPU"
+    choice = _choose_device(config, few)
+    choice.tell(say)
+    kind = "GPU" if choice.device == "cuda" else "CPU"
     wait_for_room(config, few, kind)
     with publish_requirements(config, inputs, many, kind) as place:
         check_nodes(place)
-        _run_trainer(function, config, inputs, num_workers, {"place": place.to_json(), **more})
+        _run_trainer(
+            function, config, inputs, num_workers, choice.device, {"place": place.to_json(), **more}
+        )
 
 
 def _run_trainer(
@@ -83,6 +101,7 @@ def _run_trainer(
     config: RunConfig,
     inputs: Inputs,
     num_workers: int | tuple[int, int],
+    device: str,
     more: dict[str, Any],
 ) -> None:
     run = RunDirectory(config.run_dir.absolute())
@@ -92,11 +111,12 @@ def _run_trainer(
         "config": config.absolute().model_dump(mode="json"),
         "inputs": inputs.to_json(),
         "run_dir": str(run.path),
+        "device": device,
         "begun": str(run.logs / f"begun-{call}"),
         "refusal": str(refusal),
         **more,
     }
-    use_gpu = _wants_gpu(config)
+    use_gpu = device == "cuda"
     # read by the controller, whose process is started with the driver's value
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.scaling.start_timeout_s)
     trainer = TorchTrainer(
@@ -113,10 +133,12 @@ def _run_trainer(
         run_config=RayRunConfig(
             name=call,
             storage_path=str(run.logs / "ray"),
-            worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
+            worker_runtime_env={
+                "env_vars": KEEP_FREED_MEMORY | (CUDA_RANK if use_gpu else CPU_RANK)
+            },
             failure_config=FailureConfig(
                 max_failures=config.scaling.max_failures,
-                controller_failure_limit=config.scaling.start_attempts - 1,
+                controller_failure_limit=START_ATTEMPTS - 1,
             ),
         ),
     )
@@ -173,8 +195,9 @@ def _joined(
         if refusal.parent.is_dir():
             write_json(refusal, {"error": ConfigError.__name__, "message": fault})
         raise ConfigError(fault)
-    context = DistContext.join(
-        get_device(), config.scaling.collective_timeout_s, config.scaling.shared_memory
+    device = get_device() if order["device"] == "cuda" else torch.device("cpu")
+    context = DistContext.join_group(
+        device, config.scaling.collective_timeout_s, config.scaling.shared_memory
     )
     # together: a worker that sees the refusal late would wait for the others
     if context.all_reduce(torch.tensor([float(refused)], device=context.device)).item():
@@ -193,29 +216,32 @@ def _joined(
     except RecmindError as error:
         write_json(refusal, {"error": type(error).__name__, "message": str(error)})
         raise
+    except Exception as error:
+        # Ray brings home the outermost error alone, and of its traceback both ends
+        cause = f"rank {context.rank} of {context.world_size}: {cause_of(error)}"
+        write_json(_failed(refusal), {"message": str(error), "cause": cause})
+        raise
     finally:
         logging.getLogger("recmind_dist").removeHandler(warnings)
         warnings.close()
 
 
-def _wants_gpu(config: RunConfig) -> bool:
-    if config.scaling.device == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0) >= config.scaling.min_workers)
-    return config.scaling.device == "cuda"
+def _choose_device(config: RunConfig, num_workers: int) -> DeviceChoice:
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    return choose_device(config.scaling, num_workers, num_gpus, has_cuda())
 
 
 def _not_started(
     config: RunConfig, num_workers: int | tuple[int, int], error: ControllerError
 ) -> TrainingError:
     """Ray could not place the workers, or its controller failed."""
-    cause = str(getattr(error, "controller_failure", error)).splitlines() or [""]
     if "Timeout" not in type(getattr(error, "controller_failure", error)).__name__:
         return TrainingError(
-            f"workers failed: {cause[-1]}: see the logs, then run the same command again"
+            f"workers failed: {cause_of(error)}: see the logs, then run the same command again"
         )
     few = num_workers if isinstance(num_workers, int) else num_workers[0]
     return TrainingError(
-        f"no place for {few} workers after {config.scaling.start_attempts} waits of "
+        f"no place for {few} workers after {START_ATTEMPTS} waits of "
         f"{config.scaling.start_timeout_s:g} s "
         "(scaling.start_timeout_s): the nodes are in use by others: wait for them, add nodes, or "
         "lower scaling.num_workers"
@@ -225,6 +251,13 @@ def _not_started(
 def _lost(refusal: Path) -> Path:
     """Where workers write that they lost each other."""
     return refusal.with_name(refusal.name.replace("refused", "lost"))
+
+
+def _failed(refusal: Path) -> Path:
+    """Where a worker writes the first cause of an error that is no refusal; the last attempt's
+    stays.
+    """
+    return refusal.with_name(refusal.name.replace("refused", "failed"))
 
 
 def _told(refusal: Path, error: Exception | None) -> RecmindError:
@@ -240,8 +273,21 @@ def _told(refusal: Path, error: Exception | None) -> RecmindError:
         told = read_json(written)
         kind: Callable[[str], RecmindError] = getattr(errors, str(told.get("error")), TrainingError)
         return kind(str(told.get("message")))
-    lines = [line for line in str(error).splitlines() if line.strip()]
     return TrainingError(
-        f"workers failed: {lines[-1] if lines else error}: see the logs, then run the same "
-        "command again"
+        f"workers failed: {_first_cause(refusal, error)}: see the logs, then run the same command "
+        "again"
     )
+
+
+def _first_cause(refusal: Path, error: Exception | None) -> str:
+    """As the worker wrote it down, if that is the failure at hand; else as far as Ray tells."""
+    own = [
+        f
+        for f in getattr(error, "worker_failures", {}).values()
+        if WorkerLostError.__name__ not in str(f)
+    ]
+    if _failed(refusal).exists():
+        written = read_json(_failed(refusal))
+        if any(str(failure) == written.get("message") for failure in own):
+            return str(written.get("cause"))
+    return cause_of(own[0]) if own else cause_in(str(error))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from recmind_dist.lazy import lazy_exports
 from recmind_dist.model.settings import (
+    INIT_SCALE,
     AlignmentSettings,
     ContrastSettings,
     FallbackSettings,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from recmind_dist.model.text_view import TextRows, TextView
 
 __all__ = [
+    "INIT_SCALE",
     "AlignmentSettings",
     "ContrastSettings",
     "FallbackSettings",

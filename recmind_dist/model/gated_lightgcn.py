@@ -16,7 +16,7 @@ from recmind_dist.kernels.gather_sum import Hop as SampledHop
 from recmind_dist.model.gate import Gate
 from recmind_dist.model.mix import Mix
 from recmind_dist.model.propagation import with_rows
-from recmind_dist.model.settings import ModelSettings
+from recmind_dist.model.settings import INIT_SCALE, ModelSettings
 from recmind_dist.model.text_view import TextView
 
 Trainable = Literal["all", "embeddings", "gates"]
@@ -76,7 +76,7 @@ class GatedLightGCN(nn.Module):
         self.embedding_dim, self.num_layers = embedding_dim, num_layers
         self.embedding = nn.Embedding(num_nodes, embedding_dim) if num_nodes is not None else None
         if self.embedding is not None:
-            nn.init.normal_(self.embedding.weight, std=settings.init_scale)
+            nn.init.normal_(self.embedding.weight, std=INIT_SCALE)
         self.uses_text = settings.use_text and text_dim > 0
         self.text_view = (
             TextView(text_dim, embedding_dim, settings.fallback, settings.projection_hidden_dim)

@@ -26,19 +26,14 @@ class Mix(nn.Module):
     with degree.
 
     Args:
-        settings: degree_input False leaves constants for each side; fixed: the graph's γ, of all.
+        settings: degree_input False leaves constants for each side.
         num_views: K, the graph's first; recent: whether users' views are joined by the means of
         their newest items.
     """
 
     def __init__(self, settings: GateSettings, num_views: int = 2, recent: bool = False) -> None:
         super().__init__()
-        self.degree_input, self.fixed, self.num_views, self.recent = (
-            settings.degree_input,
-            settings.fixed,
-            num_views,
-            recent,
-        )
+        self.degree_input, self.num_views, self.recent = settings.degree_input, num_views, recent
         self.users = _network(num_views + 1 + recent * num_views, settings.initial_bias)
         self.items = _network(num_views + 2, settings.initial_bias)
 
@@ -94,9 +89,6 @@ class Mix(nn.Module):
         out = torch.where(is_user, user[:, : k + 1], item[:, : k + 1])
         start = torch.where(is_user, 0.0, math.log(_START_WEIGHT * k * k))
         gamma = torch.softmax(out[:, :k], 1)
-        if self.fixed is not None:
-            graph = gamma.new_full((len(gamma), 1), self.fixed)
-            gamma = torch.cat([graph, (1 - self.fixed) * torch.softmax(out[:, 1:k], 1)], 1)
         bias = torch.where(is_user, torch.ones_like(item[:, :1]), item[:, k + 1 :])
         return gamma, torch.exp(start + out[:, k : k + 1]), bias
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from recmind_dist.config import Settings
 
+INIT_SCALE = 0.1
+"""Root mean square of an entry of E⁰ at the start."""
+
 
 class GateSettings(Settings):
     """The gate inside every layer: γ is the weight of the graph, 1 − γ that of language."""
@@ -19,10 +22,6 @@ class GateSettings(Settings):
     """Whether the gate sees d̃ = log(1 + degree) / log(1 + max degree)."""
     initial_bias: float = 0.0
     """0 starts every gate at γ = 1/2."""
-    fixed: float | None = Field(None, ge=0, le=1)
-    """Under readout: mix, γ of every node, a control: 1 leaves the graph view, with its scale and
-    bias learnt.
-    """
     learn_on: Literal["heldout", "train"] = "heldout"
     """heldout: the gates' gradient comes only from held-out training edges; train: the paper's
     literal form.
@@ -70,8 +69,6 @@ class ModelSettings(Settings):
     """E⁰ from the whitened, PCA-reduced text vectors, or normal; text_neighbours: a node without
     text starts from the mean
     text of its neighbours."""
-    init_scale: float = Field(0.1, gt=0)
-    """Root mean square of an entry of E⁰ at the start."""
     base: Literal["table", "text"] = "table"
     """What propagation starts from: a row of the table, or the text view alone (AlphaRec,
     arXiv:2407.05441).
@@ -127,10 +124,6 @@ class LossSettings(Settings):
     """Of the sampled softmax."""
     user_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
-    text_weight: float = Field(1.0, ge=0)
-    """Under readout: mix, weight of the ranking loss of the text view by itself, beside that of the
-    graph view.
-    """
     contrast: ContrastSettings = ContrastSettings()
     regularization: float = Field(1e-4, ge=0)
     """L2 on the base rows that a batch touches, the gates and the adapters."""

@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 
-from recmind_dist.launch.in_process import Report, leave_ray, train_phases
+from recmind_dist.launch.device import choose_device_here
+from recmind_dist.launch.in_process import Report, join_group_of_one, leave_ray, train_phases
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.pipeline.train import Say, fit, prepare_texts
+from recmind_dist.pipeline.train import fit, prepare_texts
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.model_shard import Inputs
+from recmind_dist.types import Say
 
 
 def train_in_process(
@@ -31,24 +33,29 @@ def train_in_process(
         on_commit: called after each checkpoint with {"step", …validation metrics so far}; what it
         raises ends the run.
     Raises:
+        ConfigError: the device is cuda and there is none, or this process has trained on another.
         TrainingError: a loss is not finite; and whatever `Pipeline.fit` raises.
     """
     scaling = config.scaling.model_copy(update={"num_workers": 1})
     pipeline = Pipeline(config.model_copy(update={"scaling": scaling}), say)
     config, run = pipeline.config.absolute(), pipeline.directory
     torch.set_num_threads(scaling.threads_per_worker)
+    choice = choose_device_here(scaling)
 
     def train_here(
         config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool
     ) -> None:
         leave_ray()
-        train_phases(config, inputs, phases, resume, mismatch, on_commit or (lambda _: None))
+        context = join_group_of_one(config, choice.device)
+        on_report = on_commit or (lambda _: None)
+        train_phases(config, inputs, phases, context, resume, mismatch, on_report)
 
     with run.lock():
         graph = pipeline.prepare()
         if not config.trains:  # nothing to train: `evaluate` does all
             run.write_config(config.model_dump(mode="json"))
             return run
+        choice.tell(say)
         try:
             fit(config, prepare_texts(config, graph), say, resume, allow_mismatch, train_here)
         finally:

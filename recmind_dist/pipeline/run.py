@@ -117,7 +117,7 @@ class Pipeline:
             return evaluate_run(self.config, inputs, self.directory, DistContext.alone())
         from recmind_dist.launch.ray_train import evaluate_on_workers
 
-        evaluate_on_workers(self.config, inputs)
+        evaluate_on_workers(self.config, inputs, self.say)
         return self.directory.read_results()
 
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:

@@ -5,7 +5,9 @@ embedded again, joint.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.checkpoint.mirror import Mirror, open_mirror
@@ -13,10 +15,11 @@ from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import remove
 from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.graph import Graph
+from recmind_dist.pipeline.text_dtype import decide_dtype, key_of_texts
 from recmind_dist.report import Progress, RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.edge_masks import heldout_slice
-from recmind_dist.storage import check_seal, content_key, read_json, write_sealed_json
+from recmind_dist.storage import check_seal, read_json, write_sealed_json
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import (
     EmbedReport,
@@ -25,14 +28,13 @@ from recmind_dist.text import (
     Whitening,
     build_texts,
     embed_texts,
-    encoder_key,
     store_path,
 )
 from recmind_dist.training.model_shard import Inputs, run_identity
 from recmind_dist.training.state import Cursor, refuse_other_run
+from recmind_dist.types import Say
 
 log = logging.getLogger(__name__)
-Say = Callable[[str], None]
 TrainPhases = Callable[[RunConfig, Inputs, tuple[str, ...], str, bool], None]
 """Trains phases: (config, inputs, phases, resume, allow_mismatch). By default on Ray workers."""
 
@@ -73,11 +75,21 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
     return Prepared(graph_path, build_texts(graph, config.text, hidden))
 
 
+def settle_dtype(
+    config: RunConfig, texts: Texts, say: Say, checkpoint: dict[str, Any] | None = None
+) -> RunConfig:
+    """As `decide_dtype`, said where it is not what this machine alone would take."""
+    config, sentence = decide_dtype(config.absolute(), texts, checkpoint)
+    if sentence is not None:
+        say(sentence)
+    return config
+
+
 def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> EmbedReport:
     """Brings the text store up to date through the actor pool; starts Ray only if there is
     something to embed.
     """
-    config = config.absolute()
+    config = settle_dtype(config, texts, say)  # if nobody has before
     cache = config.cache_dir / config.dataset.name
     path = store_path(texts, config.text, cache, adapter)
     mirror = Mirror.of(config.storage_uri, config.run_dir)
@@ -165,8 +177,10 @@ def fit(
         _start_over(run, mirror, say)
     elif mirror is not None and (pulled := mirror.pull()):
         say(f"{mirror.remote.uri}: brought {', '.join(pulled)}")
-    texts_key = key_of_texts(config, prepared.texts) if prepared.texts is not None else ""
     found = find_checkpoint(run.checkpoints)
+    if prepared.texts is not None:
+        config = settle_dtype(config, prepared.texts, say, found.info if found else None)
+    texts_key = key_of_texts(config, prepared.texts) if prepared.texts is not None else ""
     if found is None and resume == "must":
         raise CheckpointError(
             f"{run.checkpoints}: nothing to resume: start with --resume auto or never"
@@ -180,7 +194,7 @@ def fit(
     run.write_config(config.model_dump(mode="json"))
     phases: tuple[str, ...] = ("warmup", "joint")
     if adapts and prepared.texts is not None:
-        _train_past(run, config, inputs, ("warmup",), allow_mismatch, train)
+        _train_past(run, config, inputs, ("warmup",), allow_mismatch, train, say)
         adapted = embed(config, prepared.texts, run.path / "adapter", say)
         store_key = TextStore.open(adapted.path).content_key()
         inputs, phases = (
@@ -188,7 +202,7 @@ def fit(
             ("joint",),
         )
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
-    _train_past(run, config, inputs, phases, allow_mismatch, train)
+    _train_past(run, config, inputs, phases, allow_mismatch, train, say)
     return inputs
 
 
@@ -199,6 +213,7 @@ def _train_past(
     phases: tuple[str, ...],
     allow_mismatch: bool,
     train: TrainPhases | None,
+    say: Say,
 ) -> None:
     """Trains until the run's newest good checkpoint has left `phases`; nothing is done if it has."""
     cursor = _cursor(run)
@@ -207,7 +222,7 @@ def _train_past(
     if train is None:
         from recmind_dist.launch.ray_train import train as train_on_ray
 
-        train = train_on_ray
+        train = partial(train_on_ray, say=say)
     train(config, inputs, phases, "auto", allow_mismatch)
     cursor = _cursor(run)
     if cursor is None or cursor.phase in phases:
@@ -260,13 +275,6 @@ def fit_whitening(config: RunConfig, vectors: Path) -> Whitening:
     return Whitening.fit(
         TextStore.open(vectors), config.model.text_whitening, dim=components or None
     )
-
-
-def key_of_texts(config: RunConfig, texts: Texts) -> str:
-    """All that decides the vectors before adapters: model, tokenizer, prompt, pooling, dtype, and
-    the texts.
-    """
-    return content_key([encoder_key(config.text), texts.items, texts.users])
 
 
 def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:

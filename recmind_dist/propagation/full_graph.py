@@ -63,7 +63,7 @@ class FullPropagation:
     ) -> None:
         self.context, self._graph = context, graph
         self.counts = np.diff(bounds).tolist()
-        self.row_of_node = torch.from_numpy(np.array(graph.row_of_node))
+        self.row_of_node = torch.from_numpy(np.array(graph.row_of_node)).to(context.device)
         node_of_row = np.argsort(graph.row_of_node)
         self._own = node_of_row[bounds[context.rank] : bounds[context.rank + 1]]
         assert absent is None or rows is None or rows.whole, (
@@ -283,7 +283,7 @@ class FullPropagation:
         if model.mix is not None:
             gates = [*gates, model.mix.gamma(views.graph, self.feature, self.is_user)]
         everything = all_gather_rows(torch.cat([views.h, *gates], 1), self.counts, self.context)
-        in_node_order = everything[self.row_of_node.to(everything.device)]
+        in_node_order = everything[self.row_of_node]
         dim = views.h.shape[1]
         return FinalEmbeddings(
             in_node_order[:, :dim].contiguous(), in_node_order[:, dim:].T.contiguous()

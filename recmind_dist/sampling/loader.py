@@ -258,9 +258,7 @@ class NeighborLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(
-            self.graph, self.settings, self.batch_size, self.batch_of, self._most_steps
-        )
+        return steps_per_epoch(self.graph, self.batch_size, self.batch_of, self._most_steps)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
         """This rank's share of every global batch of `epoch`, from `first_step` on. Every rank gets
@@ -283,9 +281,9 @@ class NeighborLoader:
         """Positions in the user half of the edges of an epoch's i-th global batch."""
         users = self.batch_of == "users"
         count = self.graph.num_users if users else self.graph.num_edges
-        size = self.batch_size * (self.settings.batches_per_propagation if self._full else 1)
+        start, stop = i * self.batch_size, min((i + 1) * self.batch_size, count)
         order = Permutation(count, stream_key(self.seed, "epoch", epoch))
-        drawn = order(np.arange(i * size, min((i + 1) * size, count), dtype=np.int64))
+        drawn = order(np.arange(start, stop, dtype=np.int64))
         return edges_of_users(self.graph, drawn) if users else drawn
 
     def _gate_batch(self, step: int) -> Batch:
@@ -358,12 +356,9 @@ def _positions(edges: Edges | None) -> IntArray:
     return np.flatnonzero(edges) if edges.dtype == np.bool_ else edges.astype(np.int64)
 
 
-def steps_per_epoch(
-    graph: Graph, settings: SamplerSettings, batch_size: int, batch_of: str = "pairs", most: int = 0
-) -> int:
+def steps_per_epoch(graph: Graph, batch_size: int, batch_of: str = "pairs", most: int = 0) -> int:
     """Updates an epoch, the same on any number of ranks; `most` of them where that is above 0."""
-    size = batch_size * (settings.batches_per_propagation if settings.propagation == "full" else 1)
-    steps = -(-(graph.num_users if batch_of == "users" else graph.num_edges) // size)
+    steps = -(-(graph.num_users if batch_of == "users" else graph.num_edges) // batch_size)
     return min(steps, most) if most else steps
 
 

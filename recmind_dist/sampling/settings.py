@@ -31,10 +31,6 @@ class SamplerSettings(Settings):
     """sampled: a neighbourhood a batch; full: the whole graph, exactly, which beats sampling below
     about two million
     interactions (docs/distribution.md). What is learnt differs."""
-    batches_per_propagation: int = Field(1, ge=1)
-    """Mini-batches that one full propagation serves: their gradients add up exactly, and one update
-    follows.
-    """
     backend: Literal["auto", "numba", "pyg"] = "auto"
     """auto takes numba, which is faster than pyg-lib and draws the same for every rank
     (docs/distribution.md).

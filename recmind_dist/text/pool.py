@@ -13,9 +13,10 @@ Only workers that are alive get shards, and more are started when nodes join. A 
 driver's and not Ray's, because Ray would repeat the very batch that did not fit.
 """
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from recmind_dist import faults
+from recmind_dist.causes import cause_of
 from recmind_dist.errors import RecmindError, StoreError, TextError
 from recmind_dist.storage import content_key, directory_lock
 from recmind_dist.text.adapter import adapter_hash
@@ -38,8 +40,10 @@ from recmind_dist.text.source import (
 )
 from recmind_dist.text.store import META, SIDES, TextStore
 
+log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with (texts embedded so far, texts to embed) after every shard."""
+START_S = 600.0  # without any worker at all an extraction gives up; a cluster that grows is faster
 LOOK_S = 2.0  # between looks at the cluster while no shard ends
 NODE_VERDICT_S = 30.0  # until the cluster knows whether a node that fell silent is gone
 MAX_NODES_LOST = 20
@@ -327,6 +331,31 @@ def _run(
         pool.close()
 
 
+def num_places(nodes: Iterable[dict[str, float]], on_gpus: bool) -> int:
+    """How many workers find room at once: each takes a CPU and, on GPUs, a GPU of the same node.
+
+    Args:
+        nodes: the resources of each.
+    """
+    return sum(
+        int(min(node.get("CPU", 0), node.get("GPU", 0) if on_gpus else node.get("CPU", 0)))
+        for node in nodes
+    )
+
+
+def num_actors(wanted: int, places: int, num_jobs: int) -> int:
+    """As many as the cluster has places for; says so where more were asked for. At least one, which
+    waits for a node.
+    """
+    if wanted > max(places, 1) and num_jobs > max(places, 1):
+        log.warning(
+            "text.num_actors: %d lowered to %d: the cluster has no room for more",
+            wanted,
+            max(places, 1),
+        )
+    return max(1, min(wanted or places, places, num_jobs))
+
+
 @dataclass(frozen=True)
 class _Worker:
     """An actor that is alive, and the id of its node."""
@@ -342,25 +371,25 @@ class _Pool:
         self, settings: TextSettings, path: Path, adapter: Path | None, num_jobs: int
     ) -> None:
         import ray
+        import torch
 
         if not ray.is_initialized():
             raise RuntimeError("embed_texts has shards to make: call ray.init first")
-        resources = ray.cluster_resources()
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        on_gpus = num_places(nodes, on_gpus=True) > 0 and torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
         self.max_retries = settings.max_retries
+        kind = "GPU" if on_gpus else "CPU"
         self._actor = ray.remote(EmbedActor).options(
-            num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0
+            num_cpus=1, num_gpus=1 if on_gpus else 0, max_restarts=0
         )
-        self._arguments = (settings, path, adapter, 1, "cuda" if gpus else "cpu")
-        size = min(settings.num_actors or gpus or cpus, num_jobs)
-        self._settings = settings
-        self._kind = "GPU" if gpus else "CPU"
-        self._most_units = gpus or cpus
+        self._arguments = (settings, path, adapter, 1, "cuda" if on_gpus else "cpu")
+        self._settings, self._on_gpus, self._kind = settings, on_gpus, kind
+        self._most_places = num_places(nodes, on_gpus)
         self._alive_at, self._failed_starts = time.monotonic(), 0
         self._starting: dict[Any, Any] = {}
         self._idle: list[_Worker] = []
         self._running: dict[Any, tuple[_Worker, ShardJob]] = {}
-        for _ in range(size):
+        for _ in range(num_actors(settings.num_actors, self._most_places, num_jobs)):
             self._start()
 
     def run(self, queue: deque[ShardJob]) -> Iterator[ShardJob]:
@@ -413,7 +442,10 @@ class _Pool:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, RecmindError):
                 raise error.cause from None
-            raise
+            raise TextError(
+                f"shard {job.shard} of {job.side} failed: {cause_of(error)}: mend that, then run "
+                "the same command again"
+            ) from error
         self._idle.append(worker)
         return True
 
@@ -449,22 +481,23 @@ class _Pool:
         """
         import ray
 
-        units = int(ray.cluster_resources().get(self._kind, 0))
-        new, self._most_units = units - self._most_units, max(units, self._most_units)
-        num_actors = len(self._starting) + len(self._idle) + len(self._running)
+        places = num_places(
+            [node["Resources"] for node in ray.nodes() if node["Alive"]], self._on_gpus
+        )
+        new, self._most_places = places - self._most_places, max(places, self._most_places)
         if self._settings.num_actors:
-            new = min(new, self._settings.num_actors - num_actors)
+            count = len(self._starting) + len(self._idle) + len(self._running)
+            new = min(new, self._settings.num_actors - count)
         for _ in range(min(new, num_waiting - len(self._starting))):
             self._start()
 
     def _refuse_to_wait_for_ever(self, queue: deque[ShardJob]) -> None:
-        """Raises TextError if there has been no worker at all for text.start_timeout_s."""
-        patience_s = self._settings.start_timeout_s
-        if not self._running and time.monotonic() - self._alive_at > patience_s:
+        """Raises TextError if there has been no worker at all for `START_S`."""
+        if not self._running and time.monotonic() - self._alive_at > START_S:
             raise TextError(
                 f"shard {queue[0].shard} of {queue[0].side}: no worker has started within "
-                f"{patience_s:g} s: the cluster "
-                f"has no free {self._kind}: free one, add nodes, or raise text.start_timeout_s"
+                f"{START_S:g} s: the cluster "
+                f"has no free {self._kind}: free one or add nodes, then run the same command again"
             )
 
     def _again(self, worker: _Worker, job: ShardJob, error: Exception) -> ShardJob:

@@ -64,9 +64,9 @@ class TextSettings(Settings):
     max_user_items: int = Field(10, ge=0)
     """Titles in a user text at most."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the driver has CUDA or a CPU with bf16 instructions, else fp32. Part of the
-    vectors' key.
-    """
+    """auto: bf16 where the driver has CUDA or a CPU with bf16 instructions, else fp32; decided
+    where a run or its vectors
+    begin, and kept on every machine on which it goes on. Part of the vectors' key."""
     batch_tokens: int | None = Field(None, ge=64)
     """Padded tokens of one forward pass; none: 512 on a CPU, whose cache then holds a layer, 65,536
     on a GPU.
@@ -74,17 +74,15 @@ class TextSettings(Settings):
     window: int = Field(4096, ge=1)
     """Texts sorted by length together; 4,096 leaves 2-4 % padding."""
     num_actors: int = Field(0, ge=0)
-    """Extraction workers; 0: one per GPU of the cluster, or one per CPU where there is none."""
+    """Extraction workers at most; 0: one per GPU of the cluster, or one per CPU where there is
+    none. Never more than that.
+    """
     shard_rows: int = Field(131072, ge=1)
     """Rows of one shard file, which is one task; for stores made anew."""
     chunk_rows: int = Field(8192, ge=1)
     """Rows of one checksummed chunk inside a shard; shard_rows is a multiple of it."""
     max_retries: int = Field(3, ge=0)
     """Times a shard is tried again after its worker died, each time with half the batch."""
-    start_timeout_s: float = Field(600.0, gt=0)
-    """Seconds without any extraction worker, while the cluster has no room for one or a node boots;
-    then it is given up.
-    """
     lora: LoraSettings | None = None
     """Adapters for the warm-up phase; none: the language model stays as it is."""
 

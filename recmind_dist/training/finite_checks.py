@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recmind_dist.training.step_input import StepInput
 
 KINDS = ("loss", "gradient of its rows", "gradient of the dense part")
-REMEDY = "lower table.learning_rate or zero.learning_rate, or set zero.gradient_clipping"
+REMEDY = "lower table.learning_rate or zero.learning_rate"
 DIRECTORY = "not-finite"
 
 

@@ -136,9 +136,7 @@ class TrainingLoss(nn.Module):
             out.terms["rank"] = self._rank_loss(views.main.h, step.main, temperature)
         else:
             out.terms["rank"] = self._rank_loss(views.main.graph, step.main, temperature)
-            out.terms["rank_text"] = self.loss.text_weight * self._rank_loss(
-                views.main.text, step.main, temperature
-            )
+            out.terms["rank_text"] = self._rank_loss(views.main.text, step.main, temperature)
             if not self.heldout_gates:
                 out.terms["gate"] = self._rank_loss(
                     views.main.h, step.main, None, self.gate_tail_exponent

@@ -259,5 +259,5 @@ class ModelShard:
             assert isinstance(projection, nn.Linear)
             weight = projection.weight
             with torch.no_grad():
-                weight.zero_().fill_diagonal_(text_scale(text_dim, settings))
+                weight.zero_().fill_diagonal_(text_scale(text_dim))
         return model.to(self.context.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.graph import EdgeRows, Graph
-from recmind_dist.model import FallbackSettings, ModelSettings, TextRows
+from recmind_dist.model import INIT_SCALE, FallbackSettings, ModelSettings, TextRows
 from recmind_dist.randomness import normals, stream_key, uniforms
 from recmind_dist.sampling.edge_masks import EdgeMask
 from recmind_dist.text import TextStore, Whitening
@@ -114,26 +114,24 @@ def initial_rows(
     A row depends on its node alone, so any number of ranks makes the same table. Shape: [n, D].
     """
     dim = settings.embedding_dim
-    rows = torch.from_numpy(normals(stream_key(seed, "table"), nodes, dim)) * settings.init_scale
+    rows = torch.from_numpy(normals(stream_key(seed, "table"), nodes, dim)) * INIT_SCALE
     if text is not None and settings.init != "normal":
         present = ~text.absent.cpu()
         leading = text.text[:, :dim].float().cpu()
-        rows[present, : leading.shape[1]] = leading[present] * text_scale(
-            text.text.shape[1], settings
-        )
+        rows[present, : leading.shape[1]] = leading[present] * text_scale(text.text.shape[1])
         if settings.init == "text_neighbours":
             means = text.neighbour_text[:, :dim].float().cpu()
             length = means.square().mean(1).sqrt()
             known = ~present & (length > 0)
-            rows[known, : means.shape[1]] = means[known] / length[known, None] * settings.init_scale
+            rows[known, : means.shape[1]] = means[known] / length[known, None] * INIT_SCALE
     return rows
 
 
-def text_scale(text_dim: int, settings: ModelSettings) -> float:
+def text_scale(text_dim: int) -> float:
     """What brings a whitened component (mean square 1/T) to the root mean square of a normal entry
     of E⁰.
     """
-    return float(settings.init_scale * np.sqrt(text_dim))
+    return float(INIT_SCALE * np.sqrt(text_dim))
 
 
 def _own_vectors(

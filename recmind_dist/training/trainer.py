@@ -16,6 +16,7 @@ from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_wh
 from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
+from recmind_dist.distributed.accelerator import import_deepspeed
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.distributed.zero_engine import make_engine
 from recmind_dist.embedding.exchange import RowExchange
@@ -49,6 +50,8 @@ from recmind_dist.training.step_input import StepInput
 
 log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
+HEARTBEAT_S = 10.0
+"""Seconds between the heartbeats that rank 0 writes to metrics.jsonl."""
 
 
 class Trainer:
@@ -72,6 +75,9 @@ class Trainer:
         allow_mismatch: bool = False,
     ) -> None:
         keep_freed_memory()
+        import_deepspeed(
+            context.device
+        )  # before a library that the model or its texts need imports it for any GPU
         self.config, self.context, self.run = config, context, run
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, context.rank, config.profile)
@@ -98,6 +104,7 @@ class Trainer:
             epoch=self.cursor.epoch,
             steps_done=self.cursor.steps_done,
             world_size=self.context.world_size,
+            device=str(self.context.device),
             exchange=self.context.row_transport.kind,
             attempt=self.attempt,
         )
@@ -114,10 +121,7 @@ class Trainer:
         else:
             self.parts.initialise()
         dense = self.checkpoint.dense() if self.checkpoint is not None else None
-        with (
-            self.checkpointer,
-            Heartbeat(self.metrics, self.config.scaling.heartbeat_s, self._place),
-        ):
+        with self.checkpointer, Heartbeat(self.metrics, HEARTBEAT_S, self._place):
             while self.cursor.phase in phases:
                 dense = self._train_phase(dense)
             self._report(self.checkpointer.wait())
@@ -342,7 +346,6 @@ class Phase:
         self.epochs = config.train.epochs if self.joint else config.train.warmup_epochs
         self.steps_per_epoch = steps_per_epoch(
             parts.graph,
-            config.sampler,
             config.train.batch_size,
             config.train.batch_of,
             config.train.steps_per_epoch,

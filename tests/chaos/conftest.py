@@ -54,10 +54,7 @@ def inputs(home: Path) -> Inputs:
 
 def chaos_config(home: Path, run: str, **changes: Any) -> RunConfig:
     """A run of 24 steps on both phases, with everything on, saved every fourth step."""
-    rooms = {
-        "checkpoint": {"every_steps": 4, "wait_s": 60},
-        "scaling": {"collective_timeout_s": 120},
-    }
+    rooms = {"checkpoint": {"every_steps": 4}, "scaling": {"collective_timeout_s": 120}}
     for room, values in rooms.items():
         changes[room] = {**values, **changes.get(room, {})}
     return config_of(home, run, **changes)

@@ -31,7 +31,8 @@ class Group:
     under Ray.
 
     Args:
-        faults: armed in every rank, see recmind_dist/faults.py.
+        faults: armed in every rank, see recmind_dist/faults.py; save_wait_s: patience of a save
+        with late ranks.
     Attributes:
         exit_codes: of each rank once it has ended; negative: a signal.
     """
@@ -44,11 +45,12 @@ class Group:
         faults: Faults = (),
         resume: str = "auto",
         allow_mismatch: bool = False,
+        save_wait_s: float = 60.0,
     ) -> None:
         self._meeting = tempfile.TemporaryDirectory(prefix="group")
         self.started = time.monotonic()
         attempt, home = uuid.uuid4().hex, self._meeting.name
-        how = (json.dumps(list(faults)), resume, allow_mismatch, dict(os.environ))
+        how = (json.dumps(list(faults)), resume, allow_mismatch, save_wait_s, dict(os.environ))
         self.processes = [
             CONTEXT.Process(
                 target=_work,
@@ -120,6 +122,7 @@ def _work(
     faults: str,
     resume: str,
     allow_mismatch: bool,
+    save_wait_s: float,
     environment: dict[str, str],
 ) -> None:
     os.environ.update(
@@ -129,6 +132,7 @@ def _work(
 
     import torch.distributed as dist
 
+    from recmind_dist.checkpoint import saver
     from recmind_dist.distributed.context import DistContext
     from recmind_dist.faults import arm
     from recmind_dist.report.metrics_log import WarningsToMetrics
@@ -136,6 +140,7 @@ def _work(
 
     torch.set_num_threads(1)
     arm(faults)
+    saver.WAIT_S = save_wait_s
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_SIZE=str(world_size)
     )
@@ -151,7 +156,7 @@ def _work(
         run = RunDirectory(config.run_dir)
         run.create()
         logging.getLogger("recmind_dist").addHandler(WarningsToMetrics(run.metrics, rank))
-        context = DistContext.join(torch.device("cpu"), limit)
+        context = DistContext.join_group(torch.device("cpu"), limit)
         worker = Trainer(
             config, inputs, context, run, attempt, lambda _: None, resume, allow_mismatch
         )

@@ -46,7 +46,7 @@ def save(one, step):
     report(step, one.wait())
 
 
-one = saver.Checkpointer(directory, rank, world_size, (start, stop), 10, CheckpointSettings(wait_s=120))
+one = saver.Checkpointer(directory, rank, world_size, (start, stop), 10, CheckpointSettings())
 save(one, 1)
 if fault == "before commit":
     commit.write_commit = die
@@ -167,7 +167,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_costs_the_save_and_not_the_run(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = Checkpointer(small_disk, 0, 1, (0, 8), 8, CheckpointSettings(max_failures=2))
+    one = Checkpointer(small_disk, 0, 1, (0, 8), 8, CheckpointSettings())
     small, large = {"embedding": torch.ones(8, 16)}, {"embedding": torch.ones(8, 16_000)}
     one.save(attempt_name(1, "aaaaaaaa"), small, {}, {})
     one.save(attempt_name(2, "aaaaaaaa"), large, {}, {})
@@ -178,7 +178,8 @@ def test_a_full_disk_costs_the_save_and_not_the_run(
     assert one.wait() == [attempt_name(3, "aaaaaaaa")]
     one.save(attempt_name(4, "aaaaaaaa"), large, {}, {})
     one.save(attempt_name(5, "aaaaaaaa"), large, {}, {})
-    with pytest.raises(CheckpointError, match="2 checkpoints in a row could not be saved"):
+    one.save(attempt_name(6, "aaaaaaaa"), large, {}, {})
+    with pytest.raises(CheckpointError, match="3 checkpoints in a row could not be saved"):
         one.wait()
     found = find_checkpoint(small_disk)
     assert found is not None

@@ -101,10 +101,13 @@ def test_row_12_a_node_that_joins_is_used_and_one_that_leaves_is_not_held_agains
 
 
 @pytest.mark.usefixtures("cluster")
-def test_row_12_without_room_for_a_worker_extraction_ends_in_a_sentence(tmp_path: Path) -> None:
+def test_row_12_without_room_for_a_worker_extraction_ends_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recmind_dist.text.pool.START_S", 3.0)
     with pytest.raises(
         TextError,
         match=r"shard 0 of items: no worker has started within 3 s: the cluster has no free "
-        r"CPU: free one, add nodes, or raise text\.start_timeout_s",
+        r"CPU: free one or add nodes",
     ):
-        embed_texts(TEXTS, settings_for(tmp_path, start_timeout_s=3), tmp_path)
+        embed_texts(TEXTS, settings_for(tmp_path), tmp_path)

@@ -82,7 +82,7 @@ def all_make_run(home: Path) -> None:
     ) -> None:
         from recmind_dist.training.trainer import Trainer
 
-        context, run = DistContext.join(torch.device("cpu")), RunDirectory(config.run_dir)
+        context, run = DistContext.join_group(torch.device("cpu")), RunDirectory(config.run_dir)
         run.create()
         Trainer(
             config, inputs, context, run, uuid.uuid4().hex, lambda _: None, resume, mismatch

@@ -2,6 +2,7 @@
 by one is told to all.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,9 +10,10 @@ from unittest import mock
 import pytest
 import torch
 
-from recmind_dist.checkpoint import CheckpointSettings, attempt_name, shards
+from recmind_dist.checkpoint import CheckpointSettings, agreement, attempt_name, shards
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint, rank_slice
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
+from recmind_dist.checkpoint.reader import Checkpoint, open_manifest
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 from recmind_dist.distributed.context import DistContext
@@ -23,7 +25,7 @@ CASES = ("sound", "one", "both", "nothing")
 
 
 def save_two(directory: Path, world_size: int = 3) -> None:
-    settings = CheckpointSettings(wait_s=30)
+    settings = CheckpointSettings()
     savers = [Checkpointer(directory, r, world_size, (2 * r, 2 * r + 2), 2 * world_size, settings) for r in range(3)]
     for name, score in zip(NAMES, (0.5, 0.25), strict=True):
         for saver in savers:
@@ -43,7 +45,7 @@ def all_choices(home: Path) -> dict[str, list[str]]:
     """By case, for each way to ask: the name that this rank was given, or the sentence with which
     it was refused.
     """
-    context = DistContext.join(torch.device("cpu"))
+    context = DistContext.join_group(torch.device("cpu"))
     told: dict[str, list[str]] = {}
     for case in CASES:
         for which in ("last", "best", NAMES[1]):
@@ -87,7 +89,7 @@ def all_opened(home: Path, bounds: list[int]) -> tuple[list[str], list[str]]:
     """Names of the files that this rank hashes, and opens as safetensors, while it finds and reads
     its rows of six.
     """
-    context = DistContext.join(torch.device("cpu"))
+    context = DistContext.join_group(torch.device("cpu"))
     hashed, opened = list[str](), list[str]()
     sha256_file, safe_open = manifest.sha256_file, shards.safe_open
 
@@ -132,3 +134,29 @@ def test_one_rank_alone_needs_no_group(tmp_path: Path) -> None:
     flip(tmp_path / NAMES[0] / rows_file(1))
     with pytest.raises(CheckpointError, match="none is good"):
         agree_on_checkpoint(tmp_path, "last", DistContext.alone())
+
+
+def with_longer_list(path: Path) -> Checkpoint:
+    """As rank 1 sees a checkpoint: with files that rank 0 has not seen."""
+    checkpoint = open_manifest(path)
+    [some, *_] = checkpoint.manifest.files.values()
+    late = {f"late-{k}": some.model_copy(update={"bytes": 0}) for k in range(9)}
+    files = checkpoint.manifest.files | late
+    manifest = checkpoint.manifest.model_copy(update={"files": files})
+    return replace(checkpoint, manifest=manifest)
+
+
+def meetings(directory: Path) -> tuple[bool, int]:
+    """Whether a checkpoint was found, and what ranks add up to that meet next."""
+    context = DistContext.join_group(torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        if context.rank == 1:
+            patch.setattr(agreement, "open_manifest", with_longer_list)
+            patch.setattr(agreement, "verify_manifest", lambda *_: None)
+        found = agree_on_checkpoint(directory, "last", context)
+    return found is not None, context.sum_uint64(1)
+
+
+def test_ranks_that_see_lists_of_other_lengths_meet_as_often(tmp_path: Path) -> None:
+    save_two(tmp_path)
+    assert run_ranks(meetings, 2, tmp_path) == [(True, 2), (True, 2)]

@@ -8,12 +8,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 import torch
+from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.torch import load_file, save_file
 
 from recmind_dist.errors import TextError
@@ -172,6 +174,61 @@ def test_nan_vectors_reject_the_shard_and_resume_keeps_the_good_ones(model: Path
     make_store(mended, settings, path)
     jobs, num_shards = plan_shards(mended, settings, path)
     assert ([(job.side, job.shard) for job in jobs], num_shards) == ([("items", 1)], 2)
+
+
+@contextmanager
+def in_use_by_others(cpus: int) -> Iterator[None]:
+    """So many CPUs of the cluster are reserved meanwhile."""
+    taken = placement_group([{"CPU": 1}] * cpus)
+    try:
+        assert taken.wait(100)
+        yield
+    finally:
+        remove_placement_group(taken)
+
+
+def test_more_workers_than_the_cluster_has_room_for_wait_for_nothing(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process holds one of two CPUs, and eight workers are asked for: one of them does all.
+    """
+    texts = make_texts(60, 0)
+    with in_use_by_others(cpus=1):
+        assert embed_texts(texts, settings_for(model, num_actors=8), tmp_path).embedded == texts.count
+    assert "text.num_actors: 8 lowered to 2: the cluster has no room for more" in caplog.messages
+
+
+def test_an_extraction_that_finds_no_room_ends_in_a_sentence(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recmind_dist.text.pool.START_S", 0.5)
+    holder = ray.remote(Holder).options(num_cpus=2).remote()
+    try:
+        ray.get(holder.ready.remote(), timeout=100)
+        with pytest.raises(TextError, match=r"no worker has started within 0\.5 s: the cluster has no free CPU"):
+            embed_texts(make_texts(4, 0), settings_for(model), tmp_path)
+    finally:
+        ray.kill(holder)
+
+
+def test_an_error_that_is_none_of_ours_is_told_by_its_first_cause(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        def __init__(self, *_: object) -> None:
+            """Needs nothing."""
+
+        def node(self) -> str:
+            """Is up."""
+            return ""
+
+        def embed(self, job: object) -> None:
+            raise RuntimeError("CUDA error: invalid device ordinal\nCompile with `TORCH_USE_CUDA_DSA`.")
+
+    monkeypatch.setattr("recmind_dist.text.pool.EmbedActor", Failing)
+    sentence = r"^shard 0 of items failed: RuntimeError: CUDA error: invalid device ordinal: mend that"
+    with pytest.raises(TextError, match=sentence):
+        embed_texts(make_texts(4, 0), settings_for(model, num_actors=1), tmp_path)
 
 
 def test_a_model_that_cannot_be_loaded_reaches_the_caller_as_its_sentence(model: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_module_without_parameters_needs_no_engine_and_scales_alike() -> None:
 
 def all_count_sockets() -> int:
     """Of this rank, after it has joined the groups and made an engine."""
-    context = DistContext.join(torch.device("cpu"))
+    context = DistContext.join_group(torch.device("cpu"))
     make_engine(Regression(), ZeroSettings(), 12, context.device, {})
     links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
     return sum(link.startswith("socket:") for link in links)

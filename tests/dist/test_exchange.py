@@ -22,7 +22,7 @@ def fetch(bounds: list[int], wanted: list[list[int]], shared_memory: bool) -> An
     """Rows fetched, this rank's gradient of its own rows, and the rows of its shard that anybody
     needed.
     """
-    context = DistContext.join(torch.device("cpu"), shared_memory=shared_memory)
+    context = DistContext.join_group(torch.device("cpu"), shared_memory=shared_memory)
     start, stop = bounds[context.rank : context.rank + 2]
     table = whole_table()[start:stop].contiguous()
     exchange = RowExchange(np.array(bounds), context, table=table)
@@ -73,7 +73,7 @@ def test_fetching_rows_is_indexing_forward_and_backward(
 
 
 def gather(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    context = DistContext.join(torch.device("cpu"))
+    context = DistContext.join_group(torch.device("cpu"))
     x = (torch.arange(counts[context.rank] * 2.0).view(-1, 2) + 100 * context.rank).requires_grad_()
     rows = all_gather_rows(x, counts, context)
     (rows * (context.rank + 1.0) * torch.arange(1.0, len(rows) + 1)[:, None]).sum().backward()

@@ -1,6 +1,4 @@
-"""Full propagation is sampled propagation with all neighbours, on one rank and on two; K batches
-are one large one.
-"""
+"""Full propagation is sampled propagation with all neighbours, on one rank and on two."""
 
 import math
 from pathlib import Path
@@ -51,16 +49,6 @@ def test_full_and_all_neighbours_give_the_same_losses(tmp_path: Path, inputs: In
     assert_same(runs[1], runs[2])
     # steps differ in which rows the optimizer touches: those of zero gradient
     assert_same(runs[0], runs[1], 2e-3)
-
-
-def test_k_batches_a_propagation_are_one_batch_of_k_times_the_size(tmp_path: Path, inputs: Inputs) -> None:
-    runs = []
-    for name, size, k in (("large", 96, 1), ("k", 24, 4)):
-        sampler = {"num_neighbors": EVERY, "propagation": "full", "batches_per_propagation": k}
-        train = {"batch_size": size, "epochs": 2}
-        model = {"gate": {"batch_size": 24}}
-        runs.append(curve(tmp_path, inputs, name, 1, sampler=sampler, train=train, model=model, loss={"kind": "bpr"}))
-    assert runs[0] == runs[1]
 
 
 def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_path: Path, inputs: Inputs) -> None:

@@ -126,7 +126,7 @@ def all_fit_and_look(config: RunConfig, inputs: Inputs, attempt: str) -> dict[st
     def report(_: dict[str, Any]) -> None:
         seen.append({**mapped_bytes("indices.npy"), **mapped_bytes("time_rank.npy")})
 
-    worker = Trainer(config, inputs, DistContext.join(torch.device("cpu")), run, attempt, report, "never")
+    worker = Trainer(config, inputs, DistContext.join_group(torch.device("cpu")), run, attempt, report, "never")
     worker.train(("warmup", "joint"))
     return {"seen": seen, "edges": len(worker.parts.rows.indices)}
 

@@ -103,8 +103,8 @@ def calm(home: Path, inputs: Inputs) -> Path:
     return config.run_dir
 
 
-def mirrored(home: Path, run: str, uri: str | None, **checkpoint: object) -> RunConfig:
-    return config_of(home, run, storage_uri=uri, checkpoint={"every_steps": 4, "wait_s": 60, **checkpoint})
+def mirrored(home: Path, run: str, uri: str | None) -> RunConfig:
+    return config_of(home, run, storage_uri=uri, checkpoint={"every_steps": 4})
 
 
 def names(uri: str) -> set[str]:
@@ -284,13 +284,13 @@ def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
         monkeypatch.setenv(name, os.environ.get(name, "us-east-1"))
     server = start_server()
     uri = server.uri("failing")
-    config = mirrored(tmp_path, "failing", uri, max_failures=2)
+    config = mirrored(tmp_path, "failing", uri)
     group = Group(config, inputs)
     assert not group.wait(until=lambda: (config.run_dir / "checkpoints").exists() and len(committed(uri)) > 0)
     server.process.kill()
     server.process.wait()
     assert not group.wait()
-    assert "2 checkpoints in a row could not be saved" in group.error(0)
+    assert "3 checkpoints in a row could not be saved" in group.error(0)
     assert f"could not bring it to {uri}" in group.error(0)
     found = find_checkpoint(config.run_dir / "checkpoints")
     assert found is not None

@@ -29,7 +29,7 @@ def talk(shared_memory: bool) -> tuple[str, Heard, Heard, Heard]:
     """Kind of the way, and what arrived in every turn: sent, sent by index with counts known, shown
     to all.
     """
-    context = DistContext.join(torch.device("cpu"), shared_memory=shared_memory)
+    context = DistContext.join_group(torch.device("cpu"), shared_memory=shared_memory)
     way, me = context.row_transport, context.rank
     sent, chosen, shown = [], [], []
     for turn, sizes in enumerate(SIZES):
@@ -59,7 +59,7 @@ def boxes_after(turns: int) -> tuple[int, int, list[int]]:
     """Descriptors of this process before and after so many exchanges, and how large its boxes are
     in the end.
     """
-    context = DistContext.join(torch.device("cpu"))
+    context = DistContext.join_group(torch.device("cpu"))
     before = len(os.listdir("/proc/self/fd"))
     for turn in range(turns):
         size = [600_000, 10, 1][turn % 3] if turn < turns // 2 else 1
@@ -90,7 +90,7 @@ def without_memory_of_its_own() -> str:
     """The kind of way where rank 1's system has no such call."""
     if dist.get_rank() == 1:
         del os.memfd_create
-    return DistContext.join(torch.device("cpu")).row_transport.kind
+    return DistContext.join_group(torch.device("cpu")).row_transport.kind
 
 
 def test_one_rank_without_shared_memory_is_a_process_group_for_all() -> None:
@@ -100,7 +100,7 @@ def test_one_rank_without_shared_memory_is_a_process_group_for_all() -> None:
 def after_memory_is_gone() -> str:
     """What rank 0 is told when rank 1's box went with it, after its word and before it was opened.
     """
-    context = DistContext.join(torch.device("cpu"))
+    context = DistContext.join_group(torch.device("cpu"))
     arrive = context.row_transport.start_all_to_all(torch.zeros(4, 2), [2, 2])
     if context.rank == 1:
         for name in os.listdir("/proc/self/fd"):

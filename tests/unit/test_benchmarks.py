@@ -6,15 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.accuracy_runs import PLAN, config_of
 from benchmarks.cluster_model import Exchange, Model, Network, Work, memory_bytes
 from benchmarks.contenders.process import ContenderProcess
+from benchmarks.controls import CONTROLS, GraphAlone, mixed_by
 from benchmarks.graphs import PowerLaw
 from benchmarks.measure import Report, Spread, interleave
 from benchmarks.peers import PUBLISHED, published_epochs
+from recmind_dist.config.yaml import load_yaml
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.errors import RecmindError
+from recmind_dist.model import GatedLightGCN, ModelSettings
 from recmind_dist.pipeline.replay import Replayed
+from recmind_dist.run_config.run_config import load_run_config
 
 
 def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:
@@ -149,3 +155,31 @@ def test_memory_of_a_rank_falls_with_workers_but_for_what_stands_by_node() -> No
     assert one["edges"] == 100 * many["edges"] == 8e9
     assert one["table"] == 100 * many["table"] == 1e8 * (256 + 512 + 8)
     assert many["nodes"] > 28 * 1e8
+
+
+def test_every_model_that_is_planned_is_a_config_of_today() -> None:
+    """A plan that names a deleted key or value would end a bench of hours at its first run."""
+    plan = load_yaml(PLAN).values
+    for name, bench in plan["benches"].items():
+        for model, told in plan["models"][bench["models"]].items():
+            words = [*bench.get("overrides", []), *told.get("overrides", [])]
+            config = load_run_config(config_of(told, bench), words, told.get("variant", "recmind"))
+            assert config.trains or told["variant"] in ("text_only", "popularity"), (name, model)
+            assert told.get("control") in CONTROLS, (name, model)
+
+
+def test_the_control_of_the_gates_leaves_the_graph_alone_while_it_stands() -> None:
+    settings = ModelSettings.model_validate(
+        {"readout": "mix", "content_view": True, "gate": {"enabled": False}}
+    )
+    with mixed_by(GraphAlone):
+        control = GatedLightGCN(None, 4, 1, 6, settings)
+    mine = GatedLightGCN(None, 4, 1, 6, settings)
+    views, d, is_user = [torch.randn(5, 4) for _ in range(3)], torch.rand(5), torch.arange(5) < 2
+    assert control.mix is not None
+    assert mine.mix is not None
+    assert bool((control.mix.gamma(views[0], d, is_user) == 1).all())
+    assert bool((mine.mix.gamma(views[0], d, is_user) < 1).all())
+    h = control.mix(views, [], d, is_user)
+    assert bool(h[:, :4].any(1).all())
+    assert not h[:, 4:-1].any()

@@ -43,9 +43,8 @@ def ranges(world_size: int, num_rows: int = NUM_ROWS) -> list[tuple[int, int]]:
 
 
 def savers(directory: Path, world_size: int, **settings: Any) -> list[Checkpointer]:
-    chosen = CheckpointSettings(**{"wait_s": 20, **settings})
     return [
-        Checkpointer(directory, rank, world_size, span, NUM_ROWS, chosen)
+        Checkpointer(directory, rank, world_size, span, NUM_ROWS, CheckpointSettings(**settings))
         for rank, span in enumerate(ranges(world_size))
     ]
 
@@ -104,7 +103,7 @@ def test_every_range_of_rows(tmp_path: Path) -> None:
 def test_a_rank_without_rows_takes_part(tmp_path: Path) -> None:
     spans = [(0, NUM_ROWS), (NUM_ROWS, NUM_ROWS)]
     ranks = [
-        Checkpointer(tmp_path, r, 2, span, NUM_ROWS, CheckpointSettings(wait_s=20))
+        Checkpointer(tmp_path, r, 2, span, NUM_ROWS, CheckpointSettings())
         for r, span in enumerate(spans)
     ]
     save_all(ranks, attempt_name(1, "abcdefgh"))
@@ -149,14 +148,10 @@ def test_a_save_waits_for_the_one_before_it(
     assert running == [first, first, second, second]
 
 
-@pytest.mark.parametrize("background", [True, False])
 def test_failures_are_counted_then_stop_the_run(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    background: bool,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (one,) = savers(tmp_path, 1, max_failures=3, background=background)
+    (one,) = savers(tmp_path, 1)
     good = attempt_name(1, "abcdefgh")
     save_all([one], good)
     full = fails_with(OSError(28, "No space left on device"))
@@ -189,7 +184,7 @@ def fails_with(error: Exception) -> Callable[..., dict[str, Any]]:
 def test_a_failed_rank_frees_the_others_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks = savers(tmp_path, 3, wait_s=300)
+    ranks = savers(tmp_path, 3)
     write_shard = saver.write_shard
 
     def second_rank_fails(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -208,8 +203,11 @@ def test_a_failed_rank_frees_the_others_at_once(
     ]  # the failed attempt went with the pruning
 
 
-def test_a_missing_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ranks = savers(tmp_path, 4, wait_s=0.3)
+def test_a_missing_rank_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(saver, "WAIT_S", 0.3)
+    ranks = savers(tmp_path, 4)
     save_all([ranks[0], ranks[2]], attempt_name(1, "abcdefgh"))
     assert "rank 1, 3 has not saved its rows after 0.3 s" in caplog.text
     assert find_checkpoint(tmp_path) is None
@@ -218,7 +216,7 @@ def test_a_missing_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 def test_closing_after_an_error_does_not_wait_for_lost_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks = savers(tmp_path, 2, wait_s=300)
+    ranks = savers(tmp_path, 2)
 
     def training_stops() -> None:
         with ranks[1] as second:
@@ -318,9 +316,10 @@ def test_pruning_spares_what_was_committed_while_it_looked(tmp_path: Path) -> No
 
 
 def test_ranks_that_disagree_commit_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = CheckpointSettings(wait_s=20)
+    monkeypatch.setattr(saver, "WAIT_S", 20)
+    settings = CheckpointSettings()
     gap = [
         Checkpointer(tmp_path, r, 2, span, NUM_ROWS, settings)
         for r, span in enumerate([(0, 10), (11, 23)])

@@ -26,7 +26,7 @@ SHARD = rows_file(0)
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """A directory with two good checkpoints."""
-    with Checkpointer(tmp_path, 0, 1, (0, 4), 4, CheckpointSettings(background=False)) as saver:
+    with Checkpointer(tmp_path, 0, 1, (0, 4), 4, CheckpointSettings()) as saver:
         for name in (OLD, NEW):
             saver.save(name, {"embedding": torch.ones(4, 3)}, {"gate": torch.ones(2)}, {"step": 1})
     return tmp_path

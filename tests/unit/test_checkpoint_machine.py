@@ -90,9 +90,7 @@ class Checkpoints(RuleBasedStateMachine):
     @initialize(keep_last=st.integers(1, 3), keep_best=st.integers(0, 2))
     def start(self, keep_last: int, keep_best: int) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="checkpoints-"))
-        self.settings = CheckpointSettings(
-            keep_last=keep_last, keep_best=keep_best, background=False, max_failures=100
-        )
+        self.settings = CheckpointSettings(keep_last=keep_last, keep_best=keep_best)
         self.saved: list[Saved] = []
         self.unreadable: set[str] = set()
         """Names of checkpoints whose manifest is damaged: retention does not count them, and leaves
@@ -108,9 +106,8 @@ class Checkpoints(RuleBasedStateMachine):
         self.step += 1
         name = self._name()
         rows = {"embedding": torch.full((3, 2), self._value())}
-        Checkpointer(self.directory, 0, 1, (0, 3), 3, self.settings).save(
-            name, rows, {}, {"score": score}
-        )
+        with Checkpointer(self.directory, 0, 1, (0, 3), 3, self.settings) as one:
+            one.save(name, rows, {}, {"score": score})
         return name
 
     def _take_in(self, score: float | None) -> None:
@@ -264,19 +261,14 @@ TestCheckpoints.settings = settings(max_examples=30, stateful_step_count=12, dea
 def test_a_kill_at_every_single_change_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     for change, after in itertools.product(range(40), (False, True)):
         directory = tmp_path / f"{change}-{after}"
-        one = Checkpointer(
-            directory,
-            0,
-            1,
-            (0, 3),
-            3,
-            CheckpointSettings(keep_last=1, keep_best=0, background=False),
-        )
+        one = Checkpointer(directory, 0, 1, (0, 3), 3, CheckpointSettings(keep_last=1, keep_best=0))
         old, new = attempt_name(1, "abcdefgh"), attempt_name(2, "abcdefgh")
         one.save(old, {"embedding": torch.zeros(3, 2)}, {}, {})
+        one.wait()
         killed = True
         with contextlib.suppress(Killed), killed_at(change, after):
             one.save(new, {"embedding": torch.ones(3, 2)}, {}, {})
+            one.wait()
             killed = False
         found = find_checkpoint(directory)
         assert found is not None

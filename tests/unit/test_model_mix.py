@@ -95,16 +95,3 @@ def test_pair_scores_and_their_gradient_are_those_of_a_gather() -> None:
     assert ours.grad is not None
     assert theirs.grad is not None
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
-
-
-def test_a_fixed_gamma_is_everybodys() -> None:
-    mix = Mix(GateSettings(fixed=1.0))
-    shaken(mix)
-    h = mix(
-        [draw(4, DIM), draw(4, DIM, seed=1)],
-        [],
-        torch.rand(4),
-        torch.tensor([True, True, False, False]),
-    )
-    assert not h[:, DIM : 2 * DIM].any()
-    assert h[:, :DIM].any()

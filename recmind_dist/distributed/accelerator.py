@@ -1,0 +1,66 @@
+"""DeepSpeed, imported for the device of the rank.
+
+DeepSpeed chooses its accelerator once a process, when it is first imported. Left alone it takes
+any GPU that it sees, and Ray does not hide GPUs from workers without one: a rank on the CPU would
+have its dense part on a GPU. So a rank imports it here, before all else, and nothing else in this
+package does.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from recmind_dist.errors import ConfigError
+
+CPU_RANK = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+"""Environment of a process that is started as a rank on the CPU: it sees no GPU at all."""
+CUDA_RANK = {"DS_ACCELERATOR": "cuda"}
+"""Environment of a process that is started as a rank on a GPU, which Ray makes visible to it."""
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """The module `deepspeed`, whose accelerator is the device of this rank.
+
+    Libraries import it too: accelerate does when a model is saved. Where that came first, and
+    DeepSpeed has done nothing yet, its accelerator is exchanged.
+
+    Args:
+        device: of the rank; DeepSpeed uses the same GPU where it has an index.
+
+    Raises:
+        ConfigError: DeepSpeed already works on another device in this process.
+    """
+    with _environment("DS_ACCELERATOR", device.type):
+        deepspeed = import_module("deepspeed")
+        accelerator = import_module("deepspeed.accelerator")
+        has: str = accelerator.get_accelerator().device_name()
+    if has != device.type:
+        if deepspeed.comm.is_initialized():
+            raise ConfigError(
+                f"scaling.device: DeepSpeed works on {has} in this process, and the run is on "
+                f"{device.type}: start it in "
+                "another process"
+            )
+        made = import_module(f"deepspeed.accelerator.{device.type}_accelerator")
+        accelerator.set_accelerator(getattr(made, f"{device.type.upper()}_Accelerator")())
+    if device.type == "cuda" and device.index is not None:
+        os.environ["LOCAL_RANK"] = str(device.index)  # the GPU that DeepSpeed makes the current one
+    return deepspeed
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets a variable for a while: child processes may be ranks on another device."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

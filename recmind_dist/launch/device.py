@@ -1,0 +1,94 @@
+"""`scaling.device`: whether the ranks of a run train on GPUs or on the CPU, and why."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from recmind_dist.distributed.settings import ScalingSettings
+from recmind_dist.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """What ranks train on.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        reason: one sentence; empty where the settings name the device.
+        loud: whether the reason is a warning: `auto` takes the CPU.
+    """
+
+    device: str
+    reason: str = ""
+    loud: bool = False
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Says the reason, if there is one."""
+        if self.reason and self.loud:
+            log.warning("%s", self.reason)
+        elif self.reason:
+            say(self.reason)
+
+
+def choose_device(
+    scaling: ScalingSettings, num_workers: int, num_gpus: int, built: bool
+) -> DeviceChoice:
+    """`auto` takes GPUs where every rank gets one of its own.
+
+    Args:
+        num_workers: ranks that the run needs at least.
+        num_gpus: of the cluster, or of this machine where the rank is in this process.
+        built: whether torch is built with CUDA.
+
+    Raises:
+        ConfigError: the settings ask for cuda, and torch is built without it.
+    """
+    if scaling.device == "cuda" and not built:
+        raise ConfigError(
+            f"scaling.device: cuda: torch {torch.__version__} is built without CUDA: install a "
+            "build with it"
+        )
+    if scaling.device != "auto":
+        return DeviceChoice(scaling.device)
+    gpus, workers = _count(num_gpus, "GPU"), _count(num_workers, "worker")
+    if num_gpus >= num_workers and built:
+        return DeviceChoice("cuda", f"scaling.device: auto takes cuda: {gpus} for {workers}")
+    if num_gpus == 0:
+        return DeviceChoice(
+            "cpu", "scaling.device: auto takes the CPU: no GPU was found", loud=True
+        )
+    if not built:
+        why = f"torch {torch.__version__} is built without CUDA, although there is {gpus}: install a build with it"
+    else:
+        why = (
+            f"there is {gpus} for {workers}, and each needs one of its own: "
+            f"set scaling.num_workers={num_gpus} to train on {gpus}"
+        )
+    return DeviceChoice("cpu", f"scaling.device: auto takes the CPU: {why}", loud=True)
+
+
+def choose_device_here(scaling: ScalingSettings) -> DeviceChoice:
+    """As `choose_device`, for a rank in this process.
+
+    Raises:
+        ConfigError: the settings ask for cuda, and there is none.
+    """
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if scaling.device == "cuda" and not num_gpus:
+        raise ConfigError(
+            "scaling.device: cuda: torch finds no GPU on this machine: set cpu or auto"
+        )
+    return choose_device(scaling, 1, num_gpus, has_cuda())
+
+
+def has_cuda() -> bool:
+    """Whether torch is built with CUDA: the same on all nodes, whose versions are compared."""
+    return bool(torch.backends.cuda.is_built())  # type: ignore[no-untyped-call]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
