@@ -26,6 +26,7 @@ from benchmarks.accuracy_page import BENCHES, METRICS, OURS, write_page
 from benchmarks.accuracy_store import AccuracyStore, Compared, Record, settings_hash
 from recmind_dist.errors import DataError, RecmindError
 from recmind_dist.experiments.comparison import compare
+from recmind_dist.model.settings import PaperSettings
 from recmind_dist.pipeline.in_process import validation_curve
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
@@ -127,13 +128,13 @@ def role_of(config: RunConfig) -> str:
     model = config.model
     if config.variant == "popularity":
         return "popularity"
-    if not model.use_text:
-        return "graph"
-    if config.variant == "text_only" or model.readout == "text" or model.base == "text":
+    if config.variant == "text_only" or model.kind == "alpharec":
         return "text"
-    if model.gate.enabled or model.readout == "mix":
+    if config.gate is not None:
         return "gated"
-    return "graph" if model.readout == "graph" else "fusion"
+    if isinstance(model, PaperSettings) and model.readout != "graph":
+        return "text" if model.readout == "text" else "fusion"
+    return "graph"
 
 
 def _comparisons(ours: list[RunDirectory], theirs: list[RunDirectory], bench: str) -> Compared:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from recmind_dist.experiments.runs import train_and_evaluate
-from recmind_dist.model import gated_lightgcn
-from recmind_dist.model.mix import Mix
+from recmind_dist.model import recmind
+from recmind_dist.model.recmind import Mix
 
 
 class GraphAlone(Mix):
@@ -33,11 +33,11 @@ class GraphAlone(Mix):
 @contextmanager
 def mixed_by(kind: type[Mix]) -> Iterator[None]:
     """Models that are built meanwhile mix their views by `kind`."""
-    gated_lightgcn.Mix = kind  # type: ignore[misc]
+    recmind.Mix = kind  # type: ignore[misc]
     try:
         yield
     finally:
-        gated_lightgcn.Mix = Mix  # type: ignore[misc]
+        recmind.Mix = Mix  # type: ignore[misc]
 
 
 def train_graph_alone(values: dict[str, object]) -> tuple[str, float]:

@@ -11,17 +11,17 @@ from recmind_dist.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from recmind_dist.graph import Graph
-    from recmind_dist.model import GatedLightGCN
+    from recmind_dist.model.lightgcn import LightGCN
     from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.recommend.recommender import load
     from recmind_dist.sampling.loader import NeighborLoader
 
-__all__ = ["GatedLightGCN", "Graph", "NeighborLoader", "Pipeline", "load"]
+__all__ = ["LightGCN", "Graph", "NeighborLoader", "Pipeline", "load"]
 
 _HOMES = {  # imported when asked for: the command line's light commands need no torch
     "Graph": "graph",
     "NeighborLoader": "sampling.loader",
-    "GatedLightGCN": "model",
+    "LightGCN": "model.lightgcn",
     "Trainer": "training",
     "load": "recommend.recommender",
 }

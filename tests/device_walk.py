@@ -20,8 +20,9 @@ from recmind_dist.launch.in_process import _join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.step import MomentumEncoder
-from recmind_dist.training.trainer import Phase, Trainer
+from recmind_dist.training.momentum import MomentumEncoder
+from recmind_dist.training.phase import Phase
+from recmind_dist.training.trainer import Trainer
 from tests.training_runs import config_of, make_inputs
 
 
@@ -100,16 +101,16 @@ def in_training(home: Path, device: str) -> dict[str, str]:
     context, run = _join_group_of_one(config, device), RunDirectory(config.run_dir)
     run.create()
     worker = Trainer(config, inputs, context, run, "walkwalk", lambda _: None, "never")
-    worker.parts.initialise()
-    phase = Phase(worker, "joint")
-    steps = list(islice(phase.prepared_steps(0, 0), 2))
+    worker.shard.initialise()
+    phase = Phase(worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done)
+    steps = list(islice(phase.step_inputs(0, 0), 2))
     for step in steps:
         phase.step.run(step)
-    worker.parts.final_embeddings()
-    assert phase.keys is not None
-    found = parts_of(worker.parts, phase.keys)
+    worker.shard.final_embeddings()
+    assert phase.momentum is not None
+    found = parts_of(worker.shard, phase.momentum)
     found |= {
-        "final propagation": worker.parts._propagation,
+        "final propagation": worker.shard._propagation,
         "objective": phase.engine.module,
         "step": steps[-1],
     }

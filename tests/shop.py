@@ -38,7 +38,7 @@ text:
   chunk_rows: 64
   lora: {r: 4, texts_per_step: 8}
 sampler: {num_neighbors: [5, 5]}
-model: {embedding_dim: 16, num_layers: 2, fallback: {category_field: kinds, hidden_dim: 16}}
+model: {embedding_dim: 16, num_layers: 2}
 alignment: {anchors: 64, queue_size: 128}
 scaling: {num_workers: 2}
 zero: {stage: 2}

@@ -12,7 +12,7 @@ import numpy as np
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.graphs import make_graph, random_pairs
 
 TEXT_DIM = 12
@@ -69,7 +69,6 @@ def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
         "sampler": {"num_neighbors": [4, 3], "negatives": {"num_shared": 12}},
         "model": {
             "embedding_dim": 8,
-            "fallback": {"hidden_dim": 6, "category_field": "genre", "category_buckets": 5},
             "gate": {"heldout_share": 0.5},
         },
         "loss": {"kind": "ssm"},
@@ -111,8 +110,8 @@ def train_rank(
     )
     worker = Trainer(config, inputs, context, run, attempt, lambda _: None, resume, allow_mismatch)
     cursor = worker.train(phases)
-    rows = {name: value.numpy().copy() for name, value in worker.parts.table.rows().items()}
-    return {"rows": rows, "cursor": cursor.to_info(), "nodes": worker.parts.nodes}
+    rows = {name: value.numpy().copy() for name, value in worker.shard.table.rows().items()}
+    return {"rows": rows, "cursor": cursor.to_info(), "nodes": worker.shard.nodes}
 
 
 def curve_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -156,8 +155,9 @@ def resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
     import torch
 
     from recmind_dist.distributed.context import DistContext
+    from recmind_dist.training.phase import Phase
     from recmind_dist.training.state import load_dense_state, load_table
-    from recmind_dist.training.trainer import Phase, Trainer
+    from recmind_dist.training.trainer import Trainer
 
     worker = Trainer(
         config,
@@ -169,9 +169,11 @@ def resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
         "must",
     )
     assert worker.checkpoint is not None
-    load_table(worker.checkpoint, worker.parts.table)
-    phase = Phase(worker, worker.cursor.phase)
-    load_dense_state(worker.checkpoint.dense(), phase.engine, phase.keys)
+    load_table(worker.checkpoint, worker.shard.table)
+    phase = Phase(
+        worker.config, worker.shard, worker.exchange, worker.cursor.phase, worker.cursor.steps_done
+    )
+    load_dense_state(worker.checkpoint.dense(), phase.engine, phase.momentum)
     worker._save(phase)
     names = worker.checkpointer.wait()
     worker.checkpointer.close()

@@ -28,8 +28,9 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.model_shard import Inputs
-from recmind_dist.training.trainer import Phase, Trainer
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.phase import Phase
+from recmind_dist.training.trainer import Trainer
 
 K = 20
 
@@ -61,7 +62,7 @@ class TimedWorker(Trainer):
                 raise Reached
 
     def _test_recall(self) -> float:
-        graph, h = self.parts.graph, self.parts.final_embeddings().h
+        graph, h = self.shard.graph, self.shard.final_embeddings().final
         held, users = graph.held_out("test"), graph.num_users
         seen_indptr, seen = seen_items(graph, "test", 0, users)
         exponent = self.config.evaluation.norm_exponent or 0.0
@@ -114,13 +115,13 @@ class Stepper:
         worker = Trainer(
             self.config, self.inputs, DistContext.alone(), run, "benchmark", lambda _: None, "never"
         )
-        worker.parts.initialise()
+        worker.shard.initialise()
         if self.config.train.batch_of != "pairs":
             raise RecmindError("train.batch_of is not pairs: only pairs are counted")
-        self.phase = Phase(worker, "joint")
-        everything = (
-            step for epoch in range(1 << 20) for step in self.phase.prepared_steps(epoch, 0)
+        self.phase = Phase(
+            worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done
         )
+        everything = (step for epoch in range(1 << 20) for step in self.phase.step_inputs(epoch, 0))
         self.batches = Prefetcher(everything, self.config.sampler.batches_ahead)
         self.stream = iter(self.batches)
 

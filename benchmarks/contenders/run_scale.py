@@ -29,9 +29,10 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.phase import Phase
 from recmind_dist.training.state import load_table
-from recmind_dist.training.trainer import Phase, Trainer
+from recmind_dist.training.trainer import Trainer
 
 
 class Timed:
@@ -56,7 +57,7 @@ class Run:
 
     def __init__(self, worker: Trainer) -> None:
         self.worker, self.update_cpu_s = worker, 0.0
-        table = worker.parts.table
+        table = worker.shard.table
         table.update = self._timed(table.update)  # type: ignore[method-assign]
 
     def _timed(self, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,11 +77,13 @@ class Run:
         worker = self.worker
         train = worker.config.train.model_copy(update={"batch_size": pairs})
         worker.config = worker.config.model_copy(update={"train": train})
-        worker.parts.initialise()
-        for state in worker.parts.table.state.values():
+        worker.shard.initialise()
+        for state in worker.shard.table.state.values():
             state.zero_()
-        self.phase = phase = Phase(worker, "joint")
-        self.sampling = Timed(phase.prepared_steps(0, 0, steps))
+        self.phase = phase = Phase(
+            worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done
+        )
+        self.sampling = Timed(phase.step_inputs(0, 0, steps))
         worker.context.traffic.take()
         self.batches = Prefetcher(self.sampling, worker.config.sampler.batches_ahead)
         self.prepared = iter(self.batches)
@@ -139,9 +142,9 @@ def prepare() -> dict[str, Work]:
         worker._save(at.phase)
         worker.checkpointer.wait()
         saved = time.perf_counter()
-        found = agree_on_checkpoint(run.checkpoints, "last", context, worker.parts.bounds.tolist())
+        found = agree_on_checkpoint(run.checkpoints, "last", context, worker.shard.bounds.tolist())
         assert found is not None
-        load_table(found, worker.parts.table)
+        load_table(found, worker.shard.table)
         return {
             "save_s": saved - start,
             "restore_s": time.perf_counter() - saved,

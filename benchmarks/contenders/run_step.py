@@ -26,9 +26,10 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.phase import Phase
 from recmind_dist.training.profile import named, region_ms, start_profile
-from recmind_dist.training.trainer import Phase, Trainer
+from recmind_dist.training.trainer import Trainer
 
 
 def prepare() -> dict[str, Work]:
@@ -44,10 +45,10 @@ def prepare() -> dict[str, Work]:
     run = RunDirectory(config.run_dir)
     run.create()
     worker = Trainer(config, inputs, context, run, "benchmark", lambda _: None, "never")
-    worker.parts.initialise()
-    phase = Phase(worker, "joint")
+    worker.shard.initialise()
+    phase = Phase(worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done)
 
-    everything = (step for epoch in range(1 << 20) for step in phase.prepared_steps(epoch, 0))
+    everything = (step for epoch in range(1 << 20) for step in phase.step_inputs(epoch, 0))
     # one stream for all orders: a second one would plan its exchanges between those of the first,
     # on each rank elsewhere
     batches = Prefetcher(named(everything, "sample"), config.sampler.batches_ahead)
@@ -73,7 +74,7 @@ def prepare() -> dict[str, Work]:
             phase.step.run(step)
             moved += bytes_moved(
                 step,
-                worker.parts.graph.num_edges,
+                worker.shard.graph.num_edges,
                 config.model.num_layers,
                 config.model.embedding_dim,
             )

@@ -30,6 +30,7 @@ def resolve_settings(
     document: Document,
     overrides: list[str] | None = None,
     deleted: Mapping[str, str] | None = None,
+    kinds: tuple[str, ...] = (),
 ) -> S:
     """As `load_settings`, from a document already read.
 
@@ -38,6 +39,7 @@ def resolve_settings(
         document: what the file holds.
         overrides: `key.sub=value` words.
         deleted: keys ("a.b") and values ("a.b: value") that `model` once had → what replaces them.
+        kinds: names that a group's `kind` chooses its class by; pydantic puts them into paths.
     """
     from_override: dict[KeyPath, str] = {}
     document = replace(
@@ -49,7 +51,7 @@ def resolve_settings(
         return model.model_validate(document.values)
     except ValidationError as error:
         lines = [
-            _sentence(dict(fault), document, from_override, deleted or {})
+            _sentence(dict(fault), document, from_override, deleted or {}, kinds)
             for fault in error.errors()
         ]
         raise ConfigError("\n".join(lines)) from error
@@ -84,11 +86,14 @@ def _sentence(
     document: Document,
     from_override: dict[KeyPath, str],
     deleted: Mapping[str, str],
+    kinds: tuple[str, ...],
 ) -> str:
     path = tuple(
         part
-        for part in fault["loc"]
-        if not (isinstance(part, str) and part.startswith("function-"))
+        for k, part in enumerate(fault["loc"])
+        if not (
+            isinstance(part, str) and (part.startswith("function-") or (k == 1 and part in kinds))
+        )
     )
     word = next(
         (
@@ -113,6 +118,10 @@ def _sentence(
         return f"{where}: {was} was removed: {deleted[was]}"
     if fault["type"] == "extra_forbidden":
         return f"{where}: {name}: unknown key: see docs/config.md for the keys of this group"
+    if fault["type"] == "union_tag_invalid":
+        choices = ", ".join(kinds)
+        kind = fault["ctx"]["tag"]
+        return f"{where}: {name}.kind: {kind[:80]!r} is no kind: choose one of {choices}"
     if fault["type"] == "missing":
         return f"{where}: {name}: missing: give it a value"
     message = fault["msg"].removeprefix("Value error, ")

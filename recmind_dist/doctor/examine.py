@@ -35,7 +35,7 @@ from recmind_dist.storage.seals import NAME as SEALS
 from recmind_dist.storage.seals import read_seals
 from recmind_dist.text import Texts, Whitening, load_adapter, store_path
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.state import Cursor
 
 REMEDIES = {

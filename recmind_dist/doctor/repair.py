@@ -34,7 +34,7 @@ from recmind_dist.storage import (
 from recmind_dist.storage.seals import drop_lost_lines, read_seals
 from recmind_dist.text import Texts, TextStore, store_path
 from recmind_dist.text.store import META
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.types import Say
 
 

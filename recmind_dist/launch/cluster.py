@@ -24,7 +24,7 @@ from recmind_dist.launch.node_check import FOLDER, NodeRequirements, check_node,
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.remote import Remote
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def publish_requirements(
     if inputs and config.graph.placement == "partitioned":
         files.append(rows_directory(inputs.graph) / "manifest.json")
     model = Path(config.absolute().text.model) / "config.json"
-    if config.model.use_text and model.is_file():
+    if config.model.reads_text and model.is_file():
         files.append(model)
     try:
         token.write_text(word)

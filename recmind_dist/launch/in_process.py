@@ -12,7 +12,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -38,7 +38,7 @@ from recmind_dist.report.metrics_log import WarningsToMetrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json, write_json
 from recmind_dist.training.evaluate import evaluate_run
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.trainer import Trainer
 from recmind_dist.types import Say
 

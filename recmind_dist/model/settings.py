@@ -1,118 +1,256 @@
-"""Settings of the model and its objective. The variants of the papers are settings of this one
-model.
-"""
+"""Settings of the models and of what they minimise: one class a model, told apart by `kind`."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from recmind_dist.config import Settings
 
-INIT_SCALE = 0.1
-"""Root mean square of an entry of E⁰ at the start."""
-
 
 class GateSettings(Settings):
-    """The gate inside every layer: γ is the weight of the graph, 1 − γ that of language."""
+    """What gates learn from, the same for gates inside the layers and for gates at the end."""
 
-    enabled: bool = True
-    sides: Literal["both", "items"] = "both"
-    """items: users keep γ = 1."""
     degree_input: bool = True
     """Whether the gate sees d̃ = log(1 + degree) / log(1 + max degree)."""
     initial_bias: float = 0.0
-    """0 starts every gate at γ = 1/2."""
+    """Of the graph's logit; 0 starts the graph and language alike."""
     learn_on: Literal["heldout", "train"] = "heldout"
-    """heldout: the gates' gradient comes only from held-out training edges; train: the paper's
-    literal form.
-    """
+    """heldout: gates learn from held-out training edges only; train: the paper's literal form."""
     heldout_share: float = Field(0.1, gt=0, le=1)
-    """Share of the users whose newest training edge teaches the gates."""
+    """Share of the users whose newest training edge is held out for the gates."""
     learning_rate: float | None = Field(None, gt=0)
-    """Of gates and mix; none: zero.learning_rate."""
+    """Of the gates; none: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
     withheld_items: float = Field(0.0, ge=0, lt=1)
-    """Share of the items that keep only 0..3 training edges while gates learn: the others teach the
-    gates what an item
-    without edges is. Needs sampler.propagation: full."""
+    """Share of the items that keep 0..3 training edges while gates learn, so that they meet items
+    without edges. Needs sampler.propagation: full."""
     tail_exponent: float = Field(0.0, ge=0, le=1)
     """Held-out pairs weigh (degree of the item + 1)^-q: moves the balance between head and tail."""
 
 
-class FallbackSettings(Settings):
-    """The small network that stands in where a node has no text."""
+class LayerGateSettings(GateSettings):
+    """The paper's gate inside every layer: γ is the weight of the graph, 1 − γ that of language."""
 
-    hidden_dim: int = Field(64, ge=1)
-    category_buckets: int = Field(64, ge=0)
-    """Hash buckets of the category field; 0: no category input."""
-    category_field: str | None = None
-    """Field of the item file that holds the category."""
-    hide_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the nodes with text that are treated as if they had none, so that the network
-    learns.
-    """
+    enabled: bool = True
+    sides: Literal["both", "items"] = "both"
+    """items: users keep γ = 1."""
 
 
 class ModelSettings(Settings):
-    """The gated LightGCN."""
+    """What every model has."""
 
+    kind: str
     embedding_dim: int = Field(64, ge=1)
+    """D, columns of the table and of every view."""
+    init: Literal["text", "normal"] = "normal"
+    """E⁰ from the whitened text vectors (of the neighbours where a node has none), or normal."""
+
+    @property
+    def has_text_view(self) -> bool:
+        """Whether the model turns text vectors into a view of its own."""
+        return False
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text vectors are needed at all: for a view, or for E⁰ at the start."""
+        return self.has_text_view or self.init == "text"
+
+    @property
+    def has_gates(self) -> bool:
+        return False
+
+    def faults(self, *, full: bool, loss_kind: str) -> list[str]:
+        """What this model cannot be trained with, one sentence each.
+
+        Args:
+            full: whether propagation is full.
+            loss_kind: of the ranking loss.
+        """
+        return []
+
+
+class MFSettings(ModelSettings):
+    """Matrix factorisation: the table alone. Source: arXiv:1205.2618."""
+
+    kind: Literal["mf"] = "mf"
+
+    @property
+    def num_layers(self) -> int:
+        return 0
+
+
+class LightGCNSettings(ModelSettings):
+    """LightGCN, with `init: text` a LightGCN that starts from texts. Source: arXiv:2002.02126."""
+
+    kind: Literal["lightgcn"] = "lightgcn"
     num_layers: int = Field(2, ge=0, le=8)
-    use_text: bool = True
-    """False: no language anywhere (plain LightGCN)."""
-    readout: Literal["fused", "alpha", "mix", "concat", "graph", "text"] = "fused"
-    """What the final vector is: see docs/model.md."""
-    alpha: float = Field(0.5, ge=0, le=1)
-    """Weight of the graph view where readout is alpha."""
-    init: Literal["text", "text_neighbours", "normal"] = "text"
-    """E⁰ from the whitened, PCA-reduced text vectors, or normal; text_neighbours: a node without
-    text starts from the mean
-    text of its neighbours."""
-    base: Literal["table", "text"] = "table"
-    """What propagation starts from: a row of the table, or the text view alone (AlphaRec,
-    arXiv:2407.05441).
-    """
-    projection_hidden_dim: int = Field(0, ge=0)
-    """0: the text view is linear in the text vector; above: a hidden layer of that width."""
-    text_layers: int = Field(0, ge=0, le=8)
-    """Hops over which text views are propagated too, at most num_layers: mean of all their states
-    (AlphaRec).
-    """
-    users_have_text: bool = True
-    """False: users' text views start from nothing, and come from their items through text_layers.
-    """
-    content_view: bool = False
-    """Under readout: mix, a third view: whitened text vectors as they are, of users the mean of
-    their items'.
-    """
-    recent_decay: float = Field(0.0, ge=0, le=1)
-    """Under readout: mix, users' views are joined by means of their items' views in which an item
-    weighs so much against the
-    next newer one; 0: they are not."""
-    text_whitening: Literal["none", "whiten"] = "whiten"
-    """none: the text vectors as they are, to one common scale."""
-    text_components: int = Field(0, ge=0)
-    """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
-    gate: GateSettings = GateSettings()
-    fallback: FallbackSettings = FallbackSettings()
+    """L, hops of propagation."""
 
 
 class ContrastSettings(Settings):
-    """Self-supervision of the graph view by noise, for the baseline XSimGCL."""
+    """Self-supervision of the graph view by noise. Source: arXiv:2209.02544."""
 
-    kind: Literal["none", "xsimgcl"] = "none"
-    """xsimgcl: mean and `layer`-th state of one noisy view (arXiv:2209.02544)."""
     weight: float = Field(0.2, ge=0)
     temperature: float = Field(0.2, gt=0)
     noise: float = Field(0.1, ge=0)
     """Length of the noise added to each state that a hop gives."""
     layer: int = Field(1, ge=0)
-    """State that xsimgcl compares with the mean of all."""
+    """State that is compared with the mean of all."""
     max_nodes: int = Field(0, ge=0)
-    """Users and items of a global batch that are contrasted, drawn where there are more; 0: all, at
-    the cost of their square.
-    """
+    """Users and items of a batch that are contrasted, drawn where there are more; 0: all."""
+
+
+class XSimGCLSettings(ModelSettings):
+    """LightGCN with noise in its states and a contrast of two of its layers."""
+
+    kind: Literal["xsimgcl"] = "xsimgcl"
+    num_layers: int = Field(2, ge=0, le=8)
+    contrast: ContrastSettings = ContrastSettings()
+
+    def faults(self, *, full: bool, loss_kind: str) -> list[str]:
+        found = []
+        if not full:
+            found.append("model.kind: xsimgcl needs sampler.propagation: full")
+        if self.contrast.layer > self.num_layers:
+            found.append(
+                f"model.contrast.layer {self.contrast.layer} is above "
+                f"model.num_layers {self.num_layers}"
+            )
+        return found
+
+
+class TextModelSettings(ModelSettings):
+    """What the models with a text view share."""
+
+    num_layers: int = Field(2, ge=0, le=8)
+    projection_hidden_dim: int = Field(0, ge=0)
+    """0: the text view is linear in the text vector; above: a hidden layer of that width."""
+    text_whitening: Literal["none", "whiten"] = "whiten"
+    text_components: int = Field(0, ge=0)
+    """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
+    hide_text_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the nodes with text that are treated as if they had none, so that the network that
+    stands in for a missing text learns."""
+
+    @property
+    def has_text_view(self) -> bool:
+        return True
+
+
+class AlphaRecSettings(TextModelSettings):
+    """Propagation that starts from the items' text views alone. Source: arXiv:2407.05441."""
+
+    kind: Literal["alpharec"] = "alpharec"
+    projection_hidden_dim: int = Field(256, ge=0)
+    """Hidden layer of the projection."""
+
+    @property
+    def users_have_text(self) -> bool:
+        return False
+
+
+class FusedSettings(TextModelSettings):
+    """What the paper's model and RecMind share."""
+
+    init: Literal["text", "normal"] = "text"
+    users_have_text: bool = True
+    """False: users' text views come from their items alone, through text_layers."""
+    text_layers: int = Field(0, ge=0, le=8)
+    """Hops over which text views are propagated too, at most num_layers."""
+
+    @property
+    def text_layers_fault(self) -> list[str]:
+        found = []
+        if self.text_layers > self.num_layers:
+            found.append(
+                f"model.text_layers {self.text_layers} is above model.num_layers {self.num_layers}"
+            )
+        if not self.users_have_text and self.text_layers == 0:
+            found.append(
+                "model.users_have_text: false needs model.text_layers of 1 or more: "
+                "users would have no text view"
+            )
+        return found
+
+
+class PaperSettings(FusedSettings):
+    """Gates inside the layers, graph and text vectors in one space. Source: arXiv:2509.06286."""
+
+    kind: Literal["paper"] = "paper"
+    readout: Literal["fused", "alpha", "concat", "graph", "text"] = "fused"
+    """fused: the mean of Ê⁰..Ê^L; alpha: α z^G + (1 − α) z; concat: both side by side; graph: z^G;
+    text: z."""
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the graph view where readout is alpha."""
+    gate: LayerGateSettings = LayerGateSettings()
+
+    @property
+    def has_gates(self) -> bool:
+        return self.gate.enabled
+
+    def faults(self, *, full: bool, loss_kind: str) -> list[str]:
+        found = self.text_layers_fault
+        if not full and self.gate.withheld_items > 0:
+            found.append("model.gate.withheld_items needs sampler.propagation: full")
+        return found
+
+
+class RecMindSettings(FusedSettings):
+    """Views of graph and text, whose scores are mixed by gates at the end."""
+
+    kind: Literal["recmind"] = "recmind"
+    content_view: bool = False
+    """A third view: whitened text vectors as they are, of users the mean of their items'."""
+    recent_decay: float = Field(0.0, ge=0, le=1)
+    """Users' views are joined by means of their items' views in which an item weighs so much
+    against the next newer one; 0: they are not."""
+    gate: GateSettings = GateSettings()
+
+    @property
+    def has_gates(self) -> bool:
+        return True
+
+    def faults(self, *, full: bool, loss_kind: str) -> list[str]:
+        found = self.text_layers_fault
+        if not full and (
+            self.content_view or self.recent_decay > 0 or self.gate.withheld_items > 0
+        ):
+            found.append(
+                "model.content_view, model.recent_decay and model.gate.withheld_items need "
+                "sampler.propagation: full"
+            )
+        if loss_kind != "ssm":
+            found.append("model.kind: recmind needs loss.kind: ssm")
+        return found
+
+
+MODELS: dict[str, type[ModelSettings]] = {
+    "recmind": RecMindSettings,
+    "paper": PaperSettings,
+    "lightgcn": LightGCNSettings,
+    "alpharec": AlphaRecSettings,
+    "xsimgcl": XSimGCLSettings,
+    "mf": MFSettings,
+}
+DEFAULT_KIND = "paper"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("kind", DEFAULT_KIND))
+    return str(getattr(value, "kind", DEFAULT_KIND))
+
+
+AnyModelSettings = Annotated[
+    Annotated[RecMindSettings, Tag("recmind")]
+    | Annotated[PaperSettings, Tag("paper")]
+    | Annotated[LightGCNSettings, Tag("lightgcn")]
+    | Annotated[AlphaRecSettings, Tag("alpharec")]
+    | Annotated[XSimGCLSettings, Tag("xsimgcl")]
+    | Annotated[MFSettings, Tag("mf")],
+    Discriminator(_kind),
+]
 
 
 class LossSettings(Settings):
@@ -124,7 +262,6 @@ class LossSettings(Settings):
     """Of the sampled softmax."""
     user_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
-    contrast: ContrastSettings = ContrastSettings()
     regularization: float = Field(1e-4, ge=0)
     """L2 on the base rows that a batch touches, the gates and the adapters."""
 
@@ -133,8 +270,7 @@ class AlignmentSettings(Settings):
     """Symmetric InfoNCE between the graph view and the text view, users and items apart."""
 
     weight: float = Field(0.1, ge=0)
-    users: bool = True
-    items: bool = True
+    sides: Literal["both", "users", "items"] = "both"
     temperature: float = Field(0.2, gt=0)
     hardness: float = Field(0.0, ge=0)
     """In-batch negatives weigh exp(hardness × similarity), mean 1; 0: all alike."""

@@ -1,80 +1,68 @@
-"""The text view z: the owner's projection of a node's text vector, or of what is known of a node
-without text.
-"""
+"""The text view z: the projection of a node's text vector, or of what is known of a node without text."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from recmind_dist.model.settings import FallbackSettings
+_FALLBACK_DIM = 64  # hidden layer of the network that stands in for a missing text
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """What an owner knows of some of its nodes.
+    """What an owner knows of the texts of some of its nodes.
 
-    Shapes:
-        text: [n, T] whitened vectors, zero where absent; absent: [n] bool; degree_feature: [n] d̃;
-        category: [n] bucket ids; neighbour_text: [n, T] mean text vector of the node's training
-        neighbours, of any precision, since few of its rows are read.
+    Attributes:
+        text: [n, T] whitened vectors, zero where absent.
+        absent: [n] bool.
+        degree_feature: [n] d̃.
+        neighbour_text: [n, T] mean text vector of the node's training neighbours, of any precision,
+            since few of its rows are read.
     """
 
     text: Tensor
     absent: Tensor
     degree_feature: Tensor
-    category: Tensor
     neighbour_text: Tensor
 
     def select(self, rows: Tensor) -> "TextRows":
         """Those of some rows."""
-        fields = (self.text, self.absent, self.degree_feature, self.category, self.neighbour_text)
+        fields = (self.text, self.absent, self.degree_feature, self.neighbour_text)
         return TextRows(*(x.index_select(0, rows) for x in fields))
 
 
 class TextView(nn.Module):
-    """z_v = W_proj e_v, or a small MLP over (d̃_v, category, mean neighbour text) where v has no
-    text.
+    """z_v = W_proj e_v, or a small MLP over (d̃_v, mean neighbour text) where v has no text.
 
     Args:
-        text_dim: T; embedding_dim: D; hidden_dim: of the projection, 0 for a linear one.
+        text_dim: T.
+        embedding_dim: D.
+        hidden_dim: of the projection, 0 for a linear one.
     Source: arXiv:2509.06286 (projection); the fallback is this project's own.
     """
 
-    def __init__(
-        self, text_dim: int, embedding_dim: int, fallback: FallbackSettings, hidden_dim: int = 0
-    ) -> None:
+    def __init__(self, text_dim: int, embedding_dim: int, hidden_dim: int = 0) -> None:
         super().__init__()
         self.projection: nn.Module = nn.Linear(text_dim, embedding_dim, bias=False)
         if hidden_dim:
-            layers = (
-                nn.Linear(text_dim, hidden_dim),
-                nn.LeakyReLU(),
-                nn.Linear(hidden_dim, embedding_dim),
-            )
-            self.projection = nn.Sequential(*layers)
-        self.category_buckets = fallback.category_buckets
-        inputs = 1 + text_dim + fallback.category_buckets
+            layers = nn.Linear(text_dim, hidden_dim), nn.LeakyReLU()
+            self.projection = nn.Sequential(*layers, nn.Linear(hidden_dim, embedding_dim))
         self.fallback = nn.Sequential(
-            nn.Linear(inputs, fallback.hidden_dim),
+            nn.Linear(1 + text_dim, _FALLBACK_DIM),
             nn.ReLU(),
-            nn.Linear(fallback.hidden_dim, embedding_dim),
+            nn.Linear(_FALLBACK_DIM, embedding_dim),
         )
 
     def forward(self, rows: TextRows) -> Tensor:
-        """z of each row. Shape: [n, D]. Both branches run whatever the rows, so that every rank's
-        graph is the same.
+        """z of each row. Shape: [n, D].
+
+        Both branches run whatever the rows, so that every rank's graph is the same.
         """
         z_text: Tensor = self.projection(rows.text)
         absent = rows.absent.nonzero().squeeze(1)
         neighbours = rows.neighbour_text.index_select(0, absent).to(rows.text.dtype)
-        inputs = [rows.degree_feature.index_select(0, absent)[:, None], neighbours]
-        if self.category_buckets:
-            category = rows.category.index_select(0, absent)
-            inputs.append(
-                nn.functional.one_hot(category, self.category_buckets).to(rows.text.dtype)
-            )
-        z_fallback: Tensor = self.fallback(torch.cat(inputs, dim=1))
+        degree = rows.degree_feature.index_select(0, absent)[:, None]
+        z_fallback: Tensor = self.fallback(torch.cat([degree, neighbours], dim=1))
         return z_text.index_copy(0, absent, z_fallback)
 
     def project(self, text_nT: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.train import fit, prepare_texts
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.types import Say
 
 

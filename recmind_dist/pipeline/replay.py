@@ -14,10 +14,11 @@ import numpy as np
 from recmind_dist.distributed.traffic import KINDS, ring_bytes
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.graph.partition import judge
+from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.loader import Batch, StepBatches
+from recmind_dist.training.alignment import anchor_stride
 from recmind_dist.training.loaders import make_loader
-from recmind_dist.training.loss import anchor_stride
 from recmind_dist.types import BoolArray, IntArray
 
 ID, NUMBER, NODE, COUNT = (
@@ -144,7 +145,7 @@ def _add(
     remote = owner != rank
     dim = config.model.embedding_dim
     columns = dim * (
-        1 + config.views_text * (1 + (config.aligns and config.alignment.queue_size > 0))
+        1 + config.model.has_text_view * (1 + (config.aligns and config.alignment.queue_size > 0))
     )
     plan = (COUNT * (world - 1) + ID * int(remote.sum())) if world > 1 else 0
     sums.sent["ids"] += plan + (
@@ -188,8 +189,8 @@ def _sampling(config: RunConfig, batch: Batch, remote: BoolArray, world: int) ->
 
 
 def _terms(config: RunConfig) -> int:
-    aligned = config.alignment.users + config.alignment.items if config.aligns else 0
-    return 2 + aligned + (config.model.readout == "mix")
+    aligned = (2 if config.alignment.sides == "both" else 1) if config.aligns else 0
+    return 2 + aligned + isinstance(config.model, RecMindSettings)
 
 
 def partitioned(config: RunConfig, placement: str = "partitioned") -> RunConfig:

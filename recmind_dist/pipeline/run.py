@@ -27,7 +27,7 @@ from recmind_dist.training.evaluate import (
     evaluate_text_run,
     read_run,
 )
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 
 DATA, MODELS = Path("data"), Path("models")
 

@@ -30,7 +30,7 @@ from recmind_dist.text import (
     embed_texts,
     store_path,
 )
-from recmind_dist.training.model_shard import Inputs, run_identity
+from recmind_dist.training.inputs import Inputs, run_identity
 from recmind_dist.training.state import Cursor, refuse_other_run
 from recmind_dist.types import Say
 
@@ -60,18 +60,12 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
             f"{graph.num_items} items of "
             f"{graph.name}: lower it"
         )
-    if not config.model.use_text:
+    if not config.model.reads_text:
         return Prepared(graph_path, None)
-    hidden = (
-        heldout_slice(
-            graph,
-            config.model.gate.heldout_share,
-            config.graph.seed,
-            config.model.gate.withheld_items,
-        )
-        if config.heldout_gates
-        else None
-    )
+    hidden, gate = None, config.gate
+    if config.heldout_gates and gate is not None:
+        seed = config.graph.seed
+        hidden = heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
     return Prepared(graph_path, build_texts(graph, config.text, hidden))
 
 
@@ -271,10 +265,8 @@ def _text_inputs(
 
 def fit_whitening(config: RunConfig, vectors: Path) -> Whitening:
     """The run's whitening, of the store with the untouched model's vectors."""
-    components = config.model.text_components
-    return Whitening.fit(
-        TextStore.open(vectors), config.model.text_whitening, dim=components or None
-    )
+    components = config.text_components
+    return Whitening.fit(TextStore.open(vectors), config.text_whitening, dim=components or None)
 
 
 def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:

@@ -19,21 +19,13 @@ from recmind_dist.embedding.exchange import all_gather_rows
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix
-from recmind_dist.model import GatedLightGCN, MeanOfStates, NodeEmbeddings
-from recmind_dist.propagation.item_means import ItemMeans, content_view, newest_item_views
+from recmind_dist.propagation.item_means import ItemMeans
 from recmind_dist.types import BoolArray, IntArray
 
+MeanOfStates = Callable[[Tensor, int, bool], Tensor]
+"""(x, L, whether x is of items alone) → mean of x and of what 1..L hops make of it."""
+
 _FEW = 0.4  # share of the edges below which a hop reads those of the wanted rows alone
-
-
-@dataclass(frozen=True)
-class FinalEmbeddings:
-    """Final vectors of all nodes in node order, [N, C], and γ of every layer, [layers, N], empty
-    without gates.
-    """
-
-    h: Tensor
-    gamma: Tensor
 
 
 class FullPropagation:
@@ -148,7 +140,7 @@ class FullPropagation:
         rows: Tensor | None = None,
         edges: CsrMatrix | None = None,
     ) -> MeanOfStates:
-        """Rows of (1 + A + … + A^L) x / (L + 1), inside autograd; see `MeanOfStates`.
+        """Rows of (1 + A + … + A^L) x / (L + 1), inside autograd.
 
         Every rank must call what it returns, in forward and in backward.
 
@@ -252,42 +244,59 @@ class FullPropagation:
         """The same operator for states of which one side is zero."""
         return Sides(self._matrix, self._users_by_row, self.counts, self.is_user, self.context)
 
-    @torch.no_grad()
-    def final_embeddings(
-        self, model: GatedLightGCN, e_nD: Tensor, z_nD: Tensor | None, text_nT: Tensor | None = None
-    ) -> FinalEmbeddings:
-        """Vectors of the current model. Every rank must call.
+    def view(
+        self,
+        num_layers: int,
+        hidden: IntArray | None = None,
+        rows: Tensor | None = None,
+        edges: CsrMatrix | None = None,
+    ) -> "FullGraphView":
+        """The graph as models see it (`PropagationGraph`).
 
         Args:
-            e_nD: this rank's base rows; z_nD: their text views, None without text; text_nT: the
-            text vectors themselves, which a content view is made of.
+            num_layers: L.
+            hidden, rows, edges: as `mean`.
         """
-        if len(model.gates):
-            views = model.views(
-                e_nD, z_nD, self.is_user, [self.hop()] * model.num_layers, self.feature
-            )
-        else:
-            z = z_nD if z_nD is None or model.settings.users_have_text else z_nD[self.items]
-            graph, text = model.smoothed(e_nD, z, self.mean())
-            decay = model.settings.recent_decay
-            content: list[Tensor] = []
-            recent: list[Tensor] = []
-            if model.settings.content_view and text_nT is not None:
-                content, recent = content_view(self, text_nT, decay)
-            recent = [*newest_item_views(self, [graph, text], decay), *recent]
-            h = model.read_out(
-                graph, graph, text, self.feature, self.is_user, content=content, recent=recent
-            )
-            views = NodeEmbeddings(h, graph, text)
-        gates = views.gamma
-        if model.mix is not None:
-            gates = [*gates, model.mix.gamma(views.graph, self.feature, self.is_user)]
-        everything = all_gather_rows(torch.cat([views.h, *gates], 1), self.counts, self.context)
-        in_node_order = everything[self.row_of_node]
-        dim = views.h.shape[1]
-        return FinalEmbeddings(
-            in_node_order[:, :dim].contiguous(), in_node_order[:, dim:].T.contiguous()
-        )
+        rows = self.everywhere if rows is None else rows
+        return FullGraphView(self, num_layers, hidden, rows, edges)
+
+
+@dataclass(frozen=True)
+class FullGraphView:
+    """The whole graph, of which some rows are wanted. What it does, every rank must do.
+
+    Attributes:
+        hidden: see `FullPropagation.positions`.
+        rows: [S] distinct rows of this rank.
+        edges: see `FullPropagation.edges_from`.
+    """
+
+    operator: FullPropagation
+    num_layers: int
+    hidden: IntArray | None
+    rows: Tensor
+    edges: CsrMatrix | None = None
+
+    @property
+    def is_user(self) -> Tensor:
+        return self.operator.is_user
+
+    @property
+    def degree_feature(self) -> Tensor:
+        return self.operator.feature
+
+    @property
+    def hops(self) -> list[Callable[[Tensor], Tensor]]:
+        return [self.operator.hop(self.hidden)] * self.num_layers
+
+    def select(self, x_nD: Tensor) -> Tensor:
+        return x_nD if self.rows is self.operator.everywhere else x_nD.index_select(0, self.rows)
+
+    def mean_of_states(self, x: Tensor, num_layers: int, items_only: bool = False) -> Tensor:
+        """See `PropagationGraph`; with `items_only` x may hold the items' rows alone."""
+        if items_only and len(x) != len(self.operator.items):
+            x = x.index_select(0, self.operator.items)
+        return self.operator.mean(self.hidden, self.rows, self.edges)(x, num_layers, items_only)
 
 
 class Sides:

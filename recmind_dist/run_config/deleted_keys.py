@@ -6,6 +6,14 @@ any entry of `compare`).
 """
 
 DELETED_KEYS: dict[str, str] = {
+    "alignment.items": "write alignment.sides: both, users or items",
+    "alignment.users": "write alignment.sides: both, users or items",
+    "loss.contrast": "write model.kind: xsimgcl, and its settings as model.contrast",
+    "model.base": "write model.kind: alpharec, which propagates texts alone",
+    "model.fallback": "write model.hide_text_share; the rest of the group had no effect",
+    "model.init: text_neighbours": "write text, which does the same",
+    "model.readout: mix": "write model.kind: recmind",
+    "model.use_text": "write model.kind: lightgcn for a model without texts",
     "checkpoint.background": "leave it out: saves are always written while training goes on",
     "checkpoint.max_failures": "leave it out: three failed saves in a row end a run",
     "checkpoint.wait_s": "leave it out: a save waits ten minutes for late ranks",

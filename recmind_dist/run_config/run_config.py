@@ -15,7 +15,17 @@ from recmind_dist.distributed.settings import ScalingSettings, TableSettings, Ze
 from recmind_dist.evaluation import EvaluationSettings
 from recmind_dist.graph import GraphSettings
 from recmind_dist.ingest import DatasetSettings
-from recmind_dist.model.settings import AlignmentSettings, LossSettings, ModelSettings
+from recmind_dist.model.settings import (
+    MODELS,
+    AlignmentSettings,
+    AnyModelSettings,
+    FusedSettings,
+    GateSettings,
+    LossSettings,
+    PaperSettings,
+    RecMindSettings,
+    TextModelSettings,
+)
 from recmind_dist.run_config.deleted_keys import DELETED_KEYS
 from recmind_dist.run_config.train_settings import TrainSettings
 from recmind_dist.run_config.variants import VARIANTS, merged
@@ -70,7 +80,7 @@ class RunConfig(Settings):
     graph: GraphSettings = GraphSettings()
     text: TextSettings = TextSettings()
     sampler: SamplerSettings = SamplerSettings()
-    model: ModelSettings = ModelSettings()
+    model: AnyModelSettings = PaperSettings()
     loss: LossSettings = LossSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     table: TableSettings = TableSettings()
@@ -114,18 +124,24 @@ class RunConfig(Settings):
         return made_for_cuts and fixed and self.graph.num_parts % self.scaling.max_workers != 0
 
     @property
+    def gate(self) -> GateSettings | None:
+        """The model's gates, None where it has none."""
+        model = self.model
+        if isinstance(model, RecMindSettings):
+            return model.gate
+        return model.gate if isinstance(model, PaperSettings) and model.gate.enabled else None
+
+    @property
     def heldout_gates(self) -> bool:
         """Whether gates learn from held-out edges: only then is a slice held out, and its titles
         kept from user texts.
         """
-        gated = self.model.gate.enabled or self.model.readout == "mix"
-        return self.model.use_text and gated and self.model.gate.learn_on == "heldout"
+        return self.trains and self.gate is not None and self.gate.learn_on == "heldout"
 
     @property
     def aligns(self) -> bool:
         """Whether graph and text views are pulled together at all."""
-        wanted = self.alignment.users or self.alignment.items
-        return self.model.use_text and self.alignment.weight > 0 and wanted
+        return self.model.has_text_view and self.alignment.weight > 0
 
     @property
     def warms_up(self) -> bool:
@@ -133,17 +149,28 @@ class RunConfig(Settings):
         return self.aligns and self.train.warmup_epochs > 0
 
     @property
-    def views_text(self) -> bool:
-        """Whether the model has a text view; without one texts may still be what the table starts
-        from.
-        """
+    def users_have_text(self) -> bool:
+        """Whether users have texts of their own, not only their items'."""
+        return isinstance(self.model, FusedSettings) and self.model.users_have_text
+
+    @property
+    def recent_decay(self) -> float:
+        return self.model.recent_decay if isinstance(self.model, RecMindSettings) else 0.0
+
+    @property
+    def text_whitening(self) -> Literal["none", "whiten"]:
         model = self.model
-        reads = (
-            model.gate.enabled
-            or model.readout in ("alpha", "mix", "concat", "text")
-            or model.base == "text"
-        )
-        return model.use_text and (reads or self.aligns)
+        return model.text_whitening if isinstance(model, TextModelSettings) else "whiten"
+
+    @property
+    def text_components(self) -> int:
+        """Principal components kept of the text vectors; 0: all."""
+        return self.model.text_components if isinstance(self.model, TextModelSettings) else 0
+
+    @property
+    def hide_text_share(self) -> float:
+        """Share of the nodes whose text is hidden in a step."""
+        return self.model.hide_text_share if isinstance(self.model, TextModelSettings) else 0.0
 
     @property
     def propagates_fully(self) -> bool:
@@ -152,11 +179,9 @@ class RunConfig(Settings):
 
     @property
     def gate_batch_size(self) -> int:
-        return (
-            (self.model.gate.batch_size or max(1, self.train.batch_size // 4))
-            if self.heldout_gates
-            else 0
-        )
+        if self.gate is None or not self.heldout_gates:
+            return 0
+        return self.gate.batch_size or max(1, self.train.batch_size // 4)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what a step computes: a checkpoint is continued only under the
@@ -175,7 +200,7 @@ class RunConfig(Settings):
             del values[room][free]
         judged = {"metric", "ks", "norm_exponent", "norm_exponent_grid"}
         values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)
-        lora = self.text.lora if self.model.use_text else None
+        lora = self.text.lora if self.model.reads_text else None
         return {**values, "lora": lora.model_dump(mode="json") if lora else None}
 
     def overrides_beside(self, variant: str) -> list[str]:
@@ -205,113 +230,58 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _rooms_agree(self) -> "RunConfig":
         faults = [sentence for wrong, sentence in self._checks() if wrong]
+        if self.trains:
+            faults += self.model.faults(full=self.propagates_fully, loss_kind=self.loss.kind)
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
     def _checks(self) -> list[tuple[bool, str]]:
+        """What settings of two rooms cannot be together: (whether it is so, the sentence)."""
         hops, layers = len(self.sampler.num_neighbors), self.model.num_layers
-        gate, text = self.model.gate, self.model.use_text
-        init = text and self.model.init != "normal"
-        beside = self.trains and (self.model.content_view or self.model.recent_decay > 0)
-        full, gate_kind = self.sampler.propagation == "full", self.model.readout == "mix"
+        full, workers = self.propagates_fully, self.scaling.max_workers
+        partitioned = self.graph.placement == "partitioned"
         return [
             (
                 self.train.batch_of == "users" and self.sampler.hide_batch_edges,
-                (
-                    "train.batch_of: users would hide all edges of a batch's users: set "
-                    "sampler.hide_batch_edges: false"
-                ),
-            ),
-            (
-                not full and self.loss.contrast.kind != "none",
-                "loss.contrast needs sampler.propagation: full",
-            ),
-            (
-                not full and gate.withheld_items > 0,
-                "model.gate.withheld_items needs sampler.propagation: full",
-            ),
-            (gate_kind and not text, "model.readout: mix needs model.use_text"),
-            (
-                beside and not (gate_kind and full and not gate.enabled),
-                (
-                    "model.content_view and recent_decay need readout: mix, sampler.propagation: "
-                    "full, gate.enabled: false"
-                ),
-            ),
-            (
-                beside and self.loss.contrast.kind != "none",
-                "model.content_view and recent_decay need loss.contrast.kind: none",
-            ),
-            (gate_kind and self.loss.kind != "ssm", "model.readout: mix needs loss.kind: ssm"),
-            (
-                self.model.text_layers > layers,
-                f"model.text_layers {self.model.text_layers} is above model.num_layers {layers}",
-            ),
-            (
-                self.views_text
-                and not self.model.users_have_text
-                and self.model.text_layers == 0
-                and self.model.base == "table",
-                (
-                    "model.users_have_text: false needs model.text_layers of 1 or more: users would "
-                    "have no text view"
-                ),
-            ),
-            (
-                self.loss.contrast.kind != "none" and self.loss.contrast.layer > layers,
-                (
-                    f"loss.contrast.layer {self.loss.contrast.layer} is above model.num_layers "
-                    f"{layers}"
-                ),
+                "train.batch_of: users would hide all edges of a batch's users: set "
+                "sampler.hide_batch_edges: false",
             ),
             (
                 not full and hops != layers,
-                (
-                    f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: give one "
-                    "fan-out per layer"
-                ),
+                f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: "
+                "give one fan-out per layer",
             ),
             (
-                text and self.dataset.items is None and self.dataset.users is None,
-                (
-                    "model.use_text needs dataset.items or dataset.users: name a file with texts, or "
-                    "set variant: lightgcn"
-                ),
+                self.model.reads_text and not self.dataset.items and not self.dataset.users,
+                f"model.kind: {self.model.kind} reads texts: name a file with texts as "
+                "dataset.items or dataset.users, or set variant: lightgcn",
             ),
             (
-                init and self.model.text_whitening != "whiten",
+                self.model.init == "text" and self.text_whitening != "whiten",
                 "model.init: text needs model.text_whitening: whiten",
             ),
             (
-                self.train.batch_size < self.scaling.max_workers,
-                (
-                    f"train.batch_size {self.train.batch_size} is below scaling.num_workers "
-                    f"{self.scaling.max_workers}: raise it"
-                ),
+                self.train.batch_size < workers,
+                f"train.batch_size {self.train.batch_size} is below scaling.num_workers "
+                f"{workers}: raise it",
             ),
-            (self.model.readout == "text" and not text, "model.readout: text needs model.use_text"),
             (
                 self._parts_do_not_fit,
                 f"graph.placement: partitioned with graph.partition: {self.graph.partition} into "
-                "graph.num_parts "
-                f"{self.graph.num_parts}, which scaling.num_workers {self.scaling.max_workers} "
-                "does not divide: cuts and balance "
-                "would be lost: set num_parts to a multiple of the workers, or partition: hash",
+                f"graph.num_parts {self.graph.num_parts}, which scaling.num_workers {workers} does "
+                "not divide: cuts and balance would be lost: set num_parts to a multiple of the "
+                "workers, or partition: hash",
             ),
             (
-                full and self.graph.placement == "partitioned",
-                (
-                    "graph.placement: partitioned needs sampler.propagation: sampled: full "
-                    "propagation hides edges by a map of all"
-                ),
+                full and partitioned,
+                "graph.placement: partitioned needs sampler.propagation: sampled: full propagation "
+                "hides edges by a map of all",
             ),
             (
-                self.sampler.backend == "pyg" and self.graph.placement == "partitioned",
-                (
-                    "graph.placement: partitioned needs sampler.backend: numba: pyg-lib's draws "
-                    "depend on who asks"
-                ),
+                self.sampler.backend == "pyg" and partitioned,
+                "graph.placement: partitioned needs sampler.backend: numba: pyg-lib's draws depend "
+                "on the rank",
             ),
             (
                 self.variant in self.compare,
@@ -326,27 +296,56 @@ def load_run_config(
     """Reads a config, lays its variant's settings (or those of `variant`) over it, applies
     overrides, validates.
 
+    A variant or override that names another `model.kind` takes from the file's `model` what that
+    kind has.
+
     Raises:
         ConfigError: one line a fault, with file:line.
     """
-    document = load_yaml(path)
-    chosen = variant or next(
-        (o.partition("=")[2] for o in reversed(overrides or []) if o.startswith("variant=")), None
-    )
-    chosen = chosen or document.values.get("variant", "recmind")
-    document.values.update(merged(document.values, VARIANTS.get(str(chosen), {})))
+    document, words = load_yaml(path), list(overrides or [])
+    own = next((w.partition("=")[2] for w in reversed(words) if w.startswith("variant=")), None)
+    chosen = str(variant or own or document.values.get("variant", "recmind"))
+    changes = VARIANTS.get(chosen, {})
+    document.values.update(merged(document.values, changes))
+    named = (w.partition("=")[2] for w in reversed(words) if w.startswith("model.kind="))
+    kind = changes.get("model", {}).get("kind") or next(named, None)
+    kind = kind if kind in MODELS else None
+    if kind is not None and isinstance(document.values.get("model"), dict):
+        document.values["model"] = _of_class(document.values["model"], MODELS[kind])
     others = document.values.get("compare")
     if isinstance(others, list):
         document.values["compare"] = [other for other in others if other != chosen]
     if variant:
         document.values.update(variant=variant, compare=[])
-    return resolve_settings(
-        RunConfig,
-        document,
-        [
-            o
-            for o in overrides or []
-            if variant is None or not o.startswith(("variant=", "compare="))
-        ],
-        DELETED_KEYS,
-    )
+        words = [w for w in words if not w.startswith(("variant=", "compare="))]
+        if kind is not None:
+            words = [w for w in words if _has(MODELS[kind], w)]
+    return resolve_settings(RunConfig, document, words, DELETED_KEYS, tuple(MODELS))
+
+
+def _of_class(values: dict[str, Any], settings: type[Settings]) -> dict[str, Any]:
+    """Those of the values that are keys of `settings`, group by group."""
+    kept = {}
+    for key, value in values.items():
+        if (field := settings.model_fields.get(key)) is None:
+            continue
+        inner = field.annotation
+        group = isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Settings)
+        kept[key] = _of_class(value, inner) if group else value
+    return kept
+
+
+def _has(model: type[Settings], word: str) -> bool:
+    """Whether an override is of another group than `model`, or of a key that the model has."""
+    group, *keys = word.partition("=")[0].split(".")
+    if group != "model":
+        return True
+    value: Any = None
+    for key in reversed(keys):
+        value = {key: value}
+    left = _of_class(value or {}, model)
+    for key in keys:
+        if key not in left:
+            return False
+        left = left[key] or {}
+    return True

@@ -1,26 +1,10 @@
-"""Other models as settings of this one: what each changes of the config it is applied to."""
+"""Variants: what each changes of the config that it is applied to."""
 
 from typing import Any
 
-_PLAIN: dict[str, Any] = {
-    "model": {
-        "use_text": False,
-        "init": "normal",
-        "readout": "graph",
-        "text_layers": 0,
-        "users_have_text": True,
-        "content_view": False,
-        "recent_decay": 0.0,
-        "gate": {"enabled": False, "withheld_items": 0.0},
-    },
-    "alignment": {"weight": 0},
-    "train": {"warmup_epochs": 0},
-}
-_UNGATED: dict[str, Any] = {
-    "gate": {"enabled": False, "withheld_items": 0.0},
-    "content_view": False,
-    "recent_decay": 0.0,
-}
+_ALONE: dict[str, Any] = {"alignment": {"weight": 0}, "train": {"warmup_epochs": 0}}
+"""No alignment between views."""
+_UNGATED: dict[str, Any] = {"gate": {"enabled": False, "withheld_items": 0.0}}
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -32,48 +16,39 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _alone(kind: str, loss: str | None = None, **model: Any) -> dict[str, Any]:
+    changes = merged(_ALONE, {"model": {"kind": kind, **model}})
+    if loss == "bpr":
+        changes = merged(changes, {"loss": {"kind": "bpr"}, "train": {"batch_of": "pairs"}})
+    return changes
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "recmind": {},
-    "popularity": _PLAIN,
-    # graph alone
-    "lightgcn": _PLAIN,
-    "lightgcn_bpr": merged(_PLAIN, {"loss": {"kind": "bpr"}, "train": {"batch_of": "pairs"}}),
-    "bpr_mf": merged(
-        _PLAIN,
-        {
-            "model": {"num_layers": 0},
-            "sampler": {"num_neighbors": []},
-            "loss": {"kind": "bpr"},
-            "train": {"batch_of": "pairs"},
-        },
-    ),
-    "xsimgcl": merged(_PLAIN, {"loss": {"contrast": {"kind": "xsimgcl"}}}),
+    "popularity": _alone("lightgcn", init="normal"),
+    # the graph alone
+    "lightgcn": _alone("lightgcn", init="normal"),
+    "lightgcn_bpr": _alone("lightgcn", "bpr", init="normal"),
+    "bpr_mf": merged(_alone("mf", "bpr", init="normal"), {"sampler": {"num_neighbors": []}}),
+    "xsimgcl": _alone("xsimgcl", init="normal"),
     # graph and text without gates
-    "lightgcn_text": merged(_PLAIN, {"model": {"use_text": True, "init": "text_neighbours"}}),
-    "alpharec": merged(
-        _PLAIN,
-        {
-            "model": {
-                "use_text": True,
-                "base": "text",
-                "projection_hidden_dim": 256,
-                "users_have_text": False,
-            }
-        },
-    ),
+    "lightgcn_text": _alone("lightgcn", init="text"),
+    "alpharec": _alone("alpharec", init="normal", projection_hidden_dim=256),
     "rlmrec": {
-        "model": {"use_text": True, "init": "normal", "readout": "graph", **_UNGATED},
+        "model": {"kind": "paper", "init": "normal", "readout": "graph", **_UNGATED},
         "train": {"warmup_epochs": 0},
     },
-    "text_only": merged(
-        _PLAIN, {"model": {"use_text": True, "users_have_text": False}}
-    ),  # nothing is learnt
-    "llm_only": {"model": {"readout": "text", **_UNGATED}, "alignment": {"weight": 0}},
-    "late_fusion": {"model": {"readout": "alpha", **_UNGATED}},
+    "late_fusion": {"model": {"kind": "paper", "readout": "alpha", **_UNGATED}},
+    # text alone; the first learns nothing
+    "text_only": _alone("recmind"),
+    "llm_only": {
+        "model": {"kind": "paper", "readout": "text", **_UNGATED},
+        "alignment": {"weight": 0},
+    },
     # RecMind without one thing
-    "no_alignment": {"alignment": {"weight": 0}, "train": {"warmup_epochs": 0}},
-    "no_user_alignment": {"alignment": {"users": False}},
-    "no_item_alignment": {"alignment": {"items": False}},
+    "no_alignment": _ALONE,
+    "no_user_alignment": {"alignment": {"sides": "items"}},
+    "no_item_alignment": {"alignment": {"sides": "users"}},
     "no_warmup": {"train": {"warmup_epochs": 0}},
     "gate_items_only": {"model": {"gate": {"sides": "items"}}},
 }

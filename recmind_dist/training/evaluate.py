@@ -27,7 +27,8 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.model_shard import Inputs, ModelShard
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.state import Cursor
 
 
@@ -64,7 +65,13 @@ def evaluate_run(
     model, cursor = load_best(config, inputs, run, context)
     vectors = model.final_embeddings()
     found = evaluate_embeddings(
-        vectors.h, model.graph, split, config.evaluation, context, cursor.norm_exponent, model.rows
+        vectors.final,
+        model.graph,
+        split,
+        config.evaluation,
+        context,
+        cursor.norm_exponent,
+        model.rows,
     )
     gate = (
         gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users)
@@ -96,13 +103,13 @@ def evaluate_text_run(
     model.recent_decay by the mean in which newer ones count more. On one rank alone.
     """
     graph, context = Graph.open(graph_dir), DistContext.alone()
-    texts, components = TextStore.open(store), config.model.text_components
-    whitening = Whitening.fit(texts, config.model.text_whitening, dim=components or None)
+    texts = TextStore.open(store)
+    whitening = Whitening.fit(texts, config.text_whitening, dim=config.text_components or None)
     operator = FullPropagation(graph, row_bounds(graph, 1), context, torch.zeros(graph.num_nodes))
     vectors = torch.zeros(graph.num_nodes, whitening.dim)
     vectors[graph.num_users :] = torch.from_numpy(whitening.apply("items", texts.read_all("items")))
     content, recent = content_view(
-        operator, vectors[torch.from_numpy(operator.own_nodes)], config.model.recent_decay
+        operator, vectors[torch.from_numpy(operator.own_nodes)], config.recent_decay
     )
     h = torch.where(operator.is_user[:, None], recent[0], content[0]) if recent else content[0]
     in_node_order = h[operator.row_of_node]

@@ -1,21 +1,29 @@
-"""Where the views of a step come from: base rows fetched and propagated over sampled blocks, or the
-whole graph propagated
-at the owners and final views fetched.
+"""Where the node embeddings of a step come from.
 
-Legend: u rows of this shard that the step touches, n all rows of this shard, S seeds of a batch, C
-columns of h.
+Sampled: base rows of all sampled nodes are looked up, then propagated over the batch's blocks. Full:
+the whole graph is propagated at the owners of its rows, then final rows of the seeds are looked up.
+
+Legend: u rows of this shard that the step touches, n all rows of this shard, N sampled nodes, S seeds
+of a batch, C columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recmind_dist.embedding.exchange import RowExchange
-from recmind_dist.model import GatedLightGCN, LossSettings, NodeEmbeddings, TextRows, Trainable
-from recmind_dist.model.propagation import with_rows
-from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.model.models import Model, acts_between_hops
+from recmind_dist.model.node_embeddings import NodeEmbeddings, Trainable
+from recmind_dist.model.recmind import RecMind
+from recmind_dist.model.subgraph import Subgraph
+from recmind_dist.model.text_view import TextRows
+from recmind_dist.model.with_rows import with_rows
+from recmind_dist.model.xsimgcl import XSimGCL
+from recmind_dist.propagation.full_graph import FullGraphView, FullPropagation
 from recmind_dist.propagation.item_means import content_view, newest_item_views
 from recmind_dist.randomness import stream_key, uniform_rows
 from recmind_dist.sampling.loader import Batch
@@ -26,322 +34,282 @@ from recmind_dist.training.step_input import StepInput
 class StepOutputs:
     """What the losses of a step are made of.
 
-    Shapes: main: views of the main batch's seeds; base: [S, D] their base rows; gate_h: [S', C] of
-    the gate batch's seeds;
-    keys: the momentum copy's; contrast: two views [S, D] of the seeds under noise.
+    Attributes:
+        main: of the main batch's seeds.
+        base: [S, D] their rows of the table.
+        gate_final: [S', C] final embeddings of the gate batch's seeds.
+        keys: the momentum copy's.
+        contrast: two embeddings [S, D] of the same seeds, one of them of an inner layer.
     """
 
     main: NodeEmbeddings
     base: Tensor
-    gate_h: Tensor | None = None
+    gate_final: Tensor | None = None
     keys: NodeEmbeddings | None = None
     contrast: tuple[Tensor, Tensor] | None = None
 
 
 class SampledForward:
-    """Fetches base rows of all sampled nodes, then propagates over the batch's blocks."""
+    """Looks up the base rows of all sampled nodes, then propagates over the batch's blocks."""
 
     def __init__(self, exchange: RowExchange, num_users: int) -> None:
         self._exchange, self._num_users = exchange, num_users
 
-    def embed(
+    def __call__(
         self,
-        model: GatedLightGCN,
+        model: Model,
         step: StepInput,
         e_uD: Tensor,
         text_u: TextRows | None,
-        key_model: GatedLightGCN | None,
+        key_model: Model | None,
         trainable: Trainable,
     ) -> StepOutputs:
-        """Every rank must call, in forward and in backward."""
+        """Collective: every rank must call, in forward and in backward.
+
+        Args:
+            e_uD: this rank's rows of the table that anybody needs.
+            text_u: their texts.
+            key_model: the momentum copy, where there is a queue.
+            trainable: which parameters the main batch trains.
+        """
         e_ND, z_ND, key_ND = self._lookup(model, step, e_uD, text_u, key_model)
-        main = self._views(
-            model, step.main, step.main_index, step.main_feature, e_ND, z_ND, trainable
-        )
-        keys, gate_h = None, None
+        graph = self._subgraph(step.main, step.main_feature)
+        e, base = with_rows(_at(step.main_index, e_ND), slice(graph.num_seeds))
+        main = model(graph, e, _at(step.main_index, z_ND), trainable)
+        keys, gate_final = None, None
         if key_model is not None:
             with torch.no_grad():
-                keys = self._views(
-                    key_model, step.main, step.main_index, step.main_feature, e_ND, key_ND, "all"
-                )
-        if step.gate is not None and step.gate_index is not None and step.gate_feature is not None:
-            gate_h = self._views(
-                model, step.gate, step.gate_index, step.gate_feature, e_ND, z_ND, "gates"
-            ).h
-        base = (
-            main.layers[0]
-            if model.settings.base == "table"
-            else _at(step.main_index, e_ND)[: len(main.graph)]
-        )
-        return StepOutputs(main, base, gate_h, keys)
+                keys = key_model(graph, e, _at(step.main_index, key_ND))
+        if step.gate is not None and step.gate_feature is not None:
+            graph = self._subgraph(step.gate, step.gate_feature)
+            e, z = _at(step.gate_index, e_ND), _at(step.gate_index, z_ND)
+            gate_final = model(graph, e, z, "gates").final
+        return StepOutputs(main, base, gate_final, keys)
 
     def _lookup(
         self,
-        model: GatedLightGCN,
+        model: Model,
         step: StepInput,
         e_uD: Tensor,
         text_u: TextRows | None,
-        key_model: GatedLightGCN | None,
+        key_model: Model | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """E⁰, z and the momentum copy's z of all needed nodes; projected at the owner, so bytes
-        sent do not grow with T.
-        Every rank must call, in forward and in backward.
+        """E⁰, z and the momentum copy's z of all needed nodes. Collective: every rank must call.
 
-        Without text rows go from the table itself, and e_uD only takes their gradient.
+        Texts are projected at the owner, so that bytes sent do not grow with T. Without texts rows
+        go from the table itself, and e_uD only takes their gradient.
         """
-        if (
-            text_u is None or model.text_view is None
-        ):  # the step asks for texts where there is a view of them
+        z_uD = text_view(model, text_u)
+        if z_uD is None:
             return self._exchange.lookup_from_table(e_uD, step.plan), None, None
-        columns = [e_uD, model.text_view(text_u)]
-        if key_model is not None and key_model.text_view is not None:
+        columns = [e_uD, z_uD]
+        if key_model is not None:
             with torch.no_grad():
-                columns.append(key_model.text_view(text_u))
-        parts = self._exchange.lookup(torch.cat(columns, 1), step.plan).chunk(len(columns), dim=1)
+                key_uD = text_view(key_model, text_u)
+            assert key_uD is not None
+            columns.append(key_uD)
+        rows = self._exchange.lookup(torch.cat(columns, 1), step.plan)
+        parts = rows.chunk(len(columns), dim=1)
         return parts[0], parts[1], parts[2].detach() if len(parts) > 2 else None
 
-    def _views(
-        self,
-        model: GatedLightGCN,
-        batch: Batch,
-        index: Tensor | None,
-        feature: Tensor,
-        e: Tensor,
-        z: Tensor | None,
-        trainable: Trainable,
-    ) -> NodeEmbeddings:
-        is_user = batch.n_id < self._num_users
-        z_batch = _at(index, z) if z is not None else None
-        views: NodeEmbeddings = model(
-            _at(index, e), z_batch, is_user, batch.hops, feature, trainable
-        )
-        return views
+    def _subgraph(self, batch: Batch, feature: Tensor) -> Subgraph:
+        return Subgraph(batch.hops, batch.n_id < self._num_users, feature)
 
 
 class FullGraphForward:
-    """Propagates the whole graph at the owners of its rows, then fetches the final views of the
-    seeds.
+    """Propagates the whole graph at the owners of its rows, then looks up the seeds' embeddings.
 
     Args:
-        loss: noise for XSimGCL, and whether base rows are penalised; aligns: whether graph and text
-        views are wanted by themselves; seed: of the noise.
+        aligns: whether graph and text views are wanted by themselves.
+        penalises: whether base rows are.
+        seed: of XSimGCL's noise.
     """
 
-    def __init__(self, exchange: RowExchange, loss: LossSettings, aligns: bool, seed: int) -> None:
-        self._exchange, self._contrast, self._seed = exchange, loss.contrast, seed
-        self._needs_views, self._needs_base = aligns, loss.regularization > 0
+    def __init__(self, exchange: RowExchange, aligns: bool, penalises: bool, seed: int) -> None:
+        self._exchange, self._seed = exchange, seed
+        self._aligns, self._penalises = aligns, penalises
         self._content: tuple[FullPropagation, tuple[list[Tensor], list[Tensor]]] | None = None
 
-    def embed(
+    def __call__(
         self,
-        model: GatedLightGCN,
+        model: Model,
         step: StepInput,
         e_nD: Tensor,
         text_n: TextRows | None,
-        key_model: GatedLightGCN | None,
+        key_model: Model | None,
         trainable: Trainable,
     ) -> StepOutputs:
-        """Every rank must call, in forward and in backward."""
-        operator = step.operator
+        """Collective: every rank must call, in forward and in backward. As `SampledForward`, of all
+        rows of this shard.
+        """
+        operator, rows = step.operator, step.plan.local_rows
         assert operator is not None, "full propagation without an operator"
-        if not len(model.gates) and self._contrast.kind == "none":
-            return self._smoothed(model, step, e_nD, text_n, key_model, trainable)
-        z_nD = _of_all(_text_views(model, text_n), operator)
-        noisy = self._contrast.kind == "xsimgcl"
-        own = self._propagate(model, step, e_nD, z_nD, trainable, noisy)
-        contrast = (own.graph, own.layers[self._contrast.layer]) if noisy else None
-        columns = [
-            own.h,
-            own.graph,
-            own.text,
-            e_nD if self._needs_base else own.h,
-            *(contrast or ()),
-        ]
-        h, graph, text, base, *noise = self._lookup(columns, step, step.main_index)
-        keys, gate_h = None, None
-        if key_model is not None:
-            with torch.no_grad():
-                key_z = _of_all(_text_views(key_model, text_n), operator)
-                made = self._propagate(key_model, step, e_nD, key_z, "all", noisy=False)
-                key_graph, key_text = self._lookup([made.graph, made.text], step, step.main_index)
-                keys = NodeEmbeddings(key_graph, key_graph, key_text)
+        z = text_view(model, text_n)
+        graph = operator.view(model.num_layers, step.hidden, rows, step.edges)
+        e, base = with_rows(e_nD, rows) if self._penalises else (e_nD, None)
+        own = self._embed(model, graph, step, e, z, text_n, trainable)
+        inner = own.layers[model.contrast.layer] if isinstance(model, XSimGCL) else own.final
+        wants_views = self._aligns or isinstance(model, RecMind)
+        columns = [own.final, own.graph, own.text] if wants_views else [own.final] * 3
+        columns += [own.final if base is None else base, inner]
+        final, graph_view, text, base, inner = self._lookup(columns, step, step.main_index)
+        main = NodeEmbeddings(final, graph_view, text)
+        contrast = (graph_view, inner) if isinstance(model, XSimGCL) else None
+        keys = self._keys(key_model, graph, e_nD, text_n, step) if key_model is not None else None
+        gate_final = None
         if step.gate_index is not None:
-            hops = [operator.hop()] * model.num_layers
-            h_gate = model.views(e_nD, z_nD, operator.is_user, hops, operator.feature, "gates").h
-            [gate_h] = self._lookup([h_gate], step, step.gate_index)
-        return StepOutputs(
-            NodeEmbeddings(h, graph, text),
-            base,
-            gate_h,
-            keys,
-            (noise[0], noise[1]) if noise else None,
-        )
+            gate_final = self._gate(model, step, own, e_nD, z, text_n)
+        return StepOutputs(main, base, gate_final, keys, contrast)
 
-    def _smoothed(
+    def _embed(
         self,
-        model: GatedLightGCN,
+        model: Model,
+        graph: FullGraphView,
         step: StepInput,
         e_nD: Tensor,
+        z: Tensor | None,
         text_n: TextRows | None,
-        key_model: GatedLightGCN | None,
         trainable: Trainable,
-    ) -> StepOutputs:
-        """Where nothing happens between hops: one pass over the edges a hop, and final views of the
-        wanted rows alone. Every rank must call, in forward and in backward.
+    ) -> NodeEmbeddings:
+        """Embeddings of the rows that the step wants. Collective: every rank must call."""
+        if isinstance(model, RecMind):
+            if trainable == "embeddings":  # its gates learn from held-out edges: they have no part
+                views = model.views(graph, e_nD, z)
+                return NodeEmbeddings(views[0], *views)
+            beside = self._beside(model, graph.operator, e_nD, z, text_n, graph.rows)
+            return model(graph, e_nD, z, trainable, *beside)
+        extra: dict[str, Any] = {}
+        if isinstance(model, XSimGCL):
+            extra["noise"] = partial(self._noise, model, graph.operator, step.step)
+        return model(graph, e_nD, _of_all(model, z, graph.operator), trainable, **extra)
+
+    def _gate(
+        self,
+        model: Model,
+        step: StepInput,
+        own: NodeEmbeddings,
+        e_nD: Tensor,
+        z: Tensor | None,
+        text_n: TextRows | None,
+    ) -> Tensor:
+        """Final embeddings of the gate batch, with all edges but the held-out ones.
+
+        Collective: every rank must call.
+
+        Args:
+            own: the main batch's, of the same rows: where it hides no edges, these are its views.
         """
         operator, rows = step.operator, step.plan.local_rows
         assert operator is not None
-        is_user, feature = operator.is_user[rows], operator.feature[rows]
-        z = _text_views(model, text_n)
-        base = None
-        if self._needs_base:
-            e_nD, base = with_rows(e_nD, rows)
-        graph, text = model.smoothed(e_nD, z, operator.mean(step.hidden, rows, step.edges))
-        # mixing gates that learn from held-out edges alone have nothing to say of the main batch
-        h = graph
-        if model.mix is None or trainable != "embeddings":
+        graph = operator.view(model.num_layers, None, rows)
+        if not isinstance(model, RecMind):
+            final = model(graph, e_nD, _of_all(model, z, operator), "gates").final
+            [final] = self._lookup([final], step, step.gate_index)
+            return final
+        with torch.no_grad():  # gates learn, not what they weigh
+            views = own.graph, own.text
+            if step.hides_edges:  # of the global batch: this rank may have none of them
+                views = model.views(graph, e_nD, z)
             content, recent = self._beside(model, operator, e_nD, z, text_n, rows)
-            h = model.read_out(graph, graph, text, feature, is_user, trainable, content, recent)
-        wants_views = self._needs_views or model.mix is not None
-        columns = [h, graph, text] if wants_views else [h, h, h]
-        columns.append(h if base is None else base)
-        main = self._lookup_rows(columns, step, step.main_index)
-        keys, gate_h = None, None
-        if key_model is not None:
-            with torch.no_grad():
-                made = key_model.smoothed(
-                    e_nD, _text_views(key_model, text_n), operator.mean(step.hidden, rows)
-                )
-                key_graph, key_text = self._lookup_rows(list(made), step, step.main_index)
-                keys = NodeEmbeddings(key_graph, key_graph, key_text)
-        if step.gate_index is not None:
-            with torch.no_grad():  # the readout's gates learn, not what they weigh
-                if step.hides_edges:  # of the global batch: this rank may have none of them
-                    graph, text = model.smoothed(e_nD, z, operator.mean(rows=rows))
-                content, recent = self._beside(model, operator, e_nD, z, text_n, rows)
-                columns = [
-                    graph.detach(),
-                    text.detach(),
-                    feature[:, None],
-                    is_user[:, None].to(graph.dtype),
-                ]
-                columns += [*content, *recent]
-                graph, text, feature, is_user, *columns = self._lookup_rows(
-                    columns, step, step.gate_index
-                )
-            content, recent = columns[: len(content)], columns[len(content) :]
-            gate_h = model.read_out(
-                graph,
-                graph,
-                text,
-                feature[:, 0],
-                is_user[:, 0] > 0,
-                "gates",
-                content=content,
-                recent=recent,
-            )
-        return StepOutputs(NodeEmbeddings(main[0], main[1], main[2]), main[3], gate_h, keys)
+            feature, is_user = graph.select(operator.feature), graph.select(operator.is_user)
+            columns = [
+                *views,
+                *content,
+                *recent,
+                feature[:, None],
+                is_user[:, None].to(feature.dtype),
+            ]
+            *columns, feature, is_user = self._lookup(columns, step, step.gate_index)
+        split = 2 + len(content)
+        return model.mix(columns[:split], columns[split:], feature[:, 0], is_user[:, 0] > 0)
+
+    def _keys(
+        self,
+        key_model: Model,
+        graph: FullGraphView,
+        e_nD: Tensor,
+        text_n: TextRows | None,
+        step: StepInput,
+    ) -> NodeEmbeddings:
+        """The momentum copy's views of the main batch's seeds. Collective: every rank must call."""
+        with torch.no_grad():
+            z = text_view(key_model, text_n)
+            graph = replace(graph, edges=None)
+            if isinstance(key_model, RecMind):
+                views = key_model.views(graph, e_nD, z)
+            else:
+                made = key_model(graph, e_nD, _of_all(key_model, z, graph.operator))
+                views = made.graph, made.text
+            graph_view, text = self._lookup(list(views), step, step.main_index)
+        return NodeEmbeddings(graph_view, graph_view, text)
 
     @torch.no_grad()
     def _beside(
         self,
-        model: GatedLightGCN,
+        model: RecMind,
         operator: FullPropagation,
         e_nD: Tensor,
         z: Tensor | None,
         text_n: TextRows | None,
         rows: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Content view and recent means at `rows`, as `Mix` reads them. Every rank must call."""
+        """Content view and newest items' means at `rows`. Collective: every rank must call."""
         decay = model.settings.recent_decay
-        recent = (
-            newest_item_views(operator, model.smoothed(e_nD, z, operator.mean()), decay)
-            if decay
-            else []
-        )
+        recent: list[Tensor] = []
+        if decay:
+            views = model.views(operator.view(model.num_layers), e_nD, z)
+            recent = newest_item_views(operator, views, decay)
         content: list[Tensor] = []
         if model.settings.content_view and text_n is not None:
             if (
                 self._content is None or self._content[0] is not operator
-            ):  # it changes with the edges alone
+            ):  # it depends on edges alone
                 self._content = operator, content_view(operator, text_n.text, decay)
             content, recent_content = self._content[1]
             recent = [*recent, *recent_content]
         return [x[rows] for x in content], [x[rows] for x in recent]
 
-    def _propagate(
-        self,
-        model: GatedLightGCN,
-        step: StepInput,
-        e: Tensor,
-        z: Tensor | None,
-        trainable: Trainable,
-        noisy: bool,
-    ) -> NodeEmbeddings:
-        """Views of all rows of this rank. Every rank must call, in forward and in backward."""
-        operator = step.operator
-        assert operator is not None
-        hops = [operator.hop(step.hidden)] * model.num_layers
-
-        def perturb(state: Tensor, layer: int) -> Tensor:
-            """Uniform noise in the state's orthant, of a length of its own. Source:
-            arXiv:2112.08679 eq. 7.
-            """
-            key = stream_key(self._seed, "noise-first", step.step, layer)
-            drawn = torch.from_numpy(uniform_rows(key, operator.own_nodes, state.shape[1])).to(
-                state
-            )
-            return (
-                state
-                + state.detach().sign() * functional.normalize(drawn, dim=1) * self._contrast.noise
-            )
-
-        return model.views(
-            e, z, operator.is_user, hops, operator.feature, trainable, perturb if noisy else None
-        )
+    def _noise(
+        self, model: XSimGCL, operator: FullPropagation, step: int, state: Tensor, layer: int
+    ) -> Tensor:
+        """Uniform noise in the state's orthant, of a length of its own. Source: arXiv:2112.08679 eq. 7."""
+        key = stream_key(self._seed, "noise-first", step, layer)
+        drawn = torch.from_numpy(uniform_rows(key, operator.own_nodes, state.shape[1])).to(state)
+        unit = functional.normalize(drawn, dim=1)
+        return state + state.detach().sign() * unit * model.contrast.noise
 
     def _lookup(self, columns: list[Tensor], step: StepInput, index: Tensor | None) -> list[Tensor]:
-        """Rows of these columns, [n, C] each, for a batch's seeds; what is the same tensor travels
-        once. Every rank must call, in forward and in backward.
-        """
-        rows = step.plan.local_rows
-        wanted = {id(c): c.index_select(0, rows) for c in columns}
-        return self._lookup_rows([wanted[id(c)] for c in columns], step, index)
+        """A batch's rows of these columns; what is the same tensor travels once.
 
-    def _lookup_rows(
-        self, columns: list[Tensor], step: StepInput, index: Tensor | None
-    ) -> list[Tensor]:
-        """As `_lookup`, of columns that hold the rows of the exchange's plan alone, [u, C] each.
-        Every rank must call, in forward and in backward.
+        Collective: every rank must call.
+
+        Args:
+            columns: [u, C] each.
         """
         distinct = list({id(c): c for c in columns}.values())
         rows = torch.cat(distinct, 1) if len(distinct) > 1 else distinct[0]
-        fetched = _at(index, self._exchange.lookup(rows, step.plan))
-        parts = dict(
-            zip(
-                map(id, distinct),
-                torch.split(fetched, [c.shape[1] for c in distinct], dim=1),
-                strict=True,
-            )
-        )
+        found = _at(index, self._exchange.lookup(rows, step.plan))
+        split = torch.split(found, [c.shape[1] for c in distinct], dim=1)
+        parts = dict(zip(map(id, distinct), split, strict=True))
         return [parts[id(c)] for c in columns]
 
 
-def _at(index: Tensor | None, x: Tensor) -> Tensor:
-    """Rows of x; without an index x itself, which is in their order."""
-    return x if index is None else x.index_select(0, index)
-
-
-def _text_views(model: GatedLightGCN, text: TextRows | None) -> Tensor | None:
-    """z of the rows whose texts are given: all of this rank's, or its items' where users have none."""
-    if text is None or model.text_view is None:
+def text_view(model: Model, text: TextRows | None) -> Tensor | None:
+    """z of the rows whose texts are given; None of a model without a text view."""
+    view = getattr(model, "text_view", None)
+    if text is None or view is None:
         return None
-    z: Tensor = model.text_view(text)
+    z: Tensor = view(text)
     return z
 
 
-def _of_all(z: Tensor | None, operator: FullPropagation) -> Tensor | None:
-    """z of all rows of this rank, zero where only items' are given. Shape: [n, D]."""
-    if z is None or len(z) == len(operator.is_user):
+def _at(index: Tensor | None, x: Any) -> Any:
+    """Rows of x; without an index x itself, which is in their order."""
+    return x if index is None or x is None else x.index_select(0, index)
+
+
+def _of_all(model: Model, z: Tensor | None, operator: FullPropagation) -> Tensor | None:
+    """z of all rows of this rank where the model reads them between hops: zero of rows not given."""
+    if z is None or len(z) == len(operator.is_user) or not acts_between_hops(model):
         return z
     return z.new_zeros(len(operator.is_user), z.shape[1]).index_copy(0, operator.items, z)

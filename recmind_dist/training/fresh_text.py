@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recmind_dist.model import GatedLightGCN
+from recmind_dist.model.models import Model
 from recmind_dist.sampling.loader import Batch
 from recmind_dist.text import TextEncoder, Texts, Whitening
 
@@ -97,16 +97,17 @@ class FreshTextEncoder(nn.Module):
         return super().train(False)
 
     def replace(
-        self, views: dict[str, Tensor], fresh: FreshText, model: GatedLightGCN
+        self, views: dict[str, Tensor], fresh: FreshText, model: Model
     ) -> dict[str, Tensor]:
         """`views` with the text views of the chosen anchors made anew, through the language model."""
-        assert model.text_view is not None
+        text_view = getattr(model, "text_view", None)
+        assert text_view is not None, "only models with a text view have a warm-up"
         pooled = self.encoder.forward_pooled(fresh.tokens)
         views, start = dict(views), 0
         for side in SIDES:
             count = len(fresh.anchor[side])
             mean, matrix = self.get_buffer(f"{side}_mean"), self.get_buffer(f"{side}_matrix")
-            z = model.text_view.project((pooled[start : start + count] - mean) @ matrix)
+            z = text_view.project((pooled[start : start + count] - mean) @ matrix)
             views[f"{side}_text"] = views[f"{side}_text"].index_copy(
                 0, fresh.anchor[side].to(z.device), z
             )

@@ -1,6 +1,7 @@
 """The loader of a phase, as a run's config has it."""
 
 from recmind_dist.graph import Graph
+from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.randomness import stream_key
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.graph_access import GraphAccess
@@ -24,7 +25,7 @@ def make_loader(
     rank must call.
 
     Args:
-        held_out, teaches, gate_degree: as `NeighborLoader`; None where no slice is held out.
+        held_out, gate_edges, gate_degree: as `NeighborLoader`; None where no slice is held out.
     """
     joint = phase == "joint"
     negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if joint else "none"
@@ -40,7 +41,7 @@ def make_loader(
         held_out=held_out,
         gate_edges=gate_edges,
         gate_batch_size=config.gate_batch_size if joint and held_out is not None else 0,
-        gate_negatives=uniform if config.model.readout == "mix" else None,
+        gate_negatives=uniform if isinstance(config.model, RecMindSettings) else None,
         gate_degree=gate_degree,
         seed=stream_key(config.train.seed, phase),
         rank=rank,

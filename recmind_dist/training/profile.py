@@ -31,8 +31,8 @@ INSIDE = {
         "_HopBackward",
         "_Mean",
         "_MeanBackward",
-        "_Propagate",
-        "_PropagateBackward",
+        "_GatherSum",
+        "_GatherSumBackward",
     ),
     "scatter": ("IndexSelectBackward0", "IndexBackward0", "EmbeddingBackward0"),
 }

@@ -12,7 +12,7 @@ from recmind_dist.checkpoint import compare_identity
 from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.errors import CheckpointError
-from recmind_dist.training.step import MomentumEncoder
+from recmind_dist.training.momentum import MomentumEncoder
 
 if TYPE_CHECKING:  # DeepSpeed is for workers: the driver need not wait for it
     from recmind_dist.distributed.zero_engine import Engine

@@ -4,7 +4,6 @@ its nodes.
 Legend: n rows of this rank, T text dims, D embedding dims.
 """
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,9 +12,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.errors import StoreError
 from recmind_dist.graph import EdgeRows, Graph
-from recmind_dist.model import INIT_SCALE, FallbackSettings, ModelSettings, TextRows
+from recmind_dist.model.settings import ModelSettings
+from recmind_dist.model.text_view import TextRows
 from recmind_dist.randomness import normals, stream_key, uniforms
 from recmind_dist.sampling.edge_masks import EdgeMask
 from recmind_dist.text import TextStore, Whitening
@@ -23,6 +23,8 @@ from recmind_dist.text.store import HalfArray
 from recmind_dist.types import BoolArray, IntArray
 
 _BLOCK_ROWS = 65_536
+INIT_SCALE = 0.1
+"""Root mean square of an entry of E⁰ at the start."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class TextFeatures:
             r.text[local_rows].float(),
             absent,
             r.degree_feature[local_rows],
-            r.category[local_rows],
             r.neighbour_text[local_rows],
         )
 
@@ -77,7 +78,6 @@ def load_text_features(
     store: TextStore,
     whitening: Whitening,
     nodes: IntArray,
-    fallback: FallbackSettings,
     device: torch.device,
     held_out: EdgeMask,
 ) -> TextFeatures:
@@ -99,7 +99,6 @@ def load_text_features(
         torch.from_numpy(text).to(device),
         torch.from_numpy(absent).to(device),
         features.to(device),
-        torch.from_numpy(_category_buckets(graph, fallback)[nodes]).to(device),
         torch.from_numpy(_neighbour_means(rows, store, whitening, nodes, hidden)).to(device),
     )
     return TextFeatures(own)
@@ -108,22 +107,21 @@ def load_text_features(
 def initial_rows(
     nodes: IntArray, text: TextRows | None, settings: ModelSettings, seed: int
 ) -> Tensor:
-    """E⁰ of rows of these nodes: the leading whitened components of the text where there is text,
-    else normal.
+    """E⁰ of these nodes, normal or from texts: the leading whitened components of a node's text, or
+    of its neighbours' mean text at the same length where it has none.
 
     A row depends on its node alone, so any number of ranks makes the same table. Shape: [n, D].
     """
     dim = settings.embedding_dim
     rows = torch.from_numpy(normals(stream_key(seed, "table"), nodes, dim)) * INIT_SCALE
-    if text is not None and settings.init != "normal":
+    if text is not None and settings.init == "text":
         present = ~text.absent.cpu()
         leading = text.text[:, :dim].float().cpu()
         rows[present, : leading.shape[1]] = leading[present] * text_scale(text.text.shape[1])
-        if settings.init == "text_neighbours":
-            means = text.neighbour_text[:, :dim].float().cpu()
-            length = means.square().mean(1).sqrt()
-            known = ~present & (length > 0)
-            rows[known, : means.shape[1]] = means[known] / length[known, None] * INIT_SCALE
+        means = text.neighbour_text[:, :dim].float().cpu()
+        length = means.square().mean(1).sqrt()
+        known = ~present & (length > 0)
+        rows[known, : means.shape[1]] = means[known] / length[known, None] * INIT_SCALE
     return rows
 
 
@@ -202,24 +200,3 @@ def _blocks(graph: Graph, store: TextStore) -> Iterator[tuple[str, int, HalfArra
             )
         for start in range(0, rows, _BLOCK_ROWS):
             yield side, first + start, store.read(side, start, min(start + _BLOCK_ROWS, rows))
-
-
-def _category_buckets(graph: Graph, fallback: FallbackSettings) -> IntArray:
-    """Bucket of each node's category: crc32 of the text modulo the buckets; bucket 0 where there is
-    none. Shape: [N].
-    """
-    buckets = np.zeros(graph.num_nodes, np.int64)
-    if not fallback.category_field or not fallback.category_buckets:
-        return buckets
-    frame = graph.items_frame()
-    if fallback.category_field not in frame.columns:
-        names = ", ".join(frame.columns)
-        raise ConfigError(
-            f"model.fallback.category_field: {fallback.category_field!r} is no field of the item "
-            f"file: it has {names}"
-        )
-    values = frame[fallback.category_field].fill_null("").to_list()
-    buckets[graph.num_users :] = [
-        zlib.crc32(v.encode()) % fallback.category_buckets if v else 0 for v in values
-    ]
-    return buckets

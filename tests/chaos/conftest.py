@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.training_runs import config_of, make_inputs
 
 FAULTS = {

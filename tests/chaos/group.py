@@ -18,7 +18,7 @@ import torch
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.processes import CONTEXT
 
 PHASES = ("warmup", "joint")

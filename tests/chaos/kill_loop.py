@@ -24,7 +24,7 @@ import numpy as np
 from recmind_dist.checkpoint.layout import COMMIT, attempt_directories
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end
 from tests.training_runs import make_inputs

@@ -24,7 +24,7 @@ from recmind_dist.text import (
     store_path,
 )
 from recmind_dist.text.pool import ShardJob, embed_shard
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group
 from tests.tiny_language_model import WIDTH, make_bert

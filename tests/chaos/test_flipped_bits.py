@@ -42,7 +42,7 @@ from recmind_dist.text import (
 )
 from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
 from tests.shop import make_shop, ray_processes, recmind, wait_until_none
 from tests.tiny_language_model import make_bert

@@ -12,7 +12,7 @@ import torch
 from recmind_dist.graph import Graph, GraphSettings, prepare_graph
 from recmind_dist.ingest import DatasetSettings, ingest_dataset
 from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import content, run_to_end
 from tests.graphs import make_graph, random_pairs
@@ -51,7 +51,7 @@ def test_row_18_a_rank_that_owns_almost_nothing_takes_part(tmp_path: Path) -> No
 def train(
     home: Path, inputs: Inputs, run: str, world_size: int, batch_size: int = 96
 ) -> list[float]:
-    plain = {"use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
+    plain = {"kind": "lightgcn"}
     changes: dict[str, Any] = {
         "model": plain,
         "loss": {"kind": "bpr"},

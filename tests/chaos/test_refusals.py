@@ -21,7 +21,7 @@ from recmind_dist.cli import main
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import load_run_config
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end
 from tests.processes import run_ranks

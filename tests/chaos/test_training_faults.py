@@ -16,7 +16,7 @@ import torch
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, rows_file
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import read_metrics
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, content, run_to_end
 from tests.processes import run_ranks

@@ -8,9 +8,10 @@ import pytest
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.trainer import Phase, Trainer
+from recmind_dist.training.phase import Phase
+from recmind_dist.training.trainer import Trainer
 from tests.processes import run_ranks
 from tests.training_runs import train_rank, config_of, curve_of, make_inputs
 
@@ -148,7 +149,7 @@ def test_a_rank_without_a_hidden_edge_takes_part(tmp_path: Path, context: int, s
 def steps_prepared(config: RunConfig, inputs: Inputs) -> list[tuple[int, bool]]:
     """Of the first epoch's steps: how many hidden edges, and whether edges were found ahead."""
     worker = Trainer(config, inputs, DistContext.alone(), RunDirectory(config.run_dir), "attempt0", lambda _: None, "never")
-    steps = list(Phase(worker, "joint").prepared_steps(0, 0))
+    steps = list(Phase(worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done).step_inputs(0, 0))
     worker.checkpointer.close()
     return [(0 if step.hidden is None else len(step.hidden), step.edges is not None) for step in steps]
 

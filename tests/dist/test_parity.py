@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
 from tests.training_runs import train_rank, config_of, curve_of, make_inputs
 
@@ -76,7 +76,7 @@ def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs:
 
 
 def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
-    plain = {"embedding_dim": 8, "use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
+    plain = {"embedding_dim": 8, "kind": "lightgcn"}
     curve = assert_same_run(home, Inputs(inputs.graph), (1, 2), model=plain, alignment={"weight": 0})
     assert set(curve[0]) >= {"rank", "regularization"}
     assert curve[0]["phase"] == "joint"

@@ -15,7 +15,8 @@ from recmind_dist.recommend.recommender import Recommender
 from recmind_dist.graph import EdgeRows, Graph, prepare_rows, row_bounds
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.model_shard import Inputs, ModelShard
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.run_config.run_config import RunConfig
 from tests.graphs import make_graph, random_pairs
 from tests.processes import run_ranks
@@ -93,7 +94,7 @@ def test_export_and_test_metrics_are_those_of_the_whole_graph(home: Path, inputs
         placed = config.model_copy(update={"graph": config.graph.model_copy(update={"placement": placement})})
         model = ModelShard(placed, inputs, DistContext.alone())
         model.load_for_inference(checkpoint)
-        h = model.final_embeddings().h
+        h = model.final_embeddings().final
         judged = evaluate_embeddings(h, model.graph, "test", config.evaluation, DistContext.alone(), 0.0, model.rows)
         best = [item.item_id for item in Recommender(model, 0.0).recommend("3", 5)]
         found.append((h.numpy(), judged.metrics, judged.per_user["user"].tolist(), best))
@@ -128,13 +129,13 @@ def all_fit_and_look(config: RunConfig, inputs: Inputs, attempt: str) -> dict[st
 
     worker = Trainer(config, inputs, DistContext.join_group(torch.device("cpu")), run, attempt, report, "never")
     worker.train(("warmup", "joint"))
-    return {"seen": seen, "edges": len(worker.parts.rows.indices)}
+    return {"seen": seen, "edges": len(worker.shard.rows.indices)}
 
 
 def test_a_worker_maps_its_share_of_the_edges_and_nothing_else(tmp_path: Path) -> None:
     graph = make_graph(tmp_path, random_pairs(600, 300, 40_000), 600, 300, num_parts=4)
     prepare_rows(graph.path)
-    plain = {"embedding_dim": 8, "use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
+    plain = {"embedding_dim": 8, "kind": "lightgcn"}
     config = config_of(
         tmp_path, "run", model=plain, alignment={"weight": 0}, scaling={"num_workers": 4},
         graph={"placement": "partitioned"}, train={"batch_size": 4096, "epochs": 1},

@@ -11,12 +11,12 @@ from recmind_dist.graph import Graph, prepare_rows
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.training.loaders import make_loader
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.pipeline.replay import partition_report, replay
 from tests.processes import run_ranks
 from tests.training_runs import train_rank, config_of, make_inputs
 
-PLAIN = {"embedding_dim": 8, "use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}}
+PLAIN = {"embedding_dim": 8, "kind": "lightgcn"}
 
 
 @pytest.fixture(scope="module")

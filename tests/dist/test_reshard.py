@@ -9,7 +9,7 @@ import torch
 
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.run_config.run_config import RunConfig
 from tests.processes import run_ranks
 from tests.training_runs import train_rank, train_until, resave, config_of, curve_of, make_inputs
@@ -103,7 +103,7 @@ def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs:
     """Cut after 8 of many steps of the first epoch; an epoch of larger batches has one step."""
     small = config_of(
         home, "mismatch", checkpoint={"every_steps": 4}, alignment={"weight": 0},
-        model={"use_text": False, "init": "normal", "readout": "graph", "gate": {"enabled": False}},
+        model={"kind": "lightgcn"},
         train={"batch_size": 32, "warmup_epochs": 0, "epochs": 2},
     )
     inputs = Inputs(inputs.graph)

@@ -26,7 +26,7 @@ from recmind_dist.report import read_metrics
 from recmind_dist.storage.remote import Remote
 from recmind_dist.storage.tree import FILES, INDEX, Tree
 from recmind_dist.pipeline.train import sync_with_storage
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.run_config.run_config import RunConfig
 from tests.chaos.group import Group, assert_same
 from tests.shop import SIZE, make_shop, ray_processes, recmind

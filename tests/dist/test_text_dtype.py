@@ -12,7 +12,7 @@ from recmind_dist.text import TextEncoder, Texts, TextStore, plan_shards, store_
 from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.pipeline.train import Prepared, fit
-from recmind_dist.training.model_shard import Inputs, run_identity
+from recmind_dist.training.inputs import Inputs, run_identity
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.pipeline.text_dtype import decide_dtype, key_of_texts, same_config, with_dtype, with_dtype_of_store
 from tests.processes import run_ranks

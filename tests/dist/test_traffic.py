@@ -7,17 +7,14 @@ import pytest
 
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
 from tests.training_runs import train_rank, config_of, curve_of, make_inputs
 
 PLAIN: dict[str, Any] = {
     "model": {
+        "kind": "lightgcn",
         "embedding_dim": 8,
-        "use_text": False,
-        "init": "normal",
-        "readout": "graph",
-        "gate": {"enabled": False},
     },
     "alignment": {"weight": 0},
     "train": {"batch_size": 64, "epochs": 3},

@@ -23,7 +23,7 @@ from recmind_dist.launch.device import choose_device, choose_device_here
 from recmind_dist.launch.node_check import NodeRequirements, versions
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.storage import read_json
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 
 ROOT = Path(__file__).parents[2]
 SEES_ONE_GPU = (
@@ -167,7 +167,7 @@ def order(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "place").write_text("word")
     config = RunConfig.model_validate(
-        {"dataset": {"name": "toy", "interactions": "a.tsv"}, "model": {"use_text": False}}
+        {"dataset": {"name": "toy", "interactions": "a.tsv"}, "model": {"kind": "lightgcn"}}
     )
     return {
         "config": config.absolute().model_dump(mode="json"),

@@ -39,7 +39,7 @@ from recmind_dist.storage import (
 )
 from recmind_dist.storage import manifest as manifests
 from recmind_dist.text import Texts, TextStore
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.graphs import make_graph, random_pairs
 
 

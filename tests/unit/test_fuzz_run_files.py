@@ -29,7 +29,7 @@ from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.manifest import SELF
 from recmind_dist.text import LoraSettings, Texts, TextStore, Whitening, load_adapter, save_adapter
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 from tests.graphs import make_graph, random_pairs
 from tests.training_runs import config_of
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmind_dist.model import KeyQueue
+from recmind_dist.model.queue import KeyQueue
 
 
 @settings(max_examples=80, deadline=None)

@@ -13,7 +13,7 @@ from recmind_dist.launch.network import Network, fewest_nodes, loopback_fault, s
 from recmind_dist.launch.node_check import NodeRequirements, check_node, versions
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.storage import read_json
-from recmind_dist.training.model_shard import Inputs
+from recmind_dist.training.inputs import Inputs
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

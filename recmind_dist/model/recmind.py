@@ -1,0 +1,164 @@
+"""RecMind: views of graph and text, whose scores are mixed node by node by gates.
+
+    s(u, i) = s_u s_i Σ_k γ^k_u γ^k_i ⟨v^k_u, v^k_i⟩ + b_i,       Σ_k γ^k = 1
+
+over the views k: graph, text and, by setting, content. It is an inner product, so ranking and
+serving need nothing else. What views are trained to say of items without edges cannot be learnt
+from edges that the views were trained on; γ, s and b are few numbers a degree and learn it from
+held-out ones (docs/decisions/0006).
+
+Legend: S nodes, K views of C_k columns each.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recmind_dist.model.node_embeddings import NodeEmbeddings, PropagationGraph, Trainable
+from recmind_dist.model.settings import GateSettings, RecMindSettings
+from recmind_dist.model.text_view import TextView
+
+_START_WEIGHT = 5.0  # of each view's cosine at the start
+_HIDDEN_DIM = 16  # of the gates' networks: two or three numbers go in
+
+
+class RecMind(nn.Module):
+    """The graph view is LightGCN over the table, the text view LightGCN over projected texts.
+
+    Args:
+        text_dim: T, width of the text vectors.
+    """
+
+    def __init__(self, settings: RecMindSettings, text_dim: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.embedding_dim, self.num_layers = settings.embedding_dim, settings.num_layers
+        self.text_view = TextView(text_dim, self.embedding_dim, settings.projection_hidden_dim)
+        num_views, recent = 2 + settings.content_view, settings.recent_decay > 0
+        self.mix = Mix(settings.gate, num_views, recent)
+
+    def views(
+        self, graph: PropagationGraph, e_ND: Tensor, z_ND: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Graph view and text view of the wanted nodes. Shapes: [S, D] each."""
+        assert z_ND is not None, "RecMind reads texts"
+        graph_view = graph.mean_of_states(e_ND, self.num_layers)
+        items_only = not self.settings.users_have_text
+        return graph_view, graph.mean_of_states(z_ND, self.settings.text_layers, items_only)
+
+    def forward(
+        self,
+        graph: PropagationGraph,
+        e_ND: Tensor,
+        z_ND: Tensor | None = None,
+        trainable: Trainable = "all",
+        content: Sequence[Tensor] = (),
+        recent: Sequence[Tensor] = (),
+    ) -> NodeEmbeddings:
+        """Embeddings of the wanted nodes.
+
+        Args:
+            e_ND: rows of the table.
+            z_ND: text views of the nodes.
+            content: the content view [S, T], where the settings have one.
+            recent: newest items' means of each view, where the settings have them.
+        """
+        graph_view, text = self.views(graph, e_ND, z_ND)
+        if trainable == "gates":
+            graph_view, text = graph_view.detach(), text.detach()
+        feature, is_user = graph.select(graph.degree_feature), graph.select(graph.is_user)
+        views = [graph_view, text, *content]
+        final = self.mix(views, recent, feature, is_user, trainable != "embeddings")
+        return NodeEmbeddings(final, graph_view, text)
+
+
+class Mix(nn.Module):
+    """γ, scale s and bias b of a node from its degree and the length of its graph view.
+
+    Args:
+        settings: `degree_input: false` leaves constants for each side.
+        num_views: K, the graph's first.
+        recent: whether users' views are joined by the means of their newest items.
+    """
+
+    def __init__(self, settings: GateSettings, num_views: int = 2, recent: bool = False) -> None:
+        super().__init__()
+        self.degree_input, self.num_views, self.recent = settings.degree_input, num_views, recent
+        self.users = _network(num_views + 1 + recent * num_views, settings.initial_bias)
+        self.items = _network(num_views + 2, settings.initial_bias)
+
+    def forward(
+        self,
+        views: Sequence[Tensor],
+        recent: Sequence[Tensor],
+        degree_feature_S: Tensor,
+        is_user_S: Tensor,
+        trainable: bool = True,
+    ) -> Tensor:
+        """[s γ^1 v^1 ‖ … ‖ s γ^K v^K ‖ 1] of users, with b in place of 1 of items.
+
+        A view v^k is the unit vector of the node's own; of users, where `recent` is given, (1 − ρ^k)
+        of it and ρ^k of the unit vector of the mean of their newest items' views.
+
+        Args:
+            views: K of [S, C_k].
+            recent: as many, zero rows for items, or none.
+        Returns: [S, ΣC_k + 1].
+        """
+        user, item = self._both(views[0], degree_feature_S, trainable)
+        gamma, scale, bias = self._weights(user, item, is_user_S)
+        units = [functional.normalize(view, dim=1) for view in views]
+        if self.recent:
+            rho = torch.sigmoid(user[:, self.num_views + 1 :]) * is_user_S[:, None]
+            units = [
+                unit + rho[:, k : k + 1] * (functional.normalize(newest, dim=1) - unit)
+                for k, (unit, newest) in enumerate(zip(units, recent, strict=True))
+            ]
+        weighted = [scale * gamma[:, k : k + 1] * unit for k, unit in enumerate(units)]
+        return torch.cat([*weighted, bias], dim=1)
+
+    def gamma(self, graph_SD: Tensor, degree_feature_S: Tensor, is_user_S: Tensor) -> Tensor:
+        """The weight of the graph among the views, in [0, 1]. Shape: [S, 1]."""
+        user, item = self._both(graph_SD, degree_feature_S, True)
+        return self._weights(user, item, is_user_S)[0][:, :1]
+
+    def _both(
+        self, graph_SD: Tensor, degree_feature_S: Tensor, trainable: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What the networks of users and of items say of every node."""
+        d, length = degree_feature_S, graph_SD.detach().norm(dim=1).clamp(min=1e-6).log()
+        x = torch.stack([d, d.square(), length], dim=1)
+        x = x if self.degree_input else torch.zeros_like(x)
+        return _run(self.users, x, trainable), _run(self.items, x, trainable)
+
+    def _weights(
+        self, user: Tensor, item: Tensor, is_user_S: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """γ [S, K], s and b [S, 1]; b of users is 1."""
+        k, is_user = self.num_views, is_user_S[:, None]
+        out = torch.where(is_user, user[:, : k + 1], item[:, : k + 1])
+        start = torch.where(is_user, 0.0, math.log(_START_WEIGHT * k * k))
+        bias = torch.where(is_user, torch.ones_like(item[:, :1]), item[:, k + 1 :])
+        return torch.softmax(out[:, :k], 1), torch.exp(start + out[:, k : k + 1]), bias
+
+
+def _network(outputs: int, initial_bias: float) -> nn.Sequential:
+    """Starts at zero but for the graph's logit."""
+    last = nn.Linear(_HIDDEN_DIM, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    with torch.no_grad():
+        last.bias[0] = initial_bias
+    return nn.Sequential(nn.Linear(3, _HIDDEN_DIM), nn.Tanh(), last)
+
+
+def _run(layers: nn.Sequential, x: Tensor, trainable: bool) -> Tensor:
+    if trainable:
+        out: Tensor = layers(x)
+        return out
+    parameters = {name: p.detach() for name, p in layers.named_parameters()}
+    rested: Tensor = torch.func.functional_call(layers, parameters, (x,))
+    return rested

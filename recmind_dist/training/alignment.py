@@ -1,0 +1,118 @@
+"""Alignment of graph view and text view: symmetric InfoNCE over the anchors of the global batch.
+
+Legend: a anchors of this rank, A anchors of the global batch, P ranks, D dims.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.embedding.exchange import all_gather_rows
+from recmind_dist.model.losses import info_nce
+from recmind_dist.model.models import Model
+from recmind_dist.model.node_embeddings import NodeEmbeddings
+from recmind_dist.model.queue import KeyQueue
+from recmind_dist.model.settings import AlignmentSettings
+from recmind_dist.sampling.loader import Batch
+from recmind_dist.training.fresh_text import FreshTextEncoder
+from recmind_dist.training.step_input import StepInput
+
+VIEWS = ("user_graph", "user_text", "item_graph", "item_text")
+
+
+def anchor_stride(global_batch_size: int, anchors: int) -> int:
+    """Every stride-th pair of the global batch is an anchor."""
+    return max(1, -(-global_batch_size // anchors))
+
+
+class Alignment:
+    """Pulls the two views of a node together, users and items apart.
+
+    Args:
+        fresh_encoder: the language model with adapters, in the warm-up.
+    """
+
+    def __init__(
+        self,
+        settings: AlignmentSettings,
+        fresh_encoder: FreshTextEncoder | None,
+        context: DistContext,
+    ) -> None:
+        self.settings, self._fresh_encoder, self._context = settings, fresh_encoder, context
+        sides = ("user", "item") if settings.sides == "both" else (settings.sides[:-1],)
+        self._sides = tuple(sides)
+
+    def terms(
+        self,
+        model: Model,
+        embeddings: NodeEmbeddings,
+        step: StepInput,
+        queues: dict[str, KeyQueue],
+    ) -> dict[str, Tensor]:
+        """A loss term for each side. Collective: every rank must call, in forward and in backward.
+
+        Args:
+            embeddings: of the main batch's seeds.
+            queues: keys of past steps, by view.
+        """
+        batch, settings = step.main, self.settings
+        stride = anchor_stride(batch.global_batch_size, settings.anchors)
+        anchors = batch.input_id % stride == 0
+        own = _views(embeddings, batch.src_index[anchors], batch.dst_pos_index[anchors])
+        if self._fresh_encoder is not None and step.fresh is not None:
+            own = self._fresh_encoder.replace(own, step.fresh, model)
+        everybody = self._gathered(own, batch)
+        terms = {}
+        for side in self._sides:
+            ids = batch.global_pairs[("user", "item").index(side)]
+            both = [
+                info_nce(
+                    own[f"{side}_{query}"],
+                    own[f"{side}_{key}"],
+                    ids[batch.input_id[anchors]],
+                    everybody[f"{side}_{key}"],
+                    ids[::stride],
+                    settings.temperature,
+                    queue=queues[f"{side}_{key}"].keys,
+                    queue_ids=queues[f"{side}_{key}"].ids,
+                    hardness=settings.hardness,
+                    total=len(ids[::stride]),
+                )
+                for query, key in (("graph", "text"), ("text", "graph"))
+            ]
+            terms[f"align_{side}"] = settings.weight * 0.5 * (both[0] + both[1])
+        return terms
+
+    @torch.no_grad()
+    def keys(self, embeddings: NodeEmbeddings, batch: Batch) -> dict[str, Tensor]:
+        """The anchors' keys of all ranks, by view: [A, D] each. Collective: every rank must call.
+
+        Args:
+            embeddings: the momentum copy's, of the main batch's seeds.
+        """
+        anchors = (
+            batch.input_id % anchor_stride(batch.global_batch_size, self.settings.anchors) == 0
+        )
+        own = _views(embeddings, batch.src_index[anchors], batch.dst_pos_index[anchors])
+        return self._gathered(own, batch)
+
+    def _gathered(self, own: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Every rank's rows of each view, [a, D] → [A, D]. Collective: every rank must call."""
+        rows = torch.cat(list(own.values()), 1)
+        everybody = all_gather_rows(rows, self._anchor_counts(batch), self._context, "queue")
+        return dict(zip(VIEWS, everybody.chunk(len(VIEWS), dim=1), strict=True))
+
+    def _anchor_counts(self, batch: Batch) -> list[int]:
+        """Anchors of each rank, [P]."""
+        size, world_size = batch.global_batch_size, self._context.world_size
+        stride = anchor_stride(size, self.settings.anchors)
+        bounds = [size * rank // world_size for rank in range(world_size + 1)]
+        before = [-(-bound // stride) for bound in bounds]
+        return [stop - start for start, stop in pairwise(before)]
+
+
+def _views(embeddings: NodeEmbeddings, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+    graph, text = embeddings.graph, embeddings.text
+    return dict(zip(VIEWS, (graph[users], text[users], graph[items], text[items]), strict=True))

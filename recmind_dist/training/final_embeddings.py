@@ -1,0 +1,65 @@
+"""Final embeddings of all nodes, by exact propagation with the present parameters.
+
+Legend: n rows of this rank, N nodes, C columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recmind_dist.embedding.exchange import all_gather_rows
+from recmind_dist.model.models import Model
+from recmind_dist.model.recmind import RecMind
+from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.propagation.item_means import content_view, newest_item_views
+
+
+@dataclass(frozen=True)
+class FinalEmbeddings:
+    """Final embeddings in node order.
+
+    Attributes:
+        final: [N, C], whose inner products are scores.
+        gamma: [layers, N] weight of the graph in each gate, empty without gates.
+    """
+
+    final: Tensor
+    gamma: Tensor
+
+
+@torch.no_grad()
+def final_embeddings(
+    operator: FullPropagation,
+    model: Model,
+    e_nD: Tensor,
+    z_nD: Tensor | None,
+    text_nT: Tensor | None = None,
+) -> FinalEmbeddings:
+    """Embeddings of the present model. Collective: every rank must call.
+
+    Args:
+        e_nD: this rank's rows of the table.
+        z_nD: their text views, None without text.
+        text_nT: the text vectors themselves, which a content view is made of.
+    """
+    graph = operator.view(model.num_layers)
+    if isinstance(model, RecMind):
+        decay, views = model.settings.recent_decay, model.views(graph, e_nD, z_nD)
+        recent = newest_item_views(operator, views, decay)
+        content: list[Tensor] = []
+        if model.settings.content_view and text_nT is not None:
+            content, recent_content = content_view(operator, text_nT, decay)
+            recent = [*recent, *recent_content]
+        final = model.mix([*views, *content], recent, operator.feature, operator.is_user)
+        gamma = [model.mix.gamma(views[0], operator.feature, operator.is_user)]
+    else:
+        made = model(graph, e_nD, z_nD)
+        final, gamma = made.final, made.gamma
+    rows = torch.cat([final, *gamma], 1)
+    everybody = all_gather_rows(rows, operator.counts, operator.context)
+    in_node_order = everybody[operator.row_of_node.to(everybody.device)]
+    dim = final.shape[1]
+    return FinalEmbeddings(
+        in_node_order[:, :dim].contiguous(), in_node_order[:, dim:].T.contiguous()
+    )

@@ -1,0 +1,49 @@
+"""What a run is trained on: its prepared stores, and what a checkpoint must have been made from."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.errors import StoreError
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage.seals import DOCTOR
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run's prepared stores, as paths and keys that travel to workers.
+
+    Attributes:
+        texts: JSON of all texts, which the warm-up's adapters read.
+        texts_key: key of texts and language model.
+        store_key: `TextStore.content_key` when the vectors were made.
+    """
+
+    graph: Path
+    text: Path | None = None
+    whitening: Path | None = None
+    texts: Path | None = None
+    texts_key: str = ""
+    store_key: str = ""
+
+    def to_json(self) -> dict[str, str | None]:
+        """Plain data, for inputs.json and for workers."""
+        return {name: str(value) if value else None for name, value in vars(self).items()}
+
+    @staticmethod
+    def from_json(values: Any) -> "Inputs":
+        """What `to_json` gave. Raises StoreError for anything else."""
+        names = [field.name for field in fields(Inputs)]
+        given = [values.get(name) for name in names] if isinstance(values, dict) else [None]
+        plain = all(v is None or (isinstance(v, str) and "\0" not in v) for v in given)
+        if not given[0] or not plain:
+            raise StoreError(f"inputs.json: not the inputs of a run: {DOCTOR}")
+        graph, text, whitening, texts = (Path(str(v)) if v else None for v in given[:4])
+        assert graph is not None
+        return Inputs(graph, text, whitening, texts, str(given[4] or ""), str(given[5] or ""))
+
+
+def run_identity(config: RunConfig, graph_key: str, texts_key: str) -> dict[str, Any]:
+    """What a checkpoint must have been made from to be continued."""
+    texts = texts_key if config.model.reads_text else ""
+    return {"settings": config.identity(), "graph": graph_key, "texts": texts}

@@ -1,0 +1,42 @@
+"""The momentum copy of the dense part, whose keys fill the queues. Source: arXiv:1911.05722."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from recmind_dist.model.models import Model
+from recmind_dist.model.queue import KeyQueue
+from recmind_dist.training.alignment import VIEWS, anchor_stride
+
+
+class MomentumEncoder:
+    """A slow copy of the model, and a queue of its keys for each view.
+
+    Args:
+        queue_size: keys kept of each view.
+        momentum: m of k ← m k + (1 − m) q.
+    """
+
+    def __init__(self, model: Model, queue_size: int, momentum: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.momentum = momentum
+        device = next(model.parameters()).device
+        self.queues = {view: KeyQueue(queue_size, model.embedding_dim, device) for view in VIEWS}
+
+    def follow(self, parameters: dict[str, Tensor]) -> None:
+        """k ← m k + (1 − m) q for every parameter of the copy."""
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                p.lerp_(parameters[name].to(p.device), 1 - self.momentum)
+
+    def enqueue(self, keys: dict[str, Tensor], pairs: Tensor, anchors: int, step: int) -> None:
+        """Puts a step's gathered keys into the queues, in the order of the global batch.
+
+        Args:
+            keys: [A, D] by view.
+            pairs: [2, GB] users and items of the global batch.
+        """
+        ids = pairs[:, :: anchor_stride(pairs.shape[1], anchors)]
+        for view, rows in keys.items():
+            self.queues[view].enqueue(rows, ids[0 if view.startswith("user") else 1], step)

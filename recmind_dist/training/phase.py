@@ -1,0 +1,173 @@
+"""What lives as long as a phase does: the engine, the step, the stream of step inputs."""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from recmind_dist.distributed.zero_engine import make_engine
+from recmind_dist.embedding.exchange import RowExchange
+from recmind_dist.model.models import acts_between_hops, gate_parameters
+from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.randomness import stream_key
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.sampling.loader import NeighborLoader, StepBatches, steps_per_epoch
+from recmind_dist.text import TextEncoder, Texts
+from recmind_dist.training import faults
+from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
+from recmind_dist.training.loaders import make_loader
+from recmind_dist.training.loss import TrainingLoss
+from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.momentum import MomentumEncoder
+from recmind_dist.training.prepare_step import StepPreparer
+from recmind_dist.training.state import gather_dense_state
+from recmind_dist.training.step import TrainingStep
+from recmind_dist.training.step_input import StepInput
+
+
+class Phase:
+    """The warm-up (alignment alone) or the joint phase. Collective: every rank must make one.
+
+    Args:
+        name: "warmup" or "joint".
+        steps_done: of all phases.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        shard: ModelShard,
+        exchange: RowExchange,
+        name: str,
+        steps_done: int,
+    ) -> None:
+        self.name, self.joint = name, name == "joint"
+        self.config, self.shard, self.exchange = config, shard, exchange
+        train, context = config.train, shard.context
+        self.epochs = train.epochs if self.joint else train.warmup_epochs
+        self.steps_per_epoch = steps_per_epoch(
+            shard.graph, train.batch_size, train.batch_of, train.steps_per_epoch
+        )
+        shard.model = shard.build_dense()  # ZeRO 3 leaves an old phase's module in pieces
+        lora = config.text.lora
+        self.adapts = not self.joint and lora is not None and shard.whitening is not None
+        fresh_encoder = self._fresh_encoder() if self.adapts else None
+        loss = TrainingLoss(
+            config, shard.graph, shard.model, fresh_encoder, exchange, context, name
+        )
+        self.momentum: MomentumEncoder | None = None
+        if config.aligns and config.alignment.queue_size:
+            settings = config.alignment
+            self.momentum = MomentumEncoder(shard.model, settings.queue_size, settings.momentum)
+        self.engine = make_engine(
+            loss, config.zero, train.batch_size, context.device, self._learning_rates(loss)
+        )
+        self.step = TrainingStep(
+            self.engine,
+            shard.table,
+            shard.text,
+            self.momentum,
+            context,
+            hide_share=config.hide_text_share,
+            nodes=torch.from_numpy(shard.nodes).to(context.device),
+            seed=stream_key(train.seed, name),
+            lr_factor=self._lr_factor,
+            steps_done=steps_done,
+        )
+        finds_edges = not config.sampler.hide_batch_edges and not acts_between_hops(shard.model)
+        self.preparer = StepPreparer(
+            shard.graph,
+            exchange,
+            context,
+            config.alignment.anchors,
+            self._picker(fresh_encoder),
+            finds_edges,
+        )
+        self._loader, self._operator = self._make_loader()
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def step_inputs(
+        self, epoch: int, first_step: int, count: int | None = None
+    ) -> Iterator[StepInput]:
+        """An epoch's step inputs, at most `count`, made in the prefetching thread.
+
+        Collective: every rank must iterate.
+        """
+        batches = islice(self._batches(epoch, first_step), count)
+        yield from self.preparer.prepare_steps(batches, self._operator)
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[StepBatches]:
+        """Collective: every rank must iterate."""
+        for batches in self._loader.batches(epoch, first_step):
+            faults.check("sample", self.shard.context.rank, batches.step)
+            yield batches
+
+    def end(self) -> dict[str, Tensor]:
+        """Ends the engine; returns its last dense state. Collective: every rank must call."""
+        dense = gather_dense_state(self.engine, self.momentum)
+        self.engine.close()
+        return dense
+
+    def _learning_rates(self, loss: TrainingLoss) -> dict[str, float]:
+        """By the prefix of a parameter's name, where it is not zero.learning_rate."""
+        rates = {}
+        if self.adapts and self.config.text.lora is not None:
+            rates["fresh_encoder."] = self.config.text.lora.learning_rate
+        gate = self.config.gate
+        if gate is not None and gate.learning_rate is not None:
+            gates = {id(p) for p in gate_parameters(loss.model)}
+            names = (name for name, p in loss.named_parameters() if id(p) in gates)
+            rates |= dict.fromkeys(names, gate.learning_rate)
+        return rates
+
+    def _make_loader(self) -> tuple[NeighborLoader, FullPropagation | None]:
+        """The phase's batches and, under full propagation, the operator without held-out edges.
+
+        Collective: every rank must call.
+        """
+        config, shard, context, gate = self.config, self.shard, self.shard.context, self.config.gate
+        heldout, gate_edges, gate_degree = None, None, None
+        if config.heldout_gates and gate is not None:
+            heldout = shard.held_out(gate.heldout_share, gate.withheld_items)
+            # of the withheld items only what is a user's newest edge, as for all others: gates
+            # meet an item without edges as often as ranking does
+            gate_edges = shard.held_out(gate.heldout_share)
+        if config.propagates_fully:
+            gate_degree = shard.degrees(heldout)
+        loader = make_loader(
+            config,
+            shard.graph,
+            self.name,
+            context.rank,
+            context.world_size,
+            shard.edges,
+            held_out=heldout,
+            gate_edges=gate_edges,
+            gate_degree=gate_degree,
+        )
+        return loader, shard.operator(heldout) if config.propagates_fully else None
+
+    def _fresh_encoder(self) -> FreshTextEncoder:
+        lora, whitening = self.config.text.lora, self.shard.whitening
+        assert lora is not None
+        assert whitening is not None
+        encoder = TextEncoder.load(self.config.text, self.shard.context.device)
+        encoder.add_lora(lora, self.config.train.seed)
+        return FreshTextEncoder(encoder, whitening)
+
+    def _picker(self, fresh_encoder: FreshTextEncoder | None) -> FreshTextPicker | None:
+        lora, texts = self.config.text.lora, self.shard.inputs.texts
+        if fresh_encoder is None or lora is None or texts is None:
+            return None
+        return FreshTextPicker(Texts.load(texts), fresh_encoder.encoder, lora.texts_per_step)
+
+    def _lr_factor(self, step: int) -> float:
+        """The schedule's multiple of the learning rates."""
+        if not self.joint or self.config.train.schedule == "constant":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * min(step / max(self.total_steps, 1), 1.0)))

@@ -1,0 +1,106 @@
+"""A step's input, made ahead of it in the prefetching thread."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.embedding.exchange import RowExchange
+from recmind_dist.graph import Graph
+from recmind_dist.kernels.unique import unique_inverse
+from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.sampling.loader import Batch, StepBatches
+from recmind_dist.training.alignment import anchor_stride
+from recmind_dist.training.fresh_text import FreshTextPicker
+from recmind_dist.training.step_input import StepInput
+from recmind_dist.training.text_features import degree_feature
+
+
+class StepPreparer:
+    """Adds to a batch what a step needs: the lookup's plan, degree features, fresh texts.
+
+    Args:
+        anchors: alignment.anchors.
+        picker: in the warm-up with adapters.
+        finds_edges: whether the edges of a batch's rows are found ahead. Full propagation uses them
+            where nothing happens between hops and no edge is hidden.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        exchange: RowExchange,
+        context: DistContext,
+        anchors: int,
+        picker: FreshTextPicker | None,
+        finds_edges: bool = False,
+    ) -> None:
+        self._graph, self._exchange, self._context = graph, exchange, context
+        self._anchors, self._picker, self._finds_edges = anchors, picker, finds_edges
+        self._max_degree = int(graph.degree.max())
+
+    def prepare_steps(
+        self, batches: Iterable[StepBatches], operator: FullPropagation | None = None
+    ) -> Iterator[StepInput]:
+        """Inputs of the steps of these batches.
+
+        Collective: every rank must iterate, step by step, because ids are exchanged. Over an
+        asynchronous transport a batch's ids leave before the next one is sampled and arrive after
+        it, so that no rank waits for another's sampling.
+
+        Args:
+            operator: of the steps, under full propagation.
+        """
+        started: list[Callable[[], StepInput]] = []
+        ready: list[StepInput] = []  # nothing here holds a step that was given away
+        for following in batches:
+            ready += [started.pop()() for _ in started[:]]
+            started.append(self._start(following, operator))
+            if not self._context.lookup_transport.is_async:
+                ready.append(started.pop()())
+            if ready:
+                yield ready.pop()
+        if started:
+            yield started.pop()()
+
+    def _start(
+        self, batches: StepBatches, operator: FullPropagation | None
+    ) -> Callable[[], StepInput]:
+        """Starts the exchange of ids. Collective: every rank must call, and call what it returns."""
+        main, gate, device = batches.main, batches.gate, self._context.device
+        nodes, main_index, gate_index = main.n_id.numpy(), None, None
+        if gate is not None:
+            together = np.concatenate([nodes, gate.n_id.numpy()])
+            nodes, index = unique_inverse(together, self._graph.num_nodes)
+            both = torch.from_numpy(index).to(device)
+            main_index, gate_index = both[: len(main.n_id)], both[len(main.n_id) :]
+        wait = self._exchange.all_ask(np.asarray(self._graph.row_of_node)[nodes])
+        stride = anchor_stride(main.global_batch_size, self._anchors)
+
+        def finish() -> StepInput:
+            plan = wait()
+            hidden, edges = None, None
+            if operator is not None:
+                hidden = operator.positions(main.hidden_edges.numpy())
+                edges = operator.edges_from(plan.local_rows) if self._finds_edges else None
+            return StepInput(
+                step=batches.step,
+                main=main.to(device),
+                gate=gate.to(device) if gate else None,
+                plan=plan,
+                main_index=main_index,
+                gate_index=gate_index,
+                main_feature=self._feature(main),
+                gate_feature=self._feature(gate) if gate else None,
+                fresh=self._picker.pick(main, stride) if self._picker else None,
+                operator=operator,
+                hidden=hidden,
+                edges=edges,
+            )
+
+        return finish
+
+    def _feature(self, batch: Batch) -> Tensor:
+        return degree_feature(batch.degree, self._max_degree).to(self._context.device)
