@@ -90,7 +90,9 @@ def save_adapter(directory: Path, state: "dict[str, Tensor]", lora: LoraSettings
         write_bytes(
             temporary / TENSORS, save({name: tensor.contiguous() for name, tensor in state.items()})
         )
-        manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": lora.model_dump()})
+        manifest = write_manifest(
+            temporary, KIND, SCHEMA, {"lora": {**lora.model_dump(), "alpha": lora.alpha}}
+        )
     return _hash_of(manifest)
 
 
@@ -117,7 +119,14 @@ def adapter_hash(directory: Path) -> str:
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], LoraSettings]:
     manifest = read_manifest(directory, KIND, SCHEMA, TextError)
     try:
-        lora = LoraSettings.model_validate(manifest["lora"])
+        settings = dict(manifest["lora"])
+        alpha = settings.pop("alpha")
+        lora = LoraSettings.model_validate(settings)
+        if alpha != lora.alpha:
+            raise TextError(
+                f"{directory}: its LoRA alpha is {alpha!r}, not 2 r = {lora.alpha:g}: train the "
+                "adapter again"
+            )
         _hash_of(manifest)
     except (ValidationError, LookupError, TypeError, ValueError) as error:
         raise TextError(

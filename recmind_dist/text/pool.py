@@ -9,7 +9,7 @@ where nothing is left to do no actor starts and no model is loaded.
 
 Only workers that are alive get shards, and more are started when nodes join. A worker that dies
 (killed, or out of memory) is replaced and its shard tried again with half the batch, at most
-`max_retries` times; the batch of one that went with its node stays as it was. Retries are the
+`MAX_RETRIES` times; the batch of one that went with its node stays as it was. Retries are the
 driver's and not Ray's, because Ray would repeat the very batch that did not fit.
 """
 
@@ -47,6 +47,7 @@ START_S = 600.0  # without any worker at all an extraction gives up; a cluster t
 LOOK_S = 2.0  # between looks at the cluster while no shard ends
 NODE_VERDICT_S = 30.0  # until the cluster knows whether a node that fell silent is gone
 MAX_NODES_LOST = 20
+MAX_RETRIES = 3  # of a shard whose worker died, each with half the batch
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def make_store(
         ).dim  # spares the import of transformers when there is nothing to do
     else:
         dim = hidden_size(resolve_model(settings))
-    store = TextStore.create(path, encoder, dim, num_rows, settings.shard_rows, settings.chunk_rows)
+    store = TextStore.create(path, encoder, dim, num_rows)
     store.clean()
     absent, _ = plan_shards(texts, settings, path, adapter)
     elsewhere = _shards_elsewhere(path, dim) if absent else {}
@@ -299,7 +300,7 @@ def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
             continue
         rows[row] = half[distinct[text]]
         if not np.isfinite(rows[row]).all():
-            where = job.shard * store.shard_rows + row
+            where = store.shard_range(job.side, job.shard)[0] + row
             raise TextError(
                 f"text.model: the vector of row {where} of {job.side} is not finite (text "
                 f"{text[:40]!r}): "
@@ -377,7 +378,6 @@ class _Pool:
             raise RuntimeError("embed_texts has shards to make: call ray.init first")
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         on_gpus = num_places(nodes, on_gpus=True) > 0 and torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
-        self.max_retries = settings.max_retries
         kind = "GPU" if on_gpus else "CPU"
         self._actor = ray.remote(EmbedActor).options(
             num_cpus=1, num_gpus=1 if on_gpus else 0, max_restarts=0
@@ -465,12 +465,11 @@ class _Pool:
             self._failed_starts = 0
         except ray.exceptions.RayError as error:
             self._failed_starts += 1
-            if self._failed_starts > self.max_retries:
+            if self._failed_starts > MAX_RETRIES:
                 first = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 raise TextError(
                     f"{self._failed_starts} extraction workers died while they started ({first}): "
-                    "look at their logs, "
-                    "or raise text.max_retries"
+                    "look at their logs"
                 ) from error
             ray.kill(actor)
             self._start()
@@ -505,15 +504,13 @@ class _Pool:
             if job.nodes_lost >= MAX_NODES_LOST:
                 raise TextError(
                     f"shard {job.shard} of {job.side}: {job.nodes_lost + 1} nodes left while they "
-                    "worked on it: lower "
-                    "text.shard_rows in a new cache_dir, or use nodes that stay"
+                    "worked on it: use nodes that stay"
                 ) from error
             return replace(job, nodes_lost=job.nodes_lost + 1)
-        if job.attempt >= self.max_retries:
+        if job.attempt >= MAX_RETRIES:
             raise TextError(
                 f"shard {job.shard} of {job.side}: {job.attempt + 1} workers died on it: lower "
-                "text.batch_tokens or "
-                "text.num_actors if memory ran out, or raise text.max_retries"
+                "text.batch_tokens or text.num_actors"
             ) from error
         return replace(job, attempt=job.attempt + 1)
 

@@ -1,8 +1,8 @@
 """What text means to a run: the language model, the templates, the extraction pool, the adapters."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from recmind_dist.config import Settings
 from recmind_dist.text.template import Template
@@ -18,8 +18,6 @@ class LoraSettings(Settings):
 
     r: int = Field(8, ge=1, le=1024)
     """Rank of the update."""
-    alpha: float = Field(16.0, gt=0)
-    """The update is scaled by alpha / r."""
     target_modules: list[str] | Literal["auto"] = "auto"
     """Last names of the layers to adapt; auto: query, key, value, dense of encoders, every linear
     of decoders.
@@ -30,6 +28,11 @@ class LoraSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     texts_per_step: int = Field(64, ge=1)
     """Fresh texts that go through the language model in each warm-up step, over all ranks."""
+
+    @property
+    def alpha(self) -> float:
+        """The update is scaled by alpha / r, which is always 2."""
+        return 2.0 * self.r
 
 
 class TextSettings(Settings):
@@ -77,12 +80,6 @@ class TextSettings(Settings):
     """Extraction workers at most; 0: one per GPU of the cluster, or one per CPU where there is
     none. Never more than that.
     """
-    shard_rows: int = Field(131072, ge=1)
-    """Rows of one shard file, which is one task; for stores made anew."""
-    chunk_rows: int = Field(8192, ge=1)
-    """Rows of one checksummed chunk inside a shard; shard_rows is a multiple of it."""
-    max_retries: int = Field(3, ge=0)
-    """Times a shard is tried again after its worker died, each time with half the batch."""
     lora: LoraSettings | None = None
     """Adapters for the warm-up phase; none: the language model stays as it is."""
 
@@ -99,12 +96,3 @@ class TextSettings(Settings):
         if value is not None and value.count("{text}") != 1:
             raise ValueError(f"{value!r} must hold {{text}} exactly once")
         return value
-
-    @model_validator(mode="after")
-    def _shards_hold_whole_chunks(self) -> Self:
-        if self.shard_rows % self.chunk_rows:
-            raise ValueError(
-                f"text.shard_rows is {self.shard_rows}, text.chunk_rows is {self.chunk_rows}: "
-                "make the first a multiple"
-            )
-        return self

@@ -23,10 +23,13 @@ from recmind_dist.storage import fsync_directory, read_json, write_json
 from recmind_dist.types import IntArray
 
 SIDES = ("items", "users")
+LAYOUT = ("shard_rows", "chunk_rows")
 KIND = "text"
-SCHEMA = 1
+SCHEMA = 2
 META = "store.json"
 MAX_SHARDS = 1 << 18  # a side
+FEW_SHARDS = 8  # of a side that is not small, so that several workers share the work
+MIN_SHARD_ROWS, MAX_SHARD_ROWS, MAX_CHUNK_ROWS = 64, 131072, 8192
 REMEDY = "run `recmind embed`, which makes only this shard again"
 HalfArray = NDArray[np.float16]
 
@@ -55,7 +58,9 @@ class TextStore:
             raise StoreError(
                 f"{path / META}: not that of a text store: delete {path} and run `recmind embed`"
             )
-        if meta.get("schema") != SCHEMA:
+        if meta.get("schema") == 1:  # one layout for both sides
+            meta |= {name: dict.fromkeys(SIDES, meta.get(name)) for name in LAYOUT}
+        elif meta.get("schema") != SCHEMA:
             raise StoreError(
                 f"{path / META}: schema version {meta.get('schema')!r}, this program reads "
                 f"{SCHEMA}: "
@@ -74,14 +79,16 @@ class TextStore:
         encoder: dict[str, Any],
         dim: int,
         num_rows: dict[str, int],
-        shard_rows: int,
-        chunk_rows: int,
+        shard_rows: int | None = None,
+        chunk_rows: int | None = None,
     ) -> "TextStore":
         """Makes a store, or opens the one that is there, whose layout and good shards stay.
 
         Args:
             encoder: plain data that decides the vectors, kept for people to read.
-            num_rows: by side; shard_rows, chunk_rows: layout of a new store.
+            num_rows: by side.
+            shard_rows: of a new store, both sides; None: by `default_layout` of each side's rows.
+            chunk_rows: a divisor of shard_rows; given with it.
 
         Raises:
             StoreError: the store that is there has another width or other numbers of rows.
@@ -98,7 +105,11 @@ class TextStore:
         for directory in (path, path / "ledger"):
             directory.mkdir(parents=True, exist_ok=True)
         meta = {"kind": KIND, "schema": SCHEMA, "dim": dim, "num_rows": dict(num_rows)}
-        meta |= {"shard_rows": shard_rows, "chunk_rows": chunk_rows, "encoder": encoder}
+        for position, (name, given) in enumerate(
+            zip(LAYOUT, (shard_rows, chunk_rows), strict=True)
+        ):
+            meta[name] = {side: given or default_layout(num_rows[side])[position] for side in SIDES}
+        meta["encoder"] = encoder
         store = cls(path, meta)
         for side in SIDES:
             store._create_array(side)
@@ -110,10 +121,13 @@ class TextStore:
         """Width T."""
         return int(self.meta["dim"])
 
-    @property
-    def shard_rows(self) -> int:
+    def shard_rows(self, side: str) -> int:
         """Rows of a full shard."""
-        return int(self.meta["shard_rows"])
+        return int(self.meta["shard_rows"][side])
+
+    def chunk_rows(self, side: str) -> int:
+        """Rows of a checksummed chunk inside a shard."""
+        return int(self.meta["chunk_rows"][side])
 
     def num_rows(self, side: str) -> int:
         """Rows of "items" or "users", with and without text."""
@@ -121,11 +135,12 @@ class TextStore:
 
     def num_shards(self, side: str) -> int:
         """Shard files of a side."""
-        return -(-self.num_rows(side) // self.shard_rows)
+        return -(-self.num_rows(side) // self.shard_rows(side))
 
     def shard_range(self, side: str, shard: int) -> tuple[int, int]:
         """Rows [start, stop) of a shard."""
-        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows(side))
+        rows = self.shard_rows(side)
+        return shard * rows, min((shard + 1) * rows, self.num_rows(side))
 
     def read(self, side: str, start: int, stop: int) -> HalfArray:
         """Rows [start, stop). Shape: [stop - start, T] float16, NaN where there is no text."""
@@ -135,7 +150,8 @@ class TextStore:
             raise StoreError(
                 f"{self.path}: {stop - start} rows of {side} do not fit in memory: use more workers"
             ) from error
-        for shard in range(start // self.shard_rows, -(-stop // self.shard_rows)):
+        shard_rows = self.shard_rows(side)
+        for shard in range(start // shard_rows, -(-stop // shard_rows)):
             first, last = self.shard_range(side, shard)
             low, high = max(first, start), min(last, stop)
             if (side, shard) in self._verified:
@@ -155,11 +171,12 @@ class TextStore:
         [len(rows), T] float16.
         """
         out = np.empty((len(rows), self.dim), dtype=np.float16)
-        shard_of = np.asarray(rows) // self.shard_rows
+        shard_rows = self.shard_rows(side)
+        shard_of = np.asarray(rows) // shard_rows
         for shard in np.unique(shard_of).tolist():
             chosen = np.flatnonzero(shard_of == shard)
             out[chosen] = self.read_shard(side, shard)[
-                np.asarray(rows)[chosen] - shard * self.shard_rows
+                np.asarray(rows)[chosen] - shard * shard_rows
             ]
         return out
 
@@ -330,8 +347,8 @@ class TextStore:
             store=self.path / side,
             shape=(self.num_rows(side), self.dim),
             dtype="float16",
-            chunks=(int(self.meta["chunk_rows"]), self.dim),
-            shards=(self.shard_rows, self.dim),
+            chunks=(self.chunk_rows(side), self.dim),
+            shards=(self.shard_rows(side), self.dim),
             fill_value=float("nan"),
             compressors=[
                 Crc32cCodec()
@@ -339,6 +356,17 @@ class TextStore:
             config={"write_empty_chunks": True},
             overwrite=True,
         )
+
+
+def default_layout(num_rows: int) -> tuple[int, int]:
+    """Rows of a shard and of a chunk, for a side of `num_rows`.
+
+    Powers of two: a side that grows keeps its shards' boundaries, and so its shards, until it has
+    grown twofold.
+    """
+    shard_rows = 1 << (max(num_rows // FEW_SHARDS, 1).bit_length() - 1)
+    shard_rows = min(max(shard_rows, MIN_SHARD_ROWS), MAX_SHARD_ROWS)
+    return shard_rows, min(shard_rows, MAX_CHUNK_ROWS)
 
 
 def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -> None:
@@ -355,19 +383,18 @@ def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -
 
 def _is_layout(meta: dict[str, Any]) -> bool:
     """Whether sizes are numbers that a store can have: a loop over declared shards must end."""
-    rows = meta.get("num_rows")
-    sizes = [meta.get(name) for name in ("dim", "shard_rows", "chunk_rows")]
-    if (
-        not isinstance(rows, dict)
-        or set(rows) != set(SIDES)
-        or not isinstance(meta.get("encoder"), dict)
-    ):
+    by_side = [meta.get(name) for name in ("num_rows", *LAYOUT)]
+    if not isinstance(meta.get("encoder"), dict):
         return False
-    if any(type(size) is not int or size < 1 for size in sizes) or any(
-        type(n) is not int or n < 0 for n in rows.values()
-    ):
+    if not all(isinstance(sizes, dict) and set(sizes) == set(SIDES) for sizes in by_side):
         return False
-    return all(n <= MAX_SHARDS * int(meta["shard_rows"]) for n in rows.values())
+    num_rows, shard_rows, chunk_rows = by_side
+    sizes = [meta.get("dim"), *shard_rows.values(), *chunk_rows.values()]
+    if any(type(size) is not int or size < 1 for size in sizes):
+        return False
+    return all(
+        type(n) is int and 0 <= n <= MAX_SHARDS * shard_rows[side] for side, n in num_rows.items()
+    )
 
 
 def _words(error: Exception) -> str:

@@ -36,8 +36,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bert(tmp_path_factory.mktemp("bert"))
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recmind_dist.text.store.MIN_SHARD_ROWS", 16)
+
+
 def settings_for(model: Path, **changes: object) -> TextSettings:
-    values = {"model": str(model), "dtype": "fp32", "shard_rows": 16, "chunk_rows": 8, "num_actors": 2, **changes}
+    values = {"model": str(model), "dtype": "fp32", "num_actors": 2, **changes}
     return TextSettings.model_validate(values)
 
 
@@ -137,8 +142,11 @@ def test_sigkill_of_a_worker_loses_no_row_and_doubles_none(model: Path, tmp_path
     assert embed_texts(texts, settings, tmp_path).embedded == 0
 
 
-def test_a_shard_that_kills_every_worker_ends_in_an_error(model: Path, tmp_path: Path) -> None:
-    settings = settings_for(model, max_retries=1, num_actors=1)
+def test_a_shard_that_kills_every_worker_ends_in_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recmind_dist.text.pool.MAX_RETRIES", 1)
+    settings = settings_for(model, num_actors=1)
     stop = threading.Event()
 
     def hunt() -> None:
