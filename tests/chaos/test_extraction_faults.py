@@ -23,7 +23,8 @@ from recmind_dist.text import (
     plan_shards,
     store_path,
 )
-from recmind_dist.text.pool import ShardJob, embed_shard
+from recmind_dist.text.plan import ShardJob
+from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.model_shard import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group
