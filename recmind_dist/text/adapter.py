@@ -119,16 +119,15 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], LoraSettings]:
         settings = dict(manifest["lora"])
         alpha = settings.pop("alpha")
         lora = LoraSettings.model_validate(settings)
-        if alpha != lora.alpha:
-            raise TextError(
-                f"{directory}: its LoRA alpha is {alpha!r}, not 2 r = {lora.alpha:g}: train the "
-                "adapter again"
-            )
         _hash_of(manifest)
     except (ValidationError, LookupError, TypeError, ValueError) as error:
         raise TextError(
             f"{directory}: its manifest describes no adapter of ours: the adapter is damaged"
         ) from error
+    if alpha != lora.alpha:  # alpha was a setting once
+        raise TextError(
+            f"{directory}: its LoRA alpha is {alpha!r}, not 2 r = {lora.alpha:g}: train it again"
+        )
     return manifest, lora
 
 

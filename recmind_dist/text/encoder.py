@@ -200,7 +200,7 @@ class TextEncoder(nn.Module):
         budget = max_tokens - len(self.tokenizer(before + after)["input_ids"])
         if budget < 1:
             raise TextError(
-                f"text.prompt: leaves no token of {max_tokens} for text: raise text.max_tokens"
+                f"text.prompt leaves no room for text in {max_tokens} tokens: raise text.max_tokens"
             )
         offsets = self.tokenizer(
             texts,

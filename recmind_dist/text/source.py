@@ -99,7 +99,7 @@ def hidden_size(directory: Path) -> int:
 
 
 def resolve_dtype(settings: TextSettings) -> str:
-    """Returns "fp32" or "bf16". `auto` looks at this machine: set dtype if the workers' machines differ.
+    """Returns "fp32" or "bf16". `auto` looks at this machine only.
 
     On a CPU with bf16 instructions bf16 is 1.8 times faster than fp32, else several times slower.
     """
