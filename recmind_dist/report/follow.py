@@ -69,9 +69,8 @@ class _Display:
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
             names = ("recall@20", "ndcg@20")
-            self._bar.update(
-                0, **{name: entry[name] for name in names if entry.get(name) is not None}
-            )
+            scores = {name: entry[name] for name in names if entry.get(name) is not None}
+            self._bar.update(0, **scores)
 
     def _step(self, entry: dict[str, Any]) -> None:
         if self._bar is None or self._bar.task != entry["phase"]:
@@ -84,7 +83,7 @@ class _Display:
     def close(self) -> None:
         """Ends the bar."""
         if self._bar is not None:
-            self._bar.__exit__(None, None, None)
+            self._bar.__exit__()
             self._bar = None
 
 

@@ -21,40 +21,23 @@ from recmind_dist.storage import (
 
 
 class RunDirectory:
-    """A run's files: config.yaml, metrics.jsonl, results.json, checkpoints/, logs/."""
+    """Paths of a run's files.
+
+    Attributes:
+        config: config.yaml, as resolved.
+        per_user: per_user.parquet: the metrics of results.json by user.
+        checkpoints: for `Checkpointer` and `find_checkpoint`.
+        logs: one file for each process.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-
-    @property
-    def config(self) -> Path:
-        """config.yaml, as resolved."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """metrics.jsonl."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def results(self) -> Path:
-        """results.json."""
-        return self.path / "results.json"
-
-    @property
-    def per_user(self) -> Path:
-        """per_user.parquet: the metrics of results.json by user."""
-        return self.path / "per_user.parquet"
-
-    @property
-    def checkpoints(self) -> Path:
-        """checkpoints/, for `Checkpointer` and `find_checkpoint`."""
-        return self.path / "checkpoints"
-
-    @property
-    def logs(self) -> Path:
-        """logs/, one file for each process."""
-        return self.path / "logs"
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.per_user = self.path / "per_user.parquet"
+        self.checkpoints = self.path / "checkpoints"
+        self.logs = self.path / "logs"
 
     def create(self) -> None:
         """Creates the directory and its folders. Raises StoreError."""

@@ -84,12 +84,10 @@ def save_adapter(directory: Path, state: "dict[str, Tensor]", lora: LoraSettings
     from safetensors.torch import save
 
     with atomic_directory(directory) as temporary:
-        write_bytes(
-            temporary / TENSORS, save({name: tensor.contiguous() for name, tensor in state.items()})
-        )
-        manifest = write_manifest(
-            temporary, KIND, SCHEMA, {"lora": {**lora.model_dump(), "alpha": lora.alpha}}
-        )
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        write_bytes(temporary / TENSORS, save(tensors))
+        settings = {**lora.model_dump(), "alpha": lora.alpha}
+        manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": settings})
     return _hash_of(manifest)
 
 

@@ -60,17 +60,14 @@ def _from_hub(settings: TextSettings) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    name, revision = settings.model, settings.model_revision
+    patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES]
     try:
-        patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES]
-        return Path(
-            snapshot_download(
-                settings.model, revision=settings.model_revision, allow_patterns=patterns
-            )
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TextError(
-            f"text.model: {settings.model!r} is no directory, and the hub does not give it "
+            f"text.model: {name!r} is no directory, and the hub does not give it "
             f"({reason}): give the path of a transformers directory"
         ) from error
 

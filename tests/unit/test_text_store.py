@@ -120,7 +120,7 @@ def test_vectors_that_cannot_be_used_are_not_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TextStore.open(tmp_path).read_all("items"), vectors["items"])
 
 
-def test_a_store_of_other_numbers_of_rows_is_left_alone(tmp_path: Path) -> None:
+def test_a_store_of_other_numbers_of_rows_is_refused_and_unchanged(tmp_path: Path) -> None:
     _, vectors = make_store(tmp_path)
     with pytest.raises(
         StoreError, match=r"says width and rows .* delete .* and run `recmind embed`"
@@ -282,7 +282,7 @@ def test_damage_is_not_copied_from_another_store(
 def test_the_store_that_an_older_program_made_gives_its_shards(
     embedded: tuple[Texts, TextSettings, Path],
 ) -> None:
-    """It stood under the encoder's key alone."""
+    """Its name was the key of the encoder, without that of the texts."""
     texts, settings, cache = embedded
     path = store_path(texts, settings, cache)
     path.rename(path.with_name(path.name.partition("-")[0]))
