@@ -355,7 +355,7 @@ def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -
 
 def _is_layout(meta: dict[str, Any]) -> bool:
     """Whether sizes are possible: a loop over declared shards must end."""
-    by_side = [meta.get(name) for name in ("num_rows", *LAYOUT)]
+    by_side: list[Any] = [meta.get(name) for name in ("num_rows", *LAYOUT)]
     if not isinstance(meta.get("encoder"), dict):
         return False
     if not all(isinstance(sizes, dict) and set(sizes) == set(SIDES) for sizes in by_side):
