@@ -234,7 +234,7 @@ def in_use_by_others(cpus: int) -> Iterator[None]:
 def test_more_workers_than_the_cluster_has_room_for_wait_for_nothing(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another process holds one of two CPUs, and eight workers are asked for: one of them does all."""
+    """Another process holds one of two CPUs; eight workers are wanted and one does all."""
     texts = make_texts(60, 0)
     with in_use_by_others(cpus=1):
         assert (
