@@ -48,7 +48,7 @@ class Remote:
         self._objects = self._fs.type_name in _OBJECT_STORES
         if not self._root:
             raise ConfigError(
-                f"storage_uri {uri}: names no bucket or folder: give s3://bucket/prefix, gs://bucket/prefix "
+                f"storage_uri {uri}: names no folder: give s3://bucket/prefix, gs://bucket/prefix "
                 "or a path"
             )
 
