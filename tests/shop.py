@@ -34,8 +34,6 @@ text:
   max_tokens: 24
   user_max_tokens: 32
   max_user_items: 3
-  shard_rows: 256
-  chunk_rows: 64
   lora: {r: 4, texts_per_step: 8}
 sampler: {num_neighbors: [5, 5]}
 model: {embedding_dim: 16, num_layers: 2}

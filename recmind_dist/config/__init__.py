@@ -1,4 +1,4 @@
-"""How settings are declared (`Settings`) and read (YAML with line numbers, key=value overrides)."""
+"""Declares settings (`Settings`) and reads them: YAML with line numbers, key=value overrides."""
 
 from recmind_dist.config.load import load_settings, resolve_settings
 from recmind_dist.config.settings import Settings

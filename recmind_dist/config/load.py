@@ -1,8 +1,7 @@
-"""From a file and `key.sub=value` words to a checked settings object."""
+"""A config file and `key.sub=value` overrides become a validated settings object."""
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +18,7 @@ def load_settings(model: type[S], path: Path, overrides: list[str] | None = None
     """Reads `path`, applies overrides in order, validates.
 
     Raises:
-        ConfigError: one line a fault, each with file:line (or the override) and the key's full
-        name.
+        ConfigError: one line for each fault, with file:line, or the override, and the key.
     """
     return resolve_settings(model, load_yaml(path), overrides)
 
@@ -35,29 +33,25 @@ def resolve_settings(
     """As `load_settings`, from a document already read.
 
     Args:
-        model: settings class.
-        document: what the file holds.
-        overrides: `key.sub=value` words.
-        deleted: keys ("a.b") and values ("a.b: value") that `model` once had → what replaces them.
+        overrides: words `key.sub=value`.
+        deleted: keys ("a.b") and values ("a.b: value") that `model` once had → the remedy.
         kinds: names that a group's `kind` chooses its class by; pydantic puts them into paths.
     """
-    from_override: dict[KeyPath, str] = {}
-    document = replace(
-        document, values=deepcopy(document.values)
-    )  # the caller may resolve it again
+    overridden: dict[KeyPath, str] = {}
+    values = deepcopy(document.values)  # the caller may resolve the document again
     for word in overrides or []:
-        _apply(document.values, word, from_override)
+        _apply(values, word, overridden)
     try:
-        return model.model_validate(document.values)
+        return model.model_validate(values)
     except ValidationError as error:
-        lines = [
-            _sentence(dict(fault), document, from_override, deleted or {}, kinds)
+        faults = [
+            _sentence(dict(fault), document, overridden, deleted or {}, kinds)
             for fault in error.errors()
         ]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(faults)) from error
 
 
-def _apply(values: dict[str, Any], word: str, from_override: dict[KeyPath, str]) -> None:
+def _apply(values: dict[str, Any], word: str, overridden: dict[KeyPath, str]) -> None:
     key, equals, text = word.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {word!r}: write key.sub=value")
@@ -69,53 +63,36 @@ def _apply(values: dict[str, Any], word: str, from_override: dict[KeyPath, str])
         raise ConfigError(
             f"override {word!r}: more than one value: give each key a word of its own"
         )
-    value = given["value"]
-    place = values
+    group = values
     for part in path[:-1]:
-        if place.get(part) is None:
-            place[part] = {}
-        place = place[part]
-        if not isinstance(place, dict):
+        if group.get(part) is None:
+            group[part] = {}
+        group = group[part]
+        if not isinstance(group, dict):
             raise ConfigError(f"override {word!r}: {part!r} is a value, not a group of settings")
-    place[path[-1]] = value
-    from_override[tuple(path)] = word
+    group[path[-1]] = given["value"]
+    overridden[tuple(path)] = word
 
 
 def _sentence(
     fault: dict[str, Any],
     document: Document,
-    from_override: dict[KeyPath, str],
+    overridden: dict[KeyPath, str],
     deleted: Mapping[str, str],
     kinds: tuple[str, ...],
 ) -> str:
+    """One line for one of pydantic's faults."""
     path = tuple(
         part
         for k, part in enumerate(fault["loc"])
-        if not (
-            isinstance(part, str) and (part.startswith("function-") or (k == 1 and part in kinds))
-        )
+        if not str(part).startswith("function-") and not (k == 1 and part in kinds)
     )
-    word = next(
-        (
-            from_override[path[:end]]
-            for end in range(len(path), 0, -1)
-            if path[:end] in from_override
-        ),
-        None,
-    )
-    if (
-        word is None and path and fault["type"] != "value_error"
-    ):  # an override made a group of what is none
-        word = next(
-            (below for key, below in from_override.items() if key[: len(path)] == path), None
-        )
+    word = _override_of(fault, path, overridden)
     where = f"override {word!r}" if word else document.where(path)
-    name = (
-        ".".join(part if part.isprintable() else repr(part)[1:-1] for part in map(str, path))
-        or "config"
-    )
-    if was := _deleted(fault, path, deleted):
-        return f"{where}: {was} was removed: {deleted[was]}"
+    names = (part if part.isprintable() else repr(part)[1:-1] for part in map(str, path))
+    name = ".".join(names) or "config"
+    if entry := _deleted_entry(fault, path, deleted):
+        return f"{where}: {entry} was removed: {deleted[entry]}"
     if fault["type"] == "extra_forbidden":
         return f"{where}: {name}: unknown key: see docs/config.md for the keys of this group"
     if fault["type"] == "union_tag_invalid":
@@ -125,16 +102,28 @@ def _sentence(
     if fault["type"] == "missing":
         return f"{where}: {name}: missing: give it a value"
     message = fault["msg"].removeprefix("Value error, ")
-    shown = repr(fault.get("input"))
-    return f"{where}: {name}: {message}" + (
-        "" if fault["type"] == "value_error" else f" (got {shown[:80]})"
-    )
+    if fault["type"] == "value_error":
+        return f"{where}: {name}: {message}"
+    return f"{where}: {name}: {message} (got {repr(fault.get('input'))[:80]})"
 
 
-def _deleted(fault: dict[str, Any], path: KeyPath, deleted: Mapping[str, str]) -> str | None:
-    """The entry of `deleted` that a fault is about, None if it is about none."""
+def _override_of(
+    fault: dict[str, Any], path: KeyPath, overridden: dict[KeyPath, str]
+) -> str | None:
+    """The override that set the faulty key or a group around it."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in overridden:
+            return overridden[path[:end]]
+    if path and fault["type"] != "value_error":  # an override turned a value into a group
+        for key, word in overridden.items():
+            if key[: len(path)] == path:
+                return word
+    return None
+
+
+def _deleted_entry(fault: dict[str, Any], path: KeyPath, deleted: Mapping[str, str]) -> str | None:
+    """The entry of `deleted` for a fault."""
     key = ".".join(part for part in path if isinstance(part, str))
-    entry = {"extra_forbidden": key, "literal_error": f"{key}: {fault.get('input')}"}.get(
-        fault["type"]
-    )
+    entries = {"extra_forbidden": key, "literal_error": f"{key}: {fault.get('input')}"}
+    entry = entries.get(fault["type"])
     return entry if entry in deleted else None

@@ -1,10 +1,10 @@
-"""The base of every settings class: frozen, typed, unknown keys refused."""
+"""Base class of all settings: frozen, typed, unknown keys refused."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A frozen group of settings. Each room declares its own beside the code that reads it."""
+    """A frozen group of settings. Each package declares its own beside the code that reads it."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,6 +1,4 @@
-"""YAML through ruamel.yaml's safe YAML 1.2 reader, which knows that `1e-3` is a number and keeps
-every key's line.
-"""
+"""YAML 1.2 by ruamel.yaml, which reads `1e-3` as a number and keeps the line of each key."""
 
 import io
 import re
@@ -20,21 +18,22 @@ from recmind_dist.errors import ConfigError
 
 MAX_BYTES = 1 << 17
 MAX_DEPTH = 32
-MAX_EVENTS = 20_000  # about as many keys, values and brackets; they take about two seconds
+MAX_EVENTS = 20_000  # about one a key, value or bracket; parsing them takes two seconds
 MAX_DIGITS = 40
 KeyPath = tuple[str | int, ...]
+_REFUSED_TAGS = ("binary", "set", "omap", "pairs", "merge", "value")
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: plain values and the line on which each key path stands."""
+    """A parsed file: plain values, and the line of each key path."""
 
     source: str
     values: dict[str, Any]
     lines: dict[KeyPath, int] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
-        """`file:line` of a key, or of its nearest parent that the file has."""
+        """`file:line` of a key, or of its nearest parent in the file."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.lines:
                 return f"{self.source}:{self.lines[path[:end]]}"
@@ -42,14 +41,10 @@ class Document:
 
 
 def load_yaml(path: Path) -> Document:
-    """Reads a mapping from `path`. Raises ConfigError with file and line for anything that is not
-    plain data.
-    """
+    """Reads a mapping. Raises ConfigError with file and line for anything but plain data."""
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ConfigError(
-                f"{path}: not a plain file: give the path of a YAML file"
-            )  # a pipe or device may never end
+        if path.exists() and not path.is_file() and not path.is_dir():  # pipes may never end
+            raise ConfigError(f"{path}: not a plain file: give the path of a YAML file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -69,28 +64,25 @@ def load_yaml(path: Path) -> Document:
 
 def parse_yaml(text: str, source: str) -> Document:
     """Parses YAML text. Raises ConfigError, as `load_yaml`."""
-    reader = YAML(
-        typ="rt", pure=True
-    )  # the round-trip reader builds plain data only, and refuses duplicate keys
     try:
         _refuse_excess(text, source)
         _refuse_tags(YAML(typ="safe", pure=True).compose(io.StringIO(text)), source)
-        tree = reader.load(text)
+        # the round-trip reader builds plain data only, and refuses duplicate keys
+        tree = YAML(typ="rt", pure=True).load(text)
     except ConfigError:
         raise
-    except DuplicateKeyError as error:
+    except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
+        if not isinstance(error, DuplicateKeyError):
+            raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
         key = re.search(r'duplicate key "(.*?)"', str(error.problem))
         raise ConfigError(
             f"{source}:{line}: key {key.group(1) if key else '?'!r} stands twice: remove one"
         ) from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
     except (LookupError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
-        # faults of the library itself, met by fuzzing: odd places of comments, tags and line ends
+        # defects of the library, found by fuzzing: odd comments, tags and line ends
         raise ConfigError(
             f"{source}: not YAML that can be read ({str(error)[:80]!r}): write it more simply"
         ) from error
@@ -112,9 +104,7 @@ def dump_yaml(values: dict[str, Any]) -> str:
 
 
 def _refuse_excess(text: str, source: str) -> None:
-    """Reads events, which takes no recursion, and stops at the first too deep: composing would
-    exhaust the stack.
-    """
+    """Refuses what is too large or too deep by events, since composing could exhaust the stack."""
     depth = 0
     for count, event in enumerate(YAML(typ="safe", pure=True).parse(io.StringIO(text))):
         line = event.start_mark.line + 1
@@ -136,20 +126,12 @@ def _refuse_excess(text: str, source: str) -> None:
 def _refuse_tags(node: Node | None, source: str) -> None:
     if node is None:
         return
+    line, tag = node.start_mark.line + 1, str(node.tag)
     if node.anchor is not None:
-        raise ConfigError(
-            f"{source}:{node.start_mark.line + 1}: anchors and aliases are not read: write the "
-            "value out"
-        )
-    tag = str(node.tag)
-    if (
-        not tag.startswith("tag:yaml.org,2002:")
-        or "python" in tag
-        or tag.endswith(("binary", "set", "omap", "pairs", "merge", "value"))
-    ):
-        raise ConfigError(
-            f"{source}:{node.start_mark.line + 1}: tag {tag!r} is not read: give plain data"
-        )
+        raise ConfigError(f"{source}:{line}: anchors and aliases are not read: write the value out")
+    name = tag.removeprefix("tag:yaml.org,2002:")
+    if name == tag or "python" in name or name.endswith(_REFUSED_TAGS):
+        raise ConfigError(f"{source}:{line}: tag {tag!r} is not read: give plain data")
     if isinstance(node, MappingNode):
         for key, value in node.value:
             _refuse_tags(key, source)
@@ -160,6 +142,7 @@ def _refuse_tags(node: Node | None, source: str) -> None:
 
 
 def _plain(tree: Any, path: KeyPath, lines: dict[KeyPath, int], source: str) -> Any:
+    """Plain data of ruamel's tree; adds the line of each key to `lines`."""
     if isinstance(tree, CommentedMap):
         out = {}
         for key, value in tree.items():

@@ -59,8 +59,8 @@ def _check_meta(store: TextStore) -> None:
         layout = store.layout(side)
         said = (
             (store.num_rows(side), store.dim),
-            (store.shard_rows, store.dim),
-            (store.meta["chunk_rows"], store.dim),
+            (store.shard_rows(side), store.dim),
+            (store.chunk_rows(side), store.dim),
         )
         if layout != said:
             raise StoreError(

@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics log, progress, tables, and the run directory that holds them."""
+"""What users read of a run: metrics log, progress, tables, results, run directory."""
 
 from recmind_dist.report.metrics_log import MetricsLog, read_metrics
 from recmind_dist.report.progress import Progress

@@ -1,4 +1,4 @@
-"""A person's view of training: progress drawn from metrics.jsonl as the workers write it."""
+"""Draws the progress of training from metrics.jsonl while workers write it."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ from recmind_dist.report.progress import Progress
 
 @contextmanager
 def follow_training(metrics: Path, every_s: float = 0.5) -> Iterator[None]:
-    """While it lasts, a thread reads what is added to `metrics` and shows it."""
+    """Inside the block a thread displays what is appended to `metrics`."""
     stop = threading.Event()
     offset = metrics.stat().st_size if metrics.exists() else 0
     thread = threading.Thread(
@@ -29,51 +29,48 @@ def follow_training(metrics: Path, every_s: float = 0.5) -> Iterator[None]:
 
 
 def _follow(metrics: Path, offset: int, stop: threading.Event, every_s: float) -> None:
-    view = _View()
+    display = _Display()
     rest = b""
     while True:
-        last_look = stop.is_set()
+        is_last = stop.is_set()
         if metrics.exists():
             with metrics.open("rb") as file:
                 file.seek(offset)
                 data = file.read()
             offset += len(data)
             *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                # a line torn by a killed writer: read_metrics says so to whoever reads the file
-                view.show(parse_line(line) or {})
-        if last_look:
-            view.close()
+            for line in lines:  # torn ones are skipped: read_metrics warns of them
+                display.add(parse_line(line) or {})
+        if is_last:
+            display.close()
             return
         stop.wait(every_s)
 
 
-class _View:
-    """One bar a phase; restarts and validations as lines."""
+class _Display:
+    """A progress bar for each phase; restarts and warnings as lines."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
 
-    def show(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: dict[str, Any]) -> None:
+        """Displays one record of metrics.jsonl."""
         kind = entry.get("kind")
         if kind == "start":
             self.close()
             if entry.get("steps_done"):
-                self._say(
+                _print(
                     f"going on at step {entry['steps_done']} ({entry['phase']}), "
                     f"{entry['world_size']} workers"
                 )
         elif kind == "warning":
-            self._say(f"warning: {entry.get('message')}")
+            _print(f"warning: {entry.get('message')}")
         elif kind == "step":
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
-            shown = {
-                name: entry[name]
-                for name in ("recall@20", "ndcg@20")
-                if entry.get(name) is not None
-            }
-            self._bar.update(0, **shown)
+            names = ("recall@20", "ndcg@20")
+            scores = {name: entry[name] for name in names if entry.get(name) is not None}
+            self._bar.update(0, **scores)
 
     def _step(self, entry: dict[str, Any]) -> None:
         if self._bar is None or self._bar.task != entry["phase"]:
@@ -83,11 +80,12 @@ class _View:
         stage = f"epoch {entry['epoch'] + 1}/{entry['epochs']}"
         self._bar.update(max(entry["step"] - self._bar.done, 0), stage=stage, loss=entry["loss"])
 
-    def _say(self, line: str) -> None:
-        print(printable_lines(line), file=sys.stderr, flush=True)
-
     def close(self) -> None:
         """Ends the bar."""
         if self._bar is not None:
-            self._bar.__exit__(None, None, None)
+            self._bar.__exit__()
             self._bar = None
+
+
+def _print(line: str) -> None:
+    print(printable_lines(line), file=sys.stderr, flush=True)

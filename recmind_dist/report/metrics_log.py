@@ -1,4 +1,4 @@
-"""metrics.jsonl: the truth about a run, one JSON object a line, appended and flushed line by line."""
+"""metrics.jsonl: the record of a run, one JSON object a line, written line by line."""
 
 import json
 import logging
@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from recmind_dist.errors import StoreError
@@ -20,13 +19,12 @@ _CRC = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*$')
 
 
 class MetricsLog:
-    """Appends to one file; safe to call from several threads of one process.
+    """Appends to metrics.jsonl. Threads of one process may share it.
 
-    A full disk does not stop the run: lines that cannot be written are counted, and the first of a
-    row is logged.
+    A full disk does not stop the run: lost lines are counted, and the first in a row is logged.
 
     Args:
-        path: metrics.jsonl; clock: unix seconds.
+        clock: returns unix seconds.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -40,19 +38,14 @@ class MetricsLog:
         self._torn = _ends_torn(self.path)
 
     def log(self, kind: str, **fields: Any) -> None:
-        """Writes {"time": unix seconds, "kind": kind, **fields}. NaN and infinities become null,
-        arrays lists.
-        """
-        record = {"time": round(self._clock(), 3), "kind": kind, **fields}
-        line = (
-            _with_crc(json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode())
-            + b"\n"
-        )
+        """Writes {"time": unix seconds, "kind": kind, **fields}, made plain by `plain`."""
+        record = plain({"time": round(self._clock(), 3), "kind": kind, **fields})
+        body = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
         with self._lock:
-            self._write(line)
+            self._write(_with_crc(body) + b"\n")
 
     def close(self) -> None:
-        """Closes the file; logs how many lines a full disk has cost."""
+        """Closes the file; logs the number of lost lines, if any."""
         self._file.close()
         if self.lost_lines:
             log.warning("%s: %d lines were lost to write errors", self.path, self.lost_lines)
@@ -60,18 +53,11 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        data = (
-            b"\n" + line if self._torn else line
-        )  # a line cut short by a kill must not swallow this one
+        data = b"\n" + line if self._torn else line  # ends a line that a kill cut short
         try:
             written = self._file.write(data)
             self._torn = written != len(data)
@@ -87,15 +73,12 @@ class MetricsLog:
 
 
 class WarningsToMetrics(logging.Handler):
-    """Brings a worker's warnings into metrics.jsonl, where whoever follows the run sees them.
-
-    Args:
-        path: metrics.jsonl; rank: of the worker.
-    """
+    """Writes a worker's warnings to metrics.jsonl, so that they reach the user's terminal."""
 
     def __init__(self, path: Path, rank: Rank) -> None:
         super().__init__(logging.WARNING)
-        self._metrics, self._rank = MetricsLog(path), rank
+        self._metrics = MetricsLog(path)
+        self._rank = rank
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one warning, unless it is about the log itself."""
@@ -109,19 +92,22 @@ class WarningsToMetrics(logging.Handler):
 
 
 class Heartbeat:
-    """While it lasts, a thread writes a record of kind "heartbeat" every so often: a run that hangs
-    shows by its silence
-    of steps, one that is dead by its silence altogether.
+    """Inside the block a thread writes a record of kind "heartbeat" at intervals.
+
+    A run with heartbeats but no steps hangs; one without heartbeats is dead.
 
     Args:
-        metrics: of rank 0, None elsewhere, where nothing is done; every_s: seconds; state: called
-        for the record's fields.
+        metrics: None on ranks other than 0, which write none.
+        every_s: interval.
+        state: returns the record's fields.
     """
 
     def __init__(
         self, metrics: MetricsLog | None, every_s: float, state: Callable[[], dict[str, Any]]
     ) -> None:
-        self._metrics, self._every_s, self._state = metrics, every_s, state
+        self._metrics = metrics
+        self._every_s = every_s
+        self._state = state
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
 
@@ -130,12 +116,7 @@ class Heartbeat:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._metrics is not None:
             self._thread.join()
@@ -147,8 +128,7 @@ class Heartbeat:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """Records in order, of one kind or all. A line cut short by a kill is skipped with a warning
-    that names it.
+    """Records of one kind, or all, in order. Skips damaged lines with a warning that names them.
 
     Raises:
         StoreError: the file cannot be read.
@@ -164,20 +144,14 @@ def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]
             continue
         record = parse_line(line)
         if record is None:
-            log.warning(
-                "%s:%d: not a line as written (%d bytes), cut short or damaged: skipped",
-                path,
-                number,
-                len(line),
-            )
+            fault = f"not a line as written ({len(line)} bytes), cut short or damaged"
+            log.warning("%s:%d: %s: skipped", path, number, fault)
         elif kind is None or record.get("kind") == kind:
             yield record
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A record of metrics.jsonl without its "crc32"; None if it is damaged. Lines of older programs
-    have no crc32.
-    """
+    """A record of metrics.jsonl without its "crc32"; None if damaged. Old lines have no crc32."""
     found = _CRC.search(line)
     if found is not None and found.group(1) != _crc(line[: found.start()] + b"}"):
         return None
@@ -201,16 +175,12 @@ def _crc(body: bytes) -> bytes:
 
 
 def _with_crc(body: bytes) -> bytes:
-    """A JSON object with the CRC-32 of its own bytes as last key: a flipped bit must not pass for a
-    figure.
-    """
+    """Adds the CRC-32 of a JSON object's bytes as its last key, so that flipped bits are found."""
     return body[:-1] + b', "crc32": "' + _crc(body) + b'"}'
 
 
 def plain(value: Any) -> Any:
-    """Plain JSON data: scalars and arrays of numpy or torch become numbers and lists, what is not
-    finite null.
-    """
+    """JSON data: numpy and torch values become numbers and lists, NaN and infinities None."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,4 @@
-"""Text of strangers on a terminal: titles and ids must not move the cursor, ring, or turn the line
-round.
-"""
+"""Makes foreign text safe to print: titles and ids must not move the cursor or reverse the line."""
 
 import re
 
@@ -12,12 +10,12 @@ _UNSAFE = re.compile(
 
 
 def printable(text: object) -> str:
-    """One line of text, with what is no visible character written as an escape: `\\x1b`, `\\u202e`."""
+    """One line of text; invisible characters become escapes: `\\x1b`, `\\u202e`."""
     return _UNSAFE.sub(_escape, str(text))
 
 
 def printable_lines(text: object) -> str:
-    """As `printable`, for messages of our own that may have several lines."""
+    """As `printable`, but keeps line breaks: for our own messages."""
     return "\n".join(printable(line) for line in str(text).split("\n"))
 
 

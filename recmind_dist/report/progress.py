@@ -1,11 +1,8 @@
-"""Progress that a person can read: a live bar on a terminal, plain lines at most every few seconds
-elsewhere.
-"""
+"""Progress for people: a live bar on a terminal, plain lines every few seconds elsewhere."""
 
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -17,11 +14,14 @@ class Progress:
     """Counts units of work: `train  epoch 3/20  step 120/980  41.2 steps/s  ETA 21 s  loss 0.412`.
 
     Args:
-        task: what is done ("train"); total: units in all, None if unknown; unit: their name
-        ("step");
-        stage: shown after the task ("epoch 3/20"); done: units done before (a resumed run), not
-        counted in the rate;
-        every_s: least seconds between plain lines; stream: where to; clock: monotonic seconds.
+        task: its name ("train").
+        total: all units; None if unknown.
+        unit: name of a unit.
+        stage: follows the task ("epoch 3/20").
+        done: units done before, by a run that is resumed; do not count in the rate.
+        every_s: minimal seconds between plain lines.
+        stream: default: stderr.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -35,9 +35,13 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.task, self.total, self.unit, self.stage = task, total, unit, stage
+        self.task = task
+        self.total = total
+        self.unit = unit
+        self.stage = stage
         self.done = self._before = done
-        self._every_s, self._clock = every_s, clock
+        self._every_s = every_s
+        self._clock = clock
         self._stream = stream or sys.stderr
         self._fields: dict[str, Any] = {}
         self._began = self._last_line = clock()
@@ -54,21 +58,14 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         else:
             self._print(self._clock())
 
     def update(self, advance: int = 1, stage: str | None = None, **fields: Any) -> None:
-        """Counts `advance` more units; `fields` (loss=0.41) are shown at the end of the line until
-        replaced.
-        """
+        """Counts `advance` more units. `fields` (loss=0.41) end the line until replaced."""
         self.done += advance
         self.stage = self.stage if stage is None else stage
         self._fields.update(fields)
@@ -110,8 +107,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 90
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
+    if minutes < 90:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

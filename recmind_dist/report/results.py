@@ -1,6 +1,4 @@
-"""The shape of results.json, checked before it is written: what other programs and people's papers
-rely on.
-"""
+"""The schema of results.json, which other programs and papers rely on."""
 
 import re
 
@@ -10,9 +8,7 @@ _METRIC = r"^(recall|ndcg|hitrate|mrr)@[1-9]\d*$"
 
 
 class StratumResult(BaseModel):
-    """Metrics over the held-out items of one stratum; null where no user has any. Keys like
-    "recall@20".
-    """
+    """Metrics ("recall@20") over the held-out items of one stratum; null if no user has any."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float | None]
@@ -21,9 +17,7 @@ class StratumResult(BaseModel):
 
 
 class GateRow(BaseModel):
-    """Gate statistics of one layer and side, either in one degree bin or as the rank correlation
-    with degree.
-    """
+    """Gate statistics of one layer and side: of a degree bin, or correlation with degree."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,7 +35,7 @@ class GateRow(BaseModel):
 
 
 class Results(BaseModel):
-    """results.json. Further keys are allowed beside these; these keep their meaning."""
+    """results.json. Further keys are allowed; these keep their meaning."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 

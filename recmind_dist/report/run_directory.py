@@ -1,4 +1,4 @@
-"""Where a run keeps what: one place for the names that every stage and every reader uses."""
+"""Names and files of a run directory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,43 +21,26 @@ from recmind_dist.storage import (
 
 
 class RunDirectory:
-    """A run's directory: config.yaml as resolved, metrics.jsonl, results.json, checkpoints/, logs/."""
+    """Paths of a run's files.
+
+    Attributes:
+        config: config.yaml, as resolved.
+        per_user: per_user.parquet: the metrics of results.json by user.
+        checkpoints: for `Checkpointer` and `find_checkpoint`.
+        logs: one file for each process.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-
-    @property
-    def config(self) -> Path:
-        """config.yaml, as resolved."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """metrics.jsonl."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def results(self) -> Path:
-        """results.json."""
-        return self.path / "results.json"
-
-    @property
-    def per_user(self) -> Path:
-        """per_user.parquet: the metrics of results.json for each user apart."""
-        return self.path / "per_user.parquet"
-
-    @property
-    def checkpoints(self) -> Path:
-        """checkpoints/, for `Checkpointer` and `find_checkpoint`."""
-        return self.path / "checkpoints"
-
-    @property
-    def logs(self) -> Path:
-        """logs/, one file a process."""
-        return self.path / "logs"
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.per_user = self.path / "per_user.parquet"
+        self.checkpoints = self.path / "checkpoints"
+        self.logs = self.path / "logs"
 
     def create(self) -> None:
-        """Makes the directory and its folders where they are not."""
+        """Creates the directory and its folders. Raises StoreError."""
         for folder in (self.path, self.checkpoints, self.logs):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -68,20 +51,17 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the directory for this process. Raises LockedError if another run has it."""
+        """Creates and locks the directory. Raises LockedError if another run has it."""
         self.create()
         with directory_lock(self.path):
             yield
 
     def write_config(self, values: dict[str, Any]) -> None:
-        """Writes config.yaml, whole or not at all. Args: values: plain data, as
-        `settings.model_dump(mode="json")`.
-        """
+        """Writes config.yaml atomically from `settings.model_dump(mode="json")`."""
         write_sealed(self.config, dump_yaml(values).encode())
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Writes results.json, whole or not at all. Numbers of numpy and torch are taken; NaN
-        becomes null.
+        """Writes results.json atomically, made plain by `plain`.
 
         Raises:
             StoreError: the results lack a key, or have a value out of range.
@@ -91,7 +71,7 @@ class RunDirectory:
         write_sealed_json(self.results, values)
 
     def read_results(self) -> dict[str, Any]:
-        """results.json, checked. Raises StoreError if it is not there, or not of its shape."""
+        """Reads results.json. Raises StoreError if it is absent, damaged or of another schema."""
         values = read_json(self.results)
         check_seal(self.results, "evaluate the run again")
         _check(values, self.results)

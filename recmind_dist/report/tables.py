@@ -1,4 +1,4 @@
-"""Results side by side: models as rows, metrics as columns, the best of each column marked."""
+"""Tables of results: models as rows, metrics as columns, the best of each column marked."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,31 +21,29 @@ def comparison_table(
 ) -> Table:
     """One row a model, one column a metric: over all users, then over each stratum in `strata`.
 
+    The best value of a column is bold and has a star; missing values are –.
+
     Args:
-        results: model name → content of its results.json. The best value of a column is bold and
-        has a star; missing
-            values show as –.
+        results: model name → content of its results.json.
     """
-    columns: dict[str, dict[str, float | None]] = {
-        _label(metric): {name: result["metrics"].get(metric) for name, result in results.items()}
-        for metric in metrics
-    }
+    columns: dict[str, dict[str, float | None]] = {}
+    for metric in metrics:
+        columns[_label(metric)] = {
+            name: result["metrics"].get(metric) for name, result in results.items()
+        }
     for stratum in strata:
         for metric in metrics:
-            values = {
+            columns[f"{stratum} {_label(metric)}"] = {
                 name: result["strata"].get(stratum, {}).get(metric)
                 for name, result in results.items()
             }
-            columns[f"{stratum} {_label(metric)}"] = values
     return _table("model", list(results), columns, title)
 
 
 def strata_table(
     results: Mapping[str, Mapping[str, Any]], metric: str = "recall@20", title: str = ""
 ) -> Table:
-    """One row a model, one column a stratum with its number of users, by training degree of the
-    held-out item.
-    """
+    """One row a model, one column a stratum: by training degree of the held-out item."""
     strata = {name: row for result in results.values() for name, row in result["strata"].items()}
     columns = {
         f"{name}\n({row['users']} users)": {
@@ -57,38 +55,29 @@ def strata_table(
 
 
 def print_table(table: Table, stream: TextIO | None = None) -> None:
-    """Prints with bold on a terminal, and as plain text, unclipped, elsewhere."""
+    """Prints with bold on a terminal, as unclipped plain text elsewhere."""
     stream = stream or sys.stdout
-    Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False).print(
-        table
-    )
+    width = None if stream.isatty() else _PLAIN_WIDTH
+    Console(file=stream, width=width, highlight=False).print(table)
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown, ending in a newline: numbers to four places and to the right, None as –,
-    pipes escaped.
-    """
-    texts = [[_markdown_cell(value) for value in row] for row in rows]
-    numeric = [
-        all(isinstance(row[i], (int, float, type(None))) for row in rows)
+    """A Markdown table that ends in a newline: four decimals, numbers right, None as –."""
+    rulers = [
+        "---:" if all(isinstance(row[i], (int, float, type(None))) for row in rows) else "---"
         for i in range(len(headers))
     ]
-    lines = [
-        list(map(_markdown_cell, headers)),
-        ["---:" if right else "---" for right in numeric],
-        *texts,
-    ]
+    lines = [list(map(_markdown_cell, cells)) for cells in (headers, *rows)]
+    lines.insert(1, rulers)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _markdown_cell(value: Any) -> str:
     if value is None:
         return "–"
-    return (
-        f"{value:.4f}"
-        if isinstance(value, float)
-        else str(value).replace("|", "\\|").replace("\n", " ")
-    )
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _table(
@@ -101,10 +90,8 @@ def _table(
         table.add_column(label, justify="right", no_wrap=True)
         best[label] = max((value for value in values.values() if value is not None), default=None)
     for model in models:
-        table.add_row(
-            escape(model),
-            *(_cell(values.get(model), best[label]) for label, values in columns.items()),
-        )
+        cells = (_cell(values.get(model), best[label]) for label, values in columns.items())
+        table.add_row(escape(model), *cells)
     return table
 
 
@@ -117,8 +104,8 @@ def _cell(value: float | None, best: float | None) -> str:
 
 def _label(metric: str) -> str:
     name, _, k = metric.partition("@")
-    shown = {"recall": "Recall", "ndcg": "NDCG", "hitrate": "HitRate", "mrr": "MRR"}.get(name, name)
-    return f"{shown}@{k}" if k else shown
+    label = {"recall": "Recall", "ndcg": "NDCG", "hitrate": "HitRate", "mrr": "MRR"}.get(name, name)
+    return f"{label}@{k}" if k else label
 
 
 def _stratum_order(name: str) -> tuple[int, int]:

@@ -17,18 +17,6 @@ DELETED_KEYS: dict[str, str] = {
     "checkpoint.background": "leave it out: saves are always written while training goes on",
     "checkpoint.max_failures": "leave it out: three failed saves in a row end a run",
     "checkpoint.wait_s": "leave it out: a save waits ten minutes for late ranks",
-    "sampler.batches_per_propagation": (
-        "multiply train.batch_size by it, which is the same update; where gates learn, set "
-        "model.gate.batch_size to a quarter of the old train.batch_size"
-    ),
-    "sampler.propagation: auto": "write full below about two million interactions, else sampled (docs/distribution.md)",
-    "scaling.heartbeat_s": "leave it out: rank 0 writes a heartbeat every ten seconds",
-    "scaling.start_attempts": "leave it out: a start makes ten waits of scaling.start_timeout_s",
-    "table.beta1": "leave it out: it is always 0.9, as torch has it",
-    "table.beta2": "leave it out: it is always 0.999, as torch has it",
-    "table.eps": "leave it out: it is always 1e-8, as torch has it",
-    "table.hot_every_steps": "leave it out with table.hot_rows: copies of rows saved no bytes",
-    "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
     "compare: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
     "loss.contrast.kind: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
     "loss.tail_exponent": "set model.gate.tail_exponent, for the gates' held-out pairs",
@@ -43,6 +31,23 @@ DELETED_KEYS: dict[str, str] = {
     "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
     "model.readout: gate": "write mix for views weighed node by node, alpha for one weight",
     "model.text_whitening: center": "write whiten, which ranks 5 % better",
+    "sampler.batches_per_propagation": (
+        "multiply train.batch_size by it, which is the same update; where gates learn, set "
+        "model.gate.batch_size to a quarter of the old train.batch_size"
+    ),
+    "sampler.propagation: auto": "write full below about two million interactions, else sampled (docs/distribution.md)",
+    "scaling.heartbeat_s": "leave it out: rank 0 writes a heartbeat every ten seconds",
+    "scaling.start_attempts": "leave it out: a start makes ten waits of scaling.start_timeout_s",
+    "table.beta1": "leave it out: it is always 0.9, as torch has it",
+    "table.beta2": "leave it out: it is always 0.999, as torch has it",
+    "table.eps": "leave it out: it is always 1e-8, as torch has it",
+    "table.hot_every_steps": "leave it out with table.hot_rows: copies of rows saved no bytes",
+    "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
+    "text.chunk_rows": "leave it out: a chunk is its shard, of at most 8,192 rows",
+    "text.lora.alpha": "leave it out: it is always twice text.lora.r",
+    "text.max_retries": "leave it out: a shard whose worker died is tried three times more",
+    "text.shard_rows": "leave it out: it follows from the number of items, or users",
+    "text.start_timeout_s": "leave it out: an extraction without any worker ends after ten minutes",
     "variant: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
     "zero.gradient_clipping": "leave it out: always off; lower zero.learning_rate instead",
     "zero.weight_decay": "leave it out: always off; loss.regularization is for the table",

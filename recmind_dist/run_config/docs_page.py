@@ -41,7 +41,7 @@ def _group(model: type[Settings], prefix: str) -> list[str]:
             )
         else:
             rows.append(_row(f"{prefix}{name}", _type_name(info.annotation), _default(info), info))
-    about = (model.__doc__ or "").strip().splitlines()[0]
+    about = " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
     return [
         f"\n## {title}\n\n{about}\n\n| key | type | default | |\n|---|---|---|---|\n",
         *rows,

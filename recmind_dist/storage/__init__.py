@@ -1,6 +1,4 @@
-"""Directories that appear whole or not at all, manifests that say what is in them, locks. Knows no
-content.
-"""
+"""Atomic files and directories, manifests, seals, locks, remote copies. Knows no content."""
 
 from recmind_dist.storage.atomic import atomic_directory, fsync_directory, write_bytes, write_json
 from recmind_dist.storage.keys import content_key, sha256_file

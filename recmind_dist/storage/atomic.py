@@ -1,6 +1,4 @@
-"""Writes that are whole or absent, whatever stops the process: temporary name, fsync, rename, fsync
-of the parent.
-"""
+"""Atomic, durable writes: temporary name, fsync, rename, fsync of the parent."""
 
 import json
 import os
@@ -15,7 +13,7 @@ PARTIAL = ".partial-"
 
 
 def fsync_directory(path: Path) -> None:
-    """Makes the names in a directory durable."""
+    """Makes the directory's entries durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -24,7 +22,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`, durably; a reader sees the old content or the new."""
+    """Replaces `path` by `data` durably; a reader sees the old content or the new."""
     temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         with temporary.open("xb") as file:
@@ -49,10 +47,9 @@ def json_bytes(value: Any) -> bytes:
 
 @contextmanager
 def atomic_directory(final: Path) -> Iterator[Path]:
-    """Yields an empty directory beside `final` that takes its name when the block ends well and
-    vanishes when not.
+    """Yields an empty directory that replaces `final` if the block succeeds, else is removed.
 
-    An existing `final` is replaced. Files written inside are fsynced here, so the writer need not.
+    Fsyncs the files, so that the writer need not.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f"{PARTIAL}{uuid.uuid4().hex[:8]}-{final.name}"

@@ -1,6 +1,4 @@
-"""Names made of content: the same inputs give the same key, so work that is done is found and
-skipped.
-"""
+"""Keys made of content: equal inputs give equal keys, so finished work is found and skipped."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Locks on directories: an flock that the kernel drops when the process dies, however it dies."""
+"""Locks on directories, by flock: the kernel drops it when the process dies."""
 
 import fcntl
 import logging
@@ -18,21 +18,20 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """Holds `directory` for this process. Raises LockedError, naming the holder, if another process
-    has it.
-    """
-    handle = _open(directory / NAME)
+    """Locks `directory`. Raises LockedError, naming the holder, if another process has it."""
+    path = directory / NAME
+    handle = _open(path)
     try:
         while True:
-            if not _taken(handle):
+            if not _try_lock(handle):
                 raise LockedError(
                     f"{directory}: in use by {_holder(handle)}: wait for it, or choose another "
                     "directory"
                 )
-            if _is_at(handle, directory / NAME):
+            if _is_at(handle, path):
                 break
             os.close(handle)  # its last holder removed the directory
-            handle = _open(directory / NAME)
+            handle = _open(path)
         _sign(handle)
         yield
     finally:
@@ -41,20 +40,18 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def moment_lock(directory: Path) -> Iterator[None]:
-    """Waits for its turn in `directory`, for the few operations inside. Raises OSError where there
-    is no such directory.
-    """
+    """Locks `directory` for a few operations; waits for it. Raises OSError if it is absent."""
     handle = os.open(directory / NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
+        fcntl.flock(handle, fcntl.LOCK_UN)  # a forked process may hold the file open too
         os.close(handle)
 
 
 def empty_directory(directory: Path) -> None:
-    """Removes all that a directory holds but its lock. Only for the holder of the lock."""
+    """Removes everything but the lock. Only the holder of the lock may call."""
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -64,17 +61,16 @@ def empty_directory(directory: Path) -> None:
 
 @contextmanager
 def building(final: Path) -> Iterator[None]:
-    """Holds the right to build `final`, by a lock file beside it; waits while another process
-    builds it.
+    """Lets one process at a time build `final`, by a lock file beside it; the others wait.
 
-    Whoever has waited must look again whether `final` is there.
+    Inside, look again whether `final` exists: another process may have built it.
 
     Raises:
-        StoreError: the lock file cannot be made.
+        StoreError: the lock file cannot be created.
     """
     path = final.with_name(f".{final.name}{NAME}")
     try:
-        handle = _first_in_line(path)
+        handle = _wait_for_lock(path)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}): free space or choose another cache"
@@ -87,18 +83,15 @@ def building(final: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _first_in_line(path: Path) -> int:
-    """A handle on a lock file that nobody else holds. Its last holder removed it: then a new one is
-    made.
-    """
+def _wait_for_lock(path: Path) -> int:
     while True:
         handle = _open(path)
-        if not _taken(handle):
+        if not _try_lock(handle):
             logger.warning("%s: waiting for %s, which is at work on it", path, _holder(handle))
-            fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the holder, however it ends
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if _is_at(handle, path):
             return handle
-        os.close(handle)
+        os.close(handle)  # its last holder removed the file
 
 
 def _open(path: Path) -> int:
@@ -107,14 +100,14 @@ def _open(path: Path) -> int:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether the file is still the one of that name."""
+    """Whether the open file still has this name."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _taken(handle: int) -> bool:
+def _try_lock(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -127,6 +120,6 @@ def _holder(handle: int) -> str:
 
 
 def _sign(handle: int) -> None:
-    with suppress(OSError):  # a full disk: the lock holds without its holder's name
+    with suppress(OSError):  # on a full disk the lock still holds, without a name
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

@@ -1,6 +1,4 @@
-"""manifest.json: what a directory holds, with size and sha256 of every file, so that damage is
-found by name.
-"""
+"""manifest.json: size and sha256 of every file of a directory, so that damage is found by name."""
 
 import json
 import stat
@@ -13,11 +11,11 @@ from recmind_dist.storage.keys import content_key, sha256_file
 from recmind_dist.storage.lock import NAME as LOCK_NAME
 
 NAME = "manifest.json"
-SELF = "manifest_sha256"  # content key of all the rest
-MAX_BYTES = 16 << 20  # JSON takes up to thirty times as much memory
+SELF = "manifest_sha256"  # content key of all else in the manifest
+MAX_BYTES = 16 << 20  # parsed JSON takes up to thirty times as much memory
 MAX_DEPTH = 64
 MAX_DIGITS = 100
-MAX_NAME = 255  # bytes that a file system takes for one name
+MAX_NAME = 255  # bytes; longer names exist on no file system
 
 
 def read_json(path: Path, error: type[RecmindError] = StoreError) -> Any:
@@ -25,9 +23,7 @@ def read_json(path: Path, error: type[RecmindError] = StoreError) -> Any:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise error(
-                f"{path}: not a plain file: refused"
-            )  # a pipe would be waited for, a device never ends
+            raise error(f"{path}: not a plain file: refused")  # pipes and devices may never end
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
@@ -50,9 +46,7 @@ def _whole_number(digits: str) -> int:
 
 
 def _refuse_unwritable(value: Any) -> None:
-    """Raises ValueError for what reads well but can later be neither walked through nor written or
-    printed.
-    """
+    """Raises ValueError for JSON that is too deep to walk through, or cannot be written again."""
     pending = [(value, 0)]
     while pending:
         part, depth = pending.pop()
@@ -69,11 +63,12 @@ def _refuse_unwritable(value: Any) -> None:
 def write_manifest(
     directory: Path, kind: str, schema: int, content: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the manifest over all files now in `directory`, last. Returns it.
+    """Writes and returns the manifest of all files now in `directory`. Call it last.
 
     Args:
-        kind: what the directory is ("graph", "text", …); schema: version of its layout; content:
-        anything else to keep.
+        kind: of directory ("graph", "adapter", …).
+        schema: version of its layout.
+        content: further keys to keep.
     """
     files = {
         str(file.relative_to(directory)): {
@@ -91,9 +86,7 @@ def write_manifest(
 def read_manifest(
     directory: Path, kind: str, schema: int, error: type[RecmindError] = StoreError
 ) -> dict[str, Any]:
-    """The manifest of `directory`. Raises `error` if it is absent, damaged, of another kind or
-    schema version.
-    """
+    """Reads a manifest. Raises `error` if it is absent, damaged, or of another kind or schema."""
     path = directory / NAME
     if path.is_symlink():
         raise error(f"{path}: a symbolic link: refused, copy the directory itself")
@@ -109,7 +102,7 @@ def read_manifest(
         )
     if not isinstance(manifest.get("files"), dict):
         raise error(f"{path}: lists no files: the manifest is damaged")
-    found = manifest.pop(SELF, None)  # older ones have none
+    found = manifest.pop(SELF, None)  # absent in old manifests
     if found is not None and found != content_key(manifest):
         raise error(f"{path}: differs from its own hash: the manifest is damaged")
     return manifest
@@ -140,5 +133,5 @@ def verify_manifest(
                 )
             if sha256_file(file) != expected.get("sha256"):
                 raise error(f"{file}: sha256 differs from the manifest: the file is damaged")
-        except OSError as cause:  # a bad sector, a file server that is gone
+        except OSError as cause:  # a bad sector, or a lost file server
             raise error(f"{file}: cannot be read ({cause.strerror}): check the disk") from cause

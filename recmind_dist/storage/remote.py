@@ -1,16 +1,14 @@
-"""A directory on storage that machines share: a path, s3://… or gs://…, through pyarrow's file
-systems.
+"""A directory on shared storage: a path, s3://… or gs://…, through pyarrow's file systems.
 
-On object stores an object appears when its upload ends; on a plain file system files are renamed
-into place. So a reader sees
-a file whole or not at all, but several files in no order: who needs one uploads in that order, last
-what makes the rest count.
+A reader sees a file whole or not at all: an object appears when its upload ends, and on plain file
+systems files are renamed into place. Several files have no common order: upload last the one that
+makes the others count.
 """
 
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,20 +22,19 @@ _OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
 class Remote:
-    """Files below a URI, by names with / in them.
+    """Files below a URI. Names are relative paths with `/`.
 
     Args:
-        uri: s3://bucket/prefix, gs://bucket/prefix, file:///path or an absolute path. Where
-        credentials come from is the
-            business of the environment (AWS_…, GOOGLE_APPLICATION_CREDENTIALS, the machine's role).
+        uri: s3://bucket/prefix, gs://bucket/prefix, file:///path or an absolute path. Credentials
+            come from the environment: AWS_…, GOOGLE_APPLICATION_CREDENTIALS, the machine's role.
+
     Raises:
-        ConfigError: no such kind of storage, no place on it, or a password in the URI.
+        ConfigError: unknown kind of storage, no path on it, or a password in the URI.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        place = uri.partition("://")[2].partition("?")[0]
-        if "@" in place:
+        if "@" in uri.partition("://")[2].partition("?")[0]:
             raise ConfigError(
                 "storage_uri: holds a password or key: take it out and give it by the environment"
             )
@@ -51,19 +48,17 @@ class Remote:
         self._objects = self._fs.type_name in _OBJECT_STORES
         if not self._root:
             raise ConfigError(
-                f"storage_uri {uri}: names no place: give s3://bucket/prefix, gs://bucket/prefix "
+                f"storage_uri {uri}: names no folder: give s3://bucket/prefix, gs://bucket/prefix "
                 "or a path"
             )
 
     def write(self, name: str, data: bytes) -> None:
-        """Makes or replaces a file."""
+        """Creates or replaces a file."""
         with self._whole(name) as out:
             out.write(data)
 
     def upload(self, path: Path, name: str, num_bytes: int | None = None) -> None:
-        """Copies a local file, or its first `num_bytes`. Raises OSError if it is shorter, or the
-        storage fails.
-        """
+        """Copies a local file, or its first `num_bytes`. Raises OSError if it is shorter."""
         left = path.stat().st_size if num_bytes is None else num_bytes
         with path.open("rb") as file, self._whole(name) as out:
             while left:
@@ -74,9 +69,7 @@ class Remote:
                 left -= len(data)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A small file's content. Raises FileNotFoundError; StoreError if it is larger than
-        `max_bytes`.
-        """
+        """Content of a small file. Raises FileNotFoundError; StoreError above `max_bytes`."""
         with self._fs.open_input_stream(self._at(name)) as file:
             data: bytes = file.read(max_bytes + 1)
         if len(data) > max_bytes:
@@ -86,7 +79,7 @@ class Remote:
         return data
 
     def download(self, name: str, path: Path) -> None:
-        """Copies a file to a local path, whole or not at all, durably."""
+        """Copies a file to a local path, atomically and durably."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name}")
         try:
@@ -101,27 +94,21 @@ class Remote:
         fsync_directory(path.parent)
 
     def names(self, under: str) -> set[str]:
-        """Names of all files below a folder, relative to it; none if it is not there. Files in the
-        making are not seen.
-        """
+        """Names of all files below a folder, relative to it. Leaves out unfinished uploads."""
         base = self._at(under)
         found = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
         names = (info.path[len(base) + 1 :] for info in found if info.is_file)
         return {name for name in names if not name.rpartition("/")[2].startswith(PARTIAL)}
 
     def delete(self, name: str) -> None:
-        """Deletes a file; nothing if it is not there."""
-        try:
+        """Deletes a file, if it exists."""
+        with suppress(FileNotFoundError):
             self._fs.delete_file(self._at(name))
-        except FileNotFoundError:
-            return
 
     def delete_folder(self, name: str) -> None:
-        """Deletes all below a folder; nothing if it is not there."""
-        try:
+        """Deletes a folder, if it exists."""
+        with suppress(FileNotFoundError):
             self._fs.delete_dir(self._at(name))
-        except FileNotFoundError:
-            return
 
     @contextmanager
     def _whole(self, name: str) -> Iterator[pa.NativeFile]:
@@ -137,7 +124,8 @@ class Remote:
             with self._fs.open_output_stream(temporary) as out:
                 yield out
             if self._fs.type_name == "local":
-                _sync(temporary)
+                with Path(temporary).open("rb") as file:
+                    os.fsync(file.fileno())
             self._fs.move(temporary, target)
         except BaseException:
             if self._fs.get_file_info(temporary).is_file:
@@ -145,11 +133,7 @@ class Remote:
             raise
 
     def _at(self, name: str) -> str:
+        """Full path of a name."""
         assert name
         assert ".." not in name.split("/")
         return f"{self._root}/{name}"
-
-
-def _sync(path: str) -> None:
-    with Path(path).open("rb") as file:
-        os.fsync(file.fileno())

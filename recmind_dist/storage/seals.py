@@ -1,9 +1,7 @@
-"""SHA256SUMS: hashes of the files that stand by themselves in a directory, so that none of them is
-read damaged.
+"""SHA256SUMS: hashes of single files of a directory, so that none of them is read damaged.
 
-The format is `sha256sum`'s, which checks it too. While a file is replaced it has two lines, the old
-hash and the new:
-whenever the process is killed, what lies there has a line that fits.
+`sha256sum -c` checks it too. While a file is replaced it has two lines, with the old hash and the
+new: whenever the process is killed, one of them fits.
 """
 
 import fcntl
@@ -22,11 +20,11 @@ NAME = "SHA256SUMS"
 DOCTOR = "`recmind doctor RUN --repair` mends what can be mended"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([0-9A-Za-z_.-]+)")
 Sums = dict[str, list[str]]
-"""File name → hashes, any of which may be that of the file."""
+"""File name → hashes, one of which is the file's."""
 
 
 def write_sealed(path: Path, data: bytes) -> None:
-    """`write_bytes`, and the hash in SHA256SUMS beside it; a kill in between harms nothing."""
+    """`write_bytes`, with the hash in SHA256SUMS. A kill at any moment harms nothing."""
     digest = hashlib.sha256(data).hexdigest()
     with _locked(path.parent):
         sums, _ = read_seals(path.parent)
@@ -41,23 +39,17 @@ def write_sealed_json(path: Path, value: object) -> None:
 
 
 def drop_lost_lines(directory: Path) -> None:
-    """Leaves only well-formed lines of files that are there. To be called once every file is known
-    to be sound.
-    """
+    """Drops damaged lines and lines of absent files. Call it when all files are known as sound."""
     with _locked(directory):
         sums, _ = read_seals(directory)
-        _write(
-            directory,
-            {name: hashes for name, hashes in sums.items() if (directory / name).is_file()},
-        )
+        _write(directory, {name: sums[name] for name in sums if (directory / name).is_file()})
 
 
 def read_seals(directory: Path) -> tuple[Sums, list[int]]:
-    """The hashes by file name, and the numbers of lines that are damaged. Both are empty where
-    nothing is sealed.
+    """Hashes by file name, and numbers of damaged lines; both empty without SHA256SUMS.
 
     Raises:
-        StoreError: SHA256SUMS is there and cannot be read.
+        StoreError: SHA256SUMS cannot be read.
     """
     try:
         data = (directory / NAME).read_bytes()
@@ -77,13 +69,13 @@ def read_seals(directory: Path) -> tuple[Sums, list[int]]:
 
 
 def check_seal(path: Path, remedy: str, error: type[RecmindError] = StoreError) -> None:
-    """Hashes a file that was written sealed. A file without a line is taken as it is only if
-    SHA256SUMS is sound.
+    """Verifies a sealed file. A file without a line passes only if SHA256SUMS is sound.
 
     Args:
-        remedy: what a person can do, the end of the sentence.
+        remedy: what the user can do; ends the error's sentence.
+
     Raises:
-        error: the file is not what was written, or SHA256SUMS is damaged, so that nobody knows.
+        error: the file differs from what was written, or SHA256SUMS is damaged.
     """
     sums, damaged = read_seals(path.parent)
     if path.name in sums:
@@ -96,17 +88,16 @@ def check_seal(path: Path, remedy: str, error: type[RecmindError] = StoreError) 
                 f"{path}: sha256 differs from {NAME}: the file is damaged or was edited: {remedy}"
             )
         return
-    # a flipped bit in a name makes a line of a file that is not there, and leaves one file without
-    # a line
-    lost = next((name for name in sums if not (path.parent / name).exists()), None)
-    if damaged or lost is not None:
-        what = f"line {damaged[0]} is damaged" if damaged else f"names {lost}, which is not there"
-        raise error(f"{path.parent / NAME}: {what}, so {path.name} cannot be verified: {remedy}")
+    # a flipped bit in a name makes a line for an absent file, and leaves its own file without one
+    absent = next((name for name in sums if not (path.parent / name).exists()), None)
+    if damaged or absent is not None:
+        fault = f"line {damaged[0]} is damaged" if damaged else f"names {absent}, which is absent"
+        raise error(f"{path.parent / NAME}: {fault}, so {path.name} cannot be verified: {remedy}")
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """One process at a time changes SHA256SUMS: the kernel drops the lock when the process dies."""
+    """Lets one process at a time change SHA256SUMS."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

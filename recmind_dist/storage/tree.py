@@ -1,11 +1,11 @@
-"""A directory's files on shared storage by content, under one index that is replaced in one go: all
-of them, or those before.
+"""A directory's files on shared storage, stored by hash under one index that is replaced at once.
 
-<under>/files/<sha256>   a file's bytes <under>/files.json       name → bytes, sha256 and the time
-of its last change here, by which unchanged files are told
+<under>/files/<sha256>   bytes of a file
+<under>/files.json       name → size, sha256, and mtime here, which tells unchanged files
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,51 +20,44 @@ FILES, INDEX = "files", "files.json"
 
 
 class Tree:
-    """Some files of `root`, here, and their copy below `under`, there ("": the top)."""
+    """Files of the local `root`, and their copies below `under` ("": the top) on the storage."""
 
     def __init__(self, remote: Remote, under: str, root: Path) -> None:
-        self.remote, self.root = remote, root
+        self.remote = remote
+        self.root = root
         self._under = f"{under}/" if under else ""
         self._known: dict[str, dict[str, Any]] | None = None
 
     def push(self, paths: Iterable[Path]) -> None:
-        """Uploads what has changed since the index, then the index, then removes what it no longer
-        names. Raises OSError.
-        """
+        """Uploads changed files, then the index, then deletes unnamed files. Raises OSError."""
         if self._known is None:
-            self._known = self._index_there()
-        entries = {str(path.relative_to(self.root)): path for path in sorted(paths)}
-        index = {
-            name: self._push_file(path, self._known.get(name)) for name, path in entries.items()
-        }
+            self._known = self._index_or_empty()
+        index = {}
+        for path in sorted(paths):
+            name = str(path.relative_to(self.root))
+            index[name] = self._push_file(path, self._known.get(name))
         if not index or index != self._known:
             self.remote.write(self._at(INDEX), json_bytes(index))
         self._known = index
-        for name in self.remote.names(self._at(FILES)) - {
-            entry["sha256"] for entry in index.values()
-        }:
-            self.remote.delete(self._at(f"{FILES}/{name}"))
+        named = {entry["sha256"] for entry in index.values()}
+        for digest in self.remote.names(self._at(FILES)) - named:
+            self.remote.delete(self._at(f"{FILES}/{digest}"))
 
     def pull(self) -> None:
-        """Brings every file of the index that is not here as it says.
+        """Downloads every file of the index that is absent or different here.
 
         Raises:
-            FileNotFoundError: there is no index. StoreError: a file is missing or damaged, or a
-            name leads elsewhere.
+            FileNotFoundError: there is no index.
+            StoreError: a file is missing or damaged, or a name leads out of the directory.
         """
-        index = self._read_index()
-        for name, entry in index.items():
+        for name, entry in self._read_index().items():
             path = self.root / name
-            if (
-                path.is_file()
-                and path.stat().st_size == entry["bytes"]
-                and sha256_file(path) == entry["sha256"]
-            ):
-                continue
-            self._pull_file(name, entry)
+            same_size = path.is_file() and path.stat().st_size == entry["bytes"]
+            if not (same_size and sha256_file(path) == entry["sha256"]):
+                self._pull_file(name, entry)
 
     def clear(self) -> None:
-        """Removes all of it there, the index first."""
+        """Removes everything from the storage, the index first."""
         self.remote.delete(self._at(INDEX))
         self.remote.delete_folder(self._at(FILES))
         self._known = None
@@ -73,7 +66,7 @@ class Tree:
         stat = path.stat()
         if known and (known["bytes"], known["changed_ns"]) == (stat.st_size, stat.st_mtime_ns):
             return known
-        # a log may grow meanwhile: what is sent is what it was
+        # a log may grow meanwhile: only the bytes that were hashed are sent
         digest = sha256_file(path, stat.st_size)
         entry = {"bytes": stat.st_size, "sha256": digest, "changed_ns": stat.st_mtime_ns}
         if known is None or known["sha256"] != digest:
@@ -81,24 +74,25 @@ class Tree:
         return entry
 
     def _pull_file(self, name: str, entry: dict[str, Any]) -> None:
-        path, there = self.root / name, self._at(f"{FILES}/{entry['sha256']}")
+        path = self.root / name
+        source = self._at(f"{FILES}/{entry['sha256']}")
         arriving = path.with_name(f"{PARTIAL}arriving-{path.name}")
         try:
-            self.remote.download(there, arriving)
+            self.remote.download(source, arriving)
             if sha256_file(arriving) != entry["sha256"]:
-                raise StoreError(f"{self.remote.uri}/{there}: {name} is damaged")
+                raise StoreError(f"{self.remote.uri}/{source}: {name} is damaged")
             os.utime(arriving, ns=(entry["changed_ns"], entry["changed_ns"]))
             arriving.replace(path)
         except FileNotFoundError as error:
-            raise StoreError(f"{self.remote.uri}/{there}: {name} is missing") from error
+            raise StoreError(f"{self.remote.uri}/{source}: {name} is missing") from error
         finally:
             arriving.unlink(missing_ok=True)
 
-    def _index_there(self) -> dict[str, dict[str, Any]]:
+    def _index_or_empty(self) -> dict[str, dict[str, Any]]:
         try:
             return self._read_index()
         except (FileNotFoundError, StoreError):
-            return {}  # none yet, or one that nobody could go on from: everything is sent again
+            return {}  # absent or damaged: everything is sent again
 
     def _read_index(self) -> dict[str, dict[str, Any]]:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -108,14 +102,12 @@ class Tree:
             values = read_json(arriving)
         finally:
             arriving.unlink(missing_ok=True)
-        if not isinstance(values, dict) or not all(
-            _is_entry(self.root, *item) for item in values.items()
-        ):
-            raise StoreError(
-                f"{self.remote.uri}/{self._at(INDEX)}: damaged, or names files outside the "
-                "directory: refused"
-            )
-        return values
+        if isinstance(values, dict) and all(_is_entry(self.root, *it) for it in values.items()):
+            return values
+        raise StoreError(
+            f"{self.remote.uri}/{self._at(INDEX)}: damaged, or names files outside the directory: "
+            "refused"
+        )
 
     def _at(self, name: str) -> str:
         return f"{self._under}{name}"
@@ -123,17 +115,13 @@ class Tree:
 
 def _is_entry(root: Path, name: str, entry: Any) -> bool:
     parts = name.split("/")
-    inside = (
-        "\0" not in name
-        and all(part and part != ".." for part in parts)
-        and not parts[-1].startswith(".")
-    )
-    if not inside or not (root / name).resolve().is_relative_to(root.resolve()):
+    if "\0" in name or parts[-1].startswith(".") or any(part in ("", "..") for part in parts):
+        return False
+    if not (root / name).resolve().is_relative_to(root.resolve()):
         return False
     if not isinstance(entry, dict) or set(entry) != {"bytes", "sha256", "changed_ns"}:
         return False
-    digest, numbers = entry["sha256"], (entry["bytes"], entry["changed_ns"])
-    is_hash = (
-        isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
-    )
-    return is_hash and all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+    if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
+        return False
+    numbers = (entry["bytes"], entry["changed_ns"])
+    return all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)

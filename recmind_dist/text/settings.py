@@ -1,16 +1,14 @@
-"""What text means to a run: the language model, the templates, the extraction pool, the adapters."""
+"""Settings of the language model, the templates, the extraction pool and the adapters."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from recmind_dist.config import Settings
 from recmind_dist.text.template import Template
 
 TEMPLATE_VERSION = 1
-"""Raised whenever the same template would render another text, so that old vectors are not taken
-for new ones.
-"""
+"""Part of the vectors' key; raised whenever a template renders another text than before."""
 
 
 class LoraSettings(Settings):
@@ -18,22 +16,23 @@ class LoraSettings(Settings):
 
     r: int = Field(8, ge=1, le=1024)
     """Rank of the update."""
-    alpha: float = Field(16.0, gt=0)
-    """The update is scaled by alpha / r."""
     target_modules: list[str] | Literal["auto"] = "auto"
     """Last names of the layers to adapt; auto: query, key, value, dense of encoders, every linear
-    of decoders.
-    """
+    of decoders."""
     last_layers: int | None = Field(None, ge=1)
-    """Adapt the last n transformer layers only (backward then stops there); all of them by default.
-    """
+    """Adapt only the last n transformer layers, where backward then ends; none: all layers."""
     learning_rate: float = Field(1e-3, gt=0)
     texts_per_step: int = Field(64, ge=1)
-    """Fresh texts that go through the language model in each warm-up step, over all ranks."""
+    """Texts that go through the language model in each warm-up step, over all ranks."""
+
+    @property
+    def alpha(self) -> float:
+        """The update is scaled by alpha / r, which is always 2."""
+        return 2.0 * self.r
 
 
 class TextSettings(Settings):
-    """The language model and what is fed to it."""
+    """The language model and its input."""
 
     model: str = "models/minilm"
     """A transformers directory (config.json, model.safetensors, tokenizer), or a hub name."""
@@ -42,21 +41,16 @@ class TextSettings(Settings):
     model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """sha256 of model.safetensors; another file is refused."""
     item_template: str = "{title}"
-    """Item text from the fields of the item file. An empty field goes together with the words
-    around it.
+    """Item text from fields of the item file. An empty field is left out with the words around it.
     """
     user_template: str = "A person who liked: {items}"
-    """User text; {items} stands for the titles of training items, newest first; user fields are
-    allowed.
-    """
+    """User text; {items}: titles of training items, newest first. May name user fields."""
     item_title: str = "{title}"
-    """One item inside a user text."""
+    """Title of an item inside a user text."""
     prompt: str | None = None
-    """Wrapped around every text, e.g. 'This product: "{text}" means in one word:'. Clipping never
-    cuts it.
-    """
+    """Goes around every text and is never clipped: 'This product: "{text}" means in one word:'."""
     pooling: Literal["mean", "last"] = "mean"
-    """mean over real tokens, or the last real token (decoders)."""
+    """Mean over tokens, or the last token (decoders)."""
     max_tokens: int = Field(64, ge=4, le=32768)
     """Token budget of an item text, prompt and special tokens included."""
     user_max_tokens: int = Field(96, ge=4, le=32768)
@@ -64,27 +58,18 @@ class TextSettings(Settings):
     max_user_items: int = Field(10, ge=0)
     """Titles in a user text at most."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the driver has CUDA or a CPU with bf16 instructions, else fp32; decided
-    where a run or its vectors
-    begin, and kept on every machine on which it goes on. Part of the vectors' key."""
+    """auto: bf16 if the driver has CUDA or a CPU with bf16 instructions, else fp32; decided when a
+    run or its vectors begin, and kept on other machines. Part of the vectors' key."""
     batch_tokens: int | None = Field(None, ge=64)
-    """Padded tokens of one forward pass; none: 512 on a CPU, whose cache then holds a layer, 65,536
-    on a GPU.
-    """
+    """Padded tokens of one forward pass; none: 512 on a CPU, whose cache holds them, 65,536 on a
+    GPU."""
     window: int = Field(4096, ge=1)
     """Texts sorted by length together; 4,096 leaves 2-4 % padding."""
     num_actors: int = Field(0, ge=0)
-    """Extraction workers at most; 0: one per GPU of the cluster, or one per CPU where there is
-    none. Never more than that.
-    """
-    shard_rows: int = Field(131072, ge=1)
-    """Rows of one shard file, which is one task; for stores made anew."""
-    chunk_rows: int = Field(8192, ge=1)
-    """Rows of one checksummed chunk inside a shard; shard_rows is a multiple of it."""
-    max_retries: int = Field(3, ge=0)
-    """Times a shard is tried again after its worker died, each time with half the batch."""
+    """Most extraction workers; 0: one a GPU of the cluster, or one a CPU if it has no GPU. Never
+    more than that."""
     lora: LoraSettings | None = None
-    """Adapters for the warm-up phase; none: the language model stays as it is."""
+    """Adapters for the warm-up phase; none: the language model stays frozen."""
 
     @field_validator("item_template", "item_title", "user_template")
     @classmethod
@@ -99,12 +84,3 @@ class TextSettings(Settings):
         if value is not None and value.count("{text}") != 1:
             raise ValueError(f"{value!r} must hold {{text}} exactly once")
         return value
-
-    @model_validator(mode="after")
-    def _shards_hold_whole_chunks(self) -> Self:
-        if self.shard_rows % self.chunk_rows:
-            raise ValueError(
-                f"text.shard_rows is {self.shard_rows}, text.chunk_rows is {self.chunk_rows}: "
-                "make the first a multiple"
-            )
-        return self

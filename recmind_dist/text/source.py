@@ -1,6 +1,4 @@
-"""Where a language model comes from and what it is: directory or hub, hashes, element type, key of
-its vectors.
-"""
+"""Finds a language model (directory or hub), checks its hash, and keys its vectors."""
 
 import os
 from functools import lru_cache
@@ -28,11 +26,10 @@ TOKENIZER_FILES = (
 
 
 def resolve_model(settings: TextSettings) -> Path:
-    """The local directory of the model, fetched from the hub if it is a hub name; hash checked.
+    """The local directory of the model, fetched from the hub if need be; checks `model_sha256`.
 
     Raises:
-        TextError: no such directory or hub model, no safetensors weights, another hash than
-        `model_sha256`.
+        TextError: no such directory or hub model, no safetensors weights, or another hash.
     """
     directory = Path(settings.model).expanduser()
     if not directory.is_dir():
@@ -42,17 +39,13 @@ def resolve_model(settings: TextSettings) -> Path:
         if not (directory / name).is_file():
             raise TextError(
                 f"text.model: {directory} has no {name}: give a transformers directory saved as "
-                "safetensors "
-                "(pickled .bin weights are not read)"
+                "safetensors (pickled .bin weights are not read)"
             )
-    if (
-        settings.model_sha256
-        and (found := _file_hash(directory / WEIGHTS)) != settings.model_sha256
-    ):
+    wanted = settings.model_sha256
+    if wanted and (found := _file_hash(directory / WEIGHTS)) != wanted:
         raise TextError(
-            f"text.model_sha256: {directory / WEIGHTS} has sha256 {found}, not "
-            f"{settings.model_sha256}: "
-            "fetch the model again, or correct the hash"
+            f"text.model_sha256: {directory / WEIGHTS} has sha256 {found}, not {wanted}: fetch the "
+            "model again, or correct the hash"
         )
     return directory
 
@@ -62,30 +55,25 @@ def _from_hub(settings: TextSettings) -> Path:
     if looks_like_path or Path(settings.model).parent.name == "models":
         raise TextError(
             f"text.model: no directory {settings.model}: run `recmind fetch` for the model, or "
-            "give a transformers "
-            "directory or a hub name"
+            "give a transformers directory or a hub name"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    name, revision = settings.model, settings.model_revision
+    patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES]
     try:
-        patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES]
-        return Path(
-            snapshot_download(
-                settings.model, revision=settings.model_revision, allow_patterns=patterns
-            )
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TextError(
-            f"text.model: {settings.model!r} is no directory, and the hub does not give it "
-            f"({reason}): "
-            "give the path of a transformers directory"
+            f"text.model: {name!r} is no directory, and the hub does not give it "
+            f"({reason}): give the path of a transformers directory"
         ) from error
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files that hold the weights, sorted."""
+    """The model's safetensors files, sorted. Raises TextError if one is absent."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     names = set(read_json(directory / WEIGHTS_INDEX, TextError).get("weight_map", {}).values())
@@ -100,7 +88,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def hidden_size(directory: Path) -> int:
-    """Width T of the model's vectors, from its config alone."""
+    """Width T of the model's vectors, from its config."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
@@ -108,11 +96,9 @@ def hidden_size(directory: Path) -> int:
 
 
 def resolve_dtype(settings: TextSettings) -> str:
-    """Either "fp32" or "bf16". `auto` asks this machine: on a cluster of other machines than the
-    driver's, set it.
+    """Returns "fp32" or "bf16". `auto` looks at this machine only.
 
-    bf16 is 1.8 times faster than fp32 where the CPU has the instructions and several times slower
-    where it has not.
+    On a CPU with bf16 instructions bf16 is 1.8 times faster than fp32, else several times slower.
     """
     if settings.dtype != "auto":
         return settings.dtype
@@ -127,9 +113,7 @@ def resolve_dtype(settings: TextSettings) -> str:
 
 
 def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -> dict[str, Any]:
-    """All that decides the vector of a given text, as plain data; its `content_key` is the encoder
-    key.
-    """
+    """Plain data that decides the vector of a text. Its `content_key` is the encoder key."""
     directory = resolve_model(settings)
     tokenizer = {
         name: _file_hash(directory / name)
@@ -150,9 +134,7 @@ def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -
 
 
 def encoder_key(settings: TextSettings, adapter: Path | None = None) -> str:
-    """The key (sha256, hex) under which vectors of this model, adapter, prompt, pooling and dtype
-    are kept.
-    """
+    """sha256 (hex) of all that decides a text's vector: model, adapter, prompt, pooling, dtype."""
     from recmind_dist.text.adapter import adapter_hash
 
     return content_key(encoder_content(settings, adapter_hash(adapter) if adapter else None))
@@ -170,5 +152,5 @@ def _file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_once(path: Path, size: int, mtime_ns: int) -> str:
-    """Size and time are in the cache's key, so that a file that changed is read again."""
+    """Size and time are arguments so that a changed file is read again."""
     return sha256_file(path)

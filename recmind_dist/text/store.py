@@ -1,11 +1,12 @@
-"""Text vectors on disk: Zarr v3, float16, one writer a shard, checksummed chunks, and a ledger of
-what is complete.
+"""Text vectors on disk: Zarr v3, float16, checksummed chunks, and a ledger of complete shards.
 
-    <store>/store.json              encoder key, width, rows, layout <store>/items, <store>/users
-    arrays [rows, T]; a row without text is NaN <store>/ledger/items-00000.json rows, sha256 of the
-    float16 bytes, content key: written after the shard is durable
+    <store>/store.json               encoder, width, rows, layout
+    <store>/items, <store>/users     arrays [rows, T]; a row without text is NaN
+    <store>/ledger/items-00000.json  rows, sha256 of the float16 bytes, content key; written once
+                                     the shard is durable
 
-Zarr reads a missing shard as fill value and has no notion of "all there": the ledger has.
+Zarr reads a missing shard as fill values and cannot tell whether an array is complete: the ledger
+can. Each shard has one writer.
 """
 
 import hashlib
@@ -23,18 +24,32 @@ from recmind_dist.storage import fsync_directory, read_json, write_json
 from recmind_dist.types import IntArray
 
 SIDES = ("items", "users")
+LAYOUT = ("shard_rows", "chunk_rows")
 KIND = "text"
-SCHEMA = 1
+SCHEMA = 2  # 1 had one layout for both sides
 META = "store.json"
 MAX_SHARDS = 1 << 18  # a side
+TARGET_SHARDS = 8  # at least, of a side that is not tiny: several workers share the work
+MIN_SHARD_ROWS, MAX_SHARD_ROWS, MAX_CHUNK_ROWS = 64, 131072, 8192
 REMEDY = "run `recmind embed`, which makes only this shard again"
 HalfArray = NDArray[np.float16]
 
 
-class TextStore:
-    """Vectors of one encoder for all items and users. Opened with `open`, made with `create`.
+def default_layout(num_rows: int) -> tuple[int, int]:
+    """Rows of a shard and of a chunk, for a side of `num_rows`.
 
-    Reading verifies each shard against the ledger the first time it is touched.
+    Powers of two: a side that grows keeps the boundaries of its shards, so that they can be copied
+    from an older store, until it crosses the next power.
+    """
+    shard_rows = 1 << (max(num_rows // TARGET_SHARDS, 1).bit_length() - 1)
+    shard_rows = min(max(shard_rows, MIN_SHARD_ROWS), MAX_SHARD_ROWS)
+    return shard_rows, min(shard_rows, MAX_CHUNK_ROWS)
+
+
+class TextStore:
+    """Vectors of one encoder for all items and users. See `open` and `create`.
+
+    The first read of each shard verifies it against the ledger.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
@@ -45,9 +60,7 @@ class TextStore:
 
     @classmethod
     def open(cls, path: Path) -> "TextStore":
-        """Raises StoreError if `path` holds no text store of this schema. Shards are looked at when
-        they are read.
-        """
+        """Raises StoreError if `path` holds no text store. Does not look at shards."""
         if not (path / META).is_file():
             raise StoreError(f"{path}: no {META}: not a text store: run `recmind embed`")
         meta = read_json(path / META)
@@ -55,11 +68,12 @@ class TextStore:
             raise StoreError(
                 f"{path / META}: not that of a text store: delete {path} and run `recmind embed`"
             )
-        if meta.get("schema") != SCHEMA:
+        if meta.get("schema") == 1:
+            meta |= {name: dict.fromkeys(SIDES, meta.get(name)) for name in LAYOUT}
+        elif meta.get("schema") != SCHEMA:
             raise StoreError(
                 f"{path / META}: schema version {meta.get('schema')!r}, this program reads "
-                f"{SCHEMA}: "
-                "use the version that wrote it"
+                f"{SCHEMA}: use the version that wrote it"
             )
         if not _is_layout(meta):
             raise StoreError(
@@ -74,17 +88,19 @@ class TextStore:
         encoder: dict[str, Any],
         dim: int,
         num_rows: dict[str, int],
-        shard_rows: int,
-        chunk_rows: int,
+        shard_rows: int | None = None,
+        chunk_rows: int | None = None,
     ) -> "TextStore":
-        """Makes a store, or opens the one that is there, whose layout and good shards stay.
+        """Creates a store, or opens the existing one, which keeps its layout and good shards.
 
         Args:
             encoder: plain data that decides the vectors, kept for people to read.
-            num_rows: by side; shard_rows, chunk_rows: layout of a new store.
+            num_rows: by side.
+            shard_rows: of both sides of a new store. Default: by `default_layout` of each side.
+            chunk_rows: a divisor of `shard_rows`, given with it.
 
         Raises:
-            StoreError: the store that is there has another width or other numbers of rows.
+            StoreError: the existing store has another width or other numbers of rows.
         """
         if (path / META).is_file():
             store = cls.open(path)
@@ -95,10 +111,11 @@ class TextStore:
                     "run `recmind embed`"
                 )
             return store
-        for directory in (path, path / "ledger"):
-            directory.mkdir(parents=True, exist_ok=True)
+        (path / "ledger").mkdir(parents=True, exist_ok=True)
         meta = {"kind": KIND, "schema": SCHEMA, "dim": dim, "num_rows": dict(num_rows)}
-        meta |= {"shard_rows": shard_rows, "chunk_rows": chunk_rows, "encoder": encoder}
+        for i, given in enumerate((shard_rows, chunk_rows)):
+            meta[LAYOUT[i]] = {side: given or default_layout(num_rows[side])[i] for side in SIDES}
+        meta["encoder"] = encoder
         store = cls(path, meta)
         for side in SIDES:
             store._create_array(side)
@@ -110,10 +127,13 @@ class TextStore:
         """Width T."""
         return int(self.meta["dim"])
 
-    @property
-    def shard_rows(self) -> int:
+    def shard_rows(self, side: str) -> int:
         """Rows of a full shard."""
-        return int(self.meta["shard_rows"])
+        return int(self.meta["shard_rows"][side])
+
+    def chunk_rows(self, side: str) -> int:
+        """Rows of a checksummed chunk inside a shard."""
+        return int(self.meta["chunk_rows"][side])
 
     def num_rows(self, side: str) -> int:
         """Rows of "items" or "users", with and without text."""
@@ -121,11 +141,12 @@ class TextStore:
 
     def num_shards(self, side: str) -> int:
         """Shard files of a side."""
-        return -(-self.num_rows(side) // self.shard_rows)
+        return -(-self.num_rows(side) // self.shard_rows(side))
 
     def shard_range(self, side: str, shard: int) -> tuple[int, int]:
         """Rows [start, stop) of a shard."""
-        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows(side))
+        start = shard * self.shard_rows(side)
+        return start, min(start + self.shard_rows(side), self.num_rows(side))
 
     def read(self, side: str, start: int, stop: int) -> HalfArray:
         """Rows [start, stop). Shape: [stop - start, T] float16, NaN where there is no text."""
@@ -135,15 +156,15 @@ class TextStore:
             raise StoreError(
                 f"{self.path}: {stop - start} rows of {side} do not fit in memory: use more workers"
             ) from error
-        for shard in range(start // self.shard_rows, -(-stop // self.shard_rows)):
+        shard_rows = self.shard_rows(side)
+        for shard in range(start // shard_rows, -(-stop // shard_rows)):
             first, last = self.shard_range(side, shard)
             low, high = max(first, start), min(last, stop)
             if (side, shard) in self._verified:
-                out[low - start : high - start] = self._rows(side, shard, low, high)
+                rows = self._rows(side, shard, low, high)
             else:
-                out[low - start : high - start] = self.read_shard(side, shard)[
-                    low - first : high - first
-                ]
+                rows = self.read_shard(side, shard)[low - first : high - first]
+            out[low - start : high - start] = rows
         return out
 
     def read_all(self, side: str) -> HalfArray:
@@ -151,16 +172,12 @@ class TextStore:
         return self.read(side, 0, self.num_rows(side))
 
     def gather(self, side: str, rows: IntArray) -> HalfArray:
-        """Any rows, in the order given, at the price of one pass over their shards. Shape:
-        [len(rows), T] float16.
-        """
+        """Rows in any order; reads each of their shards once. Shape: [len(rows), T] float16."""
         out = np.empty((len(rows), self.dim), dtype=np.float16)
-        shard_of = np.asarray(rows) // self.shard_rows
+        shard_of, row_in_shard = np.divmod(np.asarray(rows), self.shard_rows(side))
         for shard in np.unique(shard_of).tolist():
             chosen = np.flatnonzero(shard_of == shard)
-            out[chosen] = self.read_shard(side, shard)[
-                np.asarray(rows)[chosen] - shard * self.shard_rows
-            ]
+            out[chosen] = self.read_shard(side, shard)[row_in_shard[chosen]]
         return out
 
     def shards(self, side: str) -> Iterator[HalfArray]:
@@ -169,9 +186,7 @@ class TextStore:
             yield self.read_shard(side, shard)
 
     def read_shard(self, side: str, shard: int) -> HalfArray:
-        """One whole shard, verified. Raises StoreError, naming it, if it is missing, incomplete or
-        damaged.
-        """
+        """One verified shard. Raises StoreError, naming it, if it is missing or damaged."""
         entry = self.entry(side, shard)
         name = f"{self.path}: shard {shard} of {side}"
         start, stop = self.shard_range(side, shard)
@@ -186,25 +201,21 @@ class TextStore:
         return vectors
 
     def write_shard(self, side: str, shard: int, vectors: HalfArray, content_key: str) -> None:
-        """Writes a shard durably, reads it back, and only then enters it in the ledger. One writer
-        a shard.
+        """Writes a shard durably, reads it back, then enters it in the ledger.
 
         Raises:
-            TextError: wrong shape, or a row that is neither finite nor wholly NaN.
-            StoreError: the disk is full or gives back other bytes.
+            TextError: wrong shape, or a row that is neither finite nor all NaN.
+            StoreError: the disk is full or returns other bytes.
         """
         start, stop = self.shard_range(side, shard)
         _refuse_bad_vectors(vectors, (stop - start, self.dim), f"shard {shard} of {side}")
         file = self.shard_file(side, shard)
         try:
             self._ledger_file(side, shard).unlink(missing_ok=True)
-            file.unlink(
-                missing_ok=True
-            )  # Zarr would merge into what is there, which may be damaged
+            file.unlink(missing_ok=True)  # Zarr would merge into the old file, perhaps damaged
             self._array(side)[start:stop] = vectors
             textless = bool(np.isnan(vectors).all())
-            # of a shard without a single text Zarr keeps no file: it is what fill values stand for
-            if not textless:
+            if not textless:  # else all are fill values, for which Zarr keeps no file
                 _fsync(file)
             back = self._rows(side, shard, start, stop)
             if not np.array_equal(back.view(np.uint16), vectors.view(np.uint16)):
@@ -227,9 +238,7 @@ class TextStore:
         self._verified.discard((side, shard))
 
     def entry(self, side: str, shard: int) -> dict[str, Any] | None:
-        """The ledger's entry of a shard, or None if it was never completed. Raises StoreError if it
-        is not readable.
-        """
+        """A shard's ledger entry; None if it was never completed. Raises StoreError if damaged."""
         path = self._ledger_file(side, shard)
         if not path.is_file():
             return None
@@ -237,48 +246,45 @@ class TextStore:
         return entry if isinstance(entry, dict) else {}
 
     def content_key(self) -> str:
-        """What all shards were made of, as the ledger has it: another run's texts in the same store
-        change it.
-        """
+        """One key for the content of all shards, from the ledger."""
         shards = ((side, shard) for side in SIDES for shard in range(self.num_shards(side)))
         return content_key_of(
             [(self.entry(side, shard) or {}).get("content_key") for side, shard in shards]
         )
 
     def layout(self, side: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Shapes of the array, of a shard and of a chunk, as Zarr has them."""
+        """Shapes of the array, of a shard and of a chunk, from Zarr's metadata."""
         array = self._open_array(side)
         return tuple(array.shape), tuple(array.shards or ()), tuple(array.chunks)
 
     def forget(self, side: str, shard: int) -> None:
-        """Takes a shard out of the ledger, so that the next extraction makes it, and only it,
-        again.
-        """
+        """Removes a shard from the ledger, so that the next extraction makes it again."""
         self._ledger_file(side, shard).unlink(missing_ok=True)
         fsync_directory(self.path / "ledger")
         self._verified.discard((side, shard))
 
     def verify(self) -> None:
-        """Reads everything. Raises StoreError naming the first shard that is missing or damaged."""
+        """Reads everything. Raises StoreError naming the first missing or damaged shard."""
         for side in SIDES:
             for shard in range(self.num_shards(side)):
                 self.read_shard(side, shard)
 
     def clean(self) -> int:
-        """Removes half-written files of writers that died; returns how many. Only the holder of the
-        lock may.
+        """Removes half-written files of dead writers; returns their number.
+
+        Only the holder of the store's lock may call.
         """
-        stray = [
+        files = [
             path
             for path in self.path.rglob("*")
             if path.name.endswith(".partial") or ".partial-" in path.name
         ]
-        for path in stray:
+        for path in files:
             path.unlink(missing_ok=True)
-        return len(stray)
+        return len(files)
 
     def shard_file(self, side: str, shard: int) -> Path:
-        """Where Zarr keeps a shard."""
+        """The file in which Zarr keeps a shard."""
         return self.path / side / "c" / str(shard) / "0"
 
     def _ledger_file(self, side: str, shard: int) -> Path:
@@ -289,11 +295,9 @@ class TextStore:
             return np.asarray(self._array(side)[start:stop], dtype=np.float16)
         except StoreError:
             raise
-        except (
-            Exception
-        ) as error:  # as for _open_array, and whatever its codecs do with damaged bytes
+        except Exception as error:  # Zarr and its codecs raise anything on damaged bytes
             raise StoreError(
-                f"{self.path}: shard {shard} of {side} is damaged ({_words(error)}): {REMEDY}"
+                f"{self.path}: shard {shard} of {side} is damaged ({_one_line(error)}): {REMEDY}"
             ) from error
 
     def _array(self, side: str) -> Any:
@@ -312,13 +316,11 @@ class TextStore:
 
         path = self.path / side
         try:
-            # a shard without any text gets a file too, so that a missing file always means a loss
+            # write empty chunks too, so that a missing shard file always means a loss
             return zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
-        except (
-            Exception
-        ) as error:  # of a damaged zarr.json Zarr raises whatever its constructors do
+        except Exception as error:  # Zarr raises anything on a damaged zarr.json
             raise StoreError(
-                f"{path}: not a Zarr array ({_words(error)}): delete {self.path}, run `recmind "
+                f"{path}: not a Zarr array ({_one_line(error)}): delete {self.path}, run `recmind "
                 "embed`"
             ) from error
 
@@ -330,12 +332,10 @@ class TextStore:
             store=self.path / side,
             shape=(self.num_rows(side), self.dim),
             dtype="float16",
-            chunks=(int(self.meta["chunk_rows"]), self.dim),
-            shards=(self.shard_rows, self.dim),
+            chunks=(self.chunk_rows(side), self.dim),
+            shards=(self.shard_rows(side), self.dim),
             fill_value=float("nan"),
-            compressors=[
-                Crc32cCodec()
-            ],  # a flipped bit is an error; float16 vectors hardly compress (1.1 times)
+            compressors=[Crc32cCodec()],  # float16 vectors hardly compress (1.1 times)
             config={"write_empty_chunks": True},
             overwrite=True,
         )
@@ -354,24 +354,22 @@ def _refuse_bad_vectors(vectors: HalfArray, shape: tuple[int, int], name: str) -
 
 
 def _is_layout(meta: dict[str, Any]) -> bool:
-    """Whether sizes are numbers that a store can have: a loop over declared shards must end."""
-    rows = meta.get("num_rows")
-    sizes = [meta.get(name) for name in ("dim", "shard_rows", "chunk_rows")]
-    if (
-        not isinstance(rows, dict)
-        or set(rows) != set(SIDES)
-        or not isinstance(meta.get("encoder"), dict)
-    ):
+    """Whether sizes are possible: a loop over declared shards must end."""
+    by_side: list[Any] = [meta.get(name) for name in ("num_rows", *LAYOUT)]
+    if not isinstance(meta.get("encoder"), dict):
         return False
-    if any(type(size) is not int or size < 1 for size in sizes) or any(
-        type(n) is not int or n < 0 for n in rows.values()
-    ):
+    if not all(isinstance(sizes, dict) and set(sizes) == set(SIDES) for sizes in by_side):
         return False
-    return all(n <= MAX_SHARDS * int(meta["shard_rows"]) for n in rows.values())
+    num_rows, shard_rows, chunk_rows = by_side
+    sizes = [meta.get("dim"), *shard_rows.values(), *chunk_rows.values()]
+    if any(type(size) is not int or size < 1 for size in sizes):
+        return False
+    return all(
+        type(n) is int and 0 <= n <= MAX_SHARDS * shard_rows[side] for side, n in num_rows.items()
+    )
 
 
-def _words(error: Exception) -> str:
-    """An error of another program in one short line."""
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

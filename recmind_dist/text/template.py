@@ -1,9 +1,8 @@
-"""Templates like "{title} ({year}). {genres}" in which an empty field takes the words around it
-along.
+"""Templates like "{title} ({year}). {genres}", which drop an empty field with the words around it.
 
 Literal text between two fields is split: closing brackets and the words up to the next punctuation
-mark belong to the field on the left, the rest to the field on the right. So "{title} ({year}).
-{genres}" without a year reads "Title. Genres", and without a title "(1999). Genres".
+mark belong to the field on the left, the rest to the field on the right. Without a year the example
+reads "Title. Genres", without a title "(1999). Genres".
 """
 
 import re
@@ -30,7 +29,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Raises ValueError, with the reason, for anything but plain {names} among literal text."""
+        """Raises ValueError, with the reason, for fields that are not plain {names}."""
         try:
             pieces = list(Formatter().parse(text))
         except ValueError as error:
@@ -56,18 +55,16 @@ class Template:
     def render(self, values: Mapping[str, str | None]) -> str | None:
         """The text of one row; None if every field is empty."""
         out = ""
-        for position, part in enumerate(self.parts):
+        for i, part in enumerate(self.parts):
             if not (value := values.get(part.field)):
                 continue
-            before = part.before if out or position == 0 else part.before.lstrip(_SEPARATORS)
+            before = part.before if out or i == 0 else part.before.lstrip(_SEPARATORS)
             out += before + value + part.after
         return out.strip() or None
 
 
 def _attach(literals: list[str], fields: list[str]) -> list[_Part]:
-    """Gives each literal, or both halves of it, to the fields beside it; the first and last have
-    one neighbour.
-    """
+    """Splits literals between the fields beside them. There is one literal more than fields."""
     befores, afters = [literals[0]], []
     for literal in literals[1:-1]:
         left = match.end() if (match := _LEFT_PART.match(literal)) else 0

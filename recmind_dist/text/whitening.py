@@ -1,8 +1,6 @@
-"""Whitening of text vectors: raw vectors of language models share one direction that carries no
-meaning.
+"""PCA whitening of text vectors: raw ones share a direction that carries no meaning.
 
-Shapes: n rows, T width of the store, T' width after reduction.
-Source: PCA whitening.
+Legend: n rows, T width of the store, T' width after reduction.
 """
 
 from collections.abc import Iterable
@@ -25,11 +23,11 @@ BLOCK_ROWS = 8192
 
 @dataclass(frozen=True)
 class Whitening:
-    """An affine map a side: x → (x − mean) · matrix. On the rows it was fitted to, the mean of |x|²
-    is 1.
+    """Maps x to (x − mean) · matrix. The fitted rows then have a mean |x|² of 1.
 
     Attributes:
-        mean: by side, [T] float32; matrix: by side, [T, T'] float32.
+        mean: by side, [T] float32.
+        matrix: by side, [T, T'] float32.
     """
 
     mean: dict[str, FloatArray]
@@ -39,18 +37,17 @@ class Whitening:
     def fit(
         cls, store: TextStore, mode: Mode = "whiten", eps_rel: float = 1e-3, dim: int | None = None
     ) -> "Whitening":
-        """Fits both sides of a store, each by itself, in one pass and float64.
+        """Fits items and users separately, in one pass and float64.
+
+        With fewer than 2 T rows the covariance is shrunk towards a multiple of the identity, the
+        more the fewer rows. The largest component of each direction is positive, so the same
+        vectors give the same map.
 
         Args:
-            mode: none (scale only), whiten.
-            eps_rel: added to every variance before its root is taken, as a share of the largest, so
-            that directions
-                of mere noise are not blown up.
+            mode: none (scale only) or whiten.
+            eps_rel: share of the largest variance that is added to all variances, so that
+                directions of mere noise are not blown up.
             dim: T', kept principal directions; None keeps T.
-
-        With fewer than 2 T rows the covariance is shrunk towards a multiple of the identity, wholly
-        as rows go to 0. The sign of every direction is fixed by its largest component, so the same
-        vectors give the same map.
 
         Raises:
             TextError: `dim` is larger than T.
@@ -67,20 +64,17 @@ class Whitening:
 
     @property
     def dim(self) -> int:
-        """T'."""
+        """Width T' of mapped vectors."""
         return int(self.matrix["items"].shape[1])
 
     def apply(self, side: str, vectors: HalfArray | FloatArray) -> FloatArray:
         """Shape: [n, T] → [n, T'] float32; rows without text (NaN) become zero."""
         out = np.zeros((len(vectors), self.dim), dtype=np.float32)
-        for start in range(
-            0, len(vectors), BLOCK_ROWS
-        ):  # blocks, so that no float32 copy of everything is made
+        for start in range(0, len(vectors), BLOCK_ROWS):  # no float32 copy of all rows at once
             block = vectors[start : start + BLOCK_ROWS].astype(np.float32)
             mapped = (block - self.mean[side]) @ self.matrix[side]
-            out[start : start + BLOCK_ROWS] = np.where(
-                np.isnan(block[:, :1]), np.float32(0), mapped
-            )
+            mapped[np.isnan(block[:, 0])] = 0.0
+            out[start : start + BLOCK_ROWS] = mapped
         return out
 
     def save(self, path: Path) -> None:
@@ -89,12 +83,13 @@ class Whitening:
 
         from recmind_dist.storage import write_sealed
 
-        tensors = {f"{side}.mean": self.mean[side] for side in SIDES}
-        write_sealed(path, save(tensors | {f"{side}.matrix": self.matrix[side] for side in SIDES}))
+        means = {f"{side}.mean": self.mean[side] for side in SIDES}
+        matrices = {f"{side}.matrix": self.matrix[side] for side in SIDES}
+        write_sealed(path, save(means | matrices))
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
-        """Raises StoreError if `path` is absent or not a file of `save`."""
+        """Reads a file of `save`. Raises StoreError if it is absent or damaged."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -121,9 +116,8 @@ def _fit_side(
     if count == 0 or total <= 1e-12:
         return mean.astype(np.float32), np.zeros((width, dim or width), dtype=np.float32)
     if mode == "whiten" or dim is not None:
-        matrix = _principal_directions(
-            covariance, count if mode == "whiten" else None, eps_rel, dim
-        )
+        whiten_rows = count if mode == "whiten" else None
+        matrix = _principal_directions(covariance, whiten_rows, eps_rel, dim)
     else:
         matrix = np.eye(width)
     mean_square = float(np.sum((covariance @ matrix) * matrix))
@@ -133,8 +127,10 @@ def _fit_side(
 def _moments(
     shards: Iterable[HalfArray], width: int
 ) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """Rows with text, their mean [T] and mean outer product [T, T]."""
-    count, first, second = 0, np.zeros(width), np.zeros((width, width))
+    """Number of rows with text, their mean [T] and mean outer product [T, T]."""
+    count = 0
+    first = np.zeros(width)
+    second = np.zeros((width, width))
     for shard in shards:
         for start in range(0, len(shard), BLOCK_ROWS):
             block = shard[start : start + BLOCK_ROWS].astype(np.float64)
@@ -148,22 +144,17 @@ def _moments(
 def _principal_directions(
     covariance: NDArray[np.float64], whiten_rows: int | None, eps_rel: float, dim: int | None
 ) -> NDArray[np.float64]:
-    """[T, T'] directions by falling variance, divided by their deviation if `whiten_rows` (n) is
-    given.
-    """
-    width = len(covariance)
+    """Directions by falling variance, [T, T']; divided by their deviation if `whiten_rows` (n)."""
     if whiten_rows is not None:
+        width = len(covariance)
         shrink = max(0.0, 1.0 - whiten_rows / (2.0 * width))
         identity = np.eye(width) * (np.trace(covariance) / width)
-        shrunk = (1.0 - shrink) * covariance + shrink * identity
-    else:
-        shrunk = covariance
-    variance, directions = np.linalg.eigh(shrunk)
-    variance, directions = variance[::-1][:dim], directions[:, ::-1][:, :dim]
-    largest = np.abs(directions).argmax(0)
-    signed: NDArray[np.float64] = directions * np.sign(
-        directions[largest, np.arange(directions.shape[1])]
-    )
+        covariance = (1.0 - shrink) * covariance + shrink * identity
+    variance, directions = np.linalg.eigh(covariance)
+    variance = variance[::-1][:dim]
+    directions = directions[:, ::-1][:, :dim]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(0)[None], axis=0)
+    signed: NDArray[np.float64] = directions * np.sign(largest)
     if whiten_rows is not None:
         signed /= np.sqrt(np.maximum(variance, 0.0) + eps_rel * variance[0])
     return signed

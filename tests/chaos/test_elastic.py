@@ -26,7 +26,7 @@ CONFIG = """
 run_dir: {run}
 cache_dir: cache
 dataset: {{name: tiny, interactions: data/interactions.parquet, items: data/items.parquet}}
-text: {{model: bert, shard_rows: 512, chunk_rows: 512, max_user_items: 3, num_actors: 1}}
+text: {{model: bert, max_user_items: 3, num_actors: 1}}
 graph: {{placement: {placement}}}
 sampler: {{num_neighbors: [4, 4], negatives: {{num_shared: 64}}}}
 model: {{embedding_dim: 16, num_layers: 2}}

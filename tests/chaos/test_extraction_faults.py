@@ -23,7 +23,8 @@ from recmind_dist.text import (
     plan_shards,
     store_path,
 )
-from recmind_dist.text.pool import ShardJob, embed_shard
+from recmind_dist.text.plan import ShardJob
+from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group
@@ -68,12 +69,15 @@ def faults(fault_file: Path) -> Iterator[Path]:
     fault_file.write_text("[]")
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recmind_dist.text.store.MIN_SHARD_ROWS", 16)
+
+
 def settings_for(model: Path, **changes: object) -> TextSettings:
     values = {
         "model": str(model),
         "dtype": "fp32",
-        "shard_rows": 16,
-        "chunk_rows": 8,
         "num_actors": 1,
         **changes,
     }
@@ -187,13 +191,14 @@ def test_row_12_an_actor_killed_with_a_shard_in_hand_loses_no_row_and_doubles_no
 
 @pytest.mark.usefixtures("cluster")
 def test_row_12_an_actor_that_dies_on_every_try_ends_in_an_error(
-    model: Path, tmp_path: Path, faults: Path
+    model: Path, tmp_path: Path, faults: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("recmind_dist.text.pool.MAX_RETRIES", 1)
     faults.write_text('[{"point": "encode", "action": "crash"}]')
     with pytest.raises(
         TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.batch_tokens"
     ):
-        embed_texts(make_texts(10, 0), settings_for(model, max_retries=1), tmp_path)
+        embed_texts(make_texts(10, 0), settings_for(model), tmp_path)
 
 
 # a process whose address space ends a little above what the model takes: a batch of all texts does

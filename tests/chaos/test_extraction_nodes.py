@@ -61,23 +61,30 @@ def cluster(begun: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluste
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recmind_dist.text.store.MIN_SHARD_ROWS", 16)
+
+
 def settings_for(home: Path, **changes: object) -> TextSettings:
     values = {
         "model": str(make_bert(home / "bert")),
         "dtype": "fp32",
-        "shard_rows": 16,
-        "chunk_rows": 16,
         **changes,
     }
     return TextSettings.model_validate(values)
 
 
 def test_row_12_a_node_that_joins_is_used_and_one_that_leaves_is_not_held_against_the_batch(
-    cluster: ray.cluster_utils.Cluster, begun: Path, tmp_path: Path
+    cluster: ray.cluster_utils.Cluster,
+    begun: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The worker of the first node never lets go of its shard, so all that is done is done by the
     second node.
     """
+    monkeypatch.setattr("recmind_dist.text.pool.MAX_RETRIES", 0)
     first = cluster.add_node(num_cpus=1)
     done: list[int] = []
 
@@ -92,9 +99,7 @@ def test_row_12_a_node_that_joins_is_used_and_one_that_leaves_is_not_held_agains
             cluster.remove_node(first, allow_graceful=False)
 
     threading.Thread(target=join, daemon=True).start()
-    report = embed_texts(
-        TEXTS, settings_for(tmp_path, max_retries=0), tmp_path, on_progress=on_progress
-    )
+    report = embed_texts(TEXTS, settings_for(tmp_path), tmp_path, on_progress=on_progress)
     assert report.embedded == 64
     assert len(done) == NUM_SHARDS
     TextStore.open(report.path).verify()

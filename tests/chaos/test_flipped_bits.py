@@ -50,7 +50,6 @@ from tests.tiny_language_model import make_bert
 CHANGES = [
     "scaling.num_workers=1",
     "train.epochs=2",
-    "text.shard_rows=128",
     "evaluation.ks=[5, 20]",
 ]
 CHANGES += [

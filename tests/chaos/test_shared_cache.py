@@ -48,8 +48,6 @@ def words_of(seed: int) -> list[str]:
     return [
         f"model.gate.seed={seed}",
         "text.dtype=fp32",
-        "text.shard_rows=64",
-        "text.chunk_rows=32",
         "text.lora=null",
     ]
 

@@ -167,7 +167,7 @@ def test_a_tree_sends_what_has_changed_and_comes_back_whole(uri: str, tmp_path: 
     ("bad", "sentence"),
     [
         ("s4://bucket/x", "give an absolute path, s3://… or gs://…"),
-        ("s3://", "names no place"),
+        ("s3://", "names no folder"),
         ("s3://key:secret@bucket/x", "holds a password or key"),
     ],
 )

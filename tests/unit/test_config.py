@@ -126,7 +126,7 @@ def test_brackets_in_comments_and_texts_are_no_depth() -> None:
         ("name: x\nkinds: [new, old]\n", [], "c.yaml:2: kinds: old was removed: write new"),
     ],
 )
-def test_a_deleted_key_or_value_is_told_with_what_replaces_it(
+def test_a_deleted_key_or_value_is_refused_with_its_replacement(
     tmp_path: Path, text: str, words: list[str], sentence: str
 ) -> None:
     class Now(Whole):
@@ -142,7 +142,7 @@ def test_a_deleted_key_or_value_is_told_with_what_replaces_it(
     assert str(error.value).removeprefix(f"{tmp_path}/") == sentence
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load_settings(Whole, write(tmp_path, "name: x\nlayers: 0\nother: 1\n"))
     assert [line.split(": ")[1] for line in str(error.value).splitlines()] == ["layers", "other"]

@@ -221,7 +221,7 @@ def test_a_text_store_names_its_damaged_shards_and_forgets_only_them(tmp_path: P
         found.forget(fault.side, fault.shard)
     assert [found.entry("users", shard) is None for shard in range(3)] == [False, True, False]
     meta = store.path / "store.json"
-    meta.write_bytes(meta.read_bytes().replace(b'"chunk_rows": 8', b'"chunk_rows": 9'))
+    meta.write_bytes(meta.read_bytes().replace(b'"items": 8', b'"items": 9'))
     with pytest.raises(StoreError, match="rows, shards and chunks are"):
         audit_text_store(store.path)
 

@@ -242,7 +242,7 @@ def test_the_config_comes_back_as_it_was(tmp_path: Path) -> None:
     assert load_yaml(run.config).values == values
 
 
-def test_a_run_directory_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_a_run_directory_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="set another run directory"):
         RunDirectory(tmp_path / "file").create()

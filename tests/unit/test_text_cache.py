@@ -28,10 +28,10 @@ def test_stores_are_listed_with_what_they_hold(
     stores: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["cache", "list", str(stores[0].parents[2])])
-    said = capsys.readouterr().out
-    assert f"{stores[0]}  11 rows, 2 of 2 shards" in said
-    assert f"{stores[1]}  11 rows, 1 of 2 shards" in said
-    assert ": 2 text stores, " in said
+    printed = capsys.readouterr().out
+    assert f"{stores[0]}  11 rows, 2 of 2 shards" in printed
+    assert f"{stores[1]}  11 rows, 1 of 2 shards" in printed
+    assert ": 2 text stores, " in printed
     (stores[0] / "store.json").write_text("torn")
     main(["cache", "list", str(stores[0].parents[2])])
     assert "not JSON: the file is damaged" in capsys.readouterr().out

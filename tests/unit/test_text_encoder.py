@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recmind_dist.errors import TextError
-from recmind_dist.storage import sha256_file
+from recmind_dist.storage import read_manifest, sha256_file, write_manifest
 from recmind_dist.text import (
     LoraSettings,
     TextEncoder,
@@ -51,10 +51,10 @@ def test_vectors_do_not_depend_on_the_batch(
         TextSettings(model=model, dtype="fp32", pooling=pooling, batch_tokens=64, window=3)
     )
     together = encoder.encode(TEXTS, 16)
-    alone = np.concatenate([encoder.encode([text], 16) for text in TEXTS])
+    one_by_one = np.concatenate([encoder.encode([text], 16) for text in TEXTS])
     assert together.shape == (5, WIDTH)
     assert encoder.dim == WIDTH
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together, one_by_one, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 1e-2
 
 
@@ -131,12 +131,7 @@ def test_key_moves_with_everything_that_moves_vectors_and_nothing_else(
     base = encoder_key(settings)
     for change in ({"pooling": "last"}, {"dtype": "bf16"}, {"prompt": PROMPT}, {"max_tokens": 8}):
         assert encoder_key(settings.model_copy(update=change)) != base, change
-    for change in (
-        {"batch_tokens": 64},
-        {"num_actors": 2},
-        {"shard_rows": 8192},
-        {"max_retries": 0},
-    ):
+    for change in ({"batch_tokens": 64}, {"num_actors": 2}, {"window": 64}):
         assert encoder_key(settings.model_copy(update=change)) == base, change
     other = make_bert(tmp_path / "other", seed=1)
     assert encoder_key(settings.model_copy(update={"model": str(other)})) != base
@@ -224,6 +219,17 @@ def test_damaged_or_foreign_adapters_are_refused(bert: Path, tmp_path: Path) -> 
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(TextError, match=r"adapter\.safetensors: sha256 differs"):
+        load_adapter(tmp_path / "adapter")
+
+
+def test_an_adapter_of_another_alpha_is_refused(tmp_path: Path) -> None:
+    """Alpha was a setting once; the manifest and the adapter's hash still have it."""
+    save_adapter(tmp_path / "adapter", {"lora_A": torch.ones(4, 3)}, LoraSettings(r=4))
+    manifest = read_manifest(tmp_path / "adapter", "adapter", 1)
+    assert manifest["lora"]["alpha"] == 8
+    content = {"lora": {**manifest["lora"], "alpha": 16.0}}
+    write_manifest(tmp_path / "adapter", "adapter", 1, content)
+    with pytest.raises(TextError, match=r"its LoRA alpha is 16\.0, not 2 r = 8: train"):
         load_adapter(tmp_path / "adapter")
 
 

@@ -7,15 +7,15 @@ import logging
 import pytest
 
 from recmind_dist.run_config.run_config import load_run_config
-from recmind_dist.text.pool import num_actors, num_places
+from recmind_dist.text.pool import num_actors, num_slots
 from tests.unit.test_device import ROOT
 
 
-def test_a_place_is_a_cpu_and_on_gpus_a_gpu_of_the_same_node() -> None:
+def test_a_slot_is_a_cpu_and_on_gpus_a_gpu_of_the_same_node() -> None:
     head, small, crowded = {"CPU": 8.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 8.0}
-    assert num_places([head, small, crowded], on_gpus=True) == 3
-    assert num_places([head, small, crowded], on_gpus=False) == 14
-    assert num_places([{"GPU": 1.0}, {"memory": 1e9}], on_gpus=True) == 0
+    assert num_slots([head, small, crowded], on_gpus=True) == 3
+    assert num_slots([head, small, crowded], on_gpus=False) == 14
+    assert num_slots([{"GPU": 1.0}, {"memory": 1e9}], on_gpus=True) == 0
 
 
 @pytest.mark.parametrize("config", ["amazon-beauty.yaml", "yelp.yaml"])
@@ -25,16 +25,16 @@ def test_the_recipes_find_room_whatever_the_gpus(config: str, gpus: int, expecte
     assert wanted == 2
     assert (
         num_actors(
-            wanted, num_places([{"CPU": 16.0, "GPU": float(gpus)}], on_gpus=True), num_jobs=10
+            wanted, num_slots([{"CPU": 16.0, "GPU": float(gpus)}], on_gpus=True), num_jobs=10
         )
         == expected
     )
 
 
-def test_fewer_workers_than_were_asked_for_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lowered_number_of_workers_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert num_actors(0, 4, 10) == 4
-        assert num_actors(3, 4, 2) == 2  # no more than there are shards, which nobody need be told
+        assert num_actors(3, 4, 2) == 2  # no more than shards: no warning
         assert num_actors(8, 1, 1) == 1
     assert not caplog.records
     assert num_actors(3, 2, 10) == 2

@@ -25,6 +25,7 @@ from recmind_dist.text import (
 )
 from recmind_dist.text import make_store as make_text_store
 from recmind_dist.text.pool import embed_shard
+from recmind_dist.text.store import SIDES, default_layout
 from tests.tiny_language_model import WIDTH, make_bert
 
 DIM = 8
@@ -119,7 +120,7 @@ def test_vectors_that_cannot_be_used_are_not_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TextStore.open(tmp_path).read_all("items"), vectors["items"])
 
 
-def test_a_store_of_other_numbers_of_rows_is_left_alone(tmp_path: Path) -> None:
+def test_a_store_of_other_numbers_of_rows_is_refused_and_unchanged(tmp_path: Path) -> None:
     _, vectors = make_store(tmp_path)
     with pytest.raises(
         StoreError, match=r"says width and rows .* delete .* and run `recmind embed`"
@@ -133,8 +134,46 @@ def test_a_store_keeps_the_layout_that_it_was_made_with(tmp_path: Path) -> None:
     again = TextStore.create(
         tmp_path, {}, DIM, {"items": 20, "users": 9}, shard_rows=999, chunk_rows=999
     )
-    assert again.shard_rows == 8
+    assert again.shard_rows("items") == 8
     again.verify()
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "shard_rows", "num_shards"),
+    [(0, 64, 0), (100, 64, 2), (1682, 128, 14), (9999, 1024, 10), (1 << 21, 131072, 16)],
+)
+def test_small_sides_have_shards_for_several_workers_and_large_ones_large_shards(
+    num_rows: int, shard_rows: int, num_shards: int
+) -> None:
+    shard, chunk = default_layout(num_rows)
+    assert (shard, -(-num_rows // shard)) == (shard_rows, num_shards)
+    assert shard % chunk == 0
+    assert chunk == min(shard_rows, 8192)
+
+
+def test_each_side_has_a_layout_of_its_own(tmp_path: Path) -> None:
+    TextStore.create(tmp_path, {}, DIM, {"items": 1000, "users": 9})
+    store = TextStore.open(tmp_path)
+    assert store.layout("items") == ((1000, DIM), (64, DIM), (64, DIM))
+    assert (store.num_shards("items"), store.num_shards("users")) == (16, 1)
+    big = TextStore.create(tmp_path / "big", {}, DIM, {"items": 40_000, "users": 200_000})
+    assert [big.shard_rows(side) for side in SIDES] == [4096, 16384]
+    assert big.layout("users")[2] == (8192, DIM)
+
+
+def test_a_store_of_schema_1_is_read(tmp_path: Path) -> None:
+    """It has one layout for both sides."""
+    _, vectors = make_store(tmp_path)
+    meta = json.loads((tmp_path / "store.json").read_text())
+    meta |= {"schema": 1, "shard_rows": 8, "chunk_rows": 4}
+    (tmp_path / "store.json").write_text(json.dumps(meta))
+    store = TextStore.open(tmp_path)
+    store.verify()
+    np.testing.assert_array_equal(store.read_all("items"), vectors["items"])
+    for wrong in (None, "8", 0, {"items": 8}):
+        (tmp_path / "store.json").write_text(json.dumps({**meta, "shard_rows": wrong}))
+        with pytest.raises(StoreError, match="describes no layout of ours"):
+            TextStore.open(tmp_path)
 
 
 def test_full_disk_is_one_sentence_and_leaves_no_entry(tmp_path: Path) -> None:
@@ -173,11 +212,10 @@ def test_foreign_or_newer_directories_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def embedded(tmp_path: Path) -> tuple[Texts, TextSettings, Path]:
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Texts, TextSettings, Path]:
     """A store filled in this process by a real tiny model, as an actor would."""
-    settings = TextSettings(
-        model=str(make_bert(tmp_path / "bert")), dtype="fp32", shard_rows=8, chunk_rows=8
-    )
+    monkeypatch.setattr("recmind_dist.text.store.MIN_SHARD_ROWS", 8)
+    settings = TextSettings(model=str(make_bert(tmp_path / "bert")), dtype="fp32")
     texts = Texts(
         [f"space {i}" if i % 5 else None for i in range(20)], [f"war {i}" for i in range(6)]
     )
@@ -244,7 +282,7 @@ def test_damage_is_not_copied_from_another_store(
 def test_the_store_that_an_older_program_made_gives_its_shards(
     embedded: tuple[Texts, TextSettings, Path],
 ) -> None:
-    """It stood under the encoder's key alone."""
+    """Its name was the key of the encoder, without that of the texts."""
     texts, settings, cache = embedded
     path = store_path(texts, settings, cache)
     path.rename(path.with_name(path.name.partition("-")[0]))

@@ -72,7 +72,7 @@ def test_clean_survives_giants_and_control_characters() -> None:
 def make_graph(
     directory: Path, edges: list[list[int]], items: pl.DataFrame, users: pl.DataFrame
 ) -> Graph:
-    """User half only, which is all that texts read; `edges[u]` lists local item ids, oldest first."""
+    """The user half, all that texts read; `edges[u]` lists local item ids, oldest first."""
     directory.mkdir(exist_ok=True)
     items.write_parquet(directory / "items.parquet")
     users.write_parquet(directory / "users.parquet")
@@ -108,7 +108,7 @@ def test_user_text_is_newest_first_and_without_hidden_edges(tmp_path: Path) -> N
     settings = TextSettings(item_template="{title}. {genres}", max_user_items=2)
     texts = build_texts(graph, settings)
     assert texts.items == ["A. x", "B", None, "D. y"]
-    # item 2 has no title and takes no place; the user without edges has no text
+    # item 2 has no title and does not count; the user without edges has no text
     assert texts.users == ["A person who liked: B; A", "A person who liked: D; A", None]
     assert texts.count == 5
     newest = np.zeros(graph.num_edges, dtype=bool)

@@ -41,14 +41,14 @@ def test_control_characters_are_shown_and_not_sent(text: str) -> None:
     assert printable(text) != text
 
 
-def test_what_people_write_is_left_alone() -> None:
+def test_what_people_write_is_unchanged() -> None:
     for text in ("Amélie", "千と千尋", "Ёлки", "שלום", "C:\\films", "👩‍🚀 [bold]", "a % b"):
         assert printable(text) == text
     assert printable_lines("one\ntwo\x1b[0m") == "one\ntwo\\x1b[0m"
 
 
 class Shelf:
-    """Recommends what strangers have named."""
+    """Recommends items with hostile titles."""
 
     def recommend(self, user_id: str, k: int) -> list[Recommendation]:
         return [Recommendation(text, text, 1.0) for text in HOSTILE]
@@ -57,7 +57,7 @@ class Shelf:
 def test_recommended_titles_and_ids_are_one_harmless_line_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recmind_dist.export.load", lambda run: Shelf())
+    monkeypatch.setattr("recmind_dist.recommend.recommender.load", lambda run: Shelf())
     main(["recommend", "run", "--user", "\x1b[1mme"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(HOSTILE)
@@ -71,7 +71,7 @@ def test_an_error_that_quotes_a_file_is_harmless(
     def refuse(run: Path) -> Shelf:
         raise DataError(f"log.csv:3: no user in {HOSTILE[0]}")
 
-    monkeypatch.setattr("recmind_dist.export.load", refuse)
+    monkeypatch.setattr("recmind_dist.recommend.recommender.load", refuse)
     with pytest.raises(SystemExit):
         main(["recommend", "run", "--user", "me"])
     assert_harmless(capsys.readouterr().err.rstrip("\n"))
@@ -83,6 +83,6 @@ def test_a_warning_of_the_workers_is_harmless(
     metrics = tmp_path / "metrics.jsonl"
     with follow_training(metrics, every_s=0.01):
         metrics.write_text(json.dumps({"kind": "warning", "message": f"item {HOSTILE[0]}"}) + "\n")
-    shown = capsys.readouterr().err
-    assert "item" in shown
-    assert_harmless(shown.rstrip("\n"))
+    printed = capsys.readouterr().err
+    assert "item" in printed
+    assert_harmless(printed.rstrip("\n"))
