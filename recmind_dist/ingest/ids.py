@@ -30,8 +30,8 @@ def id_column(column: pl.Series, whole: bool = True) -> pl.Series:
     if column.dtype.is_float():
         integral = column.is_finite() & (column == column.floor()) & (column.abs() < 2**63)
         integers = column.cast(pl.Int64, strict=False).cast(pl.String)
-        text = pl.when(integral).then(integers).otherwise(column.cast(pl.String))
-        return pl.select(pl.when(column.is_finite()).then(text)).to_series().alias(column.name)
+        numbers = pl.when(integral).then(integers).otherwise(column.cast(pl.String))
+        return pl.select(pl.when(column.is_finite()).then(numbers)).to_series().alias(column.name)
     text = column.cast(pl.String).str.strip_chars()
     text = pl.select(pl.when(text != "").then(text)).to_series()
     # pandas writes a column of integers as 12.0 once one is missing

@@ -138,7 +138,8 @@ def columns_of(
     path: Path, settings: LogSettings, present: list[str], need_rating: bool
 ) -> dict[str, str]:
     """Role → column of this file. Raises DataError for a column that it does not have."""
-    by_key = {**dict(enumerate(present)), **{name: name for name in present}}
+    by_key: dict[int | str, str] = {name: name for name in present}
+    by_key.update(enumerate(present))
     found: dict[str, str] = {}
     for role in ROLES:
         declared = getattr(settings.columns, role)
