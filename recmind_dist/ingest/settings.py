@@ -98,7 +98,7 @@ class DatasetSettings(Settings):
     repeats: Literal["first", "last"] = "first"
     """which of several interactions of a user with an item to keep"""
     k_core: int = Field(default=0, ge=0)
-    """users and items with fewer interactions are dropped, repeatedly, until none remains; 0: off"""
+    """users and items with fewer are dropped, repeatedly, until none remains; 0: off"""
     include_unseen: bool = True
     """users and items found only in their text file become nodes of degree 0 (not those that k_core
     dropped)"""
