@@ -1,4 +1,4 @@
-"""From interactions to a graph on disk: splits, CSR both ways, partitions, and who owns which rows."""
+"""Interactions → a graph on disk: splits, CSR in both directions, partition, rows of each rank."""
 
 from recmind_dist.graph.edge_rows import EdgeRows, prepare_rows
 from recmind_dist.graph.ownership import row_bounds

@@ -1,5 +1,6 @@
-"""Compressed sparse rows by counting sort: one pass to count, one to place (E edges, N nodes, U
-users).
+"""Compressed sparse rows by counting sort.
+
+Legend: E edges, U users, N nodes.
 """
 
 import numpy as np
@@ -39,26 +40,23 @@ def edge_order(user: IntArray, item: IntArray, num_users: int, num_items: int) -
 def both_directions(
     user: IntArray, item: IntArray, num_users: int, num_items: int
 ) -> tuple[IntArray, Int32Array]:
-    """The graph both ways over global ids, from edges ordered by user, then item.
+    """CSR of both directions over global ids, from edges ordered by user, then item.
 
     Returns:
-        indptr int64 [N + 1] and indices int32 [2E]: first each user's items (as global ids), then
-        each item's users.
+        indptr int64 [N + 1] and indices int32 [2E]: the items of each user, then the users of
+        each item, ascending in a row.
     """
     to_item = (item + num_users).astype(np.int32)
-    to_user = user[counting_order(item, num_items)].astype(
-        np.int32
-    )  # stable, so users ascend within an item
-    user_starts = starts_of(user, num_users)
-    item_starts = starts_of(item, num_items)
-    return np.concatenate([user_starts, item_starts[1:] + len(user)]), np.concatenate(
-        [to_item, to_user]
-    )
+    # a stable order, so users ascend within an item
+    to_user = user[counting_order(item, num_items)].astype(np.int32)
+    item_starts = starts_of(item, num_items) + len(user)
+    indptr = np.concatenate([starts_of(user, num_users), item_starts[1:]])
+    return indptr, np.concatenate([to_item, to_user])
 
 
 def held_out_rows(
     user: IntArray, item: IntArray, num_users: int, num_items: int
 ) -> tuple[IntArray, Int32Array]:
-    """Held-out items per user, as ascending global ids. Shapes: int64 [U + 1], int32 [held out]."""
+    """Held-out items of each user, as ascending global ids: indptr int64 [U + 1], indices int32."""
     order = edge_order(user, item, num_users, num_items)
     return starts_of(user, num_users), (item[order] + num_users).astype(np.int32)

@@ -1,8 +1,6 @@
-"""Training edges by table row: all of them in one file, of which a rank maps the slice of the nodes
-it owns.
+"""Training edges in the order of table rows: one file, of which a rank maps the rows of its nodes.
 
-Legend: N nodes, E training edges (each stands twice, once from either end), n nodes of a share, U
-users.
+Legend: U users, N nodes, E training edges (each in the rows of both its nodes), n nodes of a rank.
 """
 
 from collections.abc import Iterator
@@ -25,11 +23,14 @@ BLOCK_EDGES = 1 << 24  # neighbours in memory at a time while the file is writte
 
 @dataclass(frozen=True)
 class EdgeRows:
-    """CSR rows of some nodes over global ids: of all nodes in their own order, or of one rank's in
-    table order.
+    """CSR rows over global ids: of all nodes in node order, or of one rank's in table order.
 
-    Shapes: nodes: [n] global ids; indptr: int64 [n + 1], from 0; indices: int32, ascending within a
-    row.
+    Attributes:
+        nodes: global ids, [n].
+        indptr: int64 [n + 1], from 0.
+        indices: int32, ascending in a row.
+        first_row: table row of nodes[0], for one rank's rows.
+        whole: these are the rows of all nodes.
     """
 
     graph: Graph
@@ -41,18 +42,16 @@ class EdgeRows:
 
     @staticmethod
     def all_of(graph: Graph) -> "EdgeRows":
-        """Every node's, as `graph.placement: replicated` has it: row k is node k."""
-        return EdgeRows(
-            graph, np.arange(graph.num_nodes, dtype=np.int64), graph.indptr, graph.indices
-        )
+        """All rows, as for `graph.placement: replicated`: row k is node k."""
+        nodes = np.arange(graph.num_nodes, dtype=np.int64)
+        return EdgeRows(graph, nodes, graph.indptr, graph.indices)
 
     @staticmethod
     def share(graph: Graph, bounds: IntArray, rank: int) -> "EdgeRows":
-        """One rank's: maps of the edges only what stands in table rows [bounds[rank], bounds[rank +
-        1]).
+        """The rows of one rank: maps only the edges of table rows [bounds[rank], bounds[rank + 1]).
 
         Raises:
-            StoreError: the rows are not there, damaged, or of another graph.
+            StoreError: the rows are absent, damaged, or of another graph.
         """
         path = rows_directory(graph.path)
         if not path.is_dir():
@@ -60,35 +59,31 @@ class EdgeRows:
                 f"{path}: edges by table row, for graph.placement: partitioned, are absent: run "
                 "`recmind prepare`"
             )
-        manifest = read_manifest(path, KIND, SCHEMA)
-        if manifest.get("graph_key") != graph.key:
+        if read_manifest(path, KIND, SCHEMA).get("graph_key") != graph.key:
             raise StoreError(
                 f"{path}: made of another graph than {graph.path}: remove it, then run `recmind "
                 "prepare`"
             )
         start, stop = int(bounds[rank]), int(bounds[rank + 1])
-        node_of_row = map_array(path / "node_of_row.npy", np.int32, graph.num_nodes, start, stop)
+        nodes = map_array(path / "node_of_row.npy", np.int32, graph.num_nodes, start, stop)
         indptr = np.array(
             map_array(path / "indptr.npy", np.int64, graph.num_nodes + 1, start, stop + 1)
         )
-        indices = map_array(
-            path / "indices.npy", np.int32, 2 * graph.num_edges, int(indptr[0]), int(indptr[-1])
-        )
-        return EdgeRows(
-            graph, np.array(node_of_row, np.int64), indptr - indptr[0], indices, start, whole=False
-        )
+        first, last = int(indptr[0]), int(indptr[-1])
+        indices = map_array(path / "indices.npy", np.int32, 2 * graph.num_edges, first, last)
+        nodes = np.array(nodes, np.int64)
+        return EdgeRows(graph, nodes, indptr - first, indices, start, whole=False)
 
     def newest(self) -> Int32Array:
-        """Place of each user's newest training edge in the user's row, 0 without any. Shape: [U]."""
+        """Position of each user's newest training edge in their row, 0 without any. Shape: [U]."""
         if self.whole:
-            return newest_places(self.graph)
-        found: Int32Array = map_array(
-            rows_directory(self.graph.path) / "newest.npy", np.int32, self.graph.num_users
-        )
-        return found
+            return _newest_positions(self.graph)
+        path = rows_directory(self.graph.path) / "newest.npy"
+        positions: Int32Array = map_array(path, np.int32, self.graph.num_users)
+        return positions
 
     def rows_of(self, nodes: IntArray) -> IntArray:
-        """Where nodes stand here; −1 for those of other ranks. Shape: as `nodes`."""
+        """Index of each node in `self.nodes`; −1 for nodes of other ranks. Shape: as `nodes`."""
         if self.whole:
             return nodes
         rows = np.asarray(self.graph.row_of_node)[nodes] - self.first_row
@@ -96,13 +91,12 @@ class EdgeRows:
 
 
 def rows_directory(graph: Path) -> Path:
-    """Where the rows of a graph directory are, once prepared."""
+    """The directory of a graph's edge rows."""
     return graph.with_name(graph.name + "-rows")
 
 
 def prepare_rows(graph_path: Path) -> Path:
-    """Writes a prepared graph's edges in table order, which serves any number of ranks. What is
-    there is returned untouched.
+    """Writes a graph's edges in table order, for any number of ranks, unless that has been done.
 
     Raises:
         StoreError: the directory cannot be written.
@@ -112,16 +106,15 @@ def prepare_rows(graph_path: Path) -> Path:
     if _has_rows_of(graph, final):
         return final
     with building(final):
-        if not _has_rows_of(graph, final):  # another run may have made them while this one waited
+        if not _has_rows_of(graph, final):  # unless another run made them meanwhile
             _write_rows(graph, final)
     return final
 
 
 def _has_rows_of(graph: Graph, final: Path) -> bool:
-    return (
-        is_complete(final, KIND, SCHEMA)
-        and read_manifest(final, KIND, SCHEMA).get("graph_key") == graph.key
-    )
+    if not is_complete(final, KIND, SCHEMA):
+        return False
+    return read_manifest(final, KIND, SCHEMA).get("graph_key") == graph.key
 
 
 def _write_rows(graph: Graph, final: Path) -> None:
@@ -132,34 +125,26 @@ def _write_rows(graph: Graph, final: Path) -> None:
     with writing(final.parent), atomic_directory(final) as work:
         np.save(work / "node_of_row.npy", node_of_row)
         np.save(work / "indptr.npy", indptr)
-        np.save(work / "newest.npy", newest_places(graph))
-        write_array(
-            work / "indices.npy",
-            np.int32,
-            2 * graph.num_edges,
-            _reordered(graph, node_of_row, indptr),
-        )
+        np.save(work / "newest.npy", _newest_positions(graph))
+        blocks = _reordered(graph, node_of_row, indptr)
+        write_array(work / "indices.npy", np.int32, 2 * graph.num_edges, blocks)
         write_manifest(work, KIND, SCHEMA, {"graph_key": graph.key, "num_edges": graph.num_edges})
 
 
-def newest_places(graph: Graph) -> Int32Array:
-    """Place of each user's newest training edge in the user's row, 0 without any. Shape: [U]."""
-    found: Int32Array = _newest(graph.indptr, graph.time_rank, graph.num_users)
-    return found
+def _newest_positions(graph: Graph) -> Int32Array:
+    positions: Int32Array = _argmax_of_rows(graph.indptr, graph.time_rank, graph.num_users)
+    return positions
 
 
 def write_array(
     path: Path, dtype: type[np.generic], length: int, blocks: Iterator[np.ndarray]
 ) -> None:
-    """A one-dimensional .npy file out of blocks that are never in memory together."""
+    """Writes a one-dimensional .npy file block by block."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": (length,)}
+    written = 0
     with path.open("wb") as file:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            "fortran_order": False,
-            "shape": (length,),
-        }
         np.lib.format.write_array_header_1_0(file, header)
-        written = 0
         for block in blocks:
             file.write(np.ascontiguousarray(block, dtype).data)
             written += len(block)
@@ -167,11 +152,11 @@ def write_array(
 
 
 def _reordered(graph: Graph, node_of_row: Int32Array, indptr: IntArray) -> Iterator[np.ndarray]:
+    """The indices of all rows in table order, about `BLOCK_EDGES` at a time."""
     start = 0
     while start < graph.num_nodes:
-        stop = max(
-            start + 1, int(np.searchsorted(indptr, indptr[start] + BLOCK_EDGES, side="right")) - 1
-        )
+        limit = indptr[start] + BLOCK_EDGES
+        stop = max(start + 1, int(np.searchsorted(indptr, limit, side="right")) - 1)
         block = np.empty(int(indptr[stop] - indptr[start]), np.int32)
         _copy_rows(graph.indptr, graph.indices, node_of_row[start:stop], block)
         yield block
@@ -188,10 +173,10 @@ def _copy_rows(indptr, indices, nodes, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _newest(indptr, time_rank, num_users):  # type: ignore[no-untyped-def]
-    out = np.zeros(num_users, np.int32)
-    for u in range(num_users):
-        start, stop = indptr[u], indptr[u + 1]
+def _argmax_of_rows(indptr, values, num_rows):  # type: ignore[no-untyped-def]
+    out = np.zeros(num_rows, np.int32)
+    for row in range(num_rows):
+        start, stop = indptr[row], indptr[row + 1]
         if stop > start:
-            out[u] = np.argmax(time_rank[start:stop])
+            out[row] = np.argmax(values[start:stop])
     return out

@@ -1,4 +1,4 @@
-"""Which table rows each rank holds."""
+"""Which table rows each rank holds (P ranks)."""
 
 import numpy as np
 from numba import njit
@@ -10,11 +10,10 @@ from recmind_dist.types import IntArray
 
 
 def row_bounds(graph: Graph, world_size: int) -> IntArray:
-    """Rank p holds rows [bounds[p], bounds[p + 1]). Shape: int64 [world_size + 1].
+    """Rank p holds rows [bounds[p], bounds[p + 1]). Shape: int64 [P + 1].
 
-    The parts of the partition, one after the other as many to a rank, where their number is a
-    multiple of the world's; else an even cut by count, which keeps most of the partition's locality
-    because its rows are contiguous.
+    If the number of parts is a multiple of `world_size`, each rank holds the same number of
+    consecutive parts. Otherwise rows are cut evenly, which keeps most of the partition's locality.
 
     Raises:
         DataError: there are more ranks than nodes.
@@ -31,20 +30,24 @@ def row_bounds(graph: Graph, world_size: int) -> IntArray:
 
 
 def by_owner(rows: IntArray, bounds: IntArray) -> tuple[IntArray, IntArray]:
-    """Places of these table rows rank by rank, in their order within each, [n], and where each
-    rank's begin, [P + 1].
+    """Groups table rows by the rank that holds them, in stable order.
 
     Args:
-        rows: [n]; bounds: [P + 1] of the ranks.
+        rows: table rows, [n].
+        bounds: see `row_bounds`, [P + 1].
+
+    Returns:
+        Positions in `rows` rank by rank, [n], and the start of each rank's positions, [P + 1].
     """
-    order, starts = np.empty(len(rows), np.int64), np.zeros(len(bounds) + 1, np.int64)
-    _deal(rows, bounds, order, starts)
+    order = np.empty(len(rows), np.int64)
+    starts = np.zeros(len(bounds) + 1, np.int64)
+    _group(rows, bounds, order, starts)
     return order, starts[:-1]
 
 
 @njit(cache=True, nogil=True)
-def _deal(rows, bounds, order, starts):  # type: ignore[no-untyped-def]
-    """Beginnings stand one place late in `starts` [P + 2] until each rank was dealt its rows."""
+def _group(rows, bounds, order, starts):  # type: ignore[no-untyped-def]
+    """Fills `order` and `starts` [P + 2], where starts[p + 1] is the cursor of rank p meanwhile."""
     owner = np.empty(len(rows), np.int32)
     for k in range(len(rows)):
         low, high = 0, len(bounds) - 1  # bounds[low] <= row < bounds[high]

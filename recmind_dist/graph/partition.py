@@ -1,6 +1,4 @@
-"""Who owns which node: a permutation node → table row in which every part's rows are contiguous (N
-nodes).
-"""
+"""Partition: a permutation node → table row; the rows of a part are contiguous (N nodes)."""
 
 from dataclasses import dataclass
 
@@ -8,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from recmind_dist.errors import DataError
-from recmind_dist.graph.csr import counting_order
+from recmind_dist.graph.csr import counting_order, starts_of
 from recmind_dist.graph.fennel import assign_parts
 from recmind_dist.graph.settings import GraphSettings
 from recmind_dist.graph.store import Graph
@@ -19,26 +17,24 @@ Partition = tuple[IntArray, IntArray]  # row_of_node [N], part_rows [num_parts +
 
 
 def partition_nodes(settings: GraphSettings, indptr: IntArray, indices: Int32Array) -> Partition:
-    """Deals the nodes of a CSR to `num_parts` parts.
+    """Partitions the nodes of a CSR.
 
     Raises:
         DataError: there are more parts than nodes.
     """
     num_nodes = len(indptr) - 1
-    if settings.num_parts > num_nodes:
+    num_parts, seed = settings.num_parts, settings.seed
+    if num_parts > num_nodes:
         raise DataError(
-            f"graph.num_parts = {settings.num_parts} is more parts than the {num_nodes} nodes: "
-            "lower it"
+            f"graph.num_parts = {num_parts} is more parts than the {num_nodes} nodes: lower it"
         )
     if settings.partition == "range":
-        return by_range(np.diff(indptr), settings.num_parts)
-    if settings.partition == "metis" and settings.num_parts > 1:
-        return by_metis(indptr, indices, settings.num_parts, settings.seed)
-    if settings.partition == "fennel" and settings.num_parts > 1:
-        return by_parts(
-            assign_parts(indptr, indices, settings.num_parts, settings.seed), settings.num_parts
-        )
-    return by_hash(num_nodes, settings.num_parts, settings.seed)
+        return by_range(np.diff(indptr), num_parts)
+    if settings.partition == "metis" and num_parts > 1:
+        return by_metis(indptr, indices, num_parts, seed)
+    if settings.partition == "fennel" and num_parts > 1:
+        return by_parts(assign_parts(indptr, indices, num_parts, seed), num_parts)
+    return by_hash(num_nodes, num_parts, seed)
 
 
 def even_cut(num_rows: int, num_parts: int) -> IntArray:
@@ -47,9 +43,7 @@ def even_cut(num_rows: int, num_parts: int) -> IntArray:
 
 
 def by_hash(num_nodes: int, num_parts: int, seed: int) -> Partition:
-    """A keyed shuffle, cut evenly: parts are alike in degree because they are samples of one
-    another.
-    """
+    """A keyed shuffle, cut evenly: parts are random samples, so their degrees balance."""
     shuffle = Permutation(num_nodes, stream_key(seed, "partition"))
     return shuffle(np.arange(num_nodes, dtype=np.int64)), even_cut(num_nodes, num_parts)
 
@@ -60,18 +54,15 @@ def by_range(degree: IntArray, num_parts: int) -> Partition:
     weight = np.cumsum(degree + 1)
     targets = weight[-1] * np.arange(1, num_parts) / num_parts
     cuts = np.searchsorted(weight, targets) + 1
-    # a hub may be heavier than a part: cuts then coincide, and each moves on to leave one node
-    # behind it
-    place = np.arange(1, num_parts)
-    cuts = np.maximum.accumulate(cuts - place) + place
-    cuts = np.minimum(cuts, num_nodes - num_parts + place)
+    # a hub heavier than a part makes cuts coincide: move each by at least one node
+    first = np.arange(1, num_parts)
+    cuts = np.maximum.accumulate(cuts - first) + first
+    cuts = np.minimum(cuts, num_nodes - num_parts + first)
     return np.arange(num_nodes, dtype=np.int64), np.r_[0, cuts, num_nodes].astype(np.int64)
 
 
 def by_metis(indptr: IntArray, indices: Int32Array, num_parts: int, seed: int) -> Partition:
-    """METIS k-way with weights degree + 1: parts of like degree with few edges between them. A part
-    may be empty.
-    """
+    """METIS k-way with weights degree + 1: balanced degrees, few cut edges. A part may be empty."""
     import pymetis
 
     options = pymetis.Options(seed=seed % (1 << 31))
@@ -84,19 +75,21 @@ def by_metis(indptr: IntArray, indices: Int32Array, num_parts: int, seed: int) -
 
 
 def by_parts(part: Int32Array, num_parts: int) -> Partition:
-    """Rows part by part, nodes in their own order within one."""
+    """Rows part by part, in node order within a part."""
     order = counting_order(part, num_parts)
     row_of_node = np.empty(len(part), dtype=np.int64)
     row_of_node[order] = np.arange(len(part))
-    return row_of_node, np.r_[0, np.cumsum(np.bincount(part, minlength=num_parts))].astype(np.int64)
+    return row_of_node, starts_of(part, num_parts)
 
 
 @dataclass(frozen=True)
 class Balance:
-    """How good a partition is.
+    """Quality of a partition.
 
     Attributes:
-        cut: share of the edges between parts; edges, nodes: of the fullest part, over the mean.
+        cut: share of edges between parts.
+        edges: edges of the fullest part over the mean.
+        nodes: nodes of the fullest part over the mean.
     """
 
     cut: float
@@ -105,13 +98,11 @@ class Balance:
 
 
 def judge(graph: Graph, bounds: IntArray) -> Balance:
-    """Reads all edges once. Args: bounds: [P + 1] rows of the parts."""
-    part = (np.searchsorted(bounds, np.asarray(graph.row_of_node), side="right") - 1).astype(
-        np.int32
-    )
-    num_parts, users = len(bounds) - 1, graph.num_users
-    cut = _count_cut(graph.indptr[: users + 1], graph.indices, part)
-    edges = np.bincount(part, weights=np.asarray(graph.degree), minlength=num_parts)
+    """Measures parts with rows [bounds[p], bounds[p + 1]). Reads all edges once."""
+    rows = np.asarray(graph.row_of_node)
+    part = (np.searchsorted(bounds, rows, side="right") - 1).astype(np.int32)
+    cut = _count_cut(graph.indptr[: graph.num_users + 1], graph.indices, part)
+    edges = np.bincount(part, weights=np.asarray(graph.degree), minlength=len(bounds) - 1)
     nodes = np.diff(bounds)
     return Balance(
         cut / max(graph.num_edges, 1),

@@ -1,8 +1,7 @@
-"""`prepare_graph`: a data set directory → a graph directory (split, CSR both ways, partition, texts
-in node order).
-"""
+"""`prepare_graph`: a data set → a graph directory: split, CSR, partition, texts by node."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +37,20 @@ MAX_NODES = 2**31 - 1  # node ids are int32 on disk
 def prepare_graph(
     dataset_dir: Path, settings: GraphSettings, cache: Path, memory_mb: int = 0
 ) -> Path:
-    """Splits, sorts and partitions a data set. What was done before is found by content and
-    returned untouched.
+    """Splits, sorts and partitions a data set, unless the cache has that graph already.
 
-    Of runs that want the same graph at once, one makes it and the others wait for it.
-
-    Nodes are numbered by external id (whole numbers by value, then text), users first: the order of
-    files does not matter. Users and items that are only held out keep their node.
+    If several runs need the same graph at once, one makes it and the others wait. Nodes are
+    numbered by external id (integers by value, then text), users first, so the order of files does
+    not matter. Users and items with only held-out interactions are nodes too.
 
     Args:
-        dataset_dir: as `ingest_dataset` returns it; cache: holds `<name>/graph-<key>/`; memory_mb:
-        above 0 works in blocks of about so much (see `streaming`); the files are the same.
+        dataset_dir: the directory that `ingest_dataset` returns.
+        cache: the directory that holds `<name>/graph-<key>/`.
+        memory_mb: above 0 works in blocks of about this size (see `streaming`); same files.
 
     Raises:
-        DataError: the split leaves nothing to train on, is not there, or there are more parts than
-        nodes.
+        DataError: the split leaves no training interaction or does not exist, or there are more
+            parts than nodes.
         StoreError: the data set is damaged, or the cache cannot be written.
     """
     dataset = read_manifest(dataset_dir, DATASET_KIND, DATASET_SCHEMA)
@@ -61,65 +59,78 @@ def prepare_graph(
     if is_complete(final, KIND, SCHEMA):
         return final
     with building(final):
-        if not is_complete(
-            final, KIND, SCHEMA
-        ):  # another run may have made it while this one waited
-            _prepare(dataset_dir, dataset, settings, key, final, memory_mb)
+        if not is_complete(final, KIND, SCHEMA):  # unless another run made it meanwhile
+            faults.check("prepare")
+            verify_manifest(dataset_dir, dataset)
+            _check_split(dataset, settings)
+            source = _Source(dataset_dir, dataset, settings)
+            if memory_mb:
+                _prepare_in_blocks(source, key, final, memory_mb)
+            else:
+                _prepare_at_once(source, key, final)
     return final
 
 
-def _prepare(
-    dataset_dir: Path,
-    dataset: dict[str, Any],
-    settings: GraphSettings,
-    key: str,
-    final: Path,
-    memory_mb: int,
-) -> None:
-    faults.check("prepare")
-    verify_manifest(dataset_dir, dataset)
-    _check_split(dataset, settings)
-    content = {
-        "name": dataset["name"],
-        "key": key,
-        "dataset_key": dataset["key"],
-        "settings": settings.content(),
-    }
-    content |= {
-        "split": settings.split,
-        "partition": settings.partition,
-        "num_parts": settings.num_parts,
-    }
-    if memory_mb:
-        _prepare_in_blocks(dataset_dir, dataset, settings, final, content, memory_mb)
-    else:
-        _prepare_at_once(dataset_dir, dataset, settings, final, content)
+@dataclass(frozen=True)
+class _Source:
+    """A data set with its manifest, and the settings of the graph to make from it."""
 
+    path: Path
+    dataset: dict[str, Any]
+    settings: GraphSettings
 
-def _prepare_at_once(
-    dataset_dir: Path,
-    dataset: dict[str, Any],
-    settings: GraphSettings,
-    final: Path,
-    content: dict[str, Any],
-) -> None:
-    frame = pl.read_parquet(dataset_dir / "interactions.parquet")
-    users = _nodes(frame.get_column("user"), dataset_dir / "users.parquet")
-    items = _nodes(frame.get_column("item"), dataset_dir / "items.parquet")
-    _check_size(dataset_dir, users, items)
-    log = _encode(frame, users, items)
-    labels = _label(log, frame, items.height, dataset, settings)
-    if settings.withhold_items:
-        labels = splits.withhold(labels, log, items.height, settings.withhold_items, settings.seed)
-    _check_left(dataset, settings, int((labels == TRAIN).sum()))
-    content |= {"num_users": users.height, "num_items": items.height, **_counts(log, labels)}
-    with writing(final.parent.parent), atomic_directory(final) as work:
-        _write_training(work, log, labels, users.height, items.height, settings)
-        for split, label in (("valid", VALID), ("test", TEST)):
-            chosen = labels == label
-            indptr, indices = held_out_rows(
-                log.user[chosen], log.item[chosen], users.height, items.height
+    @property
+    def interactions(self) -> Path:
+        return self.path / "interactions.parquet"
+
+    def nodes(self, side: str, logged: pl.Series) -> pl.DataFrame:
+        """One row a node, in node order: id, then texts."""
+        texts = pl.read_parquet(self.path / f"{side}s.parquet")
+        ids = natural_order(pl.concat([logged.unique().alias("id"), texts.get_column("id")]))
+        return ids.to_frame().join(texts, on="id", how="left", maintain_order="left")
+
+    def content(self, key: str, counts: dict[str, int]) -> dict[str, Any]:
+        """The content of the graph's manifest. Raises DataError without a training edge."""
+        name, settings = self.dataset["name"], self.settings
+        if not counts["num_edges"]:
+            raise DataError(
+                f"{name}: graph.split {settings.split} leaves no training interaction: "
+                "hold out less"
             )
+        return {
+            "name": name,
+            "key": key,
+            "dataset_key": self.dataset["key"],
+            "settings": settings.content(),
+            "split": settings.split,
+            "partition": settings.partition,
+            "num_parts": settings.num_parts,
+            **counts,
+        }
+
+
+def _prepare_at_once(source: _Source, key: str, final: Path) -> None:
+    settings = source.settings
+    frame = pl.read_parquet(source.interactions)
+    users = source.nodes("user", frame.get_column("user"))
+    items = source.nodes("item", frame.get_column("item"))
+    num_users, num_items = _checked_sizes(source.path, users, items)
+    log = Interactions(
+        _codes(frame, "user", users),
+        _codes(frame, "item", items),
+        frame.get_column("time").to_numpy(),
+        frame.get_column("row").to_numpy(),
+    )
+    labels = _label(log, frame, num_items, source)
+    if settings.withhold_items:
+        labels = splits.withhold(labels, log, num_items, settings.withhold_items, settings.seed)
+    counts = {"num_users": num_users, "num_items": num_items, **_counts(log, labels)}
+    content = source.content(key, counts)
+    with writing(final.parent.parent), atomic_directory(final) as work:
+        _write_training(work, log[labels == TRAIN], num_users, num_items, settings)
+        for split, label in (("valid", VALID), ("test", TEST)):
+            held = log[labels == label]
+            indptr, indices = held_out_rows(held.user, held.item, num_users, num_items)
             np.save(work / f"{split}_indptr.npy", indptr)
             np.save(work / f"{split}_indices.npy", indices)
         users.write_parquet(work / "users.parquet")
@@ -127,103 +138,64 @@ def _prepare_at_once(
         write_manifest(work, KIND, SCHEMA, content)
 
 
-def _prepare_in_blocks(
-    dataset_dir: Path,
-    dataset: dict[str, Any],
-    settings: GraphSettings,
-    final: Path,
-    content: dict[str, Any],
-    memory_mb: int,
-) -> None:
+def _prepare_in_blocks(source: _Source, key: str, final: Path, memory_mb: int) -> None:
+    settings = source.settings
     refuse_unstreamed(settings)
-    log = dataset_dir / "interactions.parquet"
-    users, items = (
-        _nodes(logged_ids(log, side), dataset_dir / f"{side}s.parquet") for side in ("user", "item")
-    )
-    _check_size(dataset_dir, users, items)
+    log = source.interactions
+    users = source.nodes("user", logged_ids(log, "user"))
+    items = source.nodes("item", logged_ids(log, "item"))
+    num_users, num_items = _checked_sizes(source.path, users, items)
     with writing(final.parent.parent), atomic_directory(final) as work:
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-spill-") as folder:
-            writer = GraphWriter(work, users.height, items.height, settings, memory_mb)
+            writer = GraphWriter(work, num_users, num_items, settings, memory_mb)
             spill = sorted_log(log, users["id"], items["id"], Path(folder) / "log", memory_mb)
             for b in range(spill.num_blocks):
-                writer.add(spill.block(b))
-        _check_left(dataset, settings, writer.counts["num_edges"])
+                writer.add(spill.block(b))  # no name, so that only one block is in memory
+        counts = {"num_users": num_users, "num_items": num_items, **writer.counts}
+        content = source.content(key, counts)
         indptr = writer.finish()
         indices = np.load(work / "indices.npy", mmap_mode="r", allow_pickle=False)
         _write_partition(work, settings, indptr, indices)
         users.write_parquet(work / "users.parquet")
         items.write_parquet(work / "items.parquet")
-        counts = {"num_users": users.height, "num_items": items.height, **writer.counts}
-        write_manifest(work, KIND, SCHEMA, content | counts)
+        write_manifest(work, KIND, SCHEMA, content)
 
 
-def _check_size(dataset_dir: Path, users: pl.DataFrame, items: pl.DataFrame) -> None:
-    if users.height + items.height > MAX_NODES:
-        raise DataError(
-            f"{dataset_dir}: {users.height + items.height} nodes: a graph holds at most {MAX_NODES}"
-        )
-
-
-def _check_left(dataset: dict[str, Any], settings: GraphSettings, num_edges: int) -> None:
-    if not num_edges:
-        raise DataError(
-            f"{dataset['name']}: graph.split {settings.split} leaves no training interaction: "
-            "hold out less"
-        )
+def _checked_sizes(path: Path, users: pl.DataFrame, items: pl.DataFrame) -> tuple[int, int]:
+    """The numbers of users and items. Raises DataError for too many nodes."""
+    num_nodes = users.height + items.height
+    if num_nodes > MAX_NODES:
+        raise DataError(f"{path}: {num_nodes} nodes: a graph holds at most {MAX_NODES}")
+    return users.height, items.height
 
 
 def _check_split(dataset: dict[str, Any], settings: GraphSettings) -> None:
+    name = dataset["name"]
     given = settings.split == "given"
     if given and not dataset["given_split"]:
         raise DataError(
-            f"{dataset['name']}: graph.split is given, but the data set has none: set dataset.test"
+            f"{name}: graph.split is given, but the data set has none: set dataset.test"
         )
     if not given and dataset["given_split"]:
         raise DataError(
-            f"{dataset['name']}: dataset.test gives a split: set graph.split: given, or unset "
-            "dataset.test"
+            f"{name}: dataset.test gives a split: set graph.split: given, or unset dataset.test"
         )
     if given and dataset["has_valid"] and settings.valid_share:
         raise DataError(
-            f"{dataset['name']}: dataset.valid and graph.valid_share both make a validation set: "
-            "unset one"
+            f"{name}: dataset.valid and graph.valid_share both make a validation set: unset one"
         )
 
 
-def _nodes(logged: pl.Series, table: Path) -> pl.DataFrame:
-    """One row a node, in node order, with its texts."""
-    texts = pl.read_parquet(table)
-    ids = natural_order(pl.concat([logged.unique().alias("id"), texts.get_column("id")]))
-    return ids.to_frame().join(texts, on="id", how="left", maintain_order="left")
+def _codes(frame: pl.DataFrame, side: str, nodes: pl.DataFrame) -> IntArray:
+    """External ids → codes from 0, which are rows of `nodes`."""
+    code = pl.int_range(pl.len(), dtype=pl.Int64).alias("code")
+    numbered = nodes.select(pl.col("id").alias(side), code)
+    joined = frame.select(side).join(numbered, on=side, how="left", maintain_order="left")
+    return joined.get_column("code").to_numpy()
 
 
-def _encode(frame: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> Interactions:
-    """External ids → codes from 0."""
-
-    def codes(side: str, nodes: pl.DataFrame) -> IntArray:
-        numbered = nodes.select(
-            pl.col("id").alias(side), pl.int_range(pl.len(), dtype=pl.Int64).alias("code")
-        )
-        return (
-            frame.select(side)
-            .join(numbered, on=side, how="left", maintain_order="left")
-            .get_column("code")
-            .to_numpy()
-        )
-
-    times = frame.get_column("time").to_numpy()
-    return Interactions(
-        codes("user", users), codes("item", items), times, frame.get_column("row").to_numpy()
-    )
-
-
-def _label(
-    log: Interactions,
-    frame: pl.DataFrame,
-    num_items: int,
-    dataset: dict[str, Any],
-    settings: GraphSettings,
-) -> Labels:
+def _label(log: Interactions, frame: pl.DataFrame, num_items: int, source: _Source) -> Labels:
+    settings = source.settings
     if settings.split == "leave-one-out":
         return splits.leave_one_out(log)
     if settings.split == "ratio":
@@ -232,7 +204,7 @@ def _label(
         return splits.global_time(log, settings.valid_share, settings.test_share)
     names = {"train": TRAIN, "valid": VALID, "test": TEST}
     labels = frame.get_column("split").replace_strict(names, return_dtype=pl.Int8).to_numpy()
-    if settings.valid_share and not dataset["has_valid"]:
+    if settings.valid_share and not source.dataset["has_valid"]:
         return splits.share_of_training(labels, log, num_items, settings.valid_share, settings.seed)
     return labels
 
@@ -249,15 +221,8 @@ def _counts(log: Interactions, labels: Labels) -> dict[str, int]:
 
 
 def _write_training(
-    work: Path,
-    log: Interactions,
-    labels: Labels,
-    num_users: int,
-    num_items: int,
-    settings: GraphSettings,
+    work: Path, train: Interactions, num_users: int, num_items: int, settings: GraphSettings
 ) -> None:
-    chosen = labels == TRAIN
-    train = Interactions(log.user[chosen], log.item[chosen], log.time[chosen], log.row[chosen])
     rank = splits.rank_in_time(train)
     order = edge_order(train.user, train.item, num_users, num_items)
     indptr, indices = both_directions(train.user[order], train.item[order], num_users, num_items)

@@ -1,4 +1,4 @@
-"""How a data set becomes a graph: which interactions are held out, and who owns which nodes."""
+"""Settings of a graph: which interactions are held out, and which nodes a rank holds."""
 
 from typing import Any, Literal
 
@@ -11,39 +11,31 @@ class GraphSettings(Settings):
     """Split and partition."""
 
     split: Literal["leave-one-out", "ratio", "global-time", "given"] = "leave-one-out"
-    """leave-one-out: a user's newest is test, second newest valid; ratio: newest shares of each
-    user;
-    global-time: newest shares of the whole log; given: the data set's own test file"""
+    """leave-one-out: the newest of each user is test, the second newest valid; ratio: newest shares
+    of each user; global-time: newest shares of the whole log; given: the data set's test file"""
     valid_share: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """share of interactions held out for validation (ratio, global-time; given without a validation
-    file)
-    """
+    """share of interactions held out for validation (ratio, global-time, or given without a valid
+    file)"""
     test_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     """share of interactions held out for test (ratio, global-time)"""
     withhold_items: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """cold protocol: share of the items, drawn, that keep only 0..3 of their training edges; the
-    others are dropped
-    """
+    """cold protocol: share of items, drawn at random, that keep only 0..3 training edges"""
     partition: Literal["hash", "range", "fennel", "metis"] = "hash"
     """hash: keyed shuffle; range: node order, cut where degrees balance; fennel: few cut edges
-    under a cap of degrees, in a few
-    passes over graphs of any size; metis: fewer still, in many times the graph's memory"""
+    with capped degrees, for graphs of any size; metis: fewest, in many times the graph's memory"""
     num_parts: int = Field(default=2, ge=1)
-    """parts that the nodes are dealt to; a run with another number of ranks cuts rows evenly by
-    count
-    """
+    """parts of the partition; ranks hold whole parts if their number divides this, else even shares
+    of rows"""
     placement: Literal["replicated", "partitioned"] = "replicated"
-    """replicated: every worker maps all edges; partitioned: those of its own nodes, and asks the
-    owners for others
-    """
+    """replicated: every worker maps all edges; partitioned: only those of its nodes, and requests
+    others from their workers"""
     seed: int = Field(default=0, ge=0)
-    """of the hash partition, of metis, of withheld items, of the validation share of a given split,
-    and of the edges that gates
-    learn from; not train.seed, so that runs of other seeds share user texts that leave these edges
-    out"""
+    """of the partition, withheld items, the validation share of a given split, and the edges that
+    gates learn from; not train.seed, so that runs with other seeds share user texts without these
+    edges"""
 
     def content(self) -> dict[str, Any]:
-        """What decides the graph itself, wherever its edges lie: its key is made of this."""
+        """The settings that the graph's key depends on."""
         return self.model_dump(mode="json", exclude={"placement"})
 
     @model_validator(mode="after")

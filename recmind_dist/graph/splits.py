@@ -1,8 +1,6 @@
-"""Which interactions are trained on and which are held out: pure functions on arrays.
+"""Splits: pure functions from M interactions to labels int8 [M]: TRAIN, VALID, TEST or WITHHELD.
 
-Arrays are aligned by interaction [M]: `user` and `item` are codes from 0, `time` and `row` decide
-what is newer (equal times go by source row). Each function returns labels int8 [M]: TRAIN, VALID or
-TEST (or WITHHELD, under the cold protocol).
+Interactions are ordered by time; equal times by source row.
 """
 
 from dataclasses import dataclass
@@ -15,9 +13,7 @@ from recmind_dist.randomness import integers, stream_key, uniforms, words
 from recmind_dist.types import IntArray
 
 TRAIN, VALID, TEST, WITHHELD = 0, 1, 2, 3
-MIN_FOR_HOLDOUT = (
-    3  # leave-one-out needs one interaction each to train on, to validate on and to test on
-)
+MIN_FOR_HOLDOUT = 3  # leave-one-out needs one interaction each for training, validation and test
 
 Labels = NDArray[np.int8]
 Times = NDArray[Any]  # int64 or float64
@@ -25,25 +21,28 @@ Times = NDArray[Any]  # int64 or float64
 
 @dataclass(frozen=True)
 class Interactions:
-    """Aligned columns of a log. Shapes: all [M]."""
+    """Columns of a log; user and item are codes from 0. Shapes: all [M]."""
 
     user: IntArray
     item: IntArray
     time: Times
     row: IntArray
 
+    def __getitem__(self, chosen: np.ndarray) -> "Interactions":
+        return Interactions(
+            self.user[chosen], self.item[chosen], self.time[chosen], self.row[chosen]
+        )
+
 
 def chronology(log: Interactions) -> IntArray:
-    """Indices that put interactions by user, then oldest first. Shape: [M]."""
+    """The order by user, then oldest first. Shape: [M]."""
     return np.lexsort((log.row, log.time, log.user))
 
 
 def leave_one_out(log: Interactions) -> Labels:
-    """Each user's newest is TEST, second newest VALID; users with fewer than three interactions
-    keep all in TRAIN.
-    """
+    """Of each user with three or more interactions the newest is TEST, the second newest VALID."""
     order = chronology(log)
-    from_end, count = _place_from_end(log.user[order])
+    from_end, count = _position_from_end(log.user[order])
     enough = count >= MIN_FOR_HOLDOUT
     labels = np.zeros(len(order), dtype=np.int8)
     labels[order[enough & (from_end == 0)]] = TEST
@@ -52,11 +51,9 @@ def leave_one_out(log: Interactions) -> Labels:
 
 
 def ratio(log: Interactions, valid_share: float, test_share: float) -> Labels:
-    """Of a user's n interactions the newest ⌊n·test_share⌋ are TEST, the ⌊n·valid_share⌋ before
-    them VALID.
-    """
+    """Of each user's n the newest ⌊n·test_share⌋ are TEST, the ⌊n·valid_share⌋ before VALID."""
     order = chronology(log)
-    from_end, count = _place_from_end(log.user[order])
+    from_end, count = _position_from_end(log.user[order])
     test = _share_of(count, test_share)
     valid = _share_of(count, valid_share)
     labels = np.zeros(len(order), dtype=np.int8)
@@ -66,11 +63,9 @@ def ratio(log: Interactions, valid_share: float, test_share: float) -> Labels:
 
 
 def global_time(log: Interactions, valid_share: float, test_share: float) -> Labels:
-    """Two cut times for the whole log: what is at or after a cut is held out, so equal times never
-    straddle it.
+    """Cuts the whole log at two times, before the newest test_share and the valid_share before it.
 
-    The cuts stand where the newest test_share, and before it valid_share, of the interactions
-    begin.
+    All interactions at or after a cut are held out, so a cut never divides equal times.
     """
     ordered = np.sort(log.time)
     labels = np.zeros(len(ordered), dtype=np.int8)
@@ -87,65 +82,59 @@ def global_time(log: Interactions, valid_share: float, test_share: float) -> Lab
 def share_of_training(
     labels: Labels, log: Interactions, num_items: int, valid_share: float, seed: int
 ) -> Labels:
-    """Moves a seeded share of each user's TRAIN interactions, ⌊n·valid_share⌋, to VALID; never
-    touches TEST.
-
-    The draw is a function of (seed, user, item), so the order of the file does not matter.
+    """Moves ⌊n·valid_share⌋ of each user's n TRAIN interactions to VALID, drawn by (seed, user,
+    item), so that the order of the file does not matter.
     """
     train = np.flatnonzero(labels == TRAIN)
-    draw = words(
-        stream_key(seed, "validation share"), log.user[train] * num_items + log.item[train]
-    )
+    pair = log.user[train] * num_items + log.item[train]
+    draw = words(stream_key(seed, "validation share"), pair)
     order = train[np.lexsort((draw, log.user[train]))]
-    from_end, count = _place_from_end(log.user[order])
+    from_end, count = _position_from_end(log.user[order])
     out = labels.copy()
     out[order[from_end < _share_of(count, valid_share)]] = VALID
     return out
 
 
 def withhold(labels: Labels, log: Interactions, num_items: int, share: float, seed: int) -> Labels:
-    """The cold protocol: items drawn by `share` keep 0..3 of their TRAIN interactions, the rest
-    become WITHHELD.
+    """Cold protocol: a drawn share of items keep 0..3 TRAIN interactions; the rest are WITHHELD.
 
-    Which items and which interactions is a function of (seed, user, item). A user's last
-    interaction left stays.
+    The draw is a function of (seed, user, item). Every user keeps at least one interaction.
     """
     items = np.arange(num_items, dtype=np.int64)
     key = stream_key(seed, "withheld items")
     chosen = uniforms(stream_key(key, "items"), items) < share
-    keeps = integers(stream_key(key, "keeps"), items, 4)
+    num_kept = integers(stream_key(key, "keeps"), items, 4)
     train = np.flatnonzero(labels == TRAIN)
     draw = words(stream_key(key, "edges"), log.user[train] * num_items + log.item[train])
     order = train[np.lexsort((draw, log.item[train]))]
-    from_end, _ = _place_from_end(log.item[order])
-    dropped = order[chosen[log.item[order]] & (from_end >= keeps[log.item[order]])]
+    from_end, _ = _position_from_end(log.item[order])
+    dropped = order[chosen[log.item[order]] & (from_end >= num_kept[log.item[order]])]
     out = labels.copy()
     out[dropped] = WITHHELD
     left = np.bincount(log.user[out == TRAIN], minlength=int(log.user.max(initial=-1)) + 1)
-    emptied = dropped[left[log.user[dropped]] == 0]
-    _, first = np.unique(log.user[emptied], return_index=True)
-    out[emptied[first]] = TRAIN
+    of_empty_users = dropped[left[log.user[dropped]] == 0]
+    _, first = np.unique(log.user[of_empty_users], return_index=True)
+    out[of_empty_users[first]] = TRAIN
     return out
 
 
 def rank_in_time(log: Interactions) -> IntArray:
-    """Place of each interaction in its user's chronology, 0 the oldest. Shape: [M]."""
+    """Position of each interaction in its user's chronology, 0 the oldest. Shape: [M]."""
     order = chronology(log)
-    from_end, count = _place_from_end(log.user[order])
+    from_end, count = _position_from_end(log.user[order])
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = count - 1 - from_end
     return rank
 
 
 def _share_of(count: IntArray, share: float) -> IntArray:
-    # 0.1 · 30 is 3.0000000000000004 or 2.9999999999999996 by the luck of rounding: the nudge makes
-    # it 3
+    # 0.1 · 30 may be 2.9999999999999996 in floats
     whole: IntArray = np.floor(count * share + 1e-9).astype(np.int64)
     return whole
 
 
-def _place_from_end(user: IntArray) -> tuple[IntArray, IntArray]:
-    """For users in runs: each element's distance from the end of its run, and the run's length."""
+def _position_from_end(user: IntArray) -> tuple[IntArray, IntArray]:
+    """Each element's distance from the end of its user's run, and the length of the run."""
     if not len(user):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])

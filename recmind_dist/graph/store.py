@@ -22,27 +22,27 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Items held out of training, per user. Shapes: indptr int64 [U + 1], indices int32 (global
-    ids, ascending).
-    """
+    """Items held out of training, per user."""
 
-    indptr: IntArray
-    indices: Int32Array
+    indptr: IntArray  # int64 [U + 1]
+    indices: Int32Array  # global ids, ascending in a row
 
     @property
     def num_edges(self) -> int:
-        """How many interactions are held out."""
+        """Number of interactions held out."""
         return len(self.indices)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A prepared graph. Training edges stand both ways in one CSR over global ids; arrays are read
-    from disk on touch.
+    """A prepared graph: one CSR of both directions over global ids, in memory-mapped arrays.
 
-    Shapes: indptr int64 [N + 1]; indices int32 [2E], rows ascending, the first E user → item;
-    time_rank int32 [E] (place of an edge in its user's chronology, 0 oldest); row_of_node int64
-    [N]; part_rows int64 [num_parts + 1].
+    Attributes:
+        indptr: int64 [N + 1].
+        indices: int32 [2E], rows ascending; the first E are user → item.
+        time_rank: int32 [E], position of an edge in its user's chronology, 0 the oldest.
+        row_of_node: table row of each node, int64 [N].
+        part_rows: part p has rows [part_rows[p], part_rows[p + 1]), int64 [num_parts + 1].
     """
 
     path: Path
@@ -58,12 +58,12 @@ class Graph:
         """Maps a graph directory.
 
         Args:
-            verify: also check the sha256 of every file; edges: False opens what stands by node
-            alone, for a rank that maps no edges but its own (see `EdgeRows`).
+            verify: check the sha256 of every file.
+            edges: map indices and time_rank; False for a rank that maps only its own edges (see
+                `EdgeRows`).
 
         Raises:
-            StoreError: the directory is absent, incomplete or damaged, or of another schema
-            version.
+            StoreError: the directory is absent, incomplete, damaged or of another schema version.
         """
         path = Path(path)
         manifest = read_manifest(path, KIND, SCHEMA)
@@ -72,32 +72,30 @@ class Graph:
         for split in ("valid", "test"):
             _count(path, manifest, f"num_{split}")
         for key in ("key", "name", "dataset_key"):
-            if not isinstance(manifest.get(key), str):
+            value = manifest.get(key)
+            if not isinstance(value, str):
                 raise StoreError(
-                    f"{path}: the manifest's {key} is {manifest.get(key)!r}: prepare the graph "
-                    "again"
+                    f"{path}: the manifest's {key} is {value!r}: prepare the graph again"
                 )
-        num_nodes, num_edges = (
-            _count(path, manifest, "num_users") + _count(path, manifest, "num_items"),
-            _count(path, manifest, "num_edges"),
-        )
+        num_nodes = _count(path, manifest, "num_users") + _count(path, manifest, "num_items")
+        num_edges = _count(path, manifest, "num_edges")
+        indices = time_rank = _NOT_MAPPED
+        if edges:
+            indices = map_array(path / "indices.npy", np.int32, 2 * num_edges)
+            time_rank = map_array(path / "time_rank.npy", np.int32, num_edges)
         return cls(
             path=path,
             manifest=manifest,
             indptr=map_array(path / "indptr.npy", np.int64, num_nodes + 1),
-            indices=map_array(path / "indices.npy", np.int32, 2 * num_edges)
-            if edges
-            else _NOT_MAPPED,
-            time_rank=map_array(path / "time_rank.npy", np.int32, num_edges)
-            if edges
-            else _NOT_MAPPED,
+            indices=indices,
+            time_rank=time_rank,
             row_of_node=map_array(path / "row_of_node.npy", np.int64, num_nodes),
             part_rows=map_array(path / "part_rows.npy", np.int64, None),
         )
 
     @property
     def key(self) -> str:
-        """Content key (hex) of the data set and the graph's settings."""
+        """Content key (hex) of the data set and the graph settings."""
         return str(self.manifest["key"])
 
     @property
@@ -122,7 +120,7 @@ class Graph:
 
     @property
     def num_edges(self) -> int:
-        """E: training interactions, each counted once."""
+        """E: training interactions."""
         return int(self.manifest["num_edges"])
 
     @cached_property
@@ -131,31 +129,28 @@ class Graph:
         return np.diff(self.indptr)
 
     def held_out(self, split: str) -> HeldOut:
-        """The interactions of "valid" or "test". Opened only here, so that training never touches
-        the test's.
-        """
+        """The interactions of "valid" or "test". Opened only here, so training never reads them."""
         if split not in ("valid", "test"):
             raise ValueError(f"split {split!r}: valid or test")
         indptr = map_array(self.path / f"{split}_indptr.npy", np.int64, self.num_users + 1)
-        return HeldOut(
-            indptr, map_array(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1]))
-        )
+        indices = map_array(self.path / f"{split}_indices.npy", np.int32, int(indptr[-1]))
+        return HeldOut(indptr, indices)
 
     def to_hetero_data(self, split: str | None = None) -> "HeteroData":
         """The training graph for PyG, in memory.
 
-        Users and items are counted from 0 each: item k of PyG is the node U + k here. What `split`
-        holds out is in no `edge_index`.
+        Users and items are numbered from 0 each: item k is node U + k here. No `edge_index` has
+        held-out edges.
 
         Args:
             split: "valid" or "test" adds its edges as `edge_label_index`; None opens neither.
 
         Returns:
             `torch_geometric.data.HeteroData` with
-            ["user"], ["item"]: num_nodes, and degree, int64, by training edges.
-            ["user", "rates", "item"], ["item", "rev_rates", "user"]: edge_index, int64 [2, E], from
-                source to target, and time_rank, int64 [E], its place in the user's chronology.
-            ["user", "rates", "item"]: with `split` also edge_label_index, int64 [2, held out], and
+            ["user"], ["item"]: num_nodes; degree, int64, in training edges.
+            ["user", "rates", "item"], ["item", "rev_rates", "user"]: edge_index, int64 [2, E],
+                source and target; time_rank, int64 [E], position in the user's chronology.
+            ["user", "rates", "item"], with `split`: edge_label_index, int64 [2, held out];
                 edge_label, ones.
 
         Example:
@@ -167,11 +162,11 @@ class Graph:
         return hetero_data_of_graph(self, split)
 
     def users_frame(self) -> pl.DataFrame:
-        """Row k is user k: id, then its texts (null where there is none)."""
+        """Row k is user k: id, then texts (null where there is none)."""
         return _read_parquet(self.path / "users.parquet")
 
     def items_frame(self) -> pl.DataFrame:
-        """Row k is item k, the node U + k: id, then its texts (null where there is none)."""
+        """Row k is item k, node U + k: id, then texts (null where there is none)."""
         return _read_parquet(self.path / "items.parquet")
 
     @cached_property
@@ -185,26 +180,23 @@ class Graph:
         return _read_parquet(self.path / "items.parquet", ["id"]).get_column("id")
 
     def user_index(self, external_id: str | int) -> NodeId:
-        """The node of a user. Raises DataError, with an example of an id, for a user that is not in
-        the graph.
-        """
-        found = (self.user_ids == str(external_id)).arg_max()
-        if found is None or self.user_ids[found] != str(external_id):
+        """The node of a user. Raises DataError for an id that is not in the graph."""
+        wanted = str(external_id)
+        found = (self.user_ids == wanted).arg_max()
+        if found is None or self.user_ids[found] != wanted:
             raise DataError(
-                f"user {str(external_id)!r} is not in {self.name}: "
+                f"user {wanted!r} is not in {self.name}: "
                 f"its {self.num_users} users have ids like {self.user_ids[0]!r}"
             )
         return int(found)
 
 
 class _NotMapped:
-    """Stands for edges that this process has no business to see: any use is an error, where an
-    empty array would not be.
-    """
+    """Placeholder for edges that a rank must not read: unlike an empty array, any use fails."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(
-            f"edges of this graph are not mapped here ({name}): ask for an EdgeRows share"
+            f"edges of this graph are not mapped here ({name}): use EdgeRows.share"
         )
 
 
@@ -229,12 +221,11 @@ def _read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
 def map_array(
     path: Path, dtype: type[np.generic], length: int | None, start: int = 0, stop: int | None = None
 ) -> NDArray[Any]:
-    """A .npy file, memory-mapped, or of it the pages that hold [start, stop); one without elements
-    is read, as nothing can
-    be mapped.
+    """Memory-maps a one-dimensional .npy file, or only the pages of [start, stop).
 
     Args:
-        length: what the file must have; None: anything.
+        length: number of elements that the file must have; None: any.
+
     Raises:
         StoreError: the file cannot be read, or is of another type or length.
     """
@@ -242,8 +233,8 @@ def map_array(
     try:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError:
-            array = _without_elements(path)
+        except ValueError:  # mmap refuses a file without elements
+            array = _read_empty(path)
     except (OSError, ValueError, EOFError) as error:
         raise StoreError(
             f"{path}: cannot be read ({str(error)[:120]}): prepare the graph again"
@@ -263,10 +254,8 @@ def map_array(
     return np.memmap(path, dtype, "r", offset, (stop - start,))
 
 
-def _without_elements(path: Path) -> NDArray[Any]:
-    """An array of no elements, by its header. Raises ValueError for any other, whatever size the
-    header declares.
-    """
+def _read_empty(path: Path) -> NDArray[Any]:
+    """An array without elements. Raises ValueError for any other, whatever its header declares."""
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):

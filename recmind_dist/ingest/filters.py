@@ -1,6 +1,4 @@
-"""Which interactions stay: by rating, one of each pair, and the k-core. Every function keeps the
-order of rows.
-"""
+"""Filters of interactions: rating, repeats, k-core. Each keeps the order of rows."""
 
 import numpy as np
 import polars as pl
@@ -16,20 +14,18 @@ def by_rating(frame: pl.DataFrame, min_rating: float) -> pl.DataFrame:
 
 
 def collapse_repeats(frame: pl.DataFrame, keep: str) -> pl.DataFrame:
-    """One row of each (user, item): the first or last in time, ties by row.
+    """Keeps one row of each (user, item): the first or last in time, ties by row.
 
-    With given splits the pair stays where it is first seen in the order train, valid, test: what
-    was trained on is no fair question later.
+    A given split comes before time: a pair stays in the first of train, valid, test that has it,
+    since an item that was trained on is no fair test.
     """
-    newest = keep == "last"
     ranked = frame
     if "split" in frame.columns:
-        place = pl.col("split").replace_strict(
-            {name: i for i, name in enumerate(SPLITS)}, return_dtype=pl.Int8
-        )
-        ranked = frame.with_columns(__split=place)
+        numbers = {name: k for k, name in enumerate(SPLITS)}
+        split = pl.col("split").replace_strict(numbers, return_dtype=pl.Int8)
+        ranked = frame.with_columns(__split=split)
     order = [name for name in ("__split", "time", "row") if name in ranked.columns]
-    descending = [newest and name != "__split" for name in order]
+    descending = [keep == "last" and name != "__split" for name in order]
     first = ranked.sort(order, descending=descending).unique(
         ["user", "item"], keep="first", maintain_order=True
     )
@@ -37,9 +33,7 @@ def collapse_repeats(frame: pl.DataFrame, keep: str) -> pl.DataFrame:
 
 
 def k_core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
-    """The largest set of rows in which every user and every item has at least k of them. Pairs must
-    be distinct.
-    """
+    """The largest set of rows in which every user and item has at least k. Pairs are distinct."""
     users = _codes(frame.get_column("user"))
     items = _codes(frame.get_column("item"))
     keep = np.ones(len(users), dtype=np.bool_)

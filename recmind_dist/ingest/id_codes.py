@@ -1,10 +1,9 @@
-"""External ids → codes from 0, batch by batch: a hash table over their bytes, since a log larger
-than memory has too many.
+"""External ids → codes from 0, batch by batch, for logs larger than memory: an open-addressing hash
+table over the ids' bytes.
 
-A hash only says where to look; ids are told apart by their bytes, so no two share a code. The hash
-is SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012) under a random key, so nobody can craft ids
-that all fall on one slot. The key changes no code, as codes follow the order of first sight, and so
-it is not kept.
+Ids are compared by their bytes, so no two share a code. The hash is SipHash-2-4 (Aumasson and
+Bernstein, INDOCRYPT 2012) under a random key, so nobody can craft ids that all collide. Codes
+follow the order of first occurrence and do not depend on the key.
 """
 
 import secrets
@@ -16,24 +15,22 @@ from numba import njit, uint64
 
 from recmind_dist.types import IntArray
 
-_FIRST, _LOAD = (
-    1 << 16,
-    0.6,
-)  # slots at the beginning; share of them in use before the table doubles
-_SPARE = 1.5  # times the room that is needed, where room for ids runs out
+_INITIAL_SLOTS = 1 << 16
+_MAX_LOAD = 0.6  # share of slots in use before the table doubles
+_GROWTH = 1.5  # capacity over need when an array of ids is reallocated
 
 
 class IdCodes:
-    """Codes in order of first sight. Memory: 12 bytes a slot, 8 an id, and the ids themselves.
+    """Codes in order of first occurrence. Memory: 12 bytes a slot, 8 an id, and the ids' bytes.
 
     Args:
-        known: ids that get the codes 0, 1, … to begin with, all different.
+        known: distinct ids that get the codes 0, 1, … first.
     """
 
     def __init__(self, known: pl.Series | None = None) -> None:
         self._key = np.frombuffer(secrets.token_bytes(16), np.uint64)
-        self._slots = np.full(_FIRST, -1, np.int32)
-        self._hashes = np.empty(_FIRST, np.uint64)
+        self._slots = np.full(_INITIAL_SLOTS, -1, np.int32)
+        self._slot_hashes = np.empty(_INITIAL_SLOTS, np.uint64)
         self._ends = np.zeros(1024, np.int64)  # the id of code c is _bytes[_ends[c] : _ends[c + 1]]
         self._bytes = np.empty(1 << 14, np.uint8)
         self.count = 0
@@ -41,19 +38,18 @@ class IdCodes:
             self.of(known)
 
     def of(self, ids: pl.Series) -> IntArray:
-        """The code of each id (no null among them); new ids get new codes. Shape: as `ids`."""
+        """The code of each id; new ids get new codes. Shape: as `ids`, which has no null."""
         offsets, data = _bytes_of(ids)
         hashes = _hashes(offsets, data, self._key)
-        while (self.count + len(ids)) > _LOAD * len(self._slots):
-            if self.count + ids.n_unique() <= _LOAD * len(self._slots):
-                break
-            self._grow()
-        self._ends = _with_room(self._ends, self.count + 1, len(ids))
-        self._bytes = _with_room(self._bytes, self._ends[self.count], offsets[-1] - offsets[0])
+        if self.count + len(ids) > _MAX_LOAD * len(self._slots):
+            distinct = ids.n_unique()
+            while self.count + distinct > _MAX_LOAD * len(self._slots):
+                self._grow()
+        self._ends = _reserve(self._ends, self.count + 1, len(ids))
+        self._bytes = _reserve(self._bytes, self._ends[self.count], offsets[-1] - offsets[0])
+        table = self._slots, self._slot_hashes, self._ends, self._bytes, self.count
         codes: IntArray
-        codes, self.count = _look_up(
-            self._slots, self._hashes, hashes, offsets, data, self._ends, self._bytes, self.count
-        )
+        codes, self.count = _find_or_insert(*table, hashes, offsets, data)
         return codes
 
     def names(self) -> pl.Series:
@@ -65,17 +61,18 @@ class IdCodes:
 
     def _grow(self) -> None:
         used = self._slots >= 0
-        codes, hashes = self._slots[used], self._hashes[used]
+        codes = self._slots[used]
+        hashes = self._slot_hashes[used]
         self._slots = np.full(2 * len(self._slots), -1, np.int32)
-        self._hashes = np.empty(len(self._slots), np.uint64)
-        _place(self._slots, self._hashes, codes, hashes)
+        self._slot_hashes = np.empty(len(self._slots), np.uint64)
+        _insert(self._slots, self._slot_hashes, codes, hashes)
 
 
-def _with_room(array: np.ndarray, used: int, more: int) -> np.ndarray:
-    """The array, or a longer copy of what is used of it where `more` do not fit behind that."""
+def _reserve(array: np.ndarray, used: int, more: int) -> np.ndarray:
+    """An array with the first `used` elements of `array` and capacity for `more` behind them."""
     if used + more <= len(array):
         return array
-    longer = np.empty(int(_SPARE * (used + more)), array.dtype)
+    longer = np.empty(int(_GROWTH * (used + more)), array.dtype)
     longer[:used] = array[:used]
     return longer
 
@@ -84,8 +81,8 @@ def _bytes_of(ids: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     """Offsets and UTF-8 bytes of a text column."""
     column = ids.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
     _, offsets, data = column.buffers()
-    places = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
-    return places, np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    chosen = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    return chosen, np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
 
 
 @njit(cache=True, nogil=True)
@@ -104,7 +101,7 @@ def _round(v0, v1, v2, v3):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _hashes(offsets, data, key):  # type: ignore[no-untyped-def]
-    """SipHash-2-4 of each text under a key of two words."""
+    """SipHash-2-4 of each text under a key of two 64-bit words."""
     out = np.empty(len(offsets) - 1, np.uint64)
     for i in range(len(out)):
         v0, v1 = key[0] ^ uint64(0x736F6D6570736575), key[1] ^ uint64(0x646F72616E646F6D)
@@ -132,10 +129,8 @@ def _hashes(offsets, data, key):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _look_up(slots, kept, hashes, offsets, data, ends, names, count):  # type: ignore[no-untyped-def]
-    """Codes, and how many ids there are now; new ids are written behind those in `names`, their
-    ends in `ends`.
-    """
+def _find_or_insert(slots, slot_hashes, ends, names, count, hashes, offsets, data):  # type: ignore[no-untyped-def]
+    """Returns codes and the new `count`; bytes of new ids are appended to `names`."""
     mask = len(slots) - 1
     codes = np.empty(len(hashes), np.int64)
     for i in range(len(hashes)):
@@ -143,14 +138,15 @@ def _look_up(slots, kept, hashes, offsets, data, ends, names, count):  # type: i
         at = np.int64(hashes[i] & uint64(mask))
         while slots[at] >= 0:
             code = slots[at]
-            same = kept[at] == hashes[i] and ends[code + 1] - ends[code] == length
+            same = slot_hashes[at] == hashes[i] and ends[code + 1] - ends[code] == length
             for b in range(length if same else 0):
                 same = same and names[ends[code] + b] == data[start + b]
             if same:
                 break
             at = (at + 1) & mask
         if slots[at] < 0:
-            slots[at], kept[at] = count, hashes[i]
+            slots[at] = count
+            slot_hashes[at] = hashes[i]
             for b in range(length):
                 names[ends[count] + b] = data[start + b]
             ends[count + 1] = ends[count] + length
@@ -160,11 +156,11 @@ def _look_up(slots, kept, hashes, offsets, data, ends, names, count):  # type: i
 
 
 @njit(cache=True, nogil=True)
-def _place(slots, kept, codes, hashes):  # type: ignore[no-untyped-def]
+def _insert(slots, slot_hashes, codes, hashes):  # type: ignore[no-untyped-def]
     mask = len(slots) - 1
     for i in range(len(codes)):
         at = np.int64(hashes[i] & uint64(mask))
         while slots[at] >= 0:
             at = (at + 1) & mask
         slots[at] = codes[i]
-        kept[at] = hashes[i]
+        slot_hashes[at] = hashes[i]

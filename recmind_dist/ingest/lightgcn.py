@@ -1,6 +1,4 @@
-"""The layout published with LightGCN: one user a line, `user item item …`, without time, header or
-text.
-"""
+"""The layout published with LightGCN: one user a line, `user item item …`, no header, no time."""
 
 from pathlib import Path
 
@@ -13,8 +11,7 @@ CHUNK = 2_000_000  # pairs held as Python objects at a time
 
 
 def read_lightgcn(path: Path, limit: int) -> Rows:
-    """Pairs (user, item) as text columns, in file order. A line with a user alone holds no pair and
-    is no fault.
+    """(user, item) pairs as text columns, in file order. A line of only a user has no pair.
 
     Args:
         limit: the reader stops once more lines than this are bad.
@@ -43,13 +40,10 @@ def read_lightgcn(path: Path, limit: int) -> Rows:
 
 def _frame(heads: list[tuple[int, str, int]], items: list[str]) -> pl.DataFrame:
     counts = np.array([count for _, _, count in heads], dtype=np.int64)
-    owner = np.repeat(np.arange(len(heads)), counts)
+    head_of_item = np.repeat(np.arange(len(heads)), counts)
     users = pl.Series("user", [user for _, user, _ in heads], dtype=pl.String)
     lines = np.array([line for line, _, _ in heads], dtype=np.int64)
+    item_column = pl.Series("item", items, dtype=pl.String)
     return pl.DataFrame(
-        [
-            users.gather(owner),
-            pl.Series("item", items, dtype=pl.String),
-            pl.Series(LINE, lines[owner]),
-        ]
+        [users.gather(head_of_item), item_column, pl.Series(LINE, lines[head_of_item])]
     )

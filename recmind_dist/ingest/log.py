@@ -1,6 +1,4 @@
-"""Interaction logs of every layout → one frame (user, item, time, rating, row), malformed rows set
-aside.
-"""
+"""Interaction logs of every layout → one frame (user, item, time, rating, row) and bad rows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ SUFFIXES = {
     ".item": "atomic",
     ".user": "atomic",
 }
+LIGHTGCN_NAMES = ("train.txt", "valid.txt", "test.txt")
 USUAL = {
     "user": ("user", "user_id"),
     "item": ("item", "item_id"),
@@ -40,18 +39,18 @@ USUAL = {
     "rating": ("rating",),
 }
 ROLES = tuple(USUAL)
-DATES = (
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%d",
-)  # UTC; others are numbers or bad rows
+DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d")  # in UTC
 
 
 @dataclass(frozen=True)
 class Log:
-    """A clean log: `frame` has user, item (text), time (int64 or float64; the row where the log has
-    none), row, and
-    rating (float64) where it was asked for."""
+    """A clean log.
+
+    Attributes:
+        frame: user and item (text), time (int64 or float64; equals row if the log has none), row,
+            and rating (float64) if it was needed.
+        rows_in: number of rows read, bad ones included.
+    """
 
     frame: pl.DataFrame
     rows_in: int
@@ -59,12 +58,12 @@ class Log:
 
 
 def format_of(path: Path, declared: str, key: str) -> str:
-    """The layout of a file: as declared, or by its suffix. Raises DataError if neither says."""
+    """The layout of a file: as declared, or by its name. Raises DataError if neither tells."""
     if declared != "auto":
         return declared
-    known = SUFFIXES.get(path.suffix.lower()) or (
-        "lightgcn" if path.name in {"train.txt", "test.txt", "valid.txt"} else None
-    )
+    if path.name in LIGHTGCN_NAMES:
+        return "lightgcn"
+    known = SUFFIXES.get(path.suffix.lower())
     if known is None:
         raise DataError(
             f"{path}: suffix {path.suffix!r} does not say the layout: "
@@ -76,11 +75,10 @@ def format_of(path: Path, declared: str, key: str) -> str:
 def dialect_of(
     layout: str, separator: str | None, has_header: bool = True, multiline: bool = False
 ) -> Dialect:
-    """How a csv, tsv or atomic file is cut up."""
+    """How to parse a csv, tsv or atomic file."""
     quoted = layout == "csv"
-    return Dialect(
-        separator or ("," if quoted else "\t"), quoted, has_header, layout == "atomic", multiline
-    )
+    separator = separator or ("," if quoted else "\t")
+    return Dialect(separator, quoted, has_header, layout == "atomic", multiline)
 
 
 def read_log(
@@ -93,8 +91,8 @@ def read_log(
     """Reads log files of one layout, one after the other.
 
     Args:
-        need_rating: a rating column must be there; first_row: number of the first row, so that logs
-        can be joined.
+        need_rating: the log must have a rating column.
+        first_row: the number of the first row, for logs that are concatenated.
     """
     frames: list[pl.DataFrame] = []
     rows_in = 0
@@ -104,18 +102,12 @@ def read_log(
         rows = _read(path, settings, need_rating, quarantine.room)
         good, bad = sound_rows(rows)
         quarantine.add(rows.bad + bad)
-        count = rows.frame.height + len(rows.bad)
         has_time &= "time" in good.columns
-        frames.append(_numbered(good, first_row + rows_in))
-        rows_in += count
+        frames.append(good.with_columns(row=pl.col("row") + first_row + rows_in).drop(LINE))
+        rows_in += rows.frame.height + len(rows.bad)
     if not has_time:
         frames = [frame.with_columns(time=pl.col("row")) for frame in frames]
     return Log(pl.concat(frames, how="vertical_relaxed"), rows_in, has_time)
-
-
-def _numbered(good: pl.DataFrame, first: int) -> pl.DataFrame:
-    """`row` in place of the line: distinct over all files, ascending in file order."""
-    return good.with_columns(row=pl.col("row") + first).drop(LINE)
 
 
 def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> Rows:
@@ -127,14 +119,10 @@ def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> R
     if layout == "jsonl":
         columns = columns_of(path, settings, jsonl_columns(path), need_rating)
         rows = read_jsonl(path, lambda value: _pick(value, columns), limit)
-        absent = [
-            pl.lit(None, pl.String).alias(role)
-            for role in columns
-            if role not in rows.frame.columns
-        ]
-        return Rows(
-            path, rows.frame.with_columns(absent), rows.bad
-        )  # no object may have been sound
+        # all objects may have been bad, so that the frame has no columns
+        missing = [role for role in columns if role not in rows.frame.columns]
+        nulls = [pl.lit(None, pl.String).alias(role) for role in missing]
+        return Rows(path, rows.frame.with_columns(nulls), rows.bad)
     if layout == "parquet":
         columns = columns_of(path, settings, parquet_columns(path), need_rating)
         rows = read_parquet(path, list(dict.fromkeys(columns.values())))
@@ -147,102 +135,92 @@ def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> R
 
 
 def columns_of(
-    path: Path, settings: LogSettings, there: list[str], need_rating: bool
+    path: Path, settings: LogSettings, present: list[str], need_rating: bool
 ) -> dict[str, str]:
-    """role → column of this file."""
+    """Role → column of this file. Raises DataError for a column that it does not have."""
+    by_key: dict[int | str, str] = {name: name for name in present}
+    by_key.update(enumerate(present))
     found: dict[str, str] = {}
     for role in ROLES:
-        key = f"dataset.interactions.columns.{role}"
-        asked = getattr(settings.columns, role)
-        if isinstance(asked, int):
-            if not 0 <= asked < len(there):
-                raise missing_column(path, key, asked, there)
-            found[role] = there[asked]
-        elif asked is not None:
-            if asked not in there:
-                raise missing_column(path, key, asked, there)
-            found[role] = asked
+        declared = getattr(settings.columns, role)
+        wanted: Any = declared
+        if declared is not None:
+            column = by_key.get(declared)
         elif role == "rating" and not need_rating:
             continue
         else:
-            usual = next((name for name in USUAL[role] if name in there), None)
-            if usual is None and (role != "time"):
-                raise missing_column(path, key, " or ".join(USUAL[role]), there)
-            if usual is not None:
-                found[role] = usual
+            wanted = " or ".join(USUAL[role])
+            column = next((name for name in USUAL[role] if name in present), None)
+        if column is not None:
+            found[role] = column
+        elif declared is not None or role != "time":
+            raise missing_column(path, f"dataset.interactions.columns.{role}", wanted, present)
     return found
 
 
 def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | None] | str:
-    """The columns of one JSON object as text; user and item as ids."""
+    """The columns of one JSON object as text, user and item as ids; or why it is malformed."""
     picked: dict[str, str | None] = {}
     for role, name in columns.items():
         raw = value.get(name)
         if role in ("user", "item"):
-            picked[role] = text_id(raw)
-            if picked[role] is None and raw is not None:
+            text = text_id(raw)
+            if text is None and raw is not None:
                 return f"{role} is {type(raw).__name__}, not text or a number"
         else:
-            picked[role] = (
-                flat_text(raw)
-                if isinstance(raw, str | int | float) and not isinstance(raw, bool)
-                else None
-            )
-        if unpaired(picked[role]):
+            is_scalar = isinstance(raw, str | int | float) and not isinstance(raw, bool)
+            text = flat_text(raw) if is_scalar else None
+        if unpaired(text):
             return f"{role} holds half a surrogate pair"
+        picked[role] = text
     return picked
 
 
 def sound_rows(rows: Rows, whole: bool = True) -> tuple[pl.DataFrame, list[BadRow]]:
-    """Splits a frame into rows with a user, an item, and finite time and rating where these are
-    read; and the others.
-
-    The good rows carry `row`, their 0-based place among all rows of the file, bad ones included.
+    """Splits rows into sound ones, which have a user, an item and finite numbers, and bad ones.
 
     Args:
-        whole: the frame is the whole file, of which alone some things can be said (see
-        `id_column`).
+        whole: the frame has all rows of the file (see `id_column`).
+
+    Returns:
+        The sound rows with `row`, their 0-based position among all rows of the file; the bad rows.
     """
     frame = rows.frame
-    columns = [
-        _checked_ids(frame.get_column(role), role, rows.file, whole) for role in ("user", "item")
-    ]
-    checks = [(pl.col(role).is_null(), f"no {role}") for role in ("user", "item")]
     numbers = [role for role in ("time", "rating") if role in frame.columns]
-    for role in numbers:
-        _must_be_single(frame.get_column(role), rows.file)
-    if "time" in frame.columns:
+    for name in numbers:
+        if frame.schema[name].is_nested():
+            raise DataError(
+                f"{rows.file}: column {name!r} holds {frame.schema[name]}: give a number or a date"
+            )
+    columns = [_ids(frame.get_column(role), role, rows.file, whole) for role in ("user", "item")]
+    if "time" in numbers:
         columns.append(_times(frame.get_column("time"), rows.file))
-    if "rating" in frame.columns:
-        columns.append(_numbers(frame.get_column("rating")))
-    checks += [(pl.col(role).is_null(), f"{role} is not a finite number") for role in numbers]
-    reason = pl.coalesce(pl.when(test).then(pl.lit(words)) for test, words in checks)
-    lines = frame.get_column(LINE)
-    judged = pl.DataFrame([*columns, lines]).with_columns(
-        __reason=reason, row=_places(lines, rows.bad)
+    if "rating" in numbers:
+        columns.append(_floats(frame.get_column("rating")))
+    reasons = {"user": "no user", "item": "no item"}
+    reasons |= {name: f"{name} is not a finite number" for name in numbers}
+    reason = pl.coalesce(
+        pl.when(pl.col(name).is_null()).then(pl.lit(text)) for name, text in reasons.items()
     )
-    faulty = judged.filter(pl.col("__reason").is_not_null())
+    lines = frame.get_column(LINE)
+    checked = pl.DataFrame([*columns, lines]).with_columns(
+        __reason=reason, row=_positions(lines, rows.bad)
+    )
     bad = [
-        BadRow(rows.file, line, why, "" if rows.textual else _shown(frame, line))
-        for line, why in faulty.select(LINE, "__reason").iter_rows()
+        BadRow(rows.file, line, why, "" if rows.textual else str(frame.row(line - 1, named=True)))
+        for line, why in checked.select(LINE, "__reason").drop_nulls().iter_rows()
     ]
-    return judged.filter(pl.col("__reason").is_null()).drop("__reason"), bad
+    return checked.filter(pl.col("__reason").is_null()).drop("__reason"), bad
 
 
-def _places(lines: pl.Series, bad: list[BadRow]) -> pl.Series:
-    """0-based place of each row among all rows, the unreadable ones counted where they stood."""
-    place = pl.Series("row", range(len(lines)), dtype=pl.Int64) if not bad else None
-    if place is None:
-        before = pl.Series([row.line for row in bad], dtype=pl.Int64).sort().search_sorted(lines)
-        place = pl.int_range(len(lines), dtype=pl.Int64, eager=True) + before.cast(pl.Int64)
-    return place.alias("row")
+def _positions(lines: pl.Series, bad: list[BadRow]) -> pl.Series:
+    """0-based position of each row among all rows of the file, unreadable ones included."""
+    position = pl.int_range(len(lines), dtype=pl.Int64, eager=True)
+    bad_lines = pl.Series([row.line for row in bad], dtype=pl.Int64).sort()
+    return position + bad_lines.search_sorted(lines).cast(pl.Int64) if bad else position
 
 
-def _shown(frame: pl.DataFrame, line: int) -> str:
-    return str(frame.row(line - 1, named=True))
-
-
-def _checked_ids(column: pl.Series, role: str, path: Path, whole: bool) -> pl.Series:
+def _ids(column: pl.Series, role: str, path: Path, whole: bool) -> pl.Series:
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Boolean):
         raise DataError(
             f"{path}: column {column.name!r} ({role}) holds {column.dtype}: ids are text or numbers"
@@ -250,44 +228,32 @@ def _checked_ids(column: pl.Series, role: str, path: Path, whole: bool) -> pl.Se
     return id_column(column, whole).alias(role)
 
 
-def _must_be_single(column: pl.Series, path: Path) -> None:
-    if column.dtype.is_nested():
-        raise DataError(
-            f"{path}: column {column.name!r} holds {column.dtype}: give a number or a date"
-        )
-
-
-def _numbers(column: pl.Series) -> pl.Series:
-    """float64, null where there is no finite number."""
+def _floats(column: pl.Series) -> pl.Series:
+    """As float64, null where there is no finite number."""
     raw = column.str.strip_chars() if column.dtype == pl.String else column
     number = raw.cast(pl.Float64, strict=False)
     return pl.select(pl.when(number.is_finite()).then(number)).to_series().alias(column.name)
 
 
 def _times(column: pl.Series, path: Path) -> pl.Series:
-    """int64 where all are whole numbers, else float64; dates become seconds since 1970; null where
-    there is no time.
-    """
+    """As int64 if all are integers, else float64; dates as seconds since 1970; bad ones null."""
     if column.dtype.is_temporal():
         if column.dtype not in (pl.Date, pl.Datetime):
             raise DataError(f"{path}: column 'time' holds {column.dtype}: give a number or a date")
         return _seconds(column.cast(pl.Datetime("us")))
-    floats = _numbers(column)
-    if column.dtype == pl.String and floats.null_count() == len(floats) > 0:
-        text = column.str.strip_chars().str.strip_suffix("Z")
-        dates = pl.select(
-            pl.coalesce(text.str.to_datetime(form, time_unit="us", strict=False) for form in DATES)
-        )
-        return _seconds(dates.to_series())
-    whole = (
-        column.str.strip_chars().cast(pl.Int64, strict=False)
-        if column.dtype == pl.String
-        else column
-    )
-    if whole.dtype.is_integer():
-        whole = whole.cast(pl.Int64, strict=False)
-        if whole.null_count() == floats.null_count():
-            return whole.alias(column.name)
+    floats = _floats(column)
+    integers = column
+    if column.dtype == pl.String:
+        text = column.str.strip_chars()
+        if floats.null_count() == len(floats) > 0:
+            text = text.str.strip_suffix("Z")
+            dates = [text.str.to_datetime(form, time_unit="us", strict=False) for form in DATES]
+            return _seconds(pl.select(pl.coalesce(dates)).to_series())
+        integers = text.cast(pl.Int64, strict=False)
+    if integers.dtype.is_integer():
+        integers = integers.cast(pl.Int64, strict=False)
+        if integers.null_count() == floats.null_count():
+            return integers.alias(column.name)
     return floats
 
 

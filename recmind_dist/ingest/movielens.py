@@ -1,6 +1,4 @@
-"""ML-100k as published and as the recbole wheel carries it, both into one layout, byte for byte the
-same.
-"""
+"""ML-100k from the publisher's zip or from the recbole wheel → the same files, byte for byte."""
 
 import json
 import re
@@ -9,36 +7,34 @@ from pathlib import Path
 
 from recmind_dist.errors import DataError
 
+# in the order of the flags in u.item, which is also the order in which recbole lists them
 GENRES = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
-)  # fmt: skip  # order of the flags in u.item; recbole writes the names in the same order
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
 YEAR = re.compile(r"\((\d{4})\)")
-MISSPELT = "unkonwn"  # what recbole writes for the one film without title and year (267)
+MISSPELT = "unkonwn"  # recbole's title and year of film 267, which has neither
+
+Item = tuple[str, str, list[str]]  # id, title, genres
 
 
 def from_publisher(files: dict[str, bytes], into: Path) -> None:
-    """u.data (tab), u.item and u.user (bars, Latin-1), as in the publisher's zip. Writes the
-    canonical files.
-    """
-    items = (
-        _published_item(fields) for fields in _lines(files["u.item"], "latin-1", "|", "u.item")
-    )
-    users = (fields[:4] for fields in _lines(files["u.user"], "latin-1", "|", "u.user"))
+    """Converts u.data (tabs), u.item and u.user (bars, Latin-1)."""
+    items = map(_published_item, _lines(files["u.item"], "latin-1", "|", "u.item"))
+    users = _lines(files["u.user"], "latin-1", "|", "u.user")
     _write(into, _lines(files["u.data"], "ascii", "\t", "u.data"), items, users)
 
 
 def from_recbole(files: dict[str, bytes], into: Path) -> None:
-    """ml-100k.inter, .item and .user (tab, typed header). Writes the canonical files."""
-
-    def rows(name: str) -> Iterator[list[str]]:
-        lines = _lines(files[name], "utf-8", "\t", name)
+    """Converts ml-100k.inter, ml-100k.item and ml-100k.user (tabs, typed header)."""
+    ratings, items, users = (
+        _lines(files[name], "utf-8", "\t", name)
+        for name in ("ml-100k.inter", "ml-100k.item", "ml-100k.user")
+    )
+    for lines in (ratings, items, users):
         next(lines)
-        return lines
-
-    items = (_recbole_item(fields) for fields in rows("ml-100k.item"))
-    users = (fields[:4] for fields in rows("ml-100k.user"))
-    _write(into, rows("ml-100k.inter"), items, users)
+    _write(into, ratings, map(_recbole_item, items), users)
 
 
 CONVERT: dict[str, Callable[[dict[str, bytes], Path], None]] = {
@@ -57,29 +53,22 @@ def _lines(data: bytes, encoding: str, separator: str, name: str) -> Iterator[li
     return (line.rstrip("\r").split(separator) for line in text.split("\n") if line.strip())
 
 
-def _published_item(fields: list[str]) -> tuple[str, str, list[str]]:
-    flags = fields[-len(GENRES) :]
-    return (
-        fields[0],
-        fields[1],
-        [genre for genre, flag in zip(GENRES, flags, strict=True) if flag == "1"],
-    )
+def _published_item(fields: list[str]) -> Item:
+    flags = zip(GENRES, fields[-len(GENRES) :], strict=True)
+    return fields[0], fields[1], [genre for genre, flag in flags if flag == "1"]
 
 
-def _recbole_item(fields: list[str]) -> tuple[str, str, list[str]]:
+def _recbole_item(fields: list[str]) -> Item:
     identity, title, year, genres = fields
-    # the year is whatever stood in the last brackets: once it is "(V)", and giving it back restores
-    # the title
+    # recbole moved the last brackets of the title, "(V)" in one case, to the year
     whole = "unknown" if title == MISSPELT else f"{title} ({year})"
     return identity, whole, genres.split()
 
 
 def _write(
-    into: Path,
-    ratings: Iterator[list[str]],
-    items: Iterator[tuple[str, str, list[str]]],
-    users: Iterator[list[str]],
+    into: Path, ratings: Iterator[list[str]], items: Iterator[Item], users: Iterator[list[str]]
 ) -> None:
+    """Writes interactions.tsv, items.jsonl and users.jsonl."""
     rows = ["user\titem\trating\ttimestamp", *("\t".join(fields) for fields in ratings)]
     (into / "interactions.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
     films = [
@@ -91,9 +80,8 @@ def _write(
         }
         for identity, title, genres in items
     ]
-    people = [
-        dict(zip(("id", "age", "gender", "occupation"), fields, strict=True)) for fields in users
-    ]
+    names = ("id", "age", "gender", "occupation")
+    people = [dict(zip(names, fields[:4], strict=True)) for fields in users]
     for name, records in (("items.jsonl", films), ("users.jsonl", people)):
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         (into / name).write_text(text, encoding="utf-8", newline="\n")

@@ -1,5 +1,5 @@
-"""JSON lines and Parquet as text columns. JSON goes object by object: so 12 and "12" in one column
-both survive.
+"""JSON lines and Parquet as raw columns. JSON is read object by object, so that 12 and "12" may
+share a column.
 """
 
 import json
@@ -19,23 +19,21 @@ from recmind_dist.ingest.ids import text_id
 from recmind_dist.ingest.rows import LINE, BadRow, Rows, check_columns, numbered_lines
 
 CHUNK = 200_000  # objects held at a time
-HEAD = 1000  # objects looked at for the names of keys: an optional one may be absent from the first
+HEAD = 1000  # objects whose keys make the header: the first may lack an optional key
 MAX_DEPTH = 8  # nesting of lists and objects in one text field
 MAX_KEYS = 512  # different keys of all objects: each becomes a column of every row
-MAX_BYTES = (
-    os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-)  # of columns in memory; a few kB may claim more
+# bytes of columns in memory: a Parquet file of a few kB may declare more
+MAX_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def read_jsonl(
     path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None] | str], limit: int
 ) -> Rows:
-    """One object a line, as text columns: every key that any picked row has, null where a row lacks
-    it.
+    """One object a line, as text columns: all keys of all picked rows, null where a row lacks one.
 
     Args:
-        pick: what to keep of an object, or the reason why it is no row; limit: stops once more rows
-        than this are bad.
+        pick: what to keep of an object, or the reason why it is malformed.
+        limit: the reader stops once more rows than this are bad.
     """
     bad: list[BadRow] = []
     frames: list[pl.DataFrame] = []
@@ -62,9 +60,7 @@ def read_jsonl(
 
 
 def jsonl_columns(path: Path) -> list[str]:
-    """The keys of the first objects, which stand for a header. Raises DataError if no line is an
-    object.
-    """
+    """The keys of the first objects. Raises DataError if no line is an object."""
     objects = (value for _, value in _objects(path) if isinstance(value, dict))
     names = list(dict.fromkeys(name for value in islice(objects, HEAD) for name in value))
     if not names:
@@ -75,7 +71,7 @@ def jsonl_columns(path: Path) -> list[str]:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Column names. Raises DataError if the file is no Parquet."""
+    """Column names. Raises DataError for a file that is not Parquet, or for a repeated name."""
     with refused(path):
         names = list(arrow_parquet.read_schema(path).names)
     check_columns(path, names)
@@ -87,12 +83,11 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def read_parquet(path: Path, wanted: list[str]) -> Rows:
-    """The wanted columns as they are; `LINE` is the row, from 1.
+    """The wanted columns with their types; `LINE` is the row, from 1.
 
     Raises:
-        DataError: the file is damaged or lies about itself, a column is of a type that is no id,
-        number, date or text,
-            or the columns would take more than half of the memory.
+        DataError: the file is damaged, a column's type cannot be an id, number, date or text, or
+            the columns take more than half of the memory.
     """
     batches: list[pa.RecordBatch] = []
     with refused(path), arrow_parquet.ParquetFile(path) as file:
@@ -104,9 +99,7 @@ def read_parquet(path: Path, wanted: list[str]) -> Rows:
                 )
         size = 0
         for batch in file.iter_batches(columns=wanted):
-            batch.validate(
-                full=True
-            )  # text that is not UTF-8 would be undefined behaviour later on
+            batch.validate(full=True)  # polars would take invalid UTF-8 as valid
             size += batch.nbytes
             if size > MAX_BYTES:
                 raise DataError(
@@ -118,20 +111,16 @@ def read_parquet(path: Path, wanted: list[str]) -> Rows:
             raise DataError(
                 f"{path}: not the {file.metadata.num_rows} rows that it says it has: write it again"
             )
-        frame = pl.from_arrow(
-            stored_table(pa.Table.from_batches(batches, None if batches else schema))
-        )
+        table = pa.Table.from_batches(batches, None if batches else schema)
+        frame = pl.from_arrow(stored_table(table))
     assert isinstance(frame, pl.DataFrame)
-    return Rows(
-        path,
-        frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)),
-        textual=False,
-    )
+    numbers = pl.int_range(1, pl.len() + 1, dtype=pl.Int64)
+    return Rows(path, frame.with_columns(numbers.alias(LINE)), textual=False)
 
 
 @contextmanager
 def refused(path: Path) -> Iterator[None]:
-    """Turns what Arrow says of a damaged file into one sentence."""
+    """Turns Arrow's errors about a damaged file into one sentence."""
     try:
         yield
     except DataError:
@@ -163,18 +152,19 @@ def _is_readable(kind: Any) -> bool:
 
 
 def stored_table(table: pa.Table) -> pa.Table:
-    """Dictionaries written out: a category cannot be read as a number."""
-    plain = [
-        field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        for field in table.schema
-    ]
-    fields = [pa.field(field.name, kind) for field, kind in zip(table.schema, plain, strict=True)]
+    """Dictionary columns decoded: polars would read them as categories."""
+    fields = []
+    for field in table.schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        fields.append(pa.field(field.name, kind))
     return table.cast(pa.schema(fields))
 
 
 def flat_text(value: Any, depth: int = 0) -> str | None:
-    """A JSON value as one text: lists joined by ", ", objects as "key: value". RecursionError
-    beyond 8 levels.
+    """A JSON value as one text: lists joined by ", ", objects as "key: value".
+
+    Raises:
+        RecursionError: `value` is nested deeper than `MAX_DEPTH`.
     """
     if depth > MAX_DEPTH:
         raise RecursionError
@@ -183,28 +173,23 @@ def flat_text(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return (
-            ", ".join(part for part in (flat_text(each, depth + 1) for each in value) if part)
-            or None
-        )
+        texts = (flat_text(element, depth + 1) for element in value)
+        return ", ".join(text for text in texts if text) or None
     if isinstance(value, dict):
-        parts = ((key, flat_text(each, depth + 1)) for key, each in value.items())
+        parts = ((key, flat_text(element, depth + 1)) for key, element in value.items())
         return ", ".join(f"{key}: {part}" for key, part in parts if part) or None
     return text_id(value)
 
 
 def unpaired(text: str | None) -> bool:
-    """Whether a text holds half a surrogate pair (JSON may write one as \\ud800), which no file can
-    store.
-    """
-    return (
-        text is not None
-        and not text.isascii()
-        and any("\ud800" <= letter <= "\udfff" for letter in text)
-    )
+    """Whether a text holds half a surrogate pair (\\ud800 in JSON), which UTF-8 cannot encode."""
+    if text is None or text.isascii():
+        return False
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Each line that is not blank: its number, and its object or the reason why it is none."""
     for line, raw in numbered_lines(path):
         if not raw.strip():
             continue

@@ -1,6 +1,4 @@
-"""What every reader hands back: a frame of raw text columns with their line numbers, and the rows
-that were no rows.
-"""
+"""What every reader returns: a frame of raw columns with line numbers, and the malformed rows."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator
@@ -14,16 +12,14 @@ from recmind_dist.errors import DataError
 
 CLIP = 200  # characters of a bad row kept in quarantine.jsonl
 LINE = "__line"
-MAX_LINE = 1 << 24  # bytes; JSON of that length may take thirty times as much memory
+MAX_LINE = 1 << 24  # bytes; parsing JSON may take thirty times as much memory
 MAX_COLUMNS = 4096
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was set aside. `line` counts from 1, the header included (Parquet: the row, from
-    1).
-    """
+    """A malformed row. `line` counts from 1, including the header (Parquet: the row, from 1)."""
 
     file: Path
     line: int
@@ -33,7 +29,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one file: raw columns as strings, `LINE` beside them; and what could not be read."""
+    """The rows of one file: raw columns and `LINE`, and the rows that could not be read."""
 
     file: Path
     frame: pl.DataFrame
@@ -42,7 +38,7 @@ class Rows:
 
 
 class Quarantine:
-    """Collects bad rows of all files; refuses when they are more than allowed."""
+    """Collects the bad rows of all files. Raises when there are more than `limit`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -50,43 +46,36 @@ class Quarantine:
 
     @property
     def room(self) -> int:
-        """How many more bad rows there may be."""
+        """Number of further bad rows allowed."""
         return self.limit - len(self.rows)
 
     def add(self, bad: list[BadRow]) -> None:
-        """Takes the bad rows of one file, in any order. Raises DataError when they are too many."""
+        """Adds the bad rows of one file, in any order. Raises DataError if there are too many."""
         bad = sorted(bad, key=lambda row: row.line)
         if len(bad) > self.room:
             first = (self.rows + bad)[0]
             raise DataError(
                 f"{first.file}:{first.line}: {first.reason}: more than dataset.max_bad_rows = "
-                f"{self.limit} bad rows: "
-                "mend the file, or raise dataset.max_bad_rows to set such rows aside"
+                f"{self.limit} bad rows: mend the file, or raise dataset.max_bad_rows to set such "
+                "rows aside"
             )
         self.rows += bad
 
     def write(self, path: Path) -> None:
-        """Writes quarantine.jsonl, one bad row a line with the head of its text."""
+        """Writes quarantine.jsonl: one bad row a line, with the beginning of its text."""
         quotes: dict[tuple[Path, int], str] = {}
         for file in dict.fromkeys(row.file for row in self.rows if not row.text):
-            quotes |= {
-                (file, line): text
-                for line, text in quote(file, {r.line for r in self.rows if r.file == file})
-            }
+            lines = {row.line for row in self.rows if row.file == file}
+            quotes |= {(file, line): text for line, text in quote(file, lines)}
         with path.open("w", encoding="utf-8") as out:
             for row in self.rows:
-                text = row.text or quotes.get((row.file, row.line), "")
-                record = {
-                    "file": str(row.file),
-                    "line": row.line,
-                    "reason": row.reason,
-                    "text": text[:CLIP],
-                }
-                out.write(json.dumps(record, ensure_ascii=True) + "\n")
+                text = (row.text or quotes.get((row.file, row.line), ""))[:CLIP]
+                record = {"file": str(row.file), "line": row.line, "reason": row.reason}
+                out.write(json.dumps(record | {"text": text}, ensure_ascii=True) + "\n")
 
 
 def quote(path: Path, wanted: set[int]) -> Iterator[tuple[int, str]]:
-    """The head of each wanted line of a text file."""
+    """The beginning of each wanted line of a text file."""
     last = max(wanted, default=0)
     for number, raw in numbered_lines(path):
         if number > last:
@@ -96,9 +85,7 @@ def quote(path: Path, wanted: set[int]) -> Iterator[tuple[int, str]]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, from 1, without line end and byte order mark. Raises DataError for one
-    beyond `MAX_LINE`.
-    """
+    """Lines from 1, without line end and byte order mark. Raises DataError beyond `MAX_LINE`."""
     with path.open("rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
             if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
@@ -109,7 +96,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def check_file(path: Path, key: str) -> None:
-    """Raises DataError unless `path` is a file with something in it."""
+    """Raises DataError unless `path` is a file that is not empty."""
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "no such file"
         raise DataError(f"{path}: {what}: give the path of a file in {key}")
@@ -118,9 +105,7 @@ def check_file(path: Path, key: str) -> None:
 
 
 def check_columns(path: Path, names: Collection[str], limit: int = MAX_COLUMNS) -> None:
-    """Raises DataError if there are too many columns to be meant, or one has a name that this room
-    needs itself.
-    """
+    """Raises DataError for more than `limit` columns, or for one with our reserved name."""
     if len(names) > limit:
         raise DataError(
             f"{path}: more than {limit} columns: check the format, or name the fields to keep"
@@ -129,10 +114,11 @@ def check_columns(path: Path, names: Collection[str], limit: int = MAX_COLUMNS) 
         raise DataError(f"{path}: column {LINE!r}: that name is reserved: rename it")
 
 
-def missing_column(path: Path, key: str, wanted: Any, there: Iterable[str]) -> DataError:
-    """The sentence for a column that is not there."""
-    names = list(there)
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+def missing_column(path: Path, key: str, wanted: Any, present: Iterable[str]) -> DataError:
+    """The error for a column that the file does not have."""
+    names = list(present)
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return DataError(
-        f"{path}: no column {wanted!r}: set {key} to one of the columns there are: {shown or 'none'}"
+        f"{path}: no column {wanted!r}: set {key} to one of the columns there are: "
+        f"{listed or 'none'}"
     )

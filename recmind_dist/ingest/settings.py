@@ -1,4 +1,4 @@
-"""What a data set is made of: the log, the item and user files, and which rows become its graph."""
+"""Settings of a data set: the log, the item and user files, and which rows are kept."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -13,29 +13,23 @@ ColumnName = str | int | None
 
 
 class LogColumns(Settings):
-    """Which column of the log is which. A number counts columns from 0; unset, the usual names are
-    looked for.
-    """
+    """Which column of the log is which: a name, or a number from 0; unset: the usual names."""
 
     user: ColumnName = None
     """unset: `user` or `user_id`"""
     item: ColumnName = None
     """unset: `item` or `item_id`"""
     time: ColumnName = None
-    """unset: `time`, `timestamp` or `order`, if there is one; none: file order is time"""
+    """unset: `time`, `timestamp` or `order` if present; without any, file order is time"""
     rating: ColumnName = None
-    """unset: `rating`, if there is one; read only where `min_rating` or this key asks for it"""
+    """unset: `rating`; read only if `min_rating` or this key is set"""
 
 
 class LogSettings(Settings):
-    """The interaction log. A path (or list of paths) alone stands for a log that needs nothing else
-    said.
-    """
+    """The interaction log. A path or list of paths stands for a log with defaults."""
 
     path: Path | list[Path]
-    """one file, or several of the same layout, read one after the other; relative to the current
-    directory
-    """
+    """one file, or several of one layout, read in this order; relative to the current directory"""
     format: Format = "auto"
     """auto: by suffix (.csv .tsv .jsonl .parquet .inter .txt)"""
     columns: LogColumns = LogColumns()
@@ -45,7 +39,7 @@ class LogSettings(Settings):
 
     @property
     def paths(self) -> list[Path]:
-        """The files, in the order in which they are read."""
+        """The files, in the order of reading."""
         return self.path if isinstance(self.path, list) else [self.path]
 
     @model_validator(mode="before")
@@ -62,9 +56,7 @@ class LogSettings(Settings):
 
 
 class TableSettings(Settings):
-    """The texts of items or users, one a line. A path alone stands for a file that needs nothing
-    else said.
-    """
+    """The texts of items or users, one a line. A path stands for a file with defaults."""
 
     path: Path
     format: TableFormat = "auto"
@@ -90,9 +82,7 @@ class TableSettings(Settings):
 
 
 class DatasetSettings(Settings):
-    """A data set: where its files are and how rows are chosen. Order: quarantine, rating, repeats,
-    k-core.
-    """
+    """Files of a data set, and filters in this order: quarantine, rating, repeats, k-core."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """letters, digits, dot, dash; the folder name under the cache"""
@@ -104,26 +94,21 @@ class DatasetSettings(Settings):
     valid: Path | None = None
     """validation log of a given split; needs `test`"""
     min_rating: float | None = None
-    """rows with a lower rating are no interaction; unset: every row is one"""
+    """rows with a lower rating are dropped; unset: every row is an interaction"""
     repeats: Literal["first", "last"] = "first"
-    """which of several interactions of one user with one item stays"""
+    """which of several interactions of a user with an item to keep"""
     k_core: int = Field(default=0, ge=0)
-    """users and items with fewer interactions are dropped, again until none has; 0: off"""
+    """users and items with fewer are dropped, repeatedly, until none remains; 0: off"""
     include_unseen: bool = True
-    """users and items that stand only in their own file become nodes of degree 0 (never those that
-    k_core dropped)
-    """
+    """users and items found only in their text file become nodes of degree 0 (not those that k_core
+    dropped)"""
     memory_mb: int = Field(default=0, ge=0)
-    """above 0: a Parquet log is prepared block by block, in about so much memory beside the ids; 0:
-    all at once
-    """
+    """above 0: a Parquet log is prepared in blocks of about this size; 0: all at once"""
     max_bad_rows: int = Field(default=0, ge=0)
-    """malformed rows set aside in quarantine.jsonl before it is an error, all files together"""
+    """malformed rows of all files allowed in quarantine.jsonl; one more is an error"""
 
     def content(self) -> dict[str, Any]:
-        """What decides the data set itself, however much memory it is made in: its key is made of
-        this.
-        """
+        """The settings that the data set's key depends on."""
         return self.model_dump(mode="json", exclude={"memory_mb"})
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""A log on disk that is larger than memory, sorted into blocks of users that are not."""
+"""A log on disk that is larger than memory, sorted into blocks of users that fit."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,14 +10,13 @@ import numpy as np
 from recmind_dist.types import IntArray
 
 MAX_OPEN_FILES = 32  # block files written at once: far below any limit on open files
-# of a block while it is worked on: its columns, their sorted copies, orders and masks, texts of its
-# ids
+# memory of a block's row while in use: columns, their sorted copies, orders, masks, texts of ids
 BYTES_A_ROW = 240
 
 
 @dataclass(frozen=True)
 class Block:
-    """All rows of consecutive users. Shapes: all [rows], user and item are codes."""
+    """All rows of consecutive users. Shapes: all [rows]; user and item are codes."""
 
     user: IntArray
     item: IntArray
@@ -29,32 +28,29 @@ class Block:
 
 
 class Spill:
-    """Rows appended in any order, then handed out user block by user block.
+    """Rows appended in any order, then returned in blocks of consecutive users.
 
     Args:
-        folder: for its files, which are as large as the log; memory_mb: what one block may take,
-        about.
+        folder: directory of its files, which are as large as the log.
+        memory_mb: approximate size of a block in memory.
     """
 
     def __init__(self, folder: Path, memory_mb: int) -> None:
         folder.mkdir()
-        self._folder, self.rows = folder, 0
+        self._folder = folder
+        self.rows = 0
         self.rows_at_once = max(1, (memory_mb << 20) // BYTES_A_ROW)
-        self._kind: np.dtype | None = None
+        self._dtype: np.dtype | None = None
         self._file = (folder / "log").open("wb")
         self._per_user = np.zeros(1024, np.int64)
 
     def append(self, block: Block) -> None:
         """Adds rows; user and item are provisional codes."""
-        self._kind = self._kind or np.dtype(
-            [
-                ("user", "<i4"),
-                ("item", "<i4"),
-                ("time", block.time.dtype.newbyteorder("<")),
-                ("row", "<i8"),
-            ]
-        )
-        self._file.write(_packed(block, self._kind).tobytes())
+        if self._dtype is None:
+            time = block.time.dtype.newbyteorder("<")
+            fields = [("user", "<i4"), ("item", "<i4"), ("time", time), ("row", "<i8")]
+            self._dtype = np.dtype(fields)
+        self._file.write(_packed(block, self._dtype).tobytes())
         self.rows += len(block.user)
         counts = np.bincount(block.user)
         if len(counts) > len(self._per_user):
@@ -62,12 +58,13 @@ class Spill:
         self._per_user[: len(counts)] += counts
 
     def sort(self, user_of: IntArray, item_of: IntArray) -> None:
-        """Deals the rows to blocks of consecutive users, of at most `rows_at_once` rows each.
+        """Distributes the rows to blocks of consecutive users, of at most `rows_at_once` rows each.
 
-        The block of a user with more rows than that is larger.
+        A user with more rows than that has a larger block.
 
         Args:
-            user_of, item_of: final code of each provisional one.
+            user_of: final code of each provisional user code.
+            item_of: final code of each provisional item code.
         """
         self._file.close()
         per_user = np.zeros(int(user_of.max(initial=-1)) + 1, np.int64)
@@ -75,24 +72,28 @@ class Spill:
         ends = np.cumsum(per_user)
         self.block_of_user = (ends - per_user) // self.rows_at_once
         self.num_blocks = int(self.block_of_user[-1]) + 1 if len(per_user) else 0
-        self._deal(self._folder / "log", 0, self.num_blocks, self._in_final_codes(user_of, item_of))
+        log = self._folder / "log"
+        self._distribute(log, 0, self.num_blocks, self._recoded(log, user_of, item_of))
 
-    def _in_final_codes(self, user_of: IntArray, item_of: IntArray) -> Iterator[np.ndarray]:
-        for chunk in self._chunks(self._folder / "log"):
-            chunk["user"], chunk["item"] = user_of[chunk["user"]], item_of[chunk["item"]]
+    def _recoded(self, log: Path, user_of: IntArray, item_of: IntArray) -> Iterator[np.ndarray]:
+        for chunk in self._chunks(log):
+            chunk["user"] = user_of[chunk["user"]]
+            chunk["item"] = item_of[chunk["item"]]
             yield chunk
 
-    def _deal(self, source: Path, first: int, last: int, chunks: Iterator[np.ndarray]) -> None:
-        """Deals the rows of blocks [first, last) to files of their own, and removes `source`.
+    def _distribute(
+        self, source: Path, first: int, last: int, chunks: Iterator[np.ndarray]
+    ) -> None:
+        """Writes the rows of blocks [first, last) to a file for each block, and removes `source`.
 
-        More blocks than may be open at once are dealt to files of several blocks first, each of
-        which is then dealt in turn: 32 files at once make 1,024 blocks in two passes.
+        If more blocks than may be open at once are needed, the rows go to files of several blocks
+        first, and each of these is distributed in turn: 32 open files make 1,024 blocks in two
+        passes.
         """
-        span = _span(last - first)
+        span = _blocks_a_file(last - first)
         starts = np.arange(first, last, span)
-        paths = [
-            self._folder / (f"block-{b}" if span == 1 else f"blocks-{b}-{span}") for b in starts
-        ]
+        names = [f"block-{b}" if span == 1 else f"blocks-{b}-{span}" for b in starts]
+        paths = [self._folder / name for name in names]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in paths]
             for chunk in chunks:
@@ -104,54 +105,42 @@ class Spill:
         source.unlink()
         if span > 1:
             for path, start in zip(paths, starts.tolist(), strict=True):
-                self._deal(path, start, min(start + span, last), self._chunks(path))
+                self._distribute(path, start, min(start + span, last), self._chunks(path))
 
     def blocks(self) -> Iterator[Block]:
         """Blocks by ascending user; rows within one in no order."""
-        assert self._kind is not None
-        for b in range(self.num_blocks):
-            yield self.block(b)
+        return (self.block(b) for b in range(self.num_blocks))
 
     def block(self, b: int) -> Block:
-        """One block."""
-        assert self._kind is not None
-        found = np.frombuffer((self._folder / f"block-{b}").read_bytes(), self._kind)
-        return Block(
-            found["user"].astype(np.int64),
-            found["item"].astype(np.int64),
-            found["time"].copy(),
-            found["row"].copy(),
-        )
+        """Block number `b`."""
+        assert self._dtype is not None
+        rows = np.frombuffer((self._folder / f"block-{b}").read_bytes(), self._dtype)
+        user, item = rows["user"].astype(np.int64), rows["item"].astype(np.int64)
+        return Block(user, item, rows["time"].copy(), rows["row"].copy())
 
     def replace(self, b: int, block: Block) -> None:
-        """Puts fewer rows in a block's place."""
-        assert self._kind is not None
-        _packed(block, self._kind).tofile(self._folder / f"block-{b}")
+        """Overwrites block number `b`."""
+        assert self._dtype is not None
+        _packed(block, self._dtype).tofile(self._folder / f"block-{b}")
 
     def _chunks(self, path: Path) -> Iterator[np.ndarray]:
-        assert self._kind is not None
+        assert self._dtype is not None
         rows = self.rows_at_once // 2 + 1
         with path.open("rb") as file:
-            while data := file.read(rows * self._kind.itemsize):
-                yield np.frombuffer(
-                    bytearray(data), self._kind
-                )  # of our own, so that codes can be put in place
+            while data := file.read(rows * self._dtype.itemsize):
+                yield np.frombuffer(bytearray(data), self._dtype)  # writable
 
 
-def _span(num_blocks: int) -> int:
-    """Blocks that share a file so that at most MAX_OPEN_FILES are written at once; 1 if none must."""
+def _blocks_a_file(num_blocks: int) -> int:
+    """The smallest power of MAX_OPEN_FILES with which at most MAX_OPEN_FILES files are needed."""
     span = 1
     while -(-num_blocks // span) > MAX_OPEN_FILES:
         span *= MAX_OPEN_FILES
     return span
 
 
-def _packed(block: Block, kind: np.dtype) -> np.ndarray:
-    out = np.empty(len(block.user), kind)
-    out["user"], out["item"], out["time"], out["row"] = (
-        block.user,
-        block.item,
-        block.time,
-        block.row,
-    )
+def _packed(block: Block, dtype: np.dtype) -> np.ndarray:
+    out = np.empty(len(block.user), dtype)
+    for name in ("user", "item", "time", "row"):
+        out[name] = getattr(block, name)
     return out

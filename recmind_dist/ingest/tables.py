@@ -1,7 +1,6 @@
-"""Item and user files → one frame of texts (id first), malformed rows set aside, double ids
-refused.
-"""
+"""Item and user files → one frame of texts, id first; bad rows set aside, repeated ids refused."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from recmind_dist.ingest.settings import TableSettings
 
 
 def empty_table() -> pl.DataFrame:
-    """The texts of nobody."""
+    """The table of a data set without a text file."""
     return pl.DataFrame(schema={"id": pl.String})
 
 
@@ -34,54 +33,45 @@ def read_table(settings: TableSettings, side: str, quarantine: Quarantine) -> pl
         side: "item" or "user", for the usual id columns and for error messages.
 
     Raises:
-        DataError: a file or column is missing, an id stands on two lines, or too many rows are
-        malformed.
+        DataError: a file or column is missing, an id is repeated, or too many rows are malformed.
     """
-    key = f"dataset.{side}s"
-    check_file(settings.path, f"{key}.path")
-    rows = _read(settings, side, key, quarantine.room)
+    check_file(settings.path, f"dataset.{side}s.path")
+    rows = _read(settings, side, quarantine.room)
     ids = id_column(rows.frame.get_column("id"))
-    lines = rows.frame.get_column(LINE)
     missing = [
         BadRow(rows.file, line, f"no {side} id", "" if rows.textual else "null")
-        for line in lines.filter(ids.is_null())
+        for line in rows.frame.get_column(LINE).filter(ids.is_null())
     ]
     quarantine.add(rows.bad + missing)
     frame = rows.frame.with_columns(ids.alias("id")).filter(pl.col("id").is_not_null())
-    _refuse_doubles(frame, rows.file, side)
+    _refuse_repeated_ids(frame, rows.file, side)
     fields = [name for name in frame.columns if name not in ("id", LINE)]
     texts = [pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in fields]
     return frame.select("id", *texts)
 
 
-def _read(settings: TableSettings, side: str, key: str, limit: int) -> Rows:
+def _read(settings: TableSettings, side: str, limit: int) -> Rows:
     path = settings.path
-    layout = format_of(path, settings.format, f"{key}.format")
+    layout = format_of(path, settings.format, f"dataset.{side}s.format")
     if layout == "lightgcn":
         raise DataError(
-            f"{path}: the lightgcn layout holds no texts: give another file in {key}.path"
+            f"{path}: the lightgcn layout holds no texts: give another file in dataset.{side}s.path"
         )
     if layout == "jsonl":
-        return _read_objects(settings, side, key, limit)
+        return _read_objects(settings, side, limit)
     if layout == "parquet":
-        names = parquet_columns(path)
-        identity, fields = _choose(settings, side, key, names)
+        identity, fields = _choose(settings, side, parquet_columns(path))
         rows = read_parquet(path, [identity, *fields])
     else:
         dialect = dialect_of(layout, settings.separator, multiline=layout == "csv")
-        names = read_header(path, dialect)
-        identity, fields = _choose(settings, side, key, names)
+        identity, fields = _choose(settings, side, read_header(path, dialect))
         rows = read_delimited(path, dialect, [identity, *fields], limit)
     texts = [_text_column(rows.frame.get_column(name), path) for name in fields]
     ids = rows.frame.get_column(identity)
     if ids.dtype.is_nested() or ids.dtype in (pl.Binary, pl.Boolean):
         raise DataError(f"{path}: column {identity!r} holds {ids.dtype}: ids are text or numbers")
-    return Rows(
-        path,
-        pl.DataFrame([ids.alias("id"), *texts, rows.frame.get_column(LINE)]),
-        rows.bad,
-        rows.textual,
-    )
+    frame = pl.DataFrame([ids.alias("id"), *texts, rows.frame.get_column(LINE)])
+    return Rows(path, frame, rows.bad, rows.textual)
 
 
 def _text_column(column: pl.Series, path: Path) -> pl.Series:
@@ -97,90 +87,84 @@ def _text_column(column: pl.Series, path: Path) -> pl.Series:
     return column.cast(pl.String)
 
 
-def _choose(
-    settings: TableSettings, side: str, key: str, there: list[str]
-) -> tuple[str, list[str]]:
-    """The id column and the text columns."""
-    usual = ("id", f"{side}_id", side)
-    identity = settings.id or next((name for name in usual if name in there), None)
-    if identity is None or identity not in there:
-        raise missing_column(settings.path, f"{key}.id", identity or " or ".join(usual), there)
-    fields = (
-        [name for name in there if name != identity]
-        if settings.fields == "all"
-        else list(settings.fields)
-    )
+def _usual_ids(settings: TableSettings, side: str) -> tuple[str, ...]:
+    return (settings.id,) if settings.id else ("id", f"{side}_id", side)
+
+
+def _fields(settings: TableSettings, names: Iterable[str], identity: str) -> list[str]:
+    """The text columns to keep."""
+    if settings.fields == "all":
+        return [name for name in names if name != identity]
+    return list(settings.fields)
+
+
+def _choose(settings: TableSettings, side: str, present: list[str]) -> tuple[str, list[str]]:
+    """The id column and the text columns. Raises DataError if the file lacks one of them."""
+    usual = _usual_ids(settings, side)
+    identity = next((name for name in usual if name in present), None)
+    if identity is None:
+        raise missing_column(settings.path, f"dataset.{side}s.id", " or ".join(usual), present)
+    fields = _fields(settings, present, identity)
     for name in fields:
-        if name not in there:
-            raise missing_column(settings.path, f"{key}.fields", name, there)
+        if name not in present:
+            raise missing_column(settings.path, f"dataset.{side}s.fields", name, present)
     if "id" in fields:
         raise DataError(
             f"{settings.path}: text column 'id' clashes with the id, {identity!r}: "
-            f"name the columns to keep in {key}.fields"
+            f"name the columns to keep in dataset.{side}s.fields"
         )
     return identity, fields
 
 
-def _read_objects(settings: TableSettings, side: str, key: str, limit: int) -> Rows:
-    """JSON objects: the id column is settled by the first object that has one of the usual names."""
-    seen: dict[str, None] = {}
-    usual = (settings.id,) if settings.id else ("id", f"{side}_id", side)
-    chosen: list[str] = []
+class _ObjectPicker:
+    """Picks id and texts of JSON objects. The first object with a usual id key decides which."""
 
-    def pick(value: dict[str, Any]) -> dict[str, str | None] | str:
-        seen.update(dict.fromkeys(value))
-        if not chosen:
-            chosen.extend([name for name in usual if name in value][:1])
-        if not chosen or chosen[0] not in value:
-            return f"no {side} id"
-        return _pick(value, chosen[0], settings)
+    def __init__(self, settings: TableSettings, side: str) -> None:
+        self._settings = settings
+        self._side = side
+        self.identity: str | None = None
+        self.keys: dict[str, None] = {}  # of all objects, in order of first occurrence
 
-    rows = read_jsonl(settings.path, pick, limit)
-    if not chosen and rows.bad and not seen:
-        return Rows(
-            rows.file, pl.DataFrame(schema={"id": pl.String, LINE: pl.Int64}), rows.bad
-        )  # no line is an object
-    if not chosen:
-        raise missing_column(settings.path, f"{key}.id", " or ".join(usual), seen)
-    _choose(settings.model_copy(update={"id": chosen[0]}), side, key, list(seen))
-    frame = (
-        rows.frame
-        if "id" in rows.frame.columns
-        else rows.frame.with_columns(id=pl.lit(None, pl.String))
-    )
-    fields = (
-        [n for n in seen if n != chosen[0]] if settings.fields == "all" else list(settings.fields)
-    )
-    absent = [pl.lit(None, pl.String).alias(name) for name in fields if name not in frame.columns]
-    return Rows(rows.file, frame.with_columns(absent).select("id", *fields, LINE), rows.bad)
+    def __call__(self, value: dict[str, Any]) -> dict[str, str | None] | str:
+        self.keys.update(dict.fromkeys(value))
+        if self.identity is None:
+            usual = _usual_ids(self._settings, self._side)
+            self.identity = next((name for name in usual if name in value), None)
+        if self.identity is None or self.identity not in value:
+            return f"no {self._side} id"
+        try:
+            names = _fields(self._settings, value, self.identity)
+            picked = {name: flat_text(value.get(name)) for name in names}
+        except RecursionError:
+            return "JSON nested too deep"
+        picked["id"] = text_id(value[self.identity])
+        if picked["id"] is None:
+            return "the id is not text or a number"
+        if any(map(unpaired, picked.values())) or any(map(unpaired, picked)):
+            return "a text holds half a surrogate pair"
+        return picked
 
 
-def _pick(
-    value: dict[str, Any], identity: str, settings: TableSettings
-) -> dict[str, str | None] | str:
-    names = (
-        [name for name in value if name != identity]
-        if settings.fields == "all"
-        else settings.fields
-    )
-    try:
-        picked = {name: flat_text(value.get(name)) for name in names}
-    except RecursionError:
-        return "JSON nested too deep"
-    picked["id"] = text_id(value[identity])
-    if picked["id"] is None:
-        return "the id is not text or a number"
-    if any(unpaired(text) for text in picked.values()) or any(map(unpaired, picked)):
-        return "a text holds half a surrogate pair"
-    return picked
+def _read_objects(settings: TableSettings, side: str, limit: int) -> Rows:
+    picker = _ObjectPicker(settings, side)
+    rows = read_jsonl(settings.path, picker, limit)
+    if rows.bad and not picker.keys:  # no line is an object
+        empty = pl.DataFrame(schema={"id": pl.String, LINE: pl.Int64})
+        return Rows(rows.file, empty, rows.bad)
+    present = list(picker.keys)
+    chosen = settings.model_copy(update={"id": picker.identity or settings.id})
+    _, fields = _choose(chosen, side, present)
+    missing = [name for name in ("id", *fields) if name not in rows.frame.columns]
+    nulls = [pl.lit(None, pl.String).alias(name) for name in missing]
+    return Rows(rows.file, rows.frame.with_columns(nulls).select("id", *fields, LINE), rows.bad)
 
 
-def _refuse_doubles(frame: pl.DataFrame, path: Path, side: str) -> None:
-    doubles = frame.filter(pl.col("id").is_duplicated())
-    if doubles.height:
-        twice = doubles.get_column("id")[0]
-        first, second = doubles.filter(pl.col("id") == twice).get_column(LINE)[:2]
+def _refuse_repeated_ids(frame: pl.DataFrame, path: Path, side: str) -> None:
+    repeated = frame.filter(pl.col("id").is_duplicated())
+    if repeated.height:
+        identity = repeated.get_column("id")[0]
+        first, second = repeated.filter(pl.col("id") == identity).get_column(LINE)[:2]
         raise DataError(
-            f"{path}:{first} and {path}:{second}: {side} id {twice!r} stands on both lines: "
+            f"{path}:{first} and {path}:{second}: {side} id {identity!r} stands on both lines: "
             "remove one"
         )

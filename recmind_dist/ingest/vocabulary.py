@@ -1,6 +1,4 @@
-"""The words of synthetic texts: sixteen trades, each with its own words, and words that any text
-may have.
-"""
+"""Words of synthetic texts: of each of sixteen trades, and neutral ones."""
 
 TRADES: dict[str, tuple[str, ...]] = {
     trade: tuple(words.split())
@@ -16,60 +14,17 @@ TRADES: dict[str, tuple[str, ...]] = {
         "fishing": "trout lure reel angler bait river hook salmon waders net",
         "knitting": "wool needles yarn sweater crochet scarf stitch merino pattern mittens",
         "chess": "bishop gambit endgame rook checkmate opening knight tournament pawn clock",
-        "skincare": "moisturiser serum sunscreen cleanser shampoo lotion lipstick vitamin balm mask",
+        "skincare": "moisturiser serum sunscreen cleanser shampoo lotion lipstick vitamin balm mask",  # noqa: E501
         "camping": "tent lantern campfire rucksack hammock stove trail sleeping canteen forest",
         "robotics": "robot sensor motor circuit soldering drone battery servo gearbox wiring",
         "horror": "ghost vampire haunted werewolf crypt midnight witch scream curse zombie",
         "tennis": "racket serve volley backhand court umpire grip baseline strings trainer",
     }.items()
 }
-PLAIN: tuple[str, ...] = (
-    "classic",
-    "little",
-    "modern",
-    "grand",
-    "northern",
-    "quiet",
-    "bright",
-    "small",
-    "royal",
-    "simple",
-    "golden",
-    "early",
-    "travel",
-    "family",
-    "master",
-    "daily",
-    "winter",
-    "summer",
-    "city",
-    "island",
-    "red",
-    "blue",
-    "green",
-    "silver",
-    "black",
-    "white",
-    "light",
-    "heavy",
-    "swift",
-    "gentle",
-    "first",
-    "second",
-    "complete",
-    "compact",
-    "deluxe",
-    "original",
-    "local",
-    "vintage",
-    "premium",
-    "essential",
-    "handmade",
-    "portable",
-    "studio",
-    "garden",
-    "mountain",
-    "coastal",
-    "weekend",
-    "autumn",
-)
+_NEUTRAL = """
+    classic little modern grand northern quiet bright small royal simple golden early travel
+    family master daily winter summer city island red blue green silver black white light heavy
+    swift gentle first second complete compact deluxe original local vintage premium essential
+    handmade portable studio garden mountain coastal weekend autumn
+"""
+PLAIN: tuple[str, ...] = tuple(_NEUTRAL.split())

