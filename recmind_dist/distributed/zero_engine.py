@@ -245,10 +245,8 @@ class NoDense:
         return self.module(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        """As `DenseEngine.backward`, with its scale."""
-        world_size = (
-            dist.get_world_size() if dist.is_initialized() else 1
-        )  # a rank alone needs no group for this
+        """As `DenseEngine.backward`, with its scale. Collective: every rank must call."""
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
         (loss * world_size).backward()  # type: ignore[no-untyped-call]
 
     def broken_gradients(self) -> Tensor:
