@@ -70,10 +70,3 @@ class ZeroSettings(Settings):
     stage: Literal[0, 1, 2, 3] = 1
     learning_rate: float = Field(1e-3, gt=0)
     """Adam's, for the dense part."""
-
-
-class TableSettings(Settings):
-    """The row-sharded embedding table's own optimizer."""
-
-    optimizer: Literal["adam", "adagrad"] = "adam"
-    learning_rate: float = Field(1e-2, gt=0)
