@@ -26,7 +26,7 @@ from recmind_dist.model import (
     losses,
 )
 from recmind_dist.randomness import stream_key, uniforms
-from recmind_dist.sampling.loader import Batch
+from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.forward import FullGraphForward, SampledForward, StepOutputs
 from recmind_dist.training.fresh_text import FreshTextEncoder
 from recmind_dist.training.step_input import StepInput

@@ -234,7 +234,9 @@ class ModelShard:
         hidden = NOTHING_MASKED
         if held_out is not None:
             users = users_of_edges(self.graph, held_out)
-            hidden = self.edges.hidden(users, self.edges.all_items(held_out, users), held_out)
+            hidden = self.edges.mask_edges(
+                users, self.edges.items_of_edges(held_out, users), held_out
+            )
         return load_text_features(
             self.rows, store, self.whitening, self.nodes, fallback, device, hidden
         )

@@ -19,7 +19,7 @@ from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.model import GatedLightGCN, KeyQueue, TextRows
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.randomness import stream_key
-from recmind_dist.sampling.loader import Batch, StepBatches
+from recmind_dist.sampling.batch import Batch, StepBatches
 from recmind_dist.training import faults
 from recmind_dist.training.finite_checks import check_finite_losses
 from recmind_dist.training.fresh_text import FreshTextPicker
@@ -102,7 +102,7 @@ class StepPreparer:
 
         def prepare() -> StepInput:
             told = plan()
-            hidden = operator.positions(main.hidden_edges.numpy()) if operator else None
+            hidden = operator.positions(main.masked_edges.numpy()) if operator else None
             return StepInput(
                 step=batches.step,
                 main=main.to(device),

@@ -28,7 +28,8 @@ from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.sampling.loader import NeighborLoader, StepBatches, steps_per_epoch
+from recmind_dist.sampling.batch import StepBatches
+from recmind_dist.sampling.loader import NeighborLoader, steps_per_epoch
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.text import TextEncoder, Texts, save_adapter
 from recmind_dist.training import faults

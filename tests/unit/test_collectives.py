@@ -84,8 +84,8 @@ GLOBAL = {
     "users_first",
     "_age",
     "_contrast",
-    "_held_out",
-    "_held_out_edges",
+    "_heldout",
+    "_gate_edges",
     "_loaders",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that
@@ -111,6 +111,7 @@ PRESENT = {
     "_content",
     "operator",
     "held_out",
+    "heldout",
     "whitening",
     "text",
 }
