@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.embedding.exchange import all_gather_rows
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.graph import Graph
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import RowExchange, all_gather_rows
+from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.graph.ownership import by_owner
 from recmind_dist.model import (
     AlignmentSettings,

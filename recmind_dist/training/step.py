@@ -97,17 +97,17 @@ class StepPreparer:
             )
             index = torch.from_numpy(where).to(device)
             main_index, gate_index = index[: len(main.n_id)], index[len(main.n_id) :]
-        plan = self._exchange.all_ask(np.asarray(self._graph.row_of_node)[nodes])
+        lookup = self._exchange.start_lookup(np.asarray(self._graph.row_of_node)[nodes])
         stride = anchor_stride(main.global_batch_size, self._anchors)
 
         def prepare() -> StepInput:
-            told = plan()
+            plan = self._exchange.wait_lookup(lookup)
             hidden = operator.positions(main.masked_edges.numpy()) if operator else None
             return StepInput(
                 step=batches.step,
                 main=main.to(device),
                 gate=gate.to(device) if gate else None,
-                plan=told,
+                plan=plan,
                 main_index=main_index,
                 gate_index=gate_index,
                 main_feature=self._feature(main),
@@ -115,7 +115,7 @@ class StepPreparer:
                 fresh=self._picker.pick(main, stride) if self._picker else None,
                 operator=operator,
                 hidden=hidden,
-                edges=operator.edges_from(told.local_rows)
+                edges=operator.edges_from(plan.local_rows)
                 if operator and self._finds_edges
                 else None,
             )
