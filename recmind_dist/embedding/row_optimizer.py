@@ -4,30 +4,12 @@ Source: Adam with a step count for each row (see `kernels.row_adam`); row-wise A
 for each row (arXiv:1903.12287).
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.kernels.memory import zeros_in_large_pages
 from recmind_dist.kernels.row_adam import EPS, AdamRows, row_adam
-
-
-class RowOptimizer(Protocol):
-    """Updates rows of the weight that it was made for. `state` has one row for each of them."""
-
-    state: dict[str, Tensor]
-
-    def update(
-        self,
-        rows: Tensor | slice,
-        grad: Tensor,
-        lr: float,
-        order: Tensor | None = None,
-        divisor: int = 1,
-    ) -> None:
-        """See `row_adam` for the arguments."""
 
 
 class RowAdam:
@@ -75,6 +57,9 @@ class RowAdagrad:
         total = self.state["sum_sq"][rows] + grad.square().mean(1)
         self.state["sum_sq"][rows] = total
         self._weight[rows] -= lr * grad / (total.sqrt() + EPS)[:, None]
+
+
+RowOptimizer = RowAdam | RowAdagrad
 
 
 def make_row_optimizer(settings: TableSettings, weight: Tensor) -> RowOptimizer:

@@ -642,7 +642,8 @@ class Runner(Protocol):
 
 def example(body: str) -> str:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
-    return f"{COLLECTIVE}\ndef step(self, ranks, rows, config, way, text_n):\n    '''Every rank must call.'''\n{lines}\n"
+    head = "def step(self, ranks, rows, config, way, text_n):"
+    return f"{COLLECTIVE}\n{head}\n    '''Every rank must call.'''\n{lines}\n"
 
 
 @pytest.mark.parametrize(
@@ -715,5 +716,6 @@ def test_the_search_leaves_the_harmless_alone(body: str) -> None:
 
 
 def test_the_search_finds_who_is_silent() -> None:
-    words = "def quiet(x):\n    all_send(x)\ndef told(x):\n    '''For one rank alone.'''\n    return lambda: all_send(x)\n"
-    assert silent(COLLECTIVE + words) == ["28: quiet calls all_send"]
+    quiet = "def quiet(x):\n    all_send(x)\n"
+    single = "def single(x):\n    '''For one rank alone.'''\n    return lambda: all_send(x)\n"
+    assert silent(COLLECTIVE + quiet + single) == ["28: quiet calls all_send"]

@@ -1,4 +1,4 @@
-"""Sampled neighbourhoods: distinct, equal on every rank, uniform, unbiased, without masked edges."""
+"""Sampled neighbourhoods: distinct, equal on all ranks, uniform, unbiased, without masked edges."""
 
 import os
 import subprocess
