@@ -16,10 +16,10 @@ class RowAdam:
     """Adam. State: exp_avg and exp_avg_sq [R, D], steps [R]."""
 
     def __init__(self, weight: Tensor) -> None:
-        size, device = weight.shape, weight.device
+        (rows, dim), device = weight.shape, weight.device
         self.state = {
-            "exp_avg": zeros_in_large_pages(*size, device),
-            "exp_avg_sq": zeros_in_large_pages(*size, device),
+            "exp_avg": zeros_in_large_pages(rows, dim, device),
+            "exp_avg_sq": zeros_in_large_pages(rows, dim, device),
             "steps": torch.zeros(len(weight), dtype=torch.int64, device=device),
         }
         self._rows = AdamRows(weight, **self.state)
