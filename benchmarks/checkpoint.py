@@ -23,7 +23,7 @@ from recmind_dist.checkpoint import attempt_name
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.checkpoint.settings import CheckpointSettings
-from recmind_dist.distributed.settings import TableSettings
+from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.embedding.table import ShardedTable
 
 DIM = 64

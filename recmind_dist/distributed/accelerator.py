@@ -1,9 +1,8 @@
 """DeepSpeed, imported for the device of the rank.
 
-DeepSpeed chooses its accelerator once a process, when it is first imported. Left alone it takes
-any GPU that it sees, and Ray does not hide GPUs from workers without one: a rank on the CPU would
-have its dense part on a GPU. So a rank imports it here, before all else, and nothing else in this
-package does.
+DeepSpeed chooses its accelerator when it is first imported in a process. By default it takes any
+GPU that it sees, and Ray does not hide GPUs from workers without one: a rank on the CPU would have
+its dense part on a GPU. So ranks import it here, first of all; no other module imports it.
 """
 
 import os
@@ -17,16 +16,16 @@ import torch
 from recmind_dist.errors import ConfigError
 
 CPU_RANK = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-"""Environment of a process that is started as a rank on the CPU: it sees no GPU at all."""
+"""Environment of a process of a rank on the CPU: it sees no GPU."""
 CUDA_RANK = {"DS_ACCELERATOR": "cuda"}
-"""Environment of a process that is started as a rank on a GPU, which Ray makes visible to it."""
+"""Environment of a process of a rank on a GPU, which Ray makes visible to it."""
 
 
 def import_deepspeed(device: torch.device) -> Any:
     """The module `deepspeed`, whose accelerator is the device of this rank.
 
-    Libraries import it too: accelerate does when a model is saved. Where that came first, and
-    DeepSpeed has done nothing yet, its accelerator is exchanged.
+    Libraries import it too: accelerate does when a model is saved. If that came first and DeepSpeed
+    has done nothing yet, its accelerator is replaced.
 
     Args:
         device: of the rank; DeepSpeed uses the same GPU where it has an index.
@@ -42,8 +41,7 @@ def import_deepspeed(device: torch.device) -> Any:
         if deepspeed.comm.is_initialized():
             raise ConfigError(
                 f"scaling.device: DeepSpeed works on {has} in this process, and the run is on "
-                f"{device.type}: start it in "
-                "another process"
+                f"{device.type}: start it in another process"
             )
         made = import_module(f"deepspeed.accelerator.{device.type}_accelerator")
         accelerator.set_accelerator(getattr(made, f"{device.type.upper()}_Accelerator")())
@@ -54,7 +52,7 @@ def import_deepspeed(device: torch.device) -> Any:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Sets a variable for a while: child processes may be ranks on another device."""
+    """Sets a variable and restores it: child processes may be ranks on another device."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -1,4 +1,4 @@
-"""Who takes part: rank, world, device, and the process groups for rows and for ids."""
+"""A rank's context: rank, world size, device, and its transports to the other ranks."""
 
 import re
 import time
@@ -11,13 +11,12 @@ import torch
 import torch.distributed as dist
 
 from recmind_dist.causes import telling_line
-from recmind_dist.distributed.shared_memory import SharedMemoryTransport, share_memory
+from recmind_dist.distributed.shared_memory import share_memory
 from recmind_dist.distributed.traffic import Traffic, ring_bytes
-from recmind_dist.distributed.transport import Transport
+from recmind_dist.distributed.transport import Transport, make_transport
 from recmind_dist.errors import WorkerLostError
 
-# what gloo and NCCL say of a peer that is late, gone, or out of reach; gloo raises plain
-# RuntimeErrors
+# errors of gloo and NCCL about a peer that is late, gone or unreachable; gloo's are RuntimeErrors
 _LOST = re.compile(
     r"timed? ?out|connection (closed|reset|refused)|broken pipe|socket|gloo|nccl", re.IGNORECASE
 )
@@ -25,8 +24,7 @@ _LOST = re.compile(
 
 @contextmanager
 def collective(operation: str) -> Iterator[None]:
-    """Around calls in which ranks wait for each other: names rank and operation where gloo does
-    not.
+    """Around calls in which ranks wait for each other: names rank and operation in the error.
 
     Raises:
         WorkerLostError: another rank died, hangs, or cannot be reached.
@@ -39,22 +37,26 @@ def collective(operation: str) -> Iterator[None]:
         if not isinstance(error, dist.DistError) and not _LOST.search(first):
             raise
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        took, said = time.monotonic() - start, telling_line(str(error))[:200]
+        took, cause = time.monotonic() - start, telling_line(str(error))[:200]
         raise WorkerLostError(
-            f"rank {rank} of {world}: {operation} failed after {took:.1f} s ({said}): another rank "
-            "died or hangs: see its log, or raise scaling.collective_timeout_s if it is only slow"
+            f"rank {rank} of {world}: {operation} failed after {took:.1f} s ({cause}): another rank"
+            " died or hangs: see its log, or raise scaling.collective_timeout_s if it is only slow"
         ) from error
 
 
 @dataclass(frozen=True)
 class DistContext:
-    """One worker's place among all. With world_size 1 nothing is sent and no process group is
-    needed.
+    """One rank among all. With world_size 1 nothing is sent and no process group is needed.
 
     Attributes:
-        row_way: of the training thread; id_way, plan_way: of the prefetching thread, which samples
-        on the one and says what rows it needs on the other while those of the step before travel.
-        Each has a gloo group of its own.
+        rank: this rank.
+        world_size: number of ranks, P.
+        device: of this rank.
+        row_transport: rows and gradients, of the training thread.
+        id_transport: sampling, of the prefetching thread; a gloo group of its own.
+        lookup_transport: ids of a lookup, of the prefetching thread, which samples the next batch
+            while they travel; a gloo group of its own.
+        traffic: counts the bytes sent.
     """
 
     rank: int
@@ -67,41 +69,60 @@ class DistContext:
 
     @staticmethod
     def alone(device: str = "cpu") -> "DistContext":
-        """One worker without a process group."""
+        """A world of one, without a process group."""
         return DistContext(0, 1, torch.device(device))
 
     @staticmethod
     def join_group(
         device: torch.device, timeout_s: int = 300, shared_memory: bool = True
     ) -> "DistContext":
-        """Joins the default process group, which exists. Every rank must call.
+        """Joins the default process group, which must exist. Collective: every rank must call.
 
         Args:
-            timeout_s: of an exchange of ids; the default group has its own; shared_memory: see
-            `ScalingSettings`.
+            device: of this rank.
+            timeout_s: of an exchange of ids; the default group has its own.
+            shared_memory: see `ScalingSettings`.
         """
         rank, world_size = dist.get_rank(), dist.get_world_size()
         if world_size == 1:
             return DistContext(rank, world_size, device)
         with collective("joining the groups for ids"):
-            groups = [
-                dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-                for _ in range(2)
-            ]
-            pids = share_memory(groups[0]) if shared_memory else None
+            timeout = timedelta(seconds=timeout_s)
+            ids, lookups = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
+            pids = share_memory(ids) if shared_memory else None
+        pids_of_rows = pids if device.type == "cpu" else None
+        return DistContext(
+            rank,
+            world_size,
+            device,
+            make_transport(rank, None, pids_of_rows),
+            make_transport(rank, ids, pids),
+            make_transport(rank, lookups, pids),
+        )
 
-        def way(group: dist.ProcessGroup | None) -> Transport:
-            on_cpu = group is not None or device.type == "cpu"
-            return Transport(
-                rank,
-                group,
-                SharedMemoryTransport(rank, pids, group) if pids is not None and on_cpu else None,
-            )
+    def all_to_all_rows(
+        self,
+        x: torch.Tensor,
+        send: list[int],
+        receive: list[int],
+        kind: str,
+        of: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """`Transport.all_to_all` of rows. Collective: every rank must call.
 
-        return DistContext(rank, world_size, device, way(None), way(groups[0]), way(groups[1]))
+        Args:
+            kind: of the bytes that are sent, see `traffic.KINDS`.
+        """
+        self.traffic.add(kind, (sum(send) - send[self.rank]) * x.shape[1] * x.itemsize)
+        operation = "gradients" if kind == "gradients" else "rows"
+        with collective(f"the exchange of {operation}"):
+            return self.row_transport.all_to_all(x, send, receive, of)
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks of a small tensor, in place: the same on every rank. Every rank must call."""
+        """Sum over ranks of a small tensor, in place: the same on every rank.
+
+        Collective: every rank must call.
+        """
         if self.world_size > 1:
             self.traffic.add("dense", ring_bytes(values.nbytes, self.world_size))
             with collective("the sum over ranks"):
@@ -109,28 +130,28 @@ class DistContext:
         return values
 
     def sum_uint64(self, word: int) -> int:
-        """Sum over ranks of 64-bit words, modulo 2^64: the same on every rank. Every rank must
-        call.
-        """
+        """Sum over ranks modulo 2^64: the same on every rank. Collective: every rank must call."""
         signed = word - (1 << 64) if word >> 63 else word
-        return int(
-            self.all_reduce(torch.tensor([signed], dtype=torch.int64, device=self.device)).item()
-        ) % (1 << 64)
+        total = self.all_reduce(torch.tensor([signed], dtype=torch.int64, device=self.device))
+        return int(total.item()) % (1 << 64)
 
     def broadcast_str(self, text: str) -> str:
-        """Rank 0's short ASCII text, the same on every rank. Every rank must call."""
+        """Rank 0's ASCII text of up to 256 characters, the same on every rank.
+
+        Collective: every rank must call.
+        """
         if self.world_size == 1:
             return text
         data = torch.zeros(256, dtype=torch.uint8, device=self.device)
         encoded = text.encode("ascii")
         assert len(encoded) <= len(data)
         data[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
-        with collective("rank 0's word to all"):
+        with collective("the broadcast from rank 0"):
             dist.broadcast(data, src=0)
         return bytes(data.tolist()).rstrip(b"\0").decode("ascii")
 
     def barrier(self) -> None:
-        """Waits for every rank. Every rank must call."""
+        """Waits for all ranks. Collective: every rank must call."""
         if self.world_size > 1:
             with collective("the barrier"):
                 dist.barrier()

@@ -11,28 +11,23 @@ class ScalingSettings(Settings):
     """Workers of the training cluster."""
 
     num_workers: int | tuple[int, int] = 1
-    """Ranks; each owns a share of the table. [min, max]: as many as the cluster has room for,
-    changing with its nodes.
-    """
+    """Ranks; each owns a share of the table. [min, max]: as many as the cluster has room for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where every worker gets a GPU of its own, else cpu; it says which, and why."""
+    """auto: cuda if every worker gets its own GPU, else cpu; the log gives the reason."""
     threads_per_worker: int = Field(1, ge=1)
     """CPU threads of torch in each worker."""
     max_failures: int = Field(3, ge=-1)
     """Restarts of the worker group before the run gives up; -1: no limit."""
     start_timeout_s: float = Field(60.0, gt=0)
-    """Seconds a start waits for the workers' places; then, with [min, max], it looks anew how many
-    there are. After ten
-    such waits in a row the run gives up."""
+    """Seconds that a start waits for resources; then, with [min, max], it counts them anew. After
+    ten waits in a row the run gives up."""
     resize_check_s: float = Field(60.0, gt=0)
-    """With [min, max]: seconds between looks for room for more workers, which are a restart from
-    the last COMMIT.
-    """
+    """With [min, max]: seconds between checks for room for more workers. Adding them restarts the
+    run from the last COMMIT."""
     collective_timeout_s: int = Field(300, ge=1)
     """A collective that takes longer is an error that ends the attempt."""
     shared_memory: bool = True
-    """Workers that are all on one machine exchange rows and ids through memory that they share
-    (Linux, CPU); false: as
+    """Workers on one machine exchange rows and ids through shared memory (Linux, CPU); false: as
     workers on several machines do."""
     address: str | None = None
     """Ray cluster to use; none: RAY_ADDRESS, or a local one for this run."""
@@ -70,10 +65,3 @@ class ZeroSettings(Settings):
     stage: Literal[0, 1, 2, 3] = 1
     learning_rate: float = Field(1e-3, gt=0)
     """Adam's, for the dense part."""
-
-
-class TableSettings(Settings):
-    """The row-sharded embedding table's own optimizer."""
-
-    optimizer: Literal["adam", "adagrad"] = "adam"
-    learning_rate: float = Field(1e-2, gt=0)

@@ -1,10 +1,8 @@
-"""How tensors go from rank to rank: the collectives of a process group or, on one machine,
-mailboxes.
+"""How tensors travel between ranks: a process group or, on one machine, shared memory.
 
 Legend: P ranks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,92 +10,109 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recmind_dist.distributed.shared_memory import SharedMemoryTransport
-from recmind_dist.kernels.row_moves import place_rows
+from recmind_dist.distributed.shared_memory import PendingMailboxes, SharedMemoryTransport
+
+
+@dataclass(frozen=True)
+class GroupAllToAll:
+    """An all-to-all through a process group, which does all its work in `wait`.
+
+    Attributes: as the arguments of `Transport.all_to_all`.
+    """
+
+    group: dist.ProcessGroup | None
+    x: Tensor
+    send: list[int]
+    receive: list[int] | None
+    of: Tensor | None
+
+    def wait(self) -> list[Tensor]:
+        """What each rank sent. Collective: every rank must call."""
+        receive = self.receive
+        if receive is None:
+            counts = torch.empty(len(self.send), dtype=torch.int64)
+            dist.all_to_all_single(counts, torch.tensor(self.send), group=self.group)
+            receive = counts.tolist()
+        given = self.x if self.of is None else self.x.index_select(0, self.of)
+        out = self.x.new_empty(sum(receive), *self.x.shape[1:])
+        dist.all_to_all_single(out, given, receive, self.send, group=self.group)
+        return list(torch.split(out, receive))
+
+
+PendingAllToAll = GroupAllToAll | PendingMailboxes
 
 
 @dataclass(frozen=True)
 class Transport:
-    """One thread's way to the other ranks. What arrives is the caller's to read until the next call
-    of the same way.
+    """One thread's exchanges with other ranks. Results may be read until its next exchange.
 
-    Args:
-        group: None: the default group; boxes: where all ranks are processes of one machine.
+    Attributes:
+        rank: this rank.
+        group: process group; None is the default group.
+        mailboxes: where all ranks are processes of one machine.
     """
 
     rank: int
     group: dist.ProcessGroup | None = None
-    boxes: SharedMemoryTransport | None = None
+    mailboxes: SharedMemoryTransport | None = None
 
     @property
     def is_async(self) -> bool:
-        """Whether what is begun is on its way before it is called for."""
-        return self.boxes is not None
+        """Whether `start_all_to_all` sends at once; else everything happens in `wait`."""
+        return self.mailboxes is not None
 
     @property
     def kind(self) -> str:
-        """For the run's log: by what rows travel."""
-        return "shared memory" if self.boxes is not None else "process group"
+        """The medium, for the run's log."""
+        return "shared memory" if self.mailboxes is not None else "process group"
 
     def all_to_all(
         self, x: Tensor, send: list[int], receive: list[int] | None = None, of: Tensor | None = None
     ) -> list[Tensor]:
-        """Uneven all-to-all of rows: the first send[0] go to rank 0, and so on. Every rank must
-        call.
+        """Uneven all-to-all of rows. Collective: every rank must call.
 
         Args:
-            x: [.., ...] contiguous; of: rows of x that are sent, by default all in their order;
-            send, receive: [P] rows; without `receive` the ranks tell each other first.
+            x: [.., ...] contiguous; rows for rank 0 first.
+            send: [P] rows for each rank.
+            receive: [P] rows from each rank. Default: the ranks exchange it first.
+            of: positions in `x` of the rows to send. Default: all, in their order.
+
         Returns: [receive[r], ...] of each rank r.
         """
-        return self.start_all_to_all(x, send, receive, of)()
+        return self.start_all_to_all(x, send, receive, of).wait()
 
     def start_all_to_all(
         self, x: Tensor, send: list[int], receive: list[int] | None = None, of: Tensor | None = None
-    ) -> Callable[[], list[Tensor]]:
-        """As `all_to_all`, which is done when what is returned was called, before anything else
-        goes this way.
+    ) -> PendingAllToAll:
+        """As `all_to_all`, whose result `wait` returns. No other exchange may come in between.
 
-        Only through mailboxes is it begun at once: see `is_async`. Every rank must call, and must
-        call what it returns.
+        Collective: every rank must call, and `wait` as well.
         """
-        if self.boxes is not None:
-            starts = [0, *np.cumsum(send).tolist()[:-1]]
-            return self.boxes.start_all_to_all(
-                sum(send), x, lambda out: _write(out, x, of), starts, send
-            )
-        return lambda: self._all_to_all(x, send, receive, of)
-
-    def _all_to_all(
-        self, x: Tensor, send: list[int], receive: list[int] | None, of: Tensor | None
-    ) -> list[Tensor]:
-        """As `all_to_all`, through the process group. Every rank must call."""
-        if receive is None:
-            told = torch.empty(len(send), dtype=torch.int64)
-            dist.all_to_all_single(told, torch.tensor(send), group=self.group)
-            receive = told.tolist()
-        given = x if of is None else x.index_select(0, of)
-        out = x.new_empty(sum(receive), *x.shape[1:])
-        dist.all_to_all_single(out, given, receive, send, group=self.group)
-        return list(torch.split(out, receive))
+        if self.mailboxes is None:
+            return GroupAllToAll(self.group, x, send, receive, of)
+        starts = [0, *np.cumsum(send).tolist()[:-1]]
+        return self.mailboxes.start_exchange(x, sum(send), starts, send, of)
 
     def all_gather(self, x: Tensor, counts: list[int]) -> list[Tensor]:
-        """Every rank's rows, to every rank. Every rank must call.
+        """The rows of all ranks. Collective: every rank must call.
 
         Args:
             x: [counts[rank], ...] contiguous.
+            counts: [P] rows of each rank.
+
         Returns: [counts[r], ...] of each rank r.
         """
         world = len(counts)
-        if self.boxes is not None:
-            return self.boxes.start_all_to_all(
-                len(x), x, lambda out: out.copy_(x), [0] * world, [len(x)] * world
-            )()
-        return self.all_to_all(torch.cat([x] * world), [len(x)] * world, counts)
+        if self.mailboxes is None:
+            return self.all_to_all(torch.cat([x] * world), [len(x)] * world, counts)
+        return self.mailboxes.start_exchange(x, len(x), [0] * world, [len(x)] * world).wait()
 
 
-def _write(out: Tensor, x: Tensor, of: Tensor | None) -> None:
-    if of is None:
-        out.copy_(x[: len(out)])
-    else:
-        place_rows(out, None, x, of)
+def make_transport(rank: int, group: dist.ProcessGroup | None, pids: list[int] | None) -> Transport:
+    """A transport over a process group, or over shared memory if `pids` are given.
+
+    Args:
+        pids: [P] processes of the ranks, see `share_memory`.
+    """
+    mailboxes = SharedMemoryTransport(rank, pids, group) if pids is not None else None
+    return Transport(rank, group, mailboxes)

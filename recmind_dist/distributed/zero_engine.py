@@ -1,6 +1,4 @@
-"""DeepSpeed ZeRO for the dense part, and its state as plain named tensors that fit any world size
-and stage.
-"""
+"""DeepSpeed ZeRO for the dense part; its state fits any world size and stage."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,14 +20,16 @@ _ADAM_STATE = ("exp_avg", "exp_avg_sq")
 class DenseEngine:
     """A module under DeepSpeed with torch's Adam as client optimizer.
 
-    Parameters without `requires_grad` are left alone. Every rank must make the same calls.
+    Parameters without `requires_grad` do not change. Collective: every rank must make the same
+    calls.
 
     Args:
-        module: whose forward takes a tensor with gradient and gives a tensor or a tuple of them
-        (ZeRO 3's hooks see no other); settings: ZeRO stage and optimizer; batch_size: global, for
-        DeepSpeed's books;
-        device: CPU runs on gloo, CUDA on NCCL; learning_rates: of parameters by the prefix of their
-        name, where it is not the settings'.
+        module: its forward takes a tensor with gradient and returns a tensor or a tuple of them;
+            ZeRO 3's hooks see nothing else.
+        settings: ZeRO stage and optimizer.
+        batch_size: global, for DeepSpeed's config.
+        device: CPU runs on gloo, CUDA on NCCL.
+        learning_rates: prefix of a parameter's name → its rate. Default: that of the settings.
     """
 
     def __init__(
@@ -55,8 +55,7 @@ class DenseEngine:
             [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
         )
         if settings.stage == 3:
-            # gates are read outside their own forward (at rest, in the penalty): all parts are
-            # whole for the whole step
+            # gates are read outside their own forward: all parts stay gathered during a step
             self._deepspeed.utils.set_z3_leaf_modules(module, [type(module)])
         world_size = dist.get_world_size()
         config = {
@@ -79,17 +78,17 @@ class DenseEngine:
         self._adam: torch.optim.Adam = zero if settings.stage == 0 else zero.optimizer
         self._prime_adam()
         self._broken, self._backwards = torch.zeros((), dtype=torch.float64, device=device), 0
-        # seen here, on their own rank, before ZeRO reduces and scatters them: one name for all
-        # stages
-        self._hooks = [p.register_hook(self._look_at) for _, p in self.named]  # type: ignore[no-untyped-call]
+        # checked on the rank that made them, before ZeRO reduces and scatters them
+        self._hooks = [p.register_hook(self._check) for _, p in self.named]  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, with ZeRO's hooks."""
         return self._engine(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        """Back-propagates this rank's share of the loss; gradients are *summed* over ranks. Every
-        rank must call.
+        """Back-propagates this rank's share of the loss; gradients are *summed* over ranks.
+
+        Collective: every rank must call.
         """
         self._broken.zero_()
         self._backwards += 1
@@ -97,18 +96,17 @@ class DenseEngine:
             self._engine.backward(loss * dist.get_world_size())  # DeepSpeed averages
 
     def broken_gradients(self) -> Tensor:
-        """How many dense parameters got a gradient that is not finite from this rank in the last
-        backward. Shape: [].
-        """
+        """Number of dense parameters with a non-finite gradient from this rank. Shape: []."""
         return self._broken
 
-    def _look_at(self, grad: Tensor) -> None:
+    def _check(self, grad: Tensor) -> None:
         faults.check("dense gradient", dist.get_rank(), self._backwards, grad)
         self._broken += (~torch.isfinite(grad)).any()
 
     def step(self, lr_factor: float) -> None:
-        """Updates the dense parameters at `lr_factor` times the learning rate. Every rank must
-        call.
+        """Updates the dense parameters at `lr_factor` times the learning rate.
+
+        Collective: every rank must call.
         """
         for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
             group["lr"] = rate * lr_factor
@@ -116,8 +114,9 @@ class DenseEngine:
             self._engine.step()
 
     def gather_parameters(self, prefix: str = "") -> dict[str, Tensor]:
-        """Copies of the whole trainable parameters whose name starts with `prefix`, without it.
-        Every rank must call.
+        """Copies of trainable parameters whose name starts with `prefix`, by the rest of the name.
+
+        Collective: every rank must call.
         """
         chosen = [
             (name.removeprefix(prefix), p) for name, p in self.named if name.startswith(prefix)
@@ -129,10 +128,11 @@ class DenseEngine:
 
     @property
     def bytes_a_step(self) -> int:
-        """What a rank sends for the dense part in a step, reckoned as a ring does it: ZeRO 0 sums
-        gradients; 1 and 2 send
-        them to their owners and bring parameters back, which is as much; 3 brings parameters once
-        more for the backward."""
+        """Bytes that a rank sends for the dense part in a step, computed as a ring sends them.
+
+        ZeRO 0 all-reduces gradients; 1 and 2 reduce-scatter them and all-gather parameters, which
+        is as much; 3 all-gathers parameters once more for the backward.
+        """
         total, world = sum(p.numel() * p.itemsize for _, p in self.named), dist.get_world_size()
         whole = sum(getattr(p, "ds_numel", p.numel()) * p.itemsize for _, p in self.named)
         return (
@@ -143,8 +143,9 @@ class DenseEngine:
 
     @contextmanager
     def gathered_parameters(self) -> Iterator[None]:
-        """While it lasts the module's parameters are whole on every rank, for reading. Every rank
-        must call.
+        """The module's parameters are whole on every rank within, for reading.
+
+        Collective: every rank must call.
         """
         with self._deepspeed.zero.GatheredParameters(
             [p for _, p in self.named], enabled=self.settings.stage == 3
@@ -152,8 +153,9 @@ class DenseEngine:
             yield
 
     def gather_state(self) -> dict[str, Tensor]:
-        """Parameters and Adam state as whole tensors, whatever the stage and world size. Every rank
-        must call.
+        """Parameters and Adam state as whole tensors, at any stage and world size.
+
+        Collective: every rank must call.
         """
         state = {f"param.{name}": value.cpu() for name, value in self.gather_parameters().items()}
         for kind in _ADAM_STATE:
@@ -170,7 +172,10 @@ class DenseEngine:
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes what `gather_state` gave, at any stage and world size. Every rank must call."""
+        """Loads what `gather_state` returned, from any stage and world size.
+
+        Collective: every rank must call.
+        """
         with torch.no_grad():
             for name, p in self.named:
                 self._set_parameter(p, state[f"param.{name}"])
@@ -188,7 +193,7 @@ class DenseEngine:
             self._adam.state[flat]["step"].fill_(float(state["adam_step"]))
 
     def _set_parameter(self, p: nn.Parameter, value: Tensor) -> None:
-        """Gives a parameter its whole value. Every rank must call."""
+        """Collective: every rank must call."""
         value = value.to(p.device)
         if self.settings.stage == 3:
             with self._deepspeed.zero.GatheredParameters([p], modifier_rank=0):
@@ -201,9 +206,7 @@ class DenseEngine:
             self._deepspeed.utils.safe_set_full_fp32_param(p, value)
 
     def _prime_adam(self) -> None:
-        """Makes Adam's state now: torch makes it at the first step, too late for a resumed run to
-        fill it.
-        """
+        """Makes Adam's state now. torch makes it at the first step, too late for a resumed run."""
         for flat in self._flat:
             self._adam.state[flat] = {
                 "step": torch.tensor(0.0),
@@ -215,7 +218,7 @@ class DenseEngine:
 
     @property
     def _flat(self) -> list[Tensor]:
-        """The tensors that Adam itself sees on this rank."""
+        """The tensors that Adam updates on this rank."""
         zero = self._engine.optimizer
         if self.settings.stage == 0:
             return [p for _, p in self.named]
@@ -226,16 +229,14 @@ class DenseEngine:
         )
 
     def close(self) -> None:
-        """Gives back hooks and buffers, so that another phase can wrap the same module."""
+        """Removes hooks and buffers, so that another phase can wrap the same module."""
         for hook in self._hooks:
             hook.remove()
         self._engine.destroy()
 
 
 class NoDense:
-    """Stands for the engine where a model has no dense parameter (plain LightGCN): all that is
-    learnt is the table's.
-    """
+    """The engine of a model without dense parameters (plain LightGCN); only its table learns."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -245,10 +246,8 @@ class NoDense:
         return self.module(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        """As `DenseEngine.backward`, with its scale."""
-        world_size = (
-            dist.get_world_size() if dist.is_initialized() else 1
-        )  # a rank alone needs no group for this
+        """As `DenseEngine.backward`, with its scale. Collective: every rank must call."""
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
         (loss * world_size).backward()  # type: ignore[no-untyped-call]
 
     def broken_gradients(self) -> Tensor:
@@ -256,7 +255,7 @@ class NoDense:
         return torch.zeros((), dtype=torch.float64)
 
     def step(self, lr_factor: float) -> None:
-        """Has nothing to update."""
+        """Does nothing."""
 
     @property
     def bytes_a_step(self) -> int:
@@ -276,10 +275,10 @@ class NoDense:
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Does nothing."""
 
 
 Engine = DenseEngine | NoDense
@@ -292,26 +291,22 @@ def make_engine(
     device: torch.device,
     learning_rates: dict[str, float] | None = None,
 ) -> Engine:
-    """A DeepSpeed engine, or none where `module` has nothing for it. Every rank must call.
+    """A `DenseEngine`, or `NoDense` if `module` has no trainable parameter.
 
-    Arguments as `DenseEngine`.
+    Collective: every rank must call.
     """
-    return (
-        DenseEngine(module, settings, batch_size, device, learning_rates)
-        if _trainable(module)
-        else NoDense(module)
-    )
+    if not _trainable(module):
+        return NoDense(module)
+    return DenseEngine(module, settings, batch_size, device, learning_rates)
 
 
 def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The dense parameters that learn; names and shapes are the same on every rank."""
+    """Trainable parameters by name: the same on every rank."""
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
 
 def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:
-    """This rank's part of a stage-3 parameter's whole value, padded as DeepSpeed pads (its own
-    setter does not).
-    """
+    """This rank's part of a stage-3 parameter, padded as DeepSpeed pads (its setter does not)."""
     part = int(p.partition_numel())  # type: ignore[attr-defined]  # DeepSpeed adds it to the parameter
     padded = torch.zeros(part * dist.get_world_size(), device=value.device)
     padded[: value.numel()] = value.flatten()
@@ -319,11 +314,10 @@ def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:
 
 
 def _join_deepspeed(deepspeed: Any, device: torch.device) -> None:
-    """Lets DeepSpeed use the process group that exists. Every rank must call.
+    """Lets DeepSpeed use the existing process group. Collective: every rank must call.
 
-    On the CPU its own start compiles a shared-memory op for minutes that gloo does not use; an
-    empty table of compatible
-    ops keeps it from that. The table is private to DeepSpeed: tests/dist/test_engine.py fails when
+    On the CPU it would compile for minutes a shared-memory op that gloo does not use; an empty
+    table of compatible ops prevents that. The table is private: tests/dist/test_engine.py fails if
     it moves.
     """
     if deepspeed.comm.is_initialized():

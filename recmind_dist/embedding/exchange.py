@@ -1,10 +1,11 @@
-"""One exchange a step each way: ids to owners, rows back; gradients home along the same path.
+"""Rows of the sharded table to the ranks that need them, and their gradients back to the owners.
 
-Legend: N nodes this rank needs, m of them its own; u distinct rows of this shard that anybody
-needs; R rows sent, C columns.
+A step exchanges ids (to the owners), rows (back) and gradients (to the owners again).
+
+Legend: N rows that this rank needs, m of them its own; u distinct rows of this shard that any rank
+needs; R rows sent, C columns, P ranks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext, collective
+from recmind_dist.distributed.transport import PendingAllToAll
 from recmind_dist.graph.ownership import by_owner
 from recmind_dist.kernels.row_moves import place_rows, sums_by_row
 from recmind_dist.kernels.unique import unique_inverse
@@ -21,12 +23,15 @@ from recmind_dist.types import IntArray
 
 @dataclass(frozen=True)
 class AllToAllRoute:
-    """Rows that travel between ranks, in the order of their owners where they arrive, of their
-    askers where they leave.
+    """Rows that travel between ranks. Those of a rank to itself are not among them.
 
-    Shapes: place: [arriving] where each goes among the needed rows; reply: [R] places in the plan's
-    `local_rows` of what is sent, distinct for each asker; reply_rows: [R] the same rows' places in
-    the shard; send_splits, receive_splits: [P], nothing of a rank to itself.
+    Attributes:
+        place: [arriving] position of each arriving row among the N needed, in order of owners.
+        reply: [R] position in `LookupPlan.local_rows` of each row sent, in order of receivers;
+            distinct for each receiver.
+        reply_rows: [R] the same rows' positions in the shard.
+        send_splits: [P] rows sent to each rank.
+        receive_splits: [P] rows received from each rank.
     """
 
     place: Tensor
@@ -38,15 +43,16 @@ class AllToAllRoute:
 
 @dataclass(frozen=True)
 class LookupPlan:
-    """Who sends what to whom for one batch.
+    """Which rows each rank sends to which rank, for one batch.
 
     Attributes:
-        num_rows: N; away: rows of other ranks, whose gradients go home the same way.
-
-    Shapes:
-        local_rows: [u] distinct; mine: [m] places among the needed rows; mine_at: [m] their places
-        in `local_rows`, mine_rows:
-        [m] in the shard; order: [u] in which `local_rows` ascend, None where they do as they are.
+        num_rows: N.
+        local_rows: [u] distinct rows, as positions in the shard.
+        mine: [m] positions of own rows among the N needed.
+        mine_at: [m] their positions in `local_rows`.
+        mine_rows: [m] their positions in the shard.
+        away: route of other ranks' rows; their gradients take it in reverse.
+        order: [u] order in which `local_rows` ascend; None if they do.
     """
 
     num_rows: int
@@ -58,103 +64,116 @@ class LookupPlan:
     order: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class PendingLookup:
+    """A lookup whose ids are on their way; see `RowExchange.wait_lookup`.
+
+    Attributes:
+        rows: [N] needed table rows.
+        mine: [m] positions of own rows among them.
+        away: [N - m] positions of the others, in order of owners.
+        counts: [P] rows needed of each other rank.
+        ids: of other ranks, None in a world of one.
+    """
+
+    rows: IntArray
+    mine: IntArray
+    away: IntArray
+    counts: list[int]
+    ids: PendingAllToAll | None
+
+
 class RowExchange:
-    """Fetches rows of a table whose row r belongs to the rank p with bounds[p] <= r < bounds[p +
-    1].
+    """Looks rows up in a sharded table: rank p owns the rows bounds[p] <= r < bounds[p + 1].
 
     Args:
-        bounds: [P + 1]; ranks: who takes part; table: [rows of this rank, D], for
-        `lookup_from_table`.
+        bounds: [P + 1].
+        context: the ranks.
+        table: [rows of this rank, D], for `lookup_from_table`.
     """
 
     def __init__(self, bounds: IntArray, context: DistContext, table: Tensor | None = None) -> None:
         self.bounds, self.context, self.table = bounds, context, table
 
     def plan_lookup(self, rows: IntArray) -> LookupPlan:
-        """Tells owners which rows this rank needs and learns which of its own are needed. Every
-        rank must call.
-
-        Runs in the prefetching thread, over its own way.
+        """`start_lookup` and `wait_lookup` at once. Collective: every rank must call.
 
         Args:
             rows: [N] distinct table rows.
         """
-        return self.all_ask(rows)()
+        return self.wait_lookup(self.start_lookup(rows))
 
-    def all_ask(self, rows: IntArray) -> Callable[[], LookupPlan]:
-        """As `plan_lookup`, whose second half is what is returned: between them others have time to
-        say what they need. Every rank must call, and must call what it returns.
+    def start_lookup(self, rows: IntArray) -> PendingLookup:
+        """Starts to send ids to the owners, over `lookup_transport`.
+
+        Collective: every rank must call, and pass the result to `wait_lookup`.
+
+        Args:
+            rows: [N] distinct table rows.
         """
-        rank, device = self.context.rank, self.context.device
-        if (
-            self.context.world_size == 1
-        ):  # nothing travels: every row is here, in the order asked for
-            nothing = torch.empty(0, dtype=torch.int64, device=device)
-            stays = AllToAllRoute(nothing, nothing, nothing, [0], [0])
-            here, place = (
-                torch.from_numpy(rows.astype(np.int64)).to(device),
-                torch.arange(len(rows), device=device),
-            )
-            order = np.empty(len(rows), np.int64)
-            order[unique_inverse(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
-            turns = torch.from_numpy(order).to(device)
-            alone = LookupPlan(len(rows), here, place, place, here, stays, turns)
-            return lambda: alone
+        rank, world = self.context.rank, self.context.world_size
+        if world == 1:
+            everything = np.arange(len(rows))
+            return PendingLookup(rows, everything, everything[:0], [0], None)
         order, starts = by_owner(rows, self.bounds)
         first, last = starts[rank : rank + 2]
         mine, away = order[first:last], np.concatenate([order[:first], order[last:]])
-        wanted_counts = np.diff(starts)
-        wanted_counts[rank] = 0
-        self.context.traffic.add("ids", (len(away) + self.context.world_size - 1) * rows.itemsize)
+        counts = np.diff(starts)
+        counts[rank] = 0
+        self.context.traffic.add("ids", (len(away) + world - 1) * rows.itemsize)
         with collective("the exchange of ids"):
-            arrive = self.context.lookup_transport.start_all_to_all(
-                torch.from_numpy(rows[away]), wanted_counts.tolist()
+            ids = self.context.lookup_transport.start_all_to_all(
+                torch.from_numpy(rows[away]), counts.tolist()
             )
+        return PendingLookup(rows, mine, away, counts.tolist(), ids)
 
-        def plan() -> LookupPlan:
-            with collective("the exchange of ids"):
-                arrived = arrive()
-            return self._plan(rows, mine, away, wanted_counts, arrived)
-
-        return plan
-
-    def _plan(
-        self,
-        rows: IntArray,
-        mine: IntArray,
-        away: IntArray,
-        wanted_counts: IntArray,
-        arrived: list[Tensor],
-    ) -> LookupPlan:
-        """What follows from the ids that others ask for."""
-        device = self.context.device
-        asked, asked_counts = torch.cat(arrived).numpy(), np.array([len(ids) for ids in arrived])
+    def wait_lookup(self, pending: PendingLookup) -> LookupPlan:
+        """Waits for the ids of other ranks. Collective: every rank must call."""
+        if self.context.world_size == 1:
+            return self._plan_of_one(pending.rows)
+        assert pending.ids is not None
+        with collective("the exchange of ids"):
+            arrived = pending.ids.wait()
+        device, mine = self.context.device, pending.mine
         start, stop = self.bounds[self.context.rank : self.context.rank + 2].tolist()
-        needed = np.concatenate([rows[mine], asked]).astype(np.int64, copy=False) - start
-        local_rows, at = (torch.from_numpy(found) for found in unique_inverse(needed, stop - start))
-        in_shard = torch.from_numpy(needed)
-        mine_at, reply, reply_rows = at[: len(mine)], at[len(mine) :], in_shard[len(mine) :]
-        journey = AllToAllRoute(
-            torch.from_numpy(away).to(device),
-            reply.to(device),
-            reply_rows.to(device),
-            asked_counts.tolist(),
-            wanted_counts.tolist(),
+        requested = torch.cat(arrived).numpy()
+        needed = np.concatenate([pending.rows[mine], requested]).astype(np.int64, copy=False)
+        in_shard = needed - start
+        local_rows, position = unique_inverse(in_shard, stop - start)
+        m = len(mine)
+        away = AllToAllRoute(
+            _to(device, pending.away),
+            _to(device, position[m:]),
+            _to(device, in_shard[m:]),
+            [len(ids) for ids in arrived],
+            pending.counts,
         )
         return LookupPlan(
-            len(rows),
-            local_rows.to(device),
-            torch.from_numpy(mine).to(device),
-            mine_at.to(device),
-            in_shard[: len(mine)].to(device),
-            journey,
+            len(pending.rows),
+            _to(device, local_rows),
+            _to(device, mine),
+            _to(device, position[:m]),
+            _to(device, in_shard[:m]),
+            away,
+        )
+
+    def _plan_of_one(self, rows: IntArray) -> LookupPlan:
+        """The plan in a world of one, where every row is here, in the order of `rows`."""
+        device = self.context.device
+        nothing = torch.empty(0, dtype=torch.int64, device=device)
+        local_rows = _to(device, rows.astype(np.int64))
+        position = torch.arange(len(rows), device=device)
+        order = np.empty(len(rows), np.int64)
+        order[unique_inverse(rows, int(self.bounds[-1]))[1]] = np.arange(len(rows))
+        stays = AllToAllRoute(nothing, nothing, nothing, [0], [0])
+        return LookupPlan(
+            len(rows), local_rows, position, position, local_rows, stays, _to(device, order)
         )
 
     def lookup(self, owned: Tensor, plan: LookupPlan) -> Tensor:
-        """Rows of all needed nodes, [N, C], inside autograd: the backward sums every rank's
-        gradient at the owner.
+        """The needed rows, [N, C], inside autograd: the backward adds gradients at the owners.
 
-        Every rank must call, in forward and in backward.
+        Collective: every rank must call, in forward and in backward.
 
         Args:
             owned: [u, C] content of `plan.local_rows`.
@@ -163,26 +182,31 @@ class RowExchange:
             return owned
         return self._lookup(owned, None, plan)
 
-    def lookup_from_table(self, takes_gradient: Tensor, plan: LookupPlan) -> Tensor:
-        """As `lookup` of the table's own rows, which are read where they lie, without a copy of
-        them here first. Every rank must call, in forward and in backward.
+    def lookup_from_table(self, placeholder: Tensor, plan: LookupPlan) -> Tensor:
+        """As `lookup`, but reads the rows from the table itself, without a copy of them first.
+
+        Collective: every rank must call, in forward and in backward.
 
         Args:
-            takes_gradient: [u, D] what `ShardedTable.grad_placeholder` gave.
+            placeholder: [u, D] of `ShardedTable.grad_placeholder`; it receives the gradient.
         """
         assert self.table is not None, "an exchange without a table"
-        return self._lookup(takes_gradient, self.table, plan)
+        return self._lookup(placeholder, self.table, plan)
 
     def _lookup(self, owned: Tensor, table: Tensor | None, plan: LookupPlan) -> Tensor:
-        """Every rank must call, in forward and in backward."""
-        out: Tensor = _Fetch.apply(owned, table, plan, self.context)  # type: ignore[no-untyped-call]
+        """Collective: every rank must call, in forward and in backward."""
+        out: Tensor = _Lookup.apply(owned, table, plan, self.context)  # type: ignore[no-untyped-call]
         return out
 
 
-class _Fetch(torch.autograd.Function):
-    """Own rows from here, others' from their owners; gradients of all go home, where they add up:
-    own ones
-    first, then those of the other ranks in their order. Every rank must apply it.
+def _to(device: torch.device, x: IntArray) -> Tensor:
+    return torch.from_numpy(x).to(device)
+
+
+class _Lookup(torch.autograd.Function):
+    """The backward adds gradients at the owner: its own first, then other ranks' in rank order.
+
+    Collective: every rank must apply it.
     """
 
     @staticmethod
@@ -190,89 +214,34 @@ class _Fetch(torch.autograd.Function):
         ctx: Any, owned: Tensor, table: Tensor | None, plan: LookupPlan, context: DistContext
     ) -> Tensor:
         ctx.plan, ctx.context, ctx.num_owned = plan, context, len(owned)
-        journey = plan.away
+        away = plan.away
         if table is None:
-            source, mine_at, reply = owned.detach().contiguous(), plan.mine_at, journey.reply
+            source, mine_at, reply = owned.detach().contiguous(), plan.mine_at, away.reply
         else:
-            source, mine_at, reply = table, plan.mine_rows, journey.reply_rows
+            source, mine_at, reply = table, plan.mine_rows, away.reply_rows
         out = source.new_empty(plan.num_rows, source.shape[1])
-        if context.world_size == 1:  # rows are owned in the order in which they are needed
+        if context.world_size == 1:  # owned rows are in the order in which they are needed
             place_rows(out, None, source, mine_at)
             return out
-        arrived = _all_to_all(
-            source, journey.send_splits, journey.receive_splits, context, "rows", reply
+        arrived = context.all_to_all_rows(
+            source, away.send_splits, away.receive_splits, "rows", reply
         )
         place_rows(out, plan.mine, source, mine_at)
-        for rows, place in zip(
-            arrived, torch.split(journey.place, journey.receive_splits), strict=True
-        ):
+        places = torch.split(away.place, away.receive_splits)
+        for rows, place in zip(arrived, places, strict=True):
             place_rows(out, place, rows)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        plan: LookupPlan = ctx.plan
-        grad, journey = grads[0].contiguous(), plan.away
-        if ctx.context.world_size == 1:
+        plan, context = ctx.plan, ctx.context
+        grad, away = grads[0].contiguous(), plan.away
+        if context.world_size == 1:
             return grad, None, None, None
-        splits = journey.receive_splits, journey.send_splits
-        home = _all_to_all(grad, *splits, ctx.context, "gradients", journey.place)
-        places = torch.split(journey.reply, journey.send_splits)
-        arrived = [(place, rows, None) for place, rows in zip(places, home, strict=True)]
-        total = sums_by_row(ctx.num_owned, [(plan.mine_at, grad, plan.mine), *arrived])
-        return total, None, None, None
-
-
-class _AllGather(torch.autograd.Function):
-    """Its backward sends every rank's gradients home, where they add up in the order of ranks.
-    Every rank must apply it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, counts: list[int], context: DistContext, kind: str) -> Tensor:
-        ctx.counts, ctx.context, ctx.kind = counts, context, "gradients" if kind == "rows" else kind
-        context.traffic.add(kind, (context.world_size - 1) * x.nbytes)
-        with collective("the exchange of rows"):
-            return torch.cat(context.row_transport.all_gather(x.contiguous(), counts))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rank, counts = ctx.context.rank, ctx.counts
-        home = _all_to_all(
-            grads[0].contiguous(), counts, [counts[rank]] * len(counts), ctx.context, ctx.kind
+        arrived = context.all_to_all_rows(
+            grad, away.receive_splits, away.send_splits, "gradients", away.place
         )
-        total = home[0].clone()
-        for rows in home[1:]:
-            total += rows
+        replies = torch.split(away.reply, away.send_splits)
+        parts = [(to, rows, None) for to, rows in zip(replies, arrived, strict=True)]
+        total = sums_by_row(ctx.num_owned, [(plan.mine_at, grad, plan.mine), *parts])
         return total, None, None, None
-
-
-def _all_to_all(
-    x: Tensor,
-    send: list[int],
-    receive: list[int],
-    context: DistContext,
-    kind: str,
-    of: Tensor | None = None,
-) -> list[Tensor]:
-    """`Transport.all_to_all` of rows, counted as `kind`. Every rank must call."""
-    context.traffic.add(kind, (sum(send) - send[context.rank]) * x.shape[1] * x.itemsize)
-    with collective("the exchange of gradients" if kind == "gradients" else "the exchange of rows"):
-        return context.row_transport.all_to_all(x, send, receive, of)
-
-
-def all_gather_rows(
-    x: Tensor, counts: list[int], context: DistContext, kind: str = "rows"
-) -> Tensor:
-    """Every rank's rows, in rank order, inside autograd. Every rank must call, in forward and in
-    backward.
-
-    Args:
-        x: [counts[rank], C]; counts: rows of each rank; kind: as what the bytes count, see
-        `traffic.KINDS`.
-    Returns: [sum(counts), C].
-    """
-    if context.world_size == 1:
-        return x
-    out: Tensor = _AllGather.apply(x, counts, context, kind)  # type: ignore[no-untyped-call]
-    return out

@@ -1,4 +1,4 @@
-"""Edges as CSR arrays in the order of table rows: what `FullPropagation` passes over."""
+"""Edges as CSR arrays in the order of table rows, for `FullPropagation`."""
 
 import numpy as np
 from numba import njit
@@ -16,10 +16,10 @@ def edge_weights(indptr, indices, row_scale, other_scale):  # type: ignore[no-un
 
 @njit(cache=True, nogil=True)
 def edges_to(indptr, indices, weight, sources):  # type: ignore[no-untyped-def]
-    """Of a symmetric CSR matrix the columns `sources`, in the order that their entries have there.
+    """The columns `sources` of a symmetric CSR matrix, with entries in the matrix's order.
 
-    One pass over all entries in the order of memory, without a branch; through the rows of the
-    sources the other ends would be everywhere.
+    One branchless pass over all entries in memory order; going through the rows of the sources
+    would read the other ends at random.
     """
     num_rows, most, widest = len(indptr) - 1, 0, 0
     for v in range(num_rows):
@@ -28,7 +28,7 @@ def edges_to(indptr, indices, weight, sources):  # type: ignore[no-untyped-def]
     for v in sources:
         wanted[v] = 1
         most += indptr[v + 1] - indptr[v]
-    # a row may write as many entries as it has before they are found not to be wanted
+    # an unwanted entry is written, then overwritten by the next one: a row needs spare room
     out_indptr, out = np.empty(num_rows + 1, np.int32), np.empty(most + widest + 1, np.int32)
     values = np.empty(most + widest + 1, np.float32)
     found = 0
@@ -38,7 +38,7 @@ def edges_to(indptr, indices, weight, sources):  # type: ignore[no-untyped-def]
             out[found] = indices[e]
             values[found] = weight[e]
             found += wanted[indices[e]]
-        assert found <= most, "edges that do not go both ways"
+        assert found <= most, "edges must go both ways"
     out_indptr[num_rows] = found
     return out_indptr, out[:found], values[:found]
 
@@ -58,13 +58,10 @@ def rows_of(indptr, indices, row_of_node, own):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def positions_of_edges(indptr, indices, num_users, num_edges, row, out_indptr):  # type: ignore[no-untyped-def]
-    """[2, E]: where user-half edge e stands, from the user's row and from the item's; -1 where the
-    row is not here.
-    """
+    """[2, E]: position of each user-half edge in its user's and its item's row, -1 if not here."""
     out = np.full((2, num_edges), -1, np.int64)
-    filled = indptr[
-        num_users:-1
-    ].copy()  # rows ascend, so items meet their users in the order of the user half
+    # rows ascend, so an item's entries come in the order of the user half
+    filled = indptr[num_users:-1].copy()
     for u in range(num_users):
         for e in range(indptr[u], indptr[u + 1]):
             item = indices[e]

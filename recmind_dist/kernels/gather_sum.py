@@ -26,7 +26,7 @@ class CsrMatrix:
     """A sparse matrix in CSR form.
 
     Attributes:
-        indptr: [R + 1] where each row's entries begin; int32, or int64 above 2^31 entries.
+        indptr: [R + 1] start of each row's entries; int32, or int64 above 2^31 entries.
         indices: [E] the columns, of the dtype of `indptr`.
         weight: [E] float32 values; None stands for ones.
         num_cols: C.
@@ -100,10 +100,10 @@ class CsrMatrix:
         starts, counts = self.indptr[rows], self.indptr.diff()[rows]
         indptr = torch.zeros(len(rows) + 1, dtype=self.indptr.dtype, device=rows.device)
         torch.cumsum(counts, 0, dtype=indptr.dtype, out=indptr[1:])
-        place = torch.arange(int(indptr[-1]), dtype=indptr.dtype, device=rows.device)
-        place += torch.repeat_interleave(starts - indptr[:-1], counts)
-        weight = None if self.weight is None else self.weight.index_select(0, place)
-        return CsrMatrix(indptr, self.indices.index_select(0, place), weight, self.num_cols)
+        entry = torch.arange(int(indptr[-1]), dtype=indptr.dtype, device=rows.device)
+        entry += torch.repeat_interleave(starts - indptr[:-1], counts)
+        weight = None if self.weight is None else self.weight.index_select(0, entry)
+        return CsrMatrix(indptr, self.indices.index_select(0, entry), weight, self.num_cols)
 
     def transposed(self) -> "CsrMatrix":
         """Aᵀ, whose rows keep the order that the entries have here."""
@@ -117,7 +117,7 @@ class CsrMatrix:
         return self._transposed_by_sort()
 
     def _transposed_by_sort(self) -> "CsrMatrix":
-        """As `transposed`, in torch operations: its twin, and the way on other devices."""
+        """The torch twin of `transposed`, for other devices."""
         order = torch.argsort(self.indices, stable=True)
         counts = torch.bincount(self.indices, minlength=self.num_cols)
         indptr = torch.zeros(self.num_cols + 1, dtype=self.indptr.dtype, device=order.device)
@@ -130,21 +130,20 @@ class CsrMatrix:
     def without(self, entries: Tensor) -> "CsrMatrix":
         """The matrix with weight 0 at these entries; the structure is shared, not copied."""
         assert self.weight is not None, "entries without a weight cannot be hidden"
-        return (
-            replace(self, weight=self.weight.index_fill(0, entries, 0.0)) if len(entries) else self
-        )
+        if not len(entries):
+            return self
+        return replace(self, weight=self.weight.index_fill(0, entries, 0.0))
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One hop of propagation from source nodes to destination nodes, and the way back of its
-    gradient.
+    """One hop of propagation from source to destination nodes, and the hop of its gradient.
 
     In a sampled block both are local ids, and the destinations are the first `num_dst` sources.
 
     Attributes:
         matrix: A, [num_dst, num_src].
-        transposed: Aᵀ, made ahead of the step by whoever makes the batch.
+        transposed: Aᵀ, made together with the batch.
     """
 
     matrix: CsrMatrix
@@ -152,7 +151,7 @@ class Hop:
 
     @staticmethod
     def of(matrix: CsrMatrix) -> "Hop":
-        """The hop over a matrix, whose transpose is made here."""
+        """The hop over a matrix; makes the transpose."""
         return Hop(matrix, matrix.transposed())
 
     @property
@@ -165,7 +164,7 @@ class Hop:
 
     @property
     def indptr(self) -> Tensor:
-        """[num_dst + 1] where the edges of each destination begin."""
+        """[num_dst + 1] start of each destination's edges."""
         return self.matrix.indptr
 
     @property
@@ -213,13 +212,13 @@ def _transposed(indptr, indices, weight, num_cols):  # type: ignore[no-untyped-d
         out_indptr[indices[e] + 1] += 1
     for c in range(num_cols):
         out_indptr[c + 1] += out_indptr[c]
-    place = out_indptr[:-1].copy()
+    free = out_indptr[:-1].copy()  # next free entry of each column
     row = np.empty(len(indices), np.int32)
     values = np.empty(len(indices) if weight is not None else 0, np.float32)
     for v in range(len(indptr) - 1):
         for e in range(indptr[v], indptr[v + 1]):
-            at = place[indices[e]]
-            place[indices[e]] = at + 1
+            at = free[indices[e]]
+            free[indices[e]] = at + 1
             row[at] = v
             if weight is not None:
                 values[at] = weight[e]

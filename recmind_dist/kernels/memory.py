@@ -11,19 +11,16 @@ from torch import Tensor
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 1 << 30
 KEEP_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1"}
-"""Environment of a process that trains outside of its main thread, as Ray's workers do: glibc gives
-each other thread a heap
-of its own, which holds no large tensor, so that `keep_freed_memory` would be without effect
-there."""
+"""Environment of a process that trains outside its main thread, as Ray's workers do. glibc gives
+other threads a heap of their own, on which `keep_freed_memory` has no effect."""
 _LARGE_PAGE = 2 << 20
 
 
 def keep_freed_memory() -> None:
     """Tells glibc to reuse freed blocks of up to a gigabyte instead of giving them back.
 
-    A step allocates the same large tensors as the one before it; fresh from the system each page
-    costs a fault, which was a third of a step. Elsewhere than on Linux with glibc nothing is
-    changed.
+    Every step allocates the same large tensors. Page faults on fresh memory took a third of a step.
+    Does nothing without Linux and glibc.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -34,15 +31,14 @@ def keep_freed_memory() -> None:
 
 
 def zeros_in_large_pages(rows: int, dim: int, device: torch.device) -> Tensor:
-    """Zeros, [rows, dim] float32, for rows that are read at random: in pages of 2 MiB where Linux
-    has them.
+    """Zeros, [rows, dim] float32, in pages of 2 MiB where Linux has them, for random reads of rows.
 
-    In pages of 4 KiB a gather waits as much for the addresses of pages as for the rows.
+    In pages of 4 KiB a gather spends as long on page addresses as on the rows.
     """
     size = 4 * rows * dim
     if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or not size:
         return torch.zeros(rows, dim, device=device)
     space = mmap.mmap(-1, -(-size // _LARGE_PAGE) * _LARGE_PAGE)
-    with contextlib.suppress(OSError):  # a kernel without them: pages as they come
+    with contextlib.suppress(OSError):  # a kernel without large pages
         space.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(space, dtype=torch.float32, count=rows * dim).view(rows, dim)

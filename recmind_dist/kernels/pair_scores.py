@@ -1,4 +1,4 @@
-"""Inner products of many pairs of rows without a copy of either side for every pair."""
+"""Inner products of many pairs of rows, without a copy of the rows for each pair."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def pair_scores(h_SD: Tensor, left_b: Tensor, right_b: Tensor) -> Tensor:
 
 
 def pair_dots(h_SD: Tensor, left_b: Tensor, right_b: Tensor) -> Tensor:
-    """As `pair_scores`, of contiguous vectors and outside autograd."""
+    """As `pair_scores`, of contiguous rows, outside autograd."""
     if h_SD.device.type == "cpu":
         return torch.from_numpy(_dots(h_SD.numpy(), left_b.numpy(), right_b.numpy()))
     return (h_SD.index_select(0, left_b) * h_SD.index_select(0, right_b)).sum(1)

@@ -1,4 +1,4 @@
-"""The processor's prefetch, for loops in numba that would wait for one random read after the other."""
+"""The processor's prefetch instruction, for numba loops that read memory at random."""
 
 from typing import Any
 
@@ -19,10 +19,9 @@ def _code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 
 def prefetch(builder: Any, pointer: Any) -> None:
-    """Adds the instruction to code that is written in LLVM's terms: a read of data, into the second
-    cache.
+    """Emits the LLVM instruction: prefetch data for reading, into the second-level cache.
 
-    Not into the first: that waits for fewer lines at once than a loop over random rows can ask for.
+    The first-level cache has fewer outstanding reads than a loop over random rows can use.
     """
     int32 = ir.IntType(32)
     shape = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), int32, int32, int32])
@@ -31,17 +30,18 @@ def prefetch(builder: Any, pointer: Any) -> None:
 
 
 fetch_ahead = intrinsic(_fetch_ahead) if not config.DISABLE_JIT else lambda address: None
-"""fetch_ahead(address) begins to bring the cache line there near: any address will do, nothing is
-read or changed by it.
+"""fetch_ahead(address) starts to load a cache line. Any address is safe: no value is read.
 
-Plain Python, in which tests look for writes outside of arrays, has no such thing.
+It does nothing without compilation, as in the tests that look for writes outside of arrays.
 """
 
 
 @njit(inline="always", cache=True)
 def fetch_row_ahead(address, stride, row, size=0):  # type: ignore[no-untyped-def]
-    """As `fetch_ahead`, of all cache lines of a row of `stride` bytes in an array that begins at
-    `address`; `size`: of its
-    first bytes alone, 0: of the whole row."""
+    """As `fetch_ahead`, of a row of `stride` bytes in the array at `address`.
+
+    Args:
+        size: bytes to fetch; 0 for the whole row.
+    """
     for byte in range(0, size or stride, 64):
         fetch_ahead(address + stride * np.int64(row) + byte)

@@ -1,4 +1,4 @@
-"""Rows from here to there: copies and sums by index on both sides, without a tensor in between.
+"""Copies and sums of rows, by index at the source and at the target, without a tensor in between.
 
 Legend: n rows moved, C columns.
 """
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from recmind_dist.kernels.prefetch import fetch_row_ahead
 
-_AHEAD = 32
-"""Rows are fetched so far ahead, instead of waited for one after the other."""
+_AHEAD = 32  # rows whose memory is fetched before they are reached
 
 
 def place_rows(out: Tensor, to: Tensor | None, source: Tensor, of: Tensor | None = None) -> None:
-    """`out[to[k]] = source[of[k]]`; k itself in place of what is not given.
+    """`out[to[k]] = source[of[k]]`; an index that is None stands for k itself.
 
     Args:
-        out, source: [.., C] contiguous; to: [n] distinct; of: [n].
+        out: [.., C] contiguous.
+        to: [n] distinct.
+        source: [.., C] contiguous.
+        of: [n].
     """
     if _on_numpy(out, source):
         indices = (None if index is None else index.numpy() for index in (to, of))
@@ -29,12 +31,10 @@ def place_rows(out: Tensor, to: Tensor | None, source: Tensor, of: Tensor | None
 
 
 def sums_by_row(rows: int, parts: list[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-    """`out[to[k]] = Σ source[of[k]]`, [rows, C], part by part and, on the CPU, in the order of k;
-    zero where none is met.
+    """`out[to[k]] = Σ source[of[k]]`, [rows, C]: part by part and, on the CPU, in the order of k.
 
     Args:
-        parts: (to, source, of): [n], [.., C] contiguous and [n], k itself in place of `of` that is
-        not given.
+        parts: (to, source, of) of shapes [n], [.., C] contiguous, [n]; None as in `place_rows`.
     """
     like = parts[0][1]
     if _on_numpy(*(source for _, source, _ in parts)):
@@ -73,7 +73,7 @@ def _place(out, source, to, of):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _add(out, met, to, source, of):  # type: ignore[no-untyped-def]
-    """A row that was not met yet takes its first term as it is: `out` need not be zero before."""
+    """Assigns the first term of a row, so `out` need not be zero before."""
     address, stride = out.ctypes.data, 4 * out.shape[1]
     given = source.ctypes.data
     for k in range(len(to)):

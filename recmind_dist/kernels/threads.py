@@ -9,9 +9,7 @@ import torch
 
 
 def run_together(work: Callable[..., Any], shares: Sequence[tuple[Any, ...]]) -> None:
-    """Calls `work`, which lets go of the GIL, once with the arguments of each share, all at once;
-    returns when all are done.
-    """
+    """Calls `work`, which must release the GIL, once for each share, at the same time; waits."""
     if len(shares) == 1 or torch.get_num_threads() == 1:
         for share in shares:
             work(*share)
@@ -21,7 +19,7 @@ def run_together(work: Callable[..., Any], shares: Sequence[tuple[Any, ...]]) ->
 
 
 def even_shares(count: int, least: int) -> list[tuple[int, int]]:
-    """Ranges of 0..count, one a thread, fewer where they would be shorter than `least`."""
+    """Ranges of 0..count, one for each thread; fewer if they would be shorter than `least`."""
     shares = max(1, min(torch.get_num_threads(), count // max(least, 1)))
     return [(count * k // shares, count * (k + 1) // shares) for k in range(shares)]
 

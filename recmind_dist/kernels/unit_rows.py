@@ -1,4 +1,4 @@
-"""Rows at unit length and the way back for their gradient, in one pass each on the CPU."""
+"""Rows scaled to unit length, and the backward; one pass each on the CPU."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ _SHORTEST = 1e-12
 
 
 def unit_rows(x_nC: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row over its length, and one over the lengths. Shapes: [n, C], [n]."""
+    """Rows divided by their length, and 1 / length. Shapes: [n, C], [n]."""
     if x_nC.device.type == "cpu":
         unit, inverse = _unit_rows(x_nC.numpy())
         return torch.from_numpy(unit), torch.from_numpy(inverse)
@@ -18,7 +18,7 @@ def unit_rows(x_nC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def through_unit_rows(grad_nC: Tensor, unit_nC: Tensor, inverse_n: Tensor) -> Tensor:
-    """The gradient of the rows from that of the unit rows, written over it. Shape: [n, C]."""
+    """The gradient of the rows, from that of the unit rows, in place. Shape: [n, C]."""
     if grad_nC.device.type == "cpu":
         _through_unit_rows(grad_nC.numpy(), unit_nC.numpy(), inverse_n.numpy())
         return grad_nC

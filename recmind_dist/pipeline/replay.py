@@ -16,7 +16,7 @@ from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.graph.partition import judge
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.sampling.loader import Batch, StepBatches
+from recmind_dist.sampling.batch import Batch, StepBatches
 from recmind_dist.training.alignment import anchor_stride
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.types import BoolArray, IntArray

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import all_gather_rows
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix

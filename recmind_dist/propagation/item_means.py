@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.embedding.exchange import all_gather_rows
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.graph import Graph
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ItemMeans:
     """
 
     def __init__(self, graph: Graph, operator: "FullPropagation", decay: float) -> None:
-        self._ranks, self._counts = operator.ranks, operator.counts
+        self._ranks, self._counts = operator.context, operator.counts
         indptr, indices, visible = operator.edges_of_rows
         own, count = operator.own_nodes, np.diff(indptr)
         count = np.where(own < graph.num_users, count, 0)  # items get no row

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from recmind_dist.checkpoint import CheckpointSettings
 from recmind_dist.config import Settings, resolve_settings
 from recmind_dist.config.yaml import load_yaml
-from recmind_dist.distributed.settings import ScalingSettings, TableSettings, ZeroSettings
+from recmind_dist.distributed.settings import ScalingSettings, ZeroSettings
+from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.evaluation import EvaluationSettings
 from recmind_dist.graph import GraphSettings
 from recmind_dist.ingest import DatasetSettings

@@ -1,5 +1,7 @@
-"""Edges that a batch must not see: the held-out slice that teaches the gates, and the batch's own
-edges.
+"""Edges that sampling and propagation leave out.
+
+A `batch_mask` masks a batch's own edges, for that batch only; `heldout` is the slice of the
+training edges that the gates learn from, masked in every batch.
 """
 
 from dataclasses import dataclass
@@ -14,12 +16,13 @@ from recmind_dist.types import BoolArray, Int32Array, IntArray
 
 @dataclass(frozen=True)
 class EdgeMask:
-    """Hidden neighbours by node, as positions inside the node's CSR row.
+    """Masked neighbours by node, as positions inside the node's CSR row.
 
-    Shapes:
-        nodes: [n] distinct nodes with a hidden edge, by their row in the `EdgeRows` that they were
-        found in (of a whole graph:
-        their global ids); indptr: [n + 1]; positions: [hidden], ascending within a node.
+    Attributes (n nodes with a masked edge):
+        nodes: [n] distinct rows of the `EdgeRows` that the edges were looked up in. For a whole
+            graph these are global ids.
+        indptr: [n + 1] start of each node's positions.
+        positions: [masked] ascending within a node.
     """
 
     nodes: IntArray
@@ -28,24 +31,15 @@ class EdgeMask:
 
     @staticmethod
     def of_edges(graph: Graph, edges: IntArray) -> "EdgeMask":
-        """Hides training edges, given by their positions in the user half of `graph.indices`, in
-        both directions.
-        """
+        """Masks edges in both directions, given as positions in the user half."""
         users, items = edge_endpoints(graph, edges)
-        node = np.concatenate([users, items])
-        position = np.concatenate(
-            [
-                edges - graph.indptr[users],
-                _positions_in_rows(graph.indptr, graph.indices, items, users),
-            ]
-        )
-        return EdgeMask._of_positions(node, position)
+        in_item_rows = _positions_in_rows(graph.indptr, graph.indices, items, users)
+        positions = np.concatenate([edges - graph.indptr[users], in_item_rows])
+        return EdgeMask._of_positions(np.concatenate([users, items]), positions)
 
     @staticmethod
     def of_pairs(rows: EdgeRows, users: IntArray, items: IntArray) -> "EdgeMask":
-        """Hides training edges, given by their ends, where the rows of an end are here; edges may
-        repeat.
-        """
+        """Masks edges in those directions whose row is here. Edges may repeat."""
         found = []
         for ends, others in ((users, items), (items, users)):
             row = rows.rows_of(ends)
@@ -67,24 +61,29 @@ class EdgeMask:
         return EdgeMask(nodes, np.append(starts, len(node)).astype(np.int64), position)
 
     def in_csr(self, graph: Graph | EdgeRows) -> IntArray:
-        """The same as positions in the `indices` that they were found in, ascending. Shape:
-        [hidden].
-        """
+        """Ascending positions in the `indices` that the edges were looked up in. [masked]."""
         return np.sort(np.repeat(graph.indptr[self.nodes], np.diff(self.indptr)) + self.positions)
 
 
 NOTHING_MASKED = EdgeMask(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int64))
 
 
+def are_among(edges: IntArray, ascending: IntArray) -> BoolArray:
+    """Which edges occur in `ascending`. Shape: as `edges`."""
+    if not len(ascending):
+        return np.zeros(len(edges), np.bool_)
+    position = np.minimum(np.searchsorted(ascending, edges), len(ascending) - 1)
+    found: BoolArray = ascending[position] == edges
+    return found
+
+
 def edge_endpoints(graph: Graph, edges: IntArray) -> tuple[IntArray, IntArray]:
-    """Global ids (user, item) of edges given by position in the user half. Shapes: as `edges`."""
+    """Global ids (user, item) of edges, given as positions in the user half. Shapes: as `edges`."""
     return users_of_edges(graph, edges), graph.indices[edges].astype(np.int64)
 
 
 def users_of_edges(graph: Graph, edges: IntArray) -> IntArray:
-    """Global ids of the users of edges given by position in the user half: known without the edges.
-    Shape: as `edges`.
-    """
+    """Global ids of the users of edges. Reads `indptr` only. Shape: as `edges`."""
     users: IntArray = np.searchsorted(graph.indptr[: graph.num_users + 1], edges, side="right") - 1
     return users.astype(np.int64)
 
@@ -99,34 +98,33 @@ def _positions_in_rows(indptr, indices, rows, values):  # type: ignore[no-untype
 
 
 def heldout_slice(graph: Graph, share: float, seed: int, withheld_items: float = 0.0) -> BoolArray:
-    """The edges from which the gates learn: the newest training edge of a random share of the
-    users, and of a random
-    share of the items all but 0..3 edges.
+    """The edges that the gates learn from: a function of the seed.
 
-    Users with a single edge keep it, so that nobody is emptied. Depends on the seed alone.
+    The newest training edge of a random share of the users and, of a random share of the items, all
+    edges but 0..3. A user with a single edge keeps it. Source: docs/model.md.
 
     Args:
-        share: of the users, in [0, 1]; withheld_items: of the items.
-    Returns:
-        Mask over the user half of the edges, [E]. Source: DESIGN of this project, docs/model.md.
+        share: of the users, in [0, 1].
+        withheld_items: share of the items.
+
+    Returns: mask over the user half of the edges, [E].
     """
     mask = np.zeros(graph.num_edges, np.bool_)
     chosen = _chosen_users(graph, share, seed)
     if len(chosen):
-        newest = _newest_edges(graph.indptr, graph.time_rank, chosen)
-        mask[newest] = True
+        mask[_newest_edges(graph.indptr, graph.time_rank, chosen)] = True
     if withheld_items:
         mask |= withheld_edges(graph, withheld_items, stream_key(seed, "withheld", 0))
     return mask
 
 
 def heldout_edges(graph: Graph, newest: Int32Array, share: float, seed: int) -> IntArray:
-    """Positions of `heldout_slice` without withheld items, for a rank that has no other rank's
-    edges.
+    """Edges of `heldout_slice` without withheld items, for a rank that maps only its own edges.
 
     Args:
         newest: `EdgeRows.newest`.
-    Returns: [held out] positions in the user half, ascending.
+
+    Returns: positions in the user half, ascending.
     """
     chosen = _chosen_users(graph, share, seed)
     return np.asarray(graph.indptr)[chosen] + newest[chosen]
@@ -139,25 +137,22 @@ def _chosen_users(graph: Graph, share: float, seed: int) -> IntArray:
 
 
 def withheld_edges(graph: Graph, share: float, key: int) -> BoolArray:
-    """Edges of a random share of the items, all but 0..3 of each, drawn; a user keeps at least one.
-    Shape: [E].
-    """
+    """All edges but 0..3 of a random share of the items; a user keeps at least one. Shape: [E]."""
     items = np.arange(graph.num_items, dtype=np.int64)
     chosen = uniforms(stream_key(key, "items"), items) < share
-    keeps = integers(stream_key(key, "keeps"), items, 4)
+    kept = integers(stream_key(key, "keeps"), items, 4)
     edges = np.arange(graph.num_edges, dtype=np.int64)
     item = np.asarray(graph.indices[: graph.num_edges], dtype=np.int64) - graph.num_users
-    draw = words(stream_key(key, "edges"), edges)
-    order = np.lexsort((draw, item))
+    order = np.lexsort((words(stream_key(key, "edges"), edges), item))
     first = np.searchsorted(item[order], items)
-    place = np.empty(graph.num_edges, np.int64)
-    place[order] = np.arange(graph.num_edges) - first[item[order]]
-    mask = np.asarray(chosen[item] & (place >= keeps[item]))
-    # a user all of whose items are withheld keeps the first of them
-    user = np.repeat(np.arange(graph.num_users), np.asarray(graph.degree)[: graph.num_users])
-    left = np.bincount(user[~mask], minlength=graph.num_users)
-    emptied = np.flatnonzero((left == 0) & (np.asarray(graph.degree)[: graph.num_users] > 0))
-    mask[graph.indptr[emptied]] = False
+    rank = np.empty(graph.num_edges, np.int64)  # of an edge among those of its item, drawn
+    rank[order] = np.arange(graph.num_edges) - first[item[order]]
+    mask = np.asarray(chosen[item] & (rank >= kept[item]))
+    # a user whose items are all withheld keeps the first of them
+    degree = np.asarray(graph.degree)[: graph.num_users]
+    user = np.repeat(np.arange(graph.num_users), degree)
+    remaining = np.bincount(user[~mask], minlength=graph.num_users)
+    mask[graph.indptr[np.flatnonzero((remaining == 0) & (degree > 0))]] = False
     return mask
 
 

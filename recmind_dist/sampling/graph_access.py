@@ -1,8 +1,10 @@
-"""What a loader must ask of the edges: items of a batch, what is hidden, negatives, neighbours.
-Answered by the whole graph
-here, or by the ranks that own the nodes (`sampling/partitioned_graph.py`).
+"""What a loader needs from the edges: items of a batch, masks, negatives, neighbours.
 
-Legend: GB pairs of the global batch, b of this rank, P ranks.
+`WholeGraph` reads the whole graph in this process; `sampling/partitioned_graph.py` asks the ranks
+that own the nodes.
+
+Legend: GB pairs of the global batch, b of this rank, U distinct users of this rank, M shared
+negatives.
 """
 
 from typing import Protocol
@@ -17,75 +19,80 @@ from recmind_dist.types import BoolArray, IntArray
 
 
 class GraphAccess(Protocol):
-    """Every rank calls each method in the same order with the same global batch."""
+    """Every rank calls the same methods in the same order with the same global batch."""
 
     rows: EdgeRows
 
-    def all_items(self, edges: IntArray, users: IntArray) -> IntArray:
-        """Global item ids of edges (positions in the user half) of `users`. Shape: [GB]. Every rank
-        must call.
+    def items_of_edges(self, edges: IntArray, users: IntArray) -> IntArray:
+        """Global item ids of edges of `users`. Collective: every rank must call.
+
+        Args:
+            edges: [GB] positions in the user half.
+            users: [GB] global ids.
         """
         ...
 
-    def hidden(self, users: IntArray, items: IntArray, edges: IntArray) -> EdgeMask:
-        """These edges as far as this process draws over them."""
+    def mask_edges(self, users: IntArray, items: IntArray, edges: IntArray) -> EdgeMask:
+        """Masks these edges in the rows that this process draws from."""
         ...
 
-    def draws(self, hidden: EdgeMask) -> NeighborDraws:
-        """Who draws neighbours, with edges that no block may see."""
+    def draws(self, heldout: EdgeMask) -> NeighborDraws:
+        """Draws of neighbours, without the edges that no batch may see."""
         ...
 
     def draw_negatives(
         self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int
     ) -> IntArray:
-        """Negatives of this rank's pairs of the global batch [GB]. Shape: [b, num]. Every rank must
-        call.
+        """Negatives of this rank's pairs, [b, num]. Collective: every rank must call.
+
+        Args:
+            users, items: [GB] global ids.
         """
         ...
 
     def are_positives(
         self, negatives: NegativeSampler, users: IntArray, shared: IntArray
     ) -> BoolArray:
-        """Which shared items are training positives of which distinct user, ascending, of this
-        rank's pairs. Shape: [U, M]. Every rank must call.
+        """Whether each shared item is a training positive of each distinct user of this rank.
+
+        Users ascend. Shape: [U, M]. Collective: every rank must call.
         """
         ...
 
 
 class WholeGraph:
-    """`graph.placement: replicated`: every rank maps all edges and asks nobody."""
+    """`graph.placement: replicated`: every rank maps all edges, and nothing is sent."""
 
     def __init__(self, graph: Graph, rank: int = 0, world_size: int = 1) -> None:
         self.rows, self._rank, self._world_size = EdgeRows.all_of(graph), rank, world_size
 
-    def all_items(self, edges: IntArray, users: IntArray) -> IntArray:
+    def items_of_edges(self, edges: IntArray, users: IntArray) -> IntArray:
         """See `GraphAccess`."""
         return self.rows.indices[edges].astype(np.int64)
 
-    def hidden(self, users: IntArray, items: IntArray, edges: IntArray) -> EdgeMask:
+    def mask_edges(self, users: IntArray, items: IntArray, edges: IntArray) -> EdgeMask:
         """See `GraphAccess`."""
         return EdgeMask.of_edges(self.rows.graph, edges)
 
-    def draws(self, hidden: EdgeMask) -> NeighborDraws:
+    def draws(self, heldout: EdgeMask) -> NeighborDraws:
         """See `GraphAccess`."""
-        return LocalDraws(self.rows, hidden)
+        return LocalDraws(self.rows, heldout)
 
     def draw_negatives(
         self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int
     ) -> IntArray:
         """See `GraphAccess`."""
-        ids = rank_slice(len(users), self._rank, self._world_size)
-        return negatives.for_pairs(users[ids], ids, key, items)
+        pairs = rank_slice(len(users), self._rank, self._world_size)
+        return negatives.for_pairs(users[pairs], pairs, key, items)
 
     def are_positives(
         self, negatives: NegativeSampler, users: IntArray, shared: IntArray
     ) -> BoolArray:
         """See `GraphAccess`."""
-        return negatives.positives_among(
-            np.unique(users[rank_slice(len(users), self._rank, self._world_size)]), shared
-        )
+        pairs = rank_slice(len(users), self._rank, self._world_size)
+        return negatives.positives_among(np.unique(users[pairs]), shared)
 
 
 def rank_slice(total: int, rank: int, world_size: int) -> IntArray:
-    """Places in a global batch that are a rank's. Shape: [b]."""
+    """Positions in a global batch that belong to a rank. Shape: [b]."""
     return np.arange(total * rank // world_size, total * (rank + 1) // world_size, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Negative items: drawn by counter, never a training positive of the user."""
+"""Negative items, drawn by counter: never a training positive of the user."""
 
 import numpy as np
 from numba import njit
@@ -15,8 +15,9 @@ class NegativeSampler:
     """Draws items for users.
 
     Args:
-        graph: training graph, whose positives are never drawn; settings: kind of distribution and
-        counts; rows: those of the users who will be asked for, by default all.
+        graph: the training graph; its positives are never drawn.
+        settings: distribution and counts.
+        rows: rows of all users that will be drawn for. Default: the whole graph.
     """
 
     def __init__(
@@ -25,11 +26,9 @@ class NegativeSampler:
         self.graph, self._rows = graph, rows or EdgeRows.all_of(graph)
         self.settings = settings
         degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
-        weights = (
-            np.maximum(degree, 1.0) ** settings.beta
-            if settings.kind == "popularity"
-            else np.ones(graph.num_items)
-        )
+        weights = np.ones(graph.num_items)
+        if settings.kind == "popularity":
+            weights = np.maximum(degree, 1.0) ** settings.beta
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     def for_pairs(
@@ -37,12 +36,15 @@ class NegativeSampler:
     ) -> IntArray:
         """Negatives of each pair; draw j of sample s is a function of (key, s, j).
 
-        A user who has nearly everything may get a positive after all, when 64 draws have each hit
-        one.
+        After 64 draws that each hit a positive, the last is returned: this happens to users who
+        have nearly every item.
 
         Args:
-            users: [b] global ids; sample_ids: [b] global sample indices; batch_items: [GB]
-            positives of the global batch.
+            users: [b] global ids.
+            sample_ids: [b] positions in the global batch.
+            key: 64-bit stream key of the batch.
+            batch_items: [GB] positives of the global batch.
+
         Returns: [b, num] global item ids.
         """
         in_batch = self.settings.kind == "in_batch" and len(batch_items) > 0
@@ -61,9 +63,7 @@ class NegativeSampler:
         return drawn
 
     def shared(self, key: int, batch_items: IntArray) -> IntArray:
-        """Distinct items that serve as negatives for the whole step, ascending. At most
-        `num_shared`.
-        """
+        """Distinct items, ascending, that are negatives of the whole step; at most `num_shared`."""
         counters = np.arange(self.settings.num_shared, dtype=np.int64)
         if self.settings.kind == "in_batch" and len(batch_items):
             return np.unique(batch_items[integers(key, counters, len(batch_items))])
@@ -71,7 +71,7 @@ class NegativeSampler:
         return np.unique(np.minimum(drawn, self.graph.num_items - 1)) + self.graph.num_users
 
     def positives_among(self, users: IntArray, shared: IntArray) -> BoolArray:
-        """Which of the shared items are training positives of which user. Shape: [b, len(shared)]."""
+        """Whether each shared item is a training positive of each user. Shape: [U, M]."""
         found: BoolArray = _positives_among(
             self._rows.indptr, self._rows.indices, self._rows.rows_of(users), shared
         )
@@ -94,10 +94,8 @@ def _draw(indptr, indices, users, sample_ids, key, num, cumulative, pool, num_us
                 if len(pool):
                     item = pool[min(np.int64(u * len(pool)), len(pool) - 1)]
                 else:
-                    item = (
-                        min(np.searchsorted(cumulative, u, side="right"), len(cumulative) - 1)
-                        + num_users
-                    )
+                    drawn = np.searchsorted(cumulative, u, side="right")
+                    item = min(drawn, len(cumulative) - 1) + num_users
                 at = np.searchsorted(row, item)
                 if at == len(row) or row[at] != item:
                     break

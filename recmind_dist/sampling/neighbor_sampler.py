@@ -1,9 +1,8 @@
-"""Neighbour sampling: distinct neighbours without replacement, the same for everyone who asks with
-the same key.
+"""Neighbour sampling: distinct neighbours, drawn without replacement.
 
-The neighbours of (hop, node) are a function of (key, hop, node) alone, so a block does not depend
-on which rank builds it. Every hop draws afresh for *all* nodes of its frontier, old ones included:
-one neighbourhood reused in all layers would bias walks that revisit a node.
+The neighbours of (hop, node) are a function of (key, hop, node), so a block does not depend on the
+rank that builds it. Every hop draws anew for *all* nodes of its frontier: one neighbourhood reused
+in all layers would bias walks that revisit a node.
 """
 
 from dataclasses import dataclass
@@ -19,23 +18,21 @@ from recmind_dist.randomness import mix64, mix64_pair, stream_key
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask
 from recmind_dist.types import FloatArray, Int32Array, IntArray
 
-_AT_ONCE = 256
-"""Edges drawn before the first of them is read: what they lead to is on its way meanwhile, all of
-it at the same time.
-"""
-_NODES_AHEAD = 16
+_CHUNK = 256  # edges drawn before the first is read: their cache lines arrive at the same time
+_NODES_AHEAD = 16  # rows whose `indptr` is fetched before they are reached
 
 
 @dataclass(frozen=True)
 class SampledHops:
-    """Hops from the seeds outwards. The nodes of each hop are a prefix of those of the next, so one
-    id array serves all.
+    """Hops from the seeds outwards, over local ids.
+
+    The nodes of each hop are a prefix of those of the next, so one id array serves all hops.
 
     Attributes:
         n_id: [N] global ids, seeds first.
-        degree: [N] training degree.
-        hops: over local ids. An edge u → v weighs (available / sampled) / √(deg_u deg_v), which
-            makes the sampled sum an unbiased estimate of LightGCN's.
+        degree: [N] training degrees.
+        hops: an edge u → v weighs (available / sampled) / √(deg_u deg_v), so that the sampled sum
+            is an unbiased estimate of LightGCN's.
     """
 
     n_id: IntArray
@@ -44,14 +41,19 @@ class SampledHops:
 
 
 class NeighborSampler(Protocol):
-    """What a sampling backend offers."""
+    """A sampling backend."""
 
-    def sample(self, seeds: IntArray, key: int, hidden: EdgeMask = NOTHING_MASKED) -> SampledHops:
-        """Samples all hops around distinct `seeds` (global ids).
+    def sample(
+        self, seeds: IntArray, key: int, batch_mask: EdgeMask = NOTHING_MASKED
+    ) -> SampledHops:
+        """Samples all hops around `seeds`.
+
+        Collective with a partitioned graph: every rank must call.
 
         Args:
-            key: 64-bit stream key of this block; hidden: edges to leave out, beside those the
-            sampler always hides.
+            seeds: distinct global ids.
+            key: 64-bit stream key of this block.
+            batch_mask: edges to leave out, besides held-out ones.
         """
         ...
 
@@ -60,11 +62,11 @@ class NeighborSampler(Protocol):
 class Drawn:
     """Sampled neighbours of some nodes, node after node.
 
-    Attributes (n nodes that were asked for):
-        counts: int32 [n].
-        scale: float32 [n], (available / sampled) / √degree.
-        neighbours: int32, local ids.
-        n_id: [N] global ids by local id, those that were asked for first.
+    Attributes (n nodes whose neighbours were drawn):
+        counts: [n] neighbours of each.
+        scale: [n] (available / sampled) / √degree.
+        neighbours: local ids.
+        n_id: [N] global ids by local id; the n nodes come first.
     """
 
     counts: Int32Array
@@ -74,60 +76,62 @@ class Drawn:
 
 
 class NeighborDraws(Protocol):
-    """Who draws the neighbours of a hop: this process out of rows that are here, or the owners of
-    the nodes.
-    """
+    """Draws the neighbours of a hop, from rows of this process or through the nodes' owners."""
 
-    def begin(self, hidden: EdgeMask) -> None:
-        """A block begins, with edges of its own to hide."""
+    def begin(self, batch_mask: EdgeMask) -> None:
+        """Begins a block that leaves out the edges of `batch_mask`."""
         ...
 
     def draw(self, n_id: IntArray, fan_out: int, key: int, local_of: Int32Array) -> Drawn:
-        """Neighbours of `n_id`, each a function of (key, node). Where owners are asked, every rank
-        must call.
+        """Neighbours of `n_id`, each a function of (key, node).
+
+        Collective with a partitioned graph: every rank must call.
 
         Args:
-            local_of: [N] local ids of all nodes, −1 where they have none; new nodes are numbered on
-            in it.
+            n_id: global ids.
+            fan_out: neighbours of each, -1 for all.
+            key: 64-bit stream key of this hop.
+            local_of: [num_nodes] local id of each node, -1 for none. New nodes get the next ids.
         """
         ...
 
     def end(self) -> None:
-        """The block is done."""
+        """Ends the block."""
         ...
 
 
 class LocalDraws:
-    """Floyd's method with counter-based randomness over rows that are here. Holds one or two arrays
-    of 4 bytes a row.
+    """Floyd's method with counter-based randomness, over rows of this process.
+
+    Holds one or two arrays of 4 bytes a row.
 
     Args:
-        hidden: edges that no block may see.
+        rows: those of all nodes that will be drawn for.
+        heldout: edges that no block may see.
     """
 
-    def __init__(self, rows: EdgeRows, hidden: EdgeMask = NOTHING_MASKED) -> None:
-        self.rows, self._hidden = rows, hidden
+    def __init__(self, rows: EdgeRows, heldout: EdgeMask = NOTHING_MASKED) -> None:
+        self.rows, self._heldout = rows, heldout
         count = len(rows.nodes)
-        self._hidden_slot = np.full(count if len(hidden.nodes) else 0, -1, np.int32)
-        self._hidden_slot[hidden.nodes] = np.arange(len(hidden.nodes), dtype=np.int32)
-        self._step_slot = np.full(count, -1, np.int32)
-        self._step = NOTHING_MASKED
+        self._heldout_slot = np.full(count if len(heldout.nodes) else 0, -1, np.int32)
+        self._heldout_slot[heldout.nodes] = np.arange(len(heldout.nodes), dtype=np.int32)
+        self._batch_mask = NOTHING_MASKED
+        self._batch_slot = np.full(count, -1, np.int32)
 
-    def begin(self, hidden: EdgeMask) -> None:
+    def begin(self, batch_mask: EdgeMask) -> None:
         """See `NeighborDraws`."""
-        self._step = self._merged(hidden)
-        self._step_slot[self._step.nodes] = np.arange(len(self._step.nodes), dtype=np.int32)
+        self._batch_mask = self._with_heldout(batch_mask)
+        nodes = self._batch_mask.nodes
+        self._batch_slot[nodes] = np.arange(len(nodes), dtype=np.int32)
 
     def draw(self, n_id: IntArray, fan_out: int, key: int, local_of: Int32Array) -> Drawn:
-        """See `NeighborDraws`; all nodes must have their rows here."""
+        """See `NeighborDraws`."""
         return Drawn(*self._draw(n_id, fan_out, key, local_of))
 
-    def answer(
+    def draw_global_ids(
         self, nodes: IntArray, fan_out: int, key: int
     ) -> tuple[Int32Array, FloatArray, Int32Array]:
-        """What `draw` finds, with neighbours as global ids, for another rank that asks: counts,
-        scale, neighbours.
-        """
+        """Counts, scale and neighbours as `draw` returns them, but neighbours as global ids."""
         counts, scale, neighbours, _ = self._draw(nodes, fan_out, key, np.empty(0, np.int32))
         return counts, scale, neighbours
 
@@ -142,72 +146,65 @@ class LocalDraws:
             fan_out,
             np.uint64(key),
             local_of,
-            self._hidden_slot,
-            self._hidden.indptr,
-            self._hidden.positions,
-            self._step_slot,
-            self._step.indptr,
-            self._step.positions,
+            self._heldout_slot,
+            self._heldout.indptr,
+            self._heldout.positions,
+            self._batch_slot,
+            self._batch_mask.indptr,
+            self._batch_mask.positions,
         )
         return found
 
     def end(self) -> None:
         """See `NeighborDraws`."""
-        self._step_slot[self._step.nodes] = -1
+        self._batch_slot[self._batch_mask.nodes] = -1
 
-    def _merged(self, step: EdgeMask) -> EdgeMask:
-        """The step's hidden edges with, for the same nodes, those always hidden: so one list
-        answers for a node.
-        """
-        if not len(step.nodes) or not len(self._hidden.nodes):
-            return step
-        slots = self._hidden_slot[step.nodes]
+    def _with_heldout(self, batch_mask: EdgeMask) -> EdgeMask:
+        """`batch_mask` plus the held-out edges of its nodes, so that one list serves a node."""
+        if not len(batch_mask.nodes) or not len(self._heldout.nodes):
+            return batch_mask
+        slots = self._heldout_slot[batch_mask.nodes]
         both = slots >= 0
         counts = np.zeros(len(slots), np.int64)
-        counts[both] = np.diff(self._hidden.indptr)[slots[both]]
-        starts = np.where(both, self._hidden.indptr[np.maximum(slots, 0)], 0)
+        counts[both] = np.diff(self._heldout.indptr)[slots[both]]
+        starts = np.where(both, self._heldout.indptr[np.maximum(slots, 0)], 0)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        extra = self._hidden.positions[np.repeat(starts, counts) + within]
-        rank = np.concatenate(
-            [
-                np.repeat(np.arange(len(slots)), np.diff(step.indptr)),
-                np.repeat(np.arange(len(slots)), counts),
-            ]
-        )
-        position = np.concatenate([step.positions, extra])
-        pairs = np.unique(np.stack([rank, position]), axis=1)
+        extra = self._heldout.positions[np.repeat(starts, counts) + within]
+        slot = np.tile(np.arange(len(slots)), 2)
+        slot = np.repeat(slot, np.concatenate([np.diff(batch_mask.indptr), counts]))
+        position = np.concatenate([batch_mask.positions, extra])
+        pairs = np.unique(np.stack([slot, position]), axis=1)
         indptr = np.searchsorted(pairs[0], np.arange(len(slots) + 1)).astype(np.int64)
-        return EdgeMask(step.nodes, indptr, pairs[1])
+        return EdgeMask(batch_mask.nodes, indptr, pairs[1])
 
 
 class NumbaNeighborSampler:
-    """Blocks out of the draws of `LocalDraws` over the memory-mapped CSR, or of other draws that
-    keep to the same rule.
-
-    Holds an array of 4 bytes a node beside theirs, so one instance serves one thread.
+    """See `NeighborSampler`. Holds an array of 4 bytes a node, so an instance serves one thread.
 
     Args:
-        graph: the training graph; num_neighbors: fan-out a hop, -1 for all; hidden: edges that no
-        batch may see; draws: who draws; None: this process, out of the whole graph.
+        graph: the training graph.
+        num_neighbors: fan-out of each hop, -1 for all neighbours.
+        heldout: edges that no batch may see, unless `draws` is given.
+        draws: source of neighbours. Default: `LocalDraws` over the whole graph.
     """
 
     def __init__(
         self,
         graph: Graph,
         num_neighbors: tuple[int, ...],
-        hidden: EdgeMask = NOTHING_MASKED,
+        heldout: EdgeMask = NOTHING_MASKED,
         draws: NeighborDraws | None = None,
     ) -> None:
         self.graph = graph
         self.num_neighbors = num_neighbors
-        self._draws = draws if draws is not None else LocalDraws(EdgeRows.all_of(graph), hidden)
+        self._draws = draws if draws is not None else LocalDraws(EdgeRows.all_of(graph), heldout)
         self._local_of = np.full(graph.num_nodes, -1, np.int32)
 
-    def sample(self, seeds: IntArray, key: int, hidden: EdgeMask = NOTHING_MASKED) -> SampledHops:
-        """See `NeighborSampler.sample`. `seeds` must be distinct. Where owners draw, every rank
-        must call.
-        """
-        self._draws.begin(hidden)
+    def sample(
+        self, seeds: IntArray, key: int, batch_mask: EdgeMask = NOTHING_MASKED
+    ) -> SampledHops:
+        """See `NeighborSampler`. Collective with a partitioned graph: every rank must call."""
+        self._draws.begin(batch_mask)
         try:
             n_id, drawn = self._draw_hops(seeds.astype(np.int64), key)
         finally:
@@ -216,24 +213,24 @@ class NumbaNeighborSampler:
         return SampledHops(n_id, degree, hops_of(drawn, degree))
 
     def _draw_hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Drawn]]:
-        """Where owners draw, every rank must call."""
-        n_id, hops = seeds.copy(), []
+        """Collective with a partitioned graph: every rank must call."""
+        n_id, hops = seeds.copy(), list[Drawn]()
         self._local_of[n_id] = np.arange(len(n_id), dtype=np.int32)
         try:
             for hop, fan_out in enumerate(self.num_neighbors):
-                drawn = self._draws.draw(n_id, fan_out, stream_key(key, "hop", hop), self._local_of)
-                n_id = drawn.n_id
-                hops.append(drawn)
+                key_of_hop = stream_key(key, "hop", hop)
+                hops.append(self._draws.draw(n_id, fan_out, key_of_hop, self._local_of))
+                n_id = hops[-1].n_id
             return n_id, hops
         finally:
             self._local_of[n_id] = -1
 
 
 def hops_of(drawn: list[Drawn], degree_N: IntArray) -> list[Hop]:
-    """Hops out of what was drawn for each, from the seeds outwards.
+    """Weighted hops of what was drawn, from the seeds outwards.
 
     Args:
-        degree_N: of all local nodes.
+        degree_N: training degrees of all local nodes.
     """
     inverse_root = np.maximum(degree_N, 1).astype(np.float32) ** -0.5
     hops = []
@@ -264,12 +261,12 @@ def _draw_hop(  # type: ignore[no-untyped-def]
     fan_out,
     key,
     local_of,
-    always_slot,
-    always_indptr,
-    always_positions,
-    step_slot,
-    step_indptr,
-    step_positions,
+    heldout_slot,
+    heldout_indptr,
+    heldout_positions,
+    batch_slot,
+    batch_indptr,
+    batch_positions,
 ):
     starts, degrees, total, widest = _rows_and_sizes(indptr, rows, fan_out)
     counts = np.zeros(len(rows), np.int32)
@@ -280,18 +277,16 @@ def _draw_hop(  # type: ignore[no-untyped-def]
     if len(local_of):
         nodes[:num_nodes] = ids
     picked = np.empty(widest, np.int64)
-    places = np.empty(widest + _AT_ONCE, np.int64)  # of edges that are drawn but not yet read
+    unread = np.empty(widest + _CHUNK, np.int64)  # positions of edges that are drawn, not yet read
     address = indices.ctypes.data
     for i in range(len(rows)):
         r, degree = rows[i], degrees[i]
-        hidden = (
-            _hidden_of(r, step_slot, step_indptr, step_positions)
-            if len(step_positions)
-            else step_positions
-        )
-        if not len(hidden) and len(always_slot):
-            hidden = _hidden_of(r, always_slot, always_indptr, always_positions)
-        available = degree - len(hidden)
+        masked = batch_positions
+        if len(batch_positions):
+            masked = _masked_of(r, batch_slot, batch_indptr, batch_positions)
+        if not len(masked) and len(heldout_slot):
+            masked = _masked_of(r, heldout_slot, heldout_indptr, heldout_positions)
+        available = degree - len(masked)
         want = available if fan_out < 0 else min(fan_out, available)
         draw = mix64_pair(key, ids[i])
         if want > 0:
@@ -300,8 +295,8 @@ def _draw_hop(  # type: ignore[no-untyped-def]
         for j in range(want):
             position = np.int64(j)
             if want != available:
-                # Floyd: the j-th draw is from one position more than the last; a repeat takes the
-                # new position itself
+                # Floyd: each draw is from one position more than the last, and a repeated position
+                # is replaced by the new one
                 top = available - want + j
                 word = mix64(draw + np.uint64(j) * np.uint64(0x9E3779B97F4A7C15))
                 position = np.int64(((word >> np.uint64(32)) * np.uint64(top + 1)) >> np.uint64(32))
@@ -310,26 +305,23 @@ def _draw_hop(  # type: ignore[no-untyped-def]
                         position = top
                         break
                 picked[j] = position
-            if len(hidden):
-                position += _hidden_before(hidden, position)
-            place = starts[i] + position
-            fetch_ahead(address + 4 * place)
-            places[edge - done] = place
+            if len(masked):
+                position += _masked_before(masked, position)
+            fetch_ahead(address + 4 * (starts[i] + position))
+            unread[edge - done] = starts[i] + position
             edge += 1
-        if edge - done >= _AT_ONCE or i == len(rows) - 1:
+        if edge - done >= _CHUNK or i == len(rows) - 1:
             for e in range(done, edge):
-                out[e] = indices[places[e - done]]
+                out[e] = indices[unread[e - done]]
             if len(local_of):
-                num_nodes = _name(out, done, edge, local_of, nodes, num_nodes)
+                num_nodes = _to_local(out, done, edge, local_of, nodes, num_nodes)
             done = edge
     return counts, scale, out[:edge], nodes[:num_nodes].copy()
 
 
 @njit(cache=True, nogil=True)
 def _rows_and_sizes(indptr, rows, fan_out):  # type: ignore[no-untyped-def]
-    """Where rows begin, their degrees, the most edges that they can give, and the most that one
-    can.
-    """
+    """Start and degree of each row, and the most edges that all rows and that one row can yield."""
     starts, degrees = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     total, widest, address = 0, np.int64(max(fan_out, 1)), indptr.ctypes.data
     for i in range(len(rows)):
@@ -344,9 +336,10 @@ def _rows_and_sizes(indptr, rows, fan_out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _name(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-untyped-def]
-    """Global ids [first, last) → local ones, in place; nodes met for the first time are numbered
-    on. Returns their number.
+def _to_local(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-untyped-def]
+    """Replaces global ids [first, last) by local ones. New nodes get the next local ids.
+
+    Returns the number of local nodes.
     """
     address = local_of.ctypes.data
     for e in range(first, last):
@@ -363,32 +356,30 @@ def _name(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-unty
 
 @njit(cache=True, nogil=True)
 def relabel(n_id, ids, local_of):  # type: ignore[no-untyped-def]
-    """Global ids → local ones, in place. Returns the global ids by local id."""
+    """Replaces global ids by local ones. Returns the global ids by local id."""
     nodes = np.empty(min(len(n_id) + len(ids), len(local_of)), np.int64)
     nodes[: len(n_id)] = n_id
     num_nodes = len(n_id)
-    for first in range(0, len(ids), _AT_ONCE):
-        num_nodes = _name(ids, first, min(first + _AT_ONCE, len(ids)), local_of, nodes, num_nodes)
+    for first in range(0, len(ids), _CHUNK):
+        num_nodes = _to_local(ids, first, min(first + _CHUNK, len(ids)), local_of, nodes, num_nodes)
     return nodes[:num_nodes].copy()
 
 
 @njit(inline="always", cache=True)
-def _hidden_of(v, slot, indptr, positions):  # type: ignore[no-untyped-def]
-    """Hidden positions of a node's row, ascending; none where it has no slot."""
+def _masked_of(v, slot, indptr, positions):  # type: ignore[no-untyped-def]
+    """Masked positions of a row, ascending."""
     if slot[v] < 0:
         return positions[:0]
     return positions[indptr[slot[v]] : indptr[slot[v] + 1]]
 
 
 @njit(inline="always", cache=True)
-def _hidden_before(hidden, k):  # type: ignore[no-untyped-def]
-    """How many hidden positions lie before the k-th visible one: the largest i with hidden[i - 1] -
-    (i - 1) <= k.
-    """
-    low, high = 0, len(hidden)
+def _masked_before(masked, k):  # type: ignore[no-untyped-def]
+    """Masked positions before the k-th visible one: the largest i, masked[i - 1] - (i - 1) <= k."""
+    low, high = 0, len(masked)
     while low < high:
         middle = (low + high) // 2
-        if hidden[middle] - middle <= k:
+        if masked[middle] - middle <= k:
             low = middle + 1
         else:
             high = middle

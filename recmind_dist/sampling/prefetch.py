@@ -1,4 +1,4 @@
-"""Work ahead in a background thread, and know how long training waited for it."""
+"""Makes items ahead in a background thread, and measures how long the consumer waited."""
 
 import logging
 import os
@@ -14,32 +14,28 @@ from recmind_dist.errors import WorkerLostError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CLOSE_S = 10.0
-_STEP_BACK = 5  # of niceness: downwards, which anybody may
+_NICENESS = 5  # added to the thread's; raising it needs no privilege
 
 
-def _step_back() -> None:
-    """Lets training have the core first where both threads share one: a rank that samples while
-    others wait for its rows
-    holds up all of them.
-    """
-    if sys.platform.startswith("linux"):  # elsewhere a priority is the whole process's
+def _lower_priority() -> None:
+    """Training goes first where both threads share a core: other ranks wait for its rows."""
+    if sys.platform.startswith("linux"):  # elsewhere a priority belongs to the whole process
         thread = threading.get_native_id()
-        os.setpriority(
-            os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _STEP_BACK)
-        )
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, niceness))
 
 
 class Prefetcher(Generic[T]):
     """Iterates `source` in a background thread, at most `depth` items ahead.
 
-    An exception of the source is raised in the consumer, and so is a thread that died or makes
-    nothing for `timeout_s`:
-    a WorkerLostError. `stall_s` is the time the consumer waited.
+    An exception of the source is raised in the consumer. A thread that died, or that makes nothing
+    for `timeout_s`, raises WorkerLostError there. `stall_s` is the time that the consumer waited.
 
     Args:
-        source: made and used in the thread alone; depth: items held ready, 0 for no thread;
-        on_wait: called about once a
-            second while the consumer waits; timeout_s: longest time for one item, absent: no limit.
+        source: iterated only in the thread.
+        depth: items held ready, 0 for no thread.
+        on_wait: called about once a second, with the seconds waited, while the consumer waits.
+        timeout_s: longest time for one item. Default: no limit.
     """
 
     def __init__(
@@ -78,17 +74,13 @@ class Prefetcher(Generic[T]):
             self.close()
 
     def close(self) -> None:
-        """Stops the thread; what it made ahead is dropped. A thread that hangs is left behind: it
-        ends with the process.
-        """
+        """Stops the thread and drops its items. A thread that hangs ends with the process."""
         self._stop.set()
         if self._thread and self._thread is not threading.current_thread():
             deadline = time.monotonic() + CLOSE_S
             while self._thread.is_alive():
                 if time.monotonic() > deadline:
-                    log.warning(
-                        "the sampler's thread does not end: left behind at %s", self._place()
-                    )
+                    log.warning("the sampler's thread does not end: left at %s", self._position())
                     return
                 try:
                     self._queue.get_nowait()
@@ -111,7 +103,7 @@ class Prefetcher(Generic[T]):
                 self._watch(waited)
 
     def _watch(self, waited_s: float) -> None:
-        """Raises WorkerLostError if nothing can come any more, or nothing has come for too long."""
+        """Raises WorkerLostError if the thread died, or nothing has come for too long."""
         assert self._thread is not None
         if not self._thread.is_alive() and self._queue.empty():
             raise WorkerLostError(
@@ -120,18 +112,16 @@ class Prefetcher(Generic[T]):
         if self._timeout_s is not None and waited_s > self._timeout_s:
             raise WorkerLostError(
                 f"the sampler's thread has made no batch for {waited_s:.0f} s, it stands at "
-                f"{self._place()}: look there, or "
-                "raise scaling.collective_timeout_s if it is only slow"
+                f"{self._position()}: look there, or raise scaling.collective_timeout_s if it is "
+                "only slow"
             )
 
-    def _place(self) -> str:
-        """Where the thread is: file, line and function."""
+    def _position(self) -> str:
+        """File, line and function that the thread is in."""
         frame = sys._current_frames().get(self._thread.ident or 0) if self._thread else None
-        return (
-            f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
-            if frame
-            else "its end"
-        )
+        if frame is None:
+            return "its end"
+        return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
 
     def _timed_source(self) -> Iterator[T]:
         iterator = iter(self._source)
@@ -146,7 +136,7 @@ class Prefetcher(Generic[T]):
 
     def _work(self) -> None:
         try:
-            _step_back()
+            _lower_priority()
             for item in self._source:
                 if not self._put(("item", item)):
                     return

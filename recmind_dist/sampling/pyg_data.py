@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from recmind_dist.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recmind_dist.sampling.loader import Batch
+    from recmind_dist.sampling.batch import Batch
 
 
 def data_of_batch(batch: "Batch") -> Data:
@@ -48,7 +48,7 @@ def data_of_batch(batch: "Batch") -> Data:
 
 
 def _first_of_each(edge_index: Tensor, num_nodes: int) -> Tensor:
-    """Positions of the first copy of each distinct edge, ascending. Shape: [distinct]."""
+    """Ascending positions of the first copy of each distinct edge."""
     source, target = edge_index
     _, edge_of_copy = torch.unique(source * num_nodes + target, return_inverse=True)
     position = torch.arange(len(source), device=source.device)
@@ -60,7 +60,12 @@ def _first_of_each(edge_index: Tensor, num_nodes: int) -> Tensor:
 def _weights(batch: "Batch", edge_index: Tensor) -> Tensor:
     """1 / √(deg_source deg_target) times available / drawn neighbours of the target. Shape: [E]."""
     source, target = edge_index
-    widest = batch.hops[-1]  # its destinations include those of every other hop
-    available = widest.dst_scale * widest.indptr.diff()  # over √deg_target
+    root = batch.degree.clamp(min=1).sqrt()
+    widest = batch.hops[-1]  # has the destinations of every other hop
+    assert widest.matrix.weight is not None
+    # the weights of a node's n draws are each (available / n) / √(deg_source deg_target)
+    dst = torch.repeat_interleave(widest.indptr.diff())
+    scale = widest.matrix.weight * root[widest.indices]
+    available = scale.new_zeros(widest.num_dst).index_add(0, dst, scale)  # over √deg_target
     drawn = torch.bincount(target, minlength=widest.num_dst)
-    return (available / drawn.clamp(min=1))[target] * batch.degree[source].clamp(min=1).rsqrt()
+    return (available / drawn.clamp(min=1))[target] / root[source]

@@ -1,9 +1,9 @@
 """PyG's own sampler (pyg-lib's op) behind the same interface.
 
-What differs from numba: draws come from torch's generator, so a block depends on who builds it, and
-batches are made in the training thread, since that generator is one for the whole process. Hidden
-edges are dropped after the draw (a node whose draws are all hidden gets an empty sum). Parity
-across ranks needs numba.
+It differs from numba's: draws come from torch's generator, which is one for the whole process. So a
+block depends on the rank that builds it, and batches are made in the training thread. Masked edges
+are dropped after the draw: a node whose draws are all masked gets an empty sum. Parity across ranks
+needs numba.
 Source: https://github.com/pyg-team/pyg-lib, `torch.ops.pyg.neighbor_sample`.
 """
 
@@ -13,15 +13,13 @@ import torch
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import torch_seeded
-from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask
+from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, are_among
 from recmind_dist.sampling.neighbor_sampler import Drawn, SampledHops, hops_of
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import IntArray
 
 
 def pyg_op_resolves() -> bool:
-    """Whether pyg-lib's op itself is there; PyG's flags say only that a package of the name is
-    installed.
-    """
+    """Whether pyg-lib's op exists; PyG's flags only say that a package of the name is installed."""
     try:
         import pyg_lib  # type: ignore[import-not-found]  # noqa: F401  # registers the op
     except (ImportError, OSError):
@@ -33,35 +31,36 @@ def pyg_op_resolves() -> bool:
 
 
 class PygNeighborSampler:
-    """See `NeighborSampler`. Hops are drawn one by one, so every layer gets its own neighbourhoods."""
+    """See `NeighborSampler`. Hops are drawn one by one: layers do not share neighbourhoods."""
 
     def __init__(
-        self, graph: Graph, num_neighbors: tuple[int, ...], hidden: EdgeMask = NOTHING_MASKED
+        self, graph: Graph, num_neighbors: tuple[int, ...], heldout: EdgeMask = NOTHING_MASKED
     ) -> None:
         if not pyg_op_resolves():
             raise ConfigError(
-                "sampler.backend: pyg, but pyg-lib's neighbor_sample is not there: "
+                "sampler.backend: pyg, but pyg-lib's neighbor_sample is not installed: "
                 "install pyg-lib from PyG's wheel index (README.md), or set sampler.backend: numba"
             )
         self.graph = graph
         self.num_neighbors = num_neighbors
         self._colptr = torch.from_numpy(np.array(graph.indptr))
         self._row = torch.from_numpy(np.asarray(graph.indices).astype(np.int64))
-        self._always = hidden.in_csr(graph)
+        self._heldout = heldout.in_csr(graph)
 
-    def sample(self, seeds: IntArray, key: int, hidden: EdgeMask = NOTHING_MASKED) -> SampledHops:
-        never = np.union1d(self._always, hidden.in_csr(self.graph))
+    def sample(
+        self, seeds: IntArray, key: int, batch_mask: EdgeMask = NOTHING_MASKED
+    ) -> SampledHops:
+        masked = np.union1d(self._heldout, batch_mask.in_csr(self.graph))
         n_id, hops = seeds.astype(np.int64), list[Drawn]()
         with torch_seeded(key):  # the op takes no generator
             for fan_out in self.num_neighbors:
-                hops.append(self._hop(n_id, fan_out, never))
+                hops.append(self._hop(n_id, fan_out, masked))
                 n_id = hops[-1].n_id
         degree = np.asarray(self.graph.degree)[n_id]
         return SampledHops(n_id, degree, hops_of(hops, degree))
 
-    def _hop(self, frontier: IntArray, fan_out: int, never: IntArray) -> Drawn:
-        # csc=False: row is the node that was asked for, col its neighbour; PyG passes True and gets
-        # them the other way round
+    def _hop(self, frontier: IntArray, fan_out: int, masked: IntArray) -> Drawn:
+        # csc=False: row is the frontier's node, col its neighbour; with PyG's True it is reversed
         row, col, node, edge, _, _ = torch.ops.pyg.neighbor_sample(
             self._colptr,
             self._row,
@@ -78,7 +77,7 @@ class PygNeighborSampler:
             "uniform",
             True,
         )
-        visible = ~_contains(never, edge.numpy())
+        visible = ~are_among(edge.numpy(), masked)
         dst, src_node = row.numpy()[visible], node.numpy()[col.numpy()[visible]]
         order = np.argsort(dst, kind="stable")
         dst, src_node = dst[order], src_node[order]
@@ -88,22 +87,11 @@ class PygNeighborSampler:
         local = by_id[np.searchsorted(n_id[by_id], src_node)]
         counts = np.bincount(dst, minlength=len(frontier))
         degree = np.asarray(self.graph.degree)[frontier].astype(np.float64)
-        available = degree - self._hidden_counts(frontier, never)
+        starts, stops = self.graph.indptr[frontier], self.graph.indptr[frontier + 1]
+        available = degree - (np.searchsorted(masked, stops) - np.searchsorted(masked, starts))
         scale = np.divide(
             available, counts * np.sqrt(degree), out=np.zeros(len(frontier)), where=counts > 0
         )
         return Drawn(
             counts.astype(np.int32), scale.astype(np.float32), local.astype(np.int32), n_id
         )
-
-    def _hidden_counts(self, frontier: IntArray, never: IntArray) -> IntArray:
-        starts, stops = self.graph.indptr[frontier], self.graph.indptr[frontier + 1]
-        return np.searchsorted(never, stops) - np.searchsorted(never, starts)
-
-
-def _contains(ascending: IntArray, values: IntArray) -> BoolArray:
-    at = np.searchsorted(ascending, values)
-    found = np.zeros(len(values), np.bool_)
-    inside = at < len(ascending)
-    found[inside] = ascending[at[inside]] == values[inside]
-    return found

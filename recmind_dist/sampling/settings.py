@@ -1,4 +1,4 @@
-"""Settings of mini-batches: fan-outs, negatives, held-out slice."""
+"""Settings of mini-batches: fan-outs and negatives."""
 
 from typing import Literal
 
@@ -8,48 +8,40 @@ from recmind_dist.config import Settings
 
 
 class NegativeSettings(Settings):
-    """Which items stand against a positive one. A draw that is a training positive of the user is
-    redrawn (or masked).
-    """
+    """Negative items. A draw that is a training positive of the user is redrawn (or masked)."""
 
     kind: Literal["uniform", "popularity", "in_batch"] = "popularity"
-    """uniform over the catalogue; popularity: proportional to degree^beta; in_batch: positives of
-    the global batch.
-    """
+    """uniform over the catalogue; popularity: proportional to degree^beta; in_batch: among the
+    positives of the global batch."""
     beta: float = Field(0.5, ge=-2, le=2)
     """Exponent of `popularity`, of either sign. Items of degree 0 count as degree 1."""
     num: int = Field(1, ge=1, le=64)
     """Draws per pair for BPR; with more than one the highest-scoring is used (hard negatives)."""
     num_shared: int = Field(1024, ge=1)
-    """Items drawn once a step for everybody, for the sampled softmax."""
+    """Items drawn once a step for all users, for the sampled softmax."""
 
 
 class SamplerSettings(Settings):
-    """How a mini-batch is cut out of the graph."""
+    """Neighbour sampling and negatives."""
 
     propagation: Literal["sampled", "full"] = "sampled"
-    """sampled: a neighbourhood a batch; full: the whole graph, exactly, which beats sampling below
-    about two million
-    interactions (docs/distribution.md). What is learnt differs."""
+    """sampled: a neighbourhood for each batch; full: the whole graph, exactly, which beats sampling
+    below about two million interactions (docs/distribution.md). The two learn different models."""
     backend: Literal["auto", "numba", "pyg"] = "auto"
-    """auto takes numba, which is faster than pyg-lib and draws the same for every rank
-    (docs/distribution.md).
-    """
+    """auto is numba, which is faster than pyg-lib and draws the same on every rank
+    (docs/distribution.md)."""
     num_neighbors: tuple[int, ...] = (10, 10)
     """Fan-out of each hop, from the seeds outwards; -1 takes all neighbours."""
     hide_batch_edges: bool = True
-    """Edges of the global batch are absent from its own propagation."""
+    """Edges of the global batch are masked in its own propagation."""
     prefetch: int = Field(2, ge=0, le=64)
-    """Batches made ahead by a background thread; 0, and backend: pyg, make them in the training
-    thread.
-    """
+    """Batches made ahead by a background thread; 0 and backend: pyg make them in the training
+    thread."""
     negatives: NegativeSettings = NegativeSettings()
 
     @property
     def batches_ahead(self) -> int:
-        """Depth of the prefetch: pyg-lib draws from torch's one generator, which training may draw
-        from meanwhile.
-        """
+        """Depth of the prefetch. pyg-lib shares torch's one generator with training, so it is 0."""
         return 0 if self.backend == "pyg" else self.prefetch
 
     @model_validator(mode="after")
@@ -57,6 +49,6 @@ class SamplerSettings(Settings):
         for n in self.num_neighbors:
             if n < -1 or n == 0:
                 raise ValueError(
-                    f"num_neighbors holds {n}: give counts above 0, or -1 for all neighbours"
+                    f"num_neighbors has {n}: give counts above 0, or -1 for all neighbours"
                 )
         return self

@@ -8,14 +8,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import all_gather_rows
 from recmind_dist.model.losses import info_nce
 from recmind_dist.model.models import Model
 from recmind_dist.model.node_embeddings import NodeEmbeddings
 from recmind_dist.model.queue import KeyQueue
 from recmind_dist.model.settings import AlignmentSettings
-from recmind_dist.sampling.loader import Batch
+from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.fresh_text import FreshTextEncoder
 from recmind_dist.training.step_input import StepInput
 

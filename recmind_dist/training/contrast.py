@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import all_gather_rows
 from recmind_dist.graph.ownership import by_owner
 from recmind_dist.model.losses import info_nce
 from recmind_dist.model.settings import ContrastSettings

@@ -13,8 +13,8 @@ import torch
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.config import resolve_settings
 from recmind_dist.config.yaml import load_yaml
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import all_gather_rows
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.evaluation import gate_statistics
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings, evaluate_popularity

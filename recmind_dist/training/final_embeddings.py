@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmind_dist.embedding.exchange import all_gather_rows
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.model.models import Model
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.propagation.full_graph import FullPropagation

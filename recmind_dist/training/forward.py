@@ -26,7 +26,7 @@ from recmind_dist.model.xsimgcl import XSimGCL
 from recmind_dist.propagation.full_graph import FullGraphView, FullPropagation
 from recmind_dist.propagation.item_means import content_view, newest_item_views
 from recmind_dist.randomness import stream_key, uniform_rows
-from recmind_dist.sampling.loader import Batch
+from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.step_input import StepInput
 
 

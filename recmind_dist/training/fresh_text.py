@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recmind_dist.model.models import Model
-from recmind_dist.sampling.loader import Batch
+from recmind_dist.sampling.batch import Batch
 from recmind_dist.text import TextEncoder, Texts, Whitening
 
 SIDES = ("user", "item")

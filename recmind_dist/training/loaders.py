@@ -38,7 +38,7 @@ def make_loader(
         config.train.batch_size,
         negatives,
         batch_of=config.train.batch_of,
-        held_out=held_out,
+        heldout=held_out,
         gate_edges=gate_edges,
         gate_batch_size=config.gate_batch_size if joint and held_out is not None else 0,
         gate_negatives=uniform if isinstance(config.model, RecMindSettings) else None,

@@ -19,7 +19,7 @@ from recmind_dist.model.recmind import RecMind
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.model.xsimgcl import XSimGCL
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.sampling.loader import Batch
+from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.alignment import Alignment
 from recmind_dist.training.contrast import Contrast
 from recmind_dist.training.forward import FullGraphForward, SampledForward, StepOutputs

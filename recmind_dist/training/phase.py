@@ -13,7 +13,8 @@ from recmind_dist.model.models import acts_between_hops, gate_parameters
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.sampling.loader import NeighborLoader, StepBatches, steps_per_epoch
+from recmind_dist.sampling.batch import StepBatches
+from recmind_dist.sampling.loader import NeighborLoader, steps_per_epoch
 from recmind_dist.text import TextEncoder, Texts
 from recmind_dist.training import faults
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker

@@ -11,7 +11,7 @@ from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.graph import Graph
 from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.propagation.full_graph import FullPropagation
-from recmind_dist.sampling.loader import Batch, StepBatches
+from recmind_dist.sampling.batch import Batch, StepBatches
 from recmind_dist.training.alignment import anchor_stride
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.step_input import StepInput
@@ -76,14 +76,14 @@ class StepPreparer:
             nodes, index = unique_inverse(together, self._graph.num_nodes)
             both = torch.from_numpy(index).to(device)
             main_index, gate_index = both[: len(main.n_id)], both[len(main.n_id) :]
-        wait = self._exchange.all_ask(np.asarray(self._graph.row_of_node)[nodes])
+        lookup = self._exchange.start_lookup(np.asarray(self._graph.row_of_node)[nodes])
         stride = anchor_stride(main.global_batch_size, self._anchors)
 
         def finish() -> StepInput:
-            plan = wait()
+            plan = self._exchange.wait_lookup(lookup)
             hidden, edges = None, None
             if operator is not None:
-                hidden = operator.positions(main.hidden_edges.numpy())
+                hidden = operator.positions(main.masked_edges.numpy())
                 edges = operator.edges_from(plan.local_rows) if self._finds_edges else None
             return StepInput(
                 step=batches.step,

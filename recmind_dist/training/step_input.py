@@ -7,7 +7,7 @@ from torch import Tensor
 from recmind_dist.embedding.exchange import LookupPlan
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.full_graph import FullPropagation
-from recmind_dist.sampling.loader import Batch
+from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.fresh_text import FreshText
 from recmind_dist.types import IntArray
 
@@ -38,7 +38,7 @@ class StepInput:
     @property
     def hides_edges(self) -> bool:
         """Whether the global batch hides edges: the same on every rank, unlike `hidden`."""
-        return len(self.main.hidden_edges) > 0
+        return len(self.main.masked_edges) > 0
 
     @property
     def rows(self) -> Tensor | slice:

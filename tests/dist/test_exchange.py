@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import RowExchange, all_gather_rows
+from recmind_dist.embedding.exchange import RowExchange
 from tests.processes import run_ranks
 
 ROWS, COLUMNS = 11, 3

@@ -1,11 +1,10 @@
-"""Where one rank meets the others, all do: no collective stands behind a condition that may differ
-between ranks, and whoever
+"""No collective stands behind a condition that may differ between ranks, and every function that
 performs one says so.
 
-A function is a collective if its docstring says "every rank must"; a class with these words is one
-in its constructor and, as an autograd function, in `apply`. Known by their names, wherever they are
-called: names are cheaper than types, and a harmless function that shares one is met by a condition
-seldom enough.
+A function is a collective if its docstring says "every rank must". A class whose docstring says so
+is a collective when constructed and, as an autograd function, in `apply`. A call is recognized by
+the name of what it calls. Where the class of a method's receiver is evident (`self`, a constructor,
+an annotation), the method of that class decides; an unknown receiver counts as a collective.
 """
 
 import ast
@@ -85,8 +84,8 @@ GLOBAL = {
     "users_first",
     "_age",
     "_contrast",
-    "_held_out",
-    "_held_out_edges",
+    "_heldout",
+    "_gate_edges",
     "_loaders",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that
@@ -105,13 +104,14 @@ PRESENT = {
     "gate_index",
     "hot",
     "dense",
-    "boxes",
+    "mailboxes",
     "receive",
     "_sampler",
     "context",
     "_content",
     "operator",
     "held_out",
+    "heldout",
     "whitening",
     "text",
 }
@@ -122,6 +122,10 @@ AS_MANY = {"batches", "steps"}
 """Names of what differs between ranks, but not in how many there are: a loop over it runs as often
 on all of them.
 """
+COMMON = {"wait": {"ids", "pending", "work"}}
+"""Methods of collectives with a common name → their receivers, where the class is not evident."""
+HARMLESS = {"queue.load_state"}
+"""Receiver and method that share a collective's name, where the class is not evident."""
 BUILTINS = {
     "len",
     "range",
@@ -172,7 +176,7 @@ def terminal(node: ast.expr) -> str:
 def definitions(
     tree: ast.AST, holder: ast.ClassDef | None = None
 ) -> Iterator[tuple[Function | ast.ClassDef, ast.ClassDef | None]]:
-    """Functions, methods and classes, each with its class; those inside a function are part of it."""
+    """Functions, methods and classes, each with its class; nested functions are left out."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, Function | ast.ClassDef):
             yield node, holder
@@ -188,31 +192,60 @@ class Package:
     methods: set[str] = field(default_factory=set)
     classes: set[str] = field(default_factory=set)
     agreed: set[str] = field(default_factory=set)
+    members: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """Class → its methods, and whether each is a collective."""
+    bases: dict[str, list[str]] = field(default_factory=dict)
+    returns: dict[str, str] = field(default_factory=dict)
+    """Function → the class that its annotation promises."""
 
     def add(self, tree: ast.Module) -> "Package":
         for node, holder in definitions(tree):
+            marked = MARK.search(said(node)) is not None
             if isinstance(node, ast.ClassDef):
                 kind = self.classes
+                self.members.setdefault(node.name, {})
+                self.bases[node.name] = [terminal(base) for base in node.bases]
+            elif holder is None:
+                kind = self.functions
+                self.returns[node.name] = class_name(node.returns)
             else:
-                kind = self.functions if holder is None else self.methods
-            if MARK.search(said(node)):
+                kind = self.methods
+                methods = self.members.setdefault(holder.name, {})
+                methods[node.name] = marked or methods.get(node.name, False)
+            if marked:
                 kind.add(node.name)
             if isinstance(node, Function) and AGREED.search(said(node)):
                 self.agreed.add(node.name)
         return self
 
+    def declares(self, owner: str, method: str) -> bool | None:
+        """Whether this method of a class, or of its bases, is a collective.
+
+        None if no class has it, or a protocol, which does not know what implements it.
+        """
+        bases = self.bases.get(owner, [])
+        known = self.members.get(owner, {}).get(method)
+        if known is not None:
+            return known or (None if "Protocol" in bases else False)
+        inherited = (self.declares(base, method) for base in bases)
+        return next((x for x in inherited if x is not None), None)
+
     def seen_from(self, tree: ast.Module) -> "Package":
         """As a module sees it, to which names with an underscore are its own alone."""
         own = Package().add(tree)
         return Package(
-            *(_public(theirs) | mine for theirs, mine in zip(self.sets, own.sets, strict=True))
+            *(_public(theirs) | mine for theirs, mine in zip(self.sets, own.sets, strict=True)),
+            members=self.members | own.members,
+            bases=self.bases | own.bases,
+            returns=self.returns | own.returns,
         )
 
     @property
     def sets(self) -> tuple[set[str], ...]:
         return self.functions, self.methods, self.classes, self.agreed
 
-    def is_collective(self, call: ast.Call) -> bool:
+    def is_collective(self, call: ast.Call, owner: str | None = None) -> bool:
+        """`owner`: the class of a method's receiver, where that is evident."""
         name, function = terminal(call.func), call.func
         if isinstance(function, ast.Name):
             return name in self.functions | self.classes | OF_LIBRARIES
@@ -221,7 +254,24 @@ class Package:
             return name not in NO_COLLECTIVES
         if name == "apply":
             return base in self.classes
-        return name in self.functions | self.methods | self.classes | OF_LIBRARIES
+        declared = None if owner is None else self.declares(owner, name)
+        if declared is not None:
+            return declared
+        if name in COMMON:
+            return base in COMMON[name]
+        return (
+            f"{base}.{name}" not in HARMLESS
+            and name in self.functions | self.methods | self.classes | OF_LIBRARIES
+        )
+
+
+def class_name(annotation: ast.expr | None) -> str:
+    """The class that an annotation names: `T`, `"T"` or `T | None`."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        annotation = ast.parse(annotation.value, mode="eval").body
+    if isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None":
+        annotation = annotation.left
+    return terminal(annotation) if annotation is not None else ""
 
 
 def _public(names: set[str]) -> set[str]:
@@ -241,6 +291,12 @@ class Reader(ast.NodeVisitor):
     package: Package
     others: set[str]
     """Functions of the module that share a collective's name at most."""
+    holder: str = ""
+    """The class whose method this is."""
+    modules: set[str] = field(default_factory=set)
+    """Modules that are imported whole."""
+    annotations: dict[str, str] = field(default_factory=dict)
+    """Parameter → the class that its annotation names."""
     calls: list[tuple[ast.Call, list[Condition]]] = field(default_factory=list)
     assigned: dict[str, list[tuple[ast.expr | None, list[Condition]]]] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
@@ -267,6 +323,8 @@ class Reader(ast.NodeVisitor):
         self.conditions = before
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        self.annotations |= {arg.arg: class_name(arg.annotation) for arg in arguments}
         self.block(node.body)
 
     def visit_If(self, node: ast.If) -> None:
@@ -329,10 +387,36 @@ class Reader(ast.NodeVisitor):
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = comprehension
 
     def visit_Call(self, node: ast.Call) -> None:
-        shares_name = isinstance(node.func, ast.Name) and node.func.id in self.others
-        if self.package.is_collective(node) and not shares_name:
+        if not self.shares_name(node) and self.package.is_collective(node, self.owner(node)):
             self.calls.append((node, self.conditions))
         self.generic_visit(node)
+
+    def shares_name(self, call: ast.Call) -> bool:
+        """Whether a function of this or of an imported module bears a collective's name."""
+        if isinstance(call.func, ast.Name):
+            return call.func.id in self.others
+        base = call.func.value if isinstance(call.func, ast.Attribute) else None
+        if isinstance(base, ast.Call) and terminal(base.func) == "super":
+            bases = self.package.bases.get(self.holder, [])
+            return not any(name in self.package.members for name in bases)
+        return isinstance(base, ast.Name) and base.id in self.modules
+
+    def owner(self, call: ast.Call) -> str | None:
+        """The class of the object whose method is called, where it is evident."""
+        if not isinstance(call.func, ast.Attribute):
+            return None
+        base: ast.expr | None = call.func.value
+        if isinstance(base, ast.Name):
+            if base.id == "self":
+                return self.holder
+            values = self.assigned.get(base.id, [])
+            if not values:
+                return self.annotations.get(base.id)
+            base = values[0][0] if len(values) == 1 else None
+        if isinstance(base, ast.Call):
+            name = terminal(base.func)
+            return name if name in self.package.members else self.package.returns.get(name)
+        return None
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit(node.value)
@@ -467,8 +551,14 @@ def read(
     tree = ast.parse(source)
     found = [(node, holder) for node, holder in definitions(tree) if isinstance(node, Function)]
     others = {node.name for node, holder in found if holder is None and not MARK.search(said(node))}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    modules = {
+        (alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names
+    }
     for node, holder in found:
-        reader = Reader((package or Package()).seen_from(tree), others)
+        reader = Reader(
+            (package or Package()).seen_from(tree), others, holder.name if holder else "", modules
+        )
         reader.visit(node)
         yield node, holder, reader
 
@@ -533,12 +623,27 @@ class _Fetch(Function):
 class Way:
     def all_to_all(self, x):
         '''Every rank must call.'''
+    def wait(self):
+        '''Every rank must call.'''
+
+class Engine(Way):
+    def run(self):
+        '''Every rank must call.'''
+
+class Command:
+    def run(self):
+        pass
+
+class Runner(Protocol):
+    def run(self):
+        pass
 """
 
 
 def example(body: str) -> str:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
-    return f"{COLLECTIVE}\ndef step(self, ranks, rows, config, way, text_n):\n    '''Every rank must call.'''\n{lines}\n"
+    head = "def step(self, ranks, rows, config, way, text_n):"
+    return f"{COLLECTIVE}\n{head}\n    '''Every rank must call.'''\n{lines}\n"
 
 
 @pytest.mark.parametrize(
@@ -570,6 +675,12 @@ def example(body: str) -> str:
         "if Path('x').exists():\n    way.all_to_all(rows)",
         "if len(rows):\n    _Fetch.apply(rows)",
         "if len(rows):\n    dist.all_reduce(rows)",
+        "if len(rows):\n    Engine().run()",
+        "if len(rows):\n    Engine().all_to_all(rows)",
+        "engine = Engine()\nif len(rows):\n    engine.run()",
+        "if len(rows):\n    text_n.run()",
+        "if len(rows):\n    pending.wait()",
+        "def later(x: Runner):\n    if len(rows):\n        x.run()",
         "match len(rows):\n    case 0:\n        all_send(rows)",
     ],
 )
@@ -594,6 +705,10 @@ def test_the_search_finds_what_may_differ(body: str) -> None:
         "try:\n    all_send(rows)\nexcept OSError as error:\n    raise ValueError from error",
         "if len(rows):\n    send(rows)\n    dist.get_rank()",
         "all_send(rows if len(rows) else None)",
+        "if len(rows):\n    Command().run()",
+        "command = Command()\nif len(rows):\n    command.run()",
+        "import subprocess\nif len(rows):\n    subprocess.run(rows)",
+        "if len(rows):\n    event.wait()",
     ],
 )
 def test_the_search_leaves_the_harmless_alone(body: str) -> None:
@@ -601,5 +716,6 @@ def test_the_search_leaves_the_harmless_alone(body: str) -> None:
 
 
 def test_the_search_finds_who_is_silent() -> None:
-    words = "def quiet(x):\n    all_send(x)\ndef told(x):\n    '''For one rank alone.'''\n    return lambda: all_send(x)\n"
-    assert silent(COLLECTIVE + words) == ["14: quiet calls all_send"]
+    quiet = "def quiet(x):\n    all_send(x)\n"
+    single = "def single(x):\n    '''For one rank alone.'''\n    return lambda: all_send(x)\n"
+    assert silent(COLLECTIVE + quiet + single) == ["28: quiet calls all_send"]

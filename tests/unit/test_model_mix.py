@@ -5,12 +5,12 @@ gradient.
 import numpy as np
 import pytest
 import torch
+from recmind_dist.model.mix import Mix
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from recmind_dist.kernels.pair_scores import pair_scores
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
-from recmind_dist.model.mix import Mix
 
 DIM = 6
 

@@ -5,6 +5,7 @@ LightGCN.
 import numpy as np
 import pytest
 import torch
+from recmind_dist.model.propagation import with_rows
 from torch import Tensor, nn
 from torch_geometric.nn import LightGCN
 
@@ -12,7 +13,6 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
-from recmind_dist.model.propagation import with_rows
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler
 from recmind_dist.training.text_features import degree_feature

@@ -1,6 +1,4 @@
-"""Batches: together the ranks have the global batch, an epoch has every edge once, and PyG's names
-mean what PyG means.
-"""
+"""Batches: ranks share the global batch, an epoch has every edge once, fields are as in PyG."""
 
 from typing import Any
 
@@ -10,10 +8,11 @@ import torch
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
+from recmind_dist.sampling.batch import Batch, StepBatches
 from recmind_dist.sampling.edge_masks import edge_endpoints, heldout_slice, withheld_edges
 from recmind_dist.sampling.graph_access import WholeGraph
-from recmind_dist.sampling.loader import Batch, NeighborLoader, StepBatches, make_sampler
-from recmind_dist.sampling.neighbor_sampler import Hop
+from recmind_dist.sampling.loader import NeighborLoader, make_sampler
+from recmind_dist.sampling.neighbor_sampler import Drawn
 from recmind_dist.sampling.pyg_sampler import PygNeighborSampler, pyg_op_resolves
 from recmind_dist.sampling.settings import SamplerSettings
 from tests.graphs import adjacency, make_graph, random_pairs
@@ -63,7 +62,7 @@ def same(a: StepBatches, b: StepBatches) -> bool:
 def test_the_ranks_shares_are_the_global_batch(
     graph: Graph, world_size: int, negatives: str
 ) -> None:
-    more = {"negatives": negatives, "held_out": heldout_slice(graph, 0.4, 1), "gate_batch_size": 10}
+    more = {"negatives": negatives, "heldout": heldout_slice(graph, 0.4, 1), "gate_batch_size": 10}
     alone = list(loader(graph, **more).batches(1))
     shares = [list(loader(graph, r, world_size, **more).batches(1)) for r in range(world_size)]
     assert {len(s) for s in shares} == {len(alone)}
@@ -87,13 +86,13 @@ def test_the_ranks_shares_are_the_global_batch(
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_an_epoch_has_every_edge_once_but_the_held_out(graph: Graph, share: float) -> None:
-    held_out = heldout_slice(graph, share, 2)
+    heldout = heldout_slice(graph, share, 2)
     orders = []
     for epoch in (0, 1):
         found = np.concatenate(
-            [pairs_of(s.main) for s in loader(graph, held_out=held_out).batches(epoch)]
+            [pairs_of(s.main) for s in loader(graph, heldout=heldout).batches(epoch)]
         )
-        users, items = edge_endpoints(graph, np.flatnonzero(~held_out))
+        users, items = edge_endpoints(graph, np.flatnonzero(~heldout))
         expected = set(zip(users.tolist(), items.tolist(), strict=True))
         assert len(found) == len(expected)
         assert set(map(tuple, found.tolist())) == expected
@@ -103,7 +102,7 @@ def test_an_epoch_has_every_edge_once_but_the_held_out(graph: Graph, share: floa
 
 @pytest.mark.parametrize("first", [0, 3, 8])
 def test_entering_an_epoch_at_a_step_equals_coming_to_it(graph: Graph, first: int) -> None:
-    more: dict[str, Any] = {"held_out": heldout_slice(graph, 0.5, 2), "gate_batch_size": 9}
+    more: dict[str, Any] = {"heldout": heldout_slice(graph, 0.5, 2), "gate_batch_size": 9}
     whole = list(loader(graph, **more).batches(2))
     entered = list(loader(graph, **more).batches(2, first))
     assert len(entered) == len(whole) - first > 0
@@ -130,12 +129,12 @@ def test_fields_are_those_of_pygs_loaders(graph: Graph) -> None:
 
 @pytest.mark.parametrize("hide", [True, False])
 def test_a_batch_sees_its_own_edges_only_where_it_may(graph: Graph, hide: bool) -> None:
-    held_out = heldout_slice(graph, 0.5, 2)
-    users, items = edge_endpoints(graph, np.flatnonzero(held_out))
+    heldout = heldout_slice(graph, 0.5, 2)
+    users, items = edge_endpoints(graph, np.flatnonzero(heldout))
     secret = set(zip(users.tolist(), items.tolist(), strict=True))
     settings = {"hide_batch_edges": hide, "num_neighbors": [-1, -1]}
     seen_own = 0
-    for step in loader(graph, sampler=settings, held_out=held_out, gate_batch_size=16).batches(0):
+    for step in loader(graph, sampler=settings, heldout=heldout, gate_batch_size=16).batches(0):
         own = set(map(tuple, pairs_of(step.main).tolist()))
         for batch in (step.main, step.gate):
             assert batch is not None
@@ -145,14 +144,14 @@ def test_a_batch_sees_its_own_edges_only_where_it_may(graph: Graph, hide: bool) 
     assert (seen_own == 0) == hide
 
 
-def test_gate_pairs_count_by_the_degrees_that_the_hidden_edges_leave(graph: Graph) -> None:
-    held_out = heldout_slice(graph, 0.5, 2, 0.3)
+def test_gate_pairs_count_by_the_degrees_that_the_masked_edges_leave(graph: Graph) -> None:
+    heldout = heldout_slice(graph, 0.5, 2, 0.3)
     left = np.array(graph.degree)
-    for ends in edge_endpoints(graph, np.flatnonzero(held_out)):
+    for ends in edge_endpoints(graph, np.flatnonzero(heldout)):
         left -= np.bincount(ends, minlength=graph.num_nodes)
     settings = {"propagation": "full"}
     for step in loader(
-        graph, sampler=settings, held_out=held_out, gate_batch_size=9, gate_degree=left
+        graph, sampler=settings, heldout=heldout, gate_batch_size=9, gate_degree=left
     ).batches(0):
         assert step.gate is not None
         assert np.array_equal(step.gate.degree.numpy(), left[step.gate.n_id.numpy()])
@@ -160,9 +159,9 @@ def test_gate_pairs_count_by_the_degrees_that_the_hidden_edges_leave(graph: Grap
 
 
 def test_gate_pairs_are_held_out_and_all_of_them_come(graph: Graph) -> None:
-    held_out = heldout_slice(graph, 0.5, 2)
-    users, items = edge_endpoints(graph, np.flatnonzero(held_out))
-    steps = list(loader(graph, held_out=held_out, gate_batch_size=7).batches(0))
+    heldout = heldout_slice(graph, 0.5, 2)
+    users, items = edge_endpoints(graph, np.flatnonzero(heldout))
+    steps = list(loader(graph, heldout=heldout, gate_batch_size=7).batches(0))
     found = [tuple(p) for s in steps if s.gate is not None for p in pairs_of(s.gate).tolist()]
     assert set(found) == set(zip(users.tolist(), items.tolist(), strict=True))
     assert max(map(found.count, found)) - min(map(found.count, found)) <= 1
@@ -188,7 +187,7 @@ def test_more_ranks_than_pairs_are_refused_and_empty_shares_are_served(graph: Gr
     sizes = {
         loader_step.main.batch_size
         for loader_step in loader(
-            graph, 0, 3, batch_size=3, held_out=heldout_slice(graph, 1.0, 1), negatives="shared"
+            graph, 0, 3, batch_size=3, heldout=heldout_slice(graph, 1.0, 1), negatives="shared"
         ).batches(0)
     }
     assert 0 in sizes
@@ -204,23 +203,20 @@ def test_pygs_backend_is_refused_where_it_is_not(graph: Graph) -> None:
 def test_pygs_backend_leaves_torchs_generator_as_it_was(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its op draws from the generator of the whole process: a block is its key's, and nobody else's
-    draws change.
-    """
+    """Its op draws from the process's generator; a block still depends on its key only."""
 
     def drawn(
-        self: PygNeighborSampler, frontier: np.ndarray, fan_out: int, never: np.ndarray
-    ) -> tuple[Hop, np.ndarray]:
-        scale = torch.rand(len(frontier)).numpy()
-        return Hop.of_arrays(
-            np.zeros(len(frontier) + 1, np.int64), np.zeros(0, np.int32), scale, len(frontier)
-        ), frontier
+        self: PygNeighborSampler, frontier: np.ndarray, fan_out: int, masked: np.ndarray
+    ) -> Drawn:
+        neighbours = torch.randint(len(frontier), (len(frontier),), dtype=torch.int32).numpy()
+        ones = np.ones(len(frontier), np.int32)
+        return Drawn(ones, ones.astype(np.float32), neighbours, frontier)
 
     monkeypatch.setattr("recmind_dist.sampling.pyg_sampler.pyg_op_resolves", lambda: True)
     monkeypatch.setattr(PygNeighborSampler, "_hop", drawn)
     sampler, seeds = PygNeighborSampler(graph, (3, 3)), np.arange(5)
     before = torch.get_rng_state()
-    first, again, other = (sampler.sample(seeds, key).hops[0].dst_scale for key in (3, 3, 4))
+    first, again, other = (sampler.sample(seeds, key).hops[0].indices for key in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -239,9 +235,9 @@ def test_what_draws_from_torchs_generator_is_not_sampled_ahead() -> None:
 def test_pygs_backend_samples_the_same_neighbourhoods(graph: Graph, fan_out: int) -> None:
     from recmind_dist.sampling.edge_masks import EdgeMask
 
-    hidden = EdgeMask.of_edges(graph, np.arange(0, graph.num_edges, 5))
+    batch_mask = EdgeMask.of_edges(graph, np.arange(0, graph.num_edges, 5))
     seeds = np.arange(graph.num_nodes)[::-1].copy()
-    found = PygNeighborSampler(graph, (fan_out, fan_out)).sample(seeds, 3, hidden)
+    found = PygNeighborSampler(graph, (fan_out, fan_out)).sample(seeds, 3, batch_mask)
     users, items = edge_endpoints(graph, np.arange(0, graph.num_edges, 5))
     visible = adjacency(graph)
     visible[users, items] = visible[items, users] = 0.0

@@ -1,6 +1,4 @@
-"""Sampled neighbourhoods: distinct, the same for whoever asks, uniform, unbiased, and never with a
-hidden edge.
-"""
+"""Sampled neighbourhoods: distinct, equal on all ranks, uniform, unbiased, without masked edges."""
 
 import os
 import subprocess
@@ -85,12 +83,12 @@ def test_neighbours_are_distinct_real_and_as_many_as_asked(
 def test_a_nodes_neighbours_do_not_depend_on_who_else_is_asked_for(
     graph: Graph, seeds: list[int], cut: int, hide: bool
 ) -> None:
-    hidden = EdgeMask.of_edges(
+    batch_mask = EdgeMask.of_edges(
         graph, np.arange(0, graph.num_edges, 7) if hide else np.zeros(0, np.int64)
     )
     sampler = NumbaNeighborSampler(graph, (4, 3, 2))
-    whole = sampler.sample(np.array(seeds), 11, hidden)
-    part = sampler.sample(np.array(seeds[: min(cut, len(seeds))][::-1]), 11, hidden)
+    whole = sampler.sample(np.array(seeds), 11, batch_mask)
+    part = sampler.sample(np.array(seeds[: min(cut, len(seeds))][::-1]), 11, batch_mask)
     for hop in range(3):
         expected = neighbours(whole, hop)
         for node, found in neighbours(part, hop).items():
@@ -174,10 +172,10 @@ def test_the_mean_of_sampled_sums_is_the_full_sum(graph: Graph, hide: bool) -> N
     operator[users, items] = operator[items, users] = 0.0
     x = np.random.default_rng(0).normal(size=graph.num_nodes)
     seeds, sampler = np.array([0, 5, HUB, HUB + 1, HUB + 30]), NumbaNeighborSampler(graph, (3,))
-    hidden = EdgeMask.of_edges(graph, edges)
+    batch_mask = EdgeMask.of_edges(graph, edges)
     sums = np.zeros((3000, len(seeds)))
     for key in range(len(sums)):
-        sampled = sampler.sample(seeds, key, hidden)
+        sampled = sampler.sample(seeds, key, batch_mask)
         hop = sampled.hops[0]
         gathered = hop.matrix.weight.numpy() * x[sampled.n_id[hop.indices.numpy()]]
         per_seed = np.add.reduceat(np.append(gathered, 0.0), hop.indptr.numpy()[:-1])
@@ -209,17 +207,15 @@ def test_two_hops_together_are_unbiased(graph: Graph) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), fan_out=st.sampled_from([-1, 1, 4, 200]))
-def test_hidden_edges_appear_in_neither_direction(
+def test_masked_edges_appear_in_neither_direction(
     graph: Graph, data: st.DataObject, fan_out: int
 ) -> None:
-    """Whether always hidden, hidden for the step, or both; and every visible edge stays within
-    reach.
-    """
+    """Masked as held-out edges, for the batch, or both; every other edge can still be drawn."""
     pick = st.sets(st.integers(0, graph.num_edges - 1), max_size=200)
-    always, step = (np.array(sorted(data.draw(pick)), np.int64) for _ in range(2))
-    sampler = NumbaNeighborSampler(graph, (fan_out,), EdgeMask.of_edges(graph, always))
-    sampled = sampler.sample(np.arange(graph.num_nodes), 4, EdgeMask.of_edges(graph, step))
-    users, items = edge_endpoints(graph, np.union1d(always, step))
+    heldout, batch = (np.array(sorted(data.draw(pick)), np.int64) for _ in range(2))
+    sampler = NumbaNeighborSampler(graph, (fan_out,), EdgeMask.of_edges(graph, heldout))
+    sampled = sampler.sample(np.arange(graph.num_nodes), 4, EdgeMask.of_edges(graph, batch))
+    users, items = edge_endpoints(graph, np.union1d(heldout, batch))
     visible = adjacency(graph)
     visible[users, items] = visible[items, users] = 0.0
     for node, found in neighbours(sampled, 0).items():
@@ -230,18 +226,17 @@ def test_hidden_edges_appear_in_neither_direction(
             == len(set(found))
             == (len(expected) if fan_out < 0 else min(fan_out, len(expected)))
         )
-    afterwards = neighbours(
-        sampler.sample(np.arange(graph.num_nodes), 4), 0
-    )  # the step's edges are visible again
-    users, items = edge_endpoints(graph, always)
+    # the batch's edges are visible again
+    afterwards = neighbours(sampler.sample(np.arange(graph.num_nodes), 4), 0)
+    users, items = edge_endpoints(graph, heldout)
     for u, i in zip(users.tolist(), items.tolist(), strict=True):
         assert i not in afterwards[u]
         assert u not in afterwards[i]
 
 
-def test_a_hidden_edge_counts_in_the_degree_but_not_among_the_neighbours(graph: Graph) -> None:
-    hidden = EdgeMask.of_edges(graph, edges_of(graph, (0, HUB), (1, HUB), (1, HUB)))
-    sampled = NumbaNeighborSampler(graph, (4,)).sample(np.array([HUB]), 0, hidden)
+def test_a_masked_edge_counts_in_the_degree_but_not_among_the_neighbours(graph: Graph) -> None:
+    batch_mask = EdgeMask.of_edges(graph, edges_of(graph, (0, HUB), (1, HUB), (1, HUB)))
+    sampled = NumbaNeighborSampler(graph, (4,)).sample(np.array([HUB]), 0, batch_mask)
     degree = int(graph.degree[HUB])
     assert sampled.degree[0] == degree
     assert scales(graph, sampled)[0] == pytest.approx((degree - 2) / 4 / degree**0.5)
@@ -252,7 +247,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from recmind_dist.graph import Graph
-from recmind_dist.sampling import NumbaNeighborSampler
+from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler
 graph = Graph.open(Path(sys.argv[1]))
 for fan_out in (-1, 1, 2):
     NumbaNeighborSampler(graph, (fan_out,)).sample(np.array([120]), 0)

@@ -101,7 +101,7 @@ def after_memory_is_gone() -> str:
     """What rank 0 is told when rank 1's box went with it, after its word and before it was opened.
     """
     context = DistContext.join_group(torch.device("cpu"))
-    arrive = context.row_transport.start_all_to_all(torch.zeros(4, 2), [2, 2])
+    pending = context.row_transport.start_all_to_all(torch.zeros(4, 2), [2, 2])
     if context.rank == 1:
         for name in os.listdir("/proc/self/fd"):
             if "recmind-mailbox" in _target(f"/proc/self/fd/{name}"):
@@ -111,7 +111,7 @@ def after_memory_is_gone() -> str:
     dist.barrier()
     try:
         with collective("the exchange of rows"):
-            arrive()
+            pending.wait()
     except WorkerLostError as error:
         return str(error)
     return "nothing"
