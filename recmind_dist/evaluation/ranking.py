@@ -22,6 +22,8 @@ from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.types import IndexArray, IntArray
 
 KINDS = ("recall", "ndcg", "hitrate", "mrr")
+NORM_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Tried on validation where evaluation.norm_exponent is null."""
 RankUsers = Callable[[IntArray, IntArray, IntArray], IntArray]
 
 
@@ -60,7 +62,7 @@ def evaluate_embeddings(
     """
     fixed = settings.norm_exponent if norm_exponent is None else norm_exponent
     assert fixed is not None or split == "valid", "the norm exponent is chosen on validation"
-    exponents = settings.norm_exponent_grid if fixed is None else (fixed,)
+    exponents = NORM_EXPONENTS if fixed is None else (fixed,)
     found = [
         evaluate_ranking(_by_score(h_ND, graph, settings, p), graph, split, settings, context, rows)
         for p in exponents
@@ -165,7 +167,6 @@ def _by_score(
             seen_indptr,
             seen,
             norm_exponent=exponent,
-            user_block=settings.user_block,
         )
         return np.pad(
             ids.cpu().numpy(), ((0, 0), (0, max(settings.ks) - ids.shape[1])), constant_values=-1
