@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recmind_dist.report import RunDirectory
-from recmind_dist.text import TextEncoder, Texts, TextStore, plan_shards, store_path
+from recmind_dist.text import TextEncoder, Texts, TextStore, make_store, plan_shards, store_path
 from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.pipeline.train import Prepared, fit
@@ -42,7 +42,8 @@ def config(tmp_path: Path) -> RunConfig:
 def embed_all(config: RunConfig, dtype: str) -> Path:
     """What the extraction pool does, without Ray."""
     settings = with_dtype(config, dtype).text
-    path = store_path(settings, config.cache_dir / config.dataset.name)
+    path = store_path(TEXTS, settings, config.cache_dir / config.dataset.name)
+    make_store(TEXTS, settings, path)
     for job in plan_shards(TEXTS, settings, path)[0]:
         embed_shard(TextEncoder.load(settings), TextStore.open(path), job)
     return path
