@@ -148,7 +148,7 @@ def test_the_quick_start_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
         runner, "wait_for_room", lambda config, num_workers, kind: rooms.append((num_workers, kind))
     )
     monkeypatch.setattr(
-        runner, "publish_requirements", lambda config, inputs: nullcontext(requirements)
+        runner, "publish_requirements", lambda *_: nullcontext(requirements)
     )
     monkeypatch.setattr(runner, "check_nodes", lambda requirements: None)
     monkeypatch.setattr(runner, "TorchTrainer", Pipeline)

@@ -92,8 +92,8 @@ LAN = Network([], {"lo": True, "eth0": False}, "gpu-7", "10.0.0.7")
         (
             replace(LAN, address="127.0.1.1"),
             "is not reached by other nodes: its hostname gpu-7 stands for 127.0.1.1, where gloo "
-            "listens: correct /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface that the other "
-            "nodes reach, before `ray start`",
+            "listens: correct /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface that the "
+            "other nodes reach, before `ray start`",
         ),
         (replace(LAN, address="::1"), "its hostname gpu-7 stands for ::1, where gloo listens"),
         (
