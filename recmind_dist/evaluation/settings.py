@@ -1,4 +1,4 @@
-"""What is measured, how often, and how scores are made."""
+"""What is measured, how often, and how items are scored."""
 
 import re
 
@@ -17,9 +17,7 @@ class EvaluationSettings(Settings):
     """Epochs between validations; the last epoch is always validated."""
 
     metric: str = "ndcg@20"
-    """Validation metric that chooses the best checkpoint and the norm exponent; its K is one of
-    `ks`.
-    """
+    """Validation metric that chooses checkpoint and norm exponent; its K is one of `ks`."""
 
     norm_exponent: float | None = Field(default=0.0, ge=0.0, le=1.0)
     """p of s(u, i) = <h_u, h_i> / |h_i|^p: 0 is the dot product, 1 ranks as cosine; null
@@ -40,8 +38,6 @@ class EvaluationSettings(Settings):
     def _metric_is_measured(self) -> "EvaluationSettings":
         match = re.fullmatch(r"(recall|ndcg|hitrate|mrr)@(\d+)", self.metric)
         if match is None or int(match.group(2)) not in self.ks:
-            raise ValueError(
-                f"metric {self.metric!r} is not measured: write recall, ndcg, hitrate or mrr @ "
-                f"one of {list(self.ks)}"
-            )
+            choices = f"recall, ndcg, hitrate or mrr @ one of {list(self.ks)}"
+            raise ValueError(f"metric {self.metric!r} is not measured: write {choices}")
         return self
