@@ -28,7 +28,7 @@ class RankingMetrics:
     users: IntArray
     """[v] their rows in the ranking."""
     per_user: dict[str, Float64Array]
-    """"recall@20" → [v], …"""
+    """[v] by metric, such as "recall@20"."""
 
     def means(self) -> dict[str, float]:
         """Mean over users; empty if no user has held-out items."""

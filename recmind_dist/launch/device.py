@@ -17,7 +17,7 @@ class DeviceChoice:
     """What ranks train on, and why."""
 
     device: str
-    """"cpu" or "cuda"."""
+    """Either "cpu" or "cuda"."""
     reason: str = ""
     """One sentence; empty where the settings name the device."""
     loud: bool = False
