@@ -74,8 +74,9 @@ def read_rows(shards: list[tuple[Path, int, int]], start: int, stop: int) -> dic
         CheckpointError: not a safetensors file, or not the rows that it should have.
     """
     overlapping = [shard for shard in shards if shard[1] < stop and shard[2] > start]
+    overlapping = overlapping or shards[:1]  # for dtypes and shapes
     out: dict[str, Tensor] = {}
-    for path, first, end in overlapping or shards[:1]:
+    for path, first, end in overlapping:
         with open_shard(path) as file:
             for name in file.keys():  # noqa: SIM118
                 low, high = max(start, first), min(stop, end)

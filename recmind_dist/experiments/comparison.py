@@ -76,7 +76,7 @@ def compare(
 
 
 def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:
-    """Whether a is above or below b as `expected`: "yes", "no, the opposite", or "not significant"."""
+    """Whether a is above or below b as expected: "yes", "no, the opposite" or "not significant"."""
     if found is None:
         return "not measured"
     if not found.significant:

@@ -1,6 +1,6 @@
 """What P ranks would send each other, counted in one process that draws their batches in turn.
 
-A draw depends on (seed, step, hop, node) alone, so these are the batches, and the bytes, of P real
+A draw is a function of (seed, step, hop, node), so these are the batches, and the bytes, of P real
 ranks. Shapes: N nodes.
 """
 

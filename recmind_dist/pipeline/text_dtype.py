@@ -40,7 +40,7 @@ def decide_dtype(
     own = resolve_dtype(config.text)
     dtype = _dtype_of_run(config, texts, checkpoint) if checkpoint is not None else None
     if dtype is not None:
-        why = f"with which this run was begun; this machine alone would take {own}"
+        why = f"with which this run was begun; this machine would take {own}"
     else:
         dtype, path = _dtype_of_store(config, texts, own)
         why = f"of the vectors in {path}; set text.dtype: {own} to embed all texts anew"

@@ -87,7 +87,7 @@ def test_a_run_that_moves_to_another_machine_goes_on_with_the_vectors_it_was_beg
     assert read_run(config.run_dir)[1].text.dtype == "bf16"
     said, inputs = run_ranks(fit_on, 1, False, config, graph, None)[0]
     assert [line for line in said if "text.dtype" in line] == [
-        "text.dtype: auto takes bf16, with which this run was begun; this machine alone would "
+        "text.dtype: auto takes bf16, with which this run was begun; this machine would "
         "take fp32"
     ]
     assert "embedded 0 of 115 texts" in said
