@@ -16,7 +16,6 @@ from recmind_dist.checkpoint.manifest import Manifest
 from recmind_dist.checkpoint.reader import Checkpoint, candidates, open_manifest
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import verify_manifest
 
 _SENTENCE_BYTES = 480
 
@@ -101,9 +100,7 @@ def _open_together(
     rounds = context.sum_uint64(max(map(len, shares)) if context.rank == 0 else 0)
     for i in range(rounds):
         try:
-            names = shares[context.rank][i : i + 1]
-            files = {name: checkpoint.manifest.files[name].model_dump() for name in names}
-            verify_manifest(path, {"files": files}, CheckpointError)
+            checkpoint.manifest.verify_files(path, shares[context.rank][i : i + 1])
         except CheckpointError as error:
             fault = str(error)
         if (found := _first_fault(fault, context)) is not None:

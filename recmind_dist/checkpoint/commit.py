@@ -87,7 +87,7 @@ def wait_for(
     """Returns when all `names` are in `path`.
 
     Args:
-        what: words the missing names
+        what: puts the missing names into words
     Raises:
         CheckpointError: the time is over, by `wait_s` or `closing`; or another rank gave the
             attempt up.
@@ -149,14 +149,14 @@ def take_back(path: Path, names: list[str]) -> None:
         log.warning("%s: not removed; other ranks may wait to their time-out: %s", path, error)
 
 
-def read_words(path: Path, world_size: int) -> list[dict[str, Any]]:
+def read_done(path: Path, world_size: int) -> list[dict[str, Any]]:
     """Rank 0: the `done` files of all ranks."""
     return [read_json(path / done_file(rank), CheckpointError) for rank in range(world_size)]
 
 
 def commit(
     path: Path,
-    words: list[dict[str, Any]],
+    shares: list[dict[str, Any]],
     num_rows: int,
     dense: dict[str, Any],
     info: dict[str, Any],
@@ -164,7 +164,7 @@ def commit(
     """Rank 0, when all shares are there: writes the manifest, then COMMIT.
 
     Args:
-        words: see `read_words`
+        shares: see `read_done`
         dense: size and sha256 of the dense file
         info: plain data for the reader
     Raises:
@@ -172,25 +172,25 @@ def commit(
             up.
     """
     try:
-        check_ranges([tuple(word["row_range"]) for word in words], num_rows)
+        check_ranges([tuple(share["row_range"]) for share in shares], num_rows)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}: ranks disagree on the partition") from error
-    for rank, word in enumerate(words):
-        if word["tensors"] != words[0]["tensors"]:
+    for rank, share in enumerate(shares):
+        if share["tensors"] != shares[0]["tensors"]:
             raise CheckpointError(
                 f"{path / rows_file(rank)}: other tensors than rank 0: ranks run different configs"
             )
     files = {
-        rows_file(rank): {key: word[key] for key in ("bytes", "sha256")}
-        for rank, word in enumerate(words)
+        rows_file(rank): {key: share[key] for key in ("bytes", "sha256")}
+        for rank, share in enumerate(shares)
     }
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
         "sequence": next_sequence(path.parent),
-        "world_size": len(words),
+        "world_size": len(shares),
         "num_rows": num_rows,
-        "row_ranges": [word["row_range"] for word in words],
+        "row_ranges": [share["row_range"] for share in shares],
         "files": {**files, DENSE: dense},
         "info": info,
     }
@@ -198,7 +198,7 @@ def commit(
     fsync_directory(path)
     faults.check("commit", 0, step_of(path.name) or 0)
     with moment_lock(path):
-        if not {*files, *map(done_file, range(len(words)))} <= set(os.listdir(path)):
+        if not {*files, *map(done_file, range(len(shares)))} <= set(os.listdir(path)):
             raise CheckpointError(f"{path}: {_GIVEN_UP}")
         write_commit(path)
 

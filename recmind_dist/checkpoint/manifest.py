@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
 from recmind_dist.config import Settings
 from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import read_json
+from recmind_dist.storage import read_json, verify_manifest
 
 KIND = "checkpoint"
 SCHEMA = 1
@@ -54,6 +55,12 @@ class Manifest(Settings):
             count = f"{len(expected)} of {self.world_size} ranks"
             raise ValueError(f"files are {names}, not the {count}")
         return self
+
+    def verify_files(self, path: Path, names: Iterable[str] | None = None) -> None:
+        """Hashes files of the checkpoint at `path`, by default all. Raises CheckpointError."""
+        chosen = self.files if names is None else names
+        files = {name: self.files[name].model_dump() for name in chosen}
+        verify_manifest(path, {"files": files}, CheckpointError)
 
 
 def check_ranges(ranges: list[tuple[int, int]], num_rows: int) -> None:

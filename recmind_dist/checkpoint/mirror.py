@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recmind_dist import faults
+from recmind_dist.causes import telling_line
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, step_of
 from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_commit
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import score_of
 from recmind_dist.errors import CheckpointError, ConfigError, StoreError
-from recmind_dist.storage import directory_lock, empty_directory, verify_manifest
+from recmind_dist.storage import directory_lock, empty_directory
 from recmind_dist.storage.atomic import PARTIAL
 from recmind_dist.storage.lock import NAME as LOCK
 from recmind_dist.storage.remote import Remote
@@ -126,10 +127,9 @@ class Mirror:
         try:
             return self._pull()
         except OSError as error:
-            first = (str(error).splitlines() or [""])[0][:300]
             raise CheckpointError(
-                f"{self.remote.uri}: what is there could not be brought here ({first}): run again "
-                "when storage and disk are well"
+                f"{self.remote.uri}: what is there could not be brought here "
+                f"({telling_line(str(error))}): run again when storage and disk are well"
             ) from error
 
     def _pull(self) -> list[str]:
@@ -175,8 +175,7 @@ class Mirror:
             manifest = self._read_commit(name, arriving)
             for file in manifest.files:
                 self._download(name, file, arriving)
-            files = {file: entry.model_dump() for file, entry in manifest.files.items()}
-            verify_manifest(arriving, {"files": files}, CheckpointError)
+            manifest.verify_files(arriving)
             if final.exists():
                 shutil.rmtree(final)  # never committed, or damaged
             arriving.rename(final)

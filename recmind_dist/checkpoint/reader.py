@@ -12,7 +12,6 @@ from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_co
 from recmind_dist.checkpoint.retention import score_of
 from recmind_dist.checkpoint.shards import read_rows, read_shard, shard_layout
 from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import verify_manifest
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +79,7 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     checkpoint = open_manifest(path)
     manifest = checkpoint.manifest
     if verify:
-        files = {name: entry.model_dump() for name, entry in manifest.files.items()}
-        verify_manifest(path, {"files": files}, CheckpointError)
+        manifest.verify_files(path)
     for rank, (start, stop) in enumerate(manifest.row_ranges):
         for name, (_, shape) in shard_layout(path / rows_file(rank)).items():
             if not shape or shape[0] != stop - start:

@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from recmind_dist import faults
+from recmind_dist.causes import telling_line
 from recmind_dist.checkpoint.commit import (
     Closing,
     commit,
-    read_words,
+    read_done,
     take_back,
     wait_for,
     write_done,
@@ -190,20 +191,20 @@ class Checkpointer:
         """Returns the name, and what kept the checkpoint from shared storage."""
         path = self.directory / attempt
         path.mkdir(parents=True, exist_ok=True)
-        words: list[dict[str, Any]] = []
+        shares: list[dict[str, Any]] = []
         try:
             (path / LOCK).touch()  # while there is room: on a full disk it is needed to free some
             not_mirrored = self._write_share(path, rows)
             # the copy is as large as the rank's shard: freed before the wait for other ranks
             rows.clear()
             if self.rank == 0 and dense is not None and info is not None:
-                words = self._commit(path, dense, info)
+                shares = self._commit(path, dense, info)
         except (CheckpointError, OSError):
             self._give_up(path)
             raise
         if self.rank == 0:
             self._prune(attempt)
-            not_mirrored = self._mirror_commit(path, words)
+            not_mirrored = self._mirror_commit(path, shares)
         else:
             wait_for(path, [COMMIT], WAIT_S, lambda _: "no COMMIT from rank 0", self._closing)
         return attempt, not_mirrored
@@ -238,13 +239,13 @@ class Checkpointer:
             return self._not_mirrored(path, error)
         return None
 
-    def _mirror_commit(self, path: Path, words: list[dict[str, Any]]) -> str | None:
+    def _mirror_commit(self, path: Path, shares: list[dict[str, Any]]) -> str | None:
         """Rank 0: uploads the commit if every share is uploaded. Returns the fault."""
         if self.mirror is None:
             return None
-        for word in words:
-            if word.get("not_mirrored"):
-                return str(word["not_mirrored"])
+        for share in shares:
+            if share.get("not_mirrored"):
+                return str(share["not_mirrored"])
         try:
             self.mirror.push(path, DENSE)
             self.mirror.push_commit(path)
@@ -254,8 +255,8 @@ class Checkpointer:
 
     def _not_mirrored(self, path: Path, error: OSError) -> str:
         assert self.mirror is not None
-        first = (str(error).splitlines() or [""])[0][:300]
-        return f"{path}: rank {self.rank} could not upload it to {self.mirror.remote.uri}: {first}"
+        uri, fault = self.mirror.remote.uri, telling_line(str(error))
+        return f"{path}: rank {self.rank} could not upload it to {uri}: {fault}"
 
     def _commit(
         self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]
@@ -270,9 +271,9 @@ class Checkpointer:
             lambda names: f"rank {', '.join(ranks[n] for n in names)} has not saved its rows",
             self._closing,
         )
-        words = read_words(path, self.world_size)
-        commit(path, words, self.num_rows, entry, info)
-        return words
+        shares = read_done(path, self.world_size)
+        commit(path, shares, self.num_rows, entry, info)
+        return shares
 
     def _prune(self, attempt: str) -> None:
         try:

@@ -14,7 +14,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from recmind_dist.causes import cause_of
+from recmind_dist.causes import cause_of, telling_line
 from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.graph.edge_rows import rows_directory
 from recmind_dist.launch.network import fault_of_network, fewest_nodes
@@ -71,7 +71,7 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
-        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        first = telling_line(str(error)).rstrip(".")
         raise ConfigError(
             f"{setting} {address}: no Ray cluster answers ({first}): {remedy}"
         ) from error
@@ -204,8 +204,7 @@ def _fault_of_node(answer: "ray.ObjectRef[Any]") -> str | None:
         return f"gave no answer within {_ANSWER_S:g} s: see its log, or remove it from the cluster"
     except ray.exceptions.TaskUnschedulableError as error:
         # a node that died a moment ago counts as alive for a while
-        first = (str(error).splitlines() or [""])[0][:200]
-        log.warning("a node left while it was checked: %s", first)
+        log.warning("a node left while it was checked: %s", telling_line(str(error)))
         return None
     except ray.exceptions.RayError as error:
         lines = (line.strip() for line in str(error).splitlines())

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from recmind_dist.causes import telling_line
 from recmind_dist.errors import RecmindError
 from recmind_dist.launch.network import fault_of_network
 
@@ -90,9 +91,8 @@ def _storage_fault(requirements: NodeRequirements, uri: str) -> str | None:
             return f"sees another storage at storage_uri {uri}: mount the same one on every node"
         remote.write(f"{name}-{uuid.uuid4().hex[:8]}", b"written")
     except (OSError, RecmindError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
         remedy = "give it the credentials and the network to reach it"
-        return f"cannot read and write storage_uri {uri} ({first}): {remedy}"
+        return f"cannot read and write storage_uri {uri} ({telling_line(str(error))}): {remedy}"
     return None
 
 

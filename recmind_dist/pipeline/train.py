@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recmind_dist.causes import telling_line
 from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.checkpoint.mirror import Mirror, open_mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
@@ -126,9 +127,9 @@ def _push_vectors(mirror: Mirror, path: Path) -> None:
     try:
         mirror.push_store(path)
     except OSError as error:
-        first = (str(error).splitlines() or [""])[0][:300]
         raise StoreError(
-            f"{path}: not uploaded to {mirror.remote.uri} ({first}): run again when it is well"
+            f"{path}: not uploaded to {mirror.remote.uri} ({telling_line(str(error))}): run again "
+            "when it is well"
         ) from error
 
 
