@@ -1,29 +1,25 @@
-"""Is this checkpoint of this run? Differences in config, graph or texts, said line by line."""
+"""Whether a checkpoint belongs to this run: differences in config, graph or texts, line by line."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_ABSENT = "absent"
+_ABSENT = object()
 
 
 def compare_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """One line for each value that differs, empty if none does.
+    """One line for each value that differs.
 
     Args:
-        saved: what the checkpoint was made from (config, graph key, text key, …), nested plain
-        data;
-        current: the same of the run that wants to go on.
+        saved: what the checkpoint was made from (config, graph key, text key, …), nested plain data
+        current: the same of the run that wants to go on
     """
     before, now = dict(_flat(saved)), dict(_flat(current))
-    keys = [*before, *(key for key in now if key not in before)]
-    return [
-        f"{key}: checkpoint {_shown(before, key)}, now {_shown(now, key)}"
-        for key in keys
-        if key not in before
-        or key not in now
-        or before[key] != now[key]
-        or type(before[key]) is not type(now[key])
-    ]
+    lines = []
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
+        if old != new or type(old) is not type(new):
+            lines.append(f"{key}: checkpoint {_format(old)}, now {_format(new)}")
+    return lines
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -41,8 +37,7 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    if key not in values:
-        return _ABSENT
-    value = values[key]
+def _format(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
     return repr(int(value) if isinstance(value, float) and value.is_integer() else value)[:120]

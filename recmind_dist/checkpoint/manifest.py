@@ -1,9 +1,8 @@
-"""manifest.json of a checkpoint: who saved which rows, every file's size and sha256, and the run's
-own `info`.
-"""
+"""manifest.json of a checkpoint: rows, sizes and sha256 of its files, and the run's `info`."""
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
 from recmind_dist.config import Settings
 from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import read_json
+from recmind_dist.storage import read_json, verify_manifest
 
 KIND = "checkpoint"
 SCHEMA = 1
@@ -20,28 +19,24 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class NewerSchemaError(CheckpointError):
-    """A newer program wrote this checkpoint: stepping back to an older one would lose its work, so
-    nobody does.
-    """
+    """A newer program wrote this checkpoint. To go on from an older one would lose its work."""
 
 
 class FileEntry(Settings):
-    """Size and hash of a file."""
-
     bytes: int = Field(ge=0, strict=True)
     sha256: str = Field(pattern=_SHA256.pattern, min_length=64, max_length=64)
 
 
 class Manifest(Settings):
-    """What a committed checkpoint holds. `row_ranges[r]` is the half-open range of table rows in
-    rank r's file.
+    """What a committed checkpoint holds. Rank r's file has the table rows `row_ranges[r]`,
+    half-open.
     """
 
     kind: Literal["checkpoint"]
     schema_version: int = Field(default=SCHEMA, alias="schema")
     sequence: int = Field(ge=1, strict=True)
-    """Grows by one with every commit in the directory: newest trusts no clock, and no step
-    (rollbacks repeat them).
+    """Grows by one with every commit: neither clocks nor steps (a rollback repeats them) tell the
+    newest.
     """
     world_size: int = Field(ge=1, strict=True)
     num_rows: int = Field(ge=0, strict=True)
@@ -56,11 +51,16 @@ class Manifest(Settings):
             raise ValueError(f"{len(self.row_ranges)} row ranges for {self.world_size} ranks")
         expected = {DENSE, *map(rows_file, range(self.world_size))}
         if set(self.files) != expected:
-            raise ValueError(
-                f"files are {sorted(self.files)[:9]}, not the {len(expected)} of "
-                f"{self.world_size} ranks"
-            )
+            names = sorted(self.files)[:9]
+            count = f"{len(expected)} of {self.world_size} ranks"
+            raise ValueError(f"files are {names}, not the {count}")
         return self
+
+    def verify_files(self, path: Path, names: Iterable[str] | None = None) -> None:
+        """Hashes files of the checkpoint at `path`, by default all. Raises CheckpointError."""
+        chosen = self.files if names is None else names
+        files = {name: self.files[name].model_dump() for name in chosen}
+        verify_manifest(path, {"files": files}, CheckpointError)
 
 
 def check_ranges(ranges: list[tuple[int, int]], num_rows: int) -> None:
@@ -75,10 +75,11 @@ def check_ranges(ranges: list[tuple[int, int]], num_rows: int) -> None:
 
 
 def read_commit(path: Path) -> Manifest:
-    """The manifest of a committed checkpoint directory; hashes nothing but the manifest.
+    """The manifest of a committed checkpoint directory; no other file is hashed.
 
     Raises:
-        NewerSchemaError: written by a newer program. CheckpointError: COMMIT or manifest damaged.
+        NewerSchemaError: a newer program wrote it.
+        CheckpointError: COMMIT or manifest is damaged.
     """
     for name in (COMMIT, MANIFEST):
         if (path / name).is_symlink() or not (path / name).is_file():
@@ -86,12 +87,13 @@ def read_commit(path: Path) -> Manifest:
                 f"{path / name}: missing or not a plain file: the checkpoint cannot be used"
             )
     try:
-        commit, data = (path / COMMIT).read_bytes()[:200], (path / MANIFEST).read_bytes()
+        commit = (path / COMMIT).read_bytes()[:200]
+        data = (path / MANIFEST).read_bytes()
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}): check the disk"
         ) from error
-    # before anything is read out of it: a flipped bit must not pass for a newer schema
+    # before parsing: a flipped bit must not pass for a newer schema
     if commit.strip().decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
         raise CheckpointError(
             f"{path / COMMIT}: does not match {MANIFEST}: the checkpoint is damaged"
@@ -104,9 +106,8 @@ def read_commit(path: Path) -> Manifest:
             "version that wrote it"
         )
     if schema != SCHEMA:
-        raise CheckpointError(
-            f"{path / MANIFEST}: schema version {schema!r}, this program reads {SCHEMA}"
-        )
+        versions = f"schema version {schema!r}, this program reads {SCHEMA}"
+        raise CheckpointError(f"{path / MANIFEST}: {versions}")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:

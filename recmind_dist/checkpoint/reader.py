@@ -1,6 +1,4 @@
-"""Finding and reading checkpoints: what verifies is used, what does not is named, nothing begins
-afresh in silence.
-"""
+"""Finds and reads checkpoints: uses one that verifies, names those that do not."""
 
 import logging
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_co
 from recmind_dist.checkpoint.retention import score_of
 from recmind_dist.checkpoint.shards import read_rows, read_shard, shard_layout
 from recmind_dist.errors import CheckpointError
-from recmind_dist.storage import verify_manifest
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +40,7 @@ class Checkpoint:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the run said of itself: phase, epoch, step, cursor, metrics, config, hashes."""
+        """What the run saved about itself: phase, epoch, step, cursor, metrics, config, hashes."""
         return self.manifest.info
 
     @property
@@ -53,25 +50,21 @@ class Checkpoint:
 
     @property
     def row_names(self) -> list[str]:
-        """Names of the tensors that are kept by row."""
+        """Names of the tensors stored by row."""
         return sorted(shard_layout(self.path / rows_file(0)))
 
     def dense(self) -> dict[str, Tensor]:
-        """All tensors that are not by row."""
+        """All tensors that are not stored by row."""
         return read_shard(self.path / DENSE)
 
     def rows(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Rows [start, stop) of every tensor kept by row, whoever saved them. Shapes: [stop -
-        start, …].
-        """
+        """Rows [start, stop) of every tensor stored by row. Shapes: [stop - start, …]."""
         if not 0 <= start <= stop <= self.num_rows:
             raise CheckpointError(
                 f"{self.path}: rows {start} to {stop} asked for, the table has {self.num_rows}"
             )
-        shards = [
-            (self.path / rows_file(rank), *span)
-            for rank, span in enumerate(self.manifest.row_ranges)
-        ]
+        ranges = enumerate(self.manifest.row_ranges)
+        shards = [(self.path / rows_file(rank), first, end) for rank, (first, end) in ranges]
         return read_rows(shards, start, stop)
 
 
@@ -79,15 +72,14 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     """Opens one checkpoint directory.
 
     Args:
-        verify: hash every file, too.
+        verify: whether to hash every file
     Raises:
-        CheckpointError: not committed, damaged, of a newer schema, or not a checkpoint at all.
+        CheckpointError: not a checkpoint, not committed, damaged, or of a newer schema.
     """
     checkpoint = open_manifest(path)
     manifest = checkpoint.manifest
-    files = {name: entry.model_dump() for name, entry in manifest.files.items()}
     if verify:
-        verify_manifest(path, {"files": files}, CheckpointError)
+        manifest.verify_files(path)
     for rank, (start, stop) in enumerate(manifest.row_ranges):
         for name, (_, shape) in shard_layout(path / rows_file(rank)).items():
             if not shape or shape[0] != stop - start:
@@ -99,9 +91,7 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
 
 
 def open_manifest(path: Path) -> Checkpoint:
-    """As `open_checkpoint`, without a look at the files that it names: they are checked as they are
-    read.
-    """
+    """As `open_checkpoint`, without its other files, which are checked when they are read."""
     if path.is_symlink() or not path.is_dir() or step_of(path.name) is None:
         raise CheckpointError(
             f"{path}: not a checkpoint directory: give one named step-<step>.<attempt>"
@@ -114,15 +104,15 @@ def open_manifest(path: Path) -> Checkpoint:
 
 
 def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -> Checkpoint | None:
-    """The checkpoint to go on from, None if none was ever committed.
+    """The checkpoint to go on from; None if none was ever committed.
 
     Args:
-        directory: a run's checkpoints/; which: "last", "best" (by info["score"]; the newest if none
-        has one), or a
-            name; verify: hash every file of the one that is returned.
+        directory: a run's checkpoints/
+        which: "last", "best" (by info["score"]; the newest if none has one), or a name
+        verify: whether to hash every file of the one that is returned
     Raises:
-        CheckpointError: checkpoints are there and none is good; or the named one is not; or one is
-        of a newer schema.
+        CheckpointError: there are checkpoints, none good; the named one is not good; or one is of a
+            newer schema.
     """
     directory = Path(directory)
     paths, faults = candidates(directory, which)
@@ -144,11 +134,12 @@ def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -
 
 
 def candidates(directory: Path, which: str) -> tuple[list[Path], list[CheckpointError]]:
-    """Checkpoints whose manifest can be read, the preferred first, and what is wrong with the
-    others. Hashes no data.
+    """Checkpoints with a readable manifest, preferred first, and the faults of others. Hashes no
+    data.
 
     Raises:
-        CheckpointError: `which` is no name; NewerSchemaError: a checkpoint is of a newer schema.
+        CheckpointError: `which` is no name.
+        NewerSchemaError: a checkpoint is of a newer schema.
     """
     if which not in ("last", "best"):
         if step_of(which) is None:
@@ -175,7 +166,7 @@ def _readable(directory: Path) -> tuple[list[CheckpointError], list[tuple[Path, 
             raise
         except CheckpointError as error:
             faults.append(error)
-            log.warning("%s; passing it over", error)
+            log.warning("%s; skipped", error)
     return faults, readable
 
 
@@ -187,8 +178,6 @@ def _by_preference(
         return newest
     scored = [found for found in newest if score_of(found[1].info) is not None]
     if newest and not scored:
-        log.warning(
-            "%s: no checkpoint has a score: the newest stands for the best", newest[0][0].parent
-        )
+        log.warning("%s: no checkpoint has a score: using the newest", newest[0][0].parent)
         return newest
     return sorted(scored, key=lambda found: score_of(found[1].info) or 0.0, reverse=True)

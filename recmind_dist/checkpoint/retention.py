@@ -1,6 +1,4 @@
-"""Which checkpoints stay, and how the others go: COMMIT first, so that a kill between leaves no
-half checkpoint.
-"""
+"""Which checkpoints stay. Others lose COMMIT first, so that a kill leaves no half checkpoint."""
 
 import logging
 import math
@@ -19,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def score_of(info: Mapping[str, Any]) -> float | None:
-    """The validation score in a checkpoint's info (higher is better), None if it has none."""
+    """The validation score in a checkpoint's info (higher is better); None if it has none."""
     score = info.get("score")
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
         return None
@@ -27,21 +25,18 @@ def score_of(info: Mapping[str, Any]) -> float | None:
 
 
 def kept(manifests: Mapping[Path, Manifest], keep_last: int, keep_best: int) -> set[Path]:
-    """The paths to keep: newest by sequence, and best by score (of equal scores the newer)."""
+    """The paths to keep: the newest by sequence, and the best by score, of equal ones the newer."""
     newest = sorted(manifests, key=lambda path: manifests[path].sequence, reverse=True)
-    scores = {
-        path: score for path in newest if (score := score_of(manifests[path].info)) is not None
-    }
-    best = sorted(scores, key=lambda path: scores[path], reverse=True)
+    scored = [path for path in newest if score_of(manifests[path].info) is not None]
+    best = sorted(scored, key=lambda path: score_of(manifests[path].info) or 0.0, reverse=True)
     return {*newest[: max(keep_last, 1)], *best[:keep_best]}
 
 
 def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> None:
-    """Rank 0, just after `committed` came to be: deletes what retention does not keep.
+    """Rank 0, just after the commit of `committed`: deletes what retention does not keep.
 
-    Directories without COMMIT go too, if their step is not past that of `committed`: later ones may
-    be shares that another rank writes at this moment. Damaged checkpoints stay, for people to look
-    at.
+    Directories without COMMIT go too, up to the step of `committed`: other ranks may be writing
+    later ones. Damaged checkpoints stay for inspection.
     """
     manifests: dict[Path, Manifest] = {}
     for path in attempt_directories(directory):
@@ -55,16 +50,13 @@ def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> No
             manifests[path] = read_commit(path)
         except CheckpointError as error:
             log.warning("%s", error)
-    # the one just committed is the only one whose bytes were hashed a moment ago: it stays,
-    # whatever the others say
+    # the one just committed stays: only its bytes were hashed a moment ago
     for path in set(manifests) - kept(manifests, keep_last, keep_best) - {directory / committed}:
         remove(path)
 
 
 def remove(path: Path) -> None:
-    """Deletes a checkpoint: from the unlinking of COMMIT on it does not exist for a reader. A link
-    goes, not its target.
-    """
+    """Deletes a checkpoint, COMMIT first. Of a symbolic link only the link."""
     if path.is_symlink() or path.is_file():
         path.unlink()
         return
@@ -74,9 +66,7 @@ def remove(path: Path) -> None:
 
 
 def remove_uncommitted(path: Path) -> None:
-    """Deletes a dead attempt, unless COMMIT came meanwhile: a worker of the start before may have
-    been about to make it.
-    """
+    """Deletes a dead attempt, unless a worker of the start before has just committed it."""
     if path.is_dir():
         with moment_lock(path):
             if (path / COMMIT).exists():

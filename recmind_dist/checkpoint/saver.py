@@ -1,6 +1,4 @@
-"""`Checkpointer`: copies a rank's state to host memory, writes it behind training's back, tells
-what was committed.
-"""
+"""`Checkpointer`: copies a rank's state to host memory, and writes it while training goes on."""
 
 import json
 import logging
@@ -13,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from recmind_dist import faults
+from recmind_dist.causes import telling_line
 from recmind_dist.checkpoint.commit import (
     Closing,
     commit,
-    read_words,
+    read_done,
     take_back,
     wait_for,
     write_done,
@@ -34,27 +33,22 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 """Saves in a row that may fail (full disk, lost rank) before training stops."""
 WAIT_S = 600.0
-"""Seconds a save waits for the other ranks' shares, their upload to storage_uri included, before it
-counts as failed.
-"""
-
-# How long an aborted run waits for the other ranks' shares once its own is there. Shares are alike,
-# so those of ranks that live
-# are there soon after; a rank that died writes no more.
-CLOSING_WAIT_S, LOST_WAIT_S = 30.0, 5.0
+"""Seconds that a save waits for the other ranks' shares and their upload before it fails."""
+# how long an aborted run waits for other ranks' shares once its own is there: those of live ranks
+# follow soon, and a lost rank writes none
+CLOSING_WAIT_S = 30.0
+LOST_WAIT_S = 5.0
 
 
 class Checkpointer:
-    """Saves one rank's share of the run. Every rank has one, and calls `save` and `wait` at the
-    same steps.
+    """Saves one rank's share of the run. Every rank has one, and saves at the same steps.
 
     Args:
-        directory: the run's checkpoints/, on storage that all ranks share; rank, world_size: this
-        worker's;
-        row_range: half-open range of table rows this rank owns; num_rows: rows of the whole table;
-        mirror: shared storage to which what is saved goes too. Where it fails, the checkpoint is
-        made here all the same, and
-            the save counts as failed.
+        directory: the run's checkpoints/, on storage that all ranks share
+        row_range: half-open range of this rank's table rows
+        num_rows: rows of the whole table
+        mirror: shared storage for uploads. Where an upload fails, the checkpoint stands here, and
+            the save counts as failed
     """
 
     def __init__(
@@ -87,29 +81,28 @@ class Checkpointer:
         dense: dict[str, Tensor] | None,
         info: dict[str, Any] | None,
     ) -> None:
-        """Starts a save, after the former one has ended. Returns when the copies are taken.
+        """Starts a save, after the one before has ended. Returns when the copies are taken.
 
         Args:
-            attempt: `attempt_name(step, id)`, equal on all ranks and never used before;
-            rows: name → [local rows, …], this rank's range; dense, info: rank 0's, None elsewhere.
-            info is plain JSON
-                data without NaN; info["score"] (higher is better) decides what is kept as best.
+            attempt: `attempt_name(step, id)`, the same on all ranks and never used before
+            rows: name → [local rows, …]
+            dense: tensors that are not stored by row; None except on rank 0
+            info: plain JSON data without NaN; None except on rank 0. info["score"] (higher is
+                better) decides which checkpoints are kept as best
         Raises:
-            CheckpointError: MAX_FAILURES saves in a row have failed; or the arguments cannot be
-            saved.
+            CheckpointError: MAX_FAILURES saves in a row have failed, or the arguments cannot be
+                saved.
         """
         self._collect()
         self._check(attempt, rows, dense, info)
-        host_rows = {name: _copied(tensor) for name, tensor in rows.items()}
-        host_dense = (
-            None if dense is None else {name: _copied(tensor) for name, tensor in dense.items()}
-        )
+        host_rows = _to_host(rows)
+        host_dense = None if dense is None else _to_host(dense)
         frozen = None if info is None else json.loads(_json(attempt, info))
         self._pending = self._writer.submit(self._write, attempt, host_rows, host_dense, frozen)
 
     def wait(self) -> list[str]:
-        """Waits for the save under way. Returns the names committed since the last call, the same
-        on every rank.
+        """Waits for the current save. Returns the names committed since the last call, the same on
+        every rank.
 
         Raises:
             CheckpointError: MAX_FAILURES saves in a row have failed.
@@ -119,11 +112,10 @@ class Checkpointer:
         return names
 
     def close(self, patience_s: float | None = None) -> None:
-        """Ends the thread, after the save under way.
+        """Ends the thread, after the current save.
 
         Args:
-            patience_s: the run was aborted: other ranks get so many seconds for their shares once
-            this rank's is there.
+            patience_s: of an aborted run: seconds for other ranks' shares once this rank's is there
         """
         if patience_s is not None:
             self._closing.begin(patience_s)
@@ -156,21 +148,15 @@ class Checkpointer:
         if step_of(attempt) is None:
             raise CheckpointError(f"attempt {attempt!r}: make it with attempt_name(step, id)")
         if self.rank == 0 and (dense is None or info is None):
-            raise CheckpointError(
-                f"{attempt}: rank 0 saves dense tensors and info: give both, empty if need be"
-            )
+            raise CheckpointError(f"{attempt}: rank 0 saves dense tensors and info: give both")
         expected = self.row_range[1] - self.row_range[0]
         for name, tensor in rows.items():
             if tensor.ndim == 0 or tensor.shape[0] != expected:
-                shape = list(tensor.shape)
-                raise CheckpointError(
-                    f"{attempt}: {name} has shape {shape}, this rank owns {expected} rows"
-                )
+                shapes = f"{name} has shape {list(tensor.shape)}, this rank owns {expected} rows"
+                raise CheckpointError(f"{attempt}: {shapes}")
 
     def _collect(self) -> None:
-        """Takes in the outcome of the save under way; failures of disk and peers are counted,
-        defects are raised.
-        """
+        """The outcome of the current save. Counts failures of disk and ranks; raises defects."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -187,12 +173,13 @@ class Checkpointer:
 
     def _count_failure(self, error: CheckpointError | OSError) -> None:
         self._failures_in_a_row += 1
-        count, limit = self._failures_in_a_row, MAX_FAILURES
-        log.warning("checkpoint not saved (failure %d of %d in a row): %s", count, limit, error)
-        if count >= limit and not self._closing.begun():
-            raise CheckpointError(
-                f"{count} checkpoints in a row could not be saved: {error}"
-            ) from error
+        count = self._failures_in_a_row
+        log.warning(
+            "checkpoint not saved (failure %d of %d in a row): %s", count, MAX_FAILURES, error
+        )
+        if count >= MAX_FAILURES and not self._closing.begun():
+            sentence = f"{count} checkpoints in a row could not be saved: {error}"
+            raise CheckpointError(sentence) from error
 
     def _write(
         self,
@@ -204,48 +191,43 @@ class Checkpointer:
         """Returns the name, and what kept the checkpoint from shared storage."""
         path = self.directory / attempt
         path.mkdir(parents=True, exist_ok=True)
-        words: list[dict[str, Any]] = []
+        shares: list[dict[str, Any]] = []
         try:
             (path / LOCK).touch()  # while there is room: on a full disk it is needed to free some
             not_mirrored = self._write_share(path, rows)
-            # the copy is as large as the rank's table: freed before the wait for other ranks
+            # the copy is as large as the rank's shard: freed before the wait for other ranks
             rows.clear()
             if self.rank == 0 and dense is not None and info is not None:
-                words = self._commit(path, dense, info)
+                shares = self._commit(path, dense, info)
         except (CheckpointError, OSError):
             self._give_up(path)
             raise
         if self.rank == 0:
             self._prune(attempt)
-            not_mirrored = self._mirror_commit(path, words)
+            not_mirrored = self._mirror_commit(path, shares)
         else:
             wait_for(path, [COMMIT], WAIT_S, lambda _: "no COMMIT from rank 0", self._closing)
         return attempt, not_mirrored
 
     def _give_up(self, path: Path) -> None:
-        """Frees the disk and tells the other ranks, unless the checkpoint was committed after all."""
+        """Frees the disk and notifies the other ranks, unless the checkpoint was committed."""
         if self.world_size > 1:
-            # its word first: a kill in between must not leave a word without rows
-            take_back(
-                path,
-                [done_file(self.rank), rows_file(self.rank), *([DENSE] if self.rank == 0 else [])],
-            )
+            # `done` first: a kill in between must not leave it without rows
+            names = [done_file(self.rank), rows_file(self.rank)]
+            take_back(path, [*names, DENSE] if self.rank == 0 else names)
         elif not (path / COMMIT).exists():
             shutil.rmtree(path, ignore_errors=True)
 
     def _write_share(self, path: Path, rows: dict[str, Tensor]) -> str | None:
-        """Rows, durable here and, if need be, on shared storage, then this rank's word. Returns
-        what failed of the latter.
-        """
+        """Writes rows, uploads them, declares them durable. Returns the fault of the upload."""
         faults.check("shard", self.rank, step_of(path.name) or 0)
         entry = write_shard(path / rows_file(self.rank), rows)
         layout = shard_layout(path / rows_file(self.rank))
         one_row = {name: [dtype, shape[1:]] for name, (dtype, shape) in sorted(layout.items())}
         not_mirrored = self._push(path, rows_file(self.rank))
         faults.check("share", self.rank, step_of(path.name) or 0)
-        write_done(
-            path, self.rank, self.row_range, {**entry, "not_mirrored": not_mirrored}, one_row
-        )
+        entry["not_mirrored"] = not_mirrored
+        write_done(path, self.rank, self.row_range, entry, one_row)
         return not_mirrored
 
     def _push(self, path: Path, name: str) -> str | None:
@@ -257,16 +239,13 @@ class Checkpointer:
             return self._not_mirrored(path, error)
         return None
 
-    def _mirror_commit(self, path: Path, words: list[dict[str, Any]]) -> str | None:
-        """Rank 0: makes the checkpoint exist on shared storage too, if every share is there."""
+    def _mirror_commit(self, path: Path, shares: list[dict[str, Any]]) -> str | None:
+        """Rank 0: uploads the commit if every share is uploaded. Returns the fault."""
         if self.mirror is None:
             return None
-        if (
-            fault := next(
-                (word["not_mirrored"] for word in words if word.get("not_mirrored")), None
-            )
-        ) is not None:
-            return str(fault)
+        for share in shares:
+            if share.get("not_mirrored"):
+                return str(share["not_mirrored"])
         try:
             self.mirror.push(path, DENSE)
             self.mirror.push_commit(path)
@@ -276,27 +255,25 @@ class Checkpointer:
 
     def _not_mirrored(self, path: Path, error: OSError) -> str:
         assert self.mirror is not None
-        first = (str(error).splitlines() or [""])[0][:300]
-        return f"{path}: rank {self.rank} could not bring it to {self.mirror.remote.uri}: {first}"
+        uri, fault = self.mirror.remote.uri, telling_line(str(error))
+        return f"{path}: rank {self.rank} could not upload it to {uri}: {fault}"
 
     def _commit(
         self, path: Path, dense: dict[str, Tensor], info: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        """Rank 0. Returns what the ranks said of their shares."""
+        """Rank 0: commits when all shares are there. Returns the `done` files."""
         entry = write_shard(path / DENSE, dense)
-        ranks = {done_file(rank): rank for rank in range(self.world_size)}
+        ranks = {done_file(rank): str(rank) for rank in range(self.world_size)}
         wait_for(
             path,
             list(ranks),
             WAIT_S,
-            lambda missing: (
-                f"rank {', '.join(str(ranks[name]) for name in missing)} has not saved its rows"
-            ),
+            lambda names: f"rank {', '.join(ranks[n] for n in names)} has not saved its rows",
             self._closing,
         )
-        words = read_words(path, self.world_size)
-        commit(path, words, self.num_rows, entry, info)
-        return words
+        shares = read_done(path, self.world_size)
+        commit(path, shares, self.num_rows, entry, info)
+        return shares
 
     def _prune(self, attempt: str) -> None:
         try:
@@ -305,14 +282,15 @@ class Checkpointer:
             log.warning("old checkpoints not removed: %s", error)
 
 
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _to_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
 
 
 def _json(attempt: str, info: dict[str, Any]) -> str:
     try:
         return json.dumps(info, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{attempt}: info is not plain JSON ({error}): convert it, leave out NaN"
-        ) from error
+        sentence = f"{attempt}: info is not plain JSON ({error}): convert it, leave out NaN"
+        raise CheckpointError(sentence) from error

@@ -1,6 +1,4 @@
-"""One safetensors file: written durably with its hash, read by name or by range of rows. Nothing
-here can run code.
-"""
+"""One safetensors file: written durably with its hash, read by name or rows. Cannot run code."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ def write_shard(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Writes host tensors to a new file, fsynced. Returns {"bytes", "sha256"}.
 
     Raises:
-        CheckpointError: the file exists (an attempt's name was used twice) or the disk refuses it.
+        CheckpointError: the file exists (an attempt's name was used twice), or the disk refuses it.
     """
     if path.exists():
         raise CheckpointError(
@@ -40,9 +38,7 @@ def write_shard(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[Any]:
-    """A safetensors handle. Raises CheckpointError for a link, or for anything that is no
-    safetensors file.
-    """
+    """A safetensors handle. Raises CheckpointError for a link or another kind of file."""
     if path.is_symlink() or not path.is_file():
         raise CheckpointError(f"{path}: missing or not a plain file: the checkpoint cannot be used")
     try:
@@ -56,31 +52,31 @@ def open_shard(path: Path) -> Iterator[Any]:
 
 
 def read_shard(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file."""
     with open_shard(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}
 
 
 def shard_layout(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """dtype and shape of every tensor, from the header alone."""
+    """dtype and shape of every tensor, from the header."""
     with open_shard(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
 
 
 def read_rows(shards: list[tuple[Path, int, int]], start: int, stop: int) -> dict[str, Tensor]:
-    """Rows [start, stop) of every tensor, gathered from the files whose ranges meet it.
+    """Rows [start, stop) of every tensor, from the files that hold them. Shapes: [stop - start,
+    ...].
 
     Args:
-        shards: (file, first row, end row) in the order of rows, without gaps.
-    Shapes: each tensor [stop - start, ...]. Only the rows asked for are read, each file opened
-    once.
+        shards: (file, first row, end row) in row order, without gaps
     Raises:
-        CheckpointError: a file is no safetensors file, or has other rows than it should.
+        CheckpointError: not a safetensors file, or not the rows that it should have.
     """
-    meeting = [shard for shard in shards if shard[1] < stop and shard[2] > start] or shards[:1]
+    overlapping = [shard for shard in shards if shard[1] < stop and shard[2] > start]
+    overlapping = overlapping or shards[:1]  # for dtypes and shapes
     out: dict[str, Tensor] = {}
-    for path, first, end in meeting:
+    for path, first, end in overlapping:
         with open_shard(path) as file:
             for name in file.keys():  # noqa: SIM118
                 low, high = max(start, first), min(stop, end)

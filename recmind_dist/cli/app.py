@@ -1,4 +1,4 @@
-"""The program and its main commands. An error a person can mend is one sentence and an exit code."""
+"""The program and its main commands. An error for users is a sentence and an exit code."""
 
 import os
 import sys
@@ -22,8 +22,7 @@ app = typer.Typer(
     help="Trains RecMind: a language model and a gated LightGCN, on one machine or a Ray cluster.",
 )
 
-# the base of whatever is wrong with a command line: typer has a click of its own, and exports of it
-# only what derives from this
+# base of all errors of a command line: typer has its own copy of click, and does not export it
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 Config = Annotated[Path, typer.Argument(help="YAML file; see configs/", show_default=False)]
@@ -34,7 +33,7 @@ Run = Annotated[Path, typer.Argument(help="a run directory", show_default=False)
 Resume = Annotated[
     str,
     typer.Option(
-        help="auto: go on where the run stands; must: fail if there is nothing; never: start over"
+        help="auto: go on from the last checkpoint; must: fail without one; never: start over"
     ),
 ]
 Mismatch = Annotated[
@@ -50,25 +49,23 @@ def run(
     resume: Resume = "auto",
     allow_mismatch: Mismatch = False,
 ) -> None:
-    """All stages: fetch, prepare, embed, train, evaluate; then the variants to compare with. Skips
-    what is done.
+    """Fetches, prepares, embeds, trains, evaluates; then the variants to compare. Skips what is
+    done.
     """
     from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.report import comparison_table, print_table, strata_table
 
     _check_resume(resume)
-    main_config = _load(config, overrides)
-    others = [
-        _load(config, [*(overrides or []), *main_config.overrides_beside(v)], v)
-        for v in main_config.compare
-    ]
+    first = _load(config, overrides)
+    configs = [first]
+    for variant in first.compare:
+        words = [*(overrides or []), *first.overrides_beside(variant)]
+        configs.append(_load(config, words, variant))
     results: dict[str, Any] = {}
-    for one in (main_config, *others):
+    for one in configs:
         say(f"variant {one.variant}: in {one.run_dir}")
         results[one.variant] = Pipeline(one, say).run(resume, allow_mismatch)
-    title = (
-        f"{main_config.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
-    )
+    title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
     print_table(comparison_table(results, title=title))
     print_table(strata_table(results))
 
@@ -79,10 +76,8 @@ def validate(config: Config, overrides: Overrides = None) -> None:
     checked = _load(config, overrides)
     for variant in checked.compare:
         _load(config, overrides, variant)
-    say(
-        f"{config}: valid: {checked.variant} on {checked.dataset.name}, run directory "
-        f"{checked.run_dir}"
-    )
+    variant, data = checked.variant, checked.dataset.name
+    say(f"{config}: valid: {variant} on {data}, run directory {checked.run_dir}")
 
 
 @app.command()
@@ -106,9 +101,7 @@ def synth(
         typer.Argument(help="num_users=…, num_edges=…, seed=…", show_default=False),
     ] = None,
 ) -> None:
-    """Makes a synthetic data set: a power-law graph with planted communities that its texts tell
-    of.
-    """
+    """Makes a synthetic data set: a power-law graph with communities, and texts on them."""
     from recmind_dist.config import resolve_settings
     from recmind_dist.config.yaml import Document
     from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
@@ -119,16 +112,16 @@ def synth(
 
 @app.command()
 def prepare(config: Config, overrides: Overrides = None) -> None:
-    """Fetches, ingests, splits and partitions; says how good the partition is."""
-    say(_trainer(config, overrides).report_partition())
+    """Fetches, ingests, splits and partitions; prints how good the partition is."""
+    say(_pipeline(config, overrides).report_partition())
 
 
 @app.command()
 def embed(config: Config, overrides: Overrides = None) -> None:
-    """Turns all texts into vectors; a second run embeds nothing, a changed text only its shard."""
-    trainer = _trainer(config, overrides)
-    if trainer.embed() is None:
-        say(f"variant {trainer.config.variant} uses no text: nothing to embed")
+    """Turns all texts into vectors; a second run embeds only shards whose texts have changed."""
+    pipeline = _pipeline(config, overrides)
+    if pipeline.embed() is None:
+        say(f"variant {pipeline.config.variant} uses no text: nothing to embed")
 
 
 @app.command()
@@ -138,14 +131,14 @@ def train(
     resume: Resume = "auto",
     allow_mismatch: Mismatch = False,
 ) -> None:
-    """Trains to the end of the joint phase, going on from the last checkpoint."""
+    """Trains to the end of the joint phase, from the last checkpoint."""
     _check_resume(resume)
-    trainer = _trainer(config, overrides)
-    if not trainer.config.trains:
-        say(f"variant {trainer.config.variant} has nothing to train")
+    pipeline = _pipeline(config, overrides)
+    if not pipeline.config.trains:
+        say(f"variant {pipeline.config.variant} has nothing to train")
         return
-    trainer.fit(resume, allow_mismatch)
-    say(f"trained: at {trainer.config.run_dir}")
+    pipeline.fit(resume, allow_mismatch)
+    say(f"trained: at {pipeline.config.run_dir}")
 
 
 @app.command()
@@ -154,9 +147,9 @@ def evaluate(run_dir: Run) -> None:
     from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.report import comparison_table, print_table, strata_table
 
-    trainer = Pipeline.of_run(run_dir, say)
-    results: dict[str, Any] = {trainer.config.variant: trainer.evaluate()}
-    print_table(comparison_table(results, title=trainer.config.dataset.name))
+    pipeline = Pipeline.of_run(run_dir, say)
+    results: dict[str, Any] = {pipeline.config.variant: pipeline.evaluate()}
+    print_table(comparison_table(results, title=pipeline.config.dataset.name))
     print_table(strata_table(results))
 
 
@@ -166,16 +159,15 @@ def recommend(
     user: Annotated[str, typer.Option(help="external user id")],
     k: Annotated[int, typer.Option(min=1, help="items")] = 10,
 ) -> None:
-    """Prints the best items that a user has not had."""
+    """Prints the best items that a user has not seen."""
     from recmind_dist.recommend.recommender import load
     from recmind_dist.report.printable import printable
 
     recommender = load(run_dir)
     say(f"for user {printable(user)}:")
-    for place, item in enumerate(recommender.recommend(user, k), 1):
-        say(
-            f"{place:3d}  {item.score:9.4f}  {printable(item.item_id):>10}  {printable(item.title)}"
-        )
+    for rank, item in enumerate(recommender.recommend(user, k), 1):
+        item_id, title = printable(item.item_id), printable(item.title)
+        say(f"{rank:3d}  {item.score:9.4f}  {item_id:>10}  {title}")
 
 
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":
@@ -184,7 +176,7 @@ def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -
     return load_run_config(path, overrides, variant)
 
 
-def _trainer(path: Path, overrides: list[str] | None) -> "Pipeline":
+def _pipeline(path: Path, overrides: list[str] | None) -> "Pipeline":
     from recmind_dist.pipeline.run import Pipeline
 
     return Pipeline(_load(path, overrides), say)
@@ -196,18 +188,18 @@ def _check_resume(resume: str) -> None:
 
 
 def say(line: str) -> None:
-    """Prints a line, with control characters of whatever file it quotes escaped."""
+    """Prints a line; control characters of quoted files are escaped."""
     from recmind_dist.report.printable import printable_lines
 
     print(printable_lines(line), flush=True)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Entry point. Errors become one line and an exit code; RECMIND_TRACEBACK=1 shows where they
-    arose.
+    """Entry point. Errors become one line and an exit code; RECMIND_TRACEBACK=1 shows the
+    traceback.
 
     Args:
-        words: the command line; None: sys.argv's.
+        words: the command line; None: from sys.argv
     """
     try:
         app(words, standalone_mode=False)
@@ -215,10 +207,7 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(130)
-    except (
-        KeyboardInterrupt,
-        SystemExit,
-    ) as stop:  # Ray turns Ctrl-C and SIGTERM into exits of its own
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns both signals into SystemExit
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(143 if getattr(stop, "code", None) == SIGTERM else 130)
     except Exception as error:
@@ -228,9 +217,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Prints the sentence for an error and returns the exit code. What is no user's error keeps its
-    traceback.
-    """
+    """Prints the sentence of an error and returns the exit code; raises other errors again."""
     from recmind_dist.report.printable import printable_lines
 
     if isinstance(error, RecmindError):
@@ -240,7 +227,8 @@ def _explain(error: Exception) -> int:
         error.show()
         return int(error.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
-        sentence = f"error: {error.filename}: {error.strerror}: free space or check permissions, then run again"
+        remedy = "free space or check permissions, then run again"
+        sentence = f"error: {error.filename}: {error.strerror}: {remedy}"
         print(printable_lines(sentence), file=sys.stderr)
         return 4
     raise error

@@ -1,4 +1,4 @@
-"""`recmind cache`: what text vectors a cache holds; which of them go is said by name."""
+"""`recmind cache`: lists the text stores of a cache, and removes those that are named."""
 
 from datetime import datetime
 from pathlib import Path
@@ -18,27 +18,24 @@ app.add_typer(cache, name="cache")
 def list_(
     cache_dir: Annotated[Path, typer.Argument(help="a run's cache_dir")] = Path("cache"),
 ) -> None:
-    """Lists the text stores of a cache, newest first: rows, finished shards, size, when last
-    written.
-    """
+    """Lists the text stores of a cache, newest first: rows, finished shards, size, last write."""
     from recmind_dist.text.cache import list_stores
 
-    found = list_stores(cache_dir)
-    for one in found:
-        day = datetime.fromtimestamp(one.written).isoformat(" ", "minutes")
-        shards = one.fault or f"{one.num_rows} rows, {one.num_done} of {one.num_shards} shards"
-        say(f"{one.path}  {shards}, {one.num_bytes / 1e6:.1f} MB, {day}")
-    say(
-        f"{cache_dir}: {len(found)} text stores, {sum(one.num_bytes for one in found) / 1e6:.1f} MB"
-    )
+    stores = list_stores(cache_dir)
+    for store in stores:
+        day = datetime.fromtimestamp(store.written).isoformat(" ", "minutes")
+        shards = f"{store.num_rows} rows, {store.num_done} of {store.num_shards} shards"
+        say(f"{store.path}  {store.fault or shards}, {store.num_bytes / 1e6:.1f} MB, {day}")
+    total = sum(store.num_bytes for store in stores)
+    say(f"{cache_dir}: {len(stores)} text stores, {total / 1e6:.1f} MB")
 
 
 @cache.command()
 def clean(
     stores: Annotated[list[Path], typer.Argument(help="text stores to remove", show_default=False)],
 ) -> None:
-    """Removes the text stores that you name. A run that needs one cannot go on or be evaluated
-    before it embeds again.
+    """Removes text stores. A run cannot go on or be evaluated without its store before it embeds
+    again.
 
     The inputs.json of a run names its store.
     """

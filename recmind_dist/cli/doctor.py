@@ -1,4 +1,4 @@
-"""`recmind doctor`: is a run what it says it is, and what can be done where it is not."""
+"""`recmind doctor`: examines a run, and repairs it."""
 
 from typing import Annotated
 
@@ -15,9 +15,7 @@ def doctor(
         bool, typer.Option("--repair", help="mend what can be mended, then examine again")
     ] = False,
 ) -> None:
-    """Verifies every file of a run and the stores it was made from; exit code 2 if something is
-    damaged.
-    """
+    """Verifies every file of a run and of its inputs; exit code 2 if something is damaged."""
     from recmind_dist.doctor.examine import examine
     from recmind_dist.doctor.repair import repair as mend
 
@@ -30,12 +28,9 @@ def doctor(
         say(f"DAMAGED  {finding.part}: {finding.fault}")
         say(f"         {finding.remedy}")
     if found.findings:
-        remedy = (
-            "what is left needs the remedy named above"
-            if repair
-            else f"run `recmind doctor {run_dir} --repair`"
-        )
-        raise StoreError(
-            f"{run_dir}: {len(found.findings)} parts damaged, {len(found.sound)} good: {remedy}"
-        )
+        counts = f"{len(found.findings)} parts damaged, {len(found.sound)} good"
+        remedy = f"run `recmind doctor {run_dir} --repair`"
+        if repair:
+            remedy = "what is left needs the remedy named above"
+        raise StoreError(f"{run_dir}: {counts}: {remedy}")
     say(f"{run_dir}: all {len(found.sound)} parts are good")

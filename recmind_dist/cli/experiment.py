@@ -1,6 +1,4 @@
-"""`recmind experiment`: the paper's experiments, each a study over variants and seeds with a table
-and a figure.
-"""
+"""`recmind experiment`: the paper's experiments, each with a table and a figure."""
 
 from typing import Annotated, Literal
 
@@ -23,7 +21,7 @@ def experiment(
     ] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, each a process")] = 2,
 ) -> None:
-    """Tests a claim of the paper: trains, compares, writes table.md, table.json, figure.png to
+    """Tests a claim of the paper; writes table.md, table.json, figure.png to
     <run_dir>/experiment-NAME.
 
     The language model stays frozen unless text.lora is given as an override.

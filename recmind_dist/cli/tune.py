@@ -12,20 +12,16 @@ from recmind_dist.cli.app import Config, Overrides, app, say
 def tune(
     config: Config,
     overrides: Overrides = None,
-    trials: Annotated[
-        int, typer.Option(min=1, help="budget in all, trials of earlier calls included")
-    ] = 20,
-    seed: Annotated[
-        int, typer.Option(min=0, help="of the search, and of training in every trial")
-    ] = 0,
+    trials: Annotated[int, typer.Option(min=1, help="in all, with trials of earlier calls")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="of the search and of all training")] = 0,
     space: Annotated[
         Path | None, typer.Option(help="what to vary; else spaces/<variant>.yaml beside CONFIG")
     ] = None,
 ) -> None:
-    """Searches for the settings that validate best; writes trials.jsonl, trials.md and best.yaml to
+    """Searches for the settings that validate best; writes trials.jsonl, trials.md, best.yaml to
     run_dir.
 
-    The same command goes on after a stop. `recmind run <run_dir>/best.yaml` takes the outcome.
+    The same command goes on after a stop. `recmind run <run_dir>/best.yaml` uses the outcome.
     """
     from recmind_dist.experiments.tuning import tune as search
 

@@ -1,6 +1,4 @@
-"""Every checkpoint of a run, read in full: which are good, which are damaged, which never came to
-be.
-"""
+"""Reads every checkpoint of a run in full: which are good, damaged, or unfinished."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,50 +11,43 @@ from recmind_dist.errors import CheckpointError
 
 @dataclass(frozen=True)
 class CheckpointFault:
-    """A checkpoint that cannot be used; `sentence` names the file.
-
-    `damaged`: its bytes are not what was written. What a newer program wrote, or the disk will not
-    give, may be whole.
-    """
+    """A checkpoint that cannot be used; `sentence` names the file."""
 
     path: Path
     sentence: str
     damaged: bool = True
+    """False if it may be whole: a newer program wrote it, or the disk fails."""
 
 
 @dataclass(frozen=True)
 class CheckpointAudit:
-    """`good`: newest first; `unfinished`: directories without COMMIT, which exist for no reader."""
+    """The checkpoints of a run."""
 
     good: list[Checkpoint]
+    """Newest first."""
     faults: list[CheckpointFault]
     unfinished: list[Path]
+    """Directories without COMMIT, which readers ignore."""
 
 
 def audit_checkpoints(directory: Path) -> CheckpointAudit:
-    """Hashes every file of every checkpoint in `directory` but those that nobody reads once COMMIT
-    stands.
+    """Hashes every file that a reader of these checkpoints would read.
 
     Raises:
         CheckpointError: `directory` is there and is no directory.
     """
     good, faults, unfinished = [], [], []
     for path in attempt_directories(directory):
-        if (
-            not path.is_symlink()
-            and path.is_dir()
-            and not (path / COMMIT).is_symlink()
-            and not (path / COMMIT).exists()
-        ):
+        commit = path / COMMIT
+        has_commit = commit.is_symlink() or commit.exists()
+        if path.is_dir() and not path.is_symlink() and not has_commit:
             unfinished.append(path)
             continue
         try:
             good.append(open_checkpoint(path))
         except (CheckpointError, OSError) as error:
-            whole = isinstance(error, (NewerSchemaError, OSError)) or isinstance(
-                error.__cause__, OSError
-            )
-            faults.append(CheckpointFault(path, str(error), damaged=not whole))
-    return CheckpointAudit(
-        sorted(good, key=lambda one: one.manifest.sequence, reverse=True), faults, unfinished
-    )
+            causes = (error, error.__cause__)
+            maybe_whole = any(isinstance(e, (NewerSchemaError, OSError)) for e in causes)
+            faults.append(CheckpointFault(path, str(error), damaged=not maybe_whole))
+    good.sort(key=lambda checkpoint: checkpoint.manifest.sequence, reverse=True)
+    return CheckpointAudit(good, faults, unfinished)

@@ -1,6 +1,4 @@
-"""What of a run is sound and what is damaged: every file of the run directory, and the stores that
-it was made from.
-"""
+"""What is sound and what is damaged of a run: its own files, and the stores of its inputs."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -43,24 +41,32 @@ REMEDIES = {
     "inputs": "--repair takes it from the newest good checkpoint",
     "data set": "--repair reads the log and the texts again, if they are where they were",
     "graph": "--repair prepares it again from the data set",
-    "text vectors": "--repair makes the damaged shards again, and only them, if the language model is there",
+    "text vectors": "--repair makes the damaged shards again, if the language model is there",
     "whitening": "--repair fits it again to the text vectors",
     "texts": "--repair renders them again from the graph",
-    "adapter": "cannot be rebuilt: evaluation needs only the vectors made with it; to train on, start over with --resume never",
-    "checkpoint": "--repair removes it if another is good: training goes on from that one, and its later steps are lost",
+    "adapter": (
+        "cannot be rebuilt: evaluation needs only the vectors made with it; to train on, start "
+        "over with --resume never"
+    ),
+    "checkpoint": (
+        "--repair removes it if another is good: training goes on from that one, and its later "
+        "steps are lost"
+    ),
     "results": "--repair evaluates the best checkpoint again (recmind evaluate RUN)",
-    "metrics": "cannot be rebuilt: readers skip it; --repair moves it to logs/metrics-damaged.jsonl",
+    "metrics": "cannot be rebuilt: --repair moves it to logs/metrics-damaged.jsonl",
     "hashes": "--repair takes out the damaged lines once all files are sound",
     "file": "cannot be rebuilt by this program: make it again by the command that wrote it",
 }
-"""What a damaged part needs, in the order in which parts are mended."""
+"""Remedy of each part, in the order of repair."""
 SEALED = {
     "config.yaml": "config",
     "inputs.json": "inputs",
     "whitening.safetensors": "whitening",
     "texts.json": "texts",
+    "results.json": "results",
+    "per_user.parquet": "results",
 }
-SEALED |= {"results.json": "results", "per_user.parquet": "results"}
+"""Part of each file that has its hash in the run's ledger of hashes."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +77,13 @@ class Finding:
     path: Path
     fault: str
     detail: tuple[tuple[str, int], ...] = ()
-    """Of text vectors, the damaged shards (side, shard), none if it is the whole store; of metrics,
-    the line numbers.
-    """
+    """Damaged shards (side, shard) of text vectors, none for the whole store; lines of metrics."""
     damaged: bool = True
-    """False of a checkpoint that may be whole, though it cannot be read here."""
+    """False for a checkpoint that may be whole, though this program cannot read it."""
 
     @property
     def remedy(self) -> str:
-        """What can be done about it."""
+        """What can be done."""
         return REMEDIES[self.part]
 
 
@@ -91,28 +95,32 @@ class Examination:
     sound: list[str] = field(default_factory=list)
     """One line for each part that was read and is good."""
     notes: list[str] = field(default_factory=list)
-    """What is odd and harms nothing."""
+    """Oddities that do no harm."""
+
+    def add(
+        self, part: str, path: Path, fault: str, detail: tuple[tuple[str, int], ...] = ()
+    ) -> None:
+        """Records a finding."""
+        self.findings.append(Finding(part, path, fault, detail))
 
     @contextmanager
     def reading(self, part: str, path: Path) -> Iterator[None]:
-        """A fault that the block meets becomes a finding; a block that ends well makes the part
-        sound.
-        """
+        """Turns an error of the block into a finding; without one the part is sound."""
         before = len(self.findings)
         try:
             yield
         except (RecmindError, OSError) as error:
-            self.findings.append(Finding(part, path, str(error).splitlines()[0]))
+            self.add(part, path, str(error).splitlines()[0])
         if len(self.findings) == before:
             self.sound.append(f"{part}: {path}")
 
 
 def examine(path: Path) -> Examination:
-    """Reads everything that a run's commands would read, and changes nothing but the lock it holds
-    meanwhile.
+    """Reads everything that a run's commands would read. Changes nothing; holds the run's lock.
 
     Raises:
-        StoreError: `path` is no run directory. LockedError: the run is in use.
+        StoreError: `path` is no run directory.
+        LockedError: the run is in use.
     """
     with held(path) as run:
         return examine_held(run)
@@ -120,9 +128,7 @@ def examine(path: Path) -> Examination:
 
 @contextmanager
 def held(path: Path) -> Iterator[RunDirectory]:
-    """A run that exists, held for this process; on a disk that only reads nobody can change it.
-    Raises as `examine`.
-    """
+    """An existing run, locked unless its disk is read-only. Raises as `examine`."""
     run = RunDirectory(path.absolute())
     signs = (*SEALED, SEALS, run.metrics.name)
     if not any((run.path / name).exists() for name in signs) and not run.checkpoints.is_dir():
@@ -137,22 +143,20 @@ def held(path: Path) -> Iterator[RunDirectory]:
 
 
 def examine_held(run: RunDirectory) -> Examination:
-    """As `examine`, for who holds the run."""
+    """As `examine`, for a run that is locked."""
     found = Examination()
     _examine_files(run, found)
     checkpoints = audit_checkpoints(run.checkpoints)
-    for fault in checkpoints.faults:
-        found.findings.append(
-            Finding("checkpoint", fault.path, fault.sentence, damaged=fault.damaged)
-        )
-    found.sound += [f"checkpoint: {good.path}" for good in checkpoints.good]
-    found.notes += [
-        f"{left}: left by a save that was cut short: goes with the next save"
-        for left in checkpoints.unfinished
+    found.findings += [
+        Finding("checkpoint", fault.path, fault.sentence, damaged=fault.damaged)
+        for fault in checkpoints.faults
     ]
+    found.sound += [f"checkpoint: {good.path}" for good in checkpoints.good]
+    for path in checkpoints.unfinished:
+        found.notes.append(f"{path}: left by a save that was cut short: goes with the next save")
     inputs = _examine_inputs(run, checkpoints, found)
     if inputs is not None:
-        _examine_lost(run, inputs, found)
+        _examine_missing(run, inputs, found)
         _examine_graph(inputs.graph, found)
         for store in _text_stores(run, checkpoints, inputs, found):
             _examine_text(store, inputs, found)
@@ -168,12 +172,9 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
         "results.json": lambda path: run.read_results(),
     }
     sums, damaged = read_seals(run.path)
+    ledger = run.path / SEALS
     for number in damaged:
-        found.findings.append(
-            Finding(
-                "hashes", run.path / SEALS, f"{run.path / SEALS}:{number}: not a hash and a name"
-            )
-        )
+        found.add("hashes", ledger, f"{ledger}:{number}: not a hash and a name")
     for name in dict.fromkeys([*SEALED, *sums]):
         path = run.path / name
         if path.exists():
@@ -185,9 +186,7 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
                 _examine_unsealed(run, name, found)
         elif name in sums:
             part = SEALED.get(name, "hashes")
-            found.findings.append(
-                Finding(part, path, f"{path}: missing, though {SEALS} has its hash")
-            )
+            found.add(part, path, f"{path}: missing, though {SEALS} has its hash")
     for directory in _with_manifest(run):
         with found.reading("adapter" if directory == run.path / "adapter" else "file", directory):
             _check_directory(directory)
@@ -196,84 +195,61 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
 
 
 def _examine_unsealed(run: RunDirectory, name: str, found: Examination) -> None:
-    """A file without a hash: an older program's, or, in a run that this one began, one whose hash
-    was lost.
-    """
+    """A file without a hash: an older program wrote it, or the hash was lost."""
     path = run.path / name
-    first = b""
+    first_line = b""
     if run.metrics.is_file():
         with run.metrics.open("rb") as file:
-            first = file.readline(1 << 20)
-    if has_crc(first):
-        found.findings.append(
-            Finding(
-                SEALED[name],
-                path,
-                f"{path}: its hash is lost from {SEALS}: nobody can vouch for it",
-            )
-        )
+            first_line = file.readline(1 << 20)
+    if has_crc(first_line):  # this program began the run
+        found.add(SEALED[name], path, f"{path}: its hash is lost from {SEALS}: cannot be verified")
     else:
         found.notes.append(f"{path}: has no hash in {SEALS}: written by an older program")
 
 
 def _with_manifest(run: RunDirectory) -> list[Path]:
-    """Directories that describe themselves, at any depth: an adapter, exports."""
-    apart = (run.checkpoints, run.logs)
+    """Directories with a manifest, at any depth: an adapter, exports."""
     found = [path.parent for path in sorted(run.path.rglob(MANIFEST))]
-    return [
-        path
-        for path in found
-        if path != run.path and not any(path.is_relative_to(other) for other in apart)
-    ]
+    return [path for path in found if path != run.path and not _has_own_audit(run, path)]
 
 
-def _examine_lost(run: RunDirectory, inputs: Inputs, found: Examination) -> None:
-    """What the inputs name and is not there; a file that is there is looked at by its hash."""
+def _has_own_audit(run: RunDirectory, path: Path) -> bool:
+    return path.is_relative_to(run.checkpoints) or path.is_relative_to(run.logs)
+
+
+def _examine_missing(run: RunDirectory, inputs: Inputs, found: Examination) -> None:
+    """Files that the inputs name and that are not there."""
     adapter = run.path / "adapter"
     needed = [("whitening", inputs.whitening), ("texts", inputs.texts)]
-    needed += [("adapter", adapter / MANIFEST)] if inputs.texts is not None else []
+    if inputs.texts is not None:
+        needed.append(("adapter", adapter / MANIFEST))
+    known = {(finding.part, finding.path) for finding in found.findings}
     for part, path in needed:
-        known = any(
-            finding.path in (path, adapter) for finding in found.findings if finding.part == part
-        )
-        if path is not None and not path.exists() and not known:
-            found.findings.append(Finding(part, path, f"{path}: missing"))
+        if path is None or path.exists() or {(part, path), (part, adapter)} & known:
+            continue
+        found.add(part, path, f"{path}: missing")
 
 
 def _note_unverified(run: RunDirectory, found: Examination) -> None:
-    """Files of the run that nothing vouches for: not ours, not read by a command, or a lost hash."""
-    vouched = {
-        run.metrics,
-        run.path / SEALS,
-        run.path / LOCK,
-        *(run.path / name for name in read_seals(run.path)[0]),
-    }
+    """Files of the run without a hash anywhere: foreign ones, or ones whose hash was lost."""
+    verified = {run.metrics, run.path / SEALS, run.path / LOCK}
+    verified |= {run.path / name for name in read_seals(run.path)[0]}
     for directory in _with_manifest(run):
+        verified.add(directory / MANIFEST)
         with suppress(RecmindError):
-            listed = read_json(directory / MANIFEST)
-            files = listed.get("files") if isinstance(listed, dict) else None
-            vouched |= {
-                directory / MANIFEST,
-                *(directory / name for name in files or {} if isinstance(files, dict)),
-            }
-    apart = (run.checkpoints, run.logs)
-    paths = [
-        path for path in sorted(run.path.rglob("*")) if path.is_file() and path.name not in SEALED
-    ]
-    left = [
-        path
-        for path in paths
-        if path not in vouched and not any(path.is_relative_to(other) for other in apart)
-    ]
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        found.notes.append(
-            f"{left[0]}{more}: not verified: nothing has a hash of it, and no command reads it"
-        )
+            manifest = read_json(directory / MANIFEST)
+            files = manifest.get("files") if isinstance(manifest, dict) else None
+            verified |= {directory / name for name in files} if isinstance(files, dict) else set()
+    paths = (path for path in sorted(run.path.rglob("*")) if path.is_file())
+    paths = (path for path in paths if path not in verified and path.name not in SEALED)
+    unverified = [path for path in paths if not _has_own_audit(run, path)]
+    if unverified:
+        more = f" and {len(unverified) - 1} more" if len(unverified) > 1 else ""
+        fault = "not verified: nothing has a hash of it, and no command reads it"
+        found.notes.append(f"{unverified[0]}{more}: {fault}")
 
 
 def _check_directory(directory: Path) -> None:
-    """A directory with a manifest, whatever it holds: an adapter, an export."""
     raw = read_json(directory / MANIFEST)
     kind, schema = (raw.get("kind"), raw.get("schema")) if isinstance(raw, dict) else (None, None)
     if directory.name == "adapter":
@@ -286,34 +262,24 @@ def _check_directory(directory: Path) -> None:
 
 
 def _check_has_hash(directory: Path) -> None:
-    """A flipped bit in the name of a manifest's own hash leaves a manifest that looks like an older
-    program's.
-    """
+    """A flipped bit in the name of the manifest's own hash would make it pass for an older one."""
     keys = read_json(directory / MANIFEST)
-    if SELF not in keys and any(
-        sum(a != b for a, b in zip(key, SELF, strict=False)) == 1 for key in keys
-    ):
-        raise StoreError(
-            f"{directory / MANIFEST}: its own hash has lost its name: the manifest is damaged"
-        )
+    typos = (sum(a != b for a, b in zip(key, SELF, strict=False)) for key in keys)
+    if SELF not in keys and 1 in typos:
+        raise StoreError(f"{directory / MANIFEST}: the name of its own hash is damaged")
 
 
 def _examine_metrics(path: Path, found: Examination) -> None:
-    lines = path.read_bytes().split(b"\n")
-    # an older program's lines, which have no CRC, stand before the first that has one
-    sealed_from = next((n for n, line in enumerate(lines, 1) if has_crc(line)), len(lines) + 1)
-    bad = [
-        n
-        for n, line in enumerate(lines, 1)
-        if line.strip() and (parse_line(line) is None or (n > sealed_from and not has_crc(line)))
-    ]
-    if bad:
-        fault = f"{path}:{bad[0]}: cut short or damaged" + (
-            f", and {len(bad) - 1} more lines" if len(bad) > 1 else ""
-        )
-        found.findings.append(
-            Finding("metrics", path, fault, tuple(("line", number) for number in bad))
-        )
+    damaged = []
+    needs_crc = False  # an older program's lines have none; no such line follows one that has
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line.strip() and (parse_line(line) is None or (needs_crc and not has_crc(line))):
+            damaged.append(("line", number))
+        needs_crc = needs_crc or has_crc(line)
+    if damaged:
+        more = f", and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
+        fault = f"{path}:{damaged[0][1]}: cut short or damaged{more}"
+        found.add("metrics", path, fault, tuple(damaged))
     else:
         found.sound.append(f"metrics: {path}")
 
@@ -321,7 +287,7 @@ def _examine_metrics(path: Path, found: Examination) -> None:
 def _examine_inputs(
     run: RunDirectory, checkpoints: CheckpointAudit, found: Examination
 ) -> Inputs | None:
-    """What inputs.json names, or, where it is damaged, what the newest checkpoint was trained on."""
+    """From inputs.json or, where that is damaged, from the newest good checkpoint."""
     path = run.path / "inputs.json"
     newest = checkpoints.good[0] if checkpoints.good else None
     saved = newest.info.get("inputs") if newest else None
@@ -330,13 +296,14 @@ def _examine_inputs(
     except CheckpointError as error:
         found.notes.append(str(error))
         trained = False
-    if trained and not path.exists() and all(finding.path != path for finding in found.findings):
-        found.findings.append(Finding("inputs", path, f"{path}: missing"))
-    if path.exists() and all(finding.path != path for finding in found.findings):
+    known = any(finding.path == path for finding in found.findings)
+    if trained and not path.exists() and not known:
+        found.add("inputs", path, f"{path}: missing")
+    if path.exists() and not known:
         try:
             return Inputs.from_json(read_json(path))
-        except StoreError as error:  # of an older program, without a hash
-            found.findings.append(Finding("inputs", path, str(error)))
+        except StoreError as error:  # an older program's file, without a hash
+            found.add("inputs", path, str(error))
     return Inputs.from_json(saved) if isinstance(saved, dict) else None
 
 
@@ -358,7 +325,7 @@ def _examine_graph(path: Path, found: Examination) -> None:
 def _text_stores(
     run: RunDirectory, checkpoints: CheckpointAudit, inputs: Inputs, found: Examination
 ) -> list[Path]:
-    """The store of the run's vectors and, where adapters were trained, that of the untouched model."""
+    """The run's text store and, where adapters were trained, the untouched model's."""
     if inputs.text is None:
         return []
     base: Path | None = None
@@ -369,10 +336,8 @@ def _text_stores(
                 config = with_dtype_of_store(config, inputs.text)
                 texts = Texts.load(inputs.texts)
                 base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
-        except (
-            RecmindError
-        ) as error:  # without the language model nobody knows where its vectors are, nor needs them
-            found.notes.append(f"vectors of the untouched model: not looked at: {error}")
+        except RecmindError as error:  # without the language model they are not needed either
+            found.notes.append(f"vectors of the untouched model: not examined: {error}")
     return [path for path in dict.fromkeys((inputs.text, base)) if path is not None]
 
 
@@ -384,15 +349,13 @@ def _examine_text(path: Path, inputs: Inputs, found: Examination) -> None:
         if faults:
             shards = tuple((fault.side, fault.shard) for fault in faults)
             more = f", and {len(faults) - 1} more shards" if len(faults) > 1 else ""
-            found.findings.append(Finding("text vectors", path, faults[0].fault + more, shards))
+            found.add("text vectors", path, faults[0].fault + more, shards)
         elif path == inputs.text and store.content_key() != inputs.store_key:
             raise StoreError(f"{path}: its ledger has vectors of other texts than this run's")
 
 
 def settings_of(run: RunDirectory, checkpoints: CheckpointAudit) -> RunConfig | None:
-    """The run's settings from config.yaml or, where that is damaged, from the newest good
-    checkpoint.
-    """
+    """The run's settings, from config.yaml or else from the newest good checkpoint."""
     try:
         return read_run(run.path)[1]
     except RecmindError:
@@ -400,17 +363,14 @@ def settings_of(run: RunDirectory, checkpoints: CheckpointAudit) -> RunConfig | 
 
 
 def settings_of_checkpoint(checkpoints: CheckpointAudit) -> RunConfig | None:
-    """The settings that the newest good checkpoint was made under; None without one."""
+    """The settings of the newest good checkpoint; None without one."""
     if not checkpoints.good:
         return None
-    saved = checkpoints.good[0].info.get("config")
+    newest = checkpoints.good[0]
+    saved = newest.info.get("config")
     if not isinstance(saved, dict):
-        raise CheckpointError(
-            f"{checkpoints.good[0].path}: holds no settings: it is of an older program"
-        )
+        raise CheckpointError(f"{newest.path}: holds no settings: it is of an older program")
     try:
         return RunConfig.model_validate(saved)
     except ValidationError as error:
-        raise CheckpointError(
-            f"{checkpoints.good[0].path}: its settings are of another program"
-        ) from error
+        raise CheckpointError(f"{newest.path}: its settings are of another program") from error

@@ -1,6 +1,4 @@
-"""Everything that can be said of a graph directory without its data set: hashes, then ranges, order
-and counts.
-"""
+"""Checks of a graph directory without its data set: hashes, then ranges, order and counts."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ def audit_graph(path: Path) -> Graph:
     """Reads all of a graph directory, block by block.
 
     Raises:
-        StoreError: the first thing that is not as it was written, or that no graph of ours can be.
+        StoreError: the first fault, which names the file.
     """
     graph = Graph.open(path, verify=True)
     users, nodes, edges = graph.num_users, graph.num_nodes, graph.num_edges
@@ -26,46 +24,35 @@ def audit_graph(path: Path) -> Graph:
     _check_range(path / "indices.npy", graph.indices[:edges], users, nodes)  # user → item
     _check_range(path / "indices.npy", graph.indices[edges:], 0, users)
     if int(graph.indptr[users]) != edges:
-        raise StoreError(
-            f"{path / 'indptr.npy'}: users have {int(graph.indptr[users])} edges, the manifest "
-            f"says {edges}"
-        )
-    _check_range(
-        path / "time_rank.npy", graph.time_rank, 0, max(int(graph.degree.max(initial=0)), 1)
-    )
+        counts = f"users have {int(graph.indptr[users])} edges, the manifest says {edges}"
+        raise StoreError(f"{path / 'indptr.npy'}: {counts}")
+    max_degree = int(graph.degree.max(initial=0))
+    _check_range(path / "time_rank.npy", graph.time_rank, 0, max(max_degree, 1))
     if not np.array_equal(np.sort(graph.row_of_node), np.arange(nodes)):
-        raise StoreError(
-            f"{path / 'row_of_node.npy'}: not one row for each of the {nodes} nodes: prepare the "
-            "graph again"
-        )
+        fault = f"not one row for each of the {nodes} nodes"
+        raise StoreError(f"{path / 'row_of_node.npy'}: {fault}: prepare the graph again")
     _check_offsets(path / "part_rows.npy", graph.part_rows, nodes)
     for split in ("valid", "test"):
         held = graph.held_out(split)
         _check_offsets(path / f"{split}_indptr.npy", held.indptr, len(held.indices))
         _check_range(path / f"{split}_indices.npy", held.indices, users, nodes)
         if held.num_edges != graph.manifest[f"num_{split}"]:
-            raise StoreError(
-                f"{path / f'{split}_indices.npy'}: {held.num_edges} edges, the manifest says "
-                "otherwise"
-            )
+            expected = graph.manifest[f"num_{split}"]
+            counts = f"{held.num_edges} edges, the manifest says {expected}"
+            raise StoreError(f"{path / f'{split}_indices.npy'}: {counts}")
     for name, ids, count in (
         ("users", graph.user_ids, users),
         ("items", graph.item_ids, nodes - users),
     ):
         if len(ids) != count or ids.n_unique() != count:
-            raise StoreError(
-                f"{path / f'{name}.parquet'}: not {count} different ids: prepare the graph again"
-            )
+            fault = f"not {count} different ids"
+            raise StoreError(f"{path / f'{name}.parquet'}: {fault}: prepare the graph again")
     return graph
 
 
 def _check_offsets(path: Path, offsets: NDArray[Any], end: int) -> None:
-    if (
-        len(offsets) == 0
-        or offsets[0] != 0
-        or offsets[-1] != end
-        or bool((np.diff(offsets) < 0).any())
-    ):
+    ends_fit = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == end
+    if not ends_fit or bool((np.diff(offsets) < 0).any()):
         raise StoreError(f"{path}: offsets do not rise from 0 to {end}: prepare the graph again")
 
 
@@ -75,7 +62,5 @@ def _check_range(path: Path, values: NDArray[Any], low: int, high: int) -> None:
         bad = np.flatnonzero((block < low) | (block >= high))
         if len(bad):
             row = start + int(bad[0])
-            raise StoreError(
-                f"{path}: entry {row} is {int(values[row])}, not in [{low}, {high}): prepare the "
-                "graph again"
-            )
+            fault = f"entry {row} is {int(values[row])}, not in [{low}, {high})"
+            raise StoreError(f"{path}: {fault}: prepare the graph again")

@@ -1,6 +1,4 @@
-"""Mends what `examine` has found, each part from what it was made of. What cannot be mended stays
-as it is.
-"""
+"""Mends what `examine` has found, each part from its sources, and leaves what cannot be mended."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from recmind_dist.doctor.examine import (
     settings_of,
     settings_of_checkpoint,
 )
+from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.run import Pipeline
@@ -42,18 +41,19 @@ def repair(path: Path, say: Say = print) -> Examination:
     """Mends a run, part by part, and examines it again. Holds the run's lock.
 
     Args:
-        say: takes one line for each thing done or not to be done.
+        say: called with one line for each thing that was done or could not be done
     Raises:
-        LockedError: the run is in use. StoreError: `path` is no run directory.
+        LockedError: the run is in use.
+        StoreError: `path` is no run directory.
     """
     with held(path) as run:
         found = examine_held(run)
         run.create()
         for part in REMEDIES:
-            damaged = [one for one in found.findings if one.part == part]
-            for finding in (
-                damaged[:1] if part == "results" else damaged
-            ):  # one evaluation writes all of them
+            damaged = [finding for finding in found.findings if finding.part == part]
+            if part == "results":
+                damaged = damaged[:1]  # one evaluation writes all of them
+            for finding in damaged:
                 try:
                     say(f"{finding.path}: {_Repair(run, say).mend(finding)}")
                 except (RecmindError, OSError) as error:
@@ -63,7 +63,7 @@ def repair(path: Path, say: Say = print) -> Examination:
 
 
 def _drop_lost_lines(run: RunDirectory) -> None:
-    """Not while a file is without its hash: it would pass for one that an older program wrote."""
+    """Unless a file lacks its hash: it would then pass for an older program's."""
     sums, damaged = read_seals(run.path)
     lost = damaged or any(not (run.path / name).exists() for name in sums)
     unsealed = any((run.path / name).exists() and name not in sums for name in SEALED)
@@ -72,17 +72,18 @@ def _drop_lost_lines(run: RunDirectory) -> None:
 
 
 class _Repair:
-    """Mends one finding, with what is sound by then."""
+    """Mends one finding from parts that are sound by then."""
 
     def __init__(self, run: RunDirectory, say: Say) -> None:
-        self.run, self.say = run, say
+        self.run = run
+        self.say = say
         self.checkpoints: CheckpointAudit = audit_checkpoints(run.checkpoints)
 
     def mend(self, finding: Finding) -> str:
         """Returns what was done. Raises RecmindError if it cannot be done."""
-        ways: dict[str, Callable[[Finding], str]] = {
+        repairs: dict[str, Callable[[Finding], str]] = {
             "config": self._config,
-            "inputs": self._inputs,
+            "inputs": self._inputs_file,
             "data set": self._graph,
             "graph": self._graph,
             "text vectors": self._vectors,
@@ -93,9 +94,9 @@ class _Repair:
             "metrics": self._metrics,
             "hashes": lambda _: "its damaged lines go when all files are sound",
         }
-        if finding.part not in ways:
+        if finding.part not in repairs:
             raise StoreError(finding.remedy)
-        return ways[finding.part](finding)
+        return repairs[finding.part](finding)
 
     def _config(self, _: Finding) -> str:
         config = settings_of_checkpoint(self.checkpoints)
@@ -106,117 +107,97 @@ class _Repair:
         self.run.write_config(config.model_dump(mode="json"))
         return f"taken from {self.checkpoints.good[0].name}"
 
-    def _inputs(self, finding: Finding) -> str:
+    def _inputs_file(self, finding: Finding) -> str:
         saved = self.checkpoints.good[0].info.get("inputs") if self.checkpoints.good else None
         if not isinstance(saved, dict):
-            raise CheckpointError(
-                "no good checkpoint has them: `recmind train` with the run's config writes them "
-                "again"
-            )
+            raise CheckpointError("no good checkpoint has them: `recmind train` writes them again")
         write_sealed_json(finding.path, saved)
         return f"taken from {self.checkpoints.good[0].name}"
 
     def _graph(self, finding: Finding) -> str:
-        config, inputs = self._settings(), self._inputs_now()
-        made = Pipeline(config, self.say).prepare()
+        inputs = self._inputs()
+        made = Pipeline(self._settings(), self.say).prepare()
         if made.resolve() != inputs.graph.resolve():
             raise StoreError(
-                f"the log, the texts or the program have changed since: they now give {made}: "
-                "restore them"
+                f"log, texts or program have changed: they now give {made}: restore them"
             )
         return "made again, the same by its hashes"
 
     def _vectors(self, finding: Finding) -> str:
-        inputs = self._inputs_now()
+        inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
         texts = self._rendered(config, inputs)
-        adapter = (
-            self.run.path / "adapter"
-            if finding.path == inputs.text and inputs.texts is not None
-            else None
-        )
-        made_at = store_path(texts, config.text, config.cache_dir / config.dataset.name, adapter)
-        if made_at.resolve() != finding.path.resolve():
+        adapted = finding.path == inputs.text and inputs.texts is not None
+        adapter = self.run.path / "adapter" if adapted else None
+        path = store_path(texts, config.text, config.cache_dir / config.dataset.name, adapter)
+        if path.resolve() != finding.path.resolve():
             raise StoreError(
-                f"language model, adapter or program have changed since: they now give {made_at}: "
-                "restore them, "
-                "or let `recmind train` go on, which makes the vectors there"
+                f"language model, adapter or program have changed: they now give {path}: restore "
+                "them, or let `recmind train` go on, which makes the vectors there"
             )
         with directory_lock(finding.path):
             if finding.detail:
                 for side, shard in finding.detail:
                     TextStore.open(finding.path).forget(side, shard)
-            elif not _describes_itself(finding.path):
+            elif not _has_sound_meta(finding.path):
                 empty_directory(finding.path)
         report = embed(config, texts, adapter, self.say)
-        return f"{report.embedded} of {report.total} texts embedded again, {report.skipped_shards} sound shards kept"
+        embedded = f"{report.embedded} of {report.total} texts embedded again"
+        return f"{embedded}, {report.skipped_shards} sound shards kept"
 
     def _whitening(self, finding: Finding) -> str:
-        inputs = self._inputs_now()
-        config, base = with_dtype_of_store(self._settings(), inputs.text), inputs.text
-        if (
-            inputs.texts is not None
-        ):  # fitted to the vectors of the untouched model, before adapters were trained
+        inputs = self._inputs()
+        config = with_dtype_of_store(self._settings(), inputs.text)
+        base = inputs.text
+        if inputs.texts is not None:  # adapters: it was fitted to the untouched model's vectors
             texts = self._rendered(config, inputs)
             base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
         if base is None or not base.is_dir():
-            raise StoreError(
-                f"{base}: the vectors that it was fitted to are not there: run `recmind embed`"
-            )
+            raise StoreError(f"{base}: the vectors for the fit are missing: run `recmind embed`")
         before = read_seals(self.run.path)[0].get(finding.path.name, [])
         fit_whitening(config, base).save(finding.path)
         same = read_seals(self.run.path)[0][finding.path.name][0] in before
-        return (
-            "fitted again, the same bytes"
-            if same
-            else "fitted again; its bytes differ from those it had"
-        )
+        return f"fitted again, {'the same bytes' if same else 'with other bytes than before'}"
 
     def _texts(self, finding: Finding) -> str:
-        inputs = self._inputs_now()
-        self._rendered(with_dtype_of_store(self._settings(), inputs.text), inputs).save(
-            finding.path
-        )
+        inputs = self._inputs()
+        config = with_dtype_of_store(self._settings(), inputs.text)
+        self._rendered(config, inputs).save(finding.path)
         return "rendered again"
 
     def _checkpoint(self, finding: Finding) -> str:
         if not self.checkpoints.good:
-            raise CheckpointError(
-                "no other is good, so it stays for people to look at: start over with --resume "
-                "never"
-            )
+            raise CheckpointError("no other is good, so it stays: start over with --resume never")
         if finding.path.is_symlink():
-            raise CheckpointError("a symbolic link: take it away yourself")
+            raise CheckpointError("a symbolic link: remove it yourself")
         if not finding.damaged:
             raise CheckpointError("perhaps whole, though this program cannot read it: left alone")
         remove(finding.path)
-        return f"removed: the newest good one is {self.checkpoints.good[0].name}, step {self.checkpoints.good[0].step}"
+        newest = self.checkpoints.good[0]
+        return f"removed: the newest good one is {newest.name}, step {newest.step}"
 
     def _results(self, finding: Finding) -> str:
         Pipeline(self._settings(), self.say).evaluate()
         return "evaluated again"
 
     def _metrics(self, finding: Finding) -> str:
-        bad = {number for _, number in finding.detail}
-        lines = finding.path.read_bytes().split(b"\n")
+        damaged = {number for _, number in finding.detail}
+        lines = list(enumerate(finding.path.read_bytes().split(b"\n"), 1))
         moved = self.run.logs / "metrics-damaged.jsonl"
         with moved.open("ab") as file:
-            file.writelines(line + b"\n" for number, line in enumerate(lines, 1) if number in bad)
-        write_bytes(
-            finding.path,
-            b"\n".join(line for number, line in enumerate(lines, 1) if number not in bad),
-        )
-        return f"{len(bad)} damaged lines moved to {moved}"
+            file.writelines(line + b"\n" for number, line in lines if number in damaged)
+        sound = (line for number, line in lines if number not in damaged)
+        write_bytes(finding.path, b"\n".join(sound))
+        return f"{len(damaged)} damaged lines moved to {moved}"
 
     def _settings(self) -> RunConfig:
         config = settings_of(self.run, self.checkpoints)
         if config is None:
-            raise StoreError(
-                f"{self.run.config}: not readable, and no good checkpoint has the settings"
-            )
+            fault = "not readable, and no good checkpoint has the settings"
+            raise StoreError(f"{self.run.config}: {fault}")
         return config.model_copy(update={"run_dir": self.run.path})
 
-    def _inputs_now(self) -> Inputs:
+    def _inputs(self) -> Inputs:
         path = self.run.path / "inputs.json"
         if not path.is_file():
             raise StoreError(f"{path}: not there: `recmind train` with the run's config writes it")
@@ -226,16 +207,12 @@ class _Repair:
         Graph.open(inputs.graph, verify=True)
         prepared = prepare_texts(config, inputs.graph)
         if prepared.texts is None or key_of_texts(config, prepared.texts) != inputs.texts_key:
-            raise StoreError(
-                "the texts or the language model are not those of the run: restore them"
-            )
+            raise StoreError("texts or language model are not those of the run: restore them")
         return prepared.texts
 
 
-def _describes_itself(path: Path) -> bool:
-    """Whether store.json can be trusted: an extraction then mends the shards."""
-    from recmind_dist.doctor.text_stores import audit_text_store
-
+def _has_sound_meta(path: Path) -> bool:
+    """Whether store.json is sound, so that an extraction can mend the shards."""
     try:
         audit_text_store(path)
     except StoreError:

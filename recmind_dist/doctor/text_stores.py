@@ -1,4 +1,4 @@
-"""A text store read as a whole: its own description, its ledger, and every shard."""
+"""Reads a whole text store: its description, its ledger, and every shard."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from recmind_dist.text.store import META, SIDES, TextStore
 
 _META_KEYS = {"kind", "schema", "dim", "num_rows", "shard_rows", "chunk_rows", "encoder"}
 _ENTRY_KEYS = {"rows", "sha256", "content_key"}
-_NEWER_KEYS = {"textless"}  # of the ledger; stores of older programs have none
+_NEWER_KEYS = {"textless"}  # not in the ledgers of older programs
 
 
 @dataclass(frozen=True)
 class ShardFault:
-    """A shard that is not what its ledger entry says; `fault` is a sentence that names it."""
+    """A shard that differs from its ledger entry; `fault` is a sentence that names it."""
 
     side: str
     shard: int
@@ -27,7 +27,7 @@ def audit_text_store(path: Path) -> tuple[TextStore, list[ShardFault]]:
     """Reads every row. Returns the store and its damaged shards.
 
     Raises:
-        StoreError: what is wrong touches the whole store, not a shard of it.
+        StoreError: the fault is not limited to shards.
     """
     store = TextStore.open(path)
     _check_meta(store)
@@ -42,30 +42,24 @@ def audit_text_store(path: Path) -> tuple[TextStore, list[ShardFault]]:
 
 
 def _check_meta(store: TextStore) -> None:
-    where = f"{store.path / META}"
+    meta = store.path / META
     again = f"delete {store.path} and run `recmind embed`"
     if set(store.meta) != _META_KEYS or set(store.meta["num_rows"]) != set(SIDES):
-        raise StoreError(f"{where}: has the keys {', '.join(sorted(store.meta))}: {again}")
-    name = store.path.name.partition("-")[0]  # the encoder's key; what follows is the texts'
-    if (
-        len(name) == 12
-        and set(name) <= set("0123456789abcdef")
-        and content_key(store.meta["encoder"])[:12] != name
-    ):
+        raise StoreError(f"{meta}: has the keys {', '.join(sorted(store.meta))}: {again}")
+    name = store.path.name.partition("-")[0]  # <encoder key>-<texts' key>
+    is_key = len(name) == 12 and set(name) <= set("0123456789abcdef")
+    if is_key and content_key(store.meta["encoder"])[:12] != name:
         raise StoreError(
-            f"{where}: describes another encoder than the one the directory is named after: {again}"
+            f"{meta}: describes another encoder than the one the directory is named after: {again}"
         )
     for side in SIDES:
         layout = store.layout(side)
-        said = (
-            (store.num_rows(side), store.dim),
-            (store.shard_rows(side), store.dim),
-            (store.chunk_rows(side), store.dim),
-        )
-        if layout != said:
+        sizes = (store.num_rows(side), store.shard_rows(side), store.chunk_rows(side))
+        expected = tuple((rows, store.dim) for rows in sizes)
+        if layout != expected:
             raise StoreError(
-                f"{store.path / side}: rows, shards and chunks are {layout}, {META} says {said}: "
-                f"{again}"
+                f"{store.path / side}: rows, shards and chunks are {layout}, {META} says "
+                f"{expected}: {again}"
             )
 
 
@@ -74,8 +68,7 @@ def _check_shard(store: TextStore, side: str, shard: int) -> None:
     name = f"{store.path}: shard {shard} of {side}"
     if entry is not None and set(entry) - _NEWER_KEYS != _ENTRY_KEYS:
         raise StoreError(
-            f"{name} has a damaged ledger entry: run `recmind embed`, which makes only this shard "
-            "again"
+            f"{name} has a damaged ledger entry: run `recmind embed`, which makes this shard again"
         )
     vectors = store.read_shard(side, shard)
     finite = np.isfinite(vectors)

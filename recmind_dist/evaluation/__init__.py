@@ -1,6 +1,4 @@
-"""Ranking of the full catalogue and its worth: metrics, strata by degree, gate statistics,
-popularity baseline.
-"""
+"""Full ranking of the catalogue, its metrics, strata by degree, gate statistics, and popularity."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,6 @@
-"""What the gates do: γ (weight of the graph, 1 − γ that of language) by layer, side and degree.
+"""Gate values by layer, side and degree: γ is the weight of the graph, 1 − γ that of language.
 
-Claim under test: γ falls where the graph knows little (arXiv:2509.06286), that is, Spearman(γ,
-degree) > 0.
+Claim under test (arXiv:2509.06286): γ falls where the graph knows little, Spearman(γ, degree) > 0.
 Shapes: L layers, N nodes.
 """
 
@@ -21,52 +20,46 @@ def gate_statistics(
     """Rows for results.json's "gate".
 
     Args:
-        gamma_LN: γ of each layer and node, in [0, 1]; degree_N: training degrees; num_users: nodes
-        before it are users.
+        gamma_LN: γ of each layer and node, in [0, 1]
+        degree_N: training degrees
+        num_users: the first nodes are users
     Returns:
-        For each layer and side, one row a degree bin that has nodes: {"layer", "side",
-        "degree_bin", "mean", "median", "p10", "p90", "count"}; then one row {"layer", "side",
-        "spearman", "spearman_low", "spearman_high", "count"}, the correlation with its 95 %
-        bootstrap interval over nodes, null where γ or degree is constant.
+        For each layer and side, one row per degree bin that has nodes: {"layer", "side",
+            "degree_bin", "mean", "median", "p10", "p90", "count"}; then one row {"layer", "side",
+            "spearman", "spearman_low", "spearman_high", "count"}: the correlation with a 95 %
+            bootstrap interval over nodes, null where γ or degree is constant.
     Raises:
         ValueError: a γ is outside [0, 1] or not finite.
     """
-    gamma, degree = np.asarray(gamma_LN, dtype=np.float64), np.asarray(degree_N)
+    gamma = np.asarray(gamma_LN, dtype=np.float64)
+    degree = np.asarray(degree_N)
     if gamma.ndim != 2 or gamma.shape[1] != len(degree):
         raise ValueError(
             f"gates of shape {list(gamma.shape)} for {len(degree)} nodes: give [layers, nodes]"
         )
-    if not ((gamma >= 0) & (gamma <= 1)).all():
-        layer, node = map(int, np.argwhere(~((gamma >= 0) & (gamma <= 1)))[0])
+    outside = ~((gamma >= 0) & (gamma <= 1))  # true for NaN
+    if outside.any():
+        layer, node = map(int, np.argwhere(outside)[0])
         raise ValueError(
             f"gate of layer {layer}, node {node} is {gamma[layer, node]}: outside [0, 1]"
         )
     rows: list[dict[str, Any]] = []
     for layer, gamma_N in enumerate(gamma):
         for side, nodes in (("user", slice(0, num_users)), ("item", slice(num_users, None))):
-            rows += _by_degree(gamma_N[nodes], degree[nodes], layer, side)
-            rows.append(
-                {"layer": layer, "side": side, **_rank_correlation(gamma_N[nodes], degree[nodes])}
-            )
+            found = _by_degree(gamma_N[nodes], degree[nodes])
+            found.append(_rank_correlation(gamma_N[nodes], degree[nodes]))
+            rows += [{"layer": layer, "side": side, **row} for row in found]
     return rows
 
 
-def _by_degree(
-    gamma: np.ndarray, degree: np.ndarray, layer: int, side: str
-) -> list[dict[str, Any]]:
+def _by_degree(gamma: np.ndarray, degree: np.ndarray) -> list[dict[str, Any]]:
     rows = []
     for name, low, high in degree_bins(int(degree.max(initial=0))):
         inside = gamma[(degree >= low) & (degree <= high)]
         if len(inside):
-            p10, median, p90 = np.percentile(inside, [10, 50, 90])
-            values = {"mean": inside.mean(), "median": median, "p10": p10, "p90": p90}
-            row = {
-                "layer": layer,
-                "side": side,
-                "degree_bin": name,
-                **{key: float(v) for key, v in values.items()},
-            }
-            rows.append({**row, "count": len(inside)})
+            p10, median, p90 = map(float, np.percentile(inside, [10, 50, 90]))
+            row = {"degree_bin": name, "mean": float(inside.mean()), "median": median}
+            rows.append({**row, "p10": p10, "p90": p90, "count": len(inside)})
     return rows
 
 

@@ -1,8 +1,8 @@
-"""Recall, NDCG, HitRate and MRR at K, for each user apart, so that differences can be bootstrapped
-over users.
+"""Recall, NDCG, HitRate and MRR at K of each user, so that differences can be bootstrapped over
+users.
 
-For a user with n held-out items, of which the ranked list has hits at positions j (1-based):
-    Recall@K  = hits in the first K / n        (denominator n, as LightGCN has it, not min(K, n))
+For a user with n held-out items and hits at positions j (1-based) of the ranked list:
+    Recall@K  = hits in the first K / n        (denominator n, as in LightGCN, not min(K, n))
     NDCG@K    = Σ_{hits j ≤ K} 1/log2(j + 1) / Σ_{j ≤ min(K, n)} 1/log2(j + 1)
     HitRate@K = 1 if there is a hit in the first K
     MRR@K     = 1 / position of the first hit if that is ≤ K, else 0
@@ -26,29 +26,27 @@ class RankingMetrics:
     """Metrics of each user with held-out items."""
 
     users: IntArray
-    """[v] rows of these users in the ranking given."""
+    """[v] their rows in the ranking."""
     per_user: dict[str, Float64Array]
-    """"recall@20" → [v], …"""
+    """[v] by metric, such as "recall@20"."""
 
     def means(self) -> dict[str, float]:
-        """Mean over users. Empty if no user has held-out items."""
-        return (
-            {name: float(values.mean()) for name, values in self.per_user.items()}
-            if len(self.users)
-            else {}
-        )
+        """Mean over users; empty if no user has held-out items."""
+        if not len(self.users):
+            return {}
+        return {name: float(values.mean()) for name, values in self.per_user.items()}
 
 
 def ranking_metrics(
     ranked: IntArray, held_indptr: IntArray, held_indices: IntArray, ks: Sequence[int]
 ) -> RankingMetrics:
-    """Judges ranked lists by held-out items.
+    """Measures ranked lists against held-out items.
 
     Args:
-        ranked: [u, k] item ids, best first, −1 for none; no item twice in a row;
-        held_indptr: [u + 1], held_indices: held-out item ids of each user, in the numbering of
-        `ranked`;
-        ks: cut-offs, none above k.
+        ranked: [u, k] item ids, best first, −1 for none; no item twice in a row
+        held_indptr: [u + 1]
+        held_indices: held-out item ids of each user, numbered as in `ranked`
+        ks: cut-offs, none above k
     """
     if max(ks) > ranked.shape[1]:
         raise ValueError(
@@ -70,9 +68,7 @@ def ranking_metrics(
 def hits_of(
     ranked: IntArray, held_indptr: IntArray, held_indices: IntArray
 ) -> tuple[BoolArray, IntArray]:
-    """Where ranked items are held-out ones, [u, k], and each user's number of distinct held-out
-    items, [u].
-    """
+    """Hits [u, k]: ranked items that are held out; and each user's distinct held-out items [u]."""
     num_users = len(held_indptr) - 1
     if ranked.shape[0] != num_users:
         raise ValueError(f"{ranked.shape[0]} rankings for {num_users} users: give one row a user")
@@ -84,8 +80,8 @@ def hits_of(
     wanted = np.arange(num_users, dtype=np.int64)[:, None] * stride + ranked
     if not len(keys):
         return np.zeros(ranked.shape, dtype=np.bool_), counts
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return (keys[places] == wanted) & (ranked >= 0), counts
+    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return (keys[index] == wanted) & (ranked >= 0), counts
 
 
 def _at(hits: BoolArray, counts: IntArray, k: int) -> Iterator[tuple[str, Float64Array]]:
@@ -95,7 +91,7 @@ def _at(hits: BoolArray, counts: IntArray, k: int) -> Iterator[tuple[str, Float6
     gain: Float64Array = (hits * discount).sum(axis=1)
     recall: Float64Array = hits.sum(axis=1) / counts
     yield f"recall@{k}", recall
-    # the two sums may round apart, to 1 + ε
+    # the two sums may be rounded differently
     ndcg: Float64Array = np.minimum(gain / ideal, 1.0)
     yield f"ndcg@{k}", ndcg
     yield f"hitrate@{k}", np.asarray(any_hit, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The baseline that every model has to beat: the most popular items that the user has not had yet."""
+"""The baseline that every model must beat: the most popular items that a user has not seen."""
 
 import numpy as np
 
@@ -8,14 +8,15 @@ from recmind_dist.types import IntArray
 def rank_popular(
     item_degree: IntArray, k: int, seen_indptr: IntArray, seen_indices: IntArray
 ) -> IntArray:
-    """The k items of highest training degree that each user has not seen; equal degrees by lower
-    id.
+    """The k unseen items of highest training degree for each user; of equal degrees the lower id.
 
     All users share one order, so nothing is scored: with a user's seen items at positions p_0 < p_1
-    < … of that order, her j-th unseen item stands at j + #{i : p_i − i ≤ j}.
+    < … of that order, their j-th unseen item is at j + #{i : p_i − i ≤ j}.
 
     Args:
-        item_degree: [I]; seen_indptr: [u + 1], seen_indices: local item ids.
+        item_degree: [I]
+        seen_indptr: [u + 1]
+        seen_indices: local item ids
     Returns:
         [u, k] local item ids, −1 where a user has fewer than k unseen items.
     """
@@ -35,5 +36,5 @@ def rank_popular(
     j = np.arange(k, dtype=np.int64)[None, :]
     wanted = np.arange(num_users, dtype=np.int64)[:, None] * stride + j
     passed = np.searchsorted(rows * stride + gaps, wanted, side="right") - first[:, None]
-    place = j + passed
-    return np.where(place < num_items, order[np.minimum(place, num_items - 1)], -1).astype(np.int64)
+    rank = j + passed
+    return np.where(rank < num_items, order[np.minimum(rank, num_items - 1)], -1).astype(np.int64)

@@ -1,11 +1,11 @@
-"""From final vectors to metrics over the full catalogue; users are shared out among the ranks.
+"""From final vectors to metrics over the full catalogue; ranks share the users.
 
-Items of the training set are masked; on the test split those of validation too, since they came
-before.
+Training items are masked, and on the test split validation items too, which came before.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,30 +16,30 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation.metrics import Float64Array, ranking_metrics
 from recmind_dist.evaluation.popularity import rank_popular
 from recmind_dist.evaluation.settings import EvaluationSettings
-from recmind_dist.evaluation.strata import degree_bins, strata_metrics
+from recmind_dist.evaluation.strata import ALWAYS, degree_bins, strata_metrics
 from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.types import IndexArray, IntArray
 
 KINDS = ("recall", "ndcg", "hitrate", "mrr")
+NORM_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Tried on validation where evaluation.norm_exponent is null."""
 RankUsers = Callable[[IntArray, IntArray, IntArray], IntArray]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over all users with held-out items, the same by stratum, and the norm exponent p that
-    was used.
-    """
+    """Means over all users with held-out items, and by stratum."""
 
     metrics: dict[str, float]
     strata: dict[str, dict[str, Any]]
     norm_exponent: float = 0.0
     tried: dict[float, float] = field(default_factory=dict)
-    """Score of each exponent of the grid, where one was chosen."""
+    """Validation score of each exponent, where one was chosen."""
     per_user: dict[str, Float64Array] = field(default_factory=dict)
-    """Of this rank's users with held-out items, all [v]: "user" (node), "degree" (training degree
-    of the held-out item,
-    NaN where there are several), then the metrics."""
+    """Of this rank's users with held-out items, [v] each: "user" (node), "degree" (of the held-out
+    item in training, NaN if they have several), then the metrics.
+    """
 
 
 def evaluate_embeddings(
@@ -51,37 +51,37 @@ def evaluate_embeddings(
     norm_exponent: float | None = None,
     rows: EdgeRows | None = None,
 ) -> Evaluation:
-    """Ranks the catalogue for every user with held-out items of `split`. Every rank must call.
+    """Ranks the catalogue for every user with held-out items. Collective: every rank must call.
 
     Args:
-        h_ND: final vectors in node order; norm_exponent: p chosen before; None: the settings', or
-        their grid's best, which is allowed on "valid" alone; rows: of a partitioned graph: each
-        rank judges its own users.
+        h_ND: final vectors in node order
+        norm_exponent: p chosen before; None: from the settings, or the best on "valid"
+        rows: of a partitioned graph, where each rank evaluates its own users
     """
     fixed = settings.norm_exponent if norm_exponent is None else norm_exponent
     assert fixed is not None or split == "valid", "the norm exponent is chosen on validation"
-    exponents = settings.norm_exponent_grid if fixed is None else (fixed,)
-    found = [
-        evaluate_ranking(_by_score(h_ND, graph, settings, p), graph, split, settings, context, rows)
-        for p in exponents
-    ]
-    tried = {p: e.metrics.get(settings.metric, 0.0) for p, e in zip(exponents, found, strict=True)}
-    best = max(range(len(found)), key=lambda i: (tried[exponents[i]], -i))
-    tried = tried if fixed is None else {}
-    return replace(found[best], norm_exponent=exponents[best], tried=tried)
+    exponents = NORM_EXPONENTS if fixed is None else (fixed,)
+    found = {}
+    for p in exponents:
+        rank_users = partial(_rank_by_score, h_ND, graph, settings, p)
+        found[p] = evaluate_ranking(rank_users, graph, split, settings, context, rows)
+    scores = {p: evaluation.metrics.get(settings.metric, 0.0) for p, evaluation in found.items()}
+    best = max(exponents, key=lambda p: scores[p])  # the first of equal ones
+    return replace(found[best], norm_exponent=best, tried=scores if fixed is None else {})
 
 
 def evaluate_popularity(
     graph: Graph, split: str, settings: EvaluationSettings, context: DistContext
 ) -> Evaluation:
-    """The same for the items of highest training degree. Every rank must call."""
-
-    def rank_users(users: IntArray, seen_indptr: IntArray, seen: IntArray) -> IntArray:
-        return rank_popular(
-            np.asarray(graph.degree)[graph.num_users :], max(settings.ks), seen_indptr, seen
-        )
-
-    return evaluate_ranking(rank_users, graph, split, settings, context)
+    """Measures the items of highest training degree. Collective: every rank must call."""
+    degree, k = np.asarray(graph.degree)[graph.num_users :], max(settings.ks)
+    return evaluate_ranking(
+        lambda _, seen_indptr, seen: rank_popular(degree, k, seen_indptr, seen),
+        graph,
+        split,
+        settings,
+        context,
+    )
 
 
 def evaluate_ranking(
@@ -92,17 +92,17 @@ def evaluate_ranking(
     context: DistContext,
     rows: EdgeRows | None = None,
 ) -> Evaluation:
-    """Judges any ranking. Every rank must call.
+    """Measures any ranking. Collective: every rank must call.
 
     Args:
-        rank_users: (users, seen indptr, seen local items) → [u, k] local item ids; rows: as
-        `evaluate_embeddings`.
+        rank_users: (users, seen indptr, seen local items) → [u, k] local item ids
+        rows: as in `evaluate_embeddings`
     """
     if rows is None or rows.whole:
         rows = EdgeRows.all_of(graph)
-        users = np.arange(
-            *(graph.num_users * r // context.world_size for r in (context.rank, context.rank + 1))
-        )
+        share = range(context.world_size + 1)
+        bounds = [graph.num_users * rank // context.world_size for rank in share]
+        users = np.arange(bounds[context.rank], bounds[context.rank + 1])
     else:
         users = np.sort(rows.nodes[rows.nodes < graph.num_users])
     held = graph.held_out(split)
@@ -116,25 +116,17 @@ def evaluate_ranking(
         "all": {"users": len(overall.users), "pairs": len(items), **overall.means()},
         **strata,
     }
-    total = context.all_reduce(
-        torch.tensor(
-            list(_sums(table, names, settings)), dtype=torch.float64, device=context.device
-        )
-    )
-    one = np.diff(indptr)[overall.users] == 1
-    held_degree = np.where(one, degree[items[indptr[overall.users]]], np.nan)
-    per_user = {
-        "user": users[overall.users].astype(np.float64),
-        "degree": held_degree,
-        **overall.per_user,
-    }
+    sums = torch.tensor(list(_sums(table, names, settings)), dtype=torch.float64)
+    total = context.all_reduce(sums.to(context.device))
+    has_one = np.diff(indptr)[overall.users] == 1
+    held_degree = np.where(has_one, degree[items[indptr[overall.users]]], np.nan)
+    nodes = users[overall.users].astype(np.float64)
+    per_user = {"user": nodes, "degree": held_degree, **overall.per_user}
     return replace(_means(total.tolist(), names, settings), per_user=per_user)
 
 
 def seen_items(graph: Graph, split: str, start: int, stop: int) -> tuple[IntArray, IntArray]:
-    """Local ids of the items to mask for users [start, stop): training, and validation where test
-    is ranked. CSR.
-    """
+    """Local ids, as CSR, of the items to mask for users [start, stop)."""
     return _seen(EdgeRows.all_of(graph), split, np.arange(start, stop))
 
 
@@ -144,45 +136,45 @@ def _seen(rows: EdgeRows, split: str, users: IntArray) -> tuple[IntArray, IntArr
     if split != "test":
         return indptr, items
     valid = rows.graph.held_out("valid")
-    more_indptr, more = _local(valid.indptr, valid.indices, users, num_users)
-    place = np.concatenate(
-        [np.repeat(np.arange(len(users)), np.diff(p)) for p in (indptr, more_indptr)]
+    valid_indptr, valid_items = _local(valid.indptr, valid.indices, users, num_users)
+    counts = np.concatenate([np.diff(indptr), np.diff(valid_indptr)])
+    row_of_item = np.repeat(np.tile(np.arange(len(users)), 2), counts)
+    order = np.argsort(row_of_item, kind="stable")
+    return indptr + valid_indptr, np.concatenate([items, valid_items])[order]
+
+
+def _rank_by_score(
+    h_ND: Tensor,
+    graph: Graph,
+    settings: EvaluationSettings,
+    exponent: float,
+    users: IntArray,
+    seen_indptr: IntArray,
+    seen: IntArray,
+) -> IntArray:
+    contiguous = len(users) > 0 and int(users[-1]) - int(users[0]) == len(users) - 1
+    index = slice(int(users[0]), int(users[-1]) + 1) if contiguous else torch.from_numpy(users)
+    k = max(settings.ks)
+    ids, _ = rank_items(
+        h_ND[index],
+        h_ND[graph.num_users :],
+        min(k, graph.num_items),
+        seen_indptr,
+        seen,
+        norm_exponent=exponent,
     )
-    order = np.argsort(place, kind="stable")
-    return indptr + more_indptr, np.concatenate([items, more])[order]
-
-
-def _by_score(
-    h_ND: Tensor, graph: Graph, settings: EvaluationSettings, exponent: float
-) -> RankUsers:
-    def rank_users(users: IntArray, seen_indptr: IntArray, seen: IntArray) -> IntArray:
-        in_a_row = len(users) > 0 and int(users[-1]) - int(users[0]) == len(users) - 1
-        index = slice(int(users[0]), int(users[-1]) + 1) if in_a_row else torch.from_numpy(users)
-        ids, _ = rank_items(
-            h_ND[index],
-            h_ND[graph.num_users :],
-            min(max(settings.ks), graph.num_items),
-            seen_indptr,
-            seen,
-            norm_exponent=exponent,
-            user_block=settings.user_block,
-        )
-        return np.pad(
-            ids.cpu().numpy(), ((0, 0), (0, max(settings.ks) - ids.shape[1])), constant_values=-1
-        )
-
-    return rank_users
+    return np.pad(ids.cpu().numpy(), ((0, 0), (0, k - ids.shape[1])), constant_values=-1)
 
 
 def _local(
     indptr: IntArray, indices: IndexArray, rows: IntArray, num_users: int
 ) -> tuple[IntArray, IntArray]:
-    """CSR of some rows, as local item ids."""
+    """CSR of some rows, with local item ids."""
     starts = np.asarray(indptr)[rows]
     counts = np.asarray(indptr)[rows + 1] - starts
-    own = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    at = np.repeat(starts - own[:-1], counts) + np.arange(own[-1])
-    return own, np.asarray(indices[at], dtype=np.int64) - num_users
+    local_indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    at = np.repeat(starts - local_indptr[:-1], counts) + np.arange(local_indptr[-1])
+    return local_indptr, np.asarray(indices[at], dtype=np.int64) - num_users
 
 
 def _columns(settings: EvaluationSettings) -> list[str]:
@@ -195,11 +187,9 @@ def _sums(
     for name in names:
         row = rows.get(name, {})
         users = row.get("users", 0)
-        yield from (
-            users,
-            row.get("pairs", 0),
-            *((row.get(c) or 0.0) * users for c in _columns(settings)),
-        )
+        yield users
+        yield row.get("pairs", 0)
+        yield from ((row.get(column) or 0.0) * users for column in _columns(settings))
 
 
 def _means(total: list[float], names: list[str], settings: EvaluationSettings) -> Evaluation:
@@ -211,7 +201,5 @@ def _means(total: list[float], names: list[str], settings: EvaluationSettings) -
         means = {c: s / users if users else None for c, s in zip(columns, sums, strict=True)}
         rows[name] = {"users": int(users), "pairs": int(pairs), **means}
     overall = rows.pop("all")
-    always = {
-        name: row for name, row in rows.items() if row["users"] or name in ("0", "1-3", "cold")
-    }
-    return Evaluation({c: overall[c] for c in columns if overall[c] is not None}, always)
+    strata = {name: row for name, row in rows.items() if row["users"] or name in ALWAYS}
+    return Evaluation({c: overall[c] for c in columns if overall[c] is not None}, strata)

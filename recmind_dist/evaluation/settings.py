@@ -1,4 +1,4 @@
-"""What is measured, how often, and how scores are made."""
+"""What is measured, how often, and how items are scored."""
 
 import re
 
@@ -17,20 +17,12 @@ class EvaluationSettings(Settings):
     """Epochs between validations; the last epoch is always validated."""
 
     metric: str = "ndcg@20"
-    """Validation metric that chooses the best checkpoint and the norm exponent; its K is one of
-    `ks`.
-    """
+    """Validation metric that chooses checkpoint and norm exponent; its K is one of `ks`."""
 
     norm_exponent: float | None = Field(default=0.0, ge=0.0, le=1.0)
-    """p of s(u, i) = <h_u, h_i> / |h_i|^p: 0 is the dot product, 1 ranks as cosine; null chooses
-    from the grid.
+    """p of s(u, i) = <h_u, h_i> / |h_i|^p: 0 is the dot product, 1 ranks as cosine; null
+    chooses from 0, 0.25, 0.5, 0.75 and 1 on validation.
     """
-
-    norm_exponent_grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Values of p tried on validation where `norm_exponent` is null."""
-
-    user_block: int = Field(default=1024, ge=1)
-    """Users scored at once: memory is user_block × 16,384 scores of 4 bytes."""
 
     num_workers: int = Field(default=1, ge=1)
     """Processes that share the users of an evaluation."""
@@ -42,19 +34,10 @@ class EvaluationSettings(Settings):
             raise ValueError(f"{list(ks)}: give distinct cut-offs of 1 or more")
         return tuple(sorted(ks))
 
-    @field_validator("norm_exponent_grid")
-    @classmethod
-    def _grid(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
-        if not grid or min(grid) < 0 or max(grid) > 1:
-            raise ValueError(f"{list(grid)}: give one or more exponents in [0, 1]")
-        return grid
-
     @model_validator(mode="after")
     def _metric_is_measured(self) -> "EvaluationSettings":
         match = re.fullmatch(r"(recall|ndcg|hitrate|mrr)@(\d+)", self.metric)
         if match is None or int(match.group(2)) not in self.ks:
-            raise ValueError(
-                f"metric {self.metric!r} is not measured: write recall, ndcg, hitrate or mrr @ "
-                f"one of {list(self.ks)}"
-            )
+            choices = f"recall, ndcg, hitrate or mrr @ one of {list(self.ks)}"
+            raise ValueError(f"metric {self.metric!r} is not measured: write {choices}")
         return self

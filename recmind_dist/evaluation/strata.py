@@ -1,9 +1,7 @@
-"""Metrics by the training degree of the held-out item: where text has to help, and where the graph
-knows best.
+"""Metrics by the training degree of the held-out item: where text helps, and where the graph does.
 
-What is stratified is the (user, held-out item) pair: in a stratum only items of that stratum count
-as held out, against the one ranking of the whole catalogue; a user counts where any of her held-out
-items lies in it.
+Strata are sets of (user, held-out item) pairs: in a stratum only its items count as held out,
+against one ranking of the whole catalogue; a user counts in each stratum of their held-out items.
 """
 
 from collections.abc import Sequence
@@ -18,9 +16,7 @@ ALWAYS = ("0", "1-3", "cold")
 
 
 def degree_bins(max_degree: int) -> list[tuple[str, int, int]]:
-    """(name, lowest, highest degree): 0, 1-3, 4-7, 8-15, … up to the bin of `max_degree`, and 1-3
-    at least.
-    """
+    """(name, lowest, highest degree): 0, 1-3, 4-7, 8-15, … up to the bin of `max_degree`."""
     bins = [("0", 0, 0), ("1-3", 1, 3)]
     low = 4
     while low <= max_degree:
@@ -36,15 +32,12 @@ def strata_metrics(
     item_degree: IntArray,
     ks: Sequence[int],
 ) -> dict[str, dict[str, float | None]]:
-    """Per stratum: number of users, of (user, item) pairs, and the metrics of `ranking_metrics`
-    within it.
+    """For each stratum its numbers of users and pairs, and its `ranking_metrics`.
 
     Args:
-        ranked, held_indptr, held_indices, ks: as `ranking_metrics`, with item ids in [0, I);
-        item_degree: [I] training degrees.
+        item_degree: [I] training degrees; items are numbered [0, I)
     Returns:
-        "0", "1-3", "cold" always (users 0 and null metrics where empty), "4-7", "8-15", … where not
-        empty.
+        "0", "1-3" and "cold" always (0 users, metrics None where empty), others where not empty.
     """
     held = np.asarray(held_indices, dtype=np.int64)
     degrees = np.asarray(item_degree)[held]

@@ -1,7 +1,7 @@
 """Exact top-k over the full catalogue, in blocks: no users × items matrix is ever held.
 
-Shapes: u users, I items, D dims, k cut-off. Order: by score, highest first; equal scores by item
-id, lowest first.
+Shapes: u users, I items, D dims, k cut-off. Order: highest score first; of equal scores the lowest
+item id.
 """
 
 import numpy as np
@@ -9,12 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ITEM_BLOCK = 65_536  # wide blocks: what is done once a block, merging above all, is done less often
-SCORES_PER_USER = (
-    16_384  # wider blocks take fewer users at once, so that memory stays user_block × this
-)
-# columns looked at through their maximum; 8 to 32 were alike on one core, benchmarks/evaluate.py
-GROUP = 16
+ITEM_BLOCK = 65_536  # wide, so that blocks are merged less often
+SCORES_PER_USER = 16_384  # wider blocks take fewer users, to hold user_block × this many scores
+GROUP = 16  # columns per maximum; 8 to 32 were equally fast on one core, benchmarks/evaluate.py
 PADDING = -1
 
 IndexArray = NDArray[np.int64] | NDArray[np.int32]
@@ -33,19 +30,20 @@ def rank_items(
 ) -> tuple[Tensor, Tensor]:
     """The k best unseen items of each user by s(u, i) = <h_u, h_i> / |h_i|^p.
 
-    Equal scores go to the lower item id, whatever the block sizes. (What a matrix product makes of
-    the last bit is the library's affair: scores that are equal in exact arithmetic alone may differ
-    there.)
+    Equal scores go to the lower item id, whatever the block sizes. (Scores that are equal only in
+    exact arithmetic may differ in the last bit of a matrix product.)
 
     Args:
-        h_users: [u, D]; h_items: [I, D], on one device;
-        seen_indptr: [u + 1], seen_indices: local item ids (0 is the first item), row by row: never
-        recommended;
-        norm_exponent: p, in [0, 1]; user_block, item_block: block sizes, for memory and speed
-        alone: at most user_block × 16,384 scores are held.
+        h_users: [u, D]
+        h_items: [I, D], on the same device
+        seen_indptr: [u + 1]
+        seen_indices: local item ids (0 is the first item) to leave out
+        norm_exponent: p, in [0, 1]
+        user_block: for memory and speed only: at most user_block × 16,384 scores are held
+        item_block: for memory and speed only
     Returns:
         ids [u, k], int64 local item ids, and scores [u, k], both on the CPU; a user with fewer than
-        k unseen items is padded with id −1 and score −inf.
+            k unseen items is padded with id −1 and score −inf.
     Raises:
         ValueError: a vector is not finite, or the shapes do not fit.
     """
@@ -54,14 +52,12 @@ def rank_items(
     ids = torch.full((h_users.shape[0], k), PADDING, dtype=torch.int64)
     scores = torch.full((h_users.shape[0], k), -torch.inf, dtype=h_users.dtype)
     item_block = min(item_block, h_items.shape[0])
-    rows_at_once = max(
-        1, min(user_block, user_block * SCORES_PER_USER // item_block, h_users.shape[0])
-    )
-    buffer = h_users.new_empty(
-        rows_at_once * item_block
-    )  # one for all blocks: page faults would cost a third
-    for start in range(0, h_users.shape[0], rows_at_once):
-        stop = min(start + rows_at_once, h_users.shape[0])
+    user_block = min(user_block, user_block * SCORES_PER_USER // item_block, h_users.shape[0])
+    user_block = max(1, user_block)
+    # one buffer for all blocks: page faults would cost a third of the time
+    buffer = h_users.new_empty(user_block * item_block)
+    for start in range(0, h_users.shape[0], user_block):
+        stop = min(start + user_block, h_users.shape[0])
         rows, items = _seen(seen_indptr, seen_indices, start, stop, h_users.device)
         block_scores, block_ids = _rank_block(
             h_users[start:stop], scaled, k, rows, items, item_block, buffer
@@ -73,13 +69,11 @@ def rank_items(
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk` with a rule for ties: of equal scores the lower column comes first, also at the
-    cut.
+    """`torch.topk` where of equal scores the lower column comes first, also at the cut.
 
-    torch.topk leaves both open. One column more than k is asked for: only rows whose k-th and next
-    score are equal can have the wrong set, and only they are looked at in full.
-    Shapes: scores [u, n] → values, columns [u, min(k, n)]. −inf stands for «not to be chosen» and
-    its ties stay open.
+    torch.topk leaves both open. Only a row whose k-th and next score are equal can have the wrong
+    set, so one more column is computed, and only such rows are searched in full. The order of −inf
+    stays open. Shapes: scores [u, n] → values, columns [u, min(k, n)].
     """
     width = min(k, scores.shape[1])
     values, columns = _best(scores, min(width + 1, scores.shape[1]))
@@ -95,11 +89,11 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk`, which reads rows slowly, of a few columns only: those of the `count` groups
-    with the highest maxima.
+    """`torch.topk` of the columns in the `count` groups with the highest maxima: it reads rows
+    slowly.
 
-    What lies in no such group is at most the count-th value found, so values are exact; equal ones
-    may have other columns.
+    Other groups hold nothing above the count-th value, so values are exact; columns of equal values
+    may differ.
     """
     groups = scores.shape[1] // GROUP
     if groups < 4 * count:
@@ -108,12 +102,10 @@ def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     chosen = maxima.topk(count, dim=1, sorted=False).indices
     members = torch.arange(GROUP, device=scores.device) * groups
     columns = (chosen[:, :, None] + members).flatten(1)
-    rest = torch.arange(groups * GROUP, scores.shape[1], device=scores.device).expand(
-        len(scores), -1
-    )
-    columns = torch.cat([columns, rest], dim=1)
-    values, places = scores.gather(1, columns).topk(count, dim=1)
-    return values, columns.gather(1, places)
+    rest = torch.arange(groups * GROUP, scores.shape[1], device=scores.device)
+    columns = torch.cat([columns, rest.expand(len(scores), -1)], dim=1)
+    values, index = scores.gather(1, columns).topk(count, dim=1)
+    return values, columns.gather(1, index)
 
 
 def _lowest_of_ties(scores: Tensor, cut: Tensor, width: int) -> Tensor:
@@ -140,11 +132,8 @@ def _rank_block(
         inside = (items >= first) & (items < first + width)
         scores[rows[inside], items[inside] - first] = -torch.inf
         values, columns = top_k(scores, k)
-        best = (
-            (values, columns + first)
-            if best is None
-            else _merge(best, (values, columns + first), k)
-        )
+        found = values, columns + first
+        best = found if best is None else _merge(best, found, k)
     assert best is not None
     return best
 
@@ -152,9 +141,7 @@ def _rank_block(
 def _merge(
     left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], k: int
 ) -> tuple[Tensor, Tensor]:
-    """Both are in order and every id on the left is below those on the right: a stable sort keeps
-    the rule for ties.
-    """
+    """A stable sort keeps the rule for ties: all ids of `left` are below those of `right`."""
     values, order = torch.cat([left[0], right[0]], dim=1).sort(dim=1, descending=True, stable=True)
     ids = torch.cat([left[1], right[1]], dim=1).gather(1, order)
     return values[:, :k], ids[:, :k]
@@ -176,15 +163,11 @@ def _norms(h: Tensor) -> Tensor:
 
 def _check(h_users: Tensor, h_items: Tensor, k: int, seen_indptr: IndexArray) -> None:
     if k < 1 or h_items.shape[0] == 0 or h_users.shape[1] != h_items.shape[1]:
-        raise ValueError(
-            f"top {k} of users {list(h_users.shape)} × items {list(h_items.shape)}: the shapes do "
-            "not fit"
-        )
+        shapes = f"users {list(h_users.shape)} × items {list(h_items.shape)}"
+        raise ValueError(f"top {k} of {shapes}: the shapes do not fit")
     if len(seen_indptr) != h_users.shape[0] + 1:
-        raise ValueError(
-            f"seen_indptr has {len(seen_indptr)} entries for {h_users.shape[0]} users: give one "
-            "more"
-        )
+        counts = f"{len(seen_indptr)} entries for {h_users.shape[0]} users"
+        raise ValueError(f"seen_indptr has {counts}: give one more")
     for side, h in (("user", h_users), ("item", h_items)):
         if not torch.isfinite(h).all():
             row = int((~torch.isfinite(h)).any(dim=1).nonzero()[0])

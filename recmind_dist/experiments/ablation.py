@@ -1,6 +1,4 @@
-"""What each part of the model is worth: the whole of it against the same without one part (the
-paper's table II).
-"""
+"""What each part of the model is worth: the full model against models without it (table II)."""
 
 from recmind_dist.experiments.comparison import compare, seen, spread
 from recmind_dist.experiments.figures import draw_bars
@@ -21,13 +19,13 @@ ARMS = (
 
 
 def ablation(study: Study) -> Findings:
-    """Runs all arms and compares the full model with each of the others in Recall and NDCG at every
-    K.
-    """
+    """Trains all models and compares the full one with each other in Recall and NDCG at every K."""
     full, *others = found = study.run(ARMS)
     ks = full.config.evaluation.ks
-    main, tables, drawn = full.config.evaluation.metric, [], {}
-    verdicts: dict[str, str] = {}
+    main_metric = full.config.evaluation.metric
+    tables = []
+    panels = {}
+    verdicts = []
     for metric in (f"{kind}@{k}" for k in ks for kind in ("recall", "ndcg")):
         rows = [[full.name, len(full.runs), *spread(full.runs, metric), None, None, "", ""]]
         bars = {}
@@ -40,25 +38,20 @@ def ablation(study: Study) -> Findings:
             row = [arm.name, len(arm.runs), *spread(arm.runs, metric), change, interval(*ends)]
             rows.append([*row, "full above", verdict])
             bars[arm.name] = (_percent(gain), _percent(ends[0]), _percent(ends[1]))
-            if metric == main:
-                verdicts[arm.name] = verdict
+            if metric == main_metric:
+                verdicts.append(verdict)
         headers = ("model", "runs", metric, "sd", "full over it", "interval", "paper", "seen")
         tables.append(TableOf(f"## {metric}", headers, rows))
-        drawn[metric] = bars
-    counts = {
-        verdict: sum(v.startswith(verdict) for v in verdicts.values())
-        for verdict in ("yes", "no,", "not")
-    }
+        if metric.endswith(f"@{ks[0]}"):
+            panels[metric] = bars
+    yes, no, unclear = (sum(v.startswith(word) for v in verdicts) for word in ("yes", "no,", "not"))
     answer = (
-        f"of {len(verdicts)} parts, by {main}: {counts['yes']} as the paper expects, "
-        f"{counts['no,']} the opposite, "
-        f"{counts['not']} not significant."
+        f"of {len(verdicts)} parts, by {main_metric}: {yes} as the paper expects, {no} the "
+        f"opposite, {unclear} not significant."
     )
-    findings = Findings(
-        "ablation", "What each part is worth", CLAIM, answer, tables, how_made(found, study.seeds)
-    )
-    kept = {metric: drawn[metric] for metric in drawn if metric.endswith(f"@{ks[0]}")}
-    findings.write(study.home, lambda: draw_bars(kept, "Full model over the others", "gain, %"))
+    notes = how_made(found, study.seeds)
+    findings = Findings("ablation", "What each part is worth", CLAIM, answer, tables, notes)
+    findings.write(study.home, lambda: draw_bars(panels, "Full model over the others", "gain, %"))
     return findings
 
 

@@ -1,6 +1,4 @@
-"""Models compared user by user, from the per_user.parquet of their runs, and held against what the
-paper says.
-"""
+"""Compares models user by user, from the per_user.parquet of their runs."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -26,10 +24,10 @@ def read_users(
     """A metric of all runs of one model.
 
     Returns:
-        metric [S, U]; nodes of the users [U]; degree of each user's held-out item [U], None where
-        users have several.
+        the metric [S, U], the users' nodes [U], and the degree of each user's held-out item [U],
+            None if some user has several.
     Raises:
-        StoreError: a file is missing or lacks the metric, or the runs judge different users.
+        StoreError: a file is missing or lacks the metric, or the runs have different users.
     """
     frames = [_read(run, metric) for run in runs]
     if not frames:
@@ -52,12 +50,12 @@ def compare(
     over: Over = "users",
     resamples: int = 2000,
 ) -> Comparison | None:
-    """Model a against model b: over all users, those of cold items (degree ≤ 3), or the
-    macro-average over strata.
+    """Compares model a with model b.
 
+    Args:
+        over: all users, those of cold items (degree ≤ 3), or the macro-average over strata
     Returns:
-        None where the split gives no degree of a user's one held-out item (several a user), or
-        nobody has a cold one.
+        None if there are no degrees (some user has several held-out items), or no cold items.
     """
     a_SU, users, degree = read_users(a, metric)
     b_SU, b_users, _ = read_users(b, metric)
@@ -69,20 +67,16 @@ def compare(
     if over != "users":
         if degree is None or not len(degree):
             return None
-        groups = (
-            np.digitize(degree, MACRO_LOW) - 1
-            if over == "strata"
-            else np.where(degree <= COLD_MAX, 0, -1)
-        )
+        groups = np.where(degree <= COLD_MAX, 0, -1)
+        if over == "strata":
+            groups = np.digitize(degree, MACRO_LOW) - 1
         if not (groups >= 0).any():
             return None
     return paired_bootstrap(a_SU, b_SU, groups_U=groups, resamples=resamples)
 
 
 def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:
-    """Whether a stands to b as the paper expects: "yes", "no, the opposite", or "not significant"
-    and why.
-    """
+    """Whether a is above or below b as expected: "yes", "no, the opposite" or "not significant"."""
     if found is None:
         return "not measured"
     if not found.significant:
@@ -93,18 +87,14 @@ def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:
 def spread(
     runs: Sequence[RunDirectory], metric: str, stratum: str | None = None
 ) -> tuple[float | None, float | None]:
-    """Mean and standard deviation over runs of a metric of results.json; None where no run has it
-    (or two, for the second).
-    """
-    found = [run.read_results() for run in runs]
-    values = [
-        (r["strata"].get(stratum, {}) if stratum else r["metrics"]).get(metric) for r in found
-    ]
-    known = [value for value in values if value is not None]
-    return (
-        float(np.mean(known)) if known else None,
-        float(np.std(known, ddof=1)) if len(known) > 1 else None,
-    )
+    """Mean and standard deviation over runs of a metric of results.json; None without values."""
+    values = []
+    for results in (run.read_results() for run in runs):
+        metrics = results["strata"].get(stratum, {}) if stratum else results["metrics"]
+        if metrics.get(metric) is not None:
+            values.append(metrics[metric])
+    mean = float(np.mean(values)) if values else None
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _read(run: RunDirectory, metric: str) -> pl.DataFrame:

@@ -1,6 +1,4 @@
-"""Whether a study's data are there, asked before anything is prepared, so that all that is missing
-is named at once.
-"""
+"""Checks that a study's data are there before anything is prepared."""
 
 from pathlib import Path
 
@@ -9,9 +7,7 @@ from recmind_dist.run_config.run_config import RunConfig
 
 
 def refuse_missing_data(config: RunConfig) -> None:
-    """Raises DataError that names every missing file of the data set; what `fetch` brings of itself
-    is not missing.
-    """
+    """Raises DataError that names every missing file, except those that `fetch` downloads."""
     missing = [path for path in _files(config) if not path.exists()]
     if not missing or config.dataset.name in config.fetch:
         return
@@ -20,17 +16,13 @@ def refuse_missing_data(config: RunConfig) -> None:
     absent = f" (no folder {', '.join(folders)})" if folders else ""
     raise DataError(
         f"data set {config.dataset.name} is not here: {names}{absent}: put the files there, or "
-        "name them with "
-        "dataset.interactions and dataset.items; `recmind fetch ml-100k` brings a data set that "
-        "needs no more"
+        "name them with dataset.interactions and dataset.items; `recmind fetch ml-100k` brings a "
+        "data set that needs no more"
     )
 
 
 def _files(config: RunConfig) -> list[Path]:
     data = config.dataset
     tables = [table.path for table in (data.items, data.users) if table is not None]
-    return [
-        *data.interactions.paths,
-        *tables,
-        *(path for path in (data.test, data.valid) if path is not None),
-    ]
+    splits = [path for path in (data.test, data.valid) if path is not None]
+    return [*data.interactions.paths, *tables, *splits]

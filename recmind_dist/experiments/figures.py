@@ -1,4 +1,4 @@
-"""The figures of the experiments, drawn by matplotlib without a display."""
+"""The figures of the experiments, by matplotlib without a display."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[float, float, float]]
-"""(place on the x axis, middle, half the height of the band or bar)."""
+"""(x, middle, half the height of the band)."""
 
 
 def draw_curves(curves: Mapping[str, Curve], title: str, x_label: str, y_label: str) -> Figure:
@@ -27,13 +27,11 @@ def draw_bars(
     title: str,
     x_label: str,
 ) -> Figure:
-    """One panel a key, one horizontal bar a row: (value, low, high), with an error bar where both
-    ends are known.
-    """
+    """A panel per key, a horizontal bar per row: (value, low, high), with an error bar if known."""
     rows = max(len(bars) for bars in panels.values())
     figure = Figure(figsize=(4.8 * len(panels), 1.2 + 0.45 * rows), layout="constrained")
-    for place, (panel, bars) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), place)
+    for i, (panel, bars) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), i)
         for k, (value, low, high) in enumerate(bars.values()):
             if value is None:
                 continue
@@ -53,12 +51,12 @@ def draw_bins(
     title: str,
     y_label: str,
 ) -> Figure:
-    """One panel a key, one line a model: (bin, median, p10, p90) over the bins of degree."""
+    """A panel per key, a line per model: (bin, median, p10, p90) over the degree bins."""
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.0 * lines), layout="constrained")
-    for place, (panel, models) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(lines, columns, place)
+    for i, (panel, models) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(lines, columns, i)
         names = list(dict.fromkeys(point[0] for points in models.values() for point in points))
         for model, points in models.items():
             x = [names.index(point[0]) for point in points]
@@ -67,7 +65,7 @@ def draw_bins(
             axes.fill_between(x, low, high, alpha=0.15)
         axes.set_xticks(range(len(names)), names, rotation=45, fontsize=7)
         axes.set(title=panel, ylabel=y_label, ylim=(0, 1))
-        if place == 1:
+        if i == 1:
             axes.legend(fontsize=7)
     figure.suptitle(title)
     return figure

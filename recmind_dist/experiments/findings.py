@@ -1,4 +1,4 @@
-"""What a study found, as a page and as data: table.md, table.json and figure.png in one directory."""
+"""What an experiment found: table.md, table.json and figure.png in one directory."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """What an experiment is given: the config it varies, a directory of its own, and how much to
-    run.
-    """
+    """The config that an experiment varies, its own directory, and how much to run."""
 
     configure: Configure
     home: Path
@@ -42,20 +40,17 @@ class TableOf:
     rows: list[list[Any]]
 
     def markdown(self) -> str:
-        """Caption and table."""
         return f"{self.caption}\n\n{markdown_table(self.headers, self.rows)}"
 
     def to_json(self) -> dict[str, Any]:
         """Rows as objects keyed by the headers."""
-        return {
-            "caption": self.caption,
-            "rows": [dict(zip(self.headers, row, strict=True)) for row in self.rows],
-        }
+        rows = [dict(zip(self.headers, row, strict=True)) for row in self.rows]
+        return {"caption": self.caption, "rows": rows}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The outcome of one experiment. `claim` is what the paper expects, `answer` what was seen."""
+    """The outcome of one experiment. `claim` is what the paper expects, `answer` what was found."""
 
     name: str
     title: str
@@ -66,55 +61,38 @@ class Findings:
 
     def write(self, home: Path, draw: Callable[[], "Figure"]) -> None:
         """Writes table.md, table.json and figure.png into `home`, each whole or not at all."""
-        notes = "".join(f"- {note}\n" for note in self.notes)
         parts = [
             f"# {self.title}\n",
             f"The paper expects: {self.claim}\n\nSeen: {self.answer}\n",
-            f"{notes}",
+            "".join(f"- {note}\n" for note in self.notes),
+            *(table.markdown() for table in self.tables),
         ]
-        write_bytes(
-            home / "table.md",
-            "\n".join([*parts, *(table.markdown() for table in self.tables)]).encode(),
-        )
-        values = {
-            "name": self.name,
-            "title": self.title,
-            "claim": self.claim,
-            "answer": self.answer,
-            "notes": self.notes,
-        }
-        write_json(
-            home / "table.json",
-            plain(values | {"tables": [table.to_json() for table in self.tables]}),
-        )
+        write_bytes(home / "table.md", "\n".join(parts).encode())
+        values = vars(self) | {"tables": [table.to_json() for table in self.tables]}
+        write_json(home / "table.json", plain(values))
         out = io.BytesIO()
         draw().savefig(out, format="png", dpi=120)
         write_bytes(home / "figure.png", out.getvalue())
 
 
 def how_made(found: Sequence[ArmRuns], seeds: int) -> list[str]:
-    """The lines below every table: data, length, seeds, protocol, and what was left out."""
+    """The notes of every page: data, length, seeds, protocol, and failed runs."""
     config = found[0].config
     epochs, first = config.train.epochs, config.train.seed
     lora = "with adapters in the warm-up" if config.text.lora else "frozen, without adapters"
     notes = [
         f"{config.dataset.name}, split {config.graph.split}, full ranking on the test split, best "
-        "checkpoint by validation "
-        f"{config.evaluation.metric}.",
-        (
-            f"{epochs} epochs of the joint phase a run; seeds {first} to {first + seeds - 1}; "
-            f"language model {lora}."
-        ),
+        f"checkpoint by validation {config.evaluation.metric}.",
+        f"{epochs} epochs of the joint phase a run; seeds {first} to {first + seeds - 1}; "
+        f"language model {lora}.",
         "Intervals are 95 %, p two-sided: paired bootstrap over users and seeds, 2,000 resamples. "
-        "Below three seeds, or at "
-        "p of .05 and above, a difference is called not significant.",
+        "Below three seeds, or at p of .05 and above, a difference is called not significant.",
     ]
-    left_out = [f"{arm.name}: {failure}" for arm in found for failure in arm.failures]
-    return notes + left_out
+    return notes + [f"{arm.name}: {failure}" for arm in found for failure in arm.failures]
 
 
 def interval(low: float | None, high: float | None, percent: bool = True) -> str | None:
-    """`+1.2 … +5.0 %`, or None where there is none."""
+    """`+1.2 … +5.0 %`; None without an interval."""
     if low is None or high is None:
         return None
     return f"{100 * low:+.1f} … {100 * high:+.1f} %" if percent else f"{low:+.3f} … {high:+.3f}"

@@ -1,6 +1,4 @@
-"""Many runs of one study: each arm at several seeds, two processes at once, each run trained and
-evaluated once.
-"""
+"""Many runs of one study: each arm at several seeds, several processes at once."""
 
 import multiprocessing
 import shutil
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recmind_dist.errors import StoreError, TrainingError
+from recmind_dist.launch.in_process import leave_ray
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.text_dtype import same_config
@@ -23,11 +22,9 @@ from recmind_dist.training.evaluate import read_run
 from recmind_dist.types import Say
 
 Configure = Callable[[str, list[str]], RunConfig]
-"""(variant, overrides) → the study's config with both laid over it."""
+"""(variant, overrides) → the study's config with both applied."""
 TrainOne = Callable[[dict[str, object]], tuple[str, float]]
-"""A run's config as plain data → what `train_and_evaluate` returns. It travels to another process,
-so it is a function.
-"""
+"""A run's config as plain data → what `train_and_evaluate` returns. Runs in another process."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class ArmRuns:
-    """What came of an arm: its runs that ended well, by seed, and a sentence for each that did not."""
+    """The outcome of an arm: its good runs, by seed, and a sentence for each failed one."""
 
     arm: Arm
     config: RunConfig
@@ -50,7 +47,6 @@ class ArmRuns:
 
     @property
     def name(self) -> str:
-        """Of the arm."""
         return self.arm.name
 
 
@@ -63,15 +59,15 @@ def run_arms(
     say: Say = print,
     train: TrainOne | None = None,
 ) -> list[ArmRuns]:
-    """Trains and evaluates each arm `seeds` times, in `<home>/runs/<arm>-seed<k>`; what is done
-    already is left alone.
+    """Trains and evaluates each arm at `seeds` seeds, in `<home>/runs/<arm>-seed<k>`, unless done
+    already.
 
     A run whose loss is not finite is left out and named; every other error ends the study.
 
     Args:
-        jobs: processes at once, each with one rank of scaling.threads_per_worker threads.
-        train: what trains and evaluates a run, for models that are no options of this package;
-        `train_and_evaluate` by default.
+        jobs: processes at once, each with one rank of scaling.threads_per_worker threads
+        train: trains and evaluates a run, for models that this package lacks; `train_and_evaluate`
+            by default
     """
     configs = [[_config_of(arm, configure, home, k) for k in range(seeds)] for arm in arms]
     flat = separate_texts([config for row in configs for config in row], home, say)
@@ -79,24 +75,19 @@ def run_arms(
     found = []
     for arm, row in zip(arms, configs, strict=True):
         sentences = [next(outcomes) for _ in row]
-        good = [
-            RunDirectory(c.run_dir)
-            for c, sentence in zip(row, sentences, strict=True)
-            if not sentence
-        ]
-        failures = [sentence for sentence in sentences if sentence]
-        found.append(ArmRuns(arm, row[0], good, failures))
+        done = [config for config, sentence in zip(row, sentences, strict=True) if not sentence]
+        runs = [RunDirectory(config.run_dir) for config in done]
+        found.append(ArmRuns(arm, row[0], runs, [sentence for sentence in sentences if sentence]))
     return found
 
 
 def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
     base = configure(arm.variant, list(arm.overrides))
     train = base.train.model_copy(update={"seed": base.train.seed + k})
-    scaling = base.scaling.model_copy(update={"num_workers": 1})
     name = "".join(c if c.isalnum() else "-" for c in arm.name.replace("α", "alpha"))
     changes = {
         "train": train,
-        "scaling": scaling,
+        "scaling": base.scaling.model_copy(update={"num_workers": 1}),
         "compare": (),
         "storage_uri": None,
         "run_dir": home / "runs" / f"{name}-seed{train.seed}",
@@ -105,32 +96,27 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
 
 
 def separate_texts(configs: Sequence[RunConfig], home: Path, say: Say) -> list[RunConfig]:
-    """Prepares all data and embeds all texts, each set of texts in a cache of its own below `home`.
+    """Prepares all data and embeds all texts; each set of texts gets its own cache below `home`.
 
-    Titles of held-out edges are kept from user texts, so models differ in texts, and one cache
-    holds one set at a time.
+    Held-out titles are left out of user texts, so models differ in texts.
     """
     caches: dict[str, Path] = {}
     out = []
     for config in configs:
-        trainer = Pipeline(config, _nothing)
-        prepared = (
-            prepare_texts(config, trainer.prepare()) if config.variant != "popularity" else None
-        )
-        if prepared is None or prepared.texts is None:
+        graph = Pipeline(config, _nothing).prepare()
+        texts = None if config.variant == "popularity" else prepare_texts(config, graph).texts
+        if texts is None:
             out.append(config)
             continue
-        key = content_key([prepared.texts.items, prepared.texts.users])[:8]
-        own = config.model_copy(update={"cache_dir": (home / f"texts-{key}").absolute()})
+        key = content_key([texts.items, texts.users])[:8]
+        cache_dir = (home / f"texts-{key}").absolute()
+        out.append(config.model_copy(update={"cache_dir": cache_dir}))
         if key not in caches:
-            if (
-                not own.cache_dir.exists()
-            ):  # most vectors, those of items at least, are the same ones
-                made = next(reversed(caches.values()), config.cache_dir)
-                _copy_cache(made / config.dataset.name, own.cache_dir / config.dataset.name)
-            caches[key] = own.cache_dir
-            Pipeline(own, say).embed()
-        out.append(own)
+            if not cache_dir.exists():  # most vectors, those of items at least, are the same
+                source = next(reversed(caches.values()), config.cache_dir)
+                _copy_cache(source / config.dataset.name, cache_dir / config.dataset.name)
+            caches[key] = cache_dir
+            Pipeline(out[-1], say).embed()
     return out
 
 
@@ -147,23 +133,21 @@ def _copy_cache(source: Path, target: Path) -> None:
 
 
 def _run_all(configs: list[RunConfig], jobs: int, say: Say, train: TrainOne) -> list[str]:
-    """For each config "" or, where its loss is not finite, the sentence that says so."""
-    _leave_ray()
+    """For each config "", or a sentence where its loss is not finite."""
+    leave_ray()
     sentences = [""] * len(configs)
     todo = [i for i, config in enumerate(configs) if not is_done(config)]
-    with ProcessPoolExecutor(
-        max(1, min(jobs, len(todo))), multiprocessing.get_context("spawn")
-    ) as pool:
-        waiting = {i: pool.submit(train, configs[i].model_dump(mode="json")) for i in todo}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(1, min(jobs, len(todo))), spawn) as pool:
+        futures = {i: pool.submit(train, configs[i].model_dump(mode="json")) for i in todo}
         try:
-            for count, (i, future) in enumerate(waiting.items(), 1):
+            for count, (i, future) in enumerate(futures.items(), 1):
                 sentences[i], seconds = future.result()
-                told = sentences[i] or f"done in {seconds:.0f} s"
-                say(f"[{count}/{len(todo)}] {configs[i].run_dir.name}: {told}")
+                outcome = sentences[i] or f"done in {seconds:.0f} s"
+                say(f"[{count}/{len(todo)}] {configs[i].run_dir.name}: {outcome}")
         except BrokenProcessPool as error:
-            raise TrainingError(
-                "a run's process was killed, for want of memory perhaps: lower --jobs"
-            ) from error
+            sentence = "a run's process was killed, perhaps for lack of memory: lower --jobs"
+            raise TrainingError(sentence) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -179,9 +163,7 @@ def is_done(config: RunConfig) -> bool:
 
 
 def train_and_evaluate(values: dict[str, object]) -> tuple[str, float]:
-    """Trains and evaluates a run in this process. Returns why it is left out, if it is, and its
-    seconds.
-    """
+    """Trains and evaluates a run. Returns why it is left out, or "", and its seconds."""
     start = time.monotonic()
     config = RunConfig.model_validate(values)
     try:
@@ -192,15 +174,5 @@ def train_and_evaluate(values: dict[str, object]) -> tuple[str, float]:
     return "", time.monotonic() - start
 
 
-def _leave_ray() -> None:
-    """Ends the Ray that embedding has started, whose workers would take the processors from the
-    runs.
-    """
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
-
-
 def _nothing(_: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""

@@ -1,5 +1,6 @@
-"""What a search may vary: a YAML file with one line a key, `table.learning_rate: {low: 1e-3, high:
-1e-1, log: true}`.
+"""What a search may vary: a YAML file with a line per key.
+
+For example `table.learning_rate: {low: 1e-3, high: 1e-1, log: true}`.
 """
 
 import json
@@ -18,7 +19,7 @@ class Dimension(Settings):
     """The values of one key: a range, or a list of choices."""
 
     low: int | float | None = None
-    """Lowest value; whole numbers at both ends mean that only whole numbers are tried."""
+    """Lowest value; if both ends are whole numbers, only whole numbers are tried."""
     high: int | float | None = None
     log: bool = False
     """Draw evenly in the logarithm."""
@@ -34,25 +35,20 @@ class Dimension(Settings):
             if self.low >= self.high:
                 raise ValueError(f"low {self.low} is not below high {self.high}")
             if self.log and self.low <= 0:
-                raise ValueError(
-                    f"low {self.low} has no logarithm: give one above 0, or leave out log"
-                )
+                raise ValueError(f"low {self.low} has no logarithm: raise it, or leave out log")
         return self
 
     def suggest(self, trial: Trial, key: str) -> Any:
-        """A value for this trial."""
         if self.low is None or self.high is None:
-            # as JSON text, since the journal takes no lists
-            return json.loads(
-                trial.suggest_categorical(key, [json.dumps(choice) for choice in self.choices])
-            )
+            choices = [json.dumps(choice) for choice in self.choices]  # the journal takes no lists
+            return json.loads(trial.suggest_categorical(key, choices))
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, log=self.log)
         return trial.suggest_float(key, self.low, self.high, log=self.log)
 
     @property
     def example(self) -> Any:
-        """Some value of the dimension, to check it with."""
+        """A value of the dimension, to check it with."""
         return self.choices[0] if self.choices else self.low
 
 
@@ -60,7 +56,7 @@ Space = dict[str, Dimension]
 
 
 def load_space(path: Path) -> Space:
-    """Reads a search space. Raises ConfigError, with file and line, for what is none."""
+    """Reads a search space. Raises ConfigError with file and line."""
     document = load_yaml(path)
     space: Space = {}
     for key, value in document.values.items():
@@ -69,14 +65,12 @@ def load_space(path: Path) -> Space:
         except ValidationError as error:
             fault = error.errors()[0]
             name = ".".join(map(str, fault["loc"]))
-            said = fault["msg"].removeprefix("Value error, ")
-            raise ConfigError(
-                f"{document.where((key,))}: {key}{f' ({name})' if name else ''}: {said}"
-            ) from error
+            field = f"{key} ({name})" if name else key
+            message = fault["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{document.where((key,))}: {field}: {message}") from error
     if not space:
-        raise ConfigError(
-            f"{path}: names no key to vary: give one, e.g. `loss.temperature: {{low: 0.05, high: 0.3}}`"
-        )
+        example = "`loss.temperature: {low: 0.05, high: 0.3}`"
+        raise ConfigError(f"{path}: names no key to vary: give one, e.g. {example}")
     return space
 
 
@@ -86,9 +80,7 @@ def as_word(key: str, value: Any) -> str:
 
 
 def default_space(config: Path, variant: str) -> Path:
-    """`spaces/<variant>.yaml` beside the config, else `spaces/default.yaml`. Raises ConfigError
-    where neither is.
-    """
+    """`spaces/<variant>.yaml` beside the config, else `spaces/default.yaml`. Raises ConfigError."""
     candidates = [config.parent / "spaces" / f"{name}.yaml" for name in (variant, "default")]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:

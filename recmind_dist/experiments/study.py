@@ -13,22 +13,21 @@ from recmind_dist.storage import directory_lock
 from recmind_dist.types import Say
 
 EXPERIMENTS = {"warmup": warmup, "gating": gating, "probe": probe, "ablation": ablation}
-DEFAULTS = (
-    "text.lora=null",
-)  # a study embeds once for many runs: adapters would embed anew in each
+# a study embeds once for many runs; with adapters each run would embed again
+DEFAULTS = ("text.lora=null",)
 
 
 def run_experiment(
     name: str, path: Path, overrides: list[str], seeds: int, jobs: int, say: Say
 ) -> Findings:
-    """Runs an experiment in `<run_dir>/experiment-<name>`; runs that are done already are used as
-    they are.
+    """Runs an experiment in `<run_dir>/experiment-<name>`; uses runs that are done already.
 
     Args:
-        overrides: over the file's own settings and `DEFAULTS`; seeds: runs of each model; jobs:
-        runs at once.
+        overrides: over the file's own settings and `DEFAULTS`
+        seeds: runs of each model
+        jobs: runs at once
     Raises:
-        ConfigError, DataError: as `recmind run`, before anything is trained.
+        ConfigError, DataError: before anything is trained.
     """
 
     def configure(variant: str, words: list[str]) -> RunConfig:

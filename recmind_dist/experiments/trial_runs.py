@@ -1,6 +1,4 @@
-"""One trial of a search: a run in this process, told to the pruner epoch by epoch, whose failure
-costs only itself.
-"""
+"""One trial of a search: a run in this process, reported to the pruner epoch by epoch."""
 
 import shutil
 from collections.abc import Callable
@@ -19,8 +17,8 @@ from recmind_dist.types import Say
 
 
 @dataclass(frozen=True)
-class LossTerms:
-    """How a trial ended: its best validation score so far and the epoch of that; why, if it failed."""
+class TrialResult:
+    """How a trial ended: its best validation score, that epoch, and the reason of a failure."""
 
     state: TrialState
     score: float | None = None
@@ -28,54 +26,52 @@ class LossTerms:
     reason: str = ""
 
 
-def run_trial(make_config: Callable[[], RunConfig], trial: optuna.Trial, say: Say) -> LossTerms:
-    """Trains a trial to its end or to where the pruner stops it.
+def run_trial(make_config: Callable[[], RunConfig], trial: optuna.Trial, say: Say) -> TrialResult:
+    """Trains a trial to its end, or until the pruner stops it.
 
-    Settings that contradict each other and losses that are not finite fail the trial; other errors
-    end the search.
+    Contradictory settings and losses that are not finite fail the trial; other errors end the
+    search.
     """
     try:
         config = make_config()
     except ConfigError as error:
-        return LossTerms(TrialState.FAIL, reason=str(error))
+        return TrialResult(TrialState.FAIL, reason=str(error))
     run, metric = RunDirectory(config.run_dir), config.evaluation.metric
     try:
-        train_in_process(config, lambda _: None, _Watch(trial, run, metric))
+        train_in_process(config, lambda _: None, _Pruner(trial, run, metric))
     except TrainingError as error:
-        return LossTerms(TrialState.FAIL, *_best(run, metric), str(error))
+        return TrialResult(TrialState.FAIL, *_best(run, metric), str(error))
     except optuna.TrialPruned:
-        return LossTerms(TrialState.PRUNED, *_best(run, metric))
+        return TrialResult(TrialState.PRUNED, *_best(run, metric))
     score, epoch = _best(run, metric)
     if score is None:
-        return LossTerms(
-            TrialState.FAIL,
-            reason="no validation: the split holds out nothing for it: set graph.split",
-        )
-    return LossTerms(TrialState.COMPLETE, score, epoch)
+        reason = "no validation: the split holds out nothing for it: set graph.split"
+        return TrialResult(TrialState.FAIL, reason=reason)
+    return TrialResult(TrialState.COMPLETE, score, epoch)
 
 
-class _Watch:
-    """Tells the trial each new validation, and raises TrialPruned where it lies below the median of
-    the others.
-    """
+class _Pruner:
+    """Reports new validations to the trial; raises TrialPruned below the median of the others."""
 
     def __init__(self, trial: optuna.Trial, run: RunDirectory, metric: str) -> None:
-        self.trial, self.run, self.metric = trial, run, metric
-        self.told = 0
+        self.trial = trial
+        self.run = run
+        self.metric = metric
+        self.reported = 0
 
     def __call__(self, _: dict[str, Any]) -> None:
         best = 0.0
         for record in validation_curve(self.run):
             best = max(best, record[self.metric])
-            if record["epoch"] > self.told:
-                self.told = record["epoch"]
-                self.trial.report(best, self.told)
+            if record["epoch"] > self.reported:
+                self.reported = record["epoch"]
+                self.trial.report(best, self.reported)
                 if self.trial.should_prune():
                     raise optuna.TrialPruned
 
 
 def drop_checkpoints(home: Path, keep: str | None) -> None:
-    """Frees the disk of all trials' checkpoints but those of the best."""
+    """Deletes the checkpoints of all trials but the best."""
     for directory in home.glob("trial-*/checkpoints"):
         if directory.parent.name != keep:
             shutil.rmtree(directory, ignore_errors=True)

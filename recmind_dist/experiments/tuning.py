@@ -1,9 +1,8 @@
-"""`tune`: a search of a fixed budget on validation alone, which the same command goes on with after
-any stop.
+"""`tune`: a search of a fixed budget on validation, which the same command goes on with after a
+stop.
 
-Trial n is a function of the trials before it and of (seed, n), so a search that was stopped ends as
-one that was not.
-Test data are never opened here: a trial trains and validates, nothing more.
+Trial n is a function of the trials before it and of (seed, n), so a stop does not change the
+outcome. Test data are never opened: a trial trains and validates.
 """
 
 import time
@@ -30,12 +29,13 @@ from recmind_dist.storage import content_key, directory_lock, write_bytes
 from recmind_dist.types import Say
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+NOT_TUNED = ("run_dir", "compare", "variant", "evaluation")
 HEADERS = ("trial", "state", "score", "epoch", "seed", "seconds", "settings")
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search: where it keeps its things, what it varies, and how a trial's config comes about."""
+    """One search: its directory, what it varies, and the config of a trial."""
 
     path: Path
     overrides: list[str]
@@ -45,35 +45,28 @@ class Search:
 
     @property
     def home(self) -> Path:
-        """<run_dir>: journal.log, trials.jsonl, trials.md, best.yaml and a directory for each
-        trial.
-        """
+        """<run_dir>: journal.log, trials.jsonl, trials.md, best.yaml, a directory per trial."""
         return self.base.run_dir.absolute()
 
     def config(self, values: dict[str, Any], run_dir: Path) -> RunConfig:
-        """The config with these values of the space. Raises ConfigError if they contradict each
-        other.
-        """
+        """The config with these values. Raises ConfigError if they contradict each other."""
         words = [as_word(key, value) for key, value in values.items()]
-        config = load_run_config(
-            self.path,
-            [*self.overrides, *words, f"run_dir={run_dir}", "compare=[]", "storage_uri=null"],
-        )
-        return config.model_copy(
-            update={"train": config.train.model_copy(update={"seed": self.seed})}
-        )
+        words += [f"run_dir={run_dir}", "compare=[]", "storage_uri=null"]
+        config = load_run_config(self.path, [*self.overrides, *words])
+        train = config.train.model_copy(update={"seed": self.seed})
+        return config.model_copy(update={"train": train})
 
 
 def tune(
     path: Path, overrides: list[str], trials: int, seed: int, space: Path | None, say: Say
 ) -> Path:
-    """Searches until `trials` trials are done, those of earlier calls included. Returns best.yaml.
+    """Searches until `trials` trials are done, earlier calls included. Returns best.yaml.
 
     Args:
-        seed: of the search, and of the training of every trial; space: None: see `default_space`.
+        seed: of the search, and of the training of every trial
+        space: None: see `default_space`
     Raises:
-        ConfigError: config, space or both are not valid; or the search in run_dir was made with
-        others.
+        ConfigError: config or space is not valid, or run_dir has a search with others.
         TrainingError: no trial ended well.
     """
     search = _prepare(path, overrides, seed, space)
@@ -90,14 +83,14 @@ def trial_rows(study: optuna.Study) -> list[list[Any]]:
     """One row a finished trial, the best first, then those without a score."""
     rows = []
     for trial in _finished(study):
-        told = trial.user_attrs
-        settings = ", ".join(
-            f"{key}={_short(value)}" for key, value in told.get("values", {}).items()
-        )
-        reason = f"{settings}: {told['reason']}" if told.get("reason") else settings
-        score = trial.value if trial.state == TrialState.COMPLETE else told.get("score")
-        times = (told.get("epoch"), told.get("seed"), told.get("seconds"))
-        rows.append([trial.number, STATES[trial.state], score, *times, reason])
+        attrs = trial.user_attrs
+        values = attrs.get("values", {}).items()
+        settings = ", ".join(f"{key}={_short(value)}" for key, value in values)
+        if attrs.get("reason"):
+            settings += f": {attrs['reason']}"
+        score = trial.value if trial.state == TrialState.COMPLETE else attrs.get("score")
+        times = (attrs.get("epoch"), attrs.get("seed"), attrs.get("seconds"))
+        rows.append([trial.number, STATES[trial.state], score, *times, settings])
     return sorted(rows, key=lambda row: (row[1] != "complete", -(row[2] or 0.0), row[0]))
 
 
@@ -111,17 +104,10 @@ def _prepare(path: Path, overrides: list[str], seed: int, space: Path | None) ->
             f"{space}: {fixed[0]}: variant {base.variant} decides this key: leave it out"
         )
     for key, dimension in search.space.items():
-        if (
-            key.partition(".")[0] in ("run_dir", "compare", "variant", "evaluation")
-            or key == "train.seed"
-        ):
-            raise ConfigError(
-                f"{space}: {key}: not for tuning: it would change how trials are judged: leave it "
-                "out"
-            )
-        search.config(
-            {key: dimension.example}, search.home
-        )  # an unknown key is told before anything is trained
+        if key == "train.seed" or key.partition(".")[0] in NOT_TUNED:
+            fault = "not for tuning: it would change how trials are judged"
+            raise ConfigError(f"{space}: {key}: {fault}: leave it out")
+        search.config({key: dimension.example}, search.home)  # refuses an unknown key
     return search
 
 
@@ -147,7 +133,7 @@ def _open(search: Search) -> optuna.Study:
 
 
 def _recover(study: optuna.Study, log: MetricsLog) -> None:
-    """Trials that a stop cut short come first again, with their values and in their directory."""
+    """Trials that were cut short run first, with their values and in their directories."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.user_attrs.get("values"):
             study.enqueue_trial(trial.params, user_attrs={"directory": _directory(trial)})
@@ -155,10 +141,9 @@ def _recover(study: optuna.Study, log: MetricsLog) -> None:
         log.log("interrupted", trial=trial.number)
 
 
-def _run_next(search: Search, study: optuna.Study, log: MetricsLog, place: str, say: Say) -> None:
+def _run_next(search: Search, study: optuna.Study, log: MetricsLog, count: str, say: Say) -> None:
     start = time.monotonic()
-    # a sampler for each trial: what a trial draws must not depend on how many others this process
-    # has drawn
+    # a sampler per trial: its draws must not depend on trials that this process ran before
     study.sampler = optuna.samplers.TPESampler(
         seed=stream_key(search.seed, "trial", len(_finished(study))) & 0xFFFF_FFFF,
         n_startup_trials=8,
@@ -168,69 +153,42 @@ def _run_next(search: Search, study: optuna.Study, log: MetricsLog, place: str, 
     trial.set_user_attr("values", values)
     trial.set_user_attr("seed", search.seed)
     name = _directory(trial)
-    loss_terms = run_trial(lambda: search.config(values, search.home / name), trial, say)
-    seconds = round(time.monotonic() - start, 1)
-    for key, value in (
-        ("epoch", loss_terms.epoch),
-        ("score", loss_terms.score),
-        ("reason", loss_terms.reason),
-    ):
+    result = run_trial(lambda: search.config(values, search.home / name), trial, say)
+    outcome = {"score": result.score, "epoch": result.epoch, "reason": result.reason}
+    outcome["seconds"] = round(time.monotonic() - start, 1)
+    for key, value in outcome.items():
         trial.set_user_attr(key, value)
-    trial.set_user_attr("seconds", seconds)
-    complete = loss_terms.state == TrialState.COMPLETE
-    study.tell(trial, loss_terms.score if complete else None, loss_terms.state)
-    told = {
-        "state": STATES[loss_terms.state],
-        "score": loss_terms.score,
-        "epoch": loss_terms.epoch,
-        "reason": loss_terms.reason,
-    }
-    log.log(
-        "trial",
-        trial=trial.number,
-        **told,
-        values=values,
-        seed=search.seed,
-        seconds=seconds,
-        directory=name,
-    )
-    score = (
-        f"{search.base.evaluation.metric} {loss_terms.score:.4f}"
-        if loss_terms.score is not None
-        else ""
-    )
-    say(
-        f"{place} trial {trial.number}: {STATES[loss_terms.state]} {score} {loss_terms.reason}".rstrip()
-    )
+    complete = result.state == TrialState.COMPLETE
+    study.tell(trial, result.score if complete else None, result.state)
+    state = STATES[result.state]
+    record = {"trial": trial.number, "state": state, **outcome, "values": values}
+    log.log("trial", **record, seed=search.seed, directory=name)
+    metric = search.base.evaluation.metric
+    score = "" if result.score is None else f"{metric} {result.score:.4f}"
+    say(f"{count} trial {trial.number}: {state} {score} {result.reason}".rstrip())
     drop_checkpoints(search.home, keep=_directory(study.best_trial) if _complete(study) else None)
 
 
 def _conclude(search: Search, study: optuna.Study, say: Say) -> Path:
+    metric = search.base.evaluation.metric
     table = markdown_table(HEADERS, trial_rows(study))
-    write_bytes(
-        search.home / "trials.md",
-        f"# Trials, by validation {search.base.evaluation.metric}\n\n{table}".encode(),
-    )
+    page = f"# Trials, by validation {metric}\n\n{table}"
+    write_bytes(search.home / "trials.md", page.encode())
     say(table)
     if not _complete(study):
-        reasons = sorted({str(trial.user_attrs.get("reason", "")) for trial in study.trials} - {""})
+        reasons = {str(trial.user_attrs.get("reason", "")) for trial in study.trials} - {""}
         raise TrainingError(
-            f"{search.home}: none of {len(study.trials)} trials ended well ({'; '.join(reasons)[:300]}): "
-            "narrow the space"
+            f"{search.home}: none of {len(study.trials)} trials ended well "
+            f"({'; '.join(sorted(reasons))[:300]}): narrow the space"
         )
     best = study.best_trial
     config = search.config(best.user_attrs["values"], search.base.run_dir / "best")
     out = search.home / "best.yaml"
     write_bytes(out, dump_yaml(config.model_dump(mode="json")).encode())
     if load_run_config(out) != config:
-        raise ConfigError(
-            f"{out}: does not read back as it was written: variant {config.variant} changes tuned "
-            "keys"
-        )
-    say(
-        f"best: trial {best.number}, validation {search.base.evaluation.metric} {best.value:.4f}: "
-        f"{out}"
-    )
+        fault = f"variant {config.variant} changes tuned keys"
+        raise ConfigError(f"{out}: does not read back as it was written: {fault}")
+    say(f"best: trial {best.number}, validation {metric} {best.value:.4f}: {out}")
     return out
 
 
@@ -239,9 +197,7 @@ def _directory(trial: optuna.Trial | FrozenTrial) -> str:
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that came to an end of their own; those that a stop cut short are tried again, and do
-    not count.
-    """
+    """Trials that ended; those that were cut short are tried again, and do not count."""
     trials = study.get_trials(deepcopy=False, states=tuple(STATES))
     return [trial for trial in trials if "seconds" in trial.user_attrs]
 

@@ -1,6 +1,4 @@
-"""Does alignment before the joint phase help: validation NDCG@10 along training, with and without
-it, over seeds.
-"""
+"""Whether alignment before the joint phase helps: validation NDCG@10 with and without it."""
 
 import numpy as np
 
@@ -17,54 +15,31 @@ ARMS = (Arm("warm-up", "recmind", WORDS), Arm("no warm-up", "no_warmup", WORDS))
 
 
 def warmup(study: Study) -> Findings:
-    """Runs both and compares their validation curves, and their test metric user by user."""
+    """Trains both; compares their validation curves, and their test metric user by user."""
     warm, cold = found = study.run(ARMS)
     curves = {arm.name: _curve(arm) for arm in found}
-    by_epoch = {
-        name: {epoch: (mean, sd) for epoch, mean, sd in curve} for name, curve in curves.items()
-    }
-    rows = []
-    for epoch in sorted(set(by_epoch[warm.name]) | set(by_epoch[cold.name])):
-        pairs = [by_epoch[arm.name].get(epoch, (None, None)) for arm in found]
-        rows.append([int(epoch), *(value for pair in pairs for value in pair)])
-    headers = ("epoch", *(f"{arm.name}{what}" for arm in found for what in ("", ", sd")))
-    along = TableOf(
-        f"## Validation {METRIC} along the joint phase, mean and standard deviation over seeds",
-        headers,
-        rows,
-    )
     result = compare(warm.runs, cold.runs, METRIC) if warm.runs and cold.runs else None
-    summary = [
-        [
-            arm.name,
-            len(arm.runs),
-            _mean(curves[arm.name], 1),
-            _variance(curves[arm.name]),
-            _last(curves[arm.name]),
-        ]
-        for arm in found
-    ]
-    names = (
-        "model",
-        "runs",
-        f"mean {METRIC} along training",
-        "variance between seeds, × 10⁻⁶",
-        f"last {METRIC}",
-    )
+    means = f"mean {METRIC} along training"
+    names = ("model", "runs", means, "variance between seeds, × 10⁻⁶", f"last {METRIC}")
+    summary = []
+    for arm in found:
+        curve = curves[arm.name]
+        mean = float(np.mean([point[1] for point in curve])) if curve else None
+        last = float(curve[-1][1]) if curve else None
+        summary.append([arm.name, len(arm.runs), mean, _variance(curve), last])
     gain = f"{100 * result.gain:+.1f} %" if result and result.gain is not None else None
     ends = interval(result.low, result.high) if result else None
     test = [["warm-up over none", gain, ends, "above", seen(result, "above")]]
     tables = [
         TableOf("## Over the whole of training", names, summary),
         TableOf(f"## Test {METRIC}", ("", "gain", "interval", "paper", "seen"), test),
-        along,
+        _by_epoch(curves),
     ]
-    with_it, without = (_variance(curves[arm.name]) for arm in found)
-    calmer = with_it is not None and without is not None and with_it < without
+    with_warmup, without = (_variance(curves[arm.name]) for arm in found)
+    calmer = with_warmup is not None and without is not None and with_warmup < without
     answer = (
         f"test {METRIC} higher with a warm-up: {seen(result, 'above')}; less variance between "
-        "seeds: "
-        f"{'yes' if calmer else 'no'}, by {study.seeds} seeds, too few to call a ratio of "
+        f"seeds: {'yes' if calmer else 'no'}, by {study.seeds} seeds, too few to call a ratio of "
         "variances significant."
     )
     length = warm.config.train.warmup_epochs
@@ -74,11 +49,20 @@ def warmup(study: Study) -> Findings:
     ]
     findings = Findings("warmup", "Warm-up by alignment", CLAIM, answer, tables, notes)
     drawn = {name: curve for name, curve in curves.items() if curve}
-    findings.write(
-        study.home,
-        lambda: draw_curves(drawn, "Warm-up by alignment", "joint epoch", f"validation {METRIC}"),
-    )
+    label = f"validation {METRIC}"
+    findings.write(study.home, lambda: draw_curves(drawn, findings.title, "joint epoch", label))
     return findings
+
+
+def _by_epoch(curves: dict[str, Curve]) -> TableOf:
+    by_epoch = [{epoch: (mean, sd) for epoch, mean, sd in curve} for curve in curves.values()]
+    rows = []
+    for epoch in sorted({epoch for points in by_epoch for epoch in points}):
+        pairs = [points.get(epoch, (None, None)) for points in by_epoch]
+        rows.append([int(epoch), *(value for pair in pairs for value in pair)])
+    headers = ("epoch", *(f"{name}{column}" for name in curves for column in ("", ", sd")))
+    title = f"## Validation {METRIC} along the joint phase, mean and standard deviation over seeds"
+    return TableOf(title, headers, rows)
 
 
 def _curve(arm: ArmRuns) -> Curve:
@@ -87,19 +71,12 @@ def _curve(arm: ArmRuns) -> Curve:
     for run in arm.runs:
         for record in validation_curve(run):
             by_epoch.setdefault(int(record["epoch"]), []).append(float(record[METRIC]))
-    return [
-        (epoch, float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
-        for epoch, values in sorted(by_epoch.items())
-    ]
-
-
-def _mean(curve: Curve, column: int) -> float | None:
-    return float(np.mean([point[column] for point in curve])) if curve else None
+    curve = []
+    for epoch, values in sorted(by_epoch.items()):
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        curve.append((epoch, float(np.mean(values)), sd))
+    return curve
 
 
 def _variance(curve: Curve) -> float | None:
     return 1e6 * float(np.mean([point[2] ** 2 for point in curve])) if curve else None
-
-
-def _last(curve: Curve) -> float | None:
-    return float(curve[-1][1]) if curve else None

@@ -1,6 +1,4 @@
-"""Joining a Ray cluster, and asking every node of it, before anything is trained, whether it can
-take part.
-"""
+"""Joins a Ray cluster, and checks before training that every node can take part."""
 
 import logging
 import os
@@ -16,7 +14,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from recmind_dist.causes import cause_of
+from recmind_dist.causes import cause_of, telling_line
 from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.graph.edge_rows import rows_directory
 from recmind_dist.launch.network import fault_of_network, fewest_nodes
@@ -28,33 +26,29 @@ from recmind_dist.training.inputs import Inputs
 
 log = logging.getLogger(__name__)
 
-_ANSWER_S = (
-    120.0  # a node that has not imported this package in that time is not fit to train either
-)
+_ANSWER_S = 120.0  # a node that takes longer to import this package is not fit to train
 _CONNECT_S = 5.0
 START_ATTEMPTS = 10
-"""Waits for the workers' places, of scaling.start_timeout_s each, before a run gives up."""
+"""Waits for the workers' start, of scaling.start_timeout_s each, before a run gives up."""
 
 
 def start_ray(config: RunConfig) -> None:
     """Joins the cluster that is named or found (RAY_ADDRESS), or starts one on this machine for
-    this process alone.
+    this process.
 
     Raises:
         ConfigError: no cluster is at the address.
     """
     if ray.is_initialized():
         return
-    os.environ.setdefault(
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
-    )  # a report waits for the next one: by default 2 s
+    # a report waits for the next health check, by default 2 s
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     address = config.scaling.address or os.environ.get("RAY_ADDRESS")
     if address:
         _join(address, "scaling.address" if config.scaling.address else "RAY_ADDRESS", options)
         return
-    # on one machine workers are processes that share its cores, so more of them than cores is
-    # allowed
+    # workers on one machine share its cores: there may be more of them than cores
     num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers, config.evaluation.num_workers)
     ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
 
@@ -63,8 +57,8 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
     remedy = "start the cluster, correct the address, or leave it out for a Ray of this run's own"
     if address.startswith("http"):
         raise ConfigError(
-            f"{setting} {address}: the address of the job API: give HEAD:6379, or use `ray job "
-            "submit`"
+            f"{setting} {address}: the address of the job API: give HEAD:6379, or use "
+            "`ray job submit`"
         )
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
@@ -77,7 +71,7 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
-        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        first = telling_line(str(error)).rstrip(".")
         raise ConfigError(
             f"{setting} {address}: no Ray cluster answers ({first}): {remedy}"
         ) from error
@@ -87,36 +81,46 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
 def publish_requirements(
     config: RunConfig, inputs: Inputs | None, num_ranks: int = 0, kind: str = "CPU"
 ) -> Iterator[NodeRequirements]:
-    """What nodes are asked, with its files in the run directory and on shared storage, which last
-    as long as the call does.
+    """What every node must have, with test files that exist as long as the context.
+
+    The files are in the run directory and on shared storage.
 
     Args:
-        num_ranks: ranks that will meet, at most; kind: "CPU" or "GPU": what a worker takes one of.
+        num_ranks: ranks that will meet, at most
+        kind: "CPU" or "GPU": what a worker takes one of
     """
-    run, uri = RunDirectory(config.run_dir.absolute()), config.absolute().storage_uri
-    remote = Remote(uri) if uri else None
-    token, word = run.logs / f"place-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+    config = config.absolute()
+    run = RunDirectory(config.run_dir)
+    remote = Remote(config.storage_uri) if config.storage_uri else None
+    token = run.logs / f"node-check-{uuid.uuid4().hex[:8]}"
+    word = uuid.uuid4().hex
     run.create()
     files = [inputs.graph / "manifest.json", inputs.whitening, inputs.texts] if inputs else []
     if inputs and config.graph.placement == "partitioned":
         files.append(rows_directory(inputs.graph) / "manifest.json")
-    model = Path(config.absolute().text.model) / "config.json"
+    model = Path(config.text.model) / "config.json"
     if config.model.reads_text and model.is_file():
         files.append(model)
     try:
         token.write_text(word)
         if remote is not None:
-            _write_there(remote, f"{FOLDER}/{token.name}", word)
-        paths = [str(path) for path in files if path is not None]
-        many = fewest_nodes(_room_of_machines(kind), num_ranks) > 1
-        yield NodeRequirements(versions(), str(token), word, paths, uri, num_ranks, many)
+            _write_word(remote, f"{FOLDER}/{token.name}", word)
+        yield NodeRequirements(
+            versions(),
+            str(token),
+            word,
+            paths=[str(path) for path in files if path is not None],
+            storage_uri=config.storage_uri,
+            num_ranks=num_ranks,
+            many_nodes=fewest_nodes(_workers_by_machine(kind), num_ranks) > 1,
+        )
     finally:
         token.unlink(missing_ok=True)
         if remote is not None:
-            _tidy(remote)
+            _remove_words(remote)
 
 
-def _write_there(remote: Remote, name: str, word: str) -> None:
+def _write_word(remote: Remote, name: str, word: str) -> None:
     try:
         remote.write(name, word.encode())
     except OSError as error:
@@ -125,77 +129,65 @@ def _write_there(remote: Remote, name: str, word: str) -> None:
         ) from error
 
 
-def _tidy(remote: Remote) -> None:
+def _remove_words(remote: Remote) -> None:
     try:
         remote.delete_folder(FOLDER)
     except OSError as error:
         log.warning("%s/%s: not removed: %s", remote.uri, FOLDER, error)
 
 
-def check_nodes(place: NodeRequirements) -> None:
-    """Asks every node that could get a worker.
+def check_nodes(requirements: NodeRequirements) -> None:
+    """Checks every node that could get a worker.
 
     Raises:
-        ConfigError: one of them cannot take part; names it, and what it lacks.
+        ConfigError: a node cannot take part; names the node, the fault and the remedy.
     """
     nodes = [
         node for node in ray.nodes() if node["Alive"] and {"CPU", "GPU"} & set(node["Resources"])
     ]
     if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
-        if fault := fault_of_network(
-            False, place.num_ranks
-        ):  # this process's own: the same files and packages
+        # this process runs there, with the same files and packages
+        if fault := fault_of_network(False, requirements.num_ranks):
             raise ConfigError(f"this machine {fault}")
         return
-    asking = ray.remote(num_cpus=0, max_retries=0)(check_node)
-    asked = {
-        node["NodeID"]: asking.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(place)
-        for node in nodes
-    }
+    check = ray.remote(num_cpus=0, max_retries=0)(check_node)
+    answers = []
     for node in nodes:
-        if fault := _answer(asked[node["NodeID"]]):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        answers.append(check.options(scheduling_strategy=there).remote(requirements))
+    for node, answer in zip(nodes, answers, strict=True):
+        if fault := _fault_of_node(answer):
             name = f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
             raise ConfigError(f"node {name} {fault}")
 
 
 def wait_for_room(config: RunConfig, num_workers: int, kind: str) -> None:
-    """Until the cluster has room for so many workers; a cluster that can grow is asked to.
+    """Waits until the cluster has room for `num_workers`; asks a cluster that can grow to do so.
 
     Args:
-        kind: "CPU" or "GPU": what a worker takes one of.
+        kind: "CPU" or "GPU": what a worker takes one of
     Raises:
-        TrainingError: it has not after START_ATTEMPTS × scaling.start_timeout_s.
+        TrainingError: there is no room after START_ATTEMPTS × scaling.start_timeout_s.
     """
     patience_s = START_ATTEMPTS * config.scaling.start_timeout_s
-    deadline, said = time.monotonic() + patience_s, False
-    while (room := _room(kind)) < num_workers:
+    deadline = time.monotonic() + patience_s
+    warned = False
+    while (room := sum(_workers_by_machine(kind))) < num_workers:
+        nodes_have = f"the cluster's nodes have {room} {kind}s"
         if time.monotonic() > deadline:
             raise TrainingError(
                 f"no room for {num_workers} workers after {patience_s:g} s ({START_ATTEMPTS} × "
-                f"scaling.start_timeout_s): the cluster's nodes have {room} {kind}s: add nodes, "
-                "or lower "
-                "scaling.num_workers"
+                f"scaling.start_timeout_s): {nodes_have}: add nodes, or lower scaling.num_workers"
             )
-        if not said:
-            log.warning(
-                "waiting for room for %d workers: the cluster's nodes have %d %ss",
-                num_workers,
-                room,
-                kind,
-            )
-            said = True
+        if not warned:
+            log.warning("waiting for room for %d workers: %s", num_workers, nodes_have)
+            warned = True
         request_resources(bundles=[{kind: 1}] * num_workers)
         time.sleep(0.5)
 
 
-def _room(kind: str) -> int:
-    return sum(_room_of_machines(kind))
-
-
-def _room_of_machines(kind: str) -> list[int]:
-    """For how many workers, by machine: nodes of one address are processes of one machine."""
+def _workers_by_machine(kind: str) -> list[int]:
+    """Workers that each machine has room for. Ray nodes with one address are one machine."""
     room: dict[str, int] = {}
     for node in ray.nodes():
         if node["Alive"]:
@@ -204,24 +196,17 @@ def _room_of_machines(kind: str) -> list[int]:
     return list(room.values())
 
 
-def _answer(asked: "ray.ObjectRef[Any]") -> str | None:
+def _fault_of_node(answer: "ray.ObjectRef[Any]") -> str | None:
     try:
-        answer: str | None = ray.get(asked, timeout=_ANSWER_S)
-        return answer
+        fault: str | None = ray.get(answer, timeout=_ANSWER_S)
+        return fault
     except ray.exceptions.GetTimeoutError:
-        return (
-            f"gave no answer within {_ANSWER_S:g} s: look at its log, or take it out of the cluster"
-        )
-    except (
-        ray.exceptions.TaskUnschedulableError
-    ) as error:  # a node that died a moment ago counts as alive for a while
-        log.warning(
-            "a node has left while it was asked: %s", (str(error).splitlines() or [""])[0][:200]
-        )
+        return f"gave no answer within {_ANSWER_S:g} s: see its log, or remove it from the cluster"
+    except ray.exceptions.TaskUnschedulableError as error:
+        # a node that died a moment ago counts as alive for a while
+        log.warning("a node left while it was checked: %s", telling_line(str(error)))
         return None
     except ray.exceptions.RayError as error:
-        missing = next(
-            (line.strip() for line in str(error).splitlines() if "No module named" in line), None
-        )
-        said = missing or cause_of(error)
-        return f"cannot run this package ({said[-200:]}): install the same versions on every node"
+        lines = (line.strip() for line in str(error).splitlines())
+        cause = next((line for line in lines if "No module named" in line), cause_of(error))
+        return f"cannot run this package ({cause[-200:]}): install the same versions on every node"

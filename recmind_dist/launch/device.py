@@ -1,4 +1,4 @@
-"""`scaling.device`: whether the ranks of a run train on GPUs or on the CPU, and why."""
+"""`scaling.device`: whether ranks train on GPUs or on the CPU, and why."""
 
 import logging
 from collections.abc import Callable
@@ -14,20 +14,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """What ranks train on.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        reason: one sentence; empty where the settings name the device.
-        loud: whether the reason is a warning: `auto` takes the CPU.
-    """
+    """What ranks train on, and why."""
 
     device: str
+    """Either "cpu" or "cuda"."""
     reason: str = ""
+    """One sentence; empty where the settings name the device."""
     loud: bool = False
+    """Whether the reason is a warning: `auto` takes the CPU."""
 
     def tell(self, say: Callable[[str], None]) -> None:
-        """Says the reason, if there is one."""
+        """Logs or prints the reason, if there is one."""
         if self.reason and self.loud:
             log.warning("%s", self.reason)
         elif self.reason:
@@ -40,10 +37,9 @@ def choose_device(
     """`auto` takes GPUs where every rank gets one of its own.
 
     Args:
-        num_workers: ranks that the run needs at least.
-        num_gpus: of the cluster, or of this machine where the rank is in this process.
-        built: whether torch is built with CUDA.
-
+        num_workers: ranks that the run needs at least
+        num_gpus: of the cluster, or of this machine where the rank is in this process
+        built: whether torch is built with CUDA
     Raises:
         ConfigError: the settings ask for cuda, and torch is built without it.
     """
@@ -58,11 +54,12 @@ def choose_device(
     if num_gpus >= num_workers and built:
         return DeviceChoice("cuda", f"scaling.device: auto takes cuda: {gpus} for {workers}")
     if num_gpus == 0:
-        return DeviceChoice(
-            "cpu", "scaling.device: auto takes the CPU: no GPU was found", loud=True
+        why = "no GPU was found"
+    elif not built:
+        why = (
+            f"torch {torch.__version__} is built without CUDA, although there is {gpus}: install "
+            "a build with it"
         )
-    if not built:
-        why = f"torch {torch.__version__} is built without CUDA, although there is {gpus}: install a build with it"
     else:
         why = (
             f"there is {gpus} for {workers}, and each needs one of its own: "
@@ -72,11 +69,7 @@ def choose_device(
 
 
 def choose_device_here(scaling: ScalingSettings) -> DeviceChoice:
-    """As `choose_device`, for a rank in this process.
-
-    Raises:
-        ConfigError: the settings ask for cuda, and there is none.
-    """
+    """As `choose_device`, for a rank in this process. Raises ConfigError: cuda without a GPU."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if scaling.device == "cuda" and not num_gpus:
         raise ConfigError(
@@ -86,7 +79,7 @@ def choose_device_here(scaling: ScalingSettings) -> DeviceChoice:
 
 
 def has_cuda() -> bool:
-    """Whether torch is built with CUDA: the same on all nodes, whose versions are compared."""
+    """Whether torch is built with CUDA. Nodes have the same versions, so all agree."""
     return bool(torch.backends.cuda.is_built())  # type: ignore[no-untyped-call]
 
 

@@ -26,30 +26,27 @@ def train_phases(
     allow_mismatch: bool,
     report: Report,
 ) -> None:
-    """All of `Trainer.train`, on one rank alone."""
+    """`Trainer.train` in this process."""
     from recmind_dist.training.trainer import Trainer
 
     run = RunDirectory(config.run_dir)
     run.create()
-    worker = Trainer(config, inputs, context, run, uuid.uuid4().hex, report, resume, allow_mismatch)
-    worker.train(phases)
+    attempt = uuid.uuid4().hex
+    Trainer(config, inputs, context, run, attempt, report, resume, allow_mismatch).train(phases)
 
 
 def join_group_of_one(config: RunConfig, device: str) -> DistContext:
-    """A process group of one rank alone, which DeepSpeed needs. It lasts as long as the process:
-    DeepSpeed keeps hold of it.
-    """
+    """A process group of this process only, for DeepSpeed, which keeps it to the end."""
     backend = "nccl" if device == "cuda" else "gloo"
     if not dist.is_initialized():
-        store = dist.HashStore()  # type: ignore[attr-defined]  # public in torch's manual, not in its stubs
+        store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in torch's stubs
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     elif dist.get_backend() != backend:
         raise ConfigError(
             f"scaling.device: the run is on {device}, and this process has trained by "
-            f"{dist.get_backend()}, on another "
-            "device: start it in another process"
+            f"{dist.get_backend()}, on another device: start it in another process"
         )
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed asks for it
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed reads it
     rank_device = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         torch.cuda.set_device(rank_device)
@@ -59,7 +56,7 @@ def join_group_of_one(config: RunConfig, device: str) -> DistContext:
 
 
 def leave_ray() -> None:
-    """Ends the Ray that embedding has started: it would keep its memory through the whole training."""
+    """Stops the Ray that embedding has started: it would hold its memory during training."""
     import ray
 
     if ray.is_initialized():

@@ -1,4 +1,4 @@
-"""What gloo needs of a node: an address at which other nodes reach it, and a socket to every rank."""
+"""What gloo needs of a node: an address that other nodes reach, and a socket for every rank."""
 
 import ipaddress
 import os
@@ -10,48 +10,42 @@ from pathlib import Path
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 GROUPS = 4
-"""Of all ranks: torch's own, two for ids (distributed/context.py), DeepSpeed's. Each has a socket
-for every rank.
-"""
+"""Process groups of all ranks: torch's, two for ids, DeepSpeed's. Each has a socket per rank."""
 OTHER_FILES = 128
-"""Files that a worker has open besides, rounded up: pipes, logs and Ray's connections."""
+"""Other open files of a worker, rounded up: pipes, logs, Ray's connections."""
 _LOOPBACK_FLAG = 0x8  # IFF_LOOPBACK of <net/if.h>
 _REMEDY = f"set {INTERFACE} to the interface that the other nodes reach, before `ray start`"
 
 
 @dataclass(frozen=True)
 class Network:
-    """Where gloo would listen on this node.
-
-    Attributes:
-        chosen: the interfaces that GLOO_SOCKET_IFNAME names; is_loopback: of each interface there
-        is;
-        hostname: the machine's; address: the first that the hostname stands for and this machine
-        has, "" if there is none.
-    """
+    """Where gloo would listen on this node."""
 
     chosen: Sequence[str]
+    """Interfaces that GLOO_SOCKET_IFNAME names."""
     is_loopback: dict[str, bool]
+    """By interface of this machine."""
     hostname: str
     address: str
+    """The first address of the hostname that this machine has; "" if none."""
 
 
 def fault_of_network(many_nodes: bool, num_ranks: int) -> str | None:
-    """What keeps ranks on this node from meeting the others, a sentence without its subject; None
-    if nothing does.
+    """What keeps ranks on this node from meeting the others, without a subject; None if nothing.
 
     Args:
-        many_nodes: ranks run on more than one machine.
+        many_nodes: ranks run on more than one machine
     """
     fault = loopback_fault(network_here()) if many_nodes else None
     return fault or sockets_fault(open_files_allowed(), num_ranks)
 
 
 def loopback_fault(network: Network) -> str | None:
-    """Says that gloo would listen where no other node reaches it, and what to do."""
+    """The fault and remedy if gloo would listen where no other node reaches it."""
     for name in network.chosen:
         if name not in network.is_loopback:
-            return f"has no network interface {name} ({INTERFACE}): it has {', '.join(sorted(network.is_loopback))}"
+            names = ", ".join(sorted(network.is_loopback))
+            return f"has no network interface {name} ({INTERFACE}): it has {names}"
         if network.is_loopback[name]:
             return f"is not reached by other nodes at interface {name} ({INTERFACE}): {_REMEDY}"
     if network.chosen:
@@ -59,35 +53,33 @@ def loopback_fault(network: Network) -> str | None:
     if not network.address:
         return (
             f"is not reached by other nodes: its hostname {network.hostname} is no address of its "
-            "own, and gloo then "
-            f"listens on loopback: {_REMEDY}"
+            f"own, and gloo then listens on loopback: {_REMEDY}"
         )
     if ipaddress.ip_address(network.address.partition("%")[0]).is_loopback:
         return (
             f"is not reached by other nodes: its hostname {network.hostname} stands for "
-            f"{network.address}, where gloo "
-            f"listens: correct /etc/hosts, or {_REMEDY}"
+            f"{network.address}, where gloo listens: correct /etc/hosts, or {_REMEDY}"
         )
     return None
 
 
 def sockets_fault(allowed: int, num_ranks: int) -> str | None:
-    """Says that a process may not open as many sockets as so many ranks need, and what to do."""
+    """The fault and remedy if a process may open too few sockets for `num_ranks`."""
     needed = GROUPS * num_ranks + OTHER_FILES if num_ranks > 1 else 0
     if needed <= allowed:
         return None
     return (
         f"lets a process open {allowed} files, and {num_ranks} ranks need about {needed}: run "
-        "`ulimit -n "
-        f"{max(65536, needed)}` before `ray start` (or `recmind`), or lower scaling.num_workers"
+        f"`ulimit -n {max(65536, needed)}` before `ray start` (or `recmind`), or lower "
+        "scaling.num_workers"
     )
 
 
 def fewest_nodes(rooms: Sequence[int], workers: int) -> int:
-    """On how many nodes at least so many workers run, or as many of them as there is room for.
+    """The fewest nodes that hold `workers`, or all that there is room for.
 
     Args:
-        rooms: of each node, for how many workers.
+        rooms: workers that each node has room for
     """
     nodes, left = 0, min(workers, sum(rooms))
     for room in sorted(rooms, reverse=True):
@@ -98,19 +90,14 @@ def fewest_nodes(rooms: Sequence[int], workers: int) -> int:
 
 
 def network_here() -> Network:
-    """This process's, found as torch and gloo find it."""
+    """The network of this node, found as torch and gloo find it."""
     chosen = [name for name in os.environ.get(INTERFACE, "").split(",") if name]
-    names = [name for _, name in socket.if_nameindex()]
-    return Network(
-        chosen,
-        {name: _is_loopback(name) for name in names},
-        socket.gethostname(),
-        _first_own_address(),
-    )
+    is_loopback = {name: _is_loopback(name) for _, name in socket.if_nameindex()}
+    return Network(chosen, is_loopback, socket.gethostname(), _first_own_address())
 
 
 def open_files_allowed() -> int:
-    """How many files this process may have open."""
+    """Files that this process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft if soft != resource.RLIM_INFINITY else 1 << 62
 
@@ -129,8 +116,8 @@ def _first_own_address() -> str:
         return ""
     for family, kind, protocol, _, address in found:
         try:
-            with socket.socket(family, kind, protocol) as tried:
-                tried.bind(address)
+            with socket.socket(family, kind, protocol) as listener:
+                listener.bind(address)
         except OSError:
             continue
         return str(address[0])

@@ -1,6 +1,4 @@
-"""Ray Train: the only file that imports it. Starts the workers, restarts them after a loss, brings
-errors home.
-"""
+"""Training on Ray Train, which only this file imports: starts, restarts, and errors of workers."""
 
 import logging
 import os
@@ -30,7 +28,7 @@ from recmind_dist.launch.cluster import (
     start_ray,
     wait_for_room,
 )
-from recmind_dist.launch.device import DeviceChoice, choose_device, has_cuda
+from recmind_dist.launch.device import choose_device, has_cuda
 from recmind_dist.launch.node_check import NodeRequirements, check_node, name_of_this_node
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
@@ -53,14 +51,14 @@ def train(
     allow_mismatch: bool = False,
     say: Say = print,
 ) -> None:
-    """Trains `phases` on Ray workers, restarting them after a loss up to scaling.max_failures
+    """Trains `phases` on Ray workers, and restarts them after a loss up to scaling.max_failures
     times.
 
     Args:
-        say: takes one line on the device that they train on.
+        say: called with one line on the device
     Raises:
-        RecmindError: what a worker refused, as it said it; TrainingError: workers were lost too
-        often.
+        RecmindError: what a worker refused, in its words.
+        TrainingError: workers were lost too often.
     """
     run = RunDirectory(config.run_dir.absolute())
     order = {"phases": list(phases), "resume": resume, "allow_mismatch": allow_mismatch}
@@ -69,8 +67,9 @@ def train(
 
 
 def evaluate_on_workers(config: RunConfig, inputs: Inputs, say: Say = print) -> None:
-    """Evaluates a run on evaluation.num_workers Ray workers, which write results.json. Arguments
-    and errors as `train`.
+    """Evaluates a run on evaluation.num_workers Ray workers, which write results.json.
+
+    Raises as `train`.
     """
     _run_workers(evaluate_on_worker, config, inputs, config.evaluation.num_workers, {}, say)
 
@@ -85,15 +84,15 @@ def _run_workers(
 ) -> None:
     start_ray(config)
     few, many = (num_workers, num_workers) if isinstance(num_workers, int) else num_workers
-    choice = _choose_device(config, few)
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    choice = choose_device(config.scaling, few, num_gpus, has_cuda())
     choice.tell(say)
     kind = "GPU" if choice.device == "cuda" else "CPU"
     wait_for_room(config, few, kind)
-    with publish_requirements(config, inputs, many, kind) as place:
-        check_nodes(place)
-        _run_trainer(
-            function, config, inputs, num_workers, choice.device, {"place": place.to_json(), **more}
-        )
+    with publish_requirements(config, inputs, many, kind) as requirements:
+        check_nodes(requirements)
+        more = {"requirements": requirements.to_json(), **more}
+        _run_trainer(function, config, inputs, num_workers, choice.device, more)
 
 
 def _run_trainer(
@@ -117,28 +116,27 @@ def _run_trainer(
         **more,
     }
     use_gpu = device == "cuda"
-    # read by the controller, whose process is started with the driver's value
+    # the controller's process takes it from the driver
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.scaling.start_timeout_s)
+    scaling = config.scaling
+    environment = KEEP_FREED_MEMORY | (CUDA_RANK if use_gpu else CPU_RANK)
     trainer = TorchTrainer(
         function,
         train_loop_config=order,
         torch_config=TorchConfig(
-            backend="nccl" if use_gpu else "gloo", timeout_s=config.scaling.collective_timeout_s
+            backend="nccl" if use_gpu else "gloo", timeout_s=scaling.collective_timeout_s
         ),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=use_gpu,
-            elastic_resize_monitor_interval_s=config.scaling.resize_check_s,
+            elastic_resize_monitor_interval_s=scaling.resize_check_s,
         ),
         run_config=RayRunConfig(
             name=call,
             storage_path=str(run.logs / "ray"),
-            worker_runtime_env={
-                "env_vars": KEEP_FREED_MEMORY | (CUDA_RANK if use_gpu else CPU_RANK)
-            },
+            worker_runtime_env={"env_vars": environment},
             failure_config=FailureConfig(
-                max_failures=config.scaling.max_failures,
-                controller_failure_limit=START_ATTEMPTS - 1,
+                max_failures=scaling.max_failures, controller_failure_limit=START_ATTEMPTS - 1
             ),
         ),
     )
@@ -147,40 +145,41 @@ def _run_trainer(
     except ControllerError as error:
         raise _not_started(config, num_workers, error) from error
     except TrainingFailedError as error:
-        raise _told(refusal, error) from error
+        raise _worker_error(refusal, error) from error
     if refusal.exists():
-        raise _told(refusal, None)
+        raise _worker_error(refusal, None)
 
 
 def train_on_worker(order: dict[str, Any]) -> None:
-    """What Ray runs on each training worker. Every rank must call."""
-    with _joined(order) as (config, inputs, context, run):
+    """Ray runs it on each training worker. Collective: every rank must call."""
+    with _worker_context(order) as (config, inputs, context, run):
         if context is None:
             return
         attempt = context.broadcast_str(uuid.uuid4().hex)
-        # rank 0's view of it: shared storage may show a new file to some nodes later than to others
+        # from rank 0: shared storage may show a new file to some nodes later than to others
         resume = context.broadcast_str("auto" if Path(order["begun"]).exists() else order["resume"])
-        worker = Trainer(
-            config, inputs, context, run, attempt, report, resume, order["allow_mismatch"]
-        )
+        mismatch = order["allow_mismatch"]
+        trainer = Trainer(config, inputs, context, run, attempt, report, resume, mismatch)
         context.barrier()
-        Path(order["begun"]).touch()  # a restart of this call resumes, whatever the call said
-        worker.train(tuple(order["phases"]))
+        Path(order["begun"]).touch()  # a restart of this call resumes, even with --resume never
+        trainer.train(tuple(order["phases"]))
 
 
 def evaluate_on_worker(order: dict[str, Any]) -> None:
-    """What Ray runs on each evaluating worker. Every rank must call."""
-    with _joined(order) as (config, inputs, context, run):
+    """Ray runs it on each evaluating worker. Collective: every rank must call."""
+    with _worker_context(order) as (config, inputs, context, run):
         if context is not None:
             evaluate_run(config, inputs, run, context)
 
 
 @contextmanager
-def _joined(
+def _worker_context(
     order: dict[str, Any],
 ) -> Iterator[tuple[RunConfig, Inputs, DistContext | None, RunDirectory]]:
-    """A worker's place and settings. An error that a person must mend is written down, and then
-    not tried again: then all workers get no place. Every rank must call.
+    """A worker's settings and process group. Collective: every rank must call.
+
+    An error that the user must mend is written to the refusal file, and not tried again: from then
+    on every worker gets None for its group.
     """
     refusal = Path(order["refusal"])
     config = RunConfig.model_validate(order["config"])
@@ -188,18 +187,17 @@ def _joined(
     run = RunDirectory(Path(order["run_dir"]))
     torch.set_num_threads(config.scaling.threads_per_worker)
     refused = refusal.exists()
-    if not refused and (
-        fault := check_node(NodeRequirements(**order["place"]))
-    ):  # a node that has come since the driver asked
-        fault = f"node {name_of_this_node()} {fault}"
+    # this node may have joined after the driver's check
+    if not refused and (fault := check_node(NodeRequirements(**order["requirements"]))):
+        refused_node = ConfigError(f"node {name_of_this_node()} {fault}")
         if refusal.parent.is_dir():
-            write_json(refusal, {"error": ConfigError.__name__, "message": fault})
-        raise ConfigError(fault)
+            _write_error(refusal, refused_node)
+        raise refused_node
     device = get_device() if order["device"] == "cuda" else torch.device("cpu")
     context = DistContext.join_group(
         device, config.scaling.collective_timeout_s, config.scaling.shared_memory
     )
-    # together: a worker that sees the refusal late would wait for the others
+    # all ranks or none: one that sees the refusal late would wait for the others
     if context.all_reduce(torch.tensor([float(refused)], device=context.device)).item():
         yield config, inputs, None, run
         return
@@ -208,86 +206,73 @@ def _joined(
     try:
         yield config, inputs, context, run
     except WorkerLostError as error:
-        log.warning(
-            "%s", error
-        )  # into metrics.jsonl; a new start may succeed, so this is no refusal
-        write_json(_lost(refusal), {"error": type(error).__name__, "message": str(error)})
+        # a new start may succeed, so this is no refusal
+        log.warning("%s", error)  # into metrics.jsonl
+        _write_error(_lost_file(refusal), error)
         raise
     except RecmindError as error:
-        write_json(refusal, {"error": type(error).__name__, "message": str(error)})
+        _write_error(refusal, error)
         raise
     except Exception as error:
-        # Ray brings home the outermost error alone, and of its traceback both ends
+        # Ray passes on only the outermost error, and both ends of its traceback
         cause = f"rank {context.rank} of {context.world_size}: {cause_of(error)}"
-        write_json(_failed(refusal), {"message": str(error), "cause": cause})
+        write_json(_failure_file(refusal), {"message": str(error), "cause": cause})
         raise
     finally:
         logging.getLogger("recmind_dist").removeHandler(warnings)
         warnings.close()
 
 
-def _choose_device(config: RunConfig, num_workers: int) -> DeviceChoice:
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    return choose_device(config.scaling, num_workers, num_gpus, has_cuda())
+def _write_error(path: Path, error: RecmindError) -> None:
+    write_json(path, {"error": type(error).__name__, "message": str(error)})
 
 
 def _not_started(
     config: RunConfig, num_workers: int | tuple[int, int], error: ControllerError
 ) -> TrainingError:
-    """Ray could not place the workers, or its controller failed."""
     if "Timeout" not in type(getattr(error, "controller_failure", error)).__name__:
         return TrainingError(
             f"workers failed: {cause_of(error)}: see the logs, then run the same command again"
         )
     few = num_workers if isinstance(num_workers, int) else num_workers[0]
     return TrainingError(
-        f"no place for {few} workers after {START_ATTEMPTS} waits of "
-        f"{config.scaling.start_timeout_s:g} s "
-        "(scaling.start_timeout_s): the nodes are in use by others: wait for them, add nodes, or "
-        "lower scaling.num_workers"
+        f"no room for {few} workers after {START_ATTEMPTS} waits of "
+        f"{config.scaling.start_timeout_s:g} s (scaling.start_timeout_s): the nodes are in use by "
+        "others: wait for them, add nodes, or lower scaling.num_workers"
     )
 
 
-def _lost(refusal: Path) -> Path:
+def _lost_file(refusal: Path) -> Path:
     """Where workers write that they lost each other."""
     return refusal.with_name(refusal.name.replace("refused", "lost"))
 
 
-def _failed(refusal: Path) -> Path:
-    """Where a worker writes the first cause of an error that is no refusal; the last attempt's
-    stays.
-    """
+def _failure_file(refusal: Path) -> Path:
+    """Where a worker writes the first cause of any other error; the last attempt's stays."""
     return refusal.with_name(refusal.name.replace("refused", "failed"))
 
 
-def _told(refusal: Path, error: Exception | None) -> RecmindError:
-    """The error that a worker wrote down, or what Ray says."""
-    # that ranks lost each other is worth telling only where no rank has another failure, which will
-    # be the cause
+def _worker_error(refusal: Path, error: Exception | None) -> RecmindError:
+    """The error that a worker wrote, or what Ray reports."""
+    # another failure is the cause of ranks that lost each other, and is reported instead
     failures = getattr(error, "worker_failures", {}).values()
-    only_lost = bool(failures) and all(
-        WorkerLostError.__name__ in str(failure) for failure in failures
-    )
-    written = refusal if refusal.exists() or not only_lost else _lost(refusal)
-    if written.exists():
-        told = read_json(written)
-        kind: Callable[[str], RecmindError] = getattr(errors, str(told.get("error")), TrainingError)
-        return kind(str(told.get("message")))
-    return TrainingError(
-        f"workers failed: {_first_cause(refusal, error)}: see the logs, then run the same command "
-        "again"
-    )
+    only_lost = bool(failures) and all(WorkerLostError.__name__ in str(f) for f in failures)
+    path = refusal if refusal.exists() or not only_lost else _lost_file(refusal)
+    if path.exists():
+        written = read_json(path)
+        kind: Callable[[str], RecmindError]
+        kind = getattr(errors, str(written.get("error")), TrainingError)
+        return kind(str(written.get("message")))
+    cause = _first_cause(refusal, error)
+    return TrainingError(f"workers failed: {cause}: see the logs, then run the same command again")
 
 
 def _first_cause(refusal: Path, error: Exception | None) -> str:
-    """As the worker wrote it down, if that is the failure at hand; else as far as Ray tells."""
-    own = [
-        f
-        for f in getattr(error, "worker_failures", {}).values()
-        if WorkerLostError.__name__ not in str(f)
-    ]
-    if _failed(refusal).exists():
-        written = read_json(_failed(refusal))
-        if any(str(failure) == written.get("message") for failure in own):
+    """As the worker wrote it, if it is about this failure; else as Ray reports it."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [f for f in failures if WorkerLostError.__name__ not in str(f)]
+    if _failure_file(refusal).exists():
+        written = read_json(_failure_file(refusal))
+        if any(str(failure) == written.get("message") for failure in causes):
             return str(written.get("cause"))
-    return cause_of(own[0]) if own else cause_in(str(error))
+    return cause_of(causes[0]) if causes else cause_in(str(error))

@@ -1,5 +1,6 @@
-"""A whole run on one rank inside this process, for tuning, studies and small machines."""
+"""A whole run with one rank in this process: for tuning, studies and small machines."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,17 +22,16 @@ def train_in_process(
     resume: str = "auto",
     allow_mismatch: bool = False,
 ) -> RunDirectory:
-    """Trains a run to its end with one rank in this process. Its directory is one that `recmind
-    evaluate` takes.
+    """Trains a run to its end with one rank in this process; `recmind evaluate` can read its
+    directory.
 
-    Inputs are prepared as `Pipeline` prepares them; Ray is started only where texts have to be
-    embedded, and ended again.
+    Ray is started only if texts must be embedded, and stopped before training.
 
     Args:
-        config: scaling.num_workers is taken as 1, threads from scaling.threads_per_worker; say:
-        takes one line at a time;
-        on_commit: called after each checkpoint with {"step", …validation metrics so far}; what it
-        raises ends the run.
+        config: scaling.num_workers counts as 1
+        say: called with one line at a time
+        on_commit: called after each checkpoint with {"step", …validation metrics}; what it raises
+            ends the run
     Raises:
         ConfigError: the device is cuda and there is none, or this process has trained on another.
         TrainingError: a loss is not finite; and whatever `Pipeline.fit` raises.
@@ -42,36 +42,39 @@ def train_in_process(
     torch.set_num_threads(scaling.threads_per_worker)
     choice = choose_device_here(scaling)
 
-    def train_here(
-        config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool
-    ) -> None:
-        leave_ray()
-        context = join_group_of_one(config, choice.device)
-        on_report = on_commit or (lambda _: None)
-        train_phases(config, inputs, phases, context, resume, mismatch, on_report)
-
     with run.lock():
         graph = pipeline.prepare()
-        if not config.trains:  # nothing to train: `evaluate` does all
+        if not config.trains:
             run.write_config(config.model_dump(mode="json"))
             return run
         choice.tell(say)
         try:
-            fit(config, prepare_texts(config, graph), say, resume, allow_mismatch, train_here)
+            train = partial(_train_here, choice.device, on_commit or (lambda _: None))
+            fit(config, prepare_texts(config, graph), say, resume, allow_mismatch, train)
         finally:
             leave_ray()
+    metric = config.evaluation.metric
     for record in validation_curve(run)[-1:]:
-        say(
-            f"{run.path}: epoch {record['epoch']}: {config.evaluation.metric} "
-            f"{record[config.evaluation.metric]:.4f}"
-        )
+        say(f"{run.path}: epoch {record['epoch']}: {metric} {record[metric]:.4f}")
     return run
 
 
+def _train_here(
+    device: str,
+    report: Report,
+    config: RunConfig,
+    inputs: Inputs,
+    phases: tuple[str, ...],
+    resume: str,
+    allow_mismatch: bool,
+) -> None:
+    leave_ray()
+    context = join_group_of_one(config, device)
+    train_phases(config, inputs, phases, context, resume, allow_mismatch, report)
+
+
 def validation_curve(run: RunDirectory) -> list[dict[str, Any]]:
-    """The validations of a run in order: {"epoch", "norm_exponent", "recall@20", …}; an epoch done
-    twice stands once.
-    """
+    """A run's validations by epoch: {"epoch", "norm_exponent", "recall@20", …}."""
     if not run.metrics.exists():
         return []
     by_epoch = {record["epoch"]: record for record in read_metrics(run.metrics, "validation")}

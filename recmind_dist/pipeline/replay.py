@@ -1,9 +1,7 @@
-"""What P ranks would send each other, found out on one: their batches are drawn here, rank after
-rank, and counted.
+"""What P ranks would send each other, counted in one process that draws their batches in turn.
 
-Draws depend on (seed, step, hop, node) alone, so the batches are those that P real ranks would
-have, and so are the bytes.
-Legend: P logical ranks, N nodes that a rank's batch needs.
+A draw is a function of (seed, step, hop, node), so these are the batches, and the bytes, of P real
+ranks. Shapes: N nodes.
 """
 
 from collections.abc import Iterable
@@ -21,38 +19,37 @@ from recmind_dist.training.alignment import anchor_stride
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.types import BoolArray, IntArray
 
-ID, NUMBER, NODE, COUNT = (
-    8,
-    4,
-    4,
-    8,
-)  # bytes of a wanted row, of a float, of a node id among owners, of a count of an exchange
-TERMS_WIDTH = 8
+# bytes of one element of an exchange
+ROW_ID = 8
+COUNT = 8
+NODE = 4
+FLOAT = 4
+LOSS_TERM = 8
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """Means over the ranks and steps that were replayed, of one rank and step.
-
-    Attributes:
-        sent: bytes by kind; nodes: distinct nodes of a batch; remote: those of them that others
-        own; owned: rows of a rank that any rank's batch needs, estimated from how often nodes of
-        like degree are met, as if ranks drew independently (too many where they share negatives);
-        edges: sampled ones; pairs: of the rank's share.
-    """
+    """What one rank has in one step: means over the ranks and steps that were replayed."""
 
     sent: dict[str, float]
+    """Bytes by kind."""
     nodes: float
+    """Distinct nodes of the batch."""
     remote: float
+    """Those whose rows lie on other ranks."""
     owned: float
+    """Rows of this rank that some rank's batch needs. Estimated as if ranks drew independently, so
+    too high where they share negatives.
+    """
     edges: float
+    """Sampled edges."""
     pairs: float
 
 
 @dataclass
 class _Sums:
-    degrees: IntArray  # [N] class of each node
-    met: IntArray  # how often nodes of each class were
+    degree_class: IntArray  # [N], half-steps of log2(1 + degree)
+    class_count: IntArray  # batch nodes by degree class
     sent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
     nodes: int = 0
     remote: int = 0
@@ -69,63 +66,54 @@ def replay(
     steps: int = 1,
     dense_bytes: int = 0,
 ) -> Replayed:
-    """The first steps of the joint phase, drawn for logical ranks by one rank alone.
+    """Draws the first steps of the joint phase for logical ranks.
 
-    What a rank sends as owner is told by what others ask, so the mean of what ranks ask and get is
-    the mean of what they send.
+    What ranks receive stands for what they send: over all ranks the means are equal.
 
     Args:
-        config: its placement decides whether hops travel; models without gates on held-out edges;
-        ranks: by default all;
-        dense_bytes: of the dense part's parameters.
+        config: its placement decides whether hops are exchanged; gates on held-out edges are not
+            replayed
+        ranks: all by default
+        dense_bytes: size of the dense parameters
     """
     assert not config.heldout_gates, "replay knows no gate batches"
-    degrees = (2 * np.log2(1 + np.asarray(graph.degree))).astype(np.int64)
-    bounds, sums = (
-        row_bounds(graph, world_size),
-        _Sums(degrees, np.zeros(degrees.max(initial=0) + 1, np.int64)),
-    )
-    chosen = range(world_size) if ranks is None else list(ranks)
-    for rank in chosen:
+    degree_class = (2 * np.log2(1 + np.asarray(graph.degree))).astype(np.int64)
+    nodes_of_class = np.bincount(degree_class)
+    sums = _Sums(degree_class, np.zeros_like(nodes_of_class))
+    bounds = row_bounds(graph, world_size)
+    for rank in range(world_size) if ranks is None else ranks:
         loader = make_loader(config, graph, "joint", rank, world_size)
         for _, batches in zip(range(steps), loader.batches(0), strict=False):
             _add(sums, config, graph, bounds, rank, batches)
-    each = max(sums.batches, 1)
-    sent = {kind: total / each for kind, total in sums.sent.items()}
+    count = max(sums.batches, 1)
+    sent = {kind: total / count for kind, total in sums.sent.items()}
     sent["dense"] += ring_bytes(dense_bytes, world_size)
-    there = np.bincount(degrees)
-    needed = (there * (1 - (1 - sums.met / np.maximum(there * each, 1)) ** world_size)).sum()
-    owned = float(needed) / world_size
-    return Replayed(
-        sent, sums.nodes / each, sums.remote / each, owned, sums.edges / each, sums.pairs / each
-    )
+    chance = sums.class_count / np.maximum(nodes_of_class * count, 1)  # that a batch has a node
+    owned = float((nodes_of_class * (1 - (1 - chance) ** world_size)).sum()) / world_size
+    means = (x / count for x in (sums.nodes, sums.remote, sums.edges, sums.pairs))
+    nodes, remote, edges, pairs = means
+    return Replayed(sent, nodes, remote, owned, edges, pairs)
 
 
 def partition_report(config: RunConfig, graph: Graph) -> str:
-    """How good the partition is for the run's workers: cut, balance, and the share of a batch's
-    rows that travel.
-    """
-    world = config.scaling.max_workers
-    world = world if world > 1 else len(graph.part_rows) - 1
-    found = judge(graph, row_bounds(graph, world))
+    """How good the partition is: cut edges, balance, and remote rows of a batch."""
+    workers = config.scaling.max_workers
+    world_size = workers if workers > 1 else len(graph.part_rows) - 1
+    found = judge(graph, row_bounds(graph, world_size))
     line = (
-        f"partition: {config.graph.partition}, {world} parts: {100 * found.cut:.1f} % of the "
-        "edges cut, the fullest part has "
-        f"{found.edges:.3f} x the mean of edges and {found.nodes:.3f} x of nodes"
+        f"partition: {config.graph.partition}, {world_size} parts: {100 * found.cut:.1f} % of the "
+        f"edges cut, the fullest part has {found.edges:.3f} x the mean of edges and "
+        f"{found.nodes:.3f} x of nodes"
     )
-    if (
-        world == 1
-        or config.propagates_fully
-        or config.heldout_gates
-        or config.sampler.backend == "pyg"
-    ):
+    no_replay = config.propagates_fully or config.heldout_gates or config.sampler.backend == "pyg"
+    if world_size == 1 or no_replay:
         return line
-    batch = replay(config, graph, world, range(min(world, 4)))
+    batch = replay(config, graph, world_size, range(min(world_size, 4)))
     return f"{line}; {100 * batch.remote / max(batch.nodes, 1):.1f} % of a batch's rows are remote"
 
 
 def weak(config: RunConfig, world_size: int, pairs_a_rank: int) -> RunConfig:
-    """The same run with as many pairs on each of P ranks."""
+    """The run with `pairs_a_rank` pairs on each rank: weak scaling."""
     train = config.train.model_copy(update={"batch_size": pairs_a_rank * world_size})
     scaling = config.scaling.model_copy(update={"num_workers": world_size})
     return config.model_copy(update={"train": train, "scaling": scaling})
@@ -139,62 +127,58 @@ def _add(
     rank: int,
     batches: StepBatches,
 ) -> None:
-    batch, world = batches.main, len(bounds) - 1
-    rows = np.asarray(graph.row_of_node)
-    owner = np.searchsorted(bounds, rows[batch.n_id.numpy()], side="right") - 1
+    batch, world_size = batches.main, len(bounds) - 1
+    n_id = batch.n_id.numpy()
+    owner = np.searchsorted(bounds, np.asarray(graph.row_of_node)[n_id], side="right") - 1
     remote = owner != rank
-    dim = config.model.embedding_dim
-    columns = dim * (
-        1 + config.model.has_text_view * (1 + (config.aligns and config.alignment.queue_size > 0))
-    )
-    plan = (COUNT * (world - 1) + ID * int(remote.sum())) if world > 1 else 0
-    sums.sent["ids"] += plan + (
-        _sampling(config, batch, remote, world) if config.graph.placement == "partitioned" else 0
-    )
+    num_remote = int(remote.sum())
+    dim, has_queue = config.model.embedding_dim, config.aligns and config.alignment.queue_size > 0
+    row_floats = dim * (1 + config.model.has_text_view * (1 + has_queue))
+    if world_size > 1:
+        sums.sent["ids"] += COUNT * (world_size - 1) + ROW_ID * num_remote
+        if config.graph.placement == "partitioned":
+            sums.sent["ids"] += _sampling_bytes(config, batch, remote, world_size)
     for kind in ("rows", "gradients"):
-        sums.sent[kind] += NUMBER * columns * int(remote.sum())
-    sums.sent["dense"] += ring_bytes(TERMS_WIDTH * (_terms(config) + 3 * world), world)
+        sums.sent[kind] += FLOAT * row_floats * num_remote
+    num_terms = _num_loss_terms(config) + 3 * world_size
+    sums.sent["dense"] += ring_bytes(LOSS_TERM * num_terms, world_size)
     if config.aligns:
-        anchors = -(
-            -batch.global_batch_size
-            // anchor_stride(batch.global_batch_size, config.alignment.anchors)
-        )
-        views = 2 + (config.alignment.queue_size > 0)  # forward, backward, keys
-        sums.sent["queue"] += views * 4 * NUMBER * dim * anchors * (world - 1) / world
-    sums.met += np.bincount(sums.degrees[batch.n_id.numpy()], minlength=len(sums.met))
+        stride = anchor_stride(batch.global_batch_size, config.alignment.anchors)
+        anchors = -(-batch.global_batch_size // stride)
+        views = 2 + has_queue  # forward, backward, keys
+        to_others = (world_size - 1) / world_size
+        sums.sent["queue"] += views * 4 * FLOAT * dim * anchors * to_others
+    classes = sums.degree_class[n_id]
+    sums.class_count += np.bincount(classes, minlength=len(sums.class_count))
     sums.nodes += len(owner)
-    sums.remote += int(remote.sum())
+    sums.remote += num_remote
     sums.edges += sum(batch.num_sampled_edges)
     sums.pairs += batch.batch_size
     sums.batches += 1
 
 
-def _sampling(config: RunConfig, batch: Batch, remote: BoolArray, world: int) -> float:
-    """Bytes of one rank's hops, items and negatives; see `sampling/partitioned_graph.py`."""
-    if world == 1:
-        return 0.0
-    total = NODE * (world - 1) * batch.global_batch_size / world  # items to everybody
+def _sampling_bytes(config: RunConfig, batch: Batch, remote: BoolArray, world_size: int) -> float:
+    """Bytes of one rank's hops, items and negatives; see sampling/partitioned_graph.py."""
+    others = world_size - 1
+    total = NODE * others * batch.global_batch_size / world_size  # items go to every rank
     for hop in batch.hops:
-        asked = remote[: hop.num_dst]
-        replies = np.diff(hop.indptr.numpy())[asked].sum()
-        total += (
-            2 * COUNT * (world - 1) + (NODE + 2 * NUMBER) * int(asked.sum()) + NODE * int(replies)
-        )
+        remote_dst = remote[: hop.num_dst]
+        neighbors = int(np.diff(hop.indptr.numpy())[remote_dst].sum())
+        total += 2 * COUNT * others
+        total += (NODE + 2 * FLOAT) * int(remote_dst.sum()) + NODE * neighbors
     if config.loss.kind == "bpr":
-        return total + NODE * config.sampler.negatives.num * int(
-            remote[batch.src_index.numpy()].sum()
-        )
-    width = -(-len(batch.shared_index) // 8)
-    return total + width * int(remote[batch.user_index.numpy()].sum())
+        remote_src = int(remote[batch.src_index.numpy()].sum())
+        return total + NODE * config.sampler.negatives.num * remote_src
+    mask_bytes = -(-len(batch.shared_index) // 8)
+    return total + mask_bytes * int(remote[batch.user_index.numpy()].sum())
 
 
-def _terms(config: RunConfig) -> int:
+def _num_loss_terms(config: RunConfig) -> int:
     aligned = (2 if config.alignment.sides == "both" else 1) if config.aligns else 0
     return 2 + aligned + isinstance(config.model, RecMindSettings)
 
 
 def partitioned(config: RunConfig, placement: str = "partitioned") -> RunConfig:
-    """The same run with its edges placed otherwise."""
-    return config.model_copy(
-        update={"graph": config.graph.model_copy(update={"placement": placement})}
-    )
+    """The run with another placement of its edges."""
+    graph = config.graph.model_copy(update={"placement": placement})
+    return config.model_copy(update={"graph": graph})

@@ -1,6 +1,4 @@
-"""All stages of a run in their order; each skips what is done. What the commands call, and what
-programs may.
-"""
+"""All stages of a run in order; each skips what is done. Commands and programs call `Pipeline`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.ingest import fetch, ingest_dataset
 from recmind_dist.pipeline.replay import partition_report
 from recmind_dist.pipeline.train import (
-    Prepared,
     Say,
     embed,
     fit,
@@ -29,32 +26,33 @@ from recmind_dist.training.evaluate import (
 )
 from recmind_dist.training.inputs import Inputs
 
-DATA, MODELS = Path("data"), Path("models")
+DATA = Path("data")
+MODELS = Path("models")
 
 
 class Pipeline:
     """One run, from its files to its results.
 
     Args:
-        config: see `load_run_config`; say: takes one line at a time of what is done.
+        config: see `load_run_config`
+        say: called with one line at a time of what is done
     """
 
     def __init__(self, config: RunConfig, say: Say = print) -> None:
-        self.config, self.say = config, say
+        self.config = config
+        self.say = say
         self.directory = RunDirectory(config.run_dir.absolute())
 
     @staticmethod
     def from_yaml(
         path: str | Path, overrides: list[str] | None = None, say: Say = print
     ) -> "Pipeline":
-        """Reads the config from a file. Raises ConfigError, one line a fault."""
+        """Reads the config from a file. Raises ConfigError, one line per fault."""
         return Pipeline(load_run_config(Path(path), overrides), say)
 
     @staticmethod
     def of_run(run_dir: str | Path, say: Say = print) -> "Pipeline":
-        """A run that exists, by its own config.yaml. Raises ConfigError or StoreError if it is
-        none.
-        """
+        """An existing run, by its own config.yaml. Raises ConfigError or StoreError."""
         return Pipeline(read_run(Path(run_dir))[1], say)
 
     def run(self, resume: str = "auto", allow_mismatch: bool = False) -> dict[str, Any]:
@@ -71,39 +69,33 @@ class Pipeline:
         for name in self.config.fetch:
             self.say(f"{name}: at {fetch_asset(name)}")
         dataset = ingest_dataset(self.config.dataset, self.config.cache_dir)
-        graph = prepare_graph(
-            dataset, self.config.graph, self.config.cache_dir, self.config.dataset.memory_mb
-        )
+        memory_mb = self.config.dataset.memory_mb
+        graph = prepare_graph(dataset, self.config.graph, self.config.cache_dir, memory_mb)
         if self.config.graph.placement == "partitioned":
             prepare_rows(graph)
         self.say(f"graph: at {graph}")
         return graph
 
     def report_partition(self) -> str:
-        """One line on the prepared graph's partition: cut, balance, rows that will travel."""
+        """Prepares the graph; one line on its partition: cut, balance, remote rows."""
         return partition_report(self.config, Graph.open(self.prepare()))
 
     def embed(self) -> EmbedReport | None:
-        """Turns all texts into vectors of the untouched language model; None for a variant without
-        text.
-        """
-        prepared = prepare_texts(self.config, self.prepare())
-        return (
-            embed(self.config, prepared.texts, None, self.say)
-            if prepared.texts is not None
-            else None
-        )
+        """Embeds all texts with the untouched language model; None for a variant without text."""
+        texts = prepare_texts(self.config, self.prepare()).texts
+        return None if texts is None else embed(self.config, texts, None, self.say)
 
     def fit(self, resume: str = "auto", allow_mismatch: bool = False) -> Inputs:
-        """Trains to the end of the joint phase, from wherever the run stands."""
+        """Trains to the end of the joint phase, from the last checkpoint."""
         with self.directory.lock():
             inputs = self._fit(resume, allow_mismatch)
             sync_with_storage(self.config)
             return inputs
 
     def evaluate(self) -> dict[str, Any]:
-        """Test metrics of the best checkpoint, here on one rank alone or on evaluation.num_workers
-        Ray workers; writes results.json.
+        """Tests the best checkpoint, and writes and returns results.json.
+
+        Runs in this process, or on evaluation.num_workers Ray workers.
         """
         if self.config.variant == "popularity":
             return evaluate_popularity_run(self.config, self.prepare(), self.directory)
@@ -121,14 +113,12 @@ class Pipeline:
         return self.directory.read_results()
 
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
-        prepared: Prepared = prepare_texts(self.config, self.prepare())
+        prepared = prepare_texts(self.config, self.prepare())
         return fit(self.config, prepared, self.say, resume, allow_mismatch)
 
 
 def fetch_asset(name: str) -> Path:
-    """Brings a data set to data/ or a model to models/, where the configs of this repository look
-    for them.
-    """
+    """Downloads a data set to data/ or a model to models/, where configs/ look for them."""
     if name != "smollm2":
         return fetch(name, DATA if name == "ml-100k" else MODELS)
     from recmind_dist.text.gguf import convert_smollm2, is_converted

@@ -1,6 +1,4 @@
-"""Training from prepared stores to a finished run: texts embedded, warm-up, adapters merged, texts
-embedded again, joint.
-"""
+"""Training from prepared stores: embed, warm up, merge adapters, embed again, train jointly."""
 
 import logging
 from collections.abc import Callable
@@ -9,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recmind_dist.causes import telling_line
 from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.checkpoint.mirror import Mirror, open_mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
@@ -36,7 +35,7 @@ from recmind_dist.types import Say
 
 log = logging.getLogger(__name__)
 TrainPhases = Callable[[RunConfig, Inputs, tuple[str, ...], str, bool], None]
-"""Trains phases: (config, inputs, phases, resume, allow_mismatch). By default on Ray workers."""
+"""Trains phases, given (config, inputs, phases, resume, allow_mismatch)."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +47,30 @@ class Prepared:
 
 
 def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
-    """Checks that every worker gets a share, and renders all texts.
+    """Renders all texts, after a check that every worker gets users and items.
 
-    Titles of edges that are held out for the gates stay out of the user texts.
+    Titles of edges held out for the gates are left out of user texts.
     """
     graph = Graph.open(graph_path)
     workers = config.scaling.max_workers
     if workers > min(graph.num_users, graph.num_items):
         raise ConfigError(
             f"scaling.num_workers is {workers}, more ranks than the {graph.num_users} users or "
-            f"{graph.num_items} items of "
-            f"{graph.name}: lower it"
+            f"{graph.num_items} items of {graph.name}: lower it"
         )
     if not config.model.reads_text:
         return Prepared(graph_path, None)
-    hidden, gate = None, config.gate
+    heldout, gate = None, config.gate
     if config.heldout_gates and gate is not None:
         seed = config.graph.seed
-        hidden = heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
-    return Prepared(graph_path, build_texts(graph, config.text, hidden))
+        heldout = heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
+    return Prepared(graph_path, build_texts(graph, config.text, heldout))
 
 
 def settle_dtype(
     config: RunConfig, texts: Texts, say: Say, checkpoint: dict[str, Any] | None = None
 ) -> RunConfig:
-    """As `decide_dtype`, said where it is not what this machine alone would take."""
+    """As `decide_dtype`; reports a dtype that this machine would not take."""
     config, sentence = decide_dtype(config.absolute(), texts, checkpoint)
     if sentence is not None:
         say(sentence)
@@ -80,37 +78,26 @@ def settle_dtype(
 
 
 def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> EmbedReport:
-    """Brings the text store up to date through the actor pool; starts Ray only if there is
-    something to embed.
-    """
-    config = settle_dtype(config, texts, say)  # if nobody has before
+    """Brings the text store up to date, with Ray actors if there is something to embed."""
+    config = settle_dtype(config, texts, say)
     cache = config.cache_dir / config.dataset.name
     path = store_path(texts, config.text, cache, adapter)
     mirror = Mirror.of(config.storage_uri, config.run_dir)
     if mirror is not None and mirror.pull_store(path):
         say(f"{mirror.remote.uri}: brought the vectors of {path.name}")
     with _Extraction(config) as extraction:
-        found = embed_texts(
-            texts,
-            config.text,
-            cache,
-            adapter,
-            on_progress=extraction.progress,
-            on_start=extraction.start,
+        report = embed_texts(
+            texts, config.text, cache, adapter, extraction.progress, extraction.start
         )
     if mirror is not None:
-        _keep_vectors(mirror, found.path)
-    say(
-        f"embedded {found.embedded} of {found.total} texts"
-        + (" with the adapter" if adapter else "")
-    )
-    return found
+        _push_vectors(mirror, report.path)
+    adapted = " with the adapter" if adapter else ""
+    say(f"embedded {report.embedded} of {report.total} texts{adapted}")
+    return report
 
 
 class _Extraction:
-    """Ray and a line of progress for an extraction, from the moment it turns out that there is
-    something to embed.
-    """
+    """Ray and a progress bar, started only when there is something to embed."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
@@ -120,8 +107,8 @@ class _Extraction:
         from recmind_dist.launch.cluster import check_nodes, publish_requirements, start_ray
 
         start_ray(self._config)
-        with publish_requirements(self._config, None) as place:
-            check_nodes(place)
+        with publish_requirements(self._config, None) as requirements:
+            check_nodes(requirements)
         self._bar = Progress("embed", num_texts, unit="text").__enter__()
 
     def progress(self, done: int, total: int) -> None:
@@ -136,14 +123,13 @@ class _Extraction:
             self._bar.__exit__(None, None, None)
 
 
-def _keep_vectors(mirror: Mirror, path: Path) -> None:
+def _push_vectors(mirror: Mirror, path: Path) -> None:
     try:
         mirror.push_store(path)
     except OSError as error:
-        first = (str(error).splitlines() or [""])[0][:300]
         raise StoreError(
-            f"{path}: could not be brought to {mirror.remote.uri} ({first}): run again when it is "
-            "well"
+            f"{path}: not uploaded to {mirror.remote.uri} ({telling_line(str(error))}): run again "
+            "when it is well"
         ) from error
 
 
@@ -155,14 +141,13 @@ def fit(
     allow_mismatch: bool = False,
     train: TrainPhases | None = None,
 ) -> Inputs:
-    """Trains a run to its end, from wherever it stands. Returns (and keeps in inputs.json) what it
-    was trained on.
+    """Trains a run from its last checkpoint to the end. Returns its inputs, kept in inputs.json.
 
     Args:
-        train: who trains; None: Ray workers.
+        train: trains phases; None: Ray workers
     Raises:
-        CheckpointError: nothing to resume where resume is "must"; or the run was made under other
-        settings, graph or texts.
+        CheckpointError: resume is "must" and there is no checkpoint; or the run was made with other
+            settings, graph or texts.
     """
     config = config.absolute()
     run = RunDirectory(config.run_dir)
@@ -181,23 +166,26 @@ def fit(
         )
     if found is not None and not allow_mismatch:
         refuse_other_run(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
-    inputs, adapts = Inputs(prepared.graph.absolute()), False
+    inputs = Inputs(prepared.graph.absolute())
     if prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
-        adapts = config.text.lora is not None and config.warms_up
     run.write_config(config.model_dump(mode="json"))
+    train = train or partial(_train_on_ray, say)
     phases: tuple[str, ...] = ("warmup", "joint")
-    if adapts and prepared.texts is not None:
-        _train_past(run, config, inputs, ("warmup",), allow_mismatch, train, say)
-        adapted = embed(config, prepared.texts, run.path / "adapter", say)
-        store_key = TextStore.open(adapted.path).content_key()
-        inputs, phases = (
-            replace(inputs, text=adapted.path.absolute(), store_key=store_key),
-            ("joint",),
-        )
+    if prepared.texts is not None and config.text.lora is not None and config.warms_up:
+        _train_past(run, config, inputs, ("warmup",), allow_mismatch, train)
+        path = embed(config, prepared.texts, run.path / "adapter", say).path.absolute()
+        inputs = replace(inputs, text=path, store_key=TextStore.open(path).content_key())
+        phases = ("joint",)
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
-    _train_past(run, config, inputs, phases, allow_mismatch, train, say)
+    _train_past(run, config, inputs, phases, allow_mismatch, train)
     return inputs
+
+
+def _train_on_ray(say: Say, *order: Any) -> None:
+    from recmind_dist.launch.ray_train import train  # Ray is slow to import: only when it trains
+
+    train(*order, say=say)
 
 
 def _train_past(
@@ -206,17 +194,12 @@ def _train_past(
     inputs: Inputs,
     phases: tuple[str, ...],
     allow_mismatch: bool,
-    train: TrainPhases | None,
-    say: Say,
+    train: TrainPhases,
 ) -> None:
-    """Trains until the run's newest good checkpoint has left `phases`; nothing is done if it has."""
+    """Trains until the run's newest good checkpoint is past `phases`, if it is not yet."""
     cursor = _cursor(run)
     if cursor is not None and cursor.phase not in phases:
         return
-    if train is None:
-        from recmind_dist.launch.ray_train import train as train_on_ray
-
-        train = partial(train_on_ray, say=say)
     train(config, inputs, phases, "auto", allow_mismatch)
     cursor = _cursor(run)
     if cursor is None or cursor.phase in phases:
@@ -226,16 +209,15 @@ def _train_past(
 
 
 def read_inputs(run: RunDirectory) -> Inputs:
-    """What a run was trained on. Raises StoreError if the run has not come so far."""
+    """What a run was trained on. Raises StoreError if it is not trained yet."""
     path = run.path / "inputs.json"
     if not path.is_file():
         raise StoreError(
-            f"{run.path}: no inputs.json: not a trained run: run `recmind run` or `recmind train` "
-            "first"
+            f"{run.path}: no inputs.json: not a trained run: run `recmind train` first"
         )
     check_seal(path, DOCTOR)
     inputs = Inputs.from_json(read_json(path))
-    Graph.open(inputs.graph, verify=True)  # once, and not by every rank
+    Graph.open(inputs.graph, verify=True)  # once, not by every rank
     return inputs
 
 
@@ -244,33 +226,32 @@ def _text_inputs(
 ) -> Inputs:
     assert prepared.texts is not None
     base = embed(config, prepared.texts, None, say)
-    whitening, texts = run.path / "whitening.safetensors", run.path / "texts.json"
+    whitening = run.path / "whitening.safetensors"
     if fresh or not whitening.is_file():
-        # fitted once a run, to the untouched model: the projection learns in these coordinates and
-        # keeps them
+        # fitted once a run, to the untouched model: the projection learns in its coordinates
         fit_whitening(config, base.path).save(whitening)
+    lora_texts = None
     if config.text.lora is not None:
-        prepared.texts.save(texts)
-    lora_texts = texts.absolute() if config.text.lora is not None else None
-    store_key = TextStore.open(base.path).content_key()
+        lora_texts = (run.path / "texts.json").absolute()
+        prepared.texts.save(lora_texts)
     return Inputs(
-        prepared.graph.absolute(),
-        base.path.absolute(),
-        whitening.absolute(),
-        lora_texts,
-        texts_key,
-        store_key,
+        graph=prepared.graph.absolute(),
+        text=base.path.absolute(),
+        whitening=whitening.absolute(),
+        texts=lora_texts,
+        texts_key=texts_key,
+        store_key=TextStore.open(base.path).content_key(),
     )
 
 
 def fit_whitening(config: RunConfig, vectors: Path) -> Whitening:
-    """The run's whitening, of the store with the untouched model's vectors."""
+    """The whitening of a store with the untouched model's vectors."""
     components = config.text_components
     return Whitening.fit(TextStore.open(vectors), config.text_whitening, dim=components or None)
 
 
 def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:
-    """An old checkpoint with a better score would be taken for the new run's best."""
+    """Removes old checkpoints: one with a better score would pass for the new run's best."""
     if mirror is not None:
         say(f"--resume never: the checkpoints at {mirror.remote.uri} are removed")
         mirror.clear()
@@ -278,14 +259,12 @@ def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:
     if old:
         say(f"--resume never: the checkpoints in {run.checkpoints} are removed")
     for path in old:
-        remove(path)  # its COMMIT first: a kill in the middle leaves no half checkpoint
+        remove(path)  # COMMIT first: a kill in between leaves no half checkpoint
     run.create()
 
 
 def sync_with_storage(config: RunConfig) -> None:
-    """Brings to shared storage, if the run has some, what is not there yet. Raises StoreError if
-    that fails.
-    """
+    """Uploads what is missing on shared storage, if the run has some. Raises StoreError."""
     config = config.absolute()
     mirror = Mirror.of(config.storage_uri, config.run_dir)
     if mirror is None:
@@ -294,8 +273,8 @@ def sync_with_storage(config: RunConfig) -> None:
         mirror.sync()
     except OSError as error:
         raise StoreError(
-            f"{config.run_dir}: done, but not all of it came to {mirror.remote.uri} ({error}): "
-            "run again when it is back"
+            f"{config.run_dir}: done, but not all of it is at {mirror.remote.uri} ({error}): run "
+            "again when it is back"
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""What a finished run is for: ranked items for a user."""
+"""Ranks items for a user of a finished run."""

@@ -1,4 +1,4 @@
-"""What a finished run is for: ranked items for a user."""
+"""Ranks items for a user of a finished run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,7 @@ from recmind_dist.training.model_shard import ModelShard
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One ranked item: its external id, its title by text.item_title (empty without one), and its
-    score.
-    """
+    """One ranked item: external id, title by text.item_title (empty without one), score."""
 
     item_id: str
     title: str
@@ -30,70 +28,66 @@ class Recommendation:
 
 
 class Recommender:
-    """Final vectors of a run's best checkpoint, held in memory.
+    """Final vectors of a run's best checkpoint, in memory.
 
     Args:
-        model: on one rank alone; norm_exponent: p of the score, as chosen on validation.
+        model: on one rank
+        norm_exponent: p of the score, as chosen on validation
     """
 
     def __init__(self, model: ModelShard, norm_exponent: float) -> None:
-        self.graph, self.norm_exponent = Graph.open(model.graph.path), norm_exponent
+        self.graph = Graph.open(model.graph.path)
+        self.norm_exponent = norm_exponent
         self._h = model.final_embeddings().h
-        self._text_absent = (
-            model.text.rows.absent[torch.from_numpy(np.argsort(model.nodes))]
-            if model.text
-            else None
-        )
+        self._has_text = None
+        if model.text:
+            row_of_node = torch.from_numpy(np.argsort(model.nodes))
+            self._has_text = ~model.text.rows.absent[row_of_node]
         self._titles = _titles(self.graph.items_frame(), model.config.text.item_title)
 
     def recommend(self, user_id: str | int, k: int = 10) -> list[Recommendation]:
-        """The k best items that the user has not had, best first.
+        """The k best items that the user has not seen, best first.
 
         Raises:
-            DataError: the user is not in the graph, or nothing is known of the user at all.
+            DataError: the user is not in the graph, or has neither interactions nor text.
         """
         user = self.graph.user_index(user_id)
-        known = int(self.graph.degree[user]) > 0 or (
-            self._text_absent is not None and not bool(self._text_absent[user])
-        )
-        if not known:
+        has_text = self._has_text is not None and bool(self._has_text[user])
+        if int(self.graph.degree[user]) == 0 and not has_text:
             raise DataError(
-                f"user {str(user_id)!r} has no training interaction and no text: add one of them, "
-                "and train again"
+                f"user {str(user_id)!r} has no training interaction and no text: add one, and "
+                "train again"
             )
+        num_users = self.graph.num_users
         _, seen = seen_items(self.graph, "test", user, user + 1)
-        test = self.graph.held_out("test")  # had as well, though the model has not seen it
-        seen = np.concatenate(
-            [seen, test.indices[test.indptr[user] : test.indptr[user + 1]] - self.graph.num_users]
-        )
-        indptr = np.array([0, len(seen)])
+        test = self.graph.held_out("test")  # the user has seen these too
+        seen_test = test.indices[test.indptr[user] : test.indptr[user + 1]] - num_users
+        seen = np.concatenate([seen, seen_test])
         ids, scores = rank_items(
             self._h[user : user + 1],
-            self._h[self.graph.num_users :],
+            self._h[num_users:],
             min(k, self.graph.num_items),
-            indptr,
+            np.array([0, len(seen)]),
             seen,
             norm_exponent=self.norm_exponent,
         )
-        pairs = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
-        return [
-            Recommendation(str(self.graph.item_ids[i]), self._titles[i], s)
-            for i, s in pairs
-            if i >= 0
-        ]
+        ranked = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
+        items = [(str(self.graph.item_ids[i]), self._titles[i], s) for i, s in ranked if i >= 0]
+        return [Recommendation(*item) for item in items]
 
 
 def _titles(frame: pl.DataFrame, template: str) -> list[str]:
-    """Titles as user texts have them; empty where the item file has none of the template's fields."""
+    """Titles as in user texts; empty where the items have none of the template's fields."""
     parsed = Template.parse(template)
-    there = [name for name in parsed.fields if name in frame.columns]
-    return [parsed.render(row) or "" for row in frame.select("id", *there).iter_rows(named=True)]
+    fields = [name for name in parsed.fields if name in frame.columns]
+    return [parsed.render(row) or "" for row in frame.select("id", *fields).iter_rows(named=True)]
 
 
 def load(run_dir: str | Path) -> Recommender:
-    """Opens a trained run for recommending, on one rank alone.
+    """Opens a trained run for recommending, in this process.
 
-    Raises StoreError or CheckpointError if it is not one, or is damaged.
+    Raises:
+        StoreError, CheckpointError: not a trained run, or a damaged one.
     """
     run, config = read_run(Path(run_dir))
     model, cursor = load_best(config, read_inputs(run), run, DistContext.alone())

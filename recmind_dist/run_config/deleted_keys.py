@@ -8,34 +8,39 @@ any entry of `compare`).
 DELETED_KEYS: dict[str, str] = {
     "alignment.items": "write alignment.sides: both, users or items",
     "alignment.users": "write alignment.sides: both, users or items",
-    "loss.contrast": "write model.kind: xsimgcl, and its settings as model.contrast",
-    "model.base": "write model.kind: alpharec, which propagates texts alone",
-    "model.fallback": "write model.hide_text_share; the rest of the group had no effect",
-    "model.init: text_neighbours": "write text, which does the same",
-    "model.readout: mix": "write model.kind: recmind",
-    "model.use_text": "write model.kind: lightgcn for a model without texts",
     "checkpoint.background": "leave it out: saves are always written while training goes on",
     "checkpoint.max_failures": "leave it out: three failed saves in a row end a run",
     "checkpoint.wait_s": "leave it out: a save waits ten minutes for late ranks",
     "compare: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
-    "loss.contrast.kind: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
+    "evaluation.norm_exponent_grid": "leave it out: it is always 0, 0.25, 0.5, 0.75 and 1",
+    "evaluation.user_block": "leave it out: it is always 1024",
+    "loss.contrast": "write model.kind: xsimgcl, and its settings as model.contrast",
     "loss.tail_exponent": "set model.gate.tail_exponent, for the gates' held-out pairs",
     "loss.text_weight": "leave it out: the text view's ranking loss weighs as much as the graph's",
+    "model.base": "write model.kind: alpharec, which propagates texts alone",
+    "model.fallback": "write model.hide_text_share; the rest of the group had no effect",
     "model.gate.cold_share": "set model.gate.withheld_items, which needs sampler.propagation: full",
     "model.gate.fixed": "leave it out: benchmarks/controls.py has the graph view alone",
     "model.gate.fold_back": "leave it out: gates learn in every epoch from one held-out slice",
     "model.gate.hidden_dim": "leave it out: gates are linear, the mix has 16 hidden units",
     "model.gate.redraw_epochs": "leave it out: one held-out slice serves the whole run",
     "model.gate.seed": "set graph.seed: the held-out slice belongs to the split of the data",
+    "model.init: text_neighbours": "write text, which does the same",
     "model.init_scale": "leave it out: it is 0.1",
     "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
-    "model.readout: gate": "write mix for views weighed node by node, alpha for one weight",
-    "model.text_whitening: center": "write whiten, which ranks 5 % better",
-    "sampler.batches_per_propagation": (
-        "multiply train.batch_size by it, which is the same update; where gates learn, set "
-        "model.gate.batch_size to a quarter of the old train.batch_size"
+    "model.readout: gate": (
+        "write model.kind: recmind for views weighed node by node, alpha for one weight"
     ),
-    "sampler.propagation: auto": "write full below about two million interactions, else sampled (docs/distribution.md)",
+    "model.readout: mix": "write model.kind: recmind",
+    "model.text_whitening: center": "write whiten, which ranks 5 % better",
+    "model.use_text": "write model.kind: lightgcn for a model without texts",
+    "sampler.batches_per_propagation": (
+        "multiply train.batch_size by it, which is the same update; where gates learn, "
+        "set model.gate.batch_size to a quarter of the old train.batch_size"
+    ),
+    "sampler.propagation: auto": (
+        "write full below about two million interactions, else sampled (docs/distribution.md)"
+    ),
     "scaling.heartbeat_s": "leave it out: rank 0 writes a heartbeat every ten seconds",
     "scaling.start_attempts": "leave it out: a start makes ten waits of scaling.start_timeout_s",
     "table.beta1": "leave it out: it is always 0.9, as torch has it",
@@ -48,6 +53,7 @@ DELETED_KEYS: dict[str, str] = {
     "text.max_retries": "leave it out: a shard whose worker died is tried three times more",
     "text.shard_rows": "leave it out: it follows from the number of items, or users",
     "text.start_timeout_s": "leave it out: an extraction without any worker ends after ten minutes",
+    "text.window": "leave it out: 4,096 texts are always sorted together",
     "variant: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
     "zero.gradient_clipping": "leave it out: always off; lower zero.learning_rate instead",
     "zero.weight_decay": "leave it out: always off; loss.regularization is for the table",

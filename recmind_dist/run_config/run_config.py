@@ -199,7 +199,7 @@ class RunConfig(Settings):
             ("train", "log_every_steps"),
         ):
             del values[room][free]
-        judged = {"metric", "ks", "norm_exponent", "norm_exponent_grid"}
+        judged = {"metric", "ks", "norm_exponent"}
         values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)
         lora = self.text.lora if self.model.reads_text else None
         return {**values, "lora": lora.model_dump(mode="json") if lora else None}

@@ -181,8 +181,6 @@ class ModelShard:
         if self.config.heldout_gates and gate is not None:
             heldout = self.held_out(gate.heldout_share, gate.withheld_items)
             users = users_of_edges(self.graph, heldout)
-            mask = self.edges.mask_edges(
-                users, self.edges.items_of_edges(heldout, users), heldout
-            )
+            mask = self.edges.mask_edges(users, self.edges.items_of_edges(heldout, users), heldout)
         whitening, device = self.whitening, self.context.device
         return load_text_features(self.rows, store, whitening, self.nodes, device, mask)

@@ -93,8 +93,8 @@ def test_a_node_that_cannot_reach_the_storage_is_named(
         line = refusal(shop, cluster, f"storage_uri={storage}")
         assert line.startswith("error: node ")
         assert f" cannot read and write storage_uri {storage} (" in line
-        assert line.endswith(": give it the credentials and the way there")
-        assert not list(storage.rglob("place-*")), "the question was to be taken away again"
+        assert line.endswith(": give it the credentials and the network to reach it")
+        assert not list(storage.rglob("node-check-*")), "the question was to be taken away again"
     finally:
         node.terminate()
         node.wait(60)

@@ -291,7 +291,7 @@ def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
     server.process.wait()
     assert not group.wait()
     assert "3 checkpoints in a row could not be saved" in group.error(0)
-    assert f"could not bring it to {uri}" in group.error(0)
+    assert f"could not upload it to {uri}" in group.error(0)
     found = find_checkpoint(config.run_dir / "checkpoints")
     assert found is not None
     # the storage is another one now, and empty: what is here goes there in one go

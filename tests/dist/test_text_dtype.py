@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recmind_dist.report import RunDirectory
-from recmind_dist.text import TextEncoder, Texts, TextStore, plan_shards, store_path
+from recmind_dist.text import TextEncoder, Texts, TextStore, make_store, plan_shards, store_path
 from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.pipeline.train import Prepared, fit
@@ -42,7 +42,8 @@ def config(tmp_path: Path) -> RunConfig:
 def embed_all(config: RunConfig, dtype: str) -> Path:
     """What the extraction pool does, without Ray."""
     settings = with_dtype(config, dtype).text
-    path = store_path(settings, config.cache_dir / config.dataset.name)
+    path = store_path(TEXTS, settings, config.cache_dir / config.dataset.name)
+    make_store(TEXTS, settings, path)
     for job in plan_shards(TEXTS, settings, path)[0]:
         embed_shard(TextEncoder.load(settings), TextStore.open(path), job)
     return path
@@ -86,7 +87,7 @@ def test_a_run_that_moves_to_another_machine_goes_on_with_the_vectors_it_was_beg
     assert read_run(config.run_dir)[1].text.dtype == "bf16"
     said, inputs = run_ranks(fit_on, 1, False, config, graph, None)[0]
     assert [line for line in said if "text.dtype" in line] == [
-        "text.dtype: auto takes bf16, with which this run was begun; this machine alone would "
+        "text.dtype: auto takes bf16, with which this run was begun; this machine would "
         "take fp32"
     ]
     assert "embedded 0 of 115 texts" in said

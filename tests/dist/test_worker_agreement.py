@@ -17,7 +17,7 @@ def order_of(home: Path, rank: int) -> dict[str, Any]:
     """A training order whose files only rank 0 has seen: this rank looks for names of its own."""
     config = config_of(home, "run")
     return {
-        "config": config.model_dump(mode="json"), "inputs": {"graph": "graph"}, "run_dir": str(home / "run"), "place": {
+        "config": config.model_dump(mode="json"), "inputs": {"graph": "graph"}, "run_dir": str(home / "run"), "requirements": {
             "versions": {}, "token": "", "word": ""}, "refusal": str(home / f"refused-{rank}"), "resume": "never",
         "begun": str(home / f"begun-{rank}"), "allow_mismatch": False, "phases": ["joint"],
     }
@@ -28,7 +28,7 @@ def without_ray(patch: pytest.MonkeyPatch) -> Any:
     from recmind_dist.launch import ray_train as runner
 
     patch.setattr(runner, "get_device", lambda: torch.device("cpu"))
-    patch.setattr(runner, "check_node", lambda place: None)
+    patch.setattr(runner, "check_node", lambda requirements: None)
     return runner
 
 
@@ -36,7 +36,7 @@ def has_a_place(home: Path) -> bool:
     """Whether this rank is to work."""
     with pytest.MonkeyPatch.context() as patch:
         runner = without_ray(patch)
-        with runner._joined(order_of(home, dist.get_rank())) as (_, _, ranks, _):
+        with runner._worker_context(order_of(home, dist.get_rank())) as (_, _, ranks, _):
             return ranks is not None
 
 

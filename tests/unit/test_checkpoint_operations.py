@@ -116,9 +116,7 @@ def test_a_rank_saves_with_the_same_operations_among_few_and_many(
         path = tmp_path / str(world_size) / attempt_name(1, "abcdefgh")
         path.mkdir(parents=True)
         (path / COMMIT).touch()  # as rank 0 will have made it
-        one = Checkpointer(
-            path.parent, 1, world_size, (1, 2), world_size, CheckpointSettings(background=False)
-        )
+        one = Checkpointer(path.parent, 1, world_size, (1, 2), world_size, CheckpointSettings())
         operations.clear()
         one.save(path.name, {"weight": torch.ones(1, 2)}, None, None)
         assert one.wait() == [path.name]

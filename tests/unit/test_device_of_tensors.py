@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.device_walk import at_rest
-from tests.unit.test_device import ROOT
+from tests.unit.test_launch_device import ROOT
 
 PARTS = {"table", "text rows", "dense", "momentum", "queues", "propagation"}
 TRAINED = PARTS | {"final propagation", "objective", "step", "engine", "adam", "training step"}

@@ -8,7 +8,7 @@ import pytest
 
 from recmind_dist.run_config.run_config import load_run_config
 from recmind_dist.text.pool import num_actors, num_slots
-from tests.unit.test_device import ROOT
+from tests.unit.test_launch_device import ROOT
 
 
 def test_a_slot_is_a_cpu_and_on_gpus_a_gpu_of_the_same_node() -> None:

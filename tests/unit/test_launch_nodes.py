@@ -19,25 +19,25 @@ CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> NodeRequirements:
+def requirements(tmp_path: Path) -> NodeRequirements:
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "place").write_text("word")
+    (tmp_path / "logs" / "token").write_text("word")
     (tmp_path / "manifest.json").write_text("{}")
     return NodeRequirements(
-        versions(), str(tmp_path / "logs" / "place"), "word", [str(tmp_path / "manifest.json")]
+        versions(), str(tmp_path / "logs" / "token"), "word", [str(tmp_path / "manifest.json")]
     )
 
 
-def test_a_node_like_the_driver_is_fit(place: NodeRequirements) -> None:
-    assert check_node(place) is None
+def test_a_node_like_the_driver_is_fit(requirements: NodeRequirements) -> None:
+    assert check_node(requirements) is None
     assert "none" not in versions().values()
-    assert check_node(NodeRequirements(**place.to_json())) is None
+    assert check_node(NodeRequirements(**requirements.to_json())) is None
 
 
 def test_a_worker_on_a_node_that_came_later_is_asked_before_it_meets_the_others(
-    place: NodeRequirements, tmp_path: Path
+    requirements: NodeRequirements, tmp_path: Path
 ) -> None:
-    from recmind_dist.launch.ray_train import _joined
+    from recmind_dist.launch.ray_train import _worker_context
 
     refusal = tmp_path / "logs" / "refused.json"
     order = {
@@ -45,36 +45,36 @@ def test_a_worker_on_a_node_that_came_later_is_asked_before_it_meets_the_others(
         "inputs": Inputs(tmp_path).to_json(),
         "refusal": str(refusal),
         "run_dir": str(tmp_path),
-        "place": replace(place, versions={"torch": "9.9.9"}).to_json(),
+        "requirements": replace(requirements, versions={"torch": "9.9.9"}).to_json(),
     }
     with (
         pytest.raises(
             ConfigError, match=r"^node \S+ has torch .*, the driver torch 9\.9\.9: install"
         ),
-        _joined(order),
+        _worker_context(order),
     ):
-        raise AssertionError("it was not to get a place")
+        raise AssertionError("it must not join")
     assert read_json(refusal)["error"] == "ConfigError"
 
 
-def test_other_versions_are_named_with_ours(place: NodeRequirements) -> None:
-    ours = {**place.versions, "torch": "9.9.9"}
-    theirs = place.versions["torch"]
-    assert check_node(replace(place, versions=ours)) == (
+def test_other_versions_are_named_with_ours(requirements: NodeRequirements) -> None:
+    ours = {**requirements.versions, "torch": "9.9.9"}
+    theirs = requirements.versions["torch"]
+    assert check_node(replace(requirements, versions=ours)) == (
         f"has torch {theirs}, the driver torch 9.9.9: install the same versions on every node"
     )
 
 
-def test_files_that_a_node_does_not_see(place: NodeRequirements, tmp_path: Path) -> None:
-    assert check_node(replace(place, word="another")) == (
+def test_files_that_a_node_does_not_see(requirements: NodeRequirements, tmp_path: Path) -> None:
+    assert check_node(replace(requirements, word="another")) == (
         f"sees another directory at run_dir {tmp_path}: put it on storage that every node mounts"
     )
     gone = str(tmp_path / "gone" / "manifest.json")
-    assert check_node(replace(place, paths=[gone])) == (
+    assert check_node(replace(requirements, paths=[gone])) == (
         f"cannot read {gone} (No such file or directory): put it on storage that every node mounts"
     )
-    Path(place.token).unlink()
-    assert check_node(place) == (
+    Path(requirements.token).unlink()
+    assert check_node(requirements) == (
         f"does not see run_dir {tmp_path} (No such file or directory): put it on storage that "
         "every node mounts"
     )
@@ -92,10 +92,8 @@ LAN = Network([], {"lo": True, "eth0": False}, "gpu-7", "10.0.0.7")
         (
             replace(LAN, address="127.0.1.1"),
             "is not reached by other nodes: its hostname gpu-7 stands for 127.0.1.1, where gloo "
-            "listens: correct /etc/hosts, "(
-                "or set GLOO_SOCKET_IFNAME to the interface that the other nodes reach, before `ray "
-                "start`"
-            ),
+            "listens: correct /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface that the "
+            "other nodes reach, before `ray start`",
         ),
         (replace(LAN, address="::1"), "its hostname gpu-7 stands for ::1, where gloo listens"),
         (
@@ -121,11 +119,11 @@ def test_a_node_where_gloo_would_listen_on_loopback(network: Network, sentence: 
 
 
 def test_loopback_matters_only_between_machines(
-    place: NodeRequirements, monkeypatch: pytest.MonkeyPatch
+    requirements: NodeRequirements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    assert check_node(replace(place, num_ranks=2)) is None
-    fault = check_node(replace(place, num_ranks=2, many_nodes=True))
+    assert check_node(replace(requirements, num_ranks=2)) is None
+    fault = check_node(replace(requirements, num_ranks=2, many_nodes=True))
     assert fault is not None
     assert fault.startswith("is not reached by other nodes at interface lo")
 

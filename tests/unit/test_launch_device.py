@@ -126,7 +126,7 @@ def test_the_quick_start_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
     gpus: int, device: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = load_run_config(ROOT / "configs" / "quickstart.yaml", [f"run_dir={tmp_path}"])
-    place = NodeRequirements(versions(), "", "")
+    requirements = NodeRequirements(versions(), "", "")
     rooms: list[tuple[int, str]] = []
     trainers: list[dict[str, Any]] = []
 
@@ -147,8 +147,8 @@ def test_the_quick_start_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
     monkeypatch.setattr(
         runner, "wait_for_room", lambda config, num_workers, kind: rooms.append((num_workers, kind))
     )
-    monkeypatch.setattr(runner, "publish_requirements", lambda config, inputs: nullcontext(place))
-    monkeypatch.setattr(runner, "check_nodes", lambda place: None)
+    monkeypatch.setattr(runner, "publish_requirements", lambda *_: nullcontext(requirements))
+    monkeypatch.setattr(runner, "check_nodes", lambda requirements: None)
     monkeypatch.setattr(runner, "TorchTrainer", Pipeline)
     runner.train(config, Inputs(tmp_path / "graph"), ("joint",), say=lambda line: None)
     [values] = trainers
@@ -165,7 +165,7 @@ def test_the_quick_start_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
 def order(tmp_path: Path) -> dict[str, Any]:
     """What the driver gives a worker on the CPU."""
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "place").write_text("word")
+    (tmp_path / "logs" / "token").write_text("word")
     config = RunConfig.model_validate(
         {"dataset": {"name": "toy", "interactions": "a.tsv"}, "model": {"kind": "lightgcn"}}
     )
@@ -175,7 +175,9 @@ def order(tmp_path: Path) -> dict[str, Any]:
         "device": "cpu",
         "refusal": str(tmp_path / "logs" / "refused-1.json"),
         "run_dir": str(tmp_path),
-        "place": NodeRequirements(versions(), str(tmp_path / "logs" / "place"), "word").to_json(),
+        "requirements": NodeRequirements(
+            versions(), str(tmp_path / "logs" / "token"), "word"
+        ).to_json(),
     }
 
 
@@ -184,9 +186,9 @@ def test_a_rank_takes_the_device_that_the_driver_chose_whatever_it_sees(
 ) -> None:
     monkeypatch.setattr(runner, "get_device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(
-        runner.DistContext, "join", lambda device, *_: DistContext.alone(device.type)
+        runner.DistContext, "join_group", lambda device, *_: DistContext.alone(device.type)
     )
-    with runner._joined(order) as (_, _, context, _):
+    with runner._worker_context(order) as (_, _, context, _):
         assert context is not None
         assert context.device == torch.device("cpu")
 
@@ -194,14 +196,15 @@ def test_a_rank_takes_the_device_that_the_driver_chose_whatever_it_sees(
 def test_the_first_cause_of_a_worker_reaches_the_user(
     order: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray brings home the outermost exception without its causes, and prints the two ends of a long
-    traceback.
-    """
-    monkeypatch.setattr(runner.DistContext, "join", lambda *_: DistContext.alone())
-    cuda = "CUDA error: invalid device ordinal\nGPU device may be out of range\nCompile with `TORCH_USE_CUDA_DSA`.\n"
+    """Ray passes on the outermost exception without its causes, and both ends of a traceback."""
+    monkeypatch.setattr(runner.DistContext, "join_group", lambda *_: DistContext.alone())
+    cuda = (
+        "CUDA error: invalid device ordinal\nGPU device may be out of range\n"
+        "Compile with `TORCH_USE_CUDA_DSA`.\n"
+    )
     outer = ValueError("the engine could not be made\nsee above")
     outer.__cause__ = RuntimeError(cuda)
-    with pytest.raises(ValueError), runner._joined(order):
+    with pytest.raises(ValueError), runner._worker_context(order):
         raise outer
     refusal = Path(order["refusal"])
     assert not refusal.exists()
@@ -210,7 +213,7 @@ def test_the_first_cause_of_a_worker_reaches_the_user(
     group = WorkerGroupError(
         "[Rank 0 Error Snippet]:\n...", {0: ValueError("the engine could not be made\nsee above")}
     )
-    assert str(runner._told(refusal, group)) == (
+    assert str(runner._worker_error(refusal, group)) == (
         "workers failed: rank 0 of 1: RuntimeError: CUDA error: invalid device ordinal, which led "
         "to ValueError: the engine "
         "could not be made: see the logs, then run the same command again"
@@ -219,7 +222,7 @@ def test_the_first_cause_of_a_worker_reaches_the_user(
         "[Rank 0 Error Snippet]:\n...", {0: RuntimeError(cuda)}
     )  # of an attempt that wrote nothing
     assert "failed: RuntimeError: CUDA error: invalid device ordinal: see" in str(
-        runner._told(refusal, other)
+        runner._worker_error(refusal, other)
     )
     assert read_json(refusal.with_name("failed-1.json"))["cause"].startswith(
         "rank 0 of 1: RuntimeError"
@@ -281,7 +284,7 @@ def test_deepspeed_that_works_on_another_device_is_refused_in_a_sentence() -> No
 
 
 def test_a_run_in_this_process_trains_on_the_cpu_beside_a_gpu(tmp_path: Path) -> None:
-    """Whole steps of a rank with a dense part: the engine would move it to the GPU that torch sees."""
+    """Whole steps with a dense part: the engine would move it to the GPU that torch sees."""
     done = child(
         SEES_ONE_GPU + "import deepspeed\n"
         "from pathlib import Path\n"
