@@ -22,7 +22,7 @@ _HOMES = {  # imported when asked for: the command line's light commands need no
     "Graph": "graph",
     "NeighborLoader": "sampling.loader",
     "LightGCN": "model.lightgcn",
-    "Trainer": "training",
+    "Pipeline": "pipeline.run",
     "load": "recommend.recommender",
 }
 

@@ -48,18 +48,19 @@ class PaperRecMind(nn.Module):
 
         Args:
             e_ND: rows of the table.
-            z_ND: text views of the nodes.
+            z_ND: text views of the nodes; without gates those of items are enough where users
+                have none.
         """
         assert z_ND is not None, "the paper's model reads texts"
         items_only = not self.settings.users_have_text
-        if items_only:
-            z_ND = z_ND.masked_fill(graph.is_user[:, None], 0.0)
         if trainable == "gates":
             e_ND, z_ND = e_ND.detach(), z_ND.detach()
         text = graph.mean_of_states(z_ND, self.settings.text_layers, items_only)
         if not len(self.gates):
             graph_view = graph.mean_of_states(e_ND, self.num_layers)
             return NodeEmbeddings(self._read_out(graph_view, graph_view, text), graph_view, text)
+        if items_only:
+            z_ND = z_ND.masked_fill(graph.is_user[:, None], 0.0)
         states, fused, gamma = [e_ND], [], []
         for layer, gate in enumerate(self.gates):
             x, n = states[-1], len(states[-1])

@@ -35,7 +35,7 @@ def plain(
 @pytest.mark.parametrize("temperature", [None, 0.1])
 @pytest.mark.parametrize("num_users", [9, 300])
 @pytest.mark.parametrize("num_shared", [0, 40, 1500])
-@pytest.mark.parametrize("stands_for", [1.0, 12.5])
+@pytest.mark.parametrize("negative_weight", [1.0, 12.5])
 def test_value_and_gradient_are_those_of_the_formula(
     temperature: float | None, num_users: int, num_shared: int, negative_weight: float
 ) -> None:

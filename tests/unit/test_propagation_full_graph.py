@@ -11,6 +11,7 @@ from torch import Tensor
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.kernels.memory import zeros_in_large_pages
+from recmind_dist.model.with_rows import with_rows
 from recmind_dist.propagation.full_graph import FullPropagation
 from tests.graphs import make_graph, random_pairs
 

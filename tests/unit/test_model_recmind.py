@@ -1,16 +1,19 @@
-"""The mixing readout, propagated text views, pair scores: against their formulas, and who takes
+"""RecMind's mix, propagated text views, pair scores: against their formulas, and who takes
 gradient.
 """
 
 import numpy as np
 import pytest
 import torch
-from recmind_dist.model.mix import Mix
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.kernels.pair_scores import pair_scores
-from recmind_dist.model import GatedLightGCN, GateSettings, ModelSettings
+from recmind_dist.model.node_embeddings import Trainable
+from recmind_dist.model.recmind import Mix, RecMind
+from recmind_dist.model.settings import GateSettings, RecMindSettings
+from recmind_dist.model.subgraph import Subgraph
 
 DIM = 6
 
@@ -67,20 +70,40 @@ def test_a_resting_mix_passes_gradient_to_its_views_and_takes_none() -> None:
     assert graph.grad is not None
 
 
+def subgraph() -> Subgraph:
+    """User 0 has item 2; item 1 has nobody."""
+    indptr, indices = torch.tensor([0, 1, 1, 2]).int(), torch.tensor([2, 0]).int()
+    block = Hop.of(CsrMatrix(indptr, indices, torch.tensor([0.5, 0.5]), 3))
+    return Subgraph([block], torch.tensor([True, False, False]), torch.tensor([1, 0, 1.0]))
+
+
 def test_text_views_propagate_beside_the_graph_and_users_without_text_live_off_their_items() -> (
     None
 ):
-    settings = ModelSettings(
-        readout="mix", text_layers=1, users_have_text=False, gate=GateSettings(enabled=False)
+    settings = RecMindSettings(
+        embedding_dim=DIM, num_layers=1, text_layers=1, users_have_text=False
     )
-    model = GatedLightGCN(None, DIM, 1, 3, settings)
-    operator = torch.zeros(3, 3)
-    operator[0, 2] = operator[2, 0] = 0.5  # user 0 has item 2; item 1 has nobody
-    z, is_user = draw(3, DIM), torch.tensor([True, False, False])
-    views = model.views(draw(3, DIM, seed=1), z, is_user, [lambda x: operator @ x], torch.rand(3))
-    assert torch.allclose(views.text[0], 0.5 * z[2] / 2)
-    assert torch.allclose(views.text[1], z[1] / 2)  # by its own text alone
-    assert torch.allclose(views.text[2], z[2] / 2)  # what its user brings, nothing
+    z = draw(3, DIM)
+    text = RecMind(settings, 3)(subgraph(), draw(3, DIM, seed=1), z).text
+    assert torch.allclose(text[0], 0.5 * z[2] / 2)
+    assert torch.allclose(text[1], z[1] / 2)  # by its own text alone
+    assert torch.allclose(text[2], z[2] / 2)  # what its user brings, nothing
+
+
+@pytest.mark.parametrize(
+    ("trainable", "expected"),
+    [("all", {"e", "z", "mix"}), ("embeddings", {"e", "z"}), ("gates", {"mix"})],
+)
+def test_gradient_goes_where_trainable_says(trainable: Trainable, expected: set[str]) -> None:
+    model = RecMind(RecMindSettings(embedding_dim=DIM, num_layers=1), 3)
+    shaken(model)
+    e, z = draw(3, DIM).requires_grad_(), draw(3, DIM, seed=1).requires_grad_()
+    final = model(subgraph(), e, z, trainable).final
+    assert torch.equal(final, model(subgraph(), e, z).final)
+    final.square().sum().backward()
+    learners = {name for name, x in (("e", e), ("z", z)) if x.grad is not None and x.grad.any()}
+    found = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert learners | found == expected
 
 
 def test_pair_scores_and_their_gradient_are_those_of_a_gather() -> None:

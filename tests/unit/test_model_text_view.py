@@ -1,0 +1,50 @@
+"""The text view: where the network that stands in for a missing text acts, and what it sees."""
+
+import torch
+
+from recmind_dist.model.text_view import TextRows, TextView
+
+DIM, TEXT = 4, 6
+
+
+def test_the_fallback_stands_in_exactly_where_text_is_absent() -> None:
+    torch.manual_seed(2)
+    view = TextView(TEXT, DIM)
+    absent = torch.tensor([False, True, False, True])
+    text, near = torch.randn(4, TEXT), torch.randn(4, TEXT)
+    near[0], near[2] = 0.0, 0.0
+    near[:, 1] = torch.tensor([9.0, 0.0, 9.0, 0.0])  # column 1: of nodes with text alone
+    z = view(TextRows(text, absent, torch.rand(4), near))
+    assert torch.allclose(z[~absent], text[~absent] @ view.projection.weight.T)
+    assert torch.allclose(view.project(text)[0], z[0])
+    assert not torch.allclose(z[absent], text[absent] @ view.projection.weight.T)
+    z[absent].sum().backward()
+    assert view.projection.weight.grad is not None
+    assert not view.projection.weight.grad.any()
+    first = view.fallback[0]
+    assert isinstance(first, torch.nn.Linear)
+    assert first.weight.grad is not None
+    columns = first.weight.grad.abs().sum(0)
+    assert columns[2] == 0
+    assert bool((columns[[0, 1, *range(3, 1 + TEXT)]] > 0).all())
+
+
+def test_the_fallback_tells_nodes_apart_by_each_of_its_inputs() -> None:
+    torch.manual_seed(2)
+    view = TextView(TEXT, DIM)
+    base = {"degree_feature": torch.tensor([0.5]), "neighbour_text": torch.ones(1, TEXT)}
+    rows = {"text": torch.zeros(1, TEXT), "absent": torch.tensor([True])}
+    z = view(TextRows(**rows, **base))
+    for name, other in (
+        ("degree_feature", torch.tensor([0.9])),
+        ("neighbour_text", torch.zeros(1, TEXT)),
+    ):
+        assert not torch.allclose(z, view(TextRows(**rows, **(base | {name: other}))))
+
+
+def test_a_hidden_layer_makes_the_projection_bend() -> None:
+    torch.manual_seed(2)
+    text = torch.randn(2, TEXT)
+    straight, bent = TextView(TEXT, DIM), TextView(TEXT, DIM, hidden_dim=5)
+    assert torch.allclose(straight.project(-text), -straight.project(text))
+    assert not torch.allclose(bent.project(-text), -bent.project(text))
