@@ -5,7 +5,6 @@ width, hidden edges, threads.
 import numpy as np
 import pytest
 import torch
-from recmind_dist.model.propagation import with_rows
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
