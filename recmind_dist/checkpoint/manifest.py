@@ -14,12 +14,14 @@ from recmind_dist.errors import CheckpointError
 from recmind_dist.storage import read_json, verify_manifest
 
 KIND = "checkpoint"
-SCHEMA = 1
+SCHEMA = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class NewerSchemaError(CheckpointError):
-    """A newer program wrote this checkpoint. To go on from an older one would lose its work."""
+class OtherSchemaError(CheckpointError):
+    """Another version of this program wrote this checkpoint: to go on from a further one would lose
+    its work.
+    """
 
 
 class FileEntry(Settings):
@@ -78,7 +80,7 @@ def read_commit(path: Path) -> Manifest:
     """The manifest of a committed checkpoint directory; no other file is hashed.
 
     Raises:
-        NewerSchemaError: a newer program wrote it.
+        OtherSchemaError: another version of this program wrote it.
         CheckpointError: COMMIT or manifest is damaged.
     """
     for name in (COMMIT, MANIFEST):
@@ -93,17 +95,18 @@ def read_commit(path: Path) -> Manifest:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}): check the disk"
         ) from error
-    # before parsing: a flipped bit must not pass for a newer schema
+    # before parsing: a flipped bit must not pass for another schema
     if commit.strip().decode("ascii", "replace") != hashlib.sha256(data).hexdigest():
         raise CheckpointError(
             f"{path / COMMIT}: does not match {MANIFEST}: the checkpoint is damaged"
         )
     raw = read_json(path / MANIFEST, CheckpointError)
     schema = raw.get("schema") if isinstance(raw, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise NewerSchemaError(
+    if type(schema) is int and schema >= 1 and schema != SCHEMA:
+        raise OtherSchemaError(
             f"{path / MANIFEST}: schema version {schema}, this program reads {SCHEMA}: use the "
-            "version that wrote it"
+            "version that wrote it, or "
+            "start over with --resume never"
         )
     if schema != SCHEMA:
         versions = f"schema version {schema!r}, this program reads {SCHEMA}"

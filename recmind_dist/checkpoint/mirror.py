@@ -16,7 +16,7 @@ from pathlib import Path
 from recmind_dist import faults
 from recmind_dist.causes import telling_line
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, step_of
-from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_commit
+from recmind_dist.checkpoint.manifest import Manifest, OtherSchemaError, read_commit
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import score_of
 from recmind_dist.errors import CheckpointError, ConfigError, StoreError
@@ -206,7 +206,7 @@ class Mirror:
             for name in sorted(name for name in committed if step_of(name) is not None):
                 try:
                     manifests[name] = self._read_commit(name, copy)
-                except NewerSchemaError:
+                except OtherSchemaError:
                     raise
                 except CheckpointError as error:
                     source = f"{self.remote.uri}/{CHECKPOINTS}/{name}"
@@ -230,7 +230,7 @@ class Mirror:
         """Sequence of the newest checkpoint here that verifies; 0 without one."""
         try:
             found = find_checkpoint(self.run / CHECKPOINTS)
-        except NewerSchemaError:
+        except OtherSchemaError:
             raise
         except CheckpointError:
             return 0

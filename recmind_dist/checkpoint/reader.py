@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, attempt_directories, rows_file, step_of
-from recmind_dist.checkpoint.manifest import Manifest, NewerSchemaError, read_commit
+from recmind_dist.checkpoint.manifest import Manifest, OtherSchemaError, read_commit
 from recmind_dist.checkpoint.retention import score_of
 from recmind_dist.checkpoint.shards import read_rows, read_shard, shard_layout
 from recmind_dist.errors import CheckpointError
@@ -74,7 +74,7 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     Args:
         verify: whether to hash every file
     Raises:
-        CheckpointError: not a checkpoint, not committed, damaged, or of a newer schema.
+        CheckpointError: not a checkpoint, not committed, damaged, or of a other schema.
     """
     checkpoint = open_manifest(path)
     manifest = checkpoint.manifest
@@ -112,7 +112,7 @@ def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -
         verify: whether to hash every file of the one that is returned
     Raises:
         CheckpointError: there are checkpoints, none good; the named one is not good; or one is of a
-            newer schema.
+            other schema.
     """
     directory = Path(directory)
     paths, faults = candidates(directory, which)
@@ -121,7 +121,7 @@ def find_checkpoint(directory: Path, which: str = "last", verify: bool = True) -
     for path in paths:
         try:
             return open_checkpoint(path, verify)
-        except NewerSchemaError:
+        except OtherSchemaError:
             raise
         except CheckpointError as error:
             faults.append(error)
@@ -139,7 +139,7 @@ def candidates(directory: Path, which: str) -> tuple[list[Path], list[Checkpoint
 
     Raises:
         CheckpointError: `which` is no name.
-        NewerSchemaError: a checkpoint is of a newer schema.
+        OtherSchemaError: a checkpoint is of a other schema.
     """
     if which not in ("last", "best"):
         if step_of(which) is None:
@@ -162,7 +162,7 @@ def _readable(directory: Path) -> tuple[list[CheckpointError], list[tuple[Path, 
                 )
             if (path / COMMIT).is_symlink() or (path / COMMIT).exists():
                 readable.append((path, read_commit(path)))
-        except NewerSchemaError:
+        except OtherSchemaError:
             raise
         except CheckpointError as error:
             faults.append(error)

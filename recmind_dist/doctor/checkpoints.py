@@ -4,14 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recmind_dist.checkpoint.layout import COMMIT, attempt_directories
-from recmind_dist.checkpoint.manifest import NewerSchemaError
+from recmind_dist.checkpoint.manifest import OtherSchemaError
 from recmind_dist.checkpoint.reader import Checkpoint, open_checkpoint
 from recmind_dist.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class CheckpointFault:
-    """A checkpoint that cannot be used; `sentence` names the file."""
+    """A checkpoint that cannot be used; `sentence` names the file.
+
+    Attributes:
+        damaged: whether its bytes are not what was written. What another version wrote, or the disk
+            will not give, may be whole.
+    """
 
     path: Path
     sentence: str
@@ -47,7 +52,7 @@ def audit_checkpoints(directory: Path) -> CheckpointAudit:
             good.append(open_checkpoint(path))
         except (CheckpointError, OSError) as error:
             causes = (error, error.__cause__)
-            maybe_whole = any(isinstance(e, (NewerSchemaError, OSError)) for e in causes)
+            maybe_whole = any(isinstance(e, (OtherSchemaError, OSError)) for e in causes)
             faults.append(CheckpointFault(path, str(error), damaged=not maybe_whole))
     good.sort(key=lambda checkpoint: checkpoint.manifest.sequence, reverse=True)
     return CheckpointAudit(good, faults, unfinished)

@@ -19,6 +19,9 @@ from recmind_dist.storage import (
     write_sealed_json,
 )
 
+SCHEMA = 2
+"""Version of a run's files, in config.yaml; files of version 1 say none."""
+
 
 class RunDirectory:
     """Paths of a run's files.
@@ -57,8 +60,12 @@ class RunDirectory:
             yield
 
     def write_config(self, values: dict[str, Any]) -> None:
-        """Writes config.yaml atomically from `settings.model_dump(mode="json")`."""
-        write_sealed(self.config, dump_yaml(values).encode())
+        """Writes config.yaml atomically, with the version of the run's files.
+
+        Args:
+            values: `settings.model_dump(mode="json")`.
+        """
+        write_sealed(self.config, dump_yaml({"schema": SCHEMA, **values}).encode())
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json atomically, made plain by `plain`.

@@ -10,9 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from recmind_dist.checkpoint import CheckpointSettings
 from recmind_dist.config import Settings, resolve_settings
-from recmind_dist.config.yaml import load_yaml
+from recmind_dist.config.yaml import Document, load_yaml
 from recmind_dist.distributed.settings import ScalingSettings, ZeroSettings
 from recmind_dist.embedding.settings import TableSettings
+from recmind_dist.errors import ConfigError
 from recmind_dist.evaluation import EvaluationSettings
 from recmind_dist.graph import GraphSettings
 from recmind_dist.ingest import DatasetSettings
@@ -27,6 +28,7 @@ from recmind_dist.model.settings import (
     RecMindSettings,
     TextModelSettings,
 )
+from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.run_config.deleted_keys import DELETED_KEYS
 from recmind_dist.run_config.train_settings import TrainSettings
 from recmind_dist.run_config.variants import VARIANTS, merged
@@ -291,6 +293,30 @@ class RunConfig(Settings):
         ]
 
 
+def config_of_run(path: Path) -> RunConfig:
+    """config.yaml of a run directory.
+
+    Raises:
+        ConfigError: it cannot be read, or another version of this program wrote the run.
+    """
+    document = load_yaml(path)
+    _take_schema(document, absent=1)
+    return resolve_settings(RunConfig, document, deleted=DELETED_KEYS, kinds=tuple(MODELS))
+
+
+def _take_schema(document: Document, absent: int) -> None:
+    """Takes the version of the run's files out of a run's config.yaml; `absent` is what a file
+    without one has.
+    """
+    found = document.values.pop("schema", absent)
+    if found != SCHEMA:
+        raise ConfigError(
+            f"{document.where(('schema',))}: schema version {str(found)[:20]}, this program reads "
+            f"{SCHEMA}: use the version "
+            "that wrote the run, or run its config anew"
+        )
+
+
 def load_run_config(
     path: Path, overrides: list[str] | None = None, variant: str | None = None
 ) -> RunConfig:
@@ -304,6 +330,7 @@ def load_run_config(
         ConfigError: one line a fault, with file:line.
     """
     document, words = load_yaml(path), list(overrides or [])
+    _take_schema(document, absent=SCHEMA)
     own = next((w.partition("=")[2] for w in reversed(words) if w.startswith("variant=")), None)
     chosen = str(variant or own or document.values.get("variant", "recmind"))
     changes = VARIANTS.get(chosen, {})

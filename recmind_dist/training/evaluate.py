@@ -11,8 +11,6 @@ import polars as pl
 import torch
 
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint
-from recmind_dist.config import resolve_settings
-from recmind_dist.config.yaml import load_yaml
 from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import CheckpointError, ConfigError
@@ -22,8 +20,7 @@ from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.item_means import content_view
 from recmind_dist.report import RunDirectory
-from recmind_dist.run_config.deleted_keys import DELETED_KEYS
-from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.run_config.run_config import RunConfig, config_of_run
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
@@ -37,7 +34,7 @@ def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
     run = RunDirectory(path)
     if run.config.is_file():
         check_seal(run.config, DOCTOR, ConfigError)
-    config = resolve_settings(RunConfig, load_yaml(run.config), deleted=DELETED_KEYS)
+    config = config_of_run(run.config)
     return run, config.model_copy(update={"run_dir": path})
 
 

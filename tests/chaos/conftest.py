@@ -23,7 +23,7 @@ FAULTS = {
     7: "disk full while saving",
     8: "disk full while extracting",
     9: "truncated, empty, missing, bit-flipped shard",
-    10: "garbage or newer manifest",
+    10: "garbage or another version's manifest",
     11: "Zarr shard lost or flipped",
     12: "extraction actor dies, runs out of memory",
     13: "encoder yields NaN or a wrong width",

@@ -155,9 +155,9 @@ def test_row_09_where_nothing_good_is_left_the_command_fails_and_names_the_file(
         (b"\0garbage", "not JSON: the file is damaged"),
         (
             b'{"kind": "checkpoint", "schema": 99}',
-            "schema version 99, this program reads 1: use the version that wrote",
+            "schema version 99, this program reads 2: use the version that wrote",
         ),
-        (b'{"kind": "checkpoint", "schema": "x"}', "schema version 'x', this program reads 1"),
+        (b'{"kind": "checkpoint", "schema": "x"}', "schema version 'x', this program reads 2"),
     ],
     ids=["garbage", "newer", "no number"],
 )

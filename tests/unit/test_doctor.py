@@ -267,7 +267,7 @@ def test_a_run_in_use_is_left_alone(run: Path) -> None:
 
 def test_what_a_newer_program_wrote_is_named_and_never_removed(run: Path) -> None:
     newest = attempt_directories(run / "checkpoints")[-1]
-    data = (newest / MANIFEST).read_bytes().replace(b'"schema": 1', b'"schema": 9')
+    data = (newest / MANIFEST).read_bytes().replace(b'"schema": 2', b'"schema": 9')
     (newest / MANIFEST).write_bytes(data)
     (newest / COMMIT).write_text(hashlib.sha256(data).hexdigest())
     said: list[str] = []

@@ -25,6 +25,7 @@ from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.pipeline.train import read_inputs
 from recmind_dist.report import MetricsLog, RunDirectory, read_metrics
+from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.manifest import SELF
 from recmind_dist.text import LoraSettings, Texts, TextStore, Whitening, load_adapter, save_adapter
@@ -203,9 +204,8 @@ def test_a_run_file_of_any_json_is_refused_in_a_sentence(run: Path, name: str) -
     (run / "SHA256SUMS").unlink()  # as of an older program: nothing but the content tells
     path = run / name
     whole = path.read_bytes()
-    document = (
-        read_run(run)[1].model_dump(mode="json") if name == "config.yaml" else json.loads(whole)
-    )
+    settings = {"schema": SCHEMA, **read_run(run)[1].model_dump(mode="json")}
+    document = settings if name == "config.yaml" else json.loads(whole)
     document.pop(SELF, None)
 
     @few

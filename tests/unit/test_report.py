@@ -21,6 +21,7 @@ from recmind_dist.report import (
     read_metrics,
     strata_table,
 )
+from recmind_dist.report.run_directory import SCHEMA
 
 RESULTS: dict[str, Any] = {
     "dataset": "ml-100k",
@@ -239,7 +240,7 @@ def test_the_config_comes_back_as_it_was(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     values = {"model": {"dim": 64, "lr": 1e-3, "name": "1e-3", "flags": [True, None, "off"]}}
     run.write_config(values)
-    assert load_yaml(run.config).values == values
+    assert load_yaml(run.config).values == {"schema": SCHEMA, **values}
 
 
 def test_a_run_directory_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""A run's own config.yaml: read back as it was, and refused where another version of the program
+wrote it.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from recmind_dist.errors import ConfigError
+from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.training.evaluate import read_run
+
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    made = RunDirectory(tmp_path / "run")
+    made.create()
+    made.write_config(config_of(made).model_dump(mode="json"))
+    return made
+
+
+def config_of(run: RunDirectory) -> RunConfig:
+    return load_run_config(QUICKSTART, [f"run_dir={run.path}"])
+
+
+def test_it_is_the_config_of_the_run_and_may_be_run_again(run: RunDirectory) -> None:
+    assert read_run(run.path)[1] == load_run_config(run.config) == config_of(run)
+
+
+@pytest.mark.parametrize(
+    ("line", "version"), [("", 1), ("schema: 1\n", 1), ("schema: 99\n", 99), ("schema: x\n", "x")]
+)
+def test_another_version_is_refused_in_a_sentence_that_names_both(
+    run: RunDirectory, line: str, version: int | str
+) -> None:
+    (run.path / "SHA256SUMS").unlink()
+    run.config.write_text(run.config.read_text().replace("schema: 2\n", line))
+    sentence = f"schema version {version}, this program reads 2: use the version that wrote the run, or run its config anew"
+    with pytest.raises(ConfigError) as refusal:
+        read_run(run.path)
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
