@@ -95,7 +95,7 @@ class Pipeline:
     def evaluate(self) -> dict[str, Any]:
         """Tests the best checkpoint, and writes and returns results.json.
 
-        Runs in this process, or on evaluation.num_workers Ray workers.
+        Runs on one rank alone in this process, or on evaluation.num_workers Ray workers.
         """
         if self.config.variant == "popularity":
             return evaluate_popularity_run(self.config, self.prepare(), self.directory)

@@ -31,7 +31,7 @@ class Recommender:
     """Final vectors of a run's best checkpoint, in memory.
 
     Args:
-        model: on one rank
+        model: on one rank alone
         norm_exponent: p of the score, as chosen on validation
     """
 
@@ -84,7 +84,7 @@ def _titles(frame: pl.DataFrame, template: str) -> list[str]:
 
 
 def load(run_dir: str | Path) -> Recommender:
-    """Opens a trained run for recommending, in this process.
+    """Opens a trained run for recommending, on one rank alone.
 
     Raises:
         StoreError, CheckpointError: not a trained run, or a damaged one.

@@ -51,7 +51,7 @@ def run_of(
     return run
 
 
-def test_what_is_better_on_cold_items_alone_is_seen_there_and_in_the_macro_average(
+def test_what_is_better_only_on_cold_items_is_seen_there_and_in_the_macro_average(
     tmp_path: Path,
 ) -> None:
     ours = [run_of(tmp_path / "a", seed, 0.0, cold_shift=0.2) for seed in range(3)]
