@@ -8,7 +8,6 @@ from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.ingest import fetch, ingest_dataset
 from recmind_dist.pipeline.replay import partition_report
 from recmind_dist.pipeline.train import (
-    Say,
     embed,
     fit,
     prepare_texts,
@@ -25,6 +24,7 @@ from recmind_dist.training.evaluate import (
     read_run,
 )
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.types import Say
 
 DATA = Path("data")
 MODELS = Path("models")

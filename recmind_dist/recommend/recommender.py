@@ -38,7 +38,7 @@ class Recommender:
     def __init__(self, model: ModelShard, norm_exponent: float) -> None:
         self.graph = Graph.open(model.graph.path)
         self.norm_exponent = norm_exponent
-        self._h = model.final_embeddings().h
+        self._h = model.final_embeddings().final
         self._has_text = None
         if model.text:
             row_of_node = torch.from_numpy(np.argsort(model.nodes))
