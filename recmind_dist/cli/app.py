@@ -57,12 +57,12 @@ def run(
 
     _check_resume(resume)
     first = _load(config, overrides)
-    configs = [first]
+    others = []
     for variant in first.compare:
         words = [*(overrides or []), *first.overrides_beside(variant)]
-        configs.append(_load(config, words, variant))
+        others.append(_load(config, words, variant))
     results: dict[str, Any] = {}
-    for one in configs:
+    for one in (first, *others):
         say(f"variant {one.variant}: in {one.run_dir}")
         results[one.variant] = Pipeline(one, say).run(resume, allow_mismatch)
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"

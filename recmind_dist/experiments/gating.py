@@ -28,7 +28,7 @@ def gating(study: Study) -> Findings:
     verdicts = []
     for title, stratum in (("items of degree ≤ 3", "cold"), ("all items", None)):
         rows = [[*_columns(gates, metric, stratum), None, None, "", ""]]
-        bars = {}
+        bars: dict[str, tuple[float | None, float | None, float | None]] = {}
         for arm in others:
             result = _compare(gates, arm, metric, stratum)
             verdict = seen(result, "above")
@@ -40,8 +40,9 @@ def gating(study: Study) -> Findings:
                 verdicts.append(f"against {arm.name}: {verdict}")
         for arm in found:
             mean, sd = spread(arm.runs, metric, stratum)
-            known = mean is not None and sd is not None
-            bars[arm.name] = (mean, mean - sd, mean + sd) if known else (mean, None, None)
+            bars[arm.name] = (mean, None, None)
+            if mean is not None and sd is not None:
+                bars[arm.name] = (mean, mean - sd, mean + sd)
         tables.append(TableOf(f"## {metric}, {title}", headers, rows))
         panels[title] = bars
     answer = "; ".join(verdicts) + "."

@@ -26,7 +26,7 @@ def train_phases(
     allow_mismatch: bool,
     report: Report,
 ) -> None:
-    """`Trainer.train` in this process."""
+    """`Trainer.train` on one rank alone."""
     from recmind_dist.training.trainer import Trainer
 
     run = RunDirectory(config.run_dir)
@@ -36,7 +36,7 @@ def train_phases(
 
 
 def join_group_of_one(config: RunConfig, device: str) -> DistContext:
-    """A process group of this process only, for DeepSpeed, which keeps it to the end."""
+    """A process group of one rank alone, for DeepSpeed, which keeps it to the end."""
     backend = "nccl" if device == "cuda" else "gloo"
     if not dist.is_initialized():
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in torch's stubs

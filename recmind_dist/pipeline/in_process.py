@@ -1,4 +1,4 @@
-"""A whole run with one rank in this process: for tuning, studies and small machines."""
+"""A whole run on one rank in this process: for tuning, studies and small machines."""
 
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ def train_in_process(
     resume: str = "auto",
     allow_mismatch: bool = False,
 ) -> RunDirectory:
-    """Trains a run to its end with one rank in this process; `recmind evaluate` can read its
+    """Trains a run to its end on one rank alone, in this process; `recmind evaluate` reads its
     directory.
 
     Ray is started only if texts must be embedded, and stopped before training.

@@ -66,7 +66,7 @@ def replay(
     steps: int = 1,
     dense_bytes: int = 0,
 ) -> Replayed:
-    """Draws the first steps of the joint phase for logical ranks.
+    """Draws the first steps of the joint phase for logical ranks, on one rank alone.
 
     What ranks receive stands for what they send: over all ranks the means are equal.
 

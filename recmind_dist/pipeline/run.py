@@ -8,7 +8,6 @@ from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.ingest import fetch, ingest_dataset
 from recmind_dist.pipeline.replay import partition_report
 from recmind_dist.pipeline.train import (
-    Say,
     embed,
     fit,
     prepare_texts,
@@ -25,6 +24,7 @@ from recmind_dist.training.evaluate import (
     read_run,
 )
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.types import Say
 
 DATA = Path("data")
 MODELS = Path("models")
@@ -95,7 +95,7 @@ class Pipeline:
     def evaluate(self) -> dict[str, Any]:
         """Tests the best checkpoint, and writes and returns results.json.
 
-        Runs in this process, or on evaluation.num_workers Ray workers.
+        Runs on one rank alone in this process, or on evaluation.num_workers Ray workers.
         """
         if self.config.variant == "popularity":
             return evaluate_popularity_run(self.config, self.prepare(), self.directory)

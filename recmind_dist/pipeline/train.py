@@ -182,10 +182,17 @@ def fit(
     return inputs
 
 
-def _train_on_ray(say: Say, *order: Any) -> None:
-    from recmind_dist.launch.ray_train import train  # Ray is slow to import: only when it trains
+def _train_on_ray(
+    say: Say,
+    config: RunConfig,
+    inputs: Inputs,
+    phases: tuple[str, ...],
+    resume: str,
+    allow_mismatch: bool,
+) -> None:
+    from recmind_dist.launch.ray_train import train  # slow to import: only if there is training
 
-    train(*order, say=say)
+    train(config, inputs, phases, resume, allow_mismatch, say)
 
 
 def _train_past(

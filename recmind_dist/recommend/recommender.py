@@ -31,14 +31,14 @@ class Recommender:
     """Final vectors of a run's best checkpoint, in memory.
 
     Args:
-        model: on one rank
+        model: on one rank alone
         norm_exponent: p of the score, as chosen on validation
     """
 
     def __init__(self, model: ModelShard, norm_exponent: float) -> None:
         self.graph = Graph.open(model.graph.path)
         self.norm_exponent = norm_exponent
-        self._h = model.final_embeddings().h
+        self._h = model.final_embeddings().final
         self._has_text = None
         if model.text:
             row_of_node = torch.from_numpy(np.argsort(model.nodes))
@@ -84,7 +84,7 @@ def _titles(frame: pl.DataFrame, template: str) -> list[str]:
 
 
 def load(run_dir: str | Path) -> Recommender:
-    """Opens a trained run for recommending, in this process.
+    """Opens a trained run for recommending, on one rank alone.
 
     Raises:
         StoreError, CheckpointError: not a trained run, or a damaged one.

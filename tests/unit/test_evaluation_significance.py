@@ -33,7 +33,7 @@ def test_pairing_finds_what_unpaired_users_would_hide() -> None:
     assert not paired_bootstrap(a, b[:, ::-1]).significant  # the same numbers, of other users
 
 
-def test_equal_models_are_rarely_told_apart() -> None:
+def test_equal_models_are_rarely_called_different() -> None:
     told_apart = sum(
         paired_bootstrap(
             runs(3, 200, 0, seed=2 * k), runs(3, 200, 0, seed=2 * k + 1), resamples=400

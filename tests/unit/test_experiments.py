@@ -51,7 +51,7 @@ def run_of(
     return run
 
 
-def test_what_is_better_on_cold_items_alone_is_seen_there_and_in_the_macro_average(
+def test_what_is_better_only_on_cold_items_is_seen_there_and_in_the_macro_average(
     tmp_path: Path,
 ) -> None:
     ours = [run_of(tmp_path / "a", seed, 0.0, cold_shift=0.2) for seed in range(3)]
@@ -132,7 +132,10 @@ def test_curves_and_bins_are_drawn_where_models_differ_in_length() -> None:
 
 
 def test_a_space_draws_whole_numbers_floats_and_lists(tmp_path: Path) -> None:
-    text = "a.b: {low: 1, high: 9}\nc: {low: 1.0e-3, high: 1, log: true}\nd: {choices: [[10, 5], null]}\n"
+    text = (
+        "a.b: {low: 1, high: 9}\nc: {low: 1.0e-3, high: 1, log: true}\n"
+        "d: {choices: [[10, 5], null]}\n"
+    )
     (tmp_path / "space.yaml").write_text(text)
     space = load_space(tmp_path / "space.yaml")
     trial = FixedTrial({"a.b": 3, "c": 0.5, "d": "[10, 5]"})

@@ -34,7 +34,7 @@ def test_a_node_like_the_driver_is_fit(requirements: NodeRequirements) -> None:
     assert check_node(NodeRequirements(**requirements.to_json())) is None
 
 
-def test_a_worker_on_a_node_that_came_later_is_asked_before_it_meets_the_others(
+def test_a_worker_on_a_node_that_came_later_is_checked_before_it_joins_the_others(
     requirements: NodeRequirements, tmp_path: Path
 ) -> None:
     from recmind_dist.launch.ray_train import _worker_context
