@@ -61,6 +61,14 @@ def _weights(batch: "Batch", edge_index: Tensor) -> Tensor:
     """1 / √(deg_source deg_target) times available / drawn neighbours of the target. Shape: [E]."""
     source, target = edge_index
     widest = batch.hops[-1]  # its destinations include those of every other hop
-    available = widest.dst_scale * widest.indptr.diff()  # over √deg_target
+    root = batch.degree.clamp(min=1).sqrt()
+    assert widest.matrix.weight is not None
+    # an edge weighs available / (drawn √deg_source √deg_target), so that a target's edges together
+    # say what was available to it, over √deg_target
+    each = widest.matrix.weight * root[widest.indices]
+    row = torch.repeat_interleave(
+        torch.arange(widest.num_dst, device=root.device), widest.indptr.diff()
+    )
+    available = each.new_zeros(widest.num_dst).index_add_(0, row, each)
     drawn = torch.bincount(target, minlength=widest.num_dst)
-    return (available / drawn.clamp(min=1))[target] * batch.degree[source].clamp(min=1).rsqrt()
+    return (available / drawn.clamp(min=1))[target] / root[source]
