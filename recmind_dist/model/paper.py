@@ -63,6 +63,7 @@ class PaperRecMind(nn.Module):
             z_ND = z_ND.masked_fill(graph.is_user[:, None], 0.0)
         states, fused, gamma = [e_ND], [], []
         for layer, gate in enumerate(self.gates):
+            assert isinstance(gate, Gate)
             x, n = states[-1], len(states[-1])
             gamma.append(self._gamma(gate, x, z_ND[:n], graph, trainable))
             fused.append(gamma[-1] * x + (1 - gamma[-1]) * z_ND[:n])

@@ -171,7 +171,8 @@ class FullPropagation:
         matrix = self._matrix
         assert matrix.weight is not None
         arrays = matrix.indptr.numpy(), matrix.indices.numpy(), matrix.weight.numpy()
-        return CsrMatrix.of_arrays(*edges_to(*arrays, rows.numpy()), matrix.num_cols)
+        indptr, indices, weight = edges_to(*arrays, rows.numpy())
+        return CsrMatrix.of_arrays(indptr, indices, weight, matrix.num_cols)
 
     def _are_few(self, rows: Tensor) -> bool:
         """Whether so few rows are wanted that finding their edges costs less than passing over all."""

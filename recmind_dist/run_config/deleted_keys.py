@@ -29,7 +29,7 @@ DELETED_KEYS: dict[str, str] = {
     "model.init_scale": "leave it out: it is 0.1",
     "model.item_scale": "leave it out; evaluation.norm_exponent decides how norms count",
     "model.readout: gate": (
-        "write model.kind: recmind for views weighed node by node, alpha for one weight"
+        "write model.kind: recmind for views weighed node by node, readout: alpha for one weight"
     ),
     "model.readout: mix": "write model.kind: recmind",
     "model.text_whitening: center": "write whiten, which ranks 5 % better",

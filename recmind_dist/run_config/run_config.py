@@ -358,8 +358,9 @@ def _of_class(values: dict[str, Any], settings: type[Settings]) -> dict[str, Any
         if (field := settings.model_fields.get(key)) is None:
             continue
         inner = field.annotation
-        group = isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Settings)
-        kept[key] = _of_class(value, inner) if group else value
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Settings):
+            value = _of_class(value, inner)
+        kept[key] = value
     return kept
 
 

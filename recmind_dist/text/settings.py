@@ -63,8 +63,6 @@ class TextSettings(Settings):
     batch_tokens: int | None = Field(None, ge=64)
     """Padded tokens of one forward pass; none: 512 on a CPU, whose cache holds them, 65,536 on a
     GPU."""
-    window: int = Field(4096, ge=1)
-    """Texts sorted by length together; 4,096 leaves 2-4 % padding."""
     num_actors: int = Field(0, ge=0)
     """Most extraction workers; 0: one a GPU of the cluster, or one a CPU if it has no GPU. Never
     more than that."""

@@ -177,11 +177,14 @@ class FullGraphForward:
                 views = model.views(graph, e_nD, z)
                 return NodeEmbeddings(views[0], *views)
             beside = self._beside(model, graph.operator, e_nD, z, text_n, graph.rows)
-            return model(graph, e_nD, z, trainable, *beside)
+            embeddings: NodeEmbeddings = model(graph, e_nD, z, trainable, *beside)
+            return embeddings
         extra: dict[str, Any] = {}
         if isinstance(model, XSimGCL):
             extra["noise"] = partial(self._noise, model, graph.operator, step.step)
-        return model(graph, e_nD, _of_all(model, z, graph.operator), trainable, **extra)
+        z = _of_all(model, z, graph.operator)
+        made: NodeEmbeddings = model(graph, e_nD, z, trainable, **extra)
+        return made
 
     def _gate(
         self,
@@ -221,7 +224,9 @@ class FullGraphForward:
             ]
             *columns, feature, is_user = self._lookup(columns, step, step.gate_index)
         split = 2 + len(content)
-        return model.mix(columns[:split], columns[split:], feature[:, 0], is_user[:, 0] > 0)
+        is_user = is_user[:, 0] > 0
+        final: Tensor = model.mix(columns[:split], columns[split:], feature[:, 0], is_user)
+        return final
 
     def _keys(
         self,

@@ -165,7 +165,8 @@ class ModelShard:
             return None
         everything = torch.arange(len(self.nodes), device=self.context.device)
         blocks = torch.split(everything, _BLOCK_ROWS)
-        return torch.cat([text_view(self.model, self.text.select(rows)) for rows in blocks])
+        views = (text_view(self.model, self.text.select(rows)) for rows in blocks)
+        return torch.cat([view for view in views if view is not None])
 
     def _load_text(self) -> TextFeatures | None:
         """Text vectors of this rank's nodes. Collective: every rank must call."""

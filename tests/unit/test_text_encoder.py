@@ -44,11 +44,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_vectors_do_not_depend_on_the_batch(
-    kind: str, pooling: str, request: pytest.FixtureRequest
+    kind: str, pooling: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("recmind_dist.text.encoder.WINDOW", 3)
     model = str(request.getfixturevalue(kind))
     encoder = TextEncoder.load(
-        TextSettings(model=model, dtype="fp32", pooling=pooling, batch_tokens=64, window=3)
+        TextSettings(model=model, dtype="fp32", pooling=pooling, batch_tokens=64)
     )
     together = encoder.encode(TEXTS, 16)
     one_by_one = np.concatenate([encoder.encode([text], 16) for text in TEXTS])
