@@ -147,9 +147,7 @@ def test_the_quick_start_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
     monkeypatch.setattr(
         runner, "wait_for_room", lambda config, num_workers, kind: rooms.append((num_workers, kind))
     )
-    monkeypatch.setattr(
-        runner, "publish_requirements", lambda *_: nullcontext(requirements)
-    )
+    monkeypatch.setattr(runner, "publish_requirements", lambda *_: nullcontext(requirements))
     monkeypatch.setattr(runner, "check_nodes", lambda requirements: None)
     monkeypatch.setattr(runner, "TorchTrainer", Pipeline)
     runner.train(config, Inputs(tmp_path / "graph"), ("joint",), say=lambda line: None)
@@ -271,10 +269,10 @@ def test_deepspeed_that_works_on_another_device_is_refused_in_a_sentence() -> No
         "from pathlib import Path\n"
         "from tests.training_runs import config_of\n"
         "from recmind_dist.errors import ConfigError\n"
-        "from recmind_dist.parallel import ZeroSettings\n"
+        "from recmind_dist.distributed.settings import ZeroSettings\n"
         "from recmind_dist.distributed.zero_engine import DenseEngine\n"
-        "from recmind_dist.launch.in_process import _join_alone\n"
-        "device = _join_alone(config_of(Path('.'), 'run'), 'cpu').device\n"
+        "from recmind_dist.launch.in_process import join_group_of_one\n"
+        "device = join_group_of_one(config_of(Path('.'), 'run'), 'cpu').device\n"
         "DenseEngine(nn.Linear(2, 2), ZeroSettings(), 4, device).close()\n"
         "try: DenseEngine(nn.Linear(2, 2), ZeroSettings(), 4, torch.device('cuda'))\n"
         "except ConfigError as error: print(error)\n"
@@ -291,12 +289,12 @@ def test_a_run_in_this_process_trains_on_the_cpu_beside_a_gpu(tmp_path: Path) ->
         SEES_ONE_GPU + "import deepspeed\n"
         "from pathlib import Path\n"
         "from tests.training_runs import config_of, make_inputs\n"
-        "from recmind_dist.launch.in_process import _join_alone, _train_phases\n"
+        "from recmind_dist.launch.in_process import join_group_of_one, train_phases\n"
         f"home = Path({str(tmp_path)!r})\n"
         "inputs = make_inputs(home)\n"
         "config = config_of(home, 'run', train={'epochs': 1}, scaling={'device': 'cpu'})\n"
-        "ranks = _join_alone(config, 'cpu')\n"
-        "_train_phases(config, inputs, ('warmup', 'joint'), ranks, 'never', False, lambda _: "
+        "ranks = join_group_of_one(config, 'cpu')\n"
+        "train_phases(config, inputs, ('warmup', 'joint'), ranks, 'never', False, lambda _: "
         "None)\n"
         "print('trained on', ranks.device)\n"
     )
@@ -307,11 +305,11 @@ def test_a_process_that_has_trained_on_one_device_is_refused_another() -> None:
     done = child(
         "from tests.training_runs import config_of\n"
         "from pathlib import Path\n"
-        "from recmind_dist.launch.in_process import _join_alone\n"
+        "from recmind_dist.launch.in_process import join_group_of_one\n"
         "from recmind_dist.errors import ConfigError\n"
         "config = config_of(Path('.'), 'run')\n"
-        "_join_alone(config, 'cpu')\n"
-        "try: _join_alone(config, 'cuda')\n"
+        "join_group_of_one(config, 'cpu')\n"
+        "try: join_group_of_one(config, 'cuda')\n"
         "except ConfigError as error: print(error)\n"
     )
     assert done.stdout.splitlines()[-1:] == [

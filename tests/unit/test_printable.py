@@ -57,7 +57,7 @@ class Shelf:
 def test_recommended_titles_and_ids_are_one_harmless_line_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recmind_dist.export.load", lambda run: Shelf())
+    monkeypatch.setattr("recmind_dist.recommend.recommender.load", lambda run: Shelf())
     main(["recommend", "run", "--user", "\x1b[1mme"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(HOSTILE)
@@ -71,7 +71,7 @@ def test_an_error_that_quotes_a_file_is_harmless(
     def refuse(run: Path) -> Shelf:
         raise DataError(f"log.csv:3: no user in {HOSTILE[0]}")
 
-    monkeypatch.setattr("recmind_dist.export.load", refuse)
+    monkeypatch.setattr("recmind_dist.recommend.recommender.load", refuse)
     with pytest.raises(SystemExit):
         main(["recommend", "run", "--user", "me"])
     assert_harmless(capsys.readouterr().err.rstrip("\n"))
