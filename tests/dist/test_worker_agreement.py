@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from tests.processes import run_ranks
@@ -17,9 +16,16 @@ def order_of(home: Path, rank: int) -> dict[str, Any]:
     """A training order whose files only rank 0 has seen: this rank looks for names of its own."""
     config = config_of(home, "run")
     return {
-        "config": config.model_dump(mode="json"), "inputs": {"graph": "graph"}, "run_dir": str(home / "run"), "requirements": {
-            "versions": {}, "token": "", "word": ""}, "refusal": str(home / f"refused-{rank}"), "resume": "never",
-        "begun": str(home / f"begun-{rank}"), "allow_mismatch": False, "phases": ["joint"],
+        "config": config.model_dump(mode="json"),
+        "inputs": {"graph": "graph"},
+        "run_dir": str(home / "run"),
+        "device": "cpu",
+        "requirements": {"versions": {}, "token": "", "word": ""},
+        "refusal": str(home / f"refused-{rank}"),
+        "begun": str(home / f"begun-{rank}"),
+        "resume": "never",
+        "allow_mismatch": False,
+        "phases": ["joint"],
     }
 
 
@@ -27,13 +33,12 @@ def without_ray(patch: pytest.MonkeyPatch) -> Any:
     """The module that Ray's workers run, on plain processes."""
     from recmind_dist.launch import ray_train as runner
 
-    patch.setattr(runner, "get_device", lambda: torch.device("cpu"))
     patch.setattr(runner, "check_node", lambda requirements: None)
     return runner
 
 
-def has_a_place(home: Path) -> bool:
-    """Whether this rank is to work."""
+def is_to_work(home: Path) -> bool:
+    """Whether this rank gets a process group."""
     with pytest.MonkeyPatch.context() as patch:
         runner = without_ray(patch)
         with runner._worker_context(order_of(home, dist.get_rank())) as (_, _, ranks, _):
@@ -41,32 +46,32 @@ def has_a_place(home: Path) -> bool:
 
 
 def resumes(home: Path) -> str:
-    """How this rank was told to resume."""
-    heard: list[str] = []
+    """How this rank resumes."""
+    resumed: list[str] = []
 
-    class Listener:
-        """In the worker's place."""
+    class FakeTrainer:
+        """Keeps `resume`, and trains nothing."""
 
-        def __init__(self, *words: Any) -> None:
-            heard.append(words[6])
+        def __init__(self, *arguments: Any) -> None:
+            resumed.append(arguments[6])
 
-        def train_rank(self, phases: tuple[str, ...]) -> None:
+        def train(self, phases: tuple[str, ...]) -> None:
             """Nothing to do."""
 
     with pytest.MonkeyPatch.context() as patch:
         runner = without_ray(patch)
-        patch.setattr(runner, "Worker", Listener)
+        patch.setattr(runner, "Trainer", FakeTrainer)
         runner.train_on_worker(order_of(home, dist.get_rank()))
-    return heard[0]
+    return resumed[0]
 
 
 def test_workers_leave_together_when_one_of_them_sees_a_refusal(tmp_path: Path) -> None:
-    assert run_ranks(has_a_place, 2, tmp_path) == [True, True]
+    assert run_ranks(is_to_work, 2, tmp_path) == [True, True]
     (tmp_path / "refused-0").touch()
-    assert run_ranks(has_a_place, 2, tmp_path) == [False, False]
+    assert run_ranks(is_to_work, 2, tmp_path) == [False, False]
 
 
-def test_workers_resume_alike_when_some_do_not_see_yet_that_the_run_was_begun(tmp_path: Path) -> None:
+def test_workers_resume_alike_where_some_do_not_see_yet_that_the_run_began(tmp_path: Path) -> None:
     assert run_ranks(resumes, 2, tmp_path) == ["never", "never"]
     (tmp_path / "begun-1").unlink()
     assert run_ranks(resumes, 2, tmp_path) == ["auto", "auto"]
