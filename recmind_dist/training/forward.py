@@ -225,8 +225,8 @@ class FullGraphForward:
             *columns, feature, is_user = self._lookup(columns, step, step.gate_index)
         split = 2 + len(content)
         is_user = is_user[:, 0] > 0
-        final: Tensor = model.mix(columns[:split], columns[split:], feature[:, 0], is_user)
-        return final
+        mixed: Tensor = model.mix(columns[:split], columns[split:], feature[:, 0], is_user)
+        return mixed
 
     def _keys(
         self,
