@@ -14,12 +14,13 @@ from recmind_dist.run_config.run_config import RunConfig
 
 HEAD = """# Config
 
-Every key, its type and default. Written by `python -m recmind_dist.run_config.docs_page > docs/config.md`; do not edit.
+Every key, its type and default. Do not edit: written by
+`python -m recmind_dist.run_config.docs_page > docs/config.md`.
 On the command line a key is `group.key=value`. Unknown and duplicate keys are refused.
 """
 UNION = (
-    "The model that `model.kind` names. Keys that not every kind has name those that have them, and "
-    "are refused in a config of another kind."
+    "The model that `model.kind` names. Keys that not every kind has name those that have them, "
+    "and are refused in a config of another kind."
 )
 Classes = dict[str, type[Settings]]
 """kind → its class of one group; "" → the class where there is one for all."""
