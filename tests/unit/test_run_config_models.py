@@ -1,4 +1,4 @@
-"""`model.kind`: which keys a config of one kind may hold, and what variants make of every config."""
+"""`model.kind`: which keys a config of one kind may hold; variants laid over every config."""
 
 from pathlib import Path
 
