@@ -223,7 +223,11 @@ def test_edges_are_found_ahead_only_where_no_step_hides_any(tmp_path: Path, hide
     config = config_of(
         tmp_path,
         "ahead",
-        sampler={"propagation": "full", "hide_batch_edges": hides},
+        sampler={
+            "propagation": "full",
+            "hide_batch_edges": hides,
+            "negatives": {"num_shared": 1},
+        },
         alignment={"weight": 0.0},
         model={"kind": "recmind", "gate": {"heldout_share": 1.0}},
         train={"batch_size": 1, "warmup_epochs": 0, "epochs": 1},
