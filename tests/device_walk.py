@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic
 
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.launch.in_process import _join_group_of_one
+from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.model_shard import ModelShard
@@ -97,7 +97,7 @@ def at_rest(home: Path, device: str) -> dict[str, str]:
 def in_training(home: Path, device: str) -> dict[str, str]:
     """Of a rank in its joint phase, after two steps."""
     config, inputs = config_for(home, device), make_inputs(home)
-    context, run = _join_group_of_one(config, device), RunDirectory(config.run_dir)
+    context, run = join_group_of_one(config, device), RunDirectory(config.run_dir)
     run.create()
     worker = Trainer(config, inputs, context, run, "walkwalk", lambda _: None, "never")
     worker.shard.initialise()
