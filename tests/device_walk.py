@@ -121,7 +121,7 @@ def in_training(home: Path, device: str) -> dict[str, str]:
     found |= {"adam": adam, "training step": [phase.step.nodes, phase.engine.broken_gradients()]}
     devices = kept(found)
     worker.checkpointer.close()
-    phase.close()
+    phase.engine.close()
     return devices
 
 

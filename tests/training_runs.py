@@ -179,5 +179,5 @@ def resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
     worker._save(phase)
     names = worker.checkpointer.wait()
     worker.checkpointer.close()
-    phase.close()
+    phase.engine.close()
     return names[0]

@@ -147,7 +147,7 @@ def test_the_quick_start_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
     monkeypatch.setattr(
         runner, "wait_for_room", lambda config, num_workers, kind: rooms.append((num_workers, kind))
     )
-    monkeypatch.setattr(runner, "publish_requirements", lambda config, inputs: nullcontext(place))
+    monkeypatch.setattr(runner, "publish_requirements", lambda *_: nullcontext(place))
     monkeypatch.setattr(runner, "check_nodes", lambda place: None)
     monkeypatch.setattr(runner, "TorchTrainer", Pipeline)
     runner.train(config, Inputs(tmp_path / "graph"), ("joint",), say=lambda line: None)
