@@ -57,7 +57,6 @@ def parts_of(model: ModelShard, keys: MomentumEncoder) -> dict[str, Any]:
         "table": model.table,
         "text rows": model.text,
         "dense": model.model,
-        "gates": model.model.gates,
         "momentum": keys.model,
         "queues": keys.queues,
         "propagation": model.operator(),
@@ -65,7 +64,7 @@ def parts_of(model: ModelShard, keys: MomentumEncoder) -> dict[str, Any]:
 
 
 def config_for(home: Path, device: str) -> RunConfig:
-    """Both ways of gates, text, fallback, alignment with a queue."""
+    """Gates inside the layers, absent texts, alignment with a queue."""
     return config_of(home, f"run-{device}", scaling={"device": device}, train={"epochs": 1})
 
 
@@ -122,7 +121,7 @@ def in_training(home: Path, device: str) -> dict[str, str]:
     found |= {"adam": adam, "training step": [phase.step.nodes, phase.engine.broken_gradients()]}
     devices = kept(found)
     worker.checkpointer.close()
-    phase.end()
+    phase.engine.close()
     return devices
 
 

@@ -53,11 +53,11 @@ def make_inputs(
 
 
 def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
-    """A small run with everything on: gates on held-out edges, alignment, queue, fallback, both
+    """A small run with everything on: gates on held-out edges, alignment, queue, absent texts, both
     phases.
 
     Args:
-        changes: laid over it, room by room.
+        changes: laid over it, room by room. A kind of model that has no gates comes without them.
     """
     values: dict[str, Any] = {
         "run_dir": home / run,
@@ -82,6 +82,8 @@ def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
         },
         "evaluation": {"ks": [5], "metric": "ndcg@5", "norm_exponent": None},
     }
+    if changes.get("model", {}).get("kind", "paper") not in ("paper", "recmind"):
+        del values["model"]["gate"]
     for room, change in changes.items():
         values[room] = {**values[room], **change} if isinstance(values.get(room), dict) else change
     return RunConfig.model_validate(values)
@@ -177,5 +179,5 @@ def resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
     worker._save(phase)
     names = worker.checkpointer.wait()
     worker.checkpointer.close()
-    phase.close()
+    phase.engine.close()
     return names[0]

@@ -75,7 +75,7 @@ class PaperRecMind(nn.Module):
         return NodeEmbeddings(final, graph_view, text, gamma, layers)
 
     def _gamma(
-        self, gate: Gate, x: Tensor, z: Tensor, graph: PropagationGraph, trainable: Trainable
+        self, gate: nn.Module, x: Tensor, z: Tensor, graph: PropagationGraph, trainable: Trainable
     ) -> Tensor:
         n = len(x)
         gamma: Tensor = gate(x, z, graph.degree_feature[:n], trainable != "embeddings")

@@ -30,7 +30,7 @@ class ItemMeans:
     """
 
     def __init__(self, graph: Graph, operator: "FullPropagation", decay: float) -> None:
-        self._ranks, self._counts = operator.context, operator.counts
+        self._context, self._counts = operator.context, operator.counts
         indptr, indices, visible = operator.edges_of_rows
         own, count = operator.own_nodes, np.diff(indptr)
         count = np.where(own < graph.num_users, count, 0)  # items get no row
@@ -61,7 +61,7 @@ class ItemMeans:
         """Users' means of their items' rows of x, zero for items. Shape: [n, C]. Every rank must
         call; no gradient passes.
         """
-        return self._matrix @ all_gather_rows(x_nC, self._counts, self._ranks)
+        return self._matrix @ all_gather_rows(x_nC, self._counts, self._context)
 
 
 @torch.no_grad()

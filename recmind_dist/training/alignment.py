@@ -86,7 +86,7 @@ class Alignment:
         return terms
 
     @torch.no_grad()
-    def keys(self, embeddings: NodeEmbeddings, batch: Batch) -> dict[str, Tensor]:
+    def anchor_keys(self, embeddings: NodeEmbeddings, batch: Batch) -> dict[str, Tensor]:
         """The anchors' keys of all ranks, by view: [A, D] each. Collective: every rank must call.
 
         Args:

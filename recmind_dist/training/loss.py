@@ -104,7 +104,7 @@ class TrainingLoss(nn.Module):
         if self.aligns:
             out.terms |= self._alignment.terms(self.model, outputs.main, step, queues)
             if outputs.keys is not None:
-                out.keys = self._alignment.keys(outputs.keys, step.main)
+                out.keys = self._alignment.anchor_keys(outputs.keys, step.main)
         if step.gate is not None and outputs.gate_final is not None:
             out.terms["gate"] = self._gate_term(outputs.gate_final, step.gate)
         return tuple(out.terms.values())

@@ -108,7 +108,7 @@ class Phase:
             faults.check("sample", self.shard.context.rank, batches.step)
             yield batches
 
-    def end(self) -> dict[str, Tensor]:
+    def end_phase(self) -> dict[str, Tensor]:
         """Ends the engine; returns its last dense state. Collective: every rank must call."""
         dense = gather_dense_state(self.engine, self.momentum)
         self.engine.close()

@@ -108,7 +108,7 @@ class Trainer:
                     self._validate(phase)
                     self._choose_phase(phase)
                     self._save(phase)
-                dense = phase.end()
+                dense = phase.end_phase()
             self._report(self.checkpointer.wait())
         return self.cursor
 

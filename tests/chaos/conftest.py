@@ -77,9 +77,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     terminalreporter.section("faults")
     width = max(len(name) for _, name, _, _ in rows)
-    for row, name, loss_terms, seconds in sorted(rows):
+    for row, name, outcome, seconds in sorted(rows):
         terminalreporter.write_line(
-            f"{row:>2} | {FAULTS[row]:<45} | {name:<{width}} | {loss_terms:<7} | {seconds:6.1f} s"
+            f"{row:>2} | {FAULTS[row]:<45} | {name:<{width}} | {outcome:<7} | {seconds:6.1f} s"
         )
     missing = sorted(set(FAULTS) - {row for row, *_ in rows})
     terminalreporter.write_line(
@@ -91,13 +91,13 @@ def _outcomes(stats: dict[str, list[Any]]) -> Iterator[tuple[int, str, str, floa
     """(row, test, outcome, seconds); of set-up, call and tear-down the worst outcome and the sum of
     the seconds.
     """
-    found: dict[str, LossTerms] = {}
-    for loss_terms in ("passed", "skipped", "failed", "error", ""):
-        for report in stats.get(loss_terms, []):
+    found: dict[str, tuple[str, float]] = {}
+    for outcome in ("passed", "skipped", "failed", "error", ""):
+        for report in stats.get(outcome, []):
             if _ROW.search(report.nodeid):
                 name, seconds = found.get(report.nodeid, ("", 0.0))
-                found[report.nodeid] = (loss_terms or name, seconds + report.duration)
-    for node, (loss_terms, seconds) in found.items():
+                found[report.nodeid] = (outcome or name, seconds + report.duration)
+    for node, (outcome, seconds) in found.items():
         match = _ROW.search(node)
         assert match is not None
-        yield int(match.group(1)), node.split("::", 1)[1], loss_terms, seconds
+        yield int(match.group(1)), node.split("::", 1)[1], outcome, seconds

@@ -23,38 +23,52 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def curve(home: Path, inputs: Inputs, name: str, context: int, **changes: Any) -> list[dict[str, float]]:
+def curve(
+    home: Path, inputs: Inputs, name: str, context: int, **changes: Any
+) -> list[dict[str, float]]:
     """Loss terms of every step of a run."""
     config = config_of(home, name, **changes)
     run_ranks(train_rank, context, config, inputs, "attempt0")
     return [
-        {k: v for k, v in step.items() if isinstance(v, float) and k != "time"} for step in curve_of(config.run_dir)
+        {k: v for k, v in step.items() if isinstance(v, float) and k != "time"}
+        for step in curve_of(config.run_dir)
     ]
 
 
-def assert_same(first: list[dict[str, float]], second: list[dict[str, float]], rel: float = 2e-4) -> None:
+def assert_same(
+    first: list[dict[str, float]], second: list[dict[str, float]], rel: float = 2e-4
+) -> None:
     assert len(first) == len(second) > 0
     for step, (a, b) in enumerate(zip(first, second, strict=True)):
         assert a == pytest.approx(b, rel=rel, abs=1e-6), step
 
 
 @pytest.mark.parametrize("loss", ["ssm", "bpr"])
-def test_full_and_all_neighbours_give_the_same_losses(tmp_path: Path, inputs: Inputs, loss: str) -> None:
-    """With gates on held-out edges, hidden batch edges, alignment, queue, fallback, in both phases.
-    """
+def test_full_and_all_neighbours_give_the_same_losses(
+    tmp_path: Path, inputs: Inputs, loss: str
+) -> None:
+    """With gates on held-out edges, hidden batch edges, alignment, queue, fallback, in both phases."""
     runs = []
-    for name, context, kind in (("sampled", 1, "sampled"), ("full", 1, "full"), ("full2", 2, "full")):
+    for name, context, kind in (
+        ("sampled", 1, "sampled"),
+        ("full", 1, "full"),
+        ("full2", 2, "full"),
+    ):
         sampler = {"num_neighbors": EVERY, "negatives": {"num_shared": 12}, "propagation": kind}
-        runs.append(curve(tmp_path, inputs, f"{name}-{loss}", context, sampler=sampler, loss={"kind": loss}))
+        runs.append(
+            curve(tmp_path, inputs, f"{name}-{loss}", context, sampler=sampler, loss={"kind": loss})
+        )
     assert_same(runs[0][:3], runs[1][:3], 1e-5)
     assert_same(runs[1], runs[2])
     # steps differ in which rows the optimizer touches: those of zero gradient
     assert_same(runs[0], runs[1], 2e-3)
 
 
-def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_path: Path, inputs: Inputs) -> None:
-    """Users with all their items, withheld items, noise of XSimGCL, views mixed by gates that learn
-    on held-out edges.
+def test_a_batch_of_users_and_recmind_agree_on_one_and_two_ranks(
+    tmp_path: Path, inputs: Inputs
+) -> None:
+    """Users with all their items, withheld items, views mixed by gates that learn on held-out
+    edges, alignment.
     """
     runs = []
     for context in (1, 2):
@@ -65,21 +79,30 @@ def test_a_batch_of_users_and_the_mixing_readout_agree_on_one_and_two_ranks(tmp_
             "hide_batch_edges": False,
         }
         model = {
-            "readout": "mix",
+            "kind": "recmind",
             "text_layers": 2,
             "users_have_text": False,
             "gate": {"withheld_items": 0.2, "heldout_share": 0.3},
         }
-        runs.append(curve(
-            tmp_path, inputs, f"mix{context}", context, sampler=sampler, model=model,
-            train={"batch_of": "users", "batch_size": 16, "epochs": 3},
-            loss={"kind": "ssm", "contrast": {"kind": "xsimgcl", "noise": 0.0}},
-        ))
-    assert {"rank", "rank_text", "gate", "contrast"} <= runs[0][-4].keys() | runs[0][0].keys() | runs[0][8].keys()
+        runs.append(
+            curve(
+                tmp_path,
+                inputs,
+                f"mix{context}",
+                context,
+                sampler=sampler,
+                model=model,
+                train={"batch_of": "users", "batch_size": 16, "epochs": 3},
+                loss={"kind": "ssm"},
+            )
+        )
+    assert {"rank", "rank_text", "gate", "align_user", "align_item"} <= runs[0][-4].keys() | runs[
+        0
+    ][0].keys() | runs[0][8].keys()
     assert_same(*runs)
 
 
-@pytest.mark.parametrize("contrast", [{"kind": "xsimgcl"}, {"kind": "xsimgcl", "max_nodes": 9}, {"kind": "simgcl"}])
+@pytest.mark.parametrize("contrast", [{}, {"max_nodes": 9}, {"noise": 0.0}])
 def test_nodes_are_contrasted_with_those_of_the_global_batch(
     tmp_path: Path, inputs: Inputs, contrast: dict[str, Any]
 ) -> None:
@@ -92,9 +115,15 @@ def test_nodes_are_contrasted_with_those_of_the_global_batch(
     }
     runs = [
         curve(
-            tmp_path, inputs, f"contrast{context}", context, sampler=sampler, variant=contrast["kind"],
+            tmp_path,
+            inputs,
+            f"contrast{context}",
+            context,
+            sampler=sampler,
+            model={"kind": "xsimgcl", "contrast": {**contrast, "weight": 1.0}},
+            alignment={"weight": 0.0},
             train={"batch_of": "users", "batch_size": 16, "warmup_epochs": 0, "epochs": 2},
-            loss={"kind": "ssm", "contrast": {**contrast, "weight": 1.0}},
+            loss={"kind": "ssm"},
         )
         for context in (1, 2, 3)
     ]
@@ -103,7 +132,9 @@ def test_nodes_are_contrasted_with_those_of_the_global_batch(
     assert_same(runs[0], runs[2])
 
 
-def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(tmp_path: Path, inputs: Inputs) -> None:
+def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(
+    tmp_path: Path, inputs: Inputs
+) -> None:
     """InfoNCE among n nodes is about log n less what the views agree on: fewer nodes, a smaller
     term.
     """
@@ -115,10 +146,17 @@ def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(t
     }
     terms = []
     for most in (0, 10_000, 4):
-        contrast = {"kind": "xsimgcl", "weight": 1.0, "max_nodes": most}
+        model = {"kind": "xsimgcl", "contrast": {"weight": 1.0, "max_nodes": most}}
         steps = curve(
-            tmp_path, inputs, f"drawn{most}", 1, sampler=sampler, variant="xsimgcl",
-            train={"batch_of": "users", "batch_size": 16, "epochs": 1}, loss={"kind": "ssm", "contrast": contrast},
+            tmp_path,
+            inputs,
+            f"drawn{most}",
+            1,
+            sampler=sampler,
+            model=model,
+            alignment={"weight": 0.0},
+            train={"batch_of": "users", "batch_size": 16, "epochs": 1},
+            loss={"kind": "ssm"},
         )
         terms.append([step["contrast"] for step in steps if "contrast" in step])
     everybody, no_more, few = terms
@@ -128,19 +166,27 @@ def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(t
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("shared_memory", [True, False])
-def test_a_rank_without_a_hidden_edge_takes_part(tmp_path: Path, context: int, shared_memory: bool) -> None:
+def test_a_rank_without_a_hidden_edge_takes_part(
+    tmp_path: Path, ranks: int, shared_memory: bool
+) -> None:
     """The last batch has so few pairs that their edges are of other ranks' rows, while held-out
-    pairs teach the readout.
+    pairs teach the gates.
     """
     inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
-    model = {"readout": "gate", "gate": {"enabled": False, "heldout_share": 0.5, "fold_back": 0.0}}
+    model = {"kind": "recmind", "gate": {"heldout_share": 0.5}}
     runs = [
         curve(
-            tmp_path, inputs, f"few{world}", world, sampler={"num_neighbors": EVERY, "propagation": "full"}, model=model,
-            train={"batch_size": 4, "warmup_epochs": 0, "epochs": 2}, alignment={"weight": 0.0},
+            tmp_path,
+            inputs,
+            f"few{world}",
+            world,
+            sampler={"num_neighbors": EVERY, "propagation": "full"},
+            model=model,
+            train={"batch_size": 4, "warmup_epochs": 0, "epochs": 2},
+            alignment={"weight": 0.0},
             scaling={"shared_memory": shared_memory},
         )
-        for world in (1, context)
+        for world in (1, ranks)
     ]
     assert "gate" in runs[0][0]
     assert_same(*runs)
@@ -148,10 +194,24 @@ def test_a_rank_without_a_hidden_edge_takes_part(tmp_path: Path, context: int, s
 
 def steps_prepared(config: RunConfig, inputs: Inputs) -> list[tuple[int, bool]]:
     """Of the first epoch's steps: how many hidden edges, and whether edges were found ahead."""
-    worker = Trainer(config, inputs, DistContext.alone(), RunDirectory(config.run_dir), "attempt0", lambda _: None, "never")
-    steps = list(Phase(worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done).step_inputs(0, 0))
+    worker = Trainer(
+        config,
+        inputs,
+        DistContext.alone(),
+        RunDirectory(config.run_dir),
+        "attempt0",
+        lambda _: None,
+        "never",
+    )
+    steps = list(
+        Phase(
+            worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done
+        ).step_inputs(0, 0)
+    )
     worker.checkpointer.close()
-    return [(0 if step.hidden is None else len(step.hidden), step.edges is not None) for step in steps]
+    return [
+        (0 if step.hidden is None else len(step.hidden), step.edges is not None) for step in steps
+    ]
 
 
 @pytest.mark.parametrize("hides", [True, False])
@@ -161,9 +221,16 @@ def test_edges_are_found_ahead_only_where_no_step_hides_any(tmp_path: Path, hide
     """
     inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
     config = config_of(
-        tmp_path, "ahead", sampler={"propagation": "full", "hide_batch_edges": hides}, alignment={"weight": 0.0},
-        model={"readout": "gate", "gate": {"enabled": False, "heldout_share": 1.0, "fold_back": 0.0}},
-        train={"batch_size": 1, "warmup_epochs": 0, "epochs": 1}, loss={"kind": "bpr"},
+        tmp_path,
+        "ahead",
+        sampler={
+            "propagation": "full",
+            "hide_batch_edges": hides,
+            "negatives": {"num_shared": 1},
+        },
+        alignment={"weight": 0.0},
+        model={"kind": "recmind", "gate": {"heldout_share": 1.0}},
+        train={"batch_size": 1, "warmup_epochs": 0, "epochs": 1},
     )
     [steps] = run_ranks(steps_prepared, 1, config, inputs)
     assert any(hidden for hidden, _ in steps) == hides
@@ -176,12 +243,24 @@ def test_content_view_and_recent_means_agree_on_one_and_two_ranks(
     tmp_path: Path, inputs: Inputs, learn_on: str
 ) -> None:
     sampler = {"negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
-    gate = {"enabled": False, "heldout_share": 0.3, "learn_on": learn_on}
-    model = {"readout": "mix", "text_layers": 2, "users_have_text": False, "content_view": True, "recent_decay": 0.5}
+    gate = {"heldout_share": 0.3, "learn_on": learn_on}
+    model = {
+        "kind": "recmind",
+        "text_layers": 2,
+        "users_have_text": False,
+        "content_view": True,
+        "recent_decay": 0.5,
+    }
     runs = [
         curve(
-            tmp_path, inputs, f"beside{context}", context, sampler=sampler, model={**model, "gate": gate},
-            train={"batch_of": "users", "batch_size": 16, "epochs": 3}, alignment={"weight": 0.0},
+            tmp_path,
+            inputs,
+            f"beside{context}",
+            context,
+            sampler=sampler,
+            model={**model, "gate": gate},
+            train={"batch_of": "users", "batch_size": 16, "epochs": 3},
+            alignment={"weight": 0.0},
         )
         for context in (1, 2)
     ]

@@ -1,5 +1,5 @@
-"""Every kind of model against its formula in dense float64, sampled with all neighbours and in full,
-and LightGCN against PyG's.
+"""Every kind of model against its formula in dense float64, sampled with all neighbours and in
+full, and LightGCN against PyG's.
 """
 
 from copy import deepcopy

@@ -81,7 +81,7 @@ def test_what_learns_does_not_change_what_is_computed() -> None:
 
 
 def test_resting_gates_still_pass_gradient_to_their_inputs() -> None:
-    """The rows' gradient under "embeddings" is that of "all": only the gates' own parameters rest."""
+    """Rows' gradient under "embeddings" is that of "all": the gates' own parameters alone rest."""
     grads = []
     for trainable in ("all", "embeddings"):
         model = build()
