@@ -264,7 +264,7 @@ class FullPropagation:
 
 @dataclass(frozen=True)
 class FullGraphView:
-    """The whole graph, of which some rows are wanted. What it does, every rank must do.
+    """The whole graph, of which some rows are wanted.
 
     Attributes:
         hidden: see `FullPropagation.positions`.
@@ -294,7 +294,10 @@ class FullGraphView:
         return x_nD if self.rows is self.operator.everywhere else x_nD.index_select(0, self.rows)
 
     def mean_of_states(self, x: Tensor, num_layers: int, items_only: bool = False) -> Tensor:
-        """See `PropagationGraph`; with `items_only` x may hold the items' rows alone."""
+        """See `PropagationGraph`; with `items_only` x may hold the items' rows alone.
+
+        Collective: every rank must call, in forward and in backward.
+        """
         if items_only and len(x) != len(self.operator.items):
             x = x.index_select(0, self.operator.items)
         return self.operator.mean(self.hidden, self.rows, self.edges)(x, num_layers, items_only)

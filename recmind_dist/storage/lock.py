@@ -1,5 +1,6 @@
 """Locks on directories, by flock: the kernel drops it when the process dies."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -63,12 +64,14 @@ def empty_directory(directory: Path) -> None:
 def building(final: Path) -> Iterator[None]:
     """Lets one process at a time build `final`, by a lock file beside it; the others wait.
 
-    Inside, look again whether `final` exists: another process may have built it.
+    Inside, look again whether `final` exists: another process may have built it. A failed build
+    leaves nothing, not even directories above `final` that were made for it.
 
     Raises:
         StoreError: the lock file cannot be created.
     """
     path = final.with_name(f".{final.name}{NAME}")
+    made = [parent for parent in path.parents if not parent.exists()]
     try:
         handle = _wait_for_lock(path)
     except OSError as error:
@@ -81,6 +84,9 @@ def building(final: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+        with suppress(OSError):  # it holds what was built, or what others build
+            for parent in made:
+                parent.rmdir()
 
 
 def _wait_for_lock(path: Path) -> int:
@@ -95,8 +101,13 @@ def _wait_for_lock(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    for _ in range(100):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(
+            FileNotFoundError
+        ):  # another process, whose build failed, has removed the directory since
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -97,7 +97,8 @@ class Trainer:
             while self.cursor.phase in phases:
                 phase = self._begin_phase(dense)
                 while self.cursor.phase == phase.name:
-                    for step in self._steps(phase):
+                    steps = self._steps(phase)
+                    for step in steps:
                         self._losses = run_guarded(
                             phase.step.run, step, self.run.path, self.context, phase.name
                         )

@@ -61,10 +61,13 @@ GLOBAL = {
     "norm_exponent",
     "resume",
     "trainable",
-    "uses_text",
     "_full",
     "items_only",
+    "aligns",
+    "gates",
     "Checkpoint",
+    "RecMind",
+    "XSimGCL",
     # what a run is: its phase and place in it, who takes part, its graph's held-out edges, its
     # model's parts
     "world_size",
@@ -74,8 +77,7 @@ GLOBAL = {
     "epochs",
     "steps_per_epoch",
     "checkpoint",
-    "parts.graph",
-    "model.gates",
+    "shard.graph",
     "is_initialized",
     "named",
     # what an epoch and a step are
@@ -92,6 +94,8 @@ GLOBAL = {
 is in them.
 """
 PRESENT = {
+    "z_uD",
+    "momentum",
     "text_u",
     "text_n",
     "text_nT",
@@ -605,7 +609,11 @@ def test_no_collective_is_behind_a_condition_that_may_differ(path: Path, package
     assert conditional(path.read_text(encoding="utf-8"), package) == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+# models know no ranks: they call what they are handed, under conditions that are judged above
+SPEAKING = [path for path in SOURCES if path.parent.name != "model"]
+
+
+@pytest.mark.parametrize("path", SPEAKING, ids=lambda path: str(path.relative_to(ROOT)))
 def test_who_performs_a_collective_says_so(path: Path, package: Package) -> None:
     assert silent(path.read_text(encoding="utf-8"), package) == []
 
