@@ -64,6 +64,7 @@ GLOBAL = {
     "_full",
     "items_only",
     "aligns",
+    "model",
     "gates",
     "Checkpoint",
     "RecMind",
