@@ -29,20 +29,27 @@ ROOT = Path(__file__).parents[1]
 PROBE = {"name": "pip", "version": "9.0.0"}
 SERVICES = {
     "osv": os.environ.get("RECMIND_OSV", "https://api.osv.dev") + "/v1/query",
-    "pypi": os.environ.get("RECMIND_PYPI", "https://pypi.org") + f"/pypi/{PROBE['name']}/{PROBE['version']}/json",
+    "pypi": os.environ.get("RECMIND_PYPI", "https://pypi.org")
+    + f"/pypi/{PROBE['name']}/{PROBE['version']}/json",
 }
 PROBE_S, REQUEST_S, INSTALL_S, AUDIT_S = 5, 5, 120, 120
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--advisories", type=Path)
     parser.add_argument("--home", type=Path, default=ROOT / ".venv")
     chosen = parser.parse_args()
     pins = dict(pinned(ROOT / "constraints.txt"))
     try:
-        print(by_advisories(pins, chosen.advisories) if chosen.advisories else by_service(pins, chosen.home))
+        print(
+            by_advisories(pins, chosen.advisories)
+            if chosen.advisories
+            else by_service(pins, chosen.home)
+        )
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         print(f"audit: not done: {str(error).splitlines()[0]}")
 
@@ -61,20 +68,42 @@ def by_service(pins: dict[str, Version], home: Path) -> str:
     service = next((name for name in SERVICES if answers(name)), None)
     if service is None:
         hosts = ", ".join(url.split("/")[2] for url in SERVICES.values())
-        return f"audit: not done: no service tells known faults here ({hosts}): see --advisories in .ci/audit.py"
+        return f"audit: not done: no service tells known faults here ({hosts}): see --advisories"
     tool = home / "audit" / "bin" / "pip-audit"
     if not tool.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(tool.parents[1])], check=True, timeout=INSTALL_S)
+        subprocess.run(
+            [sys.executable, "-m", "venv", str(tool.parents[1])], check=True, timeout=INSTALL_S
+        )
         install = [str(tool.with_name("pip")), "install", "--quiet", "pip-audit"]
         subprocess.run(install, check=True, timeout=INSTALL_S)
-    words = ["--requirement", str(ROOT / "constraints.txt"), "--no-deps", "--disable-pip", "--format", "json"]
-    words += ["--progress-spinner", "off", "--timeout", str(REQUEST_S), "--vulnerability-service", service]
-    done = subprocess.run([str(tool), *words], capture_output=True, text=True, check=False, timeout=AUDIT_S)
+    words = [
+        "--requirement",
+        str(ROOT / "constraints.txt"),
+        "--no-deps",
+        "--disable-pip",
+        "--format",
+        "json",
+    ]
+    words += [
+        "--progress-spinner",
+        "off",
+        "--timeout",
+        str(REQUEST_S),
+        "--vulnerability-service",
+        service,
+    ]
+    done = subprocess.run(
+        [str(tool), *words], capture_output=True, text=True, check=False, timeout=AUDIT_S
+    )
     if not done.stdout.startswith("{"):
-        raise ValueError(f"pip-audit gave no report: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+        raise ValueError(
+            f"pip-audit gave no report: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
+        )
     rows = json.loads(done.stdout)["dependencies"]
     skipped = [row["name"] for row in rows if "skip_reason" in row]
-    found = [(row["name"], row["version"], vuln["id"]) for row in rows for vuln in row.get("vulns", ())]
+    found = [
+        (row["name"], row["version"], vuln["id"]) for row in rows for vuln in row.get("vulns", ())
+    ]
     return report(found, len(rows) - len(skipped), len(pins), f"{service} through pip-audit")
 
 
@@ -82,7 +111,10 @@ def answers(service: str) -> bool:
     """Whether a service tells the known faults of a version that has some."""
     data = None
     if service == "osv":
-        package = {"version": PROBE["version"], "package": {"name": PROBE["name"], "ecosystem": "PyPI"}}
+        package = {
+            "version": PROBE["version"],
+            "package": {"name": PROBE["name"], "ecosystem": "PyPI"},
+        }
         data = json.dumps(package).encode()
     # addresses of ours: https, or a test's own
     request = urllib.request.Request(SERVICES[service], data, {"Content-Type": "application/json"})  # noqa: S310
@@ -98,7 +130,9 @@ def by_advisories(pins: dict[str, Version], directory: Path) -> str:
     """The report by a checkout of PyPA's advisory database."""
     files = sorted((directory / "vulns").glob("*/*.yaml"))
     if not files:
-        raise ValueError(f"{directory}: no vulns/*/*.yaml: give a checkout of pypa/advisory-database")
+        raise ValueError(
+            f"{directory}: no vulns/*/*.yaml: give a checkout of pypa/advisory-database"
+        )
     found = []
     for file in files:
         if canonicalize_name(file.parent.name) not in pins:
@@ -108,7 +142,12 @@ def by_advisories(pins: dict[str, Version], directory: Path) -> str:
             name = canonicalize_name(part["package"]["name"])
             if name in pins and not advisory.get("withdrawn") and affects(part, pins[name]):
                 found.append((name, str(pins[name]), advisory["id"]))
-    return report(found, len(pins), len(pins), f"{len(files)} advisories, newest {max(files, key=_number).stem}")
+    return report(
+        found,
+        len(pins),
+        len(pins),
+        f"{len(files)} advisories, newest {max(files, key=_number).stem}",
+    )
 
 
 def _number(file: Path) -> list[int]:

@@ -34,7 +34,7 @@ _SAVES = iter(range(1 << 30))  # no attempt's name is used twice
 
 def main(
     quick: bool = typer.Option(False, help="a smaller table and fewer rounds, under 4 minutes"),
-    folder: Path | None = typer.Option(
+    folder: Path | None = typer.Option(  # noqa: B008 (typer's way)
         None, help="on the disk to be measured; a temporary one by default"
     ),
     every_s: float = typer.Option(60.0, help="seconds of training between saves, for the stall"),

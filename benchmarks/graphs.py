@@ -1,4 +1,4 @@
-"""Power-law graphs of the benchmarks: made once, in seconds, and kept. U users, I items, E edges."""
+"""Power-law graphs of the benchmarks, made once and kept. U users, I items, E edges."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,7 @@ LARGE = PowerLaw(1_000_000, 200_000, 20_000_000)
 
 
 def _by_power(stream: str, counter: IntArray, count: int, power: float) -> IntArray:
-    """Ranks in [0, count) with density ∝ (rank + 1)^-power: the continuous distribution inverted."""
+    """Ranks in [0, count) with density ∝ (rank + 1)^-power: its inverted distribution."""
     draw, rest = uniforms(stream_key(0, stream), counter), 1.0 - power
     rank = (draw * ((count + 1.0) ** rest - 1.0) + 1.0) ** (1.0 / rest) - 1.0
     return np.minimum(rank.astype(np.int64), count - 1)

@@ -130,7 +130,7 @@ def _numpy(graph: Graph) -> Any:
 
 
 def _floyd(graph: Graph, n_id: IntArray, fan_out: int, rng: np.random.Generator) -> IntArray:
-    """Neighbours without replacement, all rows at once. Source: Bentley and Floyd, CACM 30 (1987)."""
+    """Neighbours without replacement, all rows at once. Source: Floyd, CACM 30 (1987)."""
     degree = graph.indptr[n_id + 1] - graph.indptr[n_id]
     many = degree > fan_out
     few, wide = n_id[~many], n_id[many]

@@ -46,7 +46,8 @@ def _table(runs: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for run in runs:
-        machine = f"{run['machine']['cpu']}, {run['machine']['cores']} cores, {run['machine']['load_1min']}"
+        measured = run["machine"]
+        machine = f"{measured['cpu']}, {measured['cores']} cores, {measured['load_1min']}"
         name = run["benchmark"] + (" (quick)" if run["quick"] else "")
         for figure, value in run["figures"].items():
             shown = "–" if value is None else f"{value:.4g}"

@@ -118,7 +118,7 @@ def token_file(environment: MutableMapping[str, str]) -> Path:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether only this machine reaches the address. A name other than localhost may be anything."""
+    """Whether only this machine reaches the address. Names other than localhost are not known."""
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:

@@ -43,7 +43,10 @@ def explain(error: Exception) -> None:
     if type(error).__name__ != "AuthenticationError":
         raise error
     reason = str(error).splitlines()[0].rstrip(".")
-    remedy = "set RAY_AUTH_TOKEN_PATH to the cluster's token file, or RAY_AUTH_MODE=disabled if it has none"
+    remedy = (
+        "set RAY_AUTH_TOKEN_PATH to the cluster's token file, "
+        "or RAY_AUTH_MODE=disabled if it has none"
+    )
     print(f"error: {reason}: {remedy}", file=sys.stderr)
     sys.exit(2)
 

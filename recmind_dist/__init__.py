@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from recmind_dist.recommend.recommender import load
     from recmind_dist.sampling.loader import NeighborLoader
 
-__all__ = ["LightGCN", "Graph", "NeighborLoader", "Pipeline", "load"]
+__all__ = ["Graph", "LightGCN", "NeighborLoader", "Pipeline", "load"]
 
 _HOMES = {  # imported when asked for: the command line's light commands need no torch
     "Graph": "graph",

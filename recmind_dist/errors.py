@@ -37,7 +37,7 @@ class LockedError(RecmindError):
 
 
 class TrainingError(RecmindError):
-    """Training stopped: a loss or gradient that is not finite, a worker lost too often, a time-out."""
+    """Training stopped: loss or gradient not finite, a worker lost too often, a time-out."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""What holds for all tests: one thread a process, here and in every child, before torch reads it."""
+"""What holds for all tests: one thread a process and child, set before torch reads it."""
 
 import os
 

@@ -79,7 +79,7 @@ def kept(parts: dict[str, Any]) -> dict[str, str]:
 
 
 def at_rest(home: Path, device: str) -> dict[str, str]:
-    """Of a rank that has trained nothing: on any device that can hold shapes, torch's `meta` too."""
+    """Of a rank that has trained nothing, on any device that holds shapes, `meta` too."""
     config = config_for(home, "cpu")
     model = ModelShard(config, make_inputs(home), DistContext.alone(device))
     # which rows are items is content, that `meta` has none of: all, as far as devices go

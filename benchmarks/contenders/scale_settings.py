@@ -1,4 +1,4 @@
-"""The run that benchmarks/scale.py measures, shared by its ranks and its model of larger clusters."""
+"""The run that benchmarks/scale.py measures: its ranks and its model of clusters share it."""
 
 from typing import Any
 

@@ -99,7 +99,7 @@ def evaluate_ranking(
         rows: as in `evaluate_embeddings`
     """
     if rows is None or rows.whole:
-        rows = EdgeRows.all_of(graph)
+        rows = EdgeRows.of_graph(graph)
         share = range(context.world_size + 1)
         bounds = [graph.num_users * rank // context.world_size for rank in share]
         users = np.arange(bounds[context.rank], bounds[context.rank + 1])
@@ -127,7 +127,7 @@ def evaluate_ranking(
 
 def seen_items(graph: Graph, split: str, start: int, stop: int) -> tuple[IntArray, IntArray]:
     """Local ids, as CSR, of the items to mask for users [start, stop)."""
-    return _seen(EdgeRows.all_of(graph), split, np.arange(start, stop))
+    return _seen(EdgeRows.of_graph(graph), split, np.arange(start, stop))
 
 
 def _seen(rows: EdgeRows, split: str, users: IntArray) -> tuple[IntArray, IntArray]:

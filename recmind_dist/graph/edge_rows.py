@@ -41,7 +41,7 @@ class EdgeRows:
     whole: bool = True
 
     @staticmethod
-    def all_of(graph: Graph) -> "EdgeRows":
+    def of_graph(graph: Graph) -> "EdgeRows":
         """All rows, as for `graph.placement: replicated`: row k is node k."""
         nodes = np.arange(graph.num_nodes, dtype=np.int64)
         return EdgeRows(graph, nodes, graph.indptr, graph.indices)

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
 from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+ir = cgutils.ir  # LLVM's types, of the version that numba brings
 
 
 def _fetch_ahead(typing, address):  # type: ignore[no-untyped-def]

@@ -51,5 +51,5 @@ def gate_parameters(model: Model) -> list[nn.Parameter]:
 
 
 def acts_between_hops(model: Model) -> bool:
-    """Whether the model does something to a state between two hops, so that layers go one by one."""
+    """Whether the model changes a state between two hops, so that layers go one by one."""
     return isinstance(model, XSimGCL) or (isinstance(model, PaperRecMind) and len(model.gates) > 0)

@@ -1,4 +1,4 @@
-"""What models take and give: the graph that they are propagated over, and the embeddings of its nodes.
+"""What models take and give: the graph that they propagate over, and its nodes' embeddings.
 
 Legend: N nodes that go in, S nodes that are wanted, D dims.
 """

@@ -25,7 +25,7 @@ class KeyQueue:
         return len(self.keys)
 
     def enqueue(self, keys: Tensor, ids: Tensor, step: int) -> None:
-        """Appends rows in the order given; the oldest fall out. `keys` [n, D] are normalised here."""
+        """Appends rows in the order given; the oldest fall out. Normalises `keys` [n, D]."""
         if not len(self) or not len(ids):
             return
         keys, ids = keys[-len(self) :], ids[-len(self) :]

@@ -100,8 +100,8 @@ class Mix(nn.Module):
     ) -> Tensor:
         """[s γ^1 v^1 ‖ … ‖ s γ^K v^K ‖ 1] of users, with b in place of 1 of items.
 
-        A view v^k is the unit vector of the node's own; of users, where `recent` is given, (1 − ρ^k)
-        of it and ρ^k of the unit vector of the mean of their newest items' views.
+        A view v^k is the unit vector of the node's own; of users, where `recent` is given,
+        (1 − ρ^k) of it and ρ^k of the unit vector of the mean of their newest items' views.
 
         Args:
             views: K of [S, C_k].

@@ -1,4 +1,4 @@
-"""The text view z: the projection of a node's text vector, or of what is known of a node without text."""
+"""The text view z: a projection of a node's text vector, or what stands for a missing text."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""XSimGCL: LightGCN with noise in its states, whose layers are contrasted. Source: arXiv:2209.02544."""
+"""XSimGCL: LightGCN with noise in its states and contrasted layers. Source: arXiv:2209.02544."""
 
 from collections.abc import Callable
 

@@ -20,6 +20,7 @@ from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.item_means import ItemMeans
+from recmind_dist.propagation.sides import Sides, at_rest
 from recmind_dist.types import BoolArray, IntArray
 
 MeanOfStates = Callable[[Tensor, int, bool], Tensor]
@@ -61,7 +62,7 @@ class FullPropagation:
         assert absent is None or rows is None or rows.whole, (
             "edges of a partitioned graph are left out by sampling alone"
         )
-        rows = rows or EdgeRows.all_of(graph)
+        rows = rows or EdgeRows.of_graph(graph)
         self._indptr, indices = rows_of(
             rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own)
         )
@@ -175,7 +176,7 @@ class FullPropagation:
         return CsrMatrix.of_arrays(indptr, indices, weight, matrix.num_cols)
 
     def _are_few(self, rows: Tensor) -> bool:
-        """Whether so few rows are wanted that finding their edges costs less than passing over all."""
+        """Whether so few rows are wanted that finding their edges beats a pass over all."""
         if len(rows) == len(self._own):
             return False
         if rows.device.type != "cpu":  # a sum over degrees would make the host wait
@@ -186,7 +187,7 @@ class FullPropagation:
     @contextmanager
     def _hiding(self, hidden: IntArray) -> Iterator[CsrMatrix]:
         """The matrix while the entries at these positions weigh nothing."""
-        with _at_rest(self._matrix, torch.from_numpy(hidden).to(self.context.device)):
+        with at_rest(self._matrix, torch.from_numpy(hidden).to(self.context.device)):
             yield self._matrix
 
     def _everybody(self, state_nD: Tensor) -> Tensor:
@@ -241,7 +242,7 @@ class FullPropagation:
         return state
 
     @cached_property
-    def by_sides(self) -> "Sides":
+    def by_sides(self) -> Sides:
         """The same operator for states of which one side is zero."""
         return Sides(self._matrix, self._users_by_row, self.counts, self.is_user, self.context)
 
@@ -301,131 +302,6 @@ class FullGraphView:
         if items_only and len(x) != len(self.operator.items):
             x = x.index_select(0, self.operator.items)
         return self.operator.mean(self.hidden, self.rows, self.edges)(x, num_layers, items_only)
-
-
-class Sides:
-    """A between users and items apart, for states that are zero on one side: each hop is half the
-    work.
-
-    Every edge leads from one side to the other, so the states of an x on items alone lie on items
-    and on users by turns. Rows of a side stand in the order of the table.
-
-    Args:
-        matrix: [n, N] this rank's rows of A.
-        users_by_row: [N] which table rows are users'.
-        counts: [P] rows of each rank.
-        is_user: [n] which rows of this rank are users'.
-    """
-
-    def __init__(
-        self,
-        matrix: CsrMatrix,
-        users_by_row: BoolArray,
-        counts: list[int],
-        is_user: Tensor,
-        context: DistContext,
-    ) -> None:
-        self._context, self._whole = context, matrix
-        owner = np.repeat(np.arange(len(counts)), counts)
-        place = np.where(users_by_row, np.cumsum(users_by_row), np.cumsum(~users_by_row)) - 1
-        place_of_row = torch.from_numpy(place.astype(np.int32)).to(context.device)
-        self._rows: dict[bool, Tensor] = {}
-        self._matrix: dict[bool, CsrMatrix] = {}
-        self._counts: dict[bool, list[int]] = {}
-        for users in (True, False):
-            self._rows[users] = (is_user == users).nonzero().squeeze(1)
-            own = matrix.rows(self._rows[users])
-            others = int((users_by_row != users).sum())
-            indices = place_of_row[own.indices.long()].to(own.indices.dtype)
-            self._matrix[users] = CsrMatrix(own.indptr, indices, own.weight, others)
-            self._counts[users] = np.bincount(
-                owner[users_by_row == users], minlength=len(counts)
-            ).tolist()
-        self._is_user = is_user
-        self._place = torch.where(is_user, torch.cumsum(is_user, 0), torch.cumsum(~is_user, 0)) - 1
-
-    def mean_of_states(
-        self, x: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
-    ) -> Tensor:
-        """As `FullPropagation.mean_of_states`, of an x on items alone. Shapes: x [items, D] → [u,
-        D].
-
-        Every rank must call.
-        """
-        total = x.new_zeros(len(wanted), x.shape[1])
-        state = x
-        with self._hiding(hidden):
-            for layer in range(num_layers + 1):
-                users = layer % 2 == 1
-                if layer:
-                    state = self._hop(users, state)
-                at, place = self._of_side(wanted, users)
-                total.index_add_(0, at, state.index_select(0, place))
-        return total.div_(num_layers + 1)
-
-    def mean_backward(
-        self, grad_uD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
-    ) -> Tensor:
-        """The gradient of `mean_of_states`'s x. Shape: [items, D]. Every rank must call."""
-        grad_uD = grad_uD / (num_layers + 1)
-        state = grad_uD.new_zeros(0)
-        with self._hiding(hidden):
-            for left in range(num_layers, -1, -1):  # hops that are still to come
-                users = left % 2 == 1
-                if left == num_layers:
-                    state = grad_uD.new_zeros(len(self._rows[users]), grad_uD.shape[1])
-                else:
-                    state = self._hop(users, state)
-                at, place = self._of_side(wanted, users)
-                state.index_add_(0, place, grad_uD.index_select(0, at))
-        return state
-
-    def _hop(self, users: bool, state: Tensor) -> Tensor:
-        """Users' rows (or items') of A times everybody's rows of the other side. Every rank must
-        call.
-        """
-        return self._matrix[users].matmul(
-            all_gather_rows(state, self._counts[not users], self._context)
-        )
-
-    def _of_side(self, wanted: Tensor, users: bool) -> tuple[Tensor, Tensor]:
-        """Which of the wanted rows are of a side, and their places in it."""
-        at = (self._is_user.index_select(0, wanted) == users).nonzero().squeeze(1)
-        return at, self._place.index_select(0, wanted.index_select(0, at))
-
-    @contextmanager
-    def _hiding(self, hidden: IntArray) -> Iterator[None]:
-        """While entries at these positions of the whole matrix weigh nothing."""
-        position = torch.from_numpy(hidden).to(self._context.device)
-        row = (
-            torch.searchsorted(
-                self._whole.indptr, position.to(self._whole.indptr.dtype), right=True
-            )
-            - 1
-        )
-        entry = position - self._whole.indptr[row]
-        users = self._is_user[row]
-        at = {}
-        for side in (True, False):
-            row_of_side = self._place[row[users == side]]
-            at[side] = self._matrix[side].indptr[row_of_side] + entry[users == side]
-        with _at_rest(self._matrix[True], at[True]), _at_rest(self._matrix[False], at[False]):
-            yield
-
-
-@contextmanager
-def _at_rest(matrix: CsrMatrix, entries: Tensor) -> Iterator[None]:
-    """While these entries weigh nothing: in place, since a copy of all weights costs a quarter of a
-    hop.
-    """
-    weight = matrix.weight
-    assert weight is not None
-    kept = weight[entries]
-    weight[entries] = 0.0
-    try:
-        yield
-    finally:
-        weight[entries] = kept
 
 
 class _Hop(torch.autograd.Function):

@@ -207,7 +207,7 @@ class RunConfig(Settings):
         return {**values, "lora": lora.model_dump(mode="json") if lora else None}
 
     def overrides_beside(self, variant: str) -> list[str]:
-        """key=value words that give a run of another variant places of its own, beside this one's."""
+        """key=value words that give another variant's run places of its own beside this one's."""
         words = [f"run_dir={self.run_dir}-{variant}"]
         if self.storage_uri:
             place, mark, query = self.storage_uri.partition("?")

@@ -64,7 +64,7 @@ class WholeGraph:
     """`graph.placement: replicated`: every rank maps all edges, and nothing is sent."""
 
     def __init__(self, graph: Graph, rank: int = 0, world_size: int = 1) -> None:
-        self.rows, self._rank, self._world_size = EdgeRows.all_of(graph), rank, world_size
+        self.rows, self._rank, self._world_size = EdgeRows.of_graph(graph), rank, world_size
 
     def items_of_edges(self, edges: IntArray, users: IntArray) -> IntArray:
         """See `GraphAccess`."""

@@ -23,7 +23,7 @@ class NegativeSampler:
     def __init__(
         self, graph: Graph, settings: NegativeSettings, rows: EdgeRows | None = None
     ) -> None:
-        self.graph, self._rows = graph, rows or EdgeRows.all_of(graph)
+        self.graph, self._rows = graph, rows or EdgeRows.of_graph(graph)
         self.settings = settings
         degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
         weights = np.ones(graph.num_items)

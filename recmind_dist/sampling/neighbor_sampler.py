@@ -197,7 +197,7 @@ class NumbaNeighborSampler:
     ) -> None:
         self.graph = graph
         self.num_neighbors = num_neighbors
-        self._draws = draws if draws is not None else LocalDraws(EdgeRows.all_of(graph), heldout)
+        self._draws = draws if draws is not None else LocalDraws(EdgeRows.of_graph(graph), heldout)
         self._local_of = np.full(graph.num_nodes, -1, np.int32)
 
     def sample(

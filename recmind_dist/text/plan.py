@@ -79,7 +79,7 @@ def plan_shards(
 ) -> tuple[list[ShardJob], int]:
     """Absent or damaged shards of a store, and its number of shards. Changes nothing."""
     store = TextStore.open(path)
-    jobs = list(_all_jobs(texts, settings, store, adapter))
+    jobs = list(_jobs(texts, settings, store, adapter))
     return [job for job in jobs if not _is_done(store, job)], len(jobs)
 
 
@@ -93,12 +93,12 @@ def num_shards_if_complete(
         return None
     if (store.num_rows("items"), store.num_rows("users")) != (len(texts.items), len(texts.users)):
         return None
-    if not all(_is_done(store, job) for job in _all_jobs(texts, settings, store, adapter)):
+    if not all(_is_done(store, job) for job in _jobs(texts, settings, store, adapter)):
         return None
     return sum(store.num_shards(side) for side in SIDES)
 
 
-def _all_jobs(
+def _jobs(
     texts: Texts, settings: TextSettings, store: TextStore, adapter: Path | None
 ) -> Iterator[ShardJob]:
     key = encoder_key(settings, adapter)

@@ -1,10 +1,11 @@
 """Where the node embeddings of a step come from.
 
-Sampled: base rows of all sampled nodes are looked up, then propagated over the batch's blocks. Full:
-the whole graph is propagated at the owners of its rows, then final rows of the seeds are looked up.
+Sampled: base rows of all sampled nodes are looked up, then propagated over the batch's blocks.
+Full: the whole graph is propagated at the owners of its rows, then the seeds' final rows are
+looked up.
 
-Legend: u rows of this shard that the step touches, n all rows of this shard, N sampled nodes, S seeds
-of a batch, C columns.
+Legend: u rows of this shard that the step touches, n all rows of this shard, N sampled nodes,
+S seeds of a batch, C columns.
 """
 
 from dataclasses import dataclass, replace
@@ -277,7 +278,7 @@ class FullGraphForward:
     def _noise(
         self, model: XSimGCL, operator: FullPropagation, step: int, state: Tensor, layer: int
     ) -> Tensor:
-        """Uniform noise in the state's orthant, of a length of its own. Source: arXiv:2112.08679 eq. 7."""
+        """Uniform noise in the state's orthant, of fixed length. Source: arXiv:2112.08679 eq. 7."""
         key = stream_key(self._seed, "noise-first", step, layer)
         drawn = torch.from_numpy(uniform_rows(key, operator.own_nodes, state.shape[1])).to(state)
         unit = functional.normalize(drawn, dim=1)
@@ -314,7 +315,7 @@ def _at(index: Tensor | None, x: Any) -> Any:
 
 
 def _of_all(model: Model, z: Tensor | None, operator: FullPropagation) -> Tensor | None:
-    """z of all rows of this rank where the model reads them between hops: zero of rows not given."""
+    """z of this rank's rows where the model reads them between hops; zero of rows not given."""
     if z is None or len(z) == len(operator.is_user) or not acts_between_hops(model):
         return z
     return z.new_zeros(len(operator.is_user), z.shape[1]).index_copy(0, operator.items, z)

@@ -99,7 +99,7 @@ class FreshTextEncoder(nn.Module):
     def replace(
         self, views: dict[str, Tensor], fresh: FreshText, model: Model
     ) -> dict[str, Tensor]:
-        """`views` with the text views of the chosen anchors made anew, through the language model."""
+        """`views` with the chosen anchors' text views made anew by the language model."""
         text_view = getattr(model, "text_view", None)
         assert text_view is not None, "only models with a text view have a warm-up"
         pooled = self.encoder.forward_pooled(fresh.tokens)

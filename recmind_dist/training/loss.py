@@ -1,6 +1,7 @@
 """The loss of one step, as the module that DeepSpeed owns.
 
-Legend: u rows of this shard that the step touches, S seeds of a batch, C columns, b pairs of this rank.
+Legend: u rows of this shard that the step touches, S seeds of a batch, C columns, b pairs of this
+rank.
 """
 
 from dataclasses import dataclass, field
@@ -170,7 +171,7 @@ class TrainingLoss(nn.Module):
         )
 
     def _penalty(self, base_SD: Tensor, step: StepInput) -> Tensor:
-        """Ω: base rows of the pairs and, where this step trains them, a rank's share of the gates."""
+        """Ω: base rows of the pairs and, if the step trains them, a rank's share of the gates."""
         batch, scale = step.main, self.loss.regularization
         if scale == 0:
             return base_SD.new_zeros(())

@@ -64,7 +64,7 @@ class ModelShard:
             self.nodes = self.rows.nodes
             self.edges = PartitionedGraph(self.rows, self.bounds, context)
         else:
-            self.rows = EdgeRows.all_of(self.graph)
+            self.rows = EdgeRows.of_graph(self.graph)
             self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
             self.edges = WholeGraph(self.graph, context.rank, context.world_size)
         self.whitening: Whitening | None = None

@@ -73,7 +73,7 @@ class Group:
         os.kill(pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float = 270, until: Callable[[], bool] = lambda: False) -> bool:
-        """Waits for the end of all ranks, or for `until`. Returns whether all of them ended well."""
+        """Waits for the end of all ranks, or for `until`. Returns whether all ended well."""
         deadline = self.started + timeout_s
         while any(code is None for code in self.exit_codes):
             if any(self.exit_codes):
@@ -182,7 +182,7 @@ def run_to_end(
 
 
 def content(run_dir: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a run's newest checkpoint: table and its optimizer by row, dense part, queue."""
+    """Every tensor of a run's newest checkpoint: table and optimizer by row, dense part, queue."""
     found = find_checkpoint(run_dir / "checkpoints")
     assert found is not None
     return {

@@ -42,7 +42,8 @@ def report(step, names):  # stands for ray.train.report
 def save(one, step):
     table = torch.arange(20.0).view(10, 2) * step
     name = attempt_name(step, attempt)
-    one.save(name, {"embedding": table[start:stop]}, {} if rank == 0 else None, {"step": step} if rank == 0 else None)
+    dense, state = ({}, {"step": step}) if rank == 0 else (None, None)
+    one.save(name, {"embedding": table[start:stop]}, dense, state)
     report(step, one.wait())
 
 

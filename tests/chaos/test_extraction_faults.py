@@ -1,4 +1,4 @@
-"""What befalls extraction: full disks, dead actors, too little memory, bad vectors, damaged shards."""
+"""Extraction's faults: full disks, dead actors, little memory, bad vectors, damaged shards."""
 
 import os
 import shutil

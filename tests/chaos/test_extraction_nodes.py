@@ -34,7 +34,7 @@ def begun(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cluster(begun: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluster_utils.Cluster]:
-    """A head that takes no workers. The first shard that a worker has encoded stays in its hands."""
+    """A head that takes no workers. The first shard that a worker encodes stays in its hands."""
     directory = Path(tempfile.mkdtemp(prefix="r"))
     fault = {
         "point": "embedded",

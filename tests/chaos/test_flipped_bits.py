@@ -261,9 +261,7 @@ def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
                 assert not silent
                 harmless.append(name)
                 if not any(Path(name).match(pattern) or "/logs/" in name for pattern in HARMLESS):
-                    missed.append(
-                        f"{name}, bit {bit} of {8 * size}: {path.read_bytes()[max(0, bit // 8 - 20) : bit // 8 + 20]!r}"
-                    )
+                    missed.append(f"{name}, bit {bit} of {8 * size}")
     print(
         f"{len(files)} files, two bits of each: {2 * len(files) - len(harmless)} found, "
         f"{len(harmless)} harmless"

@@ -88,7 +88,10 @@ def test_row_23_a_run_that_starts_while_another_extracts_takes_nothing_from_it(
     home: Path, ray_home: Path
 ) -> None:
     begun, go_on = home / "begun", home / "go-on"
-    pause = f'[{{"point": "embedded", "step": 1, "action": "pause", "once": "{begun}", "until": "{go_on}"}}]'
+    pause = (
+        f'[{{"point": "embedded", "step": 1, "action": "pause", '
+        f'"once": "{begun}", "until": "{go_on}"}}]'
+    )
     first = embedding(home, ray_home, SLICES[0], pause)
     second = None
     try:

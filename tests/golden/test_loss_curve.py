@@ -20,7 +20,7 @@ Curve = dict[str, list[dict[str, float]]]
 
 
 def train(home: Path) -> Curve:
-    """Terms of every step of two tiny runs on one rank: sampled softmax and BPR, with all else on."""
+    """Terms of every step of two tiny runs on one rank: sampled softmax and BPR."""
     inputs, curves = make_inputs(home), {}
     for kind in ("ssm", "bpr"):
         gate = {"heldout_share": 0.5}

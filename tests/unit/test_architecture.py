@@ -41,9 +41,10 @@ def imports(path: Path) -> set[str]:
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in later:
-            if node.module.startswith("recmind_dist"):
-                found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        if not isinstance(node, ast.ImportFrom) or id(node) in later:
+            continue
+        if (node.module or "").startswith("recmind_dist"):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 

@@ -138,7 +138,8 @@ def test_damage_without_a_good_one_left_is_an_error(two: Path, name: str) -> Non
 @pytest.mark.parametrize("schema", [1, 3])
 def test_another_schema_is_refused_not_stepped_over(two: Path, schema: int) -> None:
     recommit(two / NEW, lambda manifest: manifest.update(schema=schema))
-    sentence = rf"schema version {schema}, this program reads 2: use the version that wrote it, or start over"
+    remedy = "use the version that wrote it, or start over"
+    sentence = rf"schema version {schema}, this program reads 2: {remedy}"
     with pytest.raises(CheckpointError, match=sentence) as refusal:
         find_checkpoint(two)
     assert "\n" not in str(refusal.value)

@@ -141,7 +141,10 @@ def test_a_model_that_brings_its_own_code(tmp_path: Path, mark: Path) -> None:
         "model_type": "evil",
     }
     (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
-    code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass Config: pass\nclass Model: pass\n"
+    code = (
+        f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+        "class Config: pass\nclass Model: pass\n"
+    )
     (tmp_path / "bert" / "evil.py").write_text(code)
     with pytest.raises(TextError) as error:
         TextEncoder.load(TextSettings(model=str(tmp_path / "bert")))
@@ -189,7 +192,7 @@ def test_safetensors_that_lie(tmp_path: Path, header: bytes) -> None:
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """A directory with a manifest; outside it a file with the sha256 that the manifest has for `a`."""
+    """A directory with a manifest; outside it a file with the manifest's sha256 of `a`."""
     home = tmp_path / "toy"
     home.mkdir()
     (home / "a").write_bytes(b"a")
@@ -394,7 +397,10 @@ def limited(program: str, home: Path) -> str:
     """Runs a program with `MEMORY` bytes of address space beyond its imports. Returns what it
     prints last.
     """
-    start = f"import resource\nimport numpy, zarr, polars\nfrom pathlib import Path\nhome = Path({str(home)!r})\n"
+    start = (
+        "import resource\nimport numpy, zarr, polars\nfrom pathlib import Path\n"
+        f"home = Path({str(home)!r})\n"
+    )
     start += "from recmind_dist.errors import RecmindError\nfrom recmind_dist.graph import Graph\n"
     start += "from recmind_dist.text.store import TextStore\n"
     start += "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"

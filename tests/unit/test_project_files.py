@@ -1,4 +1,4 @@
-"""What newcomers read first is true: versions agree, links lead somewhere, hooks run what CI runs."""
+"""What newcomers read is true: versions agree, links lead somewhere, hooks run CI's checks."""
 
 import re
 import tomllib

@@ -38,7 +38,8 @@ def test_another_version_is_refused_in_a_sentence_that_names_both(
 ) -> None:
     (run.path / "SHA256SUMS").unlink()
     run.config.write_text(run.config.read_text().replace("schema: 2\n", line))
-    sentence = f"schema version {version}, this program reads 2: use the version that wrote the run, or run its config anew"
+    remedy = "use the version that wrote the run, or run its config anew"
+    sentence = f"schema version {version}, this program reads 2: {remedy}"
     with pytest.raises(ConfigError) as refusal:
         read_run(run.path)
     assert sentence in str(refusal.value)

@@ -35,7 +35,7 @@ def neighbours(sampled: SampledHops, hop: int) -> dict[int, list[int]]:
 
 
 def scales(graph: Graph, sampled: SampledHops) -> np.ndarray:
-    """(available / sampled) / √degree of each destination of the first hop, 0 without neighbours."""
+    """(available / sampled) / √degree of each destination of hop one, 0 without neighbours."""
     hop = sampled.hops[0]
     assert hop.matrix.weight is not None
     of_source = np.maximum(sampled.degree[hop.indices.numpy()], 1) ** 0.5
@@ -148,9 +148,9 @@ def test_every_subset_of_a_hub_is_as_likely(graph: Graph, fan_out: int) -> None:
         / variance
     ).sum()
     assert abs(chi - (population - 1)) < 5 * np.sqrt(2 * (population - 1))
-    if (
-        fan_out == 3
-    ):  # the smallest of three is below the k-th with a known chance: subsets, not only members, are fair
+    if fan_out == 3:
+        # the smallest of three is below the k-th with a known chance: subsets are fair, not only
+        # members
         half = int(
             np.sort(graph.indices[graph.indptr[HUB] : graph.indptr[HUB + 1]])[population // 2]
         )
