@@ -59,7 +59,9 @@ def fails(home: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Fails]:
 
 def nothing_half_written(home: Path) -> bool:
     made = [*home.glob("**/dataset-*"), *home.glob("**/graph-*")]
-    return not list(home.rglob(".partial-*")) and all((directory / "manifest.json").is_file() for directory in made)
+    return not list(home.rglob(".partial-*")) and all(
+        (directory / "manifest.json").is_file() for directory in made
+    )
 
 
 def with_line(home: Path, line: bytes) -> int:
@@ -88,8 +90,13 @@ def test_a_split_that_leaves_no_training_edge(home: Path, fails: Fails) -> None:
     (home / "log.csv").write_text("\n".join([HEAD, *rows]))
     said = fails("prepare", "shop.yaml", "graph.split=global-time", "graph.test_share=0.1")
     assert said == "shop: graph.split global-time leaves no training interaction: hold out less"
-    said = fails("prepare", "shop.yaml", "graph.split=ratio", "graph.test_share=0.6", "graph.valid_share=0.4")
-    assert "graph.valid_share + graph.test_share leave nothing to train on: keep the sum below 1" in said
+    said = fails(
+        "prepare", "shop.yaml", "graph.split=ratio", "graph.test_share=0.6", "graph.valid_share=0.4"
+    )
+    assert (
+        "graph.valid_share + graph.test_share leave nothing to train on: keep the sum below 1"
+        in said
+    )
     said = fails("prepare", "shop.yaml", "graph.split=given")
     assert said == "shop: graph.split is given, but the data set has none: set dataset.test"
 
@@ -103,7 +110,9 @@ def test_a_split_that_leaves_no_training_edge(home: Path, fails: Fails) -> None:
         (b",i2,2020-09-13T12:26:40,1,x", "no user"),
     ],
 )
-def test_a_bad_row_of_the_log_is_named_or_set_aside(home: Path, fails: Fails, line: bytes, reason: str) -> None:
+def test_a_bad_row_of_the_log_is_named_or_set_aside(
+    home: Path, fails: Fails, line: bytes, reason: str
+) -> None:
     number = with_line(home, line)
     said = fails("prepare", "shop.yaml")
     assert said.startswith(
@@ -127,14 +136,20 @@ def test_bad_lines_of_the_item_file(home: Path, fails: Fails) -> None:
     lines = things.read_bytes().splitlines(keepends=True)
     things.write_bytes(b"".join([*lines, lines[4]]))
     said = fails("prepare", "shop.yaml")
-    assert said == "things.jsonl:5 and things.jsonl:80: item id 'i5' stands on both lines: remove one"
+    assert (
+        said == "things.jsonl:5 and things.jsonl:80: item id 'i5' stands on both lines: remove one"
+    )
     things.write_bytes(b'{"code": "i1", "label": "caf\xe9"}\n')
-    assert fails("prepare", "shop.yaml").startswith("things.jsonl:1: not UTF-8 at byte 28 of the line: ")
+    assert fails("prepare", "shop.yaml").startswith(
+        "things.jsonl:1: not UTF-8 at byte 28 of the line: "
+    )
     things.write_bytes(lines[0] + b'{"code":\n')
     assert fails("prepare", "shop.yaml").startswith("things.jsonl:2: not JSON ")
     said = fails("prepare", "shop.yaml", "dataset.items.id=sku")
-    assert said == "things.jsonl: no column 'sku': set dataset.items.id to one of the columns there are: " + (
-        "code, label, kinds, more"
+    assert (
+        said
+        == "things.jsonl: no column 'sku': set dataset.items.id to one of the columns there are: "
+        + ("code, label, kinds, more")
     )
 
 
@@ -142,20 +157,30 @@ def test_duplicate_users_of_a_parquet_file(home: Path, fails: Fails) -> None:
     users = pl.read_parquet(home / "people.parquet")
     pl.concat([users, users[3:4]]).write_parquet(home / "people.parquet")
     said = fails("prepare", "shop.yaml")
-    assert said == "people.parquet:4 and people.parquet:202: user id 'u3' stands on both lines: remove one"
+    assert (
+        said
+        == "people.parquet:4 and people.parquet:202: user id 'u3' stands on both lines: remove one"
+    )
 
 
 def test_ids_that_are_numbers_in_one_file_and_text_in_another(home: Path, fails: Fails) -> None:
     rows = [f"{n % 9},{n % 30},{n},1,x" for n in range(90)]
     (home / "log.csv").write_text("\n".join([HEAD, *rows]))
-    things = [json.dumps({"code": n if n % 2 else f"{n}", "label": "space", "kinds": []}) for n in range(30)]
+    things = [
+        json.dumps({"code": n if n % 2 else f"{n}", "label": "space", "kinds": []})
+        for n in range(30)
+    ]
     (home / "things.jsonl").write_text("\n".join(things))
     floats = [float(n) for n in range(9)]  # as pandas writes whole numbers beside a missing one
     pl.DataFrame({"ref": floats, "trade": ["king"] * 9}).write_parquet(home / "people.parquet")
     main(["prepare", "shop.yaml"])
     [manifest] = home.glob("cache/shop/dataset-*/manifest.json")
     counts = json.loads(manifest.read_text())["counts"]
-    assert (counts["users_without_text"], counts["items_without_text"], counts["items_unseen"]) == (0, 0, 0)
+    assert (counts["users_without_text"], counts["items_without_text"], counts["items_unseen"]) == (
+        0,
+        0,
+        0,
+    )
 
     (home / "things.jsonl").write_text('{"code": "sku-1", "label": "space", "kinds": []}\n')
     said = fails("prepare", "shop.yaml")
@@ -167,11 +192,19 @@ def test_ids_that_are_numbers_in_one_file_and_text_in_another(home: Path, fails:
 
 def test_settings_that_contradict_each_other(fails: Fails) -> None:
     said = fails("run", "shop.yaml", "sampler.num_neighbors=[5, 5, 5]")
-    assert "sampler.num_neighbors has 3 hops, model.num_layers is 2: give one fan-out per layer" in said
+    assert (
+        "sampler.num_neighbors has 3 hops, model.num_layers is 2: give one fan-out per layer"
+        in said
+    )
     assert "train.epoch: unknown key" in fails("validate", "shop.yaml", "train.epoch=3")
     assert "write key.sub=value" in fails("validate", "shop.yaml", "train.epochs")
-    assert "compare.0: Input should be 'recmind', 'popularity'" in fails("validate", "shop.yaml", "compare=[lightgnc]")
-    assert fails("run", "shop.yaml", "--resume", "maybe") == "--resume maybe: choose auto, must or never"
+    assert "compare.0: Input should be 'recmind', 'popularity'" in fails(
+        "validate", "shop.yaml", "compare=[lightgnc]"
+    )
+    assert (
+        fails("run", "shop.yaml", "--resume", "maybe")
+        == "--resume maybe: choose auto, must or never"
+    )
 
 
 def test_more_ranks_than_users(home: Path, fails: Fails) -> None:
@@ -185,7 +218,9 @@ def test_more_ranks_than_users(home: Path, fails: Fails) -> None:
 
 def test_a_model_that_is_not_there_or_another(home: Path, fails: Fails) -> None:
     said = fails("run", "shop.yaml", "text.model=models/none")
-    assert said.startswith("text.model: no directory models/none: run `recmind fetch` for the model, or give ")
+    assert said.startswith(
+        "text.model: no directory models/none: run `recmind fetch` for the model, or give "
+    )
     said = fails("embed", "shop.yaml", "text.model=synth")
     assert "synth has no config.json: give a transformers directory saved as safetensors" in said
     wrong = "5" * 63 + "a"
@@ -193,7 +228,9 @@ def test_a_model_that_is_not_there_or_another(home: Path, fails: Fails) -> None:
     assert said.startswith("text.model_sha256: ")
     assert f"not {wrong}: fetch the model again, or correct the hash" in said
     said = fails("embed", "shop.yaml", 'text.item_template="{title}"')
-    assert said.startswith("text.item_template: no field 'title' in the file, which has id, label, kinds, more")
+    assert said.startswith(
+        "text.item_template: no field 'title' in the file, which has id, label, kinds, more"
+    )
     assert not list(home.glob("cache/shop/text/*/ledger/*"))
 
 
@@ -206,8 +243,12 @@ def test_a_directory_that_is_no_run(fails: Fails) -> None:
     assert fails("run", "none.yaml").startswith("none.yaml: cannot be read")
 
 
-@pytest.mark.parametrize("words", [["runn"], ["run", "shop.yaml", "--again"], ["recommend", "runs/shop"], []])
-def test_a_mistyped_command_shows_its_usage(words: list[str], home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words", [["runn"], ["run", "shop.yaml", "--again"], ["recommend", "runs/shop"], []]
+)
+def test_a_mistyped_command_shows_its_usage(
+    words: list[str], home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         main(words)
     said = capfd.readouterr().err
@@ -224,7 +265,10 @@ def tiny_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     def mount(kib: int) -> Path:
         words = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(point)]
-        if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
+        if (
+            shutil.which("mount") is None
+            or subprocess.run(words, capture_output=True, check=False).returncode
+        ):
             pytest.skip("mounting a file system is not allowed here")
         return point
 
@@ -252,8 +296,13 @@ def test_a_file_size_limit_is_one_sentence_of_the_installed_command(home: Path) 
     limit = 1 << 10  # bytes
     with tempfile.TemporaryDirectory(prefix="r") as ray_home:
         done = subprocess.run(
-            [str(RECMIND), "prepare", "shop.yaml"], cwd=home, env=environment(Path(ray_home)), capture_output=True,
-            text=True, timeout=120, check=False,
+            [str(RECMIND), "prepare", "shop.yaml"],
+            cwd=home,
+            env=environment(Path(ray_home)),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
     assert done.returncode == 2, done.stderr

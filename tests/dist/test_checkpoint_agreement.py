@@ -15,8 +15,8 @@ from recmind_dist.checkpoint.agreement import agree_on_checkpoint, rank_slice
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
 from recmind_dist.checkpoint.reader import Checkpoint, open_manifest
 from recmind_dist.checkpoint.saver import Checkpointer
-from recmind_dist.errors import CheckpointError
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.errors import CheckpointError
 from recmind_dist.storage import manifest
 from tests.processes import run_ranks
 
@@ -26,12 +26,20 @@ CASES = ("sound", "one", "both", "nothing")
 
 def save_two(directory: Path, world_size: int = 3) -> None:
     settings = CheckpointSettings()
-    savers = [Checkpointer(directory, r, world_size, (2 * r, 2 * r + 2), 2 * world_size, settings) for r in range(3)]
+    savers = [
+        Checkpointer(directory, r, world_size, (2 * r, 2 * r + 2), 2 * world_size, settings)
+        for r in range(3)
+    ]
     for name, score in zip(NAMES, (0.5, 0.25), strict=True):
         for saver in savers:
             lead = saver.rank == 0
             rows = {"weight": torch.full((2, 2), float(saver.rank))}
-            saver.save(name, rows, {"gate": torch.ones(3)} if lead else None, {"score": score} if lead else None)
+            saver.save(
+                name,
+                rows,
+                {"gate": torch.ones(3)} if lead else None,
+                {"score": score} if lead else None,
+            )
         assert [saver.wait() for saver in savers] == [[name]] * world_size
 
 
@@ -101,18 +109,27 @@ def all_opened(home: Path, bounds: list[int]) -> tuple[list[str], list[str]]:
         opened.append(path.name)
         return safe_open(path, **options)
 
-    with mock.patch.object(manifest, "sha256_file", hashing), mock.patch.object(shards, "safe_open", opening):
+    with (
+        mock.patch.object(manifest, "sha256_file", hashing),
+        mock.patch.object(shards, "safe_open", opening),
+    ):
         found = agree_on_checkpoint(home, "last", context, bounds)
         assert found is not None
         rows = found.rows(bounds[context.rank], bounds[context.rank + 1])["weight"]
         found.dense()
-    assert rows.tolist() == [[row // 2] * 2 for row in range(bounds[context.rank], bounds[context.rank + 1])]
+    assert rows.tolist() == [
+        [row // 2] * 2 for row in range(bounds[context.rank], bounds[context.rank + 1])
+    ]
     return hashed, opened
 
 
 @pytest.mark.parametrize(
     ("bounds", "needed"),
-    [([0, 2, 4, 6], [[0], [1], [2]]), ([0, 3, 6], [[0, 1], [1, 2]]), ([0, 1, 2, 4, 6], [[0], [0], [1], [2]])],
+    [
+        ([0, 2, 4, 6], [[0], [1], [2]]),
+        ([0, 3, 6], [[0, 1], [1, 2]]),
+        ([0, 1, 2, 4, 6], [[0], [0], [1], [2]]),
+    ],
 )
 def test_a_rank_opens_the_files_whose_rows_it_needs_once(
     tmp_path: Path, bounds: list[int], needed: list[list[int]]
@@ -122,7 +139,9 @@ def test_a_rank_opens_the_files_whose_rows_it_needs_once(
     for (hashed, opened), own in zip(told, needed, strict=True):
         assert opened == [*map(rows_file, own), DENSE]
         assert set(hashed) <= set(opened)
-    assert sorted(name for hashed, _ in told for name in hashed) == sorted([*map(rows_file, range(3)), DENSE])
+    assert sorted(name for hashed, _ in told for name in hashed) == sorted(
+        [*map(rows_file, range(3)), DENSE]
+    )
 
 
 def test_one_rank_alone_needs_no_group(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""`launchers/cluster.py`: a token by default, nothing public without one; a real head asks for it.
-"""
+"""`launchers/cluster.py`: a token by default, nothing public without one."""
 
 import os
 import secrets
@@ -28,17 +27,35 @@ def run(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str
     """
     env = environment(home, HOME=str(home), **more)
     command = [sys.executable, str(CLUSTER), *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=150, check=False
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "more", "sentence"),
     [
-        (["--dashboard-host", "0.0.0.0"], {"RAY_AUTH_MODE": "disabled"}, "--dashboard-host 0.0.0.0 without a token"),
-        (["--dashboard-host", "::"], {"RAY_AUTH_MODE": "disabled"}, "--dashboard-host :: without a token"),
-        (["--dashboard-host", "head.example"], {"RAY_AUTH_MODE": "disabled"}, "head.example without a token"),
+        (
+            ["--dashboard-host", "0.0.0.0"],
+            {"RAY_AUTH_MODE": "disabled"},
+            "--dashboard-host 0.0.0.0 without a token",
+        ),
+        (
+            ["--dashboard-host", "::"],
+            {"RAY_AUTH_MODE": "disabled"},
+            "--dashboard-host :: without a token",
+        ),
+        (
+            ["--dashboard-host", "head.example"],
+            {"RAY_AUTH_MODE": "disabled"},
+            "head.example without a token",
+        ),
         ([], {"RAY_AUTH_MODE": "disabled"}, "--node-ip-address (unset) without a token"),
-        (["--node-ip-address", "10.0.0.1"], {"RAY_AUTH_MODE": "disabled"}, "--node-ip-address 10.0.0.1 without a"),
+        (
+            ["--node-ip-address", "10.0.0.1"],
+            {"RAY_AUTH_MODE": "disabled"},
+            "--node-ip-address 10.0.0.1 without a",
+        ),
         (["--", "--dashboard-host=0.0.0.0"], {}, "--dashboard-host after --: give it before"),
         (["--", "--node_ip_address", "10.0.0.1"], {}, "--node-ip-address after --: give it before"),
         ([], {"RAY_AUTH_MODE": "off"}, "RAY_AUTH_MODE=off: choose token or disabled"),
@@ -60,7 +77,9 @@ def test_a_node_without_the_token_is_refused(tmp_path: Path) -> None:
     assert (done.returncode, "no token: copy the head's file there" in done.stderr) == (2, True)
 
 
-def test_the_head_makes_a_token_that_only_its_owner_reads_and_never_shows_it(tmp_path: Path) -> None:
+def test_the_head_makes_a_token_that_only_its_owner_reads_and_never_shows_it(
+    tmp_path: Path,
+) -> None:
     done = run(tmp_path, "head", "--dashboard-host", "0.0.0.0", "--", "--help")
     token = tmp_path / ".ray" / "auth_token"
     assert done.returncode == 0, done.stderr
@@ -77,8 +96,7 @@ def test_the_head_makes_a_token_that_only_its_owner_reads_and_never_shows_it(tmp
 
 @pytest.fixture
 def head() -> Iterator[tuple[str, str, Path]]:
-    """A head started by the launcher: its dashboard's address, its token, and the log of its start.
-    """
+    """A head started by the launcher: its dashboard's address, its token, its log."""
     with tempfile.TemporaryDirectory(prefix="r") as name:
         home = Path(name)
         token = secrets.token_hex(32)
@@ -93,10 +111,20 @@ def head() -> Iterator[tuple[str, str, Path]]:
         )
         words = ["--block", "--num-cpus=1", "--include-dashboard=true", f"--temp-dir={home}"]
         words += [f"--{option}={port}" for option, port in ports.items()]
-        command = [sys.executable, str(CLUSTER), "head", "--node-ip-address", "127.0.0.1", "--", *words]
+        command = [
+            sys.executable,
+            str(CLUSTER),
+            "head",
+            "--node-ip-address",
+            "127.0.0.1",
+            "--",
+            *words,
+        ]
         env = environment(home, HOME=name, RAY_AUTH_TOKEN_PATH=str(home / "token"))
         with (home / "head.log").open("w") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             yield f"http://127.0.0.1:{ports['dashboard-port']}/api/jobs/", token, home
         finally:
@@ -107,7 +135,9 @@ def head() -> Iterator[tuple[str, str, Path]]:
 
 
 def status(address: str, token: str | None) -> int | None:
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(
+        address, headers={"Authorization": f"Bearer {token}"} if token else {}
+    )
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)

@@ -50,7 +50,12 @@ def refusal(home: Path, cluster: ray.cluster_utils.Cluster, *more: str, code: in
     words = ["train", "shop.yaml", "variant=lightgcn", f"scaling.address={cluster.address}", *more]
     done = subprocess.run(
         [sys.executable, "-m", "recmind_dist.cli", *words],
-        cwd=home, env=environment(Path(os.environ["RAY_TMPDIR"])), capture_output=True, text=True, timeout=200, check=False,
+        cwd=home,
+        env=environment(Path(os.environ["RAY_TMPDIR"])),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -59,7 +64,9 @@ def refusal(home: Path, cluster: ray.cluster_utils.Cluster, *more: str, code: in
 
 
 @pytest.mark.timeout(280)
-def test_a_node_with_another_version_is_named(shop: Path, cluster: ray.cluster_utils.Cluster, tmp_path: Path) -> None:
+def test_a_node_with_another_version_is_named(
+    shop: Path, cluster: ray.cluster_utils.Cluster, tmp_path: Path
+) -> None:
     metadata = tmp_path / "deepspeed-0.1.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.1\n")
@@ -81,10 +88,13 @@ def test_a_node_that_cannot_reach_the_storage_is_named(
     namespace = ["unshare", "--mount", "--propagation", "private", "true"]
     if subprocess.run(namespace, capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not allowed here")
-    command = f"mount -t tmpfs none {storage} && exec {Path(sys.executable).parent / 'ray'} start --block --num-cpus=1"
+    ray = Path(sys.executable).parent / "ray"
+    command = f"mount -t tmpfs none {storage} && exec {ray} start --block --num-cpus=1"
     command += f" --address={cluster.address} --disable-usage-stats"
     before = len(ray_nodes(cluster))
-    node = subprocess.Popen([*namespace[:-1], "sh", "-c", command], env={**os.environ}, start_new_session=True)
+    node = subprocess.Popen(
+        [*namespace[:-1], "sh", "-c", command], env={**os.environ}, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 60
         while len(ray_nodes(cluster)) == before:

@@ -20,11 +20,24 @@ import pytest
 from recmind_dist.cli import main
 from recmind_dist.report import read_metrics
 from recmind_dist.storage import directory_lock
-from tests.shop import RECMIND, SIZE, environment, make_shop, ray_processes, recmind, wait_until_none
+from tests.shop import (
+    RECMIND,
+    SIZE,
+    environment,
+    make_shop,
+    ray_processes,
+    recmind,
+    wait_until_none,
+)
 from tests.tiny_language_model import make_bert
 
 INTERRUPTED_EPOCHS = 40
-LIGHTGCN = ["shop.yaml", "variant=lightgcn", f"train.epochs={INTERRUPTED_EPOCHS}", "evaluation.every_epochs=40"]
+LIGHTGCN = [
+    "shop.yaml",
+    "variant=lightgcn",
+    f"train.epochs={INTERRUPTED_EPOCHS}",
+    "evaluation.every_epochs=40",
+]
 
 
 @dataclass(frozen=True)
@@ -99,9 +112,14 @@ def test_a_log_in_unseen_layouts_trains_by_config_alone(shop: Shop) -> None:
 
     results = results_of(shop.run)
     assert (results["dataset"], results["variant"], results["split"]) == ("shop", "recmind", "test")
-    assert set(results["metrics"]) == {f"{m}@{k}" for m in ("recall", "ndcg", "hitrate", "mrr") for k in (20, 40)}
+    assert set(results["metrics"]) == {
+        f"{m}@{k}" for m in ("recall", "ndcg", "hitrate", "mrr") for k in (20, 40)
+    }
     assert 0 < results["metrics"]["ndcg@20"] < results["metrics"]["recall@40"] <= 1
-    assert results["strata"]["cold"]["users"] == results["strata"]["0"]["users"] + results["strata"]["1-3"]["users"]
+    assert (
+        results["strata"]["cold"]["users"]
+        == results["strata"]["0"]["users"] + results["strata"]["1-3"]["users"]
+    )
     assert {row["layer"] for row in results["gate"]} == {0, 1, 2}
 
     logged = kinds(shop.run)
@@ -124,10 +142,16 @@ def test_recommend_prints_titles_and_serves_a_user_who_has_only_a_text(
     monkeypatch.chdir(shop.home)
     things = (json.loads(line) for line in (shop.home / "things.jsonl").open())
     labels = {thing["code"]: thing["label"] for thing in things}
-    bought = {line.split(",")[1] for line in (shop.home / "log.csv").open() if line.startswith("u150,")}
+    bought = {
+        line.split(",")[1] for line in (shop.home / "log.csv").open() if line.startswith("u150,")
+    }
     for user, had in (("u150", bought), ("u-new", set())):
         main(["recommend", "runs/shop", "--user", user, "--k", "8"])
-        rows = [line.split(maxsplit=3) for line in capfd.readouterr().out.splitlines() if re.match(r" +\d", line)]
+        rows = [
+            line.split(maxsplit=3)
+            for line in capfd.readouterr().out.splitlines()
+            if re.match(r" +\d", line)
+        ]
         assert [int(row[0]) for row in rows] == list(range(1, 9))
         scores = [float(row[1]) for row in rows]
         assert scores == sorted(scores, reverse=True)
@@ -140,7 +164,9 @@ def test_recommend_prints_titles_and_serves_a_user_who_has_only_a_text(
 
 
 @pytest.mark.timeout(300)
-def test_a_second_run_embeds_and_trains_nothing_and_two_evaluators_agree_with_one(shop: Shop) -> None:
+def test_a_second_run_embeds_and_trains_nothing_and_two_evaluators_agree_with_one(
+    shop: Shop,
+) -> None:
     before, steps = results_of(shop.run), len(kinds(shop.run)["step"])
     again = recmind(["run", "shop.yaml", "evaluation.num_workers=2"], shop.home, shop.ray_home)
     assert again.returncode == 0, again.stderr
@@ -189,7 +215,11 @@ def test_ctrl_c_and_the_same_command_on_fewer_workers_ends_the_run(shop: Shop) -
     run = shop.home / "runs" / "stopped"
     with (shop.home / "stopped.err").open("w") as errors:
         process = subprocess.Popen(
-            [str(RECMIND), *words], cwd=shop.home, env=environment(shop.ray_home), start_new_session=True, stderr=errors
+            [str(RECMIND), *words],
+            cwd=shop.home,
+            env=environment(shop.ray_home),
+            start_new_session=True,
+            stderr=errors,
         )
         try:
             wait_for_epochs(run, 2, process)
@@ -199,7 +229,10 @@ def test_ctrl_c_and_the_same_command_on_fewer_workers_ends_the_run(shop: Shop) -
         finally:
             process.kill()
     said = (shop.home / "stopped.err").read_text()
-    assert said.strip().splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
+    assert (
+        said.strip().splitlines()[-1]
+        == "interrupted: the same command goes on from the last checkpoint"
+    )
     assert "Traceback" not in said
     assert not (run / "results.json").exists()
     assert wait_until_none(shop.ray_home) == []
@@ -217,7 +250,9 @@ def test_ctrl_c_and_the_same_command_on_fewer_workers_ends_the_run(shop: Shop) -
     assert results_of(run)["metrics"]["recall@20"] > 0.3
 
 
-def wait_for_epochs(run: Path, count: int, process: subprocess.Popen[bytes], timeout_s: float = 200) -> None:
+def wait_for_epochs(
+    run: Path, count: int, process: subprocess.Popen[bytes], timeout_s: float = 200
+) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if (run / "metrics.jsonl").exists() and len(kinds(run).get("checkpoint", [])) > count:

@@ -70,7 +70,9 @@ def save_load_go_on(stage: int) -> tuple[State, State, State]:
     saved = {name: value.clone() for name, value in state.items()}
     train(undisturbed, 4, 8)
     end = numpy_of(undisturbed)
-    whole = {name: value.numpy() for name, value in undisturbed.gather_parameters("layers.").items()}
+    whole = {
+        name: value.numpy() for name, value in undisturbed.gather_parameters("layers.").items()
+    }
     assert all(np.array_equal(value, end[f"param.layers.{name}"]) for name, value in whole.items())
     undisturbed.close()
     resumed = build(stage)
@@ -78,7 +80,9 @@ def save_load_go_on(stage: int) -> tuple[State, State, State]:
     again = numpy_of(resumed)
     assert all(np.array_equal(again[name], saved[name].numpy()) for name in saved)
     with resumed.gathered_parameters():
-        np.testing.assert_array_equal(resumed.module.layers[0].weight.detach(), saved["param.layers.0.weight"])
+        np.testing.assert_array_equal(
+            resumed.module.layers[0].weight.detach(), saved["param.layers.0.weight"]
+        )
     train(resumed, 4, 8)
     finished = numpy_of(resumed)
     resumed.close()
@@ -116,7 +120,9 @@ def states() -> dict[tuple[int, int], State]:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_saved_engine_goes_on_bit_for_bit(stage: int, world_size: int, states: dict[tuple[int, int], State]) -> None:
+def test_a_saved_engine_goes_on_bit_for_bit(
+    stage: int, world_size: int, states: dict[tuple[int, int], State]
+) -> None:
     answers = run_ranks(save_load_go_on, world_size, stage)
     states[stage, world_size] = answers[0][0]
     expected = by_torch(8)
@@ -127,7 +133,9 @@ def test_a_saved_engine_goes_on_bit_for_bit(stage: int, world_size: int, states:
             np.testing.assert_array_equal(end[name], answers[0][1][name])
         for name, p in expected.items():
             if p.requires_grad:
-                np.testing.assert_allclose(end[f"param.{name}"], p.detach(), atol=1e-5, err_msg=name)
+                np.testing.assert_allclose(
+                    end[f"param.{name}"], p.detach(), atol=1e-5, err_msg=name
+                )
         assert end["adam_step"] == [8]
         assert not np.array_equal(saved["param.layers.0.weight"], end["param.layers.0.weight"])
         assert "param.frozen.weight" not in end
@@ -171,7 +179,11 @@ def nothing_dense() -> bool:
     x = torch.ones(2, requires_grad=True)
     engine.backward(engine(x).sum())
     assert x.grad is not None
-    return isinstance(engine, NoDense) and x.grad.tolist() == [2.0, 2.0] and engine.gather_state() == {}
+    return (
+        isinstance(engine, NoDense)
+        and x.grad.tolist() == [2.0, 2.0]
+        and engine.gather_state() == {}
+    )
 
 
 def test_a_module_without_parameters_needs_no_engine_and_scales_alike() -> None:

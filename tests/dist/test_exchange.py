@@ -1,5 +1,4 @@
-"""Rows fetched over real processes are plain indexing, forward and backward, whoever asks for what.
-"""
+"""Rows fetched over real processes are plain indexing, forward and backward."""
 
 import numpy as np
 import pytest
@@ -42,7 +41,9 @@ def fetch(bounds: list[int], wanted: list[list[int]], shared_memory: bool) -> An
 
 
 def weights(wanted: list[int], rank: int) -> Tensor:
-    return (torch.tensor(wanted, dtype=torch.float32)[:, None] + rank + 1) * torch.tensor([1.0, -2.0, 0.5])
+    return (torch.tensor(wanted, dtype=torch.float32)[:, None] + rank + 1) * torch.tensor(
+        [1.0, -2.0, 0.5]
+    )
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
@@ -63,7 +64,9 @@ def test_fetching_rows_is_indexing_forward_and_backward(
     gradient = torch.zeros(ROWS, COLUMNS)
     for rank, (rows, _, _) in enumerate(answers):
         np.testing.assert_array_equal(rows, whole_table()[wanted[rank]].reshape(-1, COLUMNS))
-        gradient.index_add_(0, torch.tensor(wanted[rank], dtype=torch.int64), weights(wanted[rank], rank))
+        gradient.index_add_(
+            0, torch.tensor(wanted[rank], dtype=torch.int64), weights(wanted[rank], rank)
+        )
     for rank, (_, grad, needed) in enumerate(answers):
         np.testing.assert_allclose(grad, gradient[needed], atol=1e-6)
         assert len(set(needed.tolist())) == len(needed)
@@ -87,7 +90,9 @@ def gather(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("counts", [[3], [2, 0], [0, 1, 4]])
 def test_gathered_rows_stand_in_rank_order_and_send_their_gradient_home(counts: list[int]) -> None:
     answers = run_ranks(gather, len(counts), counts)
-    expected = np.concatenate([np.arange(n * 2.0).reshape(-1, 2) + 100 * r for r, n in enumerate(counts)])
+    expected = np.concatenate(
+        [np.arange(n * 2.0).reshape(-1, 2) + 100 * r for r, n in enumerate(counts)]
+    )
     before = np.cumsum([0, *counts])
     for rank, (rows, grad) in enumerate(answers):
         np.testing.assert_array_equal(rows, expected)

@@ -35,7 +35,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory, ray_home: Path) -> Path:
 
 
 @pytest.mark.timeout(600)
-def test_an_experiment_writes_its_table_and_figure_and_a_second_call_trains_nothing(shop: Path, ray_home: Path) -> None:
+def test_an_experiment_writes_its_table_and_figure_and_a_second_call_trains_nothing(
+    shop: Path, ray_home: Path
+) -> None:
     first = recmind(COMMAND, shop, ray_home, timeout_s=500)
     assert first.returncode == 0, first.stderr
     home = shop / "runs" / "shop" / "experiment-gating"
@@ -45,14 +47,20 @@ def test_an_experiment_writes_its_table_and_figure_and_a_second_call_trains_noth
         assert models[0] == "gates"
         assert "fixed α" in models
         assert {row["runs"] for row in table["rows"]} == {2}
-        assert {row["seen"] for row in table["rows"][1:]} <= {"not significant (2 of 3 seeds)", "not measured"}
+        assert {row["seen"] for row in table["rows"][1:]} <= {
+            "not significant (2 of 3 seeds)",
+            "not measured",
+        }
     assert any("1 epochs" in note for note in told["notes"])
     assert (home / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "## recall@40, all items" in (home / "table.md").read_text()
 
     # titles of held-out edges are kept from user texts, where gates learn: both sets of texts stay,
     # none overwrites the other
-    arms = [json.loads((home / "runs" / name / "inputs.json").read_text()) for name in ("gates-seed0", "fixed-alpha-seed0")]
+    arms = [
+        json.loads((home / "runs" / name / "inputs.json").read_text())
+        for name in ("gates-seed0", "fixed-alpha-seed0")
+    ]
     assert arms[0]["text"] != arms[1]["text"]
     kept = recmind(["evaluate", str(home / "runs" / "gates-seed0")], shop, ray_home)
     assert kept.returncode == 0, kept.stderr

@@ -8,12 +8,12 @@ import pytest
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.trainer import Trainer
 from tests.processes import run_ranks
-from tests.training_runs import train_rank, config_of, curve_of, make_inputs
+from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
 EVERY = [-1, -1]
 
@@ -47,7 +47,7 @@ def assert_same(
 def test_full_and_all_neighbours_give_the_same_losses(
     tmp_path: Path, inputs: Inputs, loss: str
 ) -> None:
-    """With gates on held-out edges, hidden batch edges, alignment, queue, fallback, in both phases."""
+    """With gates on held-out edges, masked batch edges, alignment and queue, in both phases."""
     runs = []
     for name, context, kind in (
         ("sampled", 1, "sampled"),

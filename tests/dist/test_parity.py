@@ -10,7 +10,7 @@ import pytest
 
 from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
-from tests.training_runs import train_rank, config_of, curve_of, make_inputs
+from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
 TOLERANCE = 1e-5
 TERMS = {"align_user", "align_item", "loss"}
@@ -32,9 +32,10 @@ def table_of(found: list[dict[str, Any]]) -> np.ndarray:
     return np.concatenate([share["rows"]["weight"] for share in found])[np.argsort(nodes)]
 
 
-def assert_same_run(home: Path, inputs: Inputs, worlds: tuple[int, ...], **changes: Any) -> list[dict[str, Any]]:
-    """Trains on each number of ranks; every term of every step, the table and the validation agree.
-    """
+def assert_same_run(
+    home: Path, inputs: Inputs, worlds: tuple[int, ...], **changes: Any
+) -> list[dict[str, Any]]:
+    """Trains on each number of ranks; all terms of all steps, table and validation agree."""
     curves, tables, scores = [], [], []
     name = f"run{len(list(home.iterdir()))}"
     for world in worlds:
@@ -49,14 +50,19 @@ def assert_same_run(home: Path, inputs: Inputs, worlds: tuple[int, ...], **chang
         for ours, theirs in zip(first, curve, strict=True):
             assert set(ours) == set(theirs)
             for term in set(ours) - {"time", "kind", "phase"}:
-                assert theirs[term] == pytest.approx(ours[term], rel=TOLERANCE, abs=TOLERANCE), (ours["step"], term)
+                assert theirs[term] == pytest.approx(ours[term], rel=TOLERANCE, abs=TOLERANCE), (
+                    ours["step"],
+                    term,
+                )
         np.testing.assert_allclose(table, tables[0], atol=2e-4)
         assert score == pytest.approx(scores[0], abs=1e-9)
     return first
 
 
 @pytest.mark.parametrize("kind", ["ssm", "bpr"])
-def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(home: Path, inputs: Inputs, kind: str) -> None:
+def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(
+    home: Path, inputs: Inputs, kind: str
+) -> None:
     curve = assert_same_run(home, inputs, (1, 2, 3), loss={"kind": kind, "user_exponent": 0.2})
     warm, joint = ([r for r in curve if r["phase"] == phase] for phase in ("warmup", "joint"))
     assert set(warm[0]) >= TERMS
@@ -70,14 +76,24 @@ def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs:
     model = {"readout": "alpha", "init": "normal", "gate": {"learn_on": "train"}}
     negatives = {"kind": "in_batch", "num": 3}
     assert_same_run(
-        home, inputs, (1, 2), model={"embedding_dim": 8, **model}, loss={"kind": "bpr"},
-        sampler={"num_neighbors": [4, 3], "negatives": negatives}, table={"optimizer": "adagrad"}, zero={"stage": 2},
+        home,
+        inputs,
+        (1, 2),
+        model={"embedding_dim": 8, **model},
+        loss={"kind": "bpr"},
+        sampler={"num_neighbors": [4, 3], "negatives": negatives},
+        table={"optimizer": "adagrad"},
+        zero={"stage": 2},
     )
 
 
-def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
+def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(
+    home: Path, inputs: Inputs
+) -> None:
     plain = {"embedding_dim": 8, "kind": "lightgcn"}
-    curve = assert_same_run(home, Inputs(inputs.graph), (1, 2), model=plain, alignment={"weight": 0})
+    curve = assert_same_run(
+        home, Inputs(inputs.graph), (1, 2), model=plain, alignment={"weight": 0}
+    )
     assert set(curve[0]) >= {"rank", "regularization"}
     assert curve[0]["phase"] == "joint"
     small = {"embedding_dim": 8, "gate": {"heldout_share": 0.5, "batch_size": 40}}
@@ -97,4 +113,10 @@ def test_ranks_without_a_pair_and_without_a_row_take_part(tmp_path: Path) -> Non
     """The last batch has fewer pairs than ranks, and every user's newest edge is held out."""
     inputs = make_inputs(tmp_path, num_users=14, num_items=9, num_pairs=33)
     model = {"embedding_dim": 8, "gate": {"heldout_share": 1.0}}
-    assert_same_run(tmp_path, inputs, (1, 3), model=model, train={"batch_size": 4, "warmup_epochs": 1, "epochs": 1})
+    assert_same_run(
+        tmp_path,
+        inputs,
+        (1, 3),
+        model=model,
+        train={"batch_size": 4, "warmup_epochs": 1, "epochs": 1},
+    )

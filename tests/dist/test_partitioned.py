@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from recmind_dist.checkpoint.reader import find_checkpoint
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.evaluation.ranking import evaluate_embeddings
-from recmind_dist.recommend.recommender import Recommender
 from recmind_dist.graph import EdgeRows, Graph, prepare_rows, row_bounds
-from recmind_dist.distributed.context import DistContext
+from recmind_dist.recommend.recommender import Recommender
 from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.run_config.run_config import RunConfig
 from tests.graphs import make_graph, random_pairs
 from tests.processes import run_ranks
-from tests.training_runs import train_rank, config_of, curve_of, make_inputs
+from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
 TOLERANCE = 1e-5
 
@@ -44,9 +44,17 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
     """
     name = f"run{len(list(home.iterdir()))}"
     expected: tuple[list[dict[str, Any]], np.ndarray, Any] | None = None
-    for world, placement in ((1, "replicated"), (1, "partitioned"), (2, "partitioned"), (4, "partitioned")):
+    for world, placement in (
+        (1, "replicated"),
+        (1, "partitioned"),
+        (2, "partitioned"),
+        (4, "partitioned"),
+    ):
         config = config_of(
-            home, f"{name}-{placement}-{world}", **changes, graph={"placement": placement},
+            home,
+            f"{name}-{placement}-{world}",
+            **changes,
+            graph={"placement": placement},
             scaling={"num_workers": world, "shared_memory": world < 4},
         )
         shares = run_ranks(train_rank, world, config, inputs, f"attempt{world}")
@@ -59,7 +67,10 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
             continue
         for ours, theirs in zip(expected[0], found[0], strict=True):
             for term in set(ours) - {"time", "kind", "phase"}:
-                assert theirs[term] == pytest.approx(ours[term], rel=TOLERANCE, abs=TOLERANCE), (ours["step"], term)
+                assert theirs[term] == pytest.approx(ours[term], rel=TOLERANCE, abs=TOLERANCE), (
+                    ours["step"],
+                    term,
+                )
         np.testing.assert_allclose(found[1], expected[1], atol=2e-4)
         assert found[2] == pytest.approx(expected[2], abs=1e-9)
 
@@ -70,16 +81,28 @@ def test_50_steps_with_everything_on(home: Path, inputs: Inputs, kind: str) -> N
     negatives.
     """
     assert_like_replicated(
-        home, inputs, 50, loss={"kind": kind, "user_exponent": 0.2}, train={"batch_size": 64, "epochs": 3},
+        home,
+        inputs,
+        50,
+        loss={"kind": kind, "user_exponent": 0.2},
+        train={"batch_size": 64, "epochs": 3},
         model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "tail_exponent": 0.2}},
     )
 
 
 def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> None:
     assert_like_replicated(
-        home, inputs, 8, loss={"kind": "bpr"}, train={"batch_of": "users", "batch_size": 30, "epochs": 3},
+        home,
+        inputs,
+        8,
+        loss={"kind": "bpr"},
+        train={"batch_of": "users", "batch_size": 30, "epochs": 3},
         model={"embedding_dim": 8, "gate": {"heldout_share": 0.5}},
-        sampler={"num_neighbors": [-1, 3], "hide_batch_edges": False, "negatives": {"kind": "in_batch", "num": 2}},
+        sampler={
+            "num_neighbors": [-1, 3],
+            "hide_batch_edges": False,
+            "negatives": {"kind": "in_batch", "num": 2},
+        },
         text={"max_user_items": 0},
     )
 
@@ -91,11 +114,15 @@ def test_export_and_test_metrics_are_those_of_the_whole_graph(home: Path, inputs
     assert checkpoint is not None
     found = []
     for placement in ("replicated", "partitioned"):
-        placed = config.model_copy(update={"graph": config.graph.model_copy(update={"placement": placement})})
+        placed = config.model_copy(
+            update={"graph": config.graph.model_copy(update={"placement": placement})}
+        )
         model = ModelShard(placed, inputs, DistContext.alone())
         model.load_for_inference(checkpoint)
         h = model.final_embeddings().final
-        judged = evaluate_embeddings(h, model.graph, "test", config.evaluation, DistContext.alone(), 0.0, model.rows)
+        judged = evaluate_embeddings(
+            h, model.graph, "test", config.evaluation, DistContext.alone(), 0.0, model.rows
+        )
         best = [item.item_id for item in Recommender(model, 0.0).recommend("3", 5)]
         found.append((h.numpy(), judged.metrics, judged.per_user["user"].tolist(), best))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
@@ -127,7 +154,9 @@ def all_fit_and_look(config: RunConfig, inputs: Inputs, attempt: str) -> dict[st
     def report(_: dict[str, Any]) -> None:
         seen.append({**mapped_bytes("indices.npy"), **mapped_bytes("time_rank.npy")})
 
-    worker = Trainer(config, inputs, DistContext.join_group(torch.device("cpu")), run, attempt, report, "never")
+    worker = Trainer(
+        config, inputs, DistContext.join_group(torch.device("cpu")), run, attempt, report, "never"
+    )
     worker.train(("warmup", "joint"))
     return {"seen": seen, "edges": len(worker.shard.rows.indices)}
 
@@ -137,8 +166,13 @@ def test_a_worker_maps_its_share_of_the_edges_and_nothing_else(tmp_path: Path) -
     prepare_rows(graph.path)
     plain = {"embedding_dim": 8, "kind": "lightgcn"}
     config = config_of(
-        tmp_path, "run", model=plain, alignment={"weight": 0}, scaling={"num_workers": 4},
-        graph={"placement": "partitioned"}, train={"batch_size": 4096, "epochs": 1},
+        tmp_path,
+        "run",
+        model=plain,
+        alignment={"weight": 0},
+        scaling={"num_workers": 4},
+        graph={"placement": "partitioned"},
+        train={"batch_size": 4096, "epochs": 1},
     )
     found = run_ranks(all_fit_and_look, 4, config, Inputs(graph.path), "attempt4")
     assert sum(rank["edges"] for rank in found) == 2 * graph.num_edges
@@ -163,7 +197,10 @@ def test_rows_of_another_graph_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="of another graph"):
         EdgeRows.share(graph, row_bounds(graph, 1), 0)
     prepare_rows(graph.path)  # makes them anew
-    assert EdgeRows.share(graph, row_bounds(graph, 1), 0).nodes.tolist() == np.argsort(graph.row_of_node).tolist()
+    assert (
+        EdgeRows.share(graph, row_bounds(graph, 1), 0).nodes.tolist()
+        == np.argsort(graph.row_of_node).tolist()
+    )
 
 
 def test_what_a_partitioned_graph_cannot_do_is_refused(tmp_path: Path) -> None:
@@ -175,7 +212,9 @@ def test_what_a_partitioned_graph_cannot_do_is_refused(tmp_path: Path) -> None:
 
 def test_parts_made_for_another_number_of_workers_are_refused(tmp_path: Path) -> None:
     graph = {"placement": "partitioned", "partition": "fennel", "num_parts": 2}
-    with pytest.raises(ValueError, match=r"scaling\.num_workers 3 does not divide.*set num_parts to a multiple"):
+    with pytest.raises(
+        ValueError, match=r"scaling\.num_workers 3 does not divide.*set num_parts to a multiple"
+    ):
         config_of(tmp_path, "run", graph=graph, scaling={"num_workers": 3})
     for workers in (1, 2, [2, 3]):
         config_of(tmp_path, "run", graph=graph, scaling={"num_workers": workers})

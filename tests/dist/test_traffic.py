@@ -9,7 +9,7 @@ from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
-from tests.training_runs import train_rank, config_of, curve_of, make_inputs
+from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
 PLAIN: dict[str, Any] = {
     "model": {
@@ -33,13 +33,17 @@ def inputs(home: Path) -> Inputs:
 
 def trained(home: Path, inputs: Inputs, world: int) -> tuple[list[float], list[dict[str, Any]]]:
     """Losses of all steps, and the traffic of all epochs."""
-    config = config_of(home, f"run{len(list(home.iterdir()))}", **PLAIN, scaling={"num_workers": world})
+    config = config_of(
+        home, f"run{len(list(home.iterdir()))}", **PLAIN, scaling={"num_workers": world}
+    )
     run_ranks(train_rank, world, config, inputs, "attempt0")
     traffic = list(read_metrics(RunDirectory(config.run_dir).metrics, "traffic"))
     return [record["loss"] for record in curve_of(config.run_dir)], traffic
 
 
-def test_one_rank_sends_nothing_and_two_send_rows_back_as_gradients(home: Path, inputs: Inputs) -> None:
+def test_one_rank_sends_nothing_and_two_send_rows_back_as_gradients(
+    home: Path, inputs: Inputs
+) -> None:
     without, silent = trained(home, inputs, 1)
     losses, traffic = trained(home, inputs, 2)
     assert losses == pytest.approx(without, rel=1e-5)
@@ -59,7 +63,9 @@ def test_kinds_are_told_apart(home: Path) -> None:
         assert all(value > 0 for value in kinds.values())
 
 
-def test_a_short_epoch_ends_validates_and_goes_on_with_other_pairs(home: Path, inputs: Inputs) -> None:
+def test_a_short_epoch_ends_validates_and_goes_on_with_other_pairs(
+    home: Path, inputs: Inputs
+) -> None:
     plain = {**PLAIN, "train": {"batch_size": 64, "epochs": 4, "steps_per_epoch": 2}}
     config = config_of(home, "short", **plain)
     [share] = run_ranks(train_rank, 1, config, inputs, "attempt0")

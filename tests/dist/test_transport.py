@@ -10,10 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recmind_dist.errors import WorkerLostError
-from recmind_dist.distributed.context import DistContext
+from recmind_dist.distributed.context import DistContext, collective
 from recmind_dist.distributed.shared_memory import share_memory
-from recmind_dist.distributed.context import collective
+from recmind_dist.errors import WorkerLostError
 from tests.processes import run_ranks
 
 # a box grows and shrinks
@@ -22,7 +21,11 @@ Heard = list[list[np.ndarray]]
 
 
 def rows_of(rank: int, turn: int, count: int, width: int) -> Tensor:
-    return torch.arange(count * width, dtype=torch.int64).view(count, width) + 1000 * rank + 100_000 * turn
+    return (
+        torch.arange(count * width, dtype=torch.int64).view(count, width)
+        + 1000 * rank
+        + 100_000 * turn
+    )
 
 
 def talk(shared_memory: bool) -> tuple[str, Heard, Heard, Heard]:
@@ -38,7 +41,9 @@ def talk(shared_memory: bool) -> tuple[str, Heard, Heard, Heard]:
         sent.append([part.numpy().copy() for part in way.all_to_all(x, counts)])
         order = torch.arange(sum(counts)).flip(0)
         receive = [int(np.roll(sizes, r)[me]) for r in range(context.world_size)]
-        chosen.append([part.numpy().copy() for part in way.all_to_all(x.float(), counts, receive, order)])
+        chosen.append(
+            [part.numpy().copy() for part in way.all_to_all(x.float(), counts, receive, order)]
+        )
         everybody = [sizes[r] for r in range(context.world_size)]
         shown.append([part.numpy().copy() for part in way.all_gather(x[: sizes[me]], everybody)])
     return way.kind, sent, chosen, shown
@@ -66,7 +71,11 @@ def boxes_after(turns: int) -> tuple[int, int, list[int]]:
         context.row_transport.all_to_all(torch.zeros(2 * size, 4), [size, size])
     opened = len(os.listdir("/proc/self/fd"))
     names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-    return before, opened, [os.stat(name).st_size for name in names if "recmind-mailbox" in _target(name)]
+    return (
+        before,
+        opened,
+        [os.stat(name).st_size for name in names if "recmind-mailbox" in _target(name)],
+    )
 
 
 def _target(name: str) -> str:
@@ -98,8 +107,7 @@ def test_one_rank_without_shared_memory_is_a_process_group_for_all() -> None:
 
 
 def after_memory_is_gone() -> str:
-    """What rank 0 is told when rank 1's box went with it, after its word and before it was opened.
-    """
+    """What rank 0 is told when rank 1's box went with it before it was opened."""
     context = DistContext.join_group(torch.device("cpu"))
     pending = context.row_transport.start_all_to_all(torch.zeros(4, 2), [2, 2])
     if context.rank == 1:

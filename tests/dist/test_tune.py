@@ -24,7 +24,14 @@ table.learning_rate: {choices: [0.01, 0.03, 1.0e+30]}
 loss.regularization: {low: 1.0e-6, high: 1.0e-2, log: true}
 train.batch_size: {low: 256, high: 512}
 """
-WORDS = ["shop.yaml", "variant=lightgcn", "train.epochs=3", "evaluation.norm_exponent=0.0", "--space", "space.yaml"]
+WORDS = [
+    "shop.yaml",
+    "variant=lightgcn",
+    "train.epochs=3",
+    "evaluation.norm_exponent=0.0",
+    "--space",
+    "space.yaml",
+]
 TRIALS = 5
 TEST_FILES, NONSENSE = ("test_indptr.npy", "test_indices.npy"), b"nobody may read this"
 
@@ -44,7 +51,9 @@ def recmind(words: list[str], home: Path) -> tuple[int | None, str]:
     process.join(timeout=250)
     if process.is_alive():
         process.kill()
-        raise AssertionError(f"recmind {' '.join(words)} did not end: {(home / 'said.txt').read_text()}")
+        raise AssertionError(
+            f"recmind {' '.join(words)} did not end: {(home / 'said.txt').read_text()}"
+        )
     return process.exitcode, (home / "said.txt").read_text()
 
 
@@ -73,7 +82,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert (graph / name).exists()
         (graph / name).write_bytes(NONSENSE)
     manifest = read_manifest(graph, KIND, SCHEMA)
-    write_manifest(graph, KIND, SCHEMA, {k: v for k, v in manifest.items() if k not in ("kind", "schema", "files")})
+    write_manifest(
+        graph,
+        KIND,
+        SCHEMA,
+        {k: v for k, v in manifest.items() if k not in ("kind", "schema", "files")},
+    )
     return home
 
 
@@ -91,7 +105,9 @@ def wait_for_trial(run: Path, process: BaseProcess) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_runs(shop: Path) -> None:
+def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_runs(
+    shop: Path,
+) -> None:
     command = ["tune", *WORDS, "--trials", str(TRIALS), "--seed", "1"]
     code, said = recmind([*command, "run_dir=runs/whole"], shop)
     assert code == 0, said
@@ -107,7 +123,10 @@ def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_run
     best = max(good, key=lambda trial: trial["score"])
     table = (shop / "runs" / "whole" / "trials.md").read_text()
     assert table.index(f"| {best['trial']} | complete |") < table.index("| failed |")
-    kept = {path.parent.parent.name for path in (shop / "runs" / "whole").glob("trial-*/checkpoints/step-*")}
+    kept = {
+        path.parent.parent.name
+        for path in (shop / "runs" / "whole").glob("trial-*/checkpoints/step-*")
+    }
     assert kept == {best["directory"]}
 
     # the same search, killed in its second trial and gone on with, tries the same settings
@@ -118,7 +137,10 @@ def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_run
     process.join()
     code, said = recmind([*command, "run_dir=runs/cut"], shop)
     assert code == 0, said
-    assert [trial["trial"] for trial in read_metrics(shop / "runs" / "cut" / "trials.jsonl", "interrupted")] == [1]
+    assert [
+        trial["trial"]
+        for trial in read_metrics(shop / "runs" / "cut" / "trials.jsonl", "interrupted")
+    ] == [1]
     tried = [trial["values"] for trial in trials_of(shop / "runs" / "cut")]
     assert tried == [trial["values"] for trial in trials]
 
@@ -139,7 +161,10 @@ def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_run
     ("space", "sentence"),
     [
         ("table.learning_rat: {low: 1, high: 2}", "unknown key"),
-        ("loss.temperature: {low: 2, high: 1}", "space.yaml:1: loss.temperature: low 2 is not below high 1"),
+        (
+            "loss.temperature: {low: 2, high: 1}",
+            "space.yaml:1: loss.temperature: low 2 is not below high 1",
+        ),
         ("loss.temperature: 3", "space.yaml:1: loss.temperature: Input should be"),
         ("model.readout: {choices: [graph, text]}", "variant lightgcn decides this key"),
         ("train.seed: {low: 0, high: 9}", "not for tuning"),
@@ -147,7 +172,11 @@ def test_a_search_reads_no_test_data_survives_a_kill_and_gives_a_config_that_run
     ],
 )
 def test_a_space_that_is_none_is_refused_before_anything_is_trained(
-    shop: Path, space: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    shop: Path,
+    space: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from recmind_dist.cli import main
 
