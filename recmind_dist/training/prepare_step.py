@@ -68,7 +68,10 @@ class StepPreparer:
     def _start(
         self, batches: StepBatches, operator: FullPropagation | None
     ) -> Callable[[], StepInput]:
-        """Starts the exchange of ids. Collective, as is what it returns."""
+        """Starts the exchange of ids.
+
+        Collective: every rank must call, and call what it returns.
+        """
         main, gate, device = batches.main, batches.gate, self._context.device
         nodes, main_index, gate_index = main.n_id.numpy(), None, None
         if gate is not None:

@@ -281,7 +281,10 @@ class Trainer:
         return Cursor(phase="warmup" if self.config.warms_up else "joint", norm_exponent=exponent)
 
     def _find_checkpoint(self, resume: str, allow_mismatch: bool) -> Checkpoint | None:
-        """The checkpoint to go on from, the same on every rank. Collective."""
+        """The checkpoint to go on from, the same on every rank.
+
+        Collective: every rank must call.
+        """
         if resume == "never":
             return None
         directory, bounds = self.run.checkpoints, self.shard.bounds.tolist()
