@@ -17,7 +17,7 @@ from recmind_dist.storage import atomic_directory, building, read_manifest, writ
 from recmind_dist.types import Int32Array, IntArray
 
 KIND = "graph-rows"
-SCHEMA = 1
+SCHEMA = 2  # 2: time ranks
 BLOCK_EDGES = 1 << 24  # neighbours in memory at a time while the file is written
 
 
@@ -29,6 +29,8 @@ class EdgeRows:
         nodes: global ids, [n].
         indptr: int64 [n + 1], from 0.
         indices: int32, ascending in a row.
+        time_rank: int32, as `Graph.time_rank`: that of edge e of a user's row is at the place that
+            `indices` has it; of items' rows nothing is said.
         first_row: table row of nodes[0], for one rank's rows.
         whole: these are the rows of all nodes.
     """
@@ -37,6 +39,7 @@ class EdgeRows:
     nodes: IntArray
     indptr: IntArray
     indices: Int32Array
+    time_rank: Int32Array
     first_row: int = 0
     whole: bool = True
 
@@ -44,7 +47,7 @@ class EdgeRows:
     def of_graph(graph: Graph) -> "EdgeRows":
         """All rows, as for `graph.placement: replicated`: row k is node k."""
         nodes = np.arange(graph.num_nodes, dtype=np.int64)
-        return EdgeRows(graph, nodes, graph.indptr, graph.indices)
+        return EdgeRows(graph, nodes, graph.indptr, graph.indices, graph.time_rank)
 
     @staticmethod
     def share(graph: Graph, bounds: IntArray, rank: int) -> "EdgeRows":
@@ -70,9 +73,11 @@ class EdgeRows:
             map_array(path / "indptr.npy", np.int64, graph.num_nodes + 1, start, stop + 1)
         )
         first, last = int(indptr[0]), int(indptr[-1])
-        indices = map_array(path / "indices.npy", np.int32, 2 * graph.num_edges, first, last)
+        ends = 2 * graph.num_edges
+        indices = map_array(path / "indices.npy", np.int32, ends, first, last)
+        time_rank = map_array(path / "time_rank.npy", np.int32, ends, first, last)
         nodes = np.array(nodes, np.int64)
-        return EdgeRows(graph, nodes, indptr - first, indices, start, whole=False)
+        return EdgeRows(graph, nodes, indptr - first, indices, time_rank, start, whole=False)
 
     def newest(self) -> Int32Array:
         """Position of each user's newest training edge in their row, 0 without any. Shape: [U]."""
@@ -126,8 +131,9 @@ def _write_rows(graph: Graph, final: Path) -> None:
         np.save(work / "node_of_row.npy", node_of_row)
         np.save(work / "indptr.npy", indptr)
         np.save(work / "newest.npy", _newest_positions(graph))
-        blocks = _reordered(graph, node_of_row, indptr)
-        write_array(work / "indices.npy", np.int32, 2 * graph.num_edges, blocks)
+        for name, values in (("indices", graph.indices), ("time_rank", graph.time_rank)):
+            blocks = _reordered(graph, values, node_of_row, indptr)
+            write_array(work / f"{name}.npy", np.int32, 2 * graph.num_edges, blocks)
         write_manifest(work, KIND, SCHEMA, {"graph_key": graph.key, "num_edges": graph.num_edges})
 
 
@@ -151,24 +157,30 @@ def write_array(
     assert written == length, f"{path}: {written} entries of {length}"
 
 
-def _reordered(graph: Graph, node_of_row: Int32Array, indptr: IntArray) -> Iterator[np.ndarray]:
-    """The indices of all rows in table order, about `BLOCK_EDGES` at a time."""
+def _reordered(
+    graph: Graph, values: Int32Array, node_of_row: Int32Array, indptr: IntArray
+) -> Iterator[np.ndarray]:
+    """Values of the edges of all rows in table order, about `BLOCK_EDGES` at a time.
+
+    Args:
+        values: [2E], or [E] of the user half alone: then items' rows are zero.
+    """
     start = 0
     while start < graph.num_nodes:
         limit = indptr[start] + BLOCK_EDGES
         stop = max(start + 1, int(np.searchsorted(indptr, limit, side="right")) - 1)
         block = np.empty(int(indptr[stop] - indptr[start]), np.int32)
-        _copy_rows(graph.indptr, graph.indices, node_of_row[start:stop], block)
+        _copy_rows(graph.indptr, values, node_of_row[start:stop], block)
         yield block
         start = stop
 
 
 @njit(cache=True, nogil=True)
-def _copy_rows(indptr, indices, nodes, out):  # type: ignore[no-untyped-def]
+def _copy_rows(indptr, values, nodes, out):  # type: ignore[no-untyped-def]
     at = 0
     for k in range(len(nodes)):
         for e in range(indptr[nodes[k]], indptr[nodes[k] + 1]):
-            out[at] = indices[e]
+            out[at] = values[e] if e < len(values) else 0
             at += 1
 
 

@@ -23,8 +23,8 @@ class GateSettings(Settings):
     batch_size: int = Field(0, ge=0)
     """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
     withheld_items: float = Field(0.0, ge=0, lt=1)
-    """Share of the items that keep 0..3 training edges while gates learn, so that they meet items
-    without edges. Needs sampler.propagation: full."""
+    """Share of the items that keep 0..3 training edges, on average, while gates learn, so that
+    gates meet items without edges."""
     tail_exponent: float = Field(0.0, ge=0, le=1)
     """Held-out pairs weigh (degree of the item + 1)^-q: moves the balance between head and tail."""
 
@@ -190,10 +190,7 @@ class PaperSettings(FusedSettings):
         return self.gate.enabled
 
     def faults(self, *, full: bool, loss_kind: str) -> list[str]:
-        found = self.text_layers_fault
-        if not full and self.gate.withheld_items > 0:
-            found.append("model.gate.withheld_items needs sampler.propagation: full")
-        return found
+        return self.text_layers_fault
 
 
 class RecMindSettings(FusedSettings):
@@ -213,13 +210,6 @@ class RecMindSettings(FusedSettings):
 
     def faults(self, *, full: bool, loss_kind: str) -> list[str]:
         found = self.text_layers_fault
-        if not full and (
-            self.content_view or self.recent_decay > 0 or self.gate.withheld_items > 0
-        ):
-            found.append(
-                "model.content_view, model.recent_decay and model.gate.withheld_items need "
-                "sampler.propagation: full"
-            )
         if loss_kind != "ssm":
             found.append("model.kind: recmind needs loss.kind: ssm")
         return found

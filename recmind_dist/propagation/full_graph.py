@@ -63,6 +63,7 @@ class FullPropagation:
             "edges of a partitioned graph are left out by sampling alone"
         )
         rows = rows or EdgeRows.of_graph(graph)
+        self._rows = rows
         self._indptr, indices = rows_of(
             rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own)
         )
@@ -106,7 +107,7 @@ class FullPropagation:
     def item_means(self, decay: float) -> ItemMeans:
         """Made once."""
         if decay not in self._item_means:
-            self._item_means[decay] = ItemMeans(self._graph, self, decay)
+            self._item_means[decay] = ItemMeans(self._rows, self, decay)
         return self._item_means[decay]
 
     def positions(self, edges: IntArray) -> IntArray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recmind_dist.distributed.all_gather import all_gather_rows
-from recmind_dist.graph import Graph
+from recmind_dist.graph import EdgeRows
 
 if TYPE_CHECKING:
     from recmind_dist.propagation.full_graph import FullPropagation
@@ -25,19 +25,21 @@ class ItemMeans:
     the operator sees.
 
     Args:
-        operator: what is absent from its edges is absent here; decay: weight of an item against the
-        next newer one, in (0, 1]; 1: all alike.
+        rows: edges of this rank's nodes, or of all.
+        operator: what is absent from its edges is absent here.
+        decay: weight of an item against the next newer one, in (0, 1]; 1: all alike.
     """
 
-    def __init__(self, graph: Graph, operator: "FullPropagation", decay: float) -> None:
+    def __init__(self, rows: EdgeRows, operator: "FullPropagation", decay: float) -> None:
         self._context, self._counts = operator.context, operator.counts
         indptr, indices, visible = operator.edges_of_rows
         own, count = operator.own_nodes, np.diff(indptr)
+        graph, first = rows.graph, rows.indptr[rows.rows_of(own)]
         count = np.where(own < graph.num_users, count, 0)  # items get no row
         row = np.repeat(np.arange(len(own)), count)
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         item = indices[indptr[row] + place]
-        time_rank = np.asarray(graph.time_rank)[np.asarray(graph.indptr)[own[row]] + place]
+        time_rank = np.asarray(rows.time_rank)[first[row] + place]
         visible = visible[indptr[row] + place]
         row, item, time_rank = row[visible], item[visible], time_rank[visible]
         newest = np.zeros(len(own), np.int64)

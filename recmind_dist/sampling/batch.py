@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recmind_dist.kernels.gather_sum import Hop
+from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         n_id: [N] global ids, seeds first.
-        degree: [N] training degrees.
+        degree: [N] as which the nodes count: training degrees, or without held-out edges.
         hops: from the seeds outwards.
         input_id: [b] positions in the global batch.
         src_index: [b] local ids of the users.
@@ -37,6 +37,8 @@ class Batch:
             them; nothing is sent.
         masked_edges: edges (positions in the user half) that full propagation must leave out.
             Empty for sampled batches, whose hops leave them out already.
+        newest: [S', S] of the first S' of the S seeds, the only ones that the batch is about, the
+            weights of users' newest items among all seeds; None where they are not wanted.
     """
 
     n_id: Tensor
@@ -52,6 +54,7 @@ class Batch:
     shared_positive: Tensor
     global_pairs: Tensor
     masked_edges: Tensor
+    newest: CsrMatrix | None = None
 
     @property
     def global_batch_size(self) -> int:
@@ -66,6 +69,11 @@ class Batch:
     @property
     def num_seeds(self) -> int:
         return self.hops[0].num_dst if self.hops else len(self.n_id)
+
+    @property
+    def num_targets(self) -> int:
+        """S', seeds that the batch is about; others are seeds for the sake of `newest`."""
+        return self.newest.num_rows if self.newest is not None else self.num_seeds
 
     @property
     def num_sampled_nodes(self) -> list[int]:
@@ -95,7 +103,8 @@ class Batch:
             for k, v in vars(self).items()
             if isinstance(v, Tensor)
         }
-        return replace(self, **moved, hops=[hop.to(device) for hop in self.hops])
+        newest = self.newest.to(device) if self.newest is not None else None
+        return replace(self, **moved, hops=[hop.to(device) for hop in self.hops], newest=newest)
 
     def to_data(self) -> "Data":
         """This batch for PyG's layers and models, with the field names of PyG's LinkNeighborLoader.

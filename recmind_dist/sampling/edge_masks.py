@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from recmind_dist.graph import EdgeRows, Graph
-from recmind_dist.randomness import integers, stream_key, uniforms, words
+from recmind_dist.randomness import integers, stream_key, uniforms
 from recmind_dist.types import BoolArray, Int32Array, IntArray
 
 
@@ -101,7 +101,7 @@ def heldout_slice(graph: Graph, share: float, seed: int, withheld_items: float =
     """The edges that the gates learn from: a function of the seed.
 
     The newest training edge of a random share of the users and, of a random share of the items, all
-    edges but 0..3. A user with a single edge keeps it. Source: docs/model.md.
+    edges but 0..3 on average. A user with a single edge keeps it. Source: docs/model.md.
 
     Args:
         share: of the users, in [0, 1].
@@ -109,57 +109,50 @@ def heldout_slice(graph: Graph, share: float, seed: int, withheld_items: float =
 
     Returns: mask over the user half of the edges, [E].
     """
+    rows = EdgeRows.of_graph(graph)
     mask = np.zeros(graph.num_edges, np.bool_)
-    chosen = _chosen_users(graph, share, seed)
-    if len(chosen):
-        mask[_newest_edges(graph.indptr, graph.time_rank, chosen)] = True
-    if withheld_items:
-        mask |= withheld_edges(graph, withheld_items, stream_key(seed, "withheld", 0))
+    mask[newest_edges(graph, rows.newest(), share, seed)] = True
+    mask[withheld_edges(rows, withheld_items, seed)] = True
     return mask
 
 
-def heldout_edges(graph: Graph, newest: Int32Array, share: float, seed: int) -> IntArray:
-    """Edges of `heldout_slice` without withheld items, for a rank that maps only its own edges.
+def newest_edges(graph: Graph, newest: Int32Array, share: float, seed: int) -> IntArray:
+    """The newest edge of a random share of the users who have two or more.
 
     Args:
         newest: `EdgeRows.newest`.
 
     Returns: positions in the user half, ascending.
     """
-    chosen = _chosen_users(graph, share, seed)
+    users = np.arange(graph.num_users, dtype=np.int64)
+    degree = np.diff(graph.indptr[: graph.num_users + 1])
+    chosen = users[(degree >= 2) & (uniforms(stream_key(seed, "held-out", 0), users) < share)]
     return np.asarray(graph.indptr)[chosen] + newest[chosen]
 
 
-def _chosen_users(graph: Graph, share: float, seed: int) -> IntArray:
-    users = np.arange(graph.num_users, dtype=np.int64)
-    degree = np.diff(graph.indptr[: graph.num_users + 1])
-    return users[(degree >= 2) & (uniforms(stream_key(seed, "held-out", 0), users) < share)]
+def withheld_edges(rows: EdgeRows, share: float, seed: int) -> IntArray:
+    """Edges of a random share of the items, all but 0..3 of each on average.
 
+    Whether an edge is among them depends on its position and its item's degree alone, but for a
+    user who would lose all edges: they keep the first. So each rank knows those of its users.
 
-def withheld_edges(graph: Graph, share: float, key: int) -> BoolArray:
-    """All edges but 0..3 of a random share of the items; a user keeps at least one. Shape: [E]."""
+    Args:
+        rows: edges of some users, or of all.
+
+    Returns: positions in the user half of the whole graph, in the order of the rows.
+    """
+    graph, key = rows.graph, stream_key(seed, "withheld", 0)
+    if share == 0:
+        return np.zeros(0, np.int64)
     items = np.arange(graph.num_items, dtype=np.int64)
     chosen = uniforms(stream_key(key, "items"), items) < share
     kept = integers(stream_key(key, "keeps"), items, 4)
-    edges = np.arange(graph.num_edges, dtype=np.int64)
-    item = np.asarray(graph.indices[: graph.num_edges], dtype=np.int64) - graph.num_users
-    order = np.lexsort((words(stream_key(key, "edges"), edges), item))
-    first = np.searchsorted(item[order], items)
-    rank = np.empty(graph.num_edges, np.int64)  # of an edge among those of its item, drawn
-    rank[order] = np.arange(graph.num_edges) - first[item[order]]
-    mask = np.asarray(chosen[item] & (rank >= kept[item]))
-    # a user whose items are all withheld keeps the first of them
-    degree = np.asarray(graph.degree)[: graph.num_users]
-    user = np.repeat(np.arange(graph.num_users), degree)
-    remaining = np.bincount(user[~mask], minlength=graph.num_users)
-    mask[graph.indptr[np.flatnonzero((remaining == 0) & (degree > 0))]] = False
-    return mask
-
-
-@njit(cache=True, nogil=True)
-def _newest_edges(indptr, time_rank, users):  # type: ignore[no-untyped-def]
-    out = np.empty(len(users), np.int64)
-    for i in range(len(users)):
-        start, stop = indptr[users[i]], indptr[users[i] + 1]
-        out[i] = start + np.argmax(time_rank[start:stop])
-    return out
+    count = np.where(rows.nodes < graph.num_users, np.diff(rows.indptr), 0)
+    row = np.repeat(np.arange(len(rows.nodes)), count)
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    item = np.asarray(rows.indices[rows.indptr[row] + place], np.int64) - graph.num_users
+    edge = np.asarray(graph.indptr)[rows.nodes[row]] + place
+    degree = np.asarray(graph.degree)[graph.num_users + item]
+    withheld = chosen[item] & (uniforms(stream_key(key, "edges"), edge) * degree >= kept[item])
+    left = np.bincount(row[~withheld], minlength=len(rows.nodes))
+    return np.asarray(edge[withheld & ((left[row] > 0) | (place > 0))])

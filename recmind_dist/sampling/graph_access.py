@@ -12,9 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from recmind_dist.graph import EdgeRows, Graph
-from recmind_dist.sampling.edge_masks import EdgeMask
+from recmind_dist.sampling.edge_masks import EdgeMask, heldout_slice
 from recmind_dist.sampling.negatives import NegativeSampler
 from recmind_dist.sampling.neighbor_sampler import LocalDraws, NeighborDraws
+from recmind_dist.sampling.newest_items import Newest, NewestItems
 from recmind_dist.types import BoolArray, IntArray
 
 
@@ -36,8 +37,29 @@ class GraphAccess(Protocol):
         """Masks these edges in the rows that this process draws from."""
         ...
 
-    def draws(self, heldout: EdgeMask) -> NeighborDraws:
-        """Draws of neighbours, without the edges that no batch may see."""
+    def heldout_edges(self, share: float, seed: int, withheld_items: float = 0.0) -> IntArray:
+        """Edges that the gates learn from: see `heldout_slice`. Collective: every rank must call.
+
+        Returns: positions in the user half, ascending, the same on every rank.
+        """
+        ...
+
+    def draws(self, heldout: EdgeMask, degree: IntArray) -> NeighborDraws:
+        """Draws of neighbours, without the edges that no batch may see.
+
+        Args:
+            degree: [N] as which nodes count.
+        """
+        ...
+
+    def newest_items(self, users: IntArray, newest: NewestItems, count: int) -> Newest:
+        """The newest items of these users. Collective: every rank must call.
+
+        Args:
+            users: [U] distinct global ids, this rank's own choice.
+            newest: of the rows that this process has.
+            count: most items of a user; -1 for all.
+        """
         ...
 
     def draw_negatives(
@@ -74,9 +96,17 @@ class WholeGraph:
         """See `GraphAccess`."""
         return EdgeMask.of_edges(self.rows.graph, edges)
 
-    def draws(self, heldout: EdgeMask) -> NeighborDraws:
+    def heldout_edges(self, share: float, seed: int, withheld_items: float = 0.0) -> IntArray:
         """See `GraphAccess`."""
-        return LocalDraws(self.rows, heldout)
+        return np.flatnonzero(heldout_slice(self.rows.graph, share, seed, withheld_items))
+
+    def draws(self, heldout: EdgeMask, degree: IntArray) -> NeighborDraws:
+        """See `GraphAccess`."""
+        return LocalDraws(self.rows, heldout, degree)
+
+    def newest_items(self, users: IntArray, newest: NewestItems, count: int) -> Newest:
+        """See `GraphAccess`."""
+        return newest.of_users(users, count)
 
     def draw_negatives(
         self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int

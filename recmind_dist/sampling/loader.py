@@ -1,13 +1,13 @@
 """Iterates training edges in mini-batches that are the same on any number of ranks."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
+from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.randomness import Permutation, stream_key
 from recmind_dist.sampling.batch import Batch, StepBatches
@@ -19,6 +19,7 @@ from recmind_dist.sampling.neighbor_sampler import (
     NumbaNeighborSampler,
     SampledHops,
 )
+from recmind_dist.sampling.newest_items import NewestItems
 from recmind_dist.sampling.pyg_sampler import PygNeighborSampler
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.types import BoolArray, IntArray
@@ -27,7 +28,10 @@ Edges = BoolArray | IntArray
 
 
 def make_sampler(
-    source: GraphAccess, settings: SamplerSettings, heldout: EdgeMask = NOTHING_MASKED
+    source: GraphAccess,
+    settings: SamplerSettings,
+    heldout: EdgeMask = NOTHING_MASKED,
+    degree: IntArray | None = None,
 ) -> NeighborSampler:
     """The backend that the settings name.
 
@@ -35,11 +39,13 @@ def make_sampler(
         source: access to the edges. pyg-lib's op needs all of them in this process.
         settings: backend and fan-outs.
         heldout: edges that no batch may see.
+        degree: [N] as which nodes count. Default: training degrees.
     """
     graph = source.rows.graph
     if settings.backend == "pyg":
-        return PygNeighborSampler(graph, settings.num_neighbors, heldout)
-    return NumbaNeighborSampler(graph, settings.num_neighbors, draws=source.draws(heldout))
+        return PygNeighborSampler(graph, settings.num_neighbors, heldout, degree)
+    draws = source.draws(heldout, np.asarray(graph.degree) if degree is None else degree)
+    return NumbaNeighborSampler(graph, settings.num_neighbors, draws=draws, degree=degree)
 
 
 class NeighborLoader:
@@ -60,7 +66,10 @@ class NeighborLoader:
         gate_edges: edges among `heldout` that train the gates. Default: all of them.
         gate_batch_size: pairs of the global gate batch of a step; 0 for none.
         gate_negatives: of the gate batch. Default: those of the main batch.
-        gate_degree: [N] degrees of nodes in the gate batch. Default: training degrees.
+        degree: [N] as which nodes count. Default: training degrees.
+        newest_decay: where above 0, nodes whose gates learn come with the newest items of users
+            among them, as many as the first fan-out says, in which an item weighs so much against
+            the next newer one. Sampled propagation only.
         seed: of all draws.
         rank: this rank.
         world_size: number of ranks.
@@ -80,7 +89,8 @@ class NeighborLoader:
         gate_edges: Edges | None = None,
         gate_batch_size: int = 0,
         gate_negatives: NegativeSettings | None = None,
-        gate_degree: IntArray | None = None,
+        degree: IntArray | None = None,
+        newest_decay: float = 0.0,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -99,20 +109,25 @@ class NeighborLoader:
         self._most_steps = most_steps
         self._heldout = _positions(heldout)
         self._gate_edges = self._heldout if gate_edges is None else _positions(gate_edges)
-        self._gate_degree = gate_degree
+        self._degree = np.asarray(graph.degree) if degree is None else degree
         self._source = source or WholeGraph(graph, rank, world_size)
         self._full = settings.propagation == "full"
-        self._sampler = None if self._full else self._make_sampler()
         rows = self._source.rows
+        self._newest: NewestItems | None = None
+        self._sampler: NeighborSampler | None = None
+        if not self._full:
+            mask = self._heldout_mask()
+            self._sampler = make_sampler(self._source, settings, mask, self._degree)
+            if newest_decay:
+                self._newest = NewestItems(rows, newest_decay, mask)
         self._negatives = NegativeSampler(graph, settings.negatives, rows)
         self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives, rows)
 
-    def _make_sampler(self) -> NeighborSampler:
+    def _heldout_mask(self) -> EdgeMask:
         """Collective with a partitioned graph: every rank must call."""
-        mask = NOTHING_MASKED
-        if len(self._heldout):
-            mask = self._source.mask_edges(*self._endpoints(self._heldout), self._heldout)
-        return make_sampler(self._source, self.settings, mask)
+        if not len(self._heldout):
+            return NOTHING_MASKED
+        return self._source.mask_edges(*self._endpoints(self._heldout), self._heldout)
 
     def _endpoints(self, edges: IntArray) -> tuple[IntArray, IntArray]:
         """Users and items. Collective with a partitioned graph: every rank must call."""
@@ -152,10 +167,7 @@ class NeighborLoader:
         first = step * self.gate_batch_size
         draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + first) % count)
         key = stream_key(self.seed, "gate-batch", step)
-        batch = self._batch(self._gate_edges[draws], key, self._gate_negatives)
-        if self._gate_degree is None:
-            return batch
-        return replace(batch, degree=torch.from_numpy(self._gate_degree[batch.n_id.numpy()]))
+        return self._batch(self._gate_edges[draws], key, self._gate_negatives)
 
     def _batch(
         self, edges: IntArray, key: int, gate_negatives: NegativeSampler | None = None
@@ -181,15 +193,19 @@ class NeighborLoader:
             shared = negatives.shared(stream_key(key, "shared"), all_items)
         needed = np.concatenate([users, items, per_pair.ravel(), shared])
         seeds, local = unique_inverse(needed, self.graph.num_nodes)
+        user_index, user_of_pair = unique_inverse(local[: len(users)], len(seeds))
+        trains_gates = gate_negatives is not None or not self.gate_batch_size
+        newest = None
+        if self._newest is not None and trains_gates:
+            seeds, newest = self._with_newest(seeds)
         hide = self.settings.hide_batch_edges and gate_negatives is None
         if self._sampler is None:
-            sampled = SampledHops(seeds, np.asarray(self.graph.degree)[seeds], [])
+            sampled = SampledHops(seeds, self._degree[seeds], [])
         else:
             mask = self._source.mask_edges(all_users, all_items, edges) if hide else NOTHING_MASKED
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), mask)
         b = len(users)
         index = torch.from_numpy(local)
-        user_index, user_of_pair = unique_inverse(local[:b], len(seeds))
         shared_positive = self._source.are_positives(negatives, all_users, shared)
         return Batch(
             n_id=torch.from_numpy(sampled.n_id),
@@ -205,7 +221,33 @@ class NeighborLoader:
             shared_positive=torch.from_numpy(shared_positive),
             global_pairs=torch.from_numpy(np.stack([all_users, all_items])),
             masked_edges=torch.from_numpy(edges if hide and self._full else edges[:0]),
+            newest=newest,
         )
+
+    def _with_newest(self, seeds: IntArray) -> tuple[IntArray, CsrMatrix]:
+        """Adds the newest items of the users among the seeds, which come first of the seeds.
+
+        Collective with a partitioned graph: every rank must call.
+
+        Args:
+            seeds: [S'] ascending.
+
+        Returns: the seeds with what is new after them, [S], and the items' weights, [S', S].
+        """
+        assert self._newest is not None
+        users = seeds[: np.searchsorted(seeds, self.graph.num_users)]
+        count = self.settings.num_neighbors[0] if self.settings.num_neighbors else -1
+        found = self._source.newest_items(users, self._newest, count)
+        items = found.items.astype(np.int64)
+        column = np.searchsorted(seeds, items)
+        known = seeds[np.minimum(column, len(seeds) - 1)] == items
+        more, of_more = unique_inverse(items[~known], self.graph.num_nodes)
+        column[~known] = len(seeds) + of_more
+        indptr = np.zeros(len(seeds) + 1, np.int64)
+        np.cumsum(found.counts, out=indptr[1 : len(users) + 1])
+        indptr[len(users) + 1 :] = len(items)
+        every = np.concatenate([seeds, more])
+        return every, CsrMatrix.of_arrays(indptr, column, found.weight, len(every))
 
 
 def _positions(edges: Edges | None) -> IntArray:

@@ -30,7 +30,7 @@ class SampledHops:
 
     Attributes:
         n_id: [N] global ids, seeds first.
-        degree: [N] training degrees.
+        degree: [N] as which the nodes count.
         hops: an edge u → v weighs (available / sampled) / √(deg_u deg_v), so that the sampled sum
             is an unbiased estimate of LightGCN's.
     """
@@ -108,10 +108,17 @@ class LocalDraws:
     Args:
         rows: those of all nodes that will be drawn for.
         heldout: edges that no block may see.
+        degree: [N] as which nodes count. Default: training degrees.
     """
 
-    def __init__(self, rows: EdgeRows, heldout: EdgeMask = NOTHING_MASKED) -> None:
+    def __init__(
+        self,
+        rows: EdgeRows,
+        heldout: EdgeMask = NOTHING_MASKED,
+        degree: IntArray | None = None,
+    ) -> None:
         self.rows, self._heldout = rows, heldout
+        self._degree = np.asarray(rows.graph.degree) if degree is None else degree
         count = len(rows.nodes)
         self._heldout_slot = np.full(count if len(heldout.nodes) else 0, -1, np.int32)
         self._heldout_slot[heldout.nodes] = np.arange(len(heldout.nodes), dtype=np.int32)
@@ -143,6 +150,7 @@ class LocalDraws:
             self.rows.indices,
             self.rows.rows_of(nodes),
             nodes,
+            self._degree[nodes],
             fan_out,
             np.uint64(key),
             local_of,
@@ -186,6 +194,7 @@ class NumbaNeighborSampler:
         num_neighbors: fan-out of each hop, -1 for all neighbours.
         heldout: edges that no batch may see, unless `draws` is given.
         draws: source of neighbours. Default: `LocalDraws` over the whole graph.
+        degree: [N] as which nodes count. Default: training degrees.
     """
 
     def __init__(
@@ -194,10 +203,12 @@ class NumbaNeighborSampler:
         num_neighbors: tuple[int, ...],
         heldout: EdgeMask = NOTHING_MASKED,
         draws: NeighborDraws | None = None,
+        degree: IntArray | None = None,
     ) -> None:
         self.graph = graph
         self.num_neighbors = num_neighbors
-        self._draws = draws if draws is not None else LocalDraws(EdgeRows.of_graph(graph), heldout)
+        self._degree = np.asarray(graph.degree) if degree is None else degree
+        self._draws = draws or LocalDraws(EdgeRows.of_graph(graph), heldout, self._degree)
         self._local_of = np.full(graph.num_nodes, -1, np.int32)
 
     def sample(
@@ -209,7 +220,7 @@ class NumbaNeighborSampler:
             n_id, drawn = self._draw_hops(seeds.astype(np.int64), key)
         finally:
             self._draws.end()
-        degree = np.asarray(self.graph.degree)[n_id]
+        degree = self._degree[n_id]
         return SampledHops(n_id, degree, hops_of(drawn, degree))
 
     def _draw_hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Drawn]]:
@@ -230,7 +241,7 @@ def hops_of(drawn: list[Drawn], degree_N: IntArray) -> list[Hop]:
     """Weighted hops of what was drawn, from the seeds outwards.
 
     Args:
-        degree_N: training degrees of all local nodes.
+        degree_N: as which the local nodes count.
     """
     inverse_root = np.maximum(degree_N, 1).astype(np.float32) ** -0.5
     hops = []
@@ -258,6 +269,7 @@ def _draw_hop(  # type: ignore[no-untyped-def]
     indices,
     rows,
     ids,
+    counted_degree,
     fan_out,
     key,
     local_of,
@@ -291,7 +303,7 @@ def _draw_hop(  # type: ignore[no-untyped-def]
         draw = mix64_pair(key, ids[i])
         if want > 0:
             counts[i] = want
-            scale[i] = np.float32(available / (want * np.sqrt(np.float64(degree))))
+            scale[i] = np.float32(available / (want * np.sqrt(np.float64(counted_degree[i]))))
         for j in range(want):
             position = np.int64(j)
             if want != available:

@@ -14,10 +14,11 @@ from numba import njit
 from recmind_dist.distributed.context import DistContext, collective
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.graph.ownership import by_owner
-from recmind_dist.sampling.edge_masks import EdgeMask
+from recmind_dist.sampling.edge_masks import EdgeMask, newest_edges, withheld_edges
 from recmind_dist.sampling.graph_access import rank_slice
 from recmind_dist.sampling.negatives import NegativeSampler
 from recmind_dist.sampling.neighbor_sampler import Drawn, LocalDraws, NeighborDraws, relabel
+from recmind_dist.sampling.newest_items import Newest, NewestItems
 from recmind_dist.types import BoolArray, Int32Array, IntArray
 
 
@@ -51,9 +52,49 @@ class PartitionedGraph:
         """See `GraphAccess`. Each rank knows the pairs and masks them in its rows."""
         return EdgeMask.of_pairs(self.rows, users, items)
 
-    def draws(self, heldout: EdgeMask) -> NeighborDraws:
+    def heldout_edges(self, share: float, seed: int, withheld_items: float = 0.0) -> IntArray:
+        """See `GraphAccess`. Ranks send 8 bytes for each edge of their users that is withheld.
+
+        Collective: every rank must call.
+        """
+        newest = newest_edges(self.rows.graph, self.rows.newest(), share, seed)
+        if withheld_items == 0:  # a setting: the same on every rank
+            return newest
+        withheld = withheld_edges(self.rows, withheld_items, seed)
+        ones = np.ones(self._owners.world_size, np.int64)
+        counts = self._owners.all_gather(np.array([len(withheld)]), ones)
+        return np.union1d(newest, self._owners.all_gather(withheld, counts))
+
+    def draws(self, heldout: EdgeMask, degree: IntArray) -> NeighborDraws:
         """See `GraphAccess`."""
-        return PartitionedDraws(LocalDraws(self.rows, heldout), self._owners)
+        return PartitionedDraws(LocalDraws(self.rows, heldout, degree), self._owners)
+
+    def newest_items(self, users: IntArray, newest: NewestItems, count: int) -> Newest:
+        """See `GraphAccess`. The users' owners send 8 bytes an item. Collective: every rank must
+        call.
+        """
+        owners = self._owners
+        if owners.world_size == 1:
+            return newest.of_users(users, count)
+        order, sent = owners.sort(users)
+        requests = owners.all_to_all(users[order].astype(np.int32), sent)
+        sizes = np.array([len(ids) for ids in requests])
+        found = newest.of_users(np.concatenate(requests).astype(np.int64), count)
+        replies = owners.all_to_all(
+            *_by_requester(sizes, found.counts, [], [found.items, found.weight.view(np.int32)])
+        )
+        counts_by_owner, items, weight = [], [], []
+        for reply, n in zip(replies, sent, strict=True):
+            counts_by_owner.append(reply[:n])
+            both = reply[n:].reshape(2, -1)
+            items.append(both[0])
+            weight.append(both[1])
+        by_owner = np.concatenate(counts_by_owner)
+        starts, counts = np.empty(len(users), np.int64), np.empty(len(users), np.int32)
+        starts[order] = np.cumsum(by_owner, dtype=np.int64) - by_owner
+        counts[order] = by_owner
+        in_order = [_in_order(starts, counts, np.concatenate(x)) for x in (items, weight)]
+        return Newest(counts, in_order[0], in_order[1].view(np.float32))
 
     def draw_negatives(
         self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int
@@ -129,16 +170,7 @@ class PartitionedDraws:
         sizes = np.array([len(ids) for ids in requests])
         nodes = np.concatenate(requests).astype(np.int64)
         counts, scale, neighbours = self._local.draw_global_ids(nodes, fan_out, key)
-        ends = np.cumsum(sizes)[:-1]
-        edge_ends = np.append(0, np.cumsum(counts, dtype=np.int64))[ends]
-        parts = zip(
-            np.split(counts, ends),
-            np.split(scale.view(np.int32), ends),
-            np.split(neighbours, edge_ends),
-            strict=True,
-        )
-        replies = [np.concatenate(part) for part in parts]
-        return np.concatenate(replies), np.array([len(reply) for reply in replies])
+        return _by_requester(sizes, counts, [scale.view(np.int32)], [neighbours])
 
     def end(self) -> None:
         """See `NeighborDraws`."""
@@ -208,6 +240,27 @@ class Owners:
         with collective("the exchange of sampled neighbours"):
             parts = self._context.id_transport.all_to_all(given, send.tolist(), counts)
             return [x.numpy() for x in parts]
+
+
+def _by_requester(
+    sizes: IntArray, counts: Int32Array, of_nodes: list[np.ndarray], of_edges: list[np.ndarray]
+) -> tuple[np.ndarray, IntArray]:
+    """One message to each rank: counts, then values, of the nodes that it asked for.
+
+    Args:
+        sizes: [P] nodes that each rank asked for.
+        counts: [n] edges of each node, in the order of the ranks.
+        of_nodes: int32 values [n] each.
+        of_edges: int32 values [sum(counts)] each.
+
+    Returns: the messages, rank after rank, and the length of each, [P].
+    """
+    ends = np.cumsum(sizes)[:-1]
+    edge_ends = np.append(0, np.cumsum(counts, dtype=np.int64))[ends]
+    parts = [np.split(x, ends) for x in (counts, *of_nodes)]
+    parts += [np.split(x, edge_ends) for x in of_edges]
+    messages = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return np.concatenate(messages), np.array([len(message) for message in messages])
 
 
 @njit(cache=True, nogil=True)

@@ -34,7 +34,11 @@ class PygNeighborSampler:
     """See `NeighborSampler`. Hops are drawn one by one: layers do not share neighbourhoods."""
 
     def __init__(
-        self, graph: Graph, num_neighbors: tuple[int, ...], heldout: EdgeMask = NOTHING_MASKED
+        self,
+        graph: Graph,
+        num_neighbors: tuple[int, ...],
+        heldout: EdgeMask = NOTHING_MASKED,
+        degree: IntArray | None = None,
     ) -> None:
         if not pyg_op_resolves():
             raise ConfigError(
@@ -46,6 +50,7 @@ class PygNeighborSampler:
         self._colptr = torch.from_numpy(np.array(graph.indptr))
         self._row = torch.from_numpy(np.asarray(graph.indices).astype(np.int64))
         self._heldout = heldout.in_csr(graph)
+        self._degree = np.asarray(graph.degree) if degree is None else degree
 
     def sample(
         self, seeds: IntArray, key: int, batch_mask: EdgeMask = NOTHING_MASKED
@@ -56,7 +61,7 @@ class PygNeighborSampler:
             for fan_out in self.num_neighbors:
                 hops.append(self._hop(n_id, fan_out, masked))
                 n_id = hops[-1].n_id
-        degree = np.asarray(self.graph.degree)[n_id]
+        degree = self._degree[n_id]
         return SampledHops(n_id, degree, hops_of(hops, degree))
 
     def _hop(self, frontier: IntArray, fan_out: int, masked: IntArray) -> Drawn:
@@ -86,11 +91,11 @@ class PygNeighborSampler:
         by_id = np.argsort(n_id)
         local = by_id[np.searchsorted(n_id[by_id], src_node)]
         counts = np.bincount(dst, minlength=len(frontier))
-        degree = np.asarray(self.graph.degree)[frontier].astype(np.float64)
         starts, stops = self.graph.indptr[frontier], self.graph.indptr[frontier + 1]
-        available = degree - (np.searchsorted(masked, stops) - np.searchsorted(masked, starts))
+        hidden = np.searchsorted(masked, stops) - np.searchsorted(masked, starts)
+        root = np.sqrt(self._degree[frontier].astype(np.float64))
         scale = np.divide(
-            available, counts * np.sqrt(degree), out=np.zeros(len(frontier)), where=counts > 0
+            stops - starts - hidden, counts * root, out=np.zeros(len(frontier)), where=counts > 0
         )
         return Drawn(
             counts.astype(np.int32), scale.astype(np.float32), local.astype(np.int32), n_id

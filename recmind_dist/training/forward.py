@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.embedding.exchange import RowExchange
+from recmind_dist.embedding.exchange import LookupPlan, RowExchange
 from recmind_dist.model.models import Model, acts_between_hops
 from recmind_dist.model.node_embeddings import NodeEmbeddings, Trainable
 from recmind_dist.model.recmind import RecMind
@@ -25,10 +25,11 @@ from recmind_dist.model.text_view import TextRows
 from recmind_dist.model.with_rows import with_rows
 from recmind_dist.model.xsimgcl import XSimGCL
 from recmind_dist.propagation.full_graph import FullGraphView, FullPropagation
-from recmind_dist.propagation.item_means import content_view, newest_item_views
+from recmind_dist.propagation.item_means import newest_item_views
 from recmind_dist.randomness import stream_key, uniform_rows
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.step_input import StepInput
+from recmind_dist.training.text_features import ContentViews
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,14 @@ class StepOutputs:
 
 
 class SampledForward:
-    """Looks up the base rows of all sampled nodes, then propagates over the batch's blocks."""
+    """Looks up the base rows of all sampled nodes, then propagates over the batch's blocks.
 
-    def __init__(self, exchange: RowExchange, num_users: int) -> None:
-        self._exchange, self._num_users = exchange, num_users
+    Args:
+        content: content views of this rank's rows, where the model has them.
+    """
+
+    def __init__(self, exchange: RowExchange, content: ContentViews | None, num_users: int) -> None:
+        self._exchange, self._content, self._num_users = exchange, content, num_users
 
     def __call__(
         self,
@@ -76,16 +81,62 @@ class SampledForward:
         e_ND, z_ND, key_ND = self._lookup(model, step, e_uD, text_u, key_model)
         graph = self._subgraph(step.main, step.main_feature)
         e, base = with_rows(_at(step.main_index, e_ND), slice(graph.num_seeds))
-        main = model(graph, e, _at(step.main_index, z_ND), trainable)
+        main = self._embed(model, graph, step, step.main, e, _at(step.main_index, z_ND), trainable)
         keys, gate_final = None, None
         if key_model is not None:
             with torch.no_grad():
-                keys = key_model(graph, e, _at(step.main_index, key_ND))
-        if step.gate is not None and step.gate_feature is not None:
+                key_z = _at(step.main_index, key_ND)
+                keys = self._embed(key_model, graph, step, step.main, e, key_z, "embeddings")
+        if step.gate is not None:
+            assert step.gate_feature is not None
             graph = self._subgraph(step.gate, step.gate_feature)
             e, z = _at(step.gate_index, e_ND), _at(step.gate_index, z_ND)
-            gate_final = model(graph, e, z, "gates").final
+            gate_final = self._embed(model, graph, step, step.gate, e, z, "gates").final
         return StepOutputs(main, base, gate_final, keys)
+
+    def _embed(
+        self,
+        model: Model,
+        graph: Subgraph,
+        step: StepInput,
+        batch: Batch,
+        e_ND: Tensor,
+        z_ND: Tensor | None,
+        trainable: Trainable,
+    ) -> NodeEmbeddings:
+        """Embeddings of a batch's seeds; of RecMind where gates learn, of its targets.
+
+        Collective: every rank must call.
+        """
+        if not isinstance(model, RecMind):
+            embeddings: NodeEmbeddings = model(graph, e_ND, z_ND, trainable)
+            return embeddings
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable != "gates"):
+            views = model.views(graph, e_ND, z_ND)
+        if trainable == "embeddings":  # its gates learn from held-out edges: they have no part
+            return NodeEmbeddings(views[0], *views)
+        newest: list[Tensor] = []
+        if batch.newest is not None:
+            newest = [batch.newest.matmul(functional.normalize(v.detach(), dim=1)) for v in views]
+        targets, content = slice(batch.num_targets), list[Tensor]()
+        if self._content is not None and step.content_plan is not None:
+            content, newest_content = self._lookup_content(self._content, step.content_plan)
+            newest += newest_content
+        targeted = [view[targets] for view in views]
+        feature, is_user = graph.degree_feature[targets], graph.is_user[targets]
+        final = model.mix([*targeted, *content], newest, feature, is_user)
+        return NodeEmbeddings(final, targeted[0], targeted[1])
+
+    @torch.no_grad()
+    def _lookup_content(
+        self, content: ContentViews, plan: LookupPlan
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Content views and newest items' means. Collective: every rank must call."""
+        view, newest = content.select(plan.local_rows)
+        columns = [view, *newest]
+        rows = self._exchange.lookup(torch.cat(columns, 1), plan)
+        found = list(rows.chunk(len(columns), dim=1))
+        return found[:1], found[1:]
 
     def _lookup(
         self,
@@ -121,15 +172,22 @@ class FullGraphForward:
     """Propagates the whole graph at the owners of its rows, then looks up the seeds' embeddings.
 
     Args:
+        content: content views of this rank's rows, where the model has them.
         aligns: whether graph and text views are wanted by themselves.
         penalises: whether base rows are.
         seed: of XSimGCL's noise.
     """
 
-    def __init__(self, exchange: RowExchange, aligns: bool, penalises: bool, seed: int) -> None:
-        self._exchange, self._seed = exchange, seed
+    def __init__(
+        self,
+        exchange: RowExchange,
+        content: ContentViews | None,
+        aligns: bool,
+        penalises: bool,
+        seed: int,
+    ) -> None:
+        self._exchange, self._content, self._seed = exchange, content, seed
         self._aligns, self._penalises = aligns, penalises
-        self._content: tuple[FullPropagation, tuple[list[Tensor], list[Tensor]]] | None = None
 
     def __call__(
         self,
@@ -148,7 +206,7 @@ class FullGraphForward:
         z = text_view(model, text_n)
         graph = operator.view(model.num_layers, step.hidden, rows, step.edges)
         e, base = with_rows(e_nD, rows) if self._penalises else (e_nD, None)
-        own = self._embed(model, graph, step, e, z, text_n, trainable)
+        own = self._embed(model, graph, step, e, z, trainable)
         inner = own.layers[model.contrast.layer] if isinstance(model, XSimGCL) else own.final
         wants_views = self._aligns or isinstance(model, RecMind)
         columns = [own.final, own.graph, own.text] if wants_views else [own.final] * 3
@@ -159,7 +217,7 @@ class FullGraphForward:
         keys = self._keys(key_model, graph, e_nD, text_n, step) if key_model is not None else None
         gate_final = None
         if step.gate_index is not None:
-            gate_final = self._gate(model, step, own, e_nD, z, text_n)
+            gate_final = self._gate(model, step, own, e_nD, z)
         return StepOutputs(main, base, gate_final, keys, contrast)
 
     def _embed(
@@ -169,7 +227,6 @@ class FullGraphForward:
         step: StepInput,
         e_nD: Tensor,
         z: Tensor | None,
-        text_n: TextRows | None,
         trainable: Trainable,
     ) -> NodeEmbeddings:
         """Embeddings of the rows that the step wants. Collective: every rank must call."""
@@ -177,7 +234,7 @@ class FullGraphForward:
             if trainable == "embeddings":  # its gates learn from held-out edges: they have no part
                 views = model.views(graph, e_nD, z)
                 return NodeEmbeddings(views[0], *views)
-            beside = self._beside(model, graph.operator, e_nD, z, text_n, graph.rows)
+            beside = self._beside(model, graph.operator, e_nD, z, graph.rows)
             embeddings: NodeEmbeddings = model(graph, e_nD, z, trainable, *beside)
             return embeddings
         extra: dict[str, Any] = {}
@@ -194,7 +251,6 @@ class FullGraphForward:
         own: NodeEmbeddings,
         e_nD: Tensor,
         z: Tensor | None,
-        text_n: TextRows | None,
     ) -> Tensor:
         """Final embeddings of the gate batch, with all edges but the held-out ones.
 
@@ -214,7 +270,7 @@ class FullGraphForward:
             views = own.graph, own.text
             if step.hides_edges:  # of the global batch: this rank may have none of them
                 views = model.views(graph, e_nD, z)
-            content, recent = self._beside(model, operator, e_nD, z, text_n, rows)
+            content, recent = self._beside(model, operator, e_nD, z, rows)
             feature, is_user = graph.select(operator.feature), graph.select(operator.is_user)
             columns = [
                 *views,
@@ -256,24 +312,18 @@ class FullGraphForward:
         operator: FullPropagation,
         e_nD: Tensor,
         z: Tensor | None,
-        text_n: TextRows | None,
         rows: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Content view and newest items' means at `rows`. Collective: every rank must call."""
-        decay = model.settings.recent_decay
-        recent: list[Tensor] = []
-        if decay:
+        newest: list[Tensor] = []
+        if model.settings.recent_decay:
             views = model.views(operator.view(model.num_layers), e_nD, z)
-            recent = newest_item_views(operator, views, decay)
-        content: list[Tensor] = []
-        if model.settings.content_view and text_n is not None:
-            if (
-                self._content is None or self._content[0] is not operator
-            ):  # it depends on edges alone
-                self._content = operator, content_view(operator, text_n.text, decay)
-            content, recent_content = self._content[1]
-            recent = [*recent, *recent_content]
-        return [x[rows] for x in content], [x[rows] for x in recent]
+            means = newest_item_views(operator, views, model.settings.recent_decay)
+            newest = [x[rows] for x in means]
+        if self._content is None:
+            return [], newest
+        content, newest_content = self._content.select(rows)
+        return [content], [*newest, *newest_content]
 
     def _noise(
         self, model: XSimGCL, operator: FullPropagation, step: int, state: Tensor, layer: int

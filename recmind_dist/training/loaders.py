@@ -19,13 +19,13 @@ def make_loader(
     *,
     held_out: IntArray | None = None,
     gate_edges: IntArray | None = None,
-    gate_degree: IntArray | None = None,
+    degree: IntArray | None = None,
 ) -> NeighborLoader:
     """The batches of a phase as one of `world_size` ranks has them. Where owners are asked, every
     rank must call.
 
     Args:
-        held_out, gate_edges, gate_degree: as `NeighborLoader`; None where no slice is held out.
+        held_out, gate_edges, degree: as `NeighborLoader`; None where no slice is held out.
     """
     joint = phase == "joint"
     negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if joint else "none"
@@ -42,7 +42,8 @@ def make_loader(
         gate_edges=gate_edges,
         gate_batch_size=config.gate_batch_size if joint and held_out is not None else 0,
         gate_negatives=uniform if isinstance(config.model, RecMindSettings) else None,
-        gate_degree=gate_degree,
+        degree=degree,
+        newest_decay=config.recent_decay if joint else 0.0,
         seed=stream_key(config.train.seed, phase),
         rank=rank,
         world_size=world_size,

@@ -26,6 +26,7 @@ from recmind_dist.training.contrast import Contrast
 from recmind_dist.training.forward import FullGraphForward, SampledForward, StepOutputs
 from recmind_dist.training.fresh_text import FreshTextEncoder
 from recmind_dist.training.step_input import StepInput
+from recmind_dist.training.text_features import ContentViews
 
 
 @dataclass
@@ -47,6 +48,7 @@ class TrainingLoss(nn.Module):
 
     Args:
         model: the dense part.
+        content: content views of this rank's rows, where the model has them.
         fresh_encoder: the language model with adapters, in the warm-up only.
         exchange: where rows of the table come from.
         phase: "warmup" (alignment alone) or "joint".
@@ -57,6 +59,7 @@ class TrainingLoss(nn.Module):
         config: RunConfig,
         graph: Graph,
         model: Model,
+        content: ContentViews | None,
         fresh_encoder: FreshTextEncoder | None,
         exchange: RowExchange,
         context: DistContext,
@@ -74,10 +77,13 @@ class TrainingLoss(nn.Module):
         self._contrast = None
         if isinstance(model, XSimGCL):
             self._contrast = Contrast(model.contrast, context, config.train.seed)
-        self._forward: SampledForward | FullGraphForward = SampledForward(exchange, graph.num_users)
+        self._forward: SampledForward | FullGraphForward
+        self._forward = SampledForward(exchange, content, graph.num_users)
         if config.propagates_fully:
             penalises = config.loss.regularization > 0
-            self._forward = FullGraphForward(exchange, self.aligns, penalises, config.train.seed)
+            self._forward = FullGraphForward(
+                exchange, content, self.aligns, penalises, config.train.seed
+            )
         self.loss_terms = LossTerms()
 
     def forward(

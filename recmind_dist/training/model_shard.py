@@ -19,13 +19,7 @@ from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.randomness import stream_key, torch_seeded
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.sampling.edge_masks import (
-    NOTHING_MASKED,
-    edge_endpoints,
-    heldout_edges,
-    heldout_slice,
-    users_of_edges,
-)
+from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, users_of_edges
 from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph
 from recmind_dist.sampling.partitioned_graph import PartitionedGraph
 from recmind_dist.text import TextStore, Whitening
@@ -33,9 +27,11 @@ from recmind_dist.training.final_embeddings import FinalEmbeddings, final_embedd
 from recmind_dist.training.forward import text_view
 from recmind_dist.training.inputs import Inputs, run_identity
 from recmind_dist.training.text_features import (
+    ContentViews,
     TextFeatures,
     degree_feature,
     initial_rows,
+    load_content_views,
     load_text_features,
     text_scale,
 )
@@ -70,7 +66,9 @@ class ModelShard:
         self.whitening: Whitening | None = None
         if config.model.reads_text and inputs.whitening:
             self.whitening = Whitening.load(inputs.whitening)
-        self.text = self._load_text()
+        self.text: TextFeatures | None = None
+        self.content: ContentViews | None = None
+        self._load_text()
         dim = config.model.embedding_dim
         self.table = ShardedTable(
             self.row_range, self.graph.num_nodes, dim, config.table, context.device
@@ -116,6 +114,8 @@ class ModelShard:
     def operator(self, heldout: IntArray | None = None) -> FullPropagation:
         """Full propagation over all edges but the held-out ones, with the degrees of `degrees`.
 
+        Collective with a partitioned graph: every rank must call.
+
         Args:
             heldout: positions in the user half.
         """
@@ -125,26 +125,27 @@ class ModelShard:
             self.graph, self.bounds, self.context, feature, heldout, degree, self.rows
         )
 
-    def held_out(self, share: float, withheld_items: float = 0.0) -> IntArray:
-        """Positions of the edges that gates learn from, ascending; see `heldout_slice`."""
-        seed = self.config.graph.seed
-        if self.rows.whole:
-            return np.flatnonzero(heldout_slice(self.graph, share, seed, withheld_items))
-        return heldout_edges(self.graph, self.rows.newest(), share, seed)
+    def heldout_edges(self, share: float, withheld_items: float = 0.0) -> IntArray:
+        """Positions of the edges that gates learn from, ascending; see `heldout_slice`.
+
+        Collective with a partitioned graph: every rank must call.
+        """
+        return self.edges.heldout_edges(share, self.config.graph.seed, withheld_items)
 
     def degrees(self, heldout: IntArray | None = None) -> IntArray:
         """Degrees of all nodes while edges are held out, [N].
 
         Those of the edges that are left, for RecMind and where items are withheld, so that what its
-        gates learn of a degree is true of it; else those of the whole training graph.
+        gates learn of a degree is true of it; else those of the whole training graph. Collective
+        with a partitioned graph: every rank must call.
         """
-        degree: IntArray = np.array(self.graph.degree)
-        gate = self.config.gate
+        degree, gate = np.asarray(self.graph.degree), self.config.gate
         if heldout is None or gate is None:
             return degree
         if gate.withheld_items or isinstance(self.config.model, RecMindSettings):
-            for ends in edge_endpoints(self.graph, heldout):
-                degree -= np.bincount(ends, minlength=self.graph.num_nodes)
+            users = users_of_edges(self.graph, heldout)
+            for ends in (users, self.edges.items_of_edges(heldout, users)):
+                degree = degree - np.bincount(ends, minlength=self.graph.num_nodes)
         return degree
 
     def build_dense(self) -> Model:
@@ -168,20 +169,31 @@ class ModelShard:
         views = (text_view(self.model, self.text.select(rows)) for rows in blocks)
         return torch.cat([view for view in views if view is not None])
 
-    def _load_text(self) -> TextFeatures | None:
-        """Text vectors of this rank's nodes. Collective: every rank must call."""
+    def _load_text(self) -> None:
+        """Text vectors and content views of this rank's nodes. Collective: every rank must call."""
         if self.whitening is None or self.inputs.text is None:
-            return None
+            return
         store = TextStore.open(self.inputs.text)
         if store.content_key() != self.inputs.store_key:
             raise StoreError(
                 f"{store.path}: holds vectors of other texts than this run's: run `recmind run` "
                 "with this run's config again, which embeds them anew"
             )
-        mask, gate = NOTHING_MASKED, self.config.gate
-        if self.config.heldout_gates and gate is not None:
-            heldout = self.held_out(gate.heldout_share, gate.withheld_items)
-            users = users_of_edges(self.graph, heldout)
-            mask = self.edges.mask_edges(users, self.edges.items_of_edges(heldout, users), heldout)
-        whitening, device = self.whitening, self.context.device
-        return load_text_features(self.rows, store, whitening, self.nodes, device, mask)
+        nodes, mask, model = self.nodes, self._heldout_mask(), self.config.model
+        self.text = load_text_features(
+            self.rows, store, self.whitening, nodes, self.context.device, mask
+        )
+        if isinstance(model, RecMindSettings) and model.content_view:
+            rows, decay = self.text.rows, model.recent_decay
+            self.content = load_content_views(
+                self.rows, store, self.whitening, nodes, rows, mask, decay
+            )
+
+    def _heldout_mask(self) -> EdgeMask:
+        """Held-out edges in this rank's rows. Collective: every rank must call."""
+        gate = self.config.gate
+        if not self.config.heldout_gates or gate is None:
+            return NOTHING_MASKED
+        heldout = self.heldout_edges(gate.heldout_share, gate.withheld_items)
+        users = users_of_edges(self.graph, heldout)
+        return self.edges.mask_edges(users, self.edges.items_of_edges(heldout, users), heldout)

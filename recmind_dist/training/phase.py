@@ -56,7 +56,7 @@ class Phase:
         self.adapts = not self.joint and lora is not None and shard.whitening is not None
         fresh_encoder = self._fresh_encoder() if self.adapts else None
         loss = TrainingLoss(
-            config, shard.graph, shard.model, fresh_encoder, exchange, context, name
+            config, shard.graph, shard.model, shard.content, fresh_encoder, exchange, context, name
         )
         self.momentum: MomentumEncoder | None = None
         if config.aligns and config.alignment.queue_size:
@@ -84,7 +84,8 @@ class Phase:
             context,
             config.alignment.anchors,
             self._picker(fresh_encoder),
-            finds_edges,
+            finds_edges=finds_edges,
+            finds_content=self.joint and shard.content is not None,
         )
         self._loader, self._operator = self._make_loader()
 
@@ -132,14 +133,13 @@ class Phase:
         Collective: every rank must call.
         """
         config, shard, context, gate = self.config, self.shard, self.shard.context, self.config.gate
-        heldout, gate_edges, gate_degree = None, None, None
+        heldout, gate_edges, degree = None, None, None
         if config.heldout_gates and gate is not None:
-            heldout = shard.held_out(gate.heldout_share, gate.withheld_items)
+            heldout = shard.heldout_edges(gate.heldout_share, gate.withheld_items)
             # of the withheld items only what is a user's newest edge, as for all others: gates
             # meet an item without edges as often as ranking does
-            gate_edges = shard.held_out(gate.heldout_share)
-        if config.propagates_fully:
-            gate_degree = shard.degrees(heldout)
+            gate_edges = shard.heldout_edges(gate.heldout_share)
+            degree = shard.degrees(heldout)
         loader = make_loader(
             config,
             shard.graph,
@@ -149,7 +149,7 @@ class Phase:
             shard.edges,
             held_out=heldout,
             gate_edges=gate_edges,
-            gate_degree=gate_degree,
+            degree=degree,
         )
         return loader, shard.operator(heldout) if config.propagates_fully else None
 

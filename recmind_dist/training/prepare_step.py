@@ -26,6 +26,7 @@ class StepPreparer:
         picker: in the warm-up with adapters.
         finds_edges: whether the edges of a batch's rows are found ahead. Full propagation uses them
             where nothing happens between hops and no edge is hidden.
+        finds_content: whether content views are looked up, of sampled nodes whose gates learn.
     """
 
     def __init__(
@@ -35,10 +36,13 @@ class StepPreparer:
         context: DistContext,
         anchors: int,
         picker: FreshTextPicker | None,
+        *,
         finds_edges: bool = False,
+        finds_content: bool = False,
     ) -> None:
         self._graph, self._exchange, self._context = graph, exchange, context
         self._anchors, self._picker, self._finds_edges = anchors, picker, finds_edges
+        self._finds_content = finds_content
         self._max_degree = int(graph.degree.max())
 
     def prepare_steps(
@@ -84,7 +88,12 @@ class StepPreparer:
 
         def finish() -> StepInput:
             plan = self._exchange.wait_lookup(lookup)
-            hidden, edges = None, None
+            hidden, edges, content_plan = None, None, None
+            if operator is None and self._finds_content:
+                mixed = gate or main
+                targets = mixed.n_id[: mixed.num_targets].numpy()
+                rows = np.asarray(self._graph.row_of_node)[targets]
+                content_plan = self._exchange.plan_lookup(rows)
             if operator is not None:
                 hidden = operator.positions(main.masked_edges.numpy())
                 edges = operator.edges_from(plan.local_rows) if self._finds_edges else None
@@ -101,6 +110,7 @@ class StepPreparer:
                 operator=operator,
                 hidden=hidden,
                 edges=edges,
+                content_plan=content_plan,
             )
 
         return finish

@@ -19,7 +19,8 @@ class StepInput:
     Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch,
     main_index None where they are in the order of the main batch; degree features [N];
     hidden: positions in the rows of `operator`, which stands for sampled blocks under full
-    propagation; edges: those from the rows of `plan` alone, where nothing is hidden.
+    propagation; edges: those from the rows of `plan` alone, where nothing is hidden;
+    content_plan: the lookup of content views, of sampled nodes whose gates learn.
     """
 
     step: int
@@ -34,6 +35,7 @@ class StepInput:
     operator: FullPropagation | None = None
     hidden: IntArray | None = None
     edges: CsrMatrix | None = None
+    content_plan: LookupPlan | None = None
 
     @property
     def hides_edges(self) -> bool:

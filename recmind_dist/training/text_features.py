@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch.nn import functional
 
 from recmind_dist.errors import StoreError
 from recmind_dist.graph import EdgeRows, Graph
@@ -20,7 +21,7 @@ from recmind_dist.randomness import normals, stream_key, uniforms
 from recmind_dist.sampling.edge_masks import EdgeMask
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.text.store import HalfArray
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import BoolArray, FloatArray, IntArray
 
 _BLOCK_ROWS = 65_536
 INIT_SCALE = 0.1
@@ -89,8 +90,8 @@ def load_text_features(
         they stay out of the means.
     """
     graph = rows.graph
-    hidden = np.zeros(len(rows.indices), np.bool_)
-    hidden[held_out.in_csr(rows)] = True
+    weight = np.ones(len(rows.indices), np.float32)
+    weight[held_out.in_csr(rows)] = 0.0
     text, absent = _own_vectors(graph, store, whitening, nodes)
     features = degree_feature(
         torch.from_numpy(np.asarray(graph.degree)[nodes]), int(graph.degree.max())
@@ -99,9 +100,88 @@ def load_text_features(
         torch.from_numpy(text).to(device),
         torch.from_numpy(absent).to(device),
         features.to(device),
-        torch.from_numpy(_neighbour_means(rows, store, whitening, nodes, hidden)).to(device),
+        torch.from_numpy(_neighbour_means(rows, store, whitening, nodes, weight)).to(device),
     )
     return TextFeatures(own)
+
+
+@dataclass(frozen=True)
+class ContentViews:
+    """Content views of this rank's rows: an item's text vector at unit length, of a user the mean
+    of their items', and the mean in which newer items count more.
+
+    Attributes (u users of this rank, at least one row):
+        text: [n, T] text vectors.
+        is_user: [n] bool.
+        user_of_row: [n] position of a user's row in the means.
+        means: [u, T].
+        newest: [u, T], None without decay.
+    """
+
+    text: Tensor
+    is_user: Tensor
+    user_of_row: Tensor
+    means: Tensor
+    newest: Tensor | None
+
+    def select(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The content view of these rows, and what the newest items of users say: zero for items,
+        nothing without decay. Shapes: [len(rows), T].
+        """
+        is_user, at = self.is_user[rows][:, None], self.user_of_row[rows]
+        unit = functional.normalize(self.text[rows].float(), dim=1)
+        view = torch.where(is_user, self.means[at].float(), unit)
+        if self.newest is None:
+            return view, []
+        return view, [self.newest[at].float() * is_user]
+
+
+def load_content_views(
+    rows: EdgeRows,
+    store: TextStore,
+    whitening: Whitening,
+    nodes: IntArray,
+    text: TextRows,
+    held_out: EdgeMask,
+    decay: float,
+) -> ContentViews:
+    """Content views without held-out edges, from the store, which is read once or twice.
+
+    Args:
+        nodes: [n] global ids in row order.
+        text: those of this rank's rows.
+        decay: weight of an item against the next newer one; 0: no such means.
+    """
+    device, is_user = text.text.device, nodes < rows.graph.num_users
+    users = nodes[is_user]
+    visible = np.ones(len(rows.indices), np.float32)
+    visible[held_out.in_csr(rows)] = 0.0
+    means = [_neighbour_means(rows, store, whitening, users, visible, unit=True)]
+    if decay:
+        weight = _recency(rows.indptr, rows.time_rank, rows.rows_of(users), visible, decay)
+        means.append(_neighbour_means(rows, store, whitening, users, weight, unit=True))
+    if not len(users):
+        means = [np.zeros((1, whitening.dim), np.float16) for _ in means]
+    on_device = [torch.from_numpy(mean).to(device) for mean in means]
+    user_of_row = torch.from_numpy(np.maximum(np.cumsum(is_user) - 1, 0)).to(device)
+    newest = on_device[1] if decay else None
+    return ContentViews(
+        text.text, torch.from_numpy(is_user).to(device), user_of_row, on_device[0], newest
+    )
+
+
+@njit(cache=True, nogil=True)
+def _recency(indptr, time_rank, rows, visible, decay):  # type: ignore[no-untyped-def]
+    """decay^k, k the steps in time back from a user's newest visible edge."""
+    weight = visible.copy()
+    for k in range(len(rows)):
+        newest = np.int64(-1)
+        for e in range(indptr[rows[k]], indptr[rows[k] + 1]):
+            if visible[e] > 0:
+                newest = max(newest, np.int64(time_rank[e]))
+        for e in range(indptr[rows[k]], indptr[rows[k] + 1]):
+            weight[e] = visible[e] * decay ** np.float64(newest - time_rank[e])
+    return weight
 
 
 def initial_rows(
@@ -147,34 +227,36 @@ def _own_vectors(
 
 
 def _neighbour_means(
-    rows: EdgeRows, store: TextStore, whitening: Whitening, nodes: IntArray, hidden: BoolArray
+    rows: EdgeRows,
+    store: TextStore,
+    whitening: Whitening,
+    nodes: IntArray,
+    weight: FloatArray,
+    unit: bool = False,
 ) -> HalfArray:
-    """Mean whitened vector of each node's visible neighbours that have text, zero where none has.
-    Shape: [n, T].
+    """Weighted mean of the whitened vectors of each node's neighbours that have text, zero where
+    none has. Shape: [n, T].
 
     Args:
-        hidden: True for those of `rows.indices` that the gates learn from.
+        weight: of those of `rows.indices`; zero leaves an edge out.
+        unit: whether vectors count at unit length.
     """
     total = np.zeros((len(nodes), whitening.dim), np.float32)
-    count = np.zeros(len(nodes), np.int64)
+    count = np.zeros(len(nodes))
     own = rows.rows_of(nodes)
     for side, start, block in _blocks(rows.graph, store):
+        vectors = whitening.apply(side, block)
+        if unit:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        present = ~np.isnan(block[:, 0])
         _add_neighbours(
-            rows.indptr,
-            rows.indices,
-            own,
-            hidden,
-            start,
-            whitening.apply(side, block),
-            ~np.isnan(block[:, 0]),
-            total,
-            count,
+            rows.indptr, rows.indices, own, weight, start, vectors, present, total, count
         )
-    return (total / np.maximum(count, 1)[:, None]).astype(np.float16)
+    return (total / np.where(count > 0, count, 1.0)[:, None]).astype(np.float16)
 
 
 @njit(cache=True, nogil=True)
-def _add_neighbours(indptr, indices, rows, hidden, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
+def _add_neighbours(indptr, indices, rows, weight, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
     stop = start + len(vectors)
     for k in range(len(rows)):
         first, last = indptr[rows[k]], indptr[rows[k] + 1]
@@ -182,9 +264,9 @@ def _add_neighbours(indptr, indices, rows, hidden, start, vectors, present, tota
             u = indices[e]
             if u >= stop:
                 break
-            if present[u - start] and not hidden[e]:
-                total[k] += vectors[u - start]
-                count[k] += 1
+            if present[u - start] and weight[e] > 0:
+                total[k] += weight[e] * vectors[u - start]
+                count[k] += weight[e]
 
 
 def _blocks(graph: Graph, store: TextStore) -> Iterator[tuple[str, int, HalfArray]]:

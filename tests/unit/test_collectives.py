@@ -61,6 +61,9 @@ GLOBAL = {
     "norm_exponent",
     "resume",
     "trainable",
+    "trains_gates",
+    "withheld_items",
+    "_finds_content",
     "_full",
     "items_only",
     "aligns",
@@ -68,6 +71,7 @@ GLOBAL = {
     "gates",
     "Checkpoint",
     "RecMind",
+    "RecMindSettings",
     "XSimGCL",
     # what a run is: its phase and place in it, who takes part, its graph's held-out edges, its
     # model's parts
@@ -114,6 +118,10 @@ PRESENT = {
     "_sampler",
     "context",
     "_content",
+    "_newest",
+    "_propagation",
+    "content_plan",
+    "gate",
     "operator",
     "held_out",
     "heldout",
