@@ -157,6 +157,11 @@ class RunConfig(Settings):
         return isinstance(self.model, FusedSettings) and self.model.users_have_text
 
     @property
+    def only_items_have_text(self) -> bool:
+        """Whether text views are made of items' texts alone."""
+        return self.model.has_text_view and not self.users_have_text
+
+    @property
     def recent_decay(self) -> float:
         return self.model.recent_decay if isinstance(self.model, RecMindSettings) else 0.0
 

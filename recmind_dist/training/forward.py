@@ -151,18 +151,25 @@ class SampledForward:
         Texts are projected at the owner, so that bytes sent do not grow with T. Without texts rows
         go from the table itself, and e_uD only takes their gradient.
         """
-        z_uD = text_view(model, text_u)
+        z_uD = self._text_view(model, step, text_u)
         if z_uD is None:
             return self._exchange.lookup_from_table(e_uD, step.plan), None, None
         columns = [e_uD, z_uD]
         if key_model is not None:
             with torch.no_grad():
-                key_uD = text_view(key_model, text_u)
+                key_uD = self._text_view(key_model, step, text_u)
             assert key_uD is not None
             columns.append(key_uD)
         rows = self._exchange.lookup(torch.cat(columns, 1), step.plan)
         parts = rows.chunk(len(columns), dim=1)
         return parts[0], parts[1], parts[2].detach() if len(parts) > 2 else None
+
+    def _text_view(self, model: Model, step: StepInput, text: TextRows | None) -> Tensor | None:
+        """z of the rows of this shard, zero where their texts are not read. Shape: [u, D]."""
+        z = text_view(model, text)
+        if z is None or step.items is None:
+            return z
+        return z.new_zeros(len(step.plan.local_rows), z.shape[1]).index_copy(0, step.items, z)
 
     def _subgraph(self, batch: Batch, feature: Tensor) -> Subgraph:
         return Subgraph(batch.hops, batch.n_id < self._num_users, feature)

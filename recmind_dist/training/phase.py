@@ -86,6 +86,7 @@ class Phase:
             self._picker(fresh_encoder),
             finds_edges=finds_edges,
             finds_content=self.joint and shard.content is not None,
+            items=shard.nodes >= shard.graph.num_users if config.only_items_have_text else None,
         )
         self._loader, self._operator = self._make_loader()
 

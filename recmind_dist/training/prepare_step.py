@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import RowExchange
+from recmind_dist.embedding.exchange import LookupPlan, RowExchange
 from recmind_dist.graph import Graph
 from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.propagation.full_graph import FullPropagation
@@ -16,6 +16,7 @@ from recmind_dist.training.alignment import anchor_stride
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.text_features import degree_feature
+from recmind_dist.types import BoolArray
 
 
 class StepPreparer:
@@ -27,6 +28,7 @@ class StepPreparer:
         finds_edges: whether the edges of a batch's rows are found ahead. Full propagation uses them
             where nothing happens between hops and no edge is hidden.
         finds_content: whether content views are looked up, of sampled nodes whose gates learn.
+        items: [n] which rows of this rank are items, where only their texts are read.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class StepPreparer:
         *,
         finds_edges: bool = False,
         finds_content: bool = False,
+        items: BoolArray | None = None,
     ) -> None:
         self._graph, self._exchange, self._context = graph, exchange, context
         self._anchors, self._picker, self._finds_edges = anchors, picker, finds_edges
-        self._finds_content = finds_content
+        self._finds_content, self._items = finds_content, items
         self._max_degree = int(graph.degree.max())
 
     def prepare_steps(
@@ -111,9 +114,17 @@ class StepPreparer:
                 hidden=hidden,
                 edges=edges,
                 content_plan=content_plan,
+                items=self._items_among(plan) if operator is None else None,
             )
 
         return finish
+
+    def _items_among(self, plan: LookupPlan) -> Tensor | None:
+        """Which of the rows that anybody needs are items. Shape: [items]."""
+        if self._items is None:
+            return None
+        found = np.flatnonzero(self._items[plan.local_rows.cpu().numpy()])
+        return torch.from_numpy(found).to(self._context.device)
 
     def _feature(self, batch: Batch) -> Tensor:
         return degree_feature(batch.degree, self._max_degree).to(self._context.device)

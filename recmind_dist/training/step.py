@@ -93,9 +93,7 @@ class TrainingStep:
         model = self.loss.model
         if self.text is None or not hasattr(model, "text_view"):
             return None
-        rows = step.rows
-        if step.operator is not None and not self.loss.users_have_text:
-            rows = step.operator.items
+        rows = step.rows_with_text(self.loss.users_have_text)
         key = stream_key(self.seed, "step", step.step)
         return self.text.select(rows, self.hide_share, key, self.nodes[rows])
 

@@ -20,7 +20,8 @@ class StepInput:
     main_index None where they are in the order of the main batch; degree features [N];
     hidden: positions in the rows of `operator`, which stands for sampled blocks under full
     propagation; edges: those from the rows of `plan` alone, where nothing is hidden;
-    content_plan: the lookup of content views, of sampled nodes whose gates learn.
+    content_plan: the lookup of content views, of sampled nodes whose gates learn; items: [items]
+    those of `plan.local_rows` that are items, where sampled users have no texts.
     """
 
     step: int
@@ -36,6 +37,7 @@ class StepInput:
     hidden: IntArray | None = None
     edges: CsrMatrix | None = None
     content_plan: LookupPlan | None = None
+    items: Tensor | None = None
 
     @property
     def hides_edges(self) -> bool:
@@ -46,3 +48,12 @@ class StepInput:
     def rows(self) -> Tensor | slice:
         """Rows of this rank's shard that the step reads and updates."""
         return self.plan.local_rows if self.operator is None else slice(None)
+
+    def rows_with_text(self, users_have_text: bool) -> Tensor | slice:
+        """Rows of this rank's shard whose texts the step reads."""
+        if users_have_text:
+            return self.rows
+        if self.operator is not None:
+            return self.operator.items
+        assert self.items is not None
+        return self.plan.local_rows[self.items]
