@@ -1,5 +1,6 @@
-"""Rows of all ranks inside autograd."""
+"""Rows of all ranks: at once inside autograd, or one rank's at a time."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,28 @@ def all_gather_rows(
         return x
     out: Tensor = _AllGather.apply(x, counts, context, kind)  # type: ignore[no-untyped-call]
     return out
+
+
+def rows_by_rank(
+    x: Tensor, counts: list[int], context: DistContext
+) -> Iterator[tuple[int, Tensor]]:
+    """Each rank and its rows, this rank's first, outside autograd: one rank's rows are here beside
+    this rank's own. They may be read until the next ones are asked for.
+
+    Collective: every rank must iterate to the end.
+
+    Args:
+        x: [counts[rank], C].
+        counts: [P] rows of each rank.
+    """
+    rank, world_size = context.rank, context.world_size
+    yield rank, x
+    x = x.contiguous()
+    for distance in range(1, world_size):
+        to, source = (rank + distance) % world_size, (rank - distance) % world_size
+        send, receive = [0] * world_size, [0] * world_size
+        send[to], receive[source] = len(x), counts[source]
+        yield source, context.all_to_all_rows(x, send, receive, "rows")[source]
 
 
 class _AllGather(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Exact full-graph propagation, layer by layer: each rank computes its own rows from everybody's.
 
 Legend: n rows of this rank, N nodes, E' entries of this rank's rows, u wanted rows, D dims. Every
-rank holds one [N, D] layer at a time, never the edges of others.
+rank holds its own rows of a layer and those of one other rank, never the edges of others.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.propagation.gathered_matrix import GatheredMatrix
 from recmind_dist.propagation.item_means import ItemMeans
-from recmind_dist.propagation.sides import Sides, at_rest
+from recmind_dist.propagation.sides import Sides
 from recmind_dist.types import BoolArray, IntArray
 
 MeanOfStates = Callable[[Tensor, int, bool], Tensor]
@@ -77,9 +77,8 @@ class FullPropagation:
         if absent is not None and len(absent):
             weight[self.positions(absent)] = 0.0
         device = context.device
-        self._matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(
-            device
-        )
+        matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(device)
+        self._matrix = GatheredMatrix(matrix, self.counts, context)
         self._item_means: dict[float, ItemMeans] = {}
         self.feature = degree_feature.to(device)[torch.from_numpy(self._own).to(device)]
         self._users_by_row = node_of_row < graph.num_users
@@ -97,12 +96,9 @@ class FullPropagation:
         """indptr [n + 1], rows of the other ends [E'], and which of these edges are not absent
         [E'].
         """
-        assert self._matrix.weight is not None
-        return (
-            self._indptr,
-            self._matrix.indices.cpu().numpy(),
-            self._matrix.weight.cpu().numpy() != 0,
-        )
+        matrix = self._matrix.whole()
+        assert matrix.weight is not None
+        return self._indptr, matrix.indices.cpu().numpy(), matrix.weight.cpu().numpy() != 0
 
     def item_means(self, decay: float) -> ItemMeans:
         """Made once."""
@@ -170,7 +166,7 @@ class FullPropagation:
         return self._edges_from(rows)
 
     def _edges_from(self, rows: Tensor) -> CsrMatrix:
-        matrix = self._matrix
+        matrix = self._matrix.whole()
         assert matrix.weight is not None
         arrays = matrix.indptr.numpy(), matrix.indices.numpy(), matrix.weight.numpy()
         indptr, indices, weight = edges_to(*arrays, rows.numpy())
@@ -186,34 +182,30 @@ class FullPropagation:
         return int((self._indptr[own + 1] - self._indptr[own]).sum()) < _FEW * int(self._indptr[-1])
 
     @contextmanager
-    def _hiding(self, hidden: IntArray) -> Iterator[CsrMatrix]:
+    def _hiding(self, hidden: IntArray) -> Iterator[GatheredMatrix]:
         """The matrix while the entries at these positions weigh nothing."""
-        with at_rest(self._matrix, torch.from_numpy(hidden).to(self.context.device)):
+        with self._matrix.without(torch.from_numpy(hidden).to(self.context.device)):
             yield self._matrix
 
-    def _everybody(self, state_nD: Tensor) -> Tensor:
-        """Every rank's rows. Shape: [N, D]. Every rank must call."""
-        return all_gather_rows(state_nD, self.counts, self.context)
-
     def multiply(self, x_nD: Tensor, hidden: IntArray) -> Tensor:
-        """This rank's rows of A times everybody's rows. Every rank must call."""
+        """This rank's rows of A times everybody's rows. Collective: every rank must call."""
         with self._hiding(hidden) as matrix:
-            return matrix.matmul(self._everybody(x_nD))
+            return matrix.gather_matmul(x_nD)
 
     def mean_of_states(
         self, x_nD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
     ) -> Tensor:
-        """Rows `wanted` of (1 + A + … + A^L) x / (L + 1). Shape: [u, D]. Every rank must call."""
+        """Rows `wanted` of (1 + A + … + A^L) x / (L + 1). Shape: [u, D].
+
+        Collective: every rank must call.
+        """
         few = self._are_few(wanted)
         state, total = x_nD, x_nD.index_select(0, wanted)
         with self._hiding(hidden) as matrix:
             for layer in range(num_layers):
-                everybody = self._everybody(state)
-                if few and layer == num_layers - 1:
-                    total += matrix.rows(wanted).matmul(everybody)
-                else:
-                    state = matrix.matmul(everybody)
-                    total += state if len(wanted) == len(state) else state.index_select(0, wanted)
+                last = layer == num_layers - 1
+                state = (matrix.rows(wanted) if few and last else matrix).gather_matmul(state)
+                total += state if len(wanted) == len(state) else state.index_select(0, wanted)
         return total.div_(num_layers + 1)
 
     def mean_backward(
@@ -224,28 +216,30 @@ class FullPropagation:
         wanted: Tensor,
         edges: CsrMatrix | None,
     ) -> Tensor:
-        """The gradient of `mean_of_states`'s x, by Horner's rule. Shape: [n, D]. Every rank must
-        call.
+        """The gradient of `mean_of_states`'s x, by Horner's rule. Shape: [n, D].
+
+        Collective: every rank must call.
 
         Args:
             edges: `edges_from(wanted)`, if it is known.
         """
         grad_uD = grad_uD / (num_layers + 1)
         state = grad_uD.new_zeros(len(self._own), grad_uD.shape[1]).index_copy_(0, wanted, grad_uD)
-        few = self.context.world_size == 1 and wanted.device.type == "cpu" and self._are_few(wanted)
+        alone = num_layers > 0 and self.context.world_size == 1 and wanted.device.type == "cpu"
         with self._hiding(hidden) as matrix:
+            if edges is None and alone and self._are_few(wanted):
+                edges = self._edges_from(wanted)
             for layer in range(num_layers):
-                first = edges
-                if layer == 0 and edges is None and few:
-                    first = self._edges_from(wanted)
-                state = (matrix if layer or first is None else first).matmul(self._everybody(state))
+                state = matrix.gather_matmul(state, edges if layer == 0 else None)
                 state.index_add_(0, wanted, grad_uD)
         return state
 
     @cached_property
     def by_sides(self) -> Sides:
         """The same operator for states of which one side is zero."""
-        return Sides(self._matrix, self._users_by_row, self.counts, self.is_user, self.context)
+        return Sides(
+            self._matrix.whole(), self._users_by_row, self.counts, self.is_user, self.context
+        )
 
     def view(
         self,

@@ -4,7 +4,6 @@ beside her own views.
 Legend: n rows of this rank, N nodes, E' edges of this rank's users, C columns.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.graph import EdgeRows
+from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.propagation.gathered_matrix import GatheredMatrix
 
 if TYPE_CHECKING:
     from recmind_dist.propagation.full_graph import FullPropagation
@@ -31,7 +31,6 @@ class ItemMeans:
     """
 
     def __init__(self, rows: EdgeRows, operator: "FullPropagation", decay: float) -> None:
-        self._context, self._counts = operator.context, operator.counts
         indptr, indices, visible = operator.edges_of_rows
         own, count = operator.own_nodes, np.diff(indptr)
         graph, first = rows.graph, rows.indptr[rows.rows_of(own)]
@@ -47,23 +46,18 @@ class ItemMeans:
         weight = np.power(decay, newest[row] - time_rank)
         weight /= np.bincount(row, weight, len(own))[row]
         starts = np.r_[0, np.cumsum(np.bincount(row, minlength=len(own)))]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            matrix = torch.sparse_csr_tensor(
-                torch.from_numpy(starts),
-                torch.from_numpy(item.astype(np.int64)),
-                torch.from_numpy(weight.astype(np.float32)),
-                (len(own), graph.num_nodes),
-                check_invariants=False,
-            )
-        self._matrix = matrix.to(operator.feature.device)
+        matrix = CsrMatrix.of_arrays(starts, item, weight, graph.num_nodes)
+        self._matrix = GatheredMatrix(
+            matrix.to(operator.feature.device), operator.counts, operator.context
+        )
 
     @torch.no_grad()
     def means(self, x_nC: Tensor) -> Tensor:
-        """Users' means of their items' rows of x, zero for items. Shape: [n, C]. Every rank must
-        call; no gradient passes.
+        """Users' means of their items' rows of x, zero for items, without gradient. Shape: [n, C].
+
+        Collective: every rank must call.
         """
-        return self._matrix @ all_gather_rows(x_nC, self._counts, self._context)
+        return self._matrix.gather_matmul(x_nC.contiguous())
 
 
 @torch.no_grad()

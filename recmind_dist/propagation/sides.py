@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.propagation.gathered_matrix import GatheredMatrix
 from recmind_dist.types import BoolArray, IntArray
 
 
@@ -38,22 +38,22 @@ class Sides:
         is_user: Tensor,
         context: DistContext,
     ) -> None:
-        self._context, self._whole = context, matrix
+        self._context, self._indptr_of_all = context, matrix.indptr
         owner = np.repeat(np.arange(len(counts)), counts)
         place = np.where(users_by_row, np.cumsum(users_by_row), np.cumsum(~users_by_row)) - 1
         place_of_row = torch.from_numpy(place.astype(np.int32)).to(context.device)
         self._rows: dict[bool, Tensor] = {}
-        self._matrix: dict[bool, CsrMatrix] = {}
-        self._counts: dict[bool, list[int]] = {}
+        self._matrix: dict[bool, GatheredMatrix] = {}
+        self._indptr: dict[bool, Tensor] = {}
         for users in (True, False):
             self._rows[users] = (is_user == users).nonzero().squeeze(1)
             own = matrix.rows(self._rows[users])
             others = int((users_by_row != users).sum())
             indices = place_of_row[own.indices.long()].to(own.indices.dtype)
-            self._matrix[users] = CsrMatrix(own.indptr, indices, own.weight, others)
-            self._counts[users] = np.bincount(
-                owner[users_by_row == users], minlength=len(counts)
-            ).tolist()
+            apart = CsrMatrix(own.indptr, indices, own.weight, others)
+            rows_of_ranks = np.bincount(owner[users_by_row != users], minlength=len(counts))
+            self._matrix[users] = GatheredMatrix(apart, rows_of_ranks.tolist(), context)
+            self._indptr[users] = own.indptr
         self._is_user = is_user
         self._place = torch.where(is_user, torch.cumsum(is_user, 0), torch.cumsum(~is_user, 0)) - 1
 
@@ -94,12 +94,11 @@ class Sides:
         return state
 
     def _hop(self, users: bool, state: Tensor) -> Tensor:
-        """Users' rows (or items') of A times everybody's rows of the other side. Every rank must
-        call.
+        """Users' rows (or items') of A times everybody's rows of the other side.
+
+        Collective: every rank must call.
         """
-        return self._matrix[users].matmul(
-            all_gather_rows(state, self._counts[not users], self._context)
-        )
+        return self._matrix[users].gather_matmul(state)
 
     def _of_side(self, wanted: Tensor, users: bool) -> tuple[Tensor, Tensor]:
         """Which of the wanted rows are of a side, and their places in it."""
@@ -110,32 +109,13 @@ class Sides:
     def _hiding(self, hidden: IntArray) -> Iterator[None]:
         """While entries at these positions of the whole matrix weigh nothing."""
         position = torch.from_numpy(hidden).to(self._context.device)
-        row = (
-            torch.searchsorted(
-                self._whole.indptr, position.to(self._whole.indptr.dtype), right=True
-            )
-            - 1
-        )
-        entry = position - self._whole.indptr[row]
+        indptr = self._indptr_of_all
+        row = torch.searchsorted(indptr, position.to(indptr.dtype), right=True) - 1
+        entry = position - indptr[row]
         users = self._is_user[row]
         at = {}
         for side in (True, False):
             row_of_side = self._place[row[users == side]]
-            at[side] = self._matrix[side].indptr[row_of_side] + entry[users == side]
-        with at_rest(self._matrix[True], at[True]), at_rest(self._matrix[False], at[False]):
+            at[side] = self._indptr[side][row_of_side] + entry[users == side]
+        with self._matrix[True].without(at[True]), self._matrix[False].without(at[False]):
             yield
-
-
-@contextmanager
-def at_rest(matrix: CsrMatrix, entries: Tensor) -> Iterator[None]:
-    """While these entries weigh nothing: in place, since a copy of all weights costs a quarter of a
-    hop.
-    """
-    weight = matrix.weight
-    assert weight is not None
-    kept = weight[entries]
-    weight[entries] = 0.0
-    try:
-        yield
-    finally:
-        weight[entries] = kept

@@ -180,8 +180,10 @@ def test_a_worker_maps_its_share_of_the_edges_and_nothing_else(tmp_path: Path) -
     for rank in found:
         for seen in rank["seen"]:
             training = {path: size for path, size in seen.items() if "valid" not in path}
-            assert set(training) == {str(graph.path) + "-rows/indices.npy"}
-            assert sum(training.values()) <= 4 * rank["edges"] + 2 * page < whole / 2
+            rows = str(graph.path) + "-rows"
+            assert set(training) <= {f"{rows}/indices.npy", f"{rows}/time_rank.npy"}
+            for size in training.values():
+                assert size <= 4 * rank["edges"] + 2 * page < whole / 2
 
 
 def test_edges_that_are_not_mapped_cannot_be_used(tmp_path: Path) -> None:
