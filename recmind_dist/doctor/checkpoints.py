@@ -11,17 +11,12 @@ from recmind_dist.errors import CheckpointError
 
 @dataclass(frozen=True)
 class CheckpointFault:
-    """A checkpoint that cannot be used; `sentence` names the file.
-
-    Attributes:
-        damaged: whether its bytes are not what was written. What another version wrote, or the disk
-            will not give, may be whole.
-    """
+    """A checkpoint that cannot be used; `sentence` names the file."""
 
     path: Path
     sentence: str
     damaged: bool = True
-    """False if it may be whole: a newer program wrote it, or the disk fails."""
+    """False if it may be whole: another version wrote it, or the disk fails."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.pipeline.text_dtype import with_dtype_of_store
 from recmind_dist.report import RunDirectory
-from recmind_dist.report.metrics_log import has_crc, parse_line
+from recmind_dist.report.metrics_log import parse_line
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import (
     check_seal,
@@ -28,9 +28,8 @@ from recmind_dist.storage import (
 )
 from recmind_dist.storage.lock import NAME as LOCK
 from recmind_dist.storage.manifest import NAME as MANIFEST
-from recmind_dist.storage.manifest import SELF
+from recmind_dist.storage.seals import DOCTOR, read_seals
 from recmind_dist.storage.seals import NAME as SEALS
-from recmind_dist.storage.seals import read_seals
 from recmind_dist.text import Texts, Whitening, load_adapter, store_path
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs
@@ -179,11 +178,11 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
         path = run.path / name
         if path.exists():
             with found.reading(SEALED.get(name, "file"), path):
-                check_seal(path, f"{SEALS} has its hash")
+                if not sums and not damaged:
+                    raise StoreError(f"{path}: {SEALS} is lost, so it cannot be verified")
+                check_seal(path, DOCTOR)
                 if name in readers:
                     readers[name](path)
-            if name not in sums and not damaged:
-                _examine_unsealed(run, name, found)
         elif name in sums:
             part = SEALED.get(name, "hashes")
             found.add(part, path, f"{path}: missing, though {SEALS} has its hash")
@@ -192,19 +191,6 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
             _check_directory(directory)
     if run.metrics.is_file():
         _examine_metrics(run.metrics, found)
-
-
-def _examine_unsealed(run: RunDirectory, name: str, found: Examination) -> None:
-    """A file without a hash: an older program wrote it, or the hash was lost."""
-    path = run.path / name
-    first_line = b""
-    if run.metrics.is_file():
-        with run.metrics.open("rb") as file:
-            first_line = file.readline(1 << 20)
-    if has_crc(first_line):  # this program began the run
-        found.add(SEALED[name], path, f"{path}: its hash is lost from {SEALS}: cannot be verified")
-    else:
-        found.notes.append(f"{path}: has no hash in {SEALS}: written by an older program")
 
 
 def _with_manifest(run: RunDirectory) -> list[Path]:
@@ -258,24 +244,11 @@ def _check_directory(directory: Path) -> None:
         raise StoreError(f"{directory / MANIFEST}: not a manifest: the file is damaged")
     else:
         verify_manifest(directory, read_manifest(directory, kind, schema))
-    _check_has_hash(directory)
-
-
-def _check_has_hash(directory: Path) -> None:
-    """A flipped bit in the name of the manifest's own hash would make it pass for an older one."""
-    keys = read_json(directory / MANIFEST)
-    typos = (sum(a != b for a, b in zip(key, SELF, strict=False)) for key in keys)
-    if SELF not in keys and 1 in typos:
-        raise StoreError(f"{directory / MANIFEST}: the name of its own hash is damaged")
 
 
 def _examine_metrics(path: Path, found: Examination) -> None:
-    damaged = []
-    needs_crc = False  # an older program's lines have none; no such line follows one that has
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if line.strip() and (parse_line(line) is None or (needs_crc and not has_crc(line))):
-            damaged.append(("line", number))
-        needs_crc = needs_crc or has_crc(line)
+    lines = enumerate(path.read_bytes().split(b"\n"), 1)
+    damaged = [("line", n) for n, line in lines if line.strip() and parse_line(line) is None]
     if damaged:
         more = f", and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
         fault = f"{path}:{damaged[0][1]}: cut short or damaged{more}"
@@ -300,17 +273,13 @@ def _examine_inputs(
     if trained and not path.exists() and not known:
         found.add("inputs", path, f"{path}: missing")
     if path.exists() and not known:
-        try:
-            return Inputs.from_json(read_json(path))
-        except StoreError as error:  # an older program's file, without a hash
-            found.add("inputs", path, str(error))
+        return Inputs.from_json(read_json(path))
     return Inputs.from_json(saved) if isinstance(saved, dict) else None
 
 
 def _examine_graph(path: Path, found: Examination) -> None:
     with found.reading("graph", path):
         audit_graph(path)
-        _check_has_hash(path)
     if any(finding.path == path for finding in found.findings):
         return
     dataset = path.parent / f"dataset-{Graph.open(path).manifest['dataset_key'][:12]}"
@@ -319,7 +288,6 @@ def _examine_graph(path: Path, found: Examination) -> None:
         return
     with found.reading("data set", dataset):
         verify_manifest(dataset, read_manifest(dataset, DATASET, DATASET_SCHEMA))
-        _check_has_hash(dataset)
 
 
 def _text_stores(
@@ -367,10 +335,7 @@ def settings_of_checkpoint(checkpoints: CheckpointAudit) -> RunConfig | None:
     if not checkpoints.good:
         return None
     newest = checkpoints.good[0]
-    saved = newest.info.get("config")
-    if not isinstance(saved, dict):
-        raise CheckpointError(f"{newest.path}: holds no settings: it is of an older program")
     try:
-        return RunConfig.model_validate(saved)
+        return RunConfig.model_validate(newest.info.get("config"))
     except ValidationError as error:
         raise CheckpointError(f"{newest.path}: its settings are of another program") from error

@@ -63,7 +63,7 @@ def repair(path: Path, say: Say = print) -> Examination:
 
 
 def _drop_lost_lines(run: RunDirectory) -> None:
-    """Unless a file lacks its hash: it would then pass for an older program's."""
+    """Unless a file lacks its hash, which a person may still read in a damaged line."""
     sums, damaged = read_seals(run.path)
     lost = damaged or any(not (run.path / name).exists() for name in sums)
     unsealed = any((run.path / name).exists() and name not in sums for name in SEALED)

@@ -10,8 +10,7 @@ from recmind_dist.storage import content_key
 from recmind_dist.text.store import META, SIDES, TextStore
 
 _META_KEYS = {"kind", "schema", "dim", "num_rows", "shard_rows", "chunk_rows", "encoder"}
-_ENTRY_KEYS = {"rows", "sha256", "content_key"}
-_NEWER_KEYS = {"textless"}  # not in the ledgers of older programs
+_ENTRY_KEYS = {"rows", "sha256", "content_key", "textless"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def _check_meta(store: TextStore) -> None:
 def _check_shard(store: TextStore, side: str, shard: int) -> None:
     entry = store.entry(side, shard)
     name = f"{store.path}: shard {shard} of {side}"
-    if entry is not None and set(entry) - _NEWER_KEYS != _ENTRY_KEYS:
+    if entry is not None and set(entry) != _ENTRY_KEYS:
         raise StoreError(
             f"{name} has a damaged ledger entry: run `recmind embed`, which makes this shard again"
         )

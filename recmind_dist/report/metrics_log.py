@@ -151,23 +151,16 @@ def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A record of metrics.jsonl without its "crc32"; None if damaged. Old lines have no crc32."""
+    """A record of metrics.jsonl without its "crc32"; None if the line is damaged."""
     found = _CRC.search(line)
-    if found is not None and found.group(1) != _crc(line[: found.start()] + b"}"):
+    if found is None or found.group(1) != _crc(line[: found.start()] + b"}"):
         return None
     try:
-        record = json.loads(line)
+        record: dict[str, Any] = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if isinstance(record, dict):
-        record.pop("crc32", None)
-        return record
-    return None
-
-
-def has_crc(line: bytes) -> bool:
-    """Whether a line of metrics.jsonl can be verified."""
-    return _CRC.search(line) is not None
+    del record["crc32"]
+    return record
 
 
 def _crc(body: bytes) -> bytes:

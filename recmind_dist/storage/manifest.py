@@ -1,6 +1,7 @@
 """manifest.json: size and sha256 of every file of a directory, so that damage is found by name."""
 
 import json
+import math
 import stat
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def _refuse_unwritable(value: Any) -> None:
             raise ValueError("nested too deep")
         if isinstance(part, str):
             part.encode()  # fails for half a surrogate pair
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise ValueError("NaN or infinity")
         elif isinstance(part, dict):
             pending += [(inner, depth + 1) for pair in part.items() for inner in pair]
         elif isinstance(part, list):
@@ -102,8 +105,7 @@ def read_manifest(
         )
     if not isinstance(manifest.get("files"), dict):
         raise error(f"{path}: lists no files: the manifest is damaged")
-    found = manifest.pop(SELF, None)  # absent in old manifests
-    if found is not None and found != content_key(manifest):
+    if manifest.pop(SELF, None) != content_key(manifest):
         raise error(f"{path}: differs from its own hash: the manifest is damaged")
     return manifest
 

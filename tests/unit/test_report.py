@@ -85,7 +85,9 @@ def test_a_torn_line_is_skipped_named_and_does_not_swallow_the_next(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"kind": "a"}\n{"kind": "b", "lo')
+    with MetricsLog(path) as log:
+        log.log("a")
+    path.write_bytes(path.read_bytes() + b'{"kind": "b", "lo')
     assert [record["kind"] for record in read_metrics(path)] == ["a"]
     assert "metrics.jsonl:2" in caplog.text
     with MetricsLog(path) as log:  # the run that goes on after the kill
@@ -99,14 +101,12 @@ def test_a_flipped_bit_in_a_line_is_never_read_as_another_figure(tmp_path: Path)
     with MetricsLog(path) as log:
         log.log("validation", recall=0.25)
     whole = path.read_bytes()
-    [record] = read_metrics(path)
-    assert record["recall"] == 0.25
+    assert [record["recall"] for record in read_metrics(path)] == [0.25]
     for bit in range(8 * (len(whole) - 1)):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
-        # a bit of the word crc32 itself may leave the record readable, with all its figures
-        assert all(record.items() <= read.items() for read in read_metrics(path)), data
+        assert list(read_metrics(path)) == [], data
 
 
 def test_a_full_disk_does_not_stop_the_run(

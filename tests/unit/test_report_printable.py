@@ -1,6 +1,5 @@
 """Nothing that a stranger wrote into a title or an id reaches the terminal as a command to it."""
 
-import json
 import unicodedata
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from recmind_dist.cli.app import main
 from recmind_dist.errors import DataError
 from recmind_dist.recommend.recommender import Recommendation
+from recmind_dist.report import MetricsLog
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.printable import printable, printable_lines
 
@@ -81,8 +81,8 @@ def test_a_warning_of_the_workers_is_harmless(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = tmp_path / "metrics.jsonl"
-    with follow_training(metrics, every_s=0.01):
-        metrics.write_text(json.dumps({"kind": "warning", "message": f"item {HOSTILE[0]}"}) + "\n")
+    with follow_training(metrics, every_s=0.01), MetricsLog(metrics) as log:
+        log.log("warning", message=f"item {HOSTILE[0]}")
     printed = capsys.readouterr().err
     assert "item" in printed
     assert_harmless(printed.rstrip("\n"))
