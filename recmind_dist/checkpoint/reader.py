@@ -48,11 +48,6 @@ class Checkpoint:
         """Rows of the whole table."""
         return self.manifest.num_rows
 
-    @property
-    def row_names(self) -> list[str]:
-        """Names of the tensors stored by row."""
-        return sorted(shard_layout(self.path / rows_file(0)))
-
     def dense(self) -> dict[str, Tensor]:
         """All tensors that are not stored by row."""
         return read_shard(self.path / DENSE)

@@ -49,11 +49,6 @@ class ScalingSettings(Settings):
         return not isinstance(self.num_workers, int)
 
     @property
-    def min_workers(self) -> int:
-        """Fewest ranks that a run trains on."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
-
-    @property
     def max_workers(self) -> int:
         """Most ranks that a run trains on."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]

@@ -48,7 +48,6 @@ def compare(
     b: Sequence[RunDirectory],
     metric: str,
     over: Over = "users",
-    resamples: int = 2000,
 ) -> Comparison | None:
     """Compares model a with model b.
 
@@ -72,7 +71,7 @@ def compare(
             groups = np.digitize(degree, MACRO_LOW) - 1
         if not (groups >= 0).any():
             return None
-    return paired_bootstrap(a_SU, b_SU, groups_U=groups, resamples=resamples)
+    return paired_bootstrap(a_SU, b_SU, groups_U=groups)
 
 
 def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:

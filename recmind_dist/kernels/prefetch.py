@@ -38,11 +38,7 @@ It does nothing without compilation, as in the tests that look for writes outsid
 
 
 @njit(inline="always", cache=True)
-def fetch_row_ahead(address, stride, row, size=0):  # type: ignore[no-untyped-def]
-    """As `fetch_ahead`, of a row of `stride` bytes in the array at `address`.
-
-    Args:
-        size: bytes to fetch; 0 for the whole row.
-    """
-    for byte in range(0, size or stride, 64):
+def fetch_row_ahead(address, stride, row):  # type: ignore[no-untyped-def]
+    """As `fetch_ahead`, of a row of `stride` bytes in the array at `address`."""
+    for byte in range(0, stride, 64):
         fetch_ahead(address + stride * np.int64(row) + byte)

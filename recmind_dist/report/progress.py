@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
+EVERY_S = 5.0  # between plain lines, at least
+
 
 class Progress:
     """Counts units of work: `train  epoch 3/20  step 120/980  41.2 steps/s  ETA 21 s  loss 0.412`.
 
     Args:
         task: its name ("train").
-        total: all units; None if unknown.
+        total: all units.
         unit: name of a unit.
-        stage: follows the task ("epoch 3/20").
         done: units done before, by a run that is resumed; do not count in the rate.
-        every_s: minimal seconds between plain lines.
         stream: default: stderr.
         clock: returns monotonic seconds.
     """
@@ -27,20 +27,17 @@ class Progress:
     def __init__(
         self,
         task: str,
-        total: int | None,
+        total: int,
         unit: str = "step",
-        stage: str = "",
         done: int = 0,
-        every_s: float = 5.0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task = task
         self.total = total
         self.unit = unit
-        self.stage = stage
+        self.stage = ""
         self.done = self._before = done
-        self._every_s = every_s
         self._clock = clock
         self._stream = stream or sys.stderr
         self._fields: dict[str, Any] = {}
@@ -65,7 +62,12 @@ class Progress:
             self._print(self._clock())
 
     def update(self, advance: int = 1, stage: str | None = None, **fields: Any) -> None:
-        """Counts `advance` more units. `fields` (loss=0.41) end the line until replaced."""
+        """Counts `advance` more units.
+
+        Args:
+            stage: follows the task ("epoch 3/20") until replaced.
+            fields: end the line (loss=0.41) until replaced.
+        """
         self.done += advance
         self.stage = self.stage if stage is None else stage
         self._fields.update(fields)
@@ -73,7 +75,7 @@ class Progress:
             self._bar.update(self._bar_task, completed=self.done, description=self.line())
             return
         now = self._clock()
-        if now - self._last_line >= self._every_s:
+        if now - self._last_line >= EVERY_S:
             self._print(now)
 
     @property
@@ -85,9 +87,9 @@ class Progress:
     def line(self) -> str:
         """The state as one line of plain text."""
         rate = self.rate
-        count = f"{self.done}/{self.total}" if self.total is not None else str(self.done)
-        parts = [self.task, self.stage, f"{self.unit} {count}", f"{_number(rate)} {self.unit}s/s"]
-        if self.total is not None and rate > 0:
+        count = f"{self.unit} {self.done}/{self.total}"
+        parts = [self.task, self.stage, count, f"{_number(rate)} {self.unit}s/s"]
+        if rate > 0:
             parts.append(f"ETA {_duration(max(self.total - self.done, 0) / rate)}")
         parts += [f"{name} {_number(value)}" for name, value in self._fields.items()]
         return "  ".join(part for part in parts if part)

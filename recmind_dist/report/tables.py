@@ -16,10 +16,9 @@ _PLAIN_WIDTH = 160  # without a terminal rich would clip at 80 columns
 def comparison_table(
     results: Mapping[str, Mapping[str, Any]],
     metrics: Sequence[str] = DEFAULT_METRICS,
-    strata: Sequence[str] = ("cold",),
     title: str = "",
 ) -> Table:
-    """One row a model, one column a metric: over all users, then over each stratum in `strata`.
+    """One row a model, one column a metric: over all users, then over those of cold items.
 
     The best value of a column is bold and has a star; missing values are –.
 
@@ -31,27 +30,24 @@ def comparison_table(
         columns[_label(metric)] = {
             name: result["metrics"].get(metric) for name, result in results.items()
         }
-    for stratum in strata:
-        for metric in metrics:
-            columns[f"{stratum} {_label(metric)}"] = {
-                name: result["strata"].get(stratum, {}).get(metric)
-                for name, result in results.items()
-            }
+    for metric in metrics:
+        columns[f"cold {_label(metric)}"] = {
+            name: result["strata"]["cold"].get(metric) for name, result in results.items()
+        }
     return _table("model", list(results), columns, title)
 
 
-def strata_table(
-    results: Mapping[str, Mapping[str, Any]], metric: str = "recall@20", title: str = ""
-) -> Table:
-    """One row a model, one column a stratum: by training degree of the held-out item."""
+def strata_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Recall@20: one row a model, one column a stratum of the held-out item's training degree."""
     strata = {name: row for result in results.values() for name, row in result["strata"].items()}
     columns = {
         f"{name}\n({row['users']} users)": {
-            model: result["strata"].get(name, {}).get(metric) for model, result in results.items()
+            model: result["strata"].get(name, {}).get("recall@20")
+            for model, result in results.items()
         }
         for name, row in sorted(strata.items(), key=lambda item: _stratum_order(item[0]))
     }
-    return _table(f"{_label(metric)} by degree", list(results), columns, title)
+    return _table("Recall@20 by degree", list(results), columns)
 
 
 def print_table(table: Table, stream: TextIO | None = None) -> None:
@@ -81,7 +77,10 @@ def _markdown_cell(value: Any) -> str:
 
 
 def _table(
-    corner: str, models: list[str], columns: Mapping[str, Mapping[str, float | None]], title: str
+    corner: str,
+    models: list[str],
+    columns: Mapping[str, Mapping[str, float | None]],
+    title: str = "",
 ) -> Table:
     table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
     table.add_column(corner)

@@ -72,7 +72,7 @@ def test_any_number_of_ranks_reads_what_any_other_saved(tmp_path: Path) -> None:
             found = find_checkpoint(tmp_path)
             assert found is not None
             parts = [found.rows(start, stop) for start, stop in ranges(world_size)]
-            read = {key: torch.cat([part[key] for part in parts]) for key in found.row_names}
+            read = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         assert (
             save_all(savers(tmp_path, world_size), name, read, step=step) == [[name]] * world_size
         )

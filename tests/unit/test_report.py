@@ -139,12 +139,10 @@ def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
 
 def test_plain_progress_speaks_at_most_every_few_seconds_and_at_the_end() -> None:
     now, out = [0.0], io.StringIO()
-    with Progress(
-        "train", 980, stage="epoch 3/20", done=100, stream=out, clock=lambda: now[0]
-    ) as progress:
+    with Progress("train", 980, done=100, stream=out, clock=lambda: now[0]) as progress:
         for _ in range(20):
             now[0] += 0.6
-            progress.update(loss=0.41234)
+            progress.update(stage="epoch 3/20", loss=0.41234)
     assert out.getvalue().splitlines() == [
         "train  epoch 3/20  step 109/980  1.667 steps/s  ETA 8 min 43 s  loss 0.4123",
         "train  epoch 3/20  step 118/980  1.667 steps/s  ETA 8 min 37 s  loss 0.4123",
@@ -163,14 +161,6 @@ def test_progress_on_a_terminal_draws_a_bar() -> None:
     assert "embed [x]" in out.getvalue()
     assert "text 2/2" in out.getvalue()
     assert "━" in out.getvalue()
-
-
-def test_progress_of_unknown_length_has_no_time_left() -> None:
-    progress = Progress(
-        "read", None, unit="row", stream=io.StringIO(), clock=iter([0.0, 2.0, 2.0]).__next__
-    )
-    progress.done = 10
-    assert progress.line() == "read  row 10  5 rows/s"
 
 
 def test_tables_mark_the_best_of_each_column() -> None:
