@@ -9,59 +9,30 @@ from torch import Tensor
 
 from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.kernels.memory import zeros_in_large_pages
-from recmind_dist.kernels.row_adam import EPS, AdamRows, row_adam
+from recmind_dist.kernels.row_adam import EPS
 
 
-class RowAdam:
-    """Adam. State: exp_avg and exp_avg_sq [R, D], steps [R]."""
-
-    def __init__(self, weight: Tensor) -> None:
-        (rows, dim), device = weight.shape, weight.device
-        self.state = {
-            "exp_avg": zeros_in_large_pages(rows, dim, device),
-            "exp_avg_sq": zeros_in_large_pages(rows, dim, device),
-            "steps": torch.zeros(len(weight), dtype=torch.int64, device=device),
-        }
-        self._rows = AdamRows(weight, **self.state)
-
-    def update(
-        self,
-        rows: Tensor | slice,
-        grad: Tensor,
-        lr: float,
-        order: Tensor | None = None,
-        divisor: int = 1,
-    ) -> None:
-        """See `row_adam`."""
-        row_adam(self._rows, rows, grad, lr, order, divisor)
+def make_state(settings: TableSettings, weight: Tensor) -> dict[str, Tensor]:
+    """Zeros: Adam's exp_avg and exp_avg_sq [R, D] and steps [R], or Adagrad's sum_sq [R]."""
+    (rows, dim), device = weight.shape, weight.device
+    if settings.optimizer == "adagrad":
+        return {"sum_sq": torch.zeros(rows, device=device)}
+    return {
+        "exp_avg": zeros_in_large_pages(rows, dim, device),
+        "exp_avg_sq": zeros_in_large_pages(rows, dim, device),
+        "steps": torch.zeros(rows, dtype=torch.int64, device=device),
+    }
 
 
-class RowAdagrad:
-    """Adagrad on the mean square of a row's gradient. State: sum_sq [R]."""
+def row_adagrad(
+    weight: Tensor, sum_sq: Tensor, rows: Tensor | slice, grad: Tensor, lr: float, divisor: int
+) -> None:
+    """One step on some rows of `weight` [R, D], by the mean square of a row's gradient.
 
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
-        self.state = {"sum_sq": torch.zeros(len(weight), device=weight.device)}
-
-    def update(
-        self,
-        rows: Tensor | slice,
-        grad: Tensor,
-        lr: float,
-        order: Tensor | None = None,
-        divisor: int = 1,
-    ) -> None:
-        """See `row_adam`; `order` changes nothing."""
-        if divisor != 1:
-            grad = grad * (1 / divisor)
-        total = self.state["sum_sq"][rows] + grad.square().mean(1)
-        self.state["sum_sq"][rows] = total
-        self._weight[rows] -= lr * grad / (total.sqrt() + EPS)[:, None]
-
-
-RowOptimizer = RowAdam | RowAdagrad
-
-
-def make_row_optimizer(settings: TableSettings, weight: Tensor) -> RowOptimizer:
-    """The optimizer that the settings name, for `weight` [R, D]."""
-    return RowAdam(weight) if settings.optimizer == "adam" else RowAdagrad(weight)
+    The other arguments are those of `row_adam`.
+    """
+    if divisor != 1:
+        grad = grad * (1 / divisor)
+    total = sum_sq[rows] + grad.square().mean(1)
+    sum_sq[rows] = total
+    weight[rows] -= lr * grad / (total.sqrt() + EPS)[:, None]

@@ -9,9 +9,10 @@ import math
 import torch
 from torch import Tensor
 
-from recmind_dist.embedding.row_optimizer import make_row_optimizer
+from recmind_dist.embedding.row_optimizer import make_state, row_adagrad
 from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.kernels.memory import zeros_in_large_pages
+from recmind_dist.kernels.row_adam import AdamRows, row_adam
 from recmind_dist.kernels.row_moves import place_rows
 
 
@@ -36,8 +37,7 @@ class ShardedTable:
         self.start, self.stop = row_range
         self.num_rows, self.dim, self.settings = num_rows, dim, settings
         self.weight = zeros_in_large_pages(len(self), dim, device)
-        self._optimizer = make_row_optimizer(settings, self.weight)
-        self.state = self._optimizer.state
+        self.state = make_state(settings, self.weight)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -79,7 +79,10 @@ class ShardedTable:
             divisor: of the gradient.
         """
         lr = self.settings.learning_rate * lr_factor
-        self._optimizer.update(local_rows, grad, lr, order, divisor)
+        if self.settings.optimizer == "adam":
+            row_adam(AdamRows(self.weight, **self.state), local_rows, grad, lr, order, divisor)
+        else:
+            row_adagrad(self.weight, self.state["sum_sq"], local_rows, grad, lr, divisor)
 
     def rows(self) -> dict[str, Tensor]:
         """Weight and optimizer state of this shard, by name. The first dimension is the rows."""

@@ -4,34 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.kernels import row_adam
+from tests.embedding_tables import CPU, DIM, ROWS, gradient, start, table
 
-ROWS, DIM, STEPS = 12, 5, 25
-CPU = torch.device("cpu")
-
-
-def table(start: Tensor | None = None, **settings: object) -> ShardedTable:
-    made = ShardedTable((3, 3 + ROWS), 40, DIM, TableSettings.model_validate(settings), CPU)
-    if start is not None:
-        made.weight.copy_(start)
-    return made
-
-
-def gradient(step: int) -> Tensor:
-    """Of very different sizes, with zeros among them."""
-    generator = torch.Generator().manual_seed(step)
-    g = torch.randn(ROWS, DIM, generator=generator) * 10.0 ** torch.randint(
-        -4, 2, (ROWS, 1), generator=generator
-    )
-    return g * (torch.rand(ROWS, DIM, generator=generator) > 0.2)
-
-
-def start() -> Tensor:
-    return torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(99))
+STEPS = 25
 
 
 def factor(step: int) -> float:
