@@ -1,7 +1,6 @@
 """Many runs of one study: each arm at several seeds, several processes at once."""
 
 import multiprocessing
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -9,15 +8,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recmind_dist.errors import StoreError, TrainingError
+from recmind_dist.errors import TrainingError
 from recmind_dist.launch.in_process import leave_ray
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.text_dtype import same_config
-from recmind_dist.pipeline.train import prepare_texts
+from recmind_dist.pipeline.train import embed, prepare_texts
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.storage import content_key
+from recmind_dist.text import store_path
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.types import Say
 
@@ -70,7 +69,8 @@ def run_arms(
             by default
     """
     configs = [[_config_of(arm, configure, home, k) for k in range(seeds)] for arm in arms]
-    flat = separate_texts([config for row in configs for config in row], home, say)
+    flat = [config for row in configs for config in row]
+    embed_all(flat, say)
     outcomes = iter(_run_all(flat, jobs, say, train or train_and_evaluate))
     found = []
     for arm, row in zip(arms, configs, strict=True):
@@ -95,41 +95,21 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
     return base.model_copy(update=changes).absolute()
 
 
-def separate_texts(configs: Sequence[RunConfig], home: Path, say: Say) -> list[RunConfig]:
-    """Prepares all data and embeds all texts; each set of texts gets its own cache below `home`.
+def embed_all(configs: Sequence[RunConfig], say: Say) -> None:
+    """Prepares all data and embeds each set of texts once.
 
-    Held-out titles are left out of user texts, so models differ in texts.
+    Models differ in texts: those whose gates learn on held-out edges leave their titles out.
     """
-    caches: dict[str, Path] = {}
-    out = []
+    done: set[Path] = set()
     for config in configs:
         graph = Pipeline(config, _nothing).prepare()
         texts = None if config.variant == "popularity" else prepare_texts(config, graph).texts
         if texts is None:
-            out.append(config)
             continue
-        key = content_key([texts.items, texts.users])[:8]
-        cache_dir = (home / f"texts-{key}").absolute()
-        out.append(config.model_copy(update={"cache_dir": cache_dir}))
-        if key not in caches:
-            if not cache_dir.exists():  # most vectors, those of items at least, are the same
-                source = next(reversed(caches.values()), config.cache_dir)
-                _copy_cache(source / config.dataset.name, cache_dir / config.dataset.name)
-            caches[key] = cache_dir
-            Pipeline(out[-1], say).embed()
-    return out
-
-
-def _copy_cache(source: Path, target: Path) -> None:
-    partial = target.parent / f".partial-{target.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".lock", ".partial-*"))
-        partial.rename(target)
-    except OSError as error:
-        raise StoreError(
-            f"{target}: cannot be written ({error.strerror}): free space, or set another run_dir"
-        ) from error
+        store = store_path(texts, config.text, config.cache_dir / config.dataset.name)
+        if store not in done:
+            done.add(store)
+            embed(config, texts, None, say)
 
 
 def _run_all(configs: list[RunConfig], jobs: int, say: Say, train: TrainOne) -> list[str]:
@@ -159,7 +139,10 @@ def is_done(config: RunConfig) -> bool:
     run = RunDirectory(config.run_dir)
     if not (run.results.is_file() and run.per_user.is_file() and run.config.is_file()):
         return False
-    return same_config(read_run(run.path)[1].absolute(), config.absolute())
+    recorded = read_run(run.path)[1].absolute()
+    # where data and vectors lie changes no result
+    recorded = recorded.model_copy(update={"cache_dir": config.absolute().cache_dir})
+    return same_config(recorded, config.absolute())
 
 
 def train_and_evaluate(values: dict[str, object]) -> tuple[str, float]:
