@@ -20,12 +20,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 RAY = Path(sys.executable).parent / "ray"
-OURS = (
-    "--head",
-    "--address",
-    "--dashboard-host",
-    "--node-ip-address",
-)  # not to be had past the checks below
+# not to be had past the checks below
+OURS = ("--head", "--address", "--dashboard-host", "--node-ip-address")
 
 
 class Refusal(ValueError):

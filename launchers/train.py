@@ -52,9 +52,8 @@ def explain(error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault(
-        "RAY_ADDRESS", "auto"
-    )  # a job runs on its cluster, never on one of its own
+    # a job runs on its cluster, never on one of its own
+    os.environ.setdefault("RAY_ADDRESS", "auto")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     config, resume, overrides = parse()
     with as_file(files("recmind_dist.configs") / "quickstart.yaml") as quickstart:

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 # an exception as a traceback prints it, below an indented frame: `torch.AcceleratorError: CUDA
 # error: …`
 _EXCEPTION = re.compile(r"^ +\S.*\n((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:: (.*))?$", re.MULTILINE)
-_NCCL = re.compile(
-    r"^Last error:\s*^(\S.*)$", re.MULTILINE
-)  # NCCL's own words stand below a general line
+# NCCL's own words stand below a general line
+_NCCL = re.compile(r"^Last error:\s*^(\S.*)$", re.MULTILINE)
 # by what attribute Ray's wrappers hold what they wrap
 _WRAPPED = ("_base_exc", "controller_failure", "health_check_failure", "worker_failures")
 _LONGEST = 300

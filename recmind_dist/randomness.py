@@ -48,11 +48,8 @@ def stream_key(seed: int, name: str, *counters: int) -> int:
     data = name.encode()
     name_words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
     key = seed & _MASK
-    for word in [
-        len(data),
-        *name_words,
-        *(c & _MASK for c in counters),
-    ]:  # the length keeps names and counters apart
+    # the length keeps names and counters apart
+    for word in [len(data), *name_words, *(c & _MASK for c in counters)]:
         key = int(mix64_pair(key, word))
     return key
 
@@ -88,9 +85,8 @@ def normals(key: int, rows: IntArray, dim: int) -> FloatArray:
     """
     out = np.empty((len(rows), dim), np.float32)
     angle_key = stream_key(key, "angle")
-    for start in range(
-        0, len(rows), _BLOCK_ROWS
-    ):  # counters and both draws of all rows would be six times the rows
+    # counters and both draws of all rows would be six times the rows
+    for start in range(0, len(rows), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
         counters = (
             rows[block].astype(np.int64)[:, None] * dim + np.arange(dim, dtype=np.int64)[None, :]

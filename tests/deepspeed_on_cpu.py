@@ -9,6 +9,5 @@ import torch
 from recmind_dist.distributed.accelerator import import_deepspeed
 
 import_deepspeed(torch.device("cpu"))
-import_module(
-    "deepspeed.runtime.zero.muon.muon_optimizer"
-)  # an engine's first start would import it, for seconds
+# an engine's first start would import it, for seconds
+import_module("deepspeed.runtime.zero.muon.muon_optimizer")

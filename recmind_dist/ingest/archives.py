@@ -23,6 +23,7 @@ BLOCK = 1 << 20  # bytes
 MAX_DIRECTORY = 4 << 20  # bytes of a zip archive's central directory
 TAIL = (1 << 16) + 22  # bytes at the end of a zip file that contain its last record
 PIP_FLAGS = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-input"]
+# what zipfile raises on damaged bytes
 UNSOUND = (
     zipfile.BadZipFile,
     zlib.error,
@@ -31,7 +32,7 @@ UNSOUND = (
     OSError,
     ValueError,
     struct.error,
-)  # what zipfile raises on damaged bytes
+)
 
 
 @dataclass(frozen=True)

@@ -183,10 +183,8 @@ def writing(cache: Path) -> Iterator[None]:
     """Turns the errors of a full disk or a read-only cache into one sentence."""
     try:
         yield
-    except (
-        OSError,
-        pl.exceptions.ComputeError,
-    ) as error:  # polars raises the latter on a full disk
+    # polars raises the latter on a full disk
+    except (OSError, pl.exceptions.ComputeError) as error:
         reason = getattr(error, "strerror", None) or str(error).rpartition("error: ")[2]
         raise StoreError(
             f"{cache}: cannot be written ({reason}): free space or choose another cache"

@@ -103,9 +103,8 @@ def _wait_for_lock(path: Path) -> int:
 def _open(path: Path) -> int:
     for _ in range(100):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(
-            FileNotFoundError
-        ):  # another process, whose build failed, has removed the directory since
+        # another process, whose build failed, has removed the directory since
+        with suppress(FileNotFoundError):
             return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 

@@ -125,9 +125,8 @@ def _work(
     save_wait_s: float,
     environment: dict[str, str],
 ) -> None:
-    os.environ.update(
-        environment
-    )  # the fork server has that of the moment at which the first test needed it
+    # the fork server has that of the moment at which the first test needed it
+    os.environ.update(environment)
     import logging
 
     import torch.distributed as dist

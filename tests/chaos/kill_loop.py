@@ -33,10 +33,8 @@ from tests.training_runs import make_inputs
 STEPS_A_KILL = 8
 IN_START = 0.15  # share of the kills while processes start, within START_S
 START_S = 1.5
-EARLY, EARLY_S = (
-    0.05,
-    0.5,
-)  # share of the kills, at most, that come before anything is committed; within EARLY_S of a start
+# share of the kills, at most, that come before anything is committed; within EARLY_S of a start
+EARLY, EARLY_S = (0.05, 0.5)
 
 
 @dataclass

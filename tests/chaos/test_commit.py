@@ -100,9 +100,8 @@ def test_a_kill_before_commit_leaves_the_former_checkpoint(tmp_path: Path, fault
     assert found is not None
     assert found.name == attempt_name(1, "aaaaaaaa")
 
-    again = start(
-        tmp_path, 0, 1, "bbbbbbbb"
-    )  # the same run started again: the dead attempt is in nobody's way
+    # the same run started again: the dead attempt is in nobody's way
+    again = start(tmp_path, 0, 1, "bbbbbbbb")
     again.communicate(timeout=150)
     assert again.returncode == 0
     found = find_checkpoint(tmp_path)
@@ -115,10 +114,8 @@ def test_a_kill_between_commit_and_report_leaves_the_new_checkpoint(tmp_path: Pa
     dead = start(tmp_path, 0, 1, "aaaaaaaa", "before report")
     said, _ = dead.communicate(timeout=150)
     assert dead.returncode == -signal.SIGKILL
-    assert said.split() == [
-        "reported",
-        attempt_name(1, "aaaaaaaa"),
-    ]  # nobody was told of the second
+    # nobody was told of the second
+    assert said.split() == ["reported", attempt_name(1, "aaaaaaaa")]
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 2

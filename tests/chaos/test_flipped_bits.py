@@ -9,11 +9,8 @@ import json
 import logging
 import os
 import shutil
-import signal
-import tempfile
 import uuid
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +41,7 @@ from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
-from tests.shop import make_shop, ray_processes, recmind, wait_until_none
+from tests.shop import make_shop, recmind
 from tests.tiny_language_model import make_bert
 
 CHANGES = [
@@ -52,9 +49,8 @@ CHANGES = [
     "train.epochs=2",
     "evaluation.ks=[5, 20]",
 ]
-CHANGES += [
-    "model.text_components=24"
-]  # of 32, so that whitening that is fitted again must know of it
+# of 32, so that whitening that is fitted again must know of it
+CHANGES += ["model.text_components=24"]
 HARMLESS = (".lock", "logs/*", "*.done.json", "ledger/*.json")
 """What no command reads again: who holds a lock, logs for people, a rank's word to others that
 COMMIT has made void.
@@ -92,9 +88,8 @@ def all_make_run(home: Path) -> None:
     with trainer.directory.lock():
         fit(config, prepared, lambda line: None, train=train)
         trainer.evaluate()
-    with atomic_directory(
-        config.run_dir / "exports" / "vectors"
-    ) as export:  # as any writer of such a directory does
+    # as any writer of such a directory does
+    with atomic_directory(config.run_dir / "exports" / "vectors") as export:
         shutil.copy(config.run_dir / "whitening.safetensors", export / "vectors.safetensors")
         write_manifest(export, "export", 1, {"made_of": "a test"})
 
@@ -234,10 +229,8 @@ def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
     assert any(path.parent.name == "ledger" for path in files)
     for path in files:
         size = path.stat().st_size
-        for where in (
-            0.5,
-            zlib.crc32(path.name.encode()) / 2**32,
-        ):  # the middle, and a place drawn from the name
+        # the middle, and a place drawn from the name
+        for where in (0.5, zlib.crc32(path.name.encode()) / 2**32):
             bit = int(8 * size * where)
             name = str(path.relative_to(home))
             caplog.clear()
@@ -353,16 +346,6 @@ def test_damaged_lines_of_the_log_are_moved_out(
     assert len(lines) == count - 1
     assert all(json.loads(line)["crc32"] for line in lines)
     assert len((run_of(home) / "logs" / "metrics-damaged.jsonl").read_bytes().splitlines()) == 1
-
-
-@pytest.fixture
-def ray_home() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="r"))
-    yield directory
-    wait_until_none(directory)
-    for process in ray_processes(directory):
-        os.kill(process, signal.SIGKILL)
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.chaos_slow

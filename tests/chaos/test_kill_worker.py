@@ -128,9 +128,8 @@ def test_row_05_when_the_driver_dies_the_same_command_resumes_the_run(home: Path
     others = psutil.Process(command.pid).children(recursive=True)
     command.kill()
     command.communicate()
-    _, alive = psutil.wait_procs(
-        others, timeout=180
-    )  # Ray's agents look for their dead head for a minute first
+    # Ray's agents look for their dead head for a minute first
+    _, alive = psutil.wait_procs(others, timeout=180)
     assert not [process.cmdline() for process in alive], (
         "what the driver had started was to end with it"
     )

@@ -154,9 +154,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     yield mount
     if disk.is_mount():
-        subprocess.run(
-            ["umount", "--lazy", str(disk)], check=True
-        )  # a rank may still have files open there
+        # a rank may still have files open there
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_row_07_a_full_disk_costs_saves_loudly_and_then_the_run(

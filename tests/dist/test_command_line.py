@@ -5,12 +5,9 @@ and gone on with.
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,6 @@ from tests.shop import (
     SIZE,
     environment,
     make_shop,
-    ray_processes,
     recmind,
     wait_until_none,
 )
@@ -53,17 +49,6 @@ class Shop:
     @property
     def run(self) -> Path:
         return self.home / "runs" / "shop"
-
-
-@pytest.fixture(scope="module")
-def ray_home() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="r"))
-    yield directory
-    left = wait_until_none(directory)
-    for process in ray_processes(directory):
-        os.kill(process, signal.SIGKILL)
-    shutil.rmtree(directory, ignore_errors=True)
-    assert not left, f"processes {left} outlived the commands that started them"
 
 
 @pytest.fixture(scope="module")

@@ -45,9 +45,8 @@ def train(engine: DenseEngine, first: int, last: int) -> None:
         generator = torch.Generator().manual_seed(step)
         x, y = torch.randn(12, 7, generator=generator), torch.randn(12, 1, generator=generator)
         mine = slice(12 * rank // world, 12 * (rank + 1) // world)
-        engine.backward(
-            engine(x[mine].requires_grad_(), y[mine])
-        )  # an input with gradient, as the table's rows are
+        # an input with gradient, as the table's rows are
+        engine.backward(engine(x[mine].requires_grad_(), y[mine]))
         engine.step(1.0 - step / 20)
 
 

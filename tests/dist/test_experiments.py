@@ -3,9 +3,6 @@ twice.
 """
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +12,6 @@ from tests.shop import SIZE, make_shop, recmind
 from tests.tiny_language_model import make_bert
 
 COMMAND = ["experiment", "gating", "shop.yaml", "train.epochs=1", "--seeds", "2"]
-
-
-@pytest.fixture(scope="module")
-def ray_home() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="r"))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from recmind_dist.storage.remote import Remote
 from recmind_dist.storage.tree import FILES, INDEX, Tree
 from recmind_dist.training.inputs import Inputs
 from tests.chaos.group import Group, assert_same
-from tests.shop import SIZE, make_shop, ray_processes, recmind
+from tests.shop import SIZE, make_shop, recmind
 from tests.tiny_language_model import make_bert
 from tests.training_runs import config_of, make_inputs
 
@@ -316,15 +315,6 @@ def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
     assert found.name in committed(str(tmp_path / "storage"))
     assert Group(again, inputs, resume="must").wait()
     assert_same(again.run_dir, calm)
-
-
-@pytest.fixture
-def ray_home() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="r"))
-    yield directory
-    for process in ray_processes(directory):
-        os.kill(process, signal.SIGKILL)
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.timeout(500)

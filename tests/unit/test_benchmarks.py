@@ -137,9 +137,8 @@ def test_bytes_and_workers_cost_time_and_cores_are_shared() -> None:
     assert model.here(busy, 2, 2) == pytest.approx(0.3 + (7 + 3) * 1e-3 + 0.12)
     assert model.here(busy, 4, 2) == pytest.approx(2 * model.here(busy, 2, 2))
     network = Network(gbit_s=8, efficiency=1.0, latency_us=0)
-    assert model.there(alone, 1, network) == pytest.approx(
-        0.2
-    )  # the sampler's thread has a core of its own
+    # the sampler's thread has a core of its own
+    assert model.there(alone, 1, network) == pytest.approx(0.2)
     assert model.there(busy, 8, network) == pytest.approx(0.2 + 2 * 0.1 + 0.1)
     slow = Network(gbit_s=8, efficiency=1.0, latency_us=100)
     # the sampling thread is the slower one now: a group is told sizes in calls of their own

@@ -63,9 +63,8 @@ def save_all(
 
 def test_any_number_of_ranks_reads_what_any_other_saved(tmp_path: Path) -> None:
     whole = table()
-    for step, world_size in enumerate(
-        (2, 1, 3, 4, 2)
-    ):  # 2 → 1 → 3 → 4 → 2, each from what the former read
+    # 2 → 1 → 3 → 4 → 2, each from what the former read
+    for step, world_size in enumerate((2, 1, 3, 4, 2)):
         name = attempt_name(step, "abcdefgh")
         read = whole if step == 0 else {}
         if step:
@@ -162,9 +161,8 @@ def test_failures_are_counted_then_stop_the_run(
                 assert save_all([one], attempt_name(step, "abcdefgh")) == [[]]
             assert f"failure {step - 1} of 3 in a row" in caplog.text
         assert [path.name for path in tmp_path.iterdir()] == [good]  # nothing half-written stays
-    assert save_all([one], attempt_name(4, "abcdefgh")) == [
-        [attempt_name(4, "abcdefgh")]
-    ]  # and the count starts again
+    # and the count starts again
+    assert save_all([one], attempt_name(4, "abcdefgh")) == [[attempt_name(4, "abcdefgh")]]
     monkeypatch.setattr(saver, "write_shard", full)
     for step in (5, 6):
         save_all([one], attempt_name(step, "abcdefgh"))
@@ -198,9 +196,8 @@ def test_a_failed_rank_frees_the_others_at_once(
     assert find_checkpoint(tmp_path) is None
     name = attempt_name(2, "abcdefgh")
     assert save_all(ranks, name) == [[name]] * 3
-    assert [path.name for path in tmp_path.iterdir()] == [
-        name
-    ]  # the failed attempt went with the pruning
+    # the failed attempt went with the pruning
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_missing_rank_is_named(

@@ -24,9 +24,8 @@ def read(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["aws.yaml", "on-premises.yaml"])
 def test_ray_up_takes_the_file(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(
-        "HOME", str(tmp_path)
-    )  # of machines that are there, Ray keeps a list in the home directory
+    # of machines that are there, Ray keeps a list in the home directory
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = read(name)
     validate_config(prepare_config(config))
     with pytest.raises(jsonschema.ValidationError):

@@ -27,12 +27,8 @@ ALONE = re.compile(r"one rank alone", re.IGNORECASE)
 """In the docstring of a function that calls collectives where there is one rank, and which others
 need not call.
 """
-NO_COLLECTIVES = {
-    "is_initialized",
-    "get_rank",
-    "get_world_size",
-    "HashStore",
-}  # of torch.distributed
+# of torch.distributed
+NO_COLLECTIVES = {"is_initialized", "get_rank", "get_world_size", "HashStore"}
 OF_LIBRARIES = {  # DeepSpeed's, and Ray Train's
     "GatheredParameters",
     "safe_get_full_optimizer_state",

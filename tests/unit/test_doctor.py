@@ -132,9 +132,8 @@ def test_any_flipped_bit_of_the_hashes_makes_a_file_unverifiable(tmp_path: Path)
         write_sealed(tmp_path / name, name.encode())
     sums = tmp_path / seals.NAME
     whole = sums.read_bytes()
-    for bit in range(
-        0, 8 * len(whole) - 8, 3
-    ):  # the last byte ends the last line, and is not missed
+    # the last byte ends the last line, and is not missed
+    for bit in range(0, 8 * len(whole) - 8, 3):
         sums.write_bytes(flipped(whole, bit))
         assert not (verifies(tmp_path / "config.yaml") and verifies(tmp_path / "inputs.json")), bit
 
@@ -188,9 +187,8 @@ def test_a_graph_is_read_in_full(tmp_path: Path) -> None:
             k: v for k, v in json.loads(manifest).items() if k not in ("kind", "schema", "files")
         }
         content.pop("manifest_sha256")
-        write_manifest(
-            graph.path, "graph", 1, content
-        )  # a defect of the writer: hashes fit, the graph is none
+        # a defect of the writer: hashes fit, the graph is none
+        write_manifest(graph.path, "graph", 1, content)
         with pytest.raises(StoreError, match=fault):
             audit_graph(graph.path)
         file.write_bytes(whole)

@@ -39,10 +39,8 @@ def ranx_per_user(ranked: np.ndarray, held: list[list[int]]) -> dict[str, list[f
             for user, row in enumerate(ranked)
         },
     }
-    plain = {
-        **os.environ,
-        "NUMBA_DISABLE_JIT": "1",
-    }  # compiling its metrics takes a minute, running them nothing
+    # compiling its metrics takes a minute, running them nothing
+    plain = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(
         [sys.executable, "-c", _RANX],
         input=json.dumps(case),
@@ -111,9 +109,8 @@ def test_ties_go_to_the_lower_id_whatever_the_blocks(
 ) -> None:
     drawn = np.random.default_rng(seed)
     h_users = torch.from_numpy(drawn.integers(0, 2, (9, 3)).astype(np.float32))
-    h_items = torch.from_numpy(
-        drawn.integers(0, 2, (40, 3)).astype(np.float32)
-    )  # sums of whole numbers: exact ties
+    # sums of whole numbers: exact ties
+    h_items = torch.from_numpy(drawn.integers(0, 2, (40, 3)).astype(np.float32))
     seen = np.arange(10, dtype=np.int64)
     seen_items = drawn.integers(0, 40, 9)
     found, _ = rank_items(

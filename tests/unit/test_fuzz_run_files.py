@@ -246,9 +246,8 @@ def test_a_checkpoint_of_any_manifest_is_read_or_refused(run: Path, data: st.Dat
     kept = {name: (checkpoint / name).read_bytes() for name in (MANIFEST, COMMIT)}
     changed = json.dumps(spoilt(json.loads(kept[MANIFEST]), data)).encode()
     (checkpoint / MANIFEST).write_bytes(changed)
-    (checkpoint / COMMIT).write_text(
-        hashlib.sha256(changed).hexdigest()
-    )  # signed by whoever changed it
+    # signed by whoever changed it
+    (checkpoint / COMMIT).write_text(hashlib.sha256(changed).hexdigest())
     try:
         found = may_refuse(lambda: find_checkpoint(directory))
         if found is not None:

@@ -101,9 +101,8 @@ def test_the_cold_protocol_leaves_chosen_items_nought_to_three_edges_and_no_user
     )
     before = splits.leave_one_out(log)
     after = splits.withhold(before, log, 25, 0.4, seed=1)
-    assert np.array_equal(
-        before[before != splits.TRAIN], after[before != splits.TRAIN]
-    )  # nothing held out is touched
+    # nothing held out is touched
+    assert np.array_equal(before[before != splits.TRAIN], after[before != splits.TRAIN])
     degree = np.bincount(log.item[after == splits.TRAIN], minlength=25)
     full = np.bincount(log.item[before == splits.TRAIN], minlength=25)
     changed = np.flatnonzero(degree < full)

@@ -359,9 +359,8 @@ def test_of_two_runs_that_want_the_same_graph_one_makes_it_and_the_other_waits(
         while not begun.exists():
             assert first.poll() is None, first.communicate()
             time.sleep(0.05)
-        second = preparing(
-            tmp_path, {"point": stage, "action": "exception"}
-        )  # it must not build itself
+        # it must not build itself
+        second = preparing(tmp_path, {"point": stage, "action": "exception"})
         assert second.stderr is not None
         assert f"waiting for process {first.pid} on " in second.stderr.readline()
         assert second.poll() is None

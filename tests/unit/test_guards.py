@@ -77,9 +77,8 @@ def test_a_thread_that_makes_nothing_is_an_error_that_names_its_place(
         yield 1
         go_on.wait(60)
 
-    items = iter(
-        Prefetcher(stuck(), 1, timeout_s=2.0)
-    )  # long enough for the first item on a busy machine
+    # long enough for the first item on a busy machine
+    items = iter(Prefetcher(stuck(), 1, timeout_s=2.0))
     assert next(items) == 1
     with pytest.raises(
         WorkerLostError, match=r"made no batch for .* it stands at .*threading\.py:\d+ \(wait\)"

@@ -239,13 +239,8 @@ def test_natural_order_is_by_number_then_by_text() -> None:
     [
         ("yelp", 304_524, 30_431, 20_033, 0),
         ("amazon-beauty", 198_502, 22_363, 12_101, 0),
-        (
-            "ml-latest-small",
-            100_835,
-            610,
-            9_724,
-            1,
-        ),  # line 522 of that log ends in a web address instead of its time
+        # line 522 of that log ends in a web address instead of its time
+        ("ml-latest-small", 100_835, 610, 9_724, 1),
     ],
 )
 def test_real_logs_have_the_counts_that_are_known(

@@ -16,9 +16,8 @@ from recmind_dist.ingest.movielens import CONVERT
 from recmind_dist.ingest.rows import Quarantine
 from recmind_dist.ingest.settings import LogSettings
 
-fetching = import_module(
-    "recmind_dist.ingest.fetch"
-)  # the room exports the function under the same name
+# the room exports the function under the same name
+fetching = import_module("recmind_dist.ingest.fetch")
 
 PUBLISHED = {
     "u.data": b"196\t242\t3\t881250949\n",

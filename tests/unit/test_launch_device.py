@@ -113,9 +113,8 @@ def test_in_this_process_auto_takes_the_gpu_that_torch_sees(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
-    assert (
-        choose_device_here(scaling(num_workers=2)).device == "cuda"
-    )  # one rank, whatever the config says of workers
+    # one rank, whatever the config says of workers
+    assert choose_device_here(scaling(num_workers=2)).device == "cuda"
     assert choose_device_here(scaling(device="cpu")).device == "cpu"
 
 
@@ -218,9 +217,8 @@ def test_the_first_cause_of_a_worker_reaches_the_user(
         "to ValueError: the engine "
         "could not be made: see the logs, then run the same command again"
     )
-    other = WorkerGroupError(
-        "[Rank 0 Error Snippet]:\n...", {0: RuntimeError(cuda)}
-    )  # of an attempt that wrote nothing
+    # of an attempt that wrote nothing
+    other = WorkerGroupError("[Rank 0 Error Snippet]:\n...", {0: RuntimeError(cuda)})
     assert "failed: RuntimeError: CUDA error: invalid device ordinal: see" in str(
         runner._worker_error(refusal, other)
     )

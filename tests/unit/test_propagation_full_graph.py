@@ -97,10 +97,8 @@ def test_edges_and_rows_that_are_known_ahead_change_nothing(graph: Graph, layers
     """
     operator = operator_of(graph)
     generator = torch.Generator().manual_seed(layers)
-    for rows in (
-        torch.tensor([93, 2, 61]),
-        torch.tensor([8, 61]),
-    ):  # what the first leaves must not show in the second
+    # what the first leaves must not show in the second
+    for rows in (torch.tensor([93, 2, 61]), torch.tensor([8, 61])):
         x = torch.randn(graph.num_nodes, 5, generator=generator, requires_grad=True)
         weights = torch.randn(2, len(rows), 5, generator=generator)
         edges = operator.edges_from(rows)

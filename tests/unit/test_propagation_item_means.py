@@ -57,7 +57,6 @@ def test_content_is_an_items_text_and_the_mean_of_a_users_and_no_user_text(graph
         content[operator.is_user], operator.item_means(1.0).means(items)[operator.is_user]
     )
     assert torch.allclose(recent, operator.item_means(0.5).means(items))
-    assert torch.allclose(
-        content_view(operator, text[operator.items], 0.0)[0][0], content
-    )  # items' texts are enough
+    # items' texts are enough
+    assert torch.allclose(content_view(operator, text[operator.items], 0.0)[0][0], content)
     assert newest_item_views(operator, [text], 0.0) == []

@@ -180,9 +180,8 @@ def test_full_disk_is_one_sentence_and_leaves_no_entry(tmp_path: Path) -> None:
     store, vectors = make_store(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (64, hard)
-        )  # the kernel refuses the write, as a full disk does
+        # the kernel refuses the write, as a full disk does
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
         with pytest.raises(
             StoreError,
             match=rf"items/c/1/0: cannot be written \({os.strerror(errno.EFBIG)}\): free space",
@@ -242,9 +241,8 @@ def test_second_run_needs_neither_ray_nor_the_model_in_memory(
 ) -> None:
     texts, settings, cache = embedded
     monkeypatch.setattr(TextEncoder, "load", None)
-    report = embed_texts(
-        texts, settings, cache
-    )  # Ray is not initialised here: an actor could not start
+    # Ray is not initialised here: an actor could not start
+    report = embed_texts(texts, settings, cache)
     assert (report.embedded, report.total, report.skipped_shards) == (0, 22, 4)
     assert report.seconds < 1.0
     assert np.isnan(TextStore.open(report.path).read_all("items")[::5]).all()

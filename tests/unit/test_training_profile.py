@@ -35,9 +35,8 @@ def test_short_epochs_add_up_until_the_skipped_steps_are_over(tmp_path: Path) ->
     profile = StepProfile(tmp_path, 1, wanted=True, skip=3, steps=5)
     for _ in range(3):
         train(profile, "joint", 2)
-    assert (
-        calls(tmp_path / "profile" / "joint-rank1.trace.json", "forward") == 1
-    )  # the fourth step, the last of its epoch
+    # the fourth step, the last of its epoch
+    assert calls(tmp_path / "profile" / "joint-rank1.trace.json", "forward") == 1
 
 
 def test_phases_have_profiles_of_their_own(tmp_path: Path) -> None:
