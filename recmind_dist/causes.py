@@ -1,4 +1,4 @@
-"""What a failure says first: the exception that began a chain, in one line.
+"""The first cause of a failure, in one line.
 
 Errors of workers arrive wrapped: by Ray, by DeepSpeed, by whatever cleaned up after them; and a
 message of CUDA has several lines, whose last ones tell how torch is compiled.

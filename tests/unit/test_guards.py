@@ -71,14 +71,15 @@ def test_a_thread_that_makes_nothing_is_an_error_that_names_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prefetch, "CLOSE_S", 0.2)
-    go_on = threading.Event()
+    first_is_ready, go_on = threading.Event(), threading.Event()
 
     def stuck() -> Iterator[int]:
         yield 1
+        first_is_ready.set()
         go_on.wait(60)
 
-    # long enough for the first item on a busy machine
-    items = iter(Prefetcher(stuck(), 1, timeout_s=2.0))
+    items = iter(Prefetcher(stuck(), 1, timeout_s=0.1))
+    assert first_is_ready.wait(60)
     assert next(items) == 1
     with pytest.raises(
         WorkerLostError, match=r"made no batch for .* it stands at .*threading\.py:\d+ \(wait\)"

@@ -24,8 +24,9 @@ from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import CheckpointError, ConfigError, DataError, StoreError, TextError
 from recmind_dist.ingest import DatasetSettings, ingest_dataset, objects
 from recmind_dist.ingest.archives import TAIL, Member, take_members
+from recmind_dist.ingest.fetch import SMOLLM2_GGUF_BYTES
 from recmind_dist.storage import read_json, read_manifest, verify_manifest, write_manifest
-from recmind_dist.text.gguf import SMOLLM2_GGUF_BYTES, convert_smollm2
+from recmind_dist.text.gguf import convert_smollm2
 
 MEMORY = 2 << 30  # bytes that a hostile file may make a process take, imports included
 

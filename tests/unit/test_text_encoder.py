@@ -142,7 +142,7 @@ def test_key_moves_with_everything_that_moves_vectors_and_nothing_else(
 
 def contrastive_loss(encoder: TextEncoder, left: list[str], right: list[str]) -> torch.Tensor:
     a, b = (
-        torch.nn.functional.normalize(encoder(encoder.tokenize(side, 16)), dim=1)
+        torch.nn.functional.normalize(encoder.forward_pooled(encoder.tokenize(side, 16)), dim=1)
         for side in (left, right)
     )
     return torch.nn.functional.cross_entropy(a @ b.T / 0.1, torch.arange(len(left)))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from recmind_dist.errors import TextError
+from recmind_dist.ingest.fetch import SMOLLM2_GGUF_SHA256
 from recmind_dist.storage import write_manifest
-from recmind_dist.text.gguf import KIND, SCHEMA, SMOLLM2_GGUF_SHA256, convert_smollm2
+from recmind_dist.text.gguf import KIND, SCHEMA, convert_smollm2
 
 
 def test_any_other_file_is_refused_unread(tmp_path: Path) -> None:

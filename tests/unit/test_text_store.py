@@ -244,7 +244,6 @@ def test_second_run_needs_neither_ray_nor_the_model_in_memory(
     # Ray is not initialised here: an actor could not start
     report = embed_texts(texts, settings, cache)
     assert (report.embedded, report.total, report.skipped_shards) == (0, 22, 4)
-    assert report.seconds < 1.0
     assert np.isnan(TextStore.open(report.path).read_all("items")[::5]).all()
 
 
