@@ -95,3 +95,4 @@ SENTENCE_TRANSFORMERS = Environment(
     "sentence-transformers",
     ("sentence-transformers>=5,<7", "torch==2.13.0", "transformers>=5.23,<6"),
 )
+IMPLICIT = Environment("implicit-0.7.3", ("implicit==0.7.3", "numpy==2.4.6", "scipy==1.17.1"))

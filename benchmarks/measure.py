@@ -28,6 +28,7 @@ RESULT_FILES = (
     ":!benchmarks/results",
     ":!benchmarks/README.md",
     ":!benchmarks/accuracy.md",
+    ":!benchmarks/baselines.md",
     ":!benchmarks/*.png",
 )
 _PACKAGES = (
