@@ -230,10 +230,10 @@ class PopularityLately:
 
 
 class ItemToItem:
-    """Scores are a user's row times item-item weights, which are kept for the next settings."""
+    """Scores are a user's row times item-item weights, dense ones kept in files."""
 
     def __init__(self, data: Data, folder: Path, seed: int) -> None:
-        self.x = data.train.rows()
+        self.x, self.folder = data.train.rows(), folder
         self.made: tuple[Settings, Any] = ({}, None)
 
     def scorer(self, settings: Settings, histories: Histories) -> ScoreUsers:
@@ -250,8 +250,17 @@ class ItemToItem:
     def _weights(self, settings: Settings) -> Any:
         if self.made[0] != settings:
             self.made = ({}, None)  # two would need twice the memory
-            self.made = (settings, self.fit(settings))
+            self.made = (settings, self._kept(settings))
         return self.made[1]
+
+    def _kept(self, settings: Settings) -> Any:
+        file = self.folder / ("-".join(f"{k}{v}" for k, v in settings.items()) + ".npy")
+        if file.is_file():
+            return np.load(file, mmap_mode="r")
+        weights = self.fit(settings)
+        if isinstance(weights, np.ndarray):
+            np.save(file, weights)
+        return weights
 
     def fit(self, settings: Settings) -> Any:
         """The weights, dense or sparse. Shape: [I, I]."""
