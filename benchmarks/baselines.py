@@ -40,7 +40,7 @@ from benchmarks.contenders.item_models import (
 )
 from benchmarks.contenders.process import ContenderProcess
 from benchmarks.contenders.ranking import ScoreUsers, rank_by_scores
-from benchmarks.environments import IMPLICIT
+from benchmarks.environments import IMPLICIT, RECBOLE
 from benchmarks.measure import commit
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.distributed.context import DistContext
@@ -51,7 +51,8 @@ from recmind_dist.graph import Graph
 from recmind_dist.ingest import ingest_dataset
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
-from recmind_dist.types import IntArray
+from recmind_dist.text import TextStore, Whitening
+from recmind_dist.types import FloatArray, IntArray
 
 PLAN = Path(__file__).with_suffix(".yaml")
 EVALUATION = EvaluationSettings()  # at 20 and 40, chosen by NDCG@20
@@ -300,8 +301,68 @@ class Ials:
             self.fitted = of_fit
         save_npz(self.folder / "rows.npz", histories.rows(settings["decay"]))
         self.process.ask("users", rows="rows.npz", alpha=settings["alpha"])
-        h_users, h_items = (np.load(self.folder / f"{side}.npy") for side in ("users", "items"))
-        return lambda users: h_users[users] @ h_items.T
+        return _inner_product(*(np.load(self.folder / f"{s}.npy") for s in ("users", "items")))
+
+
+class Sasrec:
+    """RecBole's SASRec; the epoch is chosen on validation, too.
+
+    Each of the settings is trained once: until validation has not improved for `patience` epochs.
+    """
+
+    text = False
+
+    def __init__(self, data: Data, folder: Path, seed: int) -> None:
+        self.data, self.folder, self.seed = data, folder, seed
+        self._save("train", data.train)
+        self._save("train+valid", data.with_validation)
+        if self.text:
+            np.save(folder / "texts.npy", _padded_texts(data))
+        python = RECBOLE.python()
+        self.process = ContenderProcess("run_sasrec.py", 1, folder, python=python)
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def scorer(self, settings: Settings, histories: Histories) -> ScoreUsers:
+        """As Baseline has it. Vectors for both histories are made when the model is trained."""
+        key = str(settings)
+        if key not in self.found:
+            self.found[key] = self._train(settings)
+        name = "train" if histories is self.data.train else "train+valid"
+        return _inner_product(self.found[key][name], self.found[key]["items"])
+
+    def _train(self, settings: Settings) -> dict[str, Any]:
+        hyper = {k: v for k, v in settings.items() if k not in ("epochs", "patience", "every")}
+        self.process.ask("start", **hyper, text=self.text, seed=self.seed)
+        best, best_epoch = -1.0, 0
+        for epoch in range(1, settings["epochs"] + 1):
+            done = self.process.ask("epoch")
+            if epoch % settings["every"] and epoch < settings["epochs"]:
+                continue
+            vectors = self._vectors("train")
+            score = self.data.evaluate(_inner_product(*vectors), "valid").metrics["ndcg@20"]
+            _say(f"epoch {epoch}: loss {done['loss']:.3f}, {done['seconds']:.0f} s, {score:.4f}")
+            if score > best:
+                best, best_epoch = score, epoch
+                self.process.ask("keep")
+            elif epoch - best_epoch >= settings["patience"]:
+                break
+        self.process.ask("restore")
+        found = {name: self._vectors(name)[0] for name in ("train", "train+valid")}
+        return {**found, "items": self._vectors("train")[1]}
+
+    def _vectors(self, history: str) -> tuple[FloatArray, FloatArray]:
+        self.process.ask("vectors", histories=f"{history}.npz")
+        return np.load(self.folder / "users.npy"), np.load(self.folder / "items.npy")
+
+    def _save(self, name: str, histories: Histories) -> None:
+        sizes = {"indptr": histories.indptr, "num_items": histories.num_items}
+        np.savez(self.folder / f"{name}.npz", items=histories.items, **sizes)
+
+
+class TextSasrec(Sasrec):
+    """The same with the text vectors that RecMind has, whitened, mapped linearly and added."""
+
+    text = True
 
 
 MODELS: dict[str, Callable[[Data, Path, int], Baseline]] = {
@@ -310,7 +371,23 @@ MODELS: dict[str, Callable[[Data, Path, int], Baseline]] = {
     "item_knn": ItemKnn,
     "ease": Ease,
     "ials": Ials,
+    "sasrec": Sasrec,
+    "sasrec_text": TextSasrec,
 }
+
+
+def _inner_product(h_users: FloatArray, h_items: FloatArray) -> ScoreUsers:
+    return lambda users: h_users[users] @ h_items.T
+
+
+def _padded_texts(data: Data) -> FloatArray:
+    """The config's text vectors of all items, after a row for the padding. Shape: [I + 1, T]."""
+    pipeline = Pipeline(data.config, _say)
+    report = pipeline.embed()
+    assert report is not None, "the config's model reads no text"
+    store = TextStore.open(report.path)
+    vectors = Whitening.fit(store).apply("items", store.read_all("items"))
+    return np.pad(vectors, ((1, 0), (0, 0)))
 
 
 def _metrics(found: Evaluation) -> dict[str, float]:

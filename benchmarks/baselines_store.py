@@ -109,4 +109,4 @@ def users_metric(rank: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
     hit = (rank > 0) & (rank <= int(k))
     if kind == "recall":
         return hit.astype(np.float64)
-    return np.where(hit, 1.0 / np.log2(rank + 1.0), 0.0)
+    return np.where(hit, 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)

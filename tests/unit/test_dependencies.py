@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 BY_NAME = {"import_module", "importorskip"}
 OURS = {"recmind_dist", "launchers", "benchmarks", "tests"}
 PEERS = {  # that benchmarks compare with, in environments of their own or where they happen to be
+    "implicit": "a peer",
     "recbole": "needs an older numpy",
     "sentence-transformers": "a peer",
     "torch-sparse": "a peer, compiled for an hour",

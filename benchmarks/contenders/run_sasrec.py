@@ -1,0 +1,149 @@
+# ruff: noqa: E402  (threads are confined before the libraries that start them are imported)
+"""RecBole's SASRec, with an item's text as a second input. Runs in RecBole's own environment.
+
+The network, its attention and its initial values are RecBole's. Training is as in the paper, from
+all positions of a sequence at once, where RecBole's own loader makes a sequence of each position
+and takes many times as long; the loss is softmax over the whole catalogue. Sequences of one length
+share a batch, so little is padded.
+
+Words: threads, a folder with train.npz, the training histories, and, for `text`, texts.npy, a row
+an item. Vectors are written there. Shapes: B sequences, L positions, D dims, I items.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from protocol import Work, confine, serve
+
+THREADS, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+confine(THREADS)
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.model.sequential_recommender import SASRec
+from sequences import SoftmaxLoss, batches, padded, windows
+from torch import Tensor, nn
+
+DIM, LAYERS, HEADS = 64, 2, 2
+INFERENCE_BATCH = 512
+
+
+class WholeSequenceSasrec(SASRec):
+    """SASRec whose outputs and loss are those of every position.
+
+    With texts, an item's vector is its own plus a learnt linear map of its text.
+    """
+
+    def __init__(self, config: Config, catalogue: "Catalogue", texts: Tensor | None) -> None:
+        super().__init__(config, catalogue)
+        self.texts = texts
+        if texts is not None:
+            self.of_text = nn.Linear(texts.shape[1], DIM, bias=False)
+            nn.init.normal_(self.of_text.weight, std=config["initializer_range"])
+
+    def items(self) -> Tensor:
+        """Vectors of all items; row 0 is the padding. Shape: [I + 1, D]."""
+        own: Tensor = self.item_embedding.weight
+        return own if self.texts is None else own + self.of_text(self.texts)
+
+    def outputs(self, items: Tensor, sequences: Tensor) -> Tensor:
+        """RecBole's forward, at every position. Shape: [B, L] → [B, L, D]."""
+        h = nn.functional.embedding(sequences, items)
+        h = h + self.position_embedding.weight[: sequences.shape[1]]
+        h = self.dropout(self.LayerNorm(h))
+        mask = self.get_attention_mask(sequences)
+        return self.trm_encoder(h, mask, output_all_encoded_layers=True)[-1]
+
+
+class Catalogue:
+    """What RecBole's models ask of a data set: how many items there are, with the padding."""
+
+    def __init__(self, num_items: int) -> None:
+        self.num_items = num_items
+
+    def num(self, field: str) -> int:
+        return self.num_items + 1
+
+
+def prepare() -> dict[str, Work]:
+    torch.set_num_threads(THREADS)
+    sys.argv = sys.argv[:1]  # RecBole reads the command line
+    train = np.load(FOLDER / "train.npz")
+    state: dict[str, Any] = {}
+
+    def start(order: dict[str, Any]) -> dict[str, Any]:
+        """{"dropout", "learning_rate", "batch_size", "length", "text", "seed"}"""
+        torch.manual_seed(order["seed"])
+        options = {
+            "n_layers": LAYERS,
+            "n_heads": HEADS,
+            "hidden_size": DIM,
+            "inner_size": 4 * DIM,
+            "hidden_dropout_prob": order["dropout"],
+            "attn_dropout_prob": order["dropout"],
+            "loss_type": "CE",
+            "train_neg_sample_args": None,
+            "MAX_ITEM_LIST_LENGTH": order["length"],
+            "use_gpu": False,
+        }
+        config = Config(model="SASRec", dataset="histories", config_dict=options)
+        texts = torch.from_numpy(np.load(FOLDER / "texts.npy")) if order["text"] else None
+        model = WholeSequenceSasrec(config, Catalogue(int(train["num_items"])), texts)
+        state.update(model=model, order=order, rng=np.random.default_rng(order["seed"]))
+        state["optimizer"] = torch.optim.Adam(model.parameters(), lr=order["learning_rate"])
+        state["pieces"] = windows(train["indptr"], train["items"], order["length"])
+        keep({})
+        return {}
+
+    def epoch(_: dict[str, Any]) -> dict[str, Any]:
+        """Trains on every transition of the training histories once."""
+        model, total, count = state["model"].train(), 0.0, 0
+        for batch in batches(state["pieces"], state["order"]["batch_size"], state["rng"]):
+            sequences, targets = batch[:, :-1], batch[:, 1:]
+            items = model.items()
+            wanted = targets > 0
+            h = model.outputs(items, sequences)[wanted]
+            loss = SoftmaxLoss.apply(h, items[1:], targets[wanted] - 1)
+            state["optimizer"].zero_grad()
+            loss.backward()
+            state["optimizer"].step()
+            total, count = total + loss.item() * len(h), count + len(h)
+        return {"loss": total / count}
+
+    @torch.no_grad()
+    def vectors(order: dict[str, Any]) -> dict[str, Any]:
+        """Vectors of items, and of users at the end of the histories of a file. {"histories"}."""
+        model, histories = state["model"].eval(), np.load(FOLDER / order["histories"])
+        indptr, items_of = histories["indptr"], histories["items"]
+        items = model.items()
+        users = torch.zeros(len(indptr) - 1, DIM)  # zeros for who has no history
+        length = np.minimum(np.diff(indptr), state["order"]["length"])
+        by_length = np.argsort(length, kind="stable")
+        by_length = by_length[length[by_length] > 0]
+        for begin in range(0, len(by_length), INFERENCE_BATCH):
+            batch = by_length[begin : begin + INFERENCE_BATCH]
+            rows = [items_of[indptr[u + 1] - length[u] : indptr[u + 1]] for u in batch]
+            h = model.outputs(items, padded(rows))
+            users[torch.from_numpy(batch)] = h[torch.arange(len(batch)), length[batch] - 1]
+        np.save(FOLDER / "users.npy", users.numpy())
+        np.save(FOLDER / "items.npy", items[1:].numpy())
+        return {}
+
+    def keep(_: dict[str, Any]) -> dict[str, Any]:
+        """Remembers the model as it is."""
+        state["kept"] = {k: v.clone() for k, v in state["model"].state_dict().items()}
+        return {}
+
+    def restore(_: dict[str, Any]) -> dict[str, Any]:
+        """Takes the remembered model again."""
+        state["model"].load_state_dict(state["kept"])
+        return {}
+
+    works = (start, epoch, vectors, keep, restore)
+    return {work.__name__: work for work in works}
+
+
+if __name__ == "__main__":
+    serve(prepare)
