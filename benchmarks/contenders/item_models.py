@@ -33,9 +33,10 @@ def ease_weights(x_UI: csr_matrix, l2: float) -> FloatArray:
     p, failed = spotri(p, lower=1, overwrite_c=1)
     assert not failed, "the Cholesky factor is singular"
     _mirror_lower(p)
-    p /= -p.diagonal()[None, :].copy()
-    np.fill_diagonal(p, 0.0)
-    return p
+    b: FloatArray = p.T  # the same matrix by rows: a sparse product would copy it by columns
+    b /= -b.diagonal()[None, :].copy()
+    np.fill_diagonal(b, 0.0)
+    return b
 
 
 def cosine_similarity(x_UI: csr_matrix, shrink: float) -> csc_matrix:
