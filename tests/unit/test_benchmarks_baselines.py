@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from scipy.sparse import csr_matrix
 
 from benchmarks.baselines import EVALUATION, chosen_of, points
+from benchmarks.baselines_compare import compare
 from benchmarks.baselines_page import write_page
 from benchmarks.baselines_store import BaselineStore, users_metric
 from benchmarks.contenders.histories import Histories
@@ -24,6 +26,8 @@ from benchmarks.contenders.sequences import SoftmaxLoss, batches, windows
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import evaluate_popularity, evaluate_ranking
+from recmind_dist.report import RunDirectory
+from recmind_dist.training.evaluate import write_per_user
 from tests.graphs import make_graph, random_pairs
 
 
@@ -170,6 +174,25 @@ def test_results_are_replaced_by_key_and_kept_by_user(tmp_path: Path) -> None:
         store.ranks("d", "sasrec", "train")
     write_page(store, tmp_path / "page.md")
     assert "| ease | train | 2 | 0.3750 ± 0.1768 |" in (tmp_path / "page.md").read_text()
+
+
+def test_runs_are_compared_with_a_baseline_user_by_user(tmp_path: Path) -> None:
+    store, users = BaselineStore(tmp_path), np.arange(60)
+    row = {"dataset": "d", "history": "train", "seed": 0}
+    store.put(row | {"model": "ease"}, users, np.zeros(60, np.int64))
+    store.put(row | {"model": "sasrec"}, users, np.zeros(60, np.int64))
+    runs = [RunDirectory(tmp_path / str(seed)) for seed in range(3)]
+    for run in runs:
+        run.create()
+        hits = {"user": users, "degree": np.ones(60, np.int64), "recall@20": np.ones(60)}
+        write_per_user(pl.DataFrame(hits), run)
+    found = compare(store, "d", "ease", "train", runs, "recall@20")
+    assert (found.a, found.b, found.users, found.significant) == (1.0, 0.0, 60, True)
+    one_seed = compare(store, "d", "sasrec", "train", runs, "recall@20")
+    assert one_seed.verdict == "not significant (1 of 3 seeds)"
+    store.put(row | {"dataset": "e", "model": "ease"}, users[:5], np.zeros(5, np.int64))
+    with pytest.raises(DataError, match="not the users of e"):
+        compare(store, "e", "ease", "train", runs, "recall@20")
 
 
 def test_the_softmax_made_in_blocks_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
