@@ -58,5 +58,5 @@ class ZeroSettings(Settings):
     """DeepSpeed ZeRO for the dense part: gates, projection, fallback, LoRA."""
 
     stage: Literal[0, 1, 2, 3] = 1
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(5e-3, gt=0)
     """Adam's, for the dense part."""

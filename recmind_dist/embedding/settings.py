@@ -11,4 +11,4 @@ class TableSettings(Settings):
     """The row-sharded embedding table's own optimizer."""
 
     optimizer: Literal["adam", "adagrad"] = "adam"
-    learning_rate: float = Field(1e-2, gt=0)
+    learning_rate: float = Field(1.5e-2, gt=0)

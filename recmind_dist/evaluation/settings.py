@@ -13,8 +13,9 @@ class EvaluationSettings(Settings):
     ks: tuple[int, ...] = (20, 40)
     """Cut-offs K of the metrics."""
 
-    every_epochs: int = Field(default=1, ge=1)
-    """Epochs between validations; the last epoch is always validated."""
+    every_epochs: int = Field(default=0, ge=0)
+    """Epochs between validations; the last epoch is always validated; 0: a tenth of train.epochs.
+    """
 
     metric: str = "ndcg@20"
     """Validation metric that chooses checkpoint and norm exponent; its K is one of `ks`."""

@@ -102,7 +102,9 @@ def embed_all(configs: Sequence[RunConfig], say: Say) -> None:
     """
     done: set[Path] = set()
     for config in configs:
-        graph = Pipeline(config, _nothing).prepare()
+        pipeline = Pipeline(config, _nothing)
+        graph = pipeline.prepare()
+        config = pipeline.config  # as resolved, which is what a finished run's directory holds
         texts = None if config.variant == "popularity" else prepare_texts(config, graph).texts
         if texts is None:
             continue

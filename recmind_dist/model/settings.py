@@ -2,9 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from recmind_dist.config import Settings
+
+FOLLOWS = -1.0
+"""Of a number that may be 0: it follows from the data (run_config/defaults.py)."""
 
 
 class GateSettings(Settings):
@@ -16,12 +19,12 @@ class GateSettings(Settings):
     """Of the graph's logit; 0 starts the graph and language alike."""
     learn_on: Literal["heldout", "train"] = "heldout"
     """heldout: gates learn from held-out training edges only; train: the paper's literal form."""
-    heldout_share: float = Field(0.1, gt=0, le=1)
+    heldout_share: float = Field(0.2, gt=0, le=1)
     """Share of the users whose newest training edge is held out for the gates."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Of the gates; none: zero.learning_rate."""
+    learning_rate: float | None = Field(5e-2, gt=0)
+    """Of the gates; null: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)
-    """Held-out pairs of a global step; 0: a quarter of train.batch_size."""
+    """Held-out pairs of a global step; 0: follows from their number."""
     withheld_items: float = Field(0.0, ge=0, lt=1)
     """Share of the items that keep 0..3 training edges, on average, while gates learn, so that
     gates meet items without edges."""
@@ -124,7 +127,7 @@ class TextModelSettings(ModelSettings):
     """What the models with a text view share."""
 
     num_layers: int = Field(2, ge=0, le=8)
-    projection_hidden_dim: int = Field(0, ge=0)
+    projection_hidden_dim: int = Field(256, ge=0)
     """0: the text view is linear in the text vector; above: a hidden layer of that width."""
     text_whitening: Literal["none", "whiten"] = "whiten"
     text_components: int = Field(0, ge=0)
@@ -142,8 +145,6 @@ class AlphaRecSettings(TextModelSettings):
     """Propagation that starts from the items' text views alone. Source: arXiv:2407.05441."""
 
     kind: Literal["alpharec"] = "alpharec"
-    projection_hidden_dim: int = Field(256, ge=0)
-    """Hidden layer of the projection."""
 
     @property
     def users_have_text(self) -> bool:
@@ -154,10 +155,18 @@ class FusedSettings(TextModelSettings):
     """What the paper's model and RecMind share."""
 
     init: Literal["text", "normal"] = "text"
-    users_have_text: bool = True
-    """False: users' text views come from their items alone, through text_layers."""
-    text_layers: int = Field(0, ge=0, le=8)
-    """Hops over which text views are propagated too, at most num_layers."""
+    users_have_text: bool = False
+    """False: users' text views come from their items alone, through text_layers, and no user text
+    goes through the language model."""
+    text_layers: int = Field(2, ge=0, le=8)
+    """Hops over which text views are propagated too, at most num_layers; by default as many."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_text_layers(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "num_layers" in values and "text_layers" not in values:
+            return {**values, "text_layers": values["num_layers"]}
+        return values
 
     @property
     def text_layers_fault(self) -> list[str]:
@@ -197,11 +206,11 @@ class RecMindSettings(FusedSettings):
     """Views of graph and text, whose scores are mixed by gates at the end."""
 
     kind: Literal["recmind"] = "recmind"
-    content_view: bool = False
+    content_view: bool = True
     """A third view: whitened text vectors as they are, of users the mean of their items'."""
-    recent_decay: float = Field(0.0, ge=0, le=1)
+    recent_decay: float = Field(FOLLOWS, ge=FOLLOWS, le=1)
     """Users' views are joined by means of their items' views in which an item weighs so much
-    against the next newer one; 0: they are not."""
+    against the next newer one; 0: they are not; -1: 0.6 where the log has an order, else 0."""
     gate: GateSettings = GateSettings()
 
     @property
@@ -223,7 +232,7 @@ MODELS: dict[str, type[ModelSettings]] = {
     "xsimgcl": XSimGCLSettings,
     "mf": MFSettings,
 }
-DEFAULT_KIND = "paper"
+DEFAULT_KIND = "recmind"
 
 
 def _kind(value: Any) -> str:
@@ -246,20 +255,21 @@ AnyModelSettings = Annotated[
 class LossSettings(Settings):
     """What is minimised beside the alignment."""
 
-    kind: Literal["bpr", "ssm"] = "bpr"
+    kind: Literal["bpr", "ssm"] = "ssm"
     """bpr: Bayesian personalised ranking; ssm: sampled softmax on cosine / temperature."""
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.2, gt=0)
     """Of the sampled softmax."""
     user_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
-    regularization: float = Field(1e-4, ge=0)
+    regularization: float = Field(0.0, ge=0)
     """L2 on the base rows that a batch touches, the gates and the adapters."""
 
 
 class AlignmentSettings(Settings):
     """Symmetric InfoNCE between the graph view and the text view, users and items apart."""
 
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(0.0, ge=0)
+    """0: views are not aligned."""
     sides: Literal["both", "users", "items"] = "both"
     temperature: float = Field(0.2, gt=0)
     hardness: float = Field(0.0, ge=0)

@@ -38,12 +38,13 @@ def train_in_process(
     """
     scaling = config.scaling.model_copy(update={"num_workers": 1})
     pipeline = Pipeline(config.model_copy(update={"scaling": scaling}), say)
-    config, run = pipeline.config.absolute(), pipeline.directory
+    run = pipeline.directory
     torch.set_num_threads(scaling.threads_per_worker)
     choice = choose_device_here(scaling)
 
     with run.lock():
         graph = pipeline.prepare()
+        config = pipeline.config.absolute()
         if not config.trains:
             run.write_config(config.model_dump(mode="json"))
             return run

@@ -15,6 +15,8 @@ from recmind_dist.pipeline.train import (
     sync_with_storage,
 )
 from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.data_facts import read_facts
+from recmind_dist.run_config.defaults import resolve
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.text import EmbedReport
 from recmind_dist.training.evaluate import (
@@ -65,7 +67,9 @@ class Pipeline:
             return results
 
     def prepare(self) -> Path:
-        """Fetches, ingests, splits and partitions. Returns the graph's directory."""
+        """Fetches, ingests, splits and partitions; what the config left open follows from the data.
+        Returns the graph's directory.
+        """
         for name in self.config.fetch:
             self.say(f"{name}: at {fetch_asset(name)}")
         dataset = ingest_dataset(self.config.dataset, self.config.cache_dir)
@@ -74,15 +78,21 @@ class Pipeline:
         if self.config.graph.placement == "partitioned":
             prepare_rows(graph)
         self.say(f"graph: at {graph}")
+        resolved = resolve(self.config, read_facts(dataset, graph, self.config.text))
+        self.config = resolved.config
+        for line in resolved.lines if self.config.trains else ():
+            self.say(line)
         return graph
 
     def report_partition(self) -> str:
         """Prepares the graph; one line on its partition: cut, balance, remote rows."""
-        return partition_report(self.config, Graph.open(self.prepare()))
+        graph = self.prepare()
+        return partition_report(self.config, Graph.open(graph))
 
     def embed(self) -> EmbedReport | None:
         """Embeds all texts with the untouched language model; None for a variant without text."""
-        texts = prepare_texts(self.config, self.prepare()).texts
+        graph = self.prepare()
+        texts = prepare_texts(self.config, graph).texts
         return None if texts is None else embed(self.config, texts, None, self.say)
 
     def fit(self, resume: str = "auto", allow_mismatch: bool = False) -> Inputs:
@@ -98,9 +108,11 @@ class Pipeline:
         Runs on one rank alone in this process, or on evaluation.num_workers Ray workers.
         """
         if self.config.variant == "popularity":
-            return evaluate_popularity_run(self.config, self.prepare(), self.directory)
+            graph = self.prepare()
+            return evaluate_popularity_run(self.config, graph, self.directory)
         if self.config.variant == "text_only":
-            prepared = prepare_texts(self.config, self.prepare())
+            graph = self.prepare()
+            prepared = prepare_texts(self.config, graph)
             assert prepared.texts is not None, "text_only without texts"
             store = embed(self.config, prepared.texts, None, self.say).path
             return evaluate_text_run(self.config, prepared.graph, store, self.directory)
@@ -113,7 +125,8 @@ class Pipeline:
         return self.directory.read_results()
 
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
-        prepared = prepare_texts(self.config, self.prepare())
+        graph = self.prepare()
+        prepared = prepare_texts(self.config, graph)
         return fit(self.config, prepared, self.say, resume, allow_mismatch)
 
 

@@ -64,7 +64,8 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
     if config.heldout_gates and gate is not None:
         seed = config.graph.seed
         heldout = heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
-    return Prepared(graph_path, build_texts(graph, config.text, heldout))
+    users = config.users_have_text
+    return Prepared(graph_path, build_texts(graph, config.text, heldout, users=users))
 
 
 def settle_dtype(

@@ -76,8 +76,10 @@ class Recommender:
         return [Recommendation(*item) for item in items]
 
 
-def _titles(frame: pl.DataFrame, template: str) -> list[str]:
+def _titles(frame: pl.DataFrame, template: str | None) -> list[str]:
     """Titles as in user texts; empty where the items have none of the template's fields."""
+    if template is None:
+        return [""] * frame.height
     parsed = Template.parse(template)
     fields = [name for name in parsed.fields if name in frame.columns]
     return [parsed.render(row) or "" for row in frame.select("id", *fields).iter_rows(named=True)]

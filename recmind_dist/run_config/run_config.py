@@ -83,7 +83,7 @@ class RunConfig(Settings):
     graph: GraphSettings = GraphSettings()
     text: TextSettings = TextSettings()
     sampler: SamplerSettings = SamplerSettings()
-    model: AnyModelSettings = PaperSettings()
+    model: AnyModelSettings = RecMindSettings()
     loss: LossSettings = LossSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     table: TableSettings = TableSettings()
@@ -186,6 +186,12 @@ class RunConfig(Settings):
         return self.sampler.propagation == "full"
 
     @property
+    def _may_be_full(self) -> bool:
+        """Whether propagation is full, or may turn out so."""
+        open_yet = self.sampler.propagation == "auto" and self.graph.placement == "replicated"
+        return self.propagates_fully or open_yet
+
+    @property
     def gate_batch_size(self) -> int:
         if self.gate is None or not self.heldout_gates:
             return 0
@@ -237,12 +243,18 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _rooms_agree(self) -> "RunConfig":
-        faults = [sentence for wrong, sentence in self._checks() if wrong]
-        if self.trains:
-            faults += self.model.faults(full=self.propagates_fully, loss_kind=self.loss.kind)
-        if faults:
+        if faults := self.faults():
             raise ValueError("; ".join(faults))
         return self
+
+    def faults(self) -> list[str]:
+        """What settings of two rooms cannot be together, one sentence each. What still follows from
+        the data counts as if it fitted.
+        """
+        faults = [sentence for wrong, sentence in self._checks() if wrong]
+        if self.trains:
+            faults += self.model.faults(full=self._may_be_full, loss_kind=self.loss.kind)
+        return faults
 
     def _checks(self) -> list[tuple[bool, str]]:
         """What settings of two rooms cannot be together: (whether it is so, the sentence)."""
@@ -256,12 +268,15 @@ class RunConfig(Settings):
                 "sampler.hide_batch_edges: false",
             ),
             (
-                not full and hops != layers,
+                not full and hops not in (0, layers),
                 f"sampler.num_neighbors has {hops} hops, model.num_layers is {layers}: "
                 "give one fan-out per layer",
             ),
             (
-                self.model.reads_text and not self.dataset.items and not self.dataset.users,
+                self.model.reads_text
+                and not isinstance(self.model, RecMindSettings)  # is its graph alone then
+                and not self.dataset.items
+                and not self.dataset.users,
                 f"model.kind: {self.model.kind} reads texts: name a file with texts as "
                 "dataset.items or dataset.users, or set variant: lightgcn",
             ),
@@ -270,7 +285,7 @@ class RunConfig(Settings):
                 "model.init: text needs model.text_whitening: whiten",
             ),
             (
-                self.train.batch_size < workers,
+                0 < self.train.batch_size < workers,
                 f"train.batch_size {self.train.batch_size} is below scaling.num_workers "
                 f"{workers}: raise it",
             ),

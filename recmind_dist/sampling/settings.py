@@ -24,15 +24,15 @@ class NegativeSettings(Settings):
 class SamplerSettings(Settings):
     """Neighbour sampling and negatives."""
 
-    propagation: Literal["sampled", "full"] = "sampled"
-    """sampled: a neighbourhood for each batch; full: the whole graph, exactly, which beats sampling
-    below about two million interactions (docs/distribution.md). The two learn different models."""
+    propagation: Literal["auto", "sampled", "full"] = "auto"
+    """sampled: a neighbourhood for each batch; full: the whole graph, exactly; auto: full up to two
+    million training interactions, below which it beats sampling (docs/distribution.md)."""
     backend: Literal["auto", "numba", "pyg"] = "auto"
     """auto is numba, which is faster than pyg-lib and draws the same on every rank
     (docs/distribution.md)."""
-    num_neighbors: tuple[int, ...] = (10, 10)
-    """Fan-out of each hop, from the seeds outwards; -1 takes all neighbours."""
-    hide_batch_edges: bool = True
+    num_neighbors: tuple[int, ...] = ()
+    """Fan-out of each hop, from the seeds outwards; -1 takes all neighbours; none: 10 a layer."""
+    hide_batch_edges: bool = False
     """Edges of the global batch are masked in its own propagation."""
     prefetch: int = Field(2, ge=0, le=64)
     """Batches made ahead by a background thread; 0 and backend: pyg make them in the training

@@ -73,21 +73,29 @@ class Texts:
 
 
 def build_texts(
-    graph: "Graph", settings: TextSettings, hidden_edge: BoolArray | None = None
+    graph: "Graph",
+    settings: TextSettings,
+    hidden_edge: BoolArray | None = None,
+    *,
+    users: bool = True,
 ) -> Texts:
     """Renders all texts of a graph.
 
     Args:
+        settings: with templates; a missing item_template or item_title is that of no text.
         hidden_edge: [E] over the user half of `graph.indices`; user texts leave out edges that are
             True, from which gates learn.
+        users: whether users have texts at all.
 
     Raises:
         TextError: a template names a field that the item or user file lacks.
     """
     frame = graph.items_frame()
-    titles = _render(frame, settings.item_title, "item_title", TITLE_CHARS)
     max_chars = settings.max_tokens * CHARS_PER_TOKEN
     items = _render(frame, settings.item_template, "item_template", max_chars)
+    if not users:
+        return Texts(items=items, users=[None] * graph.num_users)
+    titles = _render(frame, settings.item_title, "item_title", TITLE_CHARS)
     return Texts(items=items, users=_user_texts(graph, settings, titles, hidden_edge))
 
 
@@ -100,7 +108,11 @@ def clean(value: object, max_chars: int) -> str | None:
     return text[:max_chars].rstrip() or None
 
 
-def _render(frame: pl.DataFrame, template: str, key: str, max_chars: int) -> list[str | None]:
+def _render(
+    frame: pl.DataFrame, template: str | None, key: str, max_chars: int
+) -> list[str | None]:
+    if template is None:
+        return [None] * frame.height
     parsed = Template.parse(template)
     rows = _rows(frame, parsed.fields, key, max_chars)
     return [text[:max_chars] if (text := parsed.render(row)) else None for row in rows]

@@ -40,13 +40,14 @@ class TextSettings(Settings):
     """Commit or tag on the hub; not used for a directory."""
     model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """sha256 of model.safetensors; another file is refused."""
-    item_template: str = "{title}"
-    """Item text from fields of the item file. An empty field is left out with the words around it.
-    """
+    item_template: str | None = None
+    """Item text from fields of the item file, as "{title} ({year}). {genres}". An empty field is
+    left out with the words around it. null: all fields that hold words."""
     user_template: str = "A person who liked: {items}"
     """User text; {items}: titles of training items, newest first. May name user fields."""
-    item_title: str = "{title}"
-    """Title of an item inside a user text."""
+    item_title: str | None = None
+    """Title of an item inside a user text, and beside a recommendation; null: the first field of
+    the item text."""
     prompt: str | None = None
     """Goes around every text and is never clipped: 'This product: "{text}" means in one word:'."""
     pooling: Literal["mean", "last"] = "mean"
@@ -71,8 +72,8 @@ class TextSettings(Settings):
 
     @field_validator("item_template", "item_title", "user_template")
     @classmethod
-    def _well_formed(cls, value: str) -> str:
-        if not Template.parse(value).fields:
+    def _well_formed(cls, value: str | None) -> str | None:
+        if value is not None and not Template.parse(value).fields:
             raise ValueError(f"{value!r} names no field: write one in braces, e.g. {{title}}")
         return value
 

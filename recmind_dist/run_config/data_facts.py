@@ -1,0 +1,79 @@
+"""The few numbers of a prepared data set from which default settings follow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from recmind_dist.graph import Graph
+from recmind_dist.storage import read_manifest
+from recmind_dist.text.settings import TextSettings
+from recmind_dist.text.word_fields import share_with_text, template_of, word_fields
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What `resolve` reads of the training graph and its texts.
+
+    Attributes:
+        gate_users: users of two training interactions or more, one of which gates may learn from.
+        no_order: why the log has no order in time; empty where it has one.
+        item_template: of the item text: the config's, or of all fields that hold words.
+        item_title: of an item's title, likewise.
+        skipped_fields: of the item file, which hold numbers, codes or links.
+        text_share: of the items, that have a text.
+        num_texts: distinct item texts.
+    """
+
+    num_users: int
+    num_items: int
+    num_edges: int
+    gate_users: int
+    no_order: str = ""
+    item_template: str | None = None
+    item_title: str | None = None
+    skipped_fields: tuple[str, ...] = ()
+    text_share: float = 0.0
+    num_texts: int = 0
+
+
+def read_facts(dataset: Path, graph_path: Path, text: TextSettings) -> DataFacts:
+    """Reads the facts.
+
+    Args:
+        dataset: the directory that `ingest_dataset` returns.
+        graph_path: the directory that `prepare_graph` returns.
+        text: names templates, or leaves them to the fields of the item file.
+    """
+    graph = Graph.open(graph_path, edges=False)
+    items = graph.items_frame()
+    fields = word_fields(items)
+    template = text.item_template or template_of(fields)
+    share, distinct = share_with_text(items, template) if template else (0.0, 0)
+    return DataFacts(
+        num_users=graph.num_users,
+        num_items=graph.num_items,
+        num_edges=graph.num_edges,
+        gate_users=int((graph.degree[: graph.num_users] >= 2).sum()),
+        no_order=_why_no_order(dataset),
+        item_template=template,
+        item_title=text.item_title or template_of(fields[:1]),
+        skipped_fields=tuple(name for name in items.columns[1:] if name not in fields),
+        text_share=share,
+        num_texts=distinct,
+    )
+
+
+def _why_no_order(dataset: Path) -> str:
+    """Empty where at least half of the users with several interactions have several times."""
+    if not read_manifest(dataset, "dataset", 1)["has_time"]:
+        return "no column of times"
+    log = pl.scan_parquet(dataset / "interactions.parquet")
+    users = log.group_by("user").agg(
+        count=pl.len(), ordered=pl.col("time").max() > pl.col("time").min()
+    )
+    share = users.filter(pl.col("count") > 1).select(pl.col("ordered").mean())
+    ordered = share.collect(engine="streaming").item()
+    if ordered is None or ordered >= 0.5:
+        return ""
+    return f"{100 * (1 - ordered):.0f} % of the users have a single time"

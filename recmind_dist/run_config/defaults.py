@@ -1,0 +1,187 @@
+"""What a config leaves open follows from the data, by one small rule a key.
+
+`resolve` fills in what stands at its marker (0, -1, none, auto: docs/config.md) and gives a line a
+rule, so that a run says what it chose and why. A key that the config names keeps its value. The
+figures behind the rules: docs/model.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recmind_dist.config import Settings
+from recmind_dist.errors import ConfigError
+from recmind_dist.model.settings import FOLLOWS, LightGCNSettings, RecMindSettings
+from recmind_dist.run_config.data_facts import DataFacts
+from recmind_dist.run_config.run_config import RunConfig
+
+FULL_PROPAGATION_EDGES = 2_000_000
+"""Training interactions up to which a step propagates the whole graph: docs/distribution.md."""
+FAN_OUT = 10
+STEPS_AN_EPOCH = 8
+STEPS = 240
+"""Of a run; an epoch has `STEPS_AN_EPOCH` or more."""
+RECENT_DECAY = 0.6
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A config without markers, and what was decided: one line a rule."""
+
+    config: RunConfig
+    lines: tuple[str, ...] = ()
+
+    def with_(self, room: str, line: str, **values: Any) -> "Resolved":
+        """The same with other values in a group ("train", "model.gate"), and a line more."""
+        return Resolved(_changed(self.config, room.split("."), values), (*self.lines, line))
+
+
+Rule = Callable[[Resolved, DataFacts], Resolved]
+
+
+def resolve(config: RunConfig, facts: DataFacts) -> Resolved:
+    """Applies all rules. What is resolved already stays as it is.
+
+    Raises:
+        ConfigError: the settings that follow do not fit those that the config names.
+    """
+    found = Resolved(config)
+    for rule in RULES:
+        found = rule(found, facts)
+    if faults := found.config.faults():
+        raise ConfigError("; ".join(faults))
+    return found
+
+
+def propagation(found: Resolved, facts: DataFacts) -> Resolved:
+    """Full up to two million interactions, else 10 neighbours a layer."""
+    config = found.config
+    if config.sampler.propagation == "auto":
+        small = facts.num_edges <= FULL_PROPAGATION_EDGES
+        kind = "full" if small and config.graph.placement == "replicated" else "sampled"
+        line = f"{kind} propagation: {facts.num_edges:,} interactions"
+        if small and kind == "sampled":
+            line += ", but graph.placement is partitioned"
+        found = found.with_("sampler", line, propagation=kind)
+    if not config.sampler.num_neighbors and config.model.num_layers:
+        layers = config.model.num_layers
+        fan_outs = (FAN_OUT,) * layers
+        changed = _changed(found.config, ["sampler"], {"num_neighbors": fan_outs})
+        found = replace(found, config=changed)
+    return found
+
+
+def item_text(found: Resolved, facts: DataFacts) -> Resolved:
+    """All fields that hold words; the first of them is the title."""
+    config = found.config
+    if config.text.item_title is None and facts.item_title:
+        config = _changed(config, ["text"], {"item_title": facts.item_title})
+        found = replace(found, config=config)
+    if config.text.item_template is not None or facts.item_template is None:
+        return found
+    line = f'item text "{facts.item_template}": all fields that hold words'
+    if facts.skipped_fields:
+        line += f" (not {', '.join(facts.skipped_fields)})"
+    if not config.model.reads_text:
+        return found
+    return found.with_("text", line, item_template=facts.item_template)
+
+
+def texts(found: Resolved, facts: DataFacts) -> Resolved:
+    """RecMind is its graph alone where there are no two different texts."""
+    model = found.config.model
+    if not isinstance(model, RecMindSettings) or model.users_have_text:
+        return found
+    if facts.num_texts > 1:
+        if facts.text_share == 1.0:
+            return found
+        line = f"{100 * facts.text_share:.0f} % of the items have a text; others' follows from"
+        return replace(found, lines=(*found.lines, f"{line} their neighbours'"))
+    why = "all items have the same text" if facts.num_texts else "no item has a text"
+    line = f"graph alone, no text views and no gates: {why}"
+    alone = LightGCNSettings(embedding_dim=model.embedding_dim, num_layers=model.num_layers)
+    return Resolved(found.config.model_copy(update={"model": alone}), (*found.lines, line))
+
+
+def newest_items(found: Resolved, facts: DataFacts) -> Resolved:
+    """On where the log has an order."""
+    model = found.config.model
+    if not isinstance(model, RecMindSettings) or model.recent_decay != FOLLOWS:
+        return found
+    if facts.no_order:
+        line = f"newest items count as all others: the log has no order ({facts.no_order})"
+        return found.with_("model", line, recent_decay=0.0)
+    line = f"newest items count more, {RECENT_DECAY} from one to the next: the log has an order"
+    return found.with_("model", line, recent_decay=RECENT_DECAY)
+
+
+def batch_size(found: Resolved, facts: DataFacts) -> Resolved:
+    """An eighth of the users, as a power of two from 32 to 4096; of pairs a sixteenth."""
+    train = found.config.train
+    if train.batch_size:
+        return found
+    least = found.config.scaling.max_workers
+    if train.batch_of == "pairs":
+        size = max(_power_of_two(facts.num_edges / 16, 256, 16_384), least)
+        line = f"batch of {size:,} pairs: {facts.num_edges:,} interactions"
+    else:
+        size = max(_power_of_two(facts.num_users / STEPS_AN_EPOCH, 32, 4096), least)
+        line = f"batch of {size:,} users: {facts.num_users:,} users"
+    return found.with_("train", line, batch_size=size)
+
+
+def epochs(found: Resolved, facts: DataFacts) -> Resolved:
+    """As many as make 240 steps, from 5 to 30; a tenth of them between validations."""
+    train = found.config.train
+    if not train.epochs:
+        count = facts.num_edges if train.batch_of == "pairs" else facts.num_users
+        steps = -(-count // train.batch_size)
+        steps = min(steps, train.steps_per_epoch) if train.steps_per_epoch else steps
+        number = min(max(round(STEPS / steps), 5), 30)
+        line = f"{number} epochs: {steps} batches in each"
+        if train.patience:
+            line += f", fewer if validation is no better {train.patience} times in a row"
+        found = found.with_("train", line, epochs=number)
+    if found.config.evaluation.every_epochs:
+        return found
+    every = max(found.config.train.epochs // 10, 1)
+    changed = _changed(found.config, ["evaluation"], {"every_epochs": every})
+    return replace(found, config=changed)
+
+
+def gate_batch(found: Resolved, facts: DataFacts) -> Resolved:
+    """All held-out pairs, up to 2,048."""
+    gate = found.config.gate
+    if gate is None or gate.batch_size or not found.config.heldout_gates:
+        return found
+    pairs = round(gate.heldout_share * facts.gate_users)
+    size = max(min(pairs, 2048), found.config.scaling.max_workers, 1)
+    line = f"gates learn from {size:,} pairs a step: about {pairs:,} are held out for them"
+    return found.with_("model.gate", line, batch_size=size)
+
+
+RULES: tuple[Rule, ...] = (
+    propagation,
+    item_text,
+    texts,
+    newest_items,
+    batch_size,
+    epochs,
+    gate_batch,
+)
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+    """The power of two next to `value`, in [low, high], which are powers of two themselves."""
+    power = low
+    while power < high and power * 1.5 <= value:
+        power *= 2
+    return power
+
+
+def _changed(settings: Any, path: list[str], values: dict[str, Any]) -> Any:
+    """Settings with other values in one group. Shape of the tree stays as it is."""
+    if not path:
+        return settings.model_copy(update=values)
+    inner: Settings = getattr(settings, path[0])
+    return settings.model_copy(update={path[0]: _changed(inner, path[1:], values)})
