@@ -35,13 +35,21 @@ text:
   user_max_tokens: 32
   max_user_items: 3
   lora: {r: 4, texts_per_step: 8}
-sampler: {num_neighbors: [5, 5]}
-model: {embedding_dim: 16, num_layers: 2}
-alignment: {anchors: 64, queue_size: 128}
+sampler: {propagation: sampled, num_neighbors: [5, 5], hide_batch_edges: true}
+model:
+  kind: paper
+  embedding_dim: 16
+  users_have_text: true
+  text_layers: 0
+  projection_hidden_dim: 0
+  gate: {heldout_share: 0.1, learning_rate: null}
+loss: {kind: bpr, regularization: 1.0e-4}
+alignment: {weight: 0.1, anchors: 64, queue_size: 128}
+table: {learning_rate: 1.0e-2}
 scaling: {num_workers: 2}
-zero: {stage: 2}
-train: {batch_size: 512, warmup_epochs: 1, epochs: 2, log_every_steps: 1}
-evaluation: {norm_exponent: null}
+zero: {stage: 2, learning_rate: 1.0e-3}
+train: {batch_of: pairs, batch_size: 512, warmup_epochs: 1, epochs: 2, log_every_steps: 1}
+evaluation: {norm_exponent: null, every_epochs: 1}
 """
 
 

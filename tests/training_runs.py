@@ -66,27 +66,52 @@ def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
             "interactions": home / "train.tsv",
             "items": home / "items.jsonl",
         },
-        "sampler": {"num_neighbors": [4, 3], "negatives": {"num_shared": 12}},
-        "model": {
-            "embedding_dim": 8,
-            "gate": {"heldout_share": 0.5},
+        "sampler": {
+            "propagation": "sampled",
+            "num_neighbors": [4, 3],
+            "hide_batch_edges": True,
+            "negatives": {"num_shared": 12},
         },
-        "loss": {"kind": "ssm"},
-        "alignment": {"anchors": 24, "queue_size": 40, "hardness": 0.5},
+        "model": {"kind": "paper", "embedding_dim": 8, "gate": {"heldout_share": 0.5}},
+        "loss": {"kind": "ssm", "temperature": 0.1, "regularization": 1e-4},
+        "alignment": {"weight": 0.1, "anchors": 24, "queue_size": 40, "hardness": 0.5},
+        "table": {"learning_rate": 1e-2},
+        "zero": {"learning_rate": 1e-3},
         "train": {
+            "batch_of": "pairs",
             "batch_size": 96,
+            "patience": 0,
             "warmup_epochs": 1,
             "epochs": 3,
             "log_every_steps": 1,
             "seed": 3,
         },
-        "evaluation": {"ks": [5], "metric": "ndcg@5", "norm_exponent": None},
+        "evaluation": {
+            "ks": [5],
+            "metric": "ndcg@5",
+            "norm_exponent": None,
+            "every_epochs": 1,
+        },
     }
     if changes.get("model", {}).get("kind", "paper") not in ("paper", "recmind"):
         del values["model"]["gate"]
     for room, change in changes.items():
         values[room] = {**values[room], **change} if isinstance(values.get(room), dict) else change
+    kind = values["model"]["kind"]
+    values["model"] = {**PLAIN_OF_KIND.get(kind, {}), **values["model"]}
+    if kind in ("paper", "recmind"):
+        quarter = max(1, values["train"]["batch_size"] // 4)
+        gate = {"heldout_share": 0.1, "learning_rate": None, "batch_size": quarter}
+        values["model"]["gate"] = {**gate, **values["model"].get("gate", {})}
     return RunConfig.model_validate(values)
+
+
+_PLAIN_TEXT = {"users_have_text": True, "text_layers": 0, "projection_hidden_dim": 0}
+PLAIN_OF_KIND: dict[str, dict[str, Any]] = {
+    "paper": _PLAIN_TEXT,
+    "recmind": {**_PLAIN_TEXT, "content_view": False, "recent_decay": 0.0},
+}
+"""Of `config_of`, where a test does not say otherwise: what each kind has beside, switched off."""
 
 
 def train_rank(

@@ -20,9 +20,10 @@ class EvaluationSettings(Settings):
     metric: str = "ndcg@20"
     """Validation metric that chooses checkpoint and norm exponent; its K is one of `ks`."""
 
-    norm_exponent: float | None = Field(default=0.0, ge=0.0, le=1.0)
+    norm_exponent: float | None = Field(default=-1.0, ge=-1.0, le=1.0)
     """p of s(u, i) = <h_u, h_i> / |h_i|^p: 0 is the dot product, 1 ranks as cosine; null
-    chooses from 0, 0.25, 0.5, 0.75 and 1 on validation.
+    chooses from 0, 0.25, 0.5, 0.75 and 1 on validation; -1: 0 for recmind, whose gates learn how
+    much an item's length counts, else null.
     """
 
     num_workers: int = Field(default=1, ge=1)

@@ -69,12 +69,12 @@ def run_arms(
             by default
     """
     configs = [[_config_of(arm, configure, home, k) for k in range(seeds)] for arm in arms]
-    flat = [config for row in configs for config in row]
-    embed_all(flat, say)
-    outcomes = iter(_run_all(flat, jobs, say, train or train_and_evaluate))
+    flat = embed_all([config for row in configs for config in row], say)
+    sentences_of_all = _run_all(flat, jobs, say, train or train_and_evaluate)
     found = []
-    for arm, row in zip(arms, configs, strict=True):
-        sentences = [next(outcomes) for _ in row]
+    for i, arm in enumerate(arms):
+        of_arm = slice(i * seeds, (i + 1) * seeds)
+        row, sentences = flat[of_arm], sentences_of_all[of_arm]
         done = [config for config, sentence in zip(row, sentences, strict=True) if not sentence]
         runs = [RunDirectory(config.run_dir) for config in done]
         found.append(ArmRuns(arm, row[0], runs, [sentence for sentence in sentences if sentence]))
@@ -95,16 +95,20 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
     return base.model_copy(update=changes).absolute()
 
 
-def embed_all(configs: Sequence[RunConfig], say: Say) -> None:
+def embed_all(configs: Sequence[RunConfig], say: Say) -> list[RunConfig]:
     """Prepares all data and embeds each set of texts once.
 
     Models differ in texts: those whose gates learn on held-out edges leave their titles out.
+
+    Returns: the configs as the data resolve them, which is what finished runs' directories hold.
     """
     done: set[Path] = set()
-    for config in configs:
-        pipeline = Pipeline(config, _nothing)
+    resolved = []
+    for given in configs:
+        pipeline = Pipeline(given, _nothing)
         graph = pipeline.prepare()
-        config = pipeline.config  # as resolved, which is what a finished run's directory holds
+        config = pipeline.config
+        resolved.append(config)
         texts = None if config.variant == "popularity" else prepare_texts(config, graph).texts
         if texts is None:
             continue
@@ -112,6 +116,7 @@ def embed_all(configs: Sequence[RunConfig], say: Say) -> None:
         if store not in done:
             done.add(store)
             embed(config, texts, None, say)
+    return resolved
 
 
 def _run_all(configs: list[RunConfig], jobs: int, say: Say, train: TrainOne) -> list[str]:

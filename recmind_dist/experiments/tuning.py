@@ -23,6 +23,7 @@ from recmind_dist.experiments.trial_runs import drop_checkpoints, run_trial
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog
 from recmind_dist.report.tables import markdown_table
+from recmind_dist.run_config.defaults import STEPS, STEPS_AN_EPOCH
 from recmind_dist.run_config.run_config import RunConfig, load_run_config
 from recmind_dist.run_config.variants import VARIANTS
 from recmind_dist.storage import content_key, directory_lock, write_bytes
@@ -115,7 +116,8 @@ def _open(search: Search) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(search.home / "journal.log")))
     pruner = optuna.pruners.MedianPruner(
-        n_startup_trials=5, n_warmup_steps=max(1, search.base.train.epochs // 4)
+        n_startup_trials=5,
+        n_warmup_steps=max(1, (search.base.train.epochs or STEPS // STEPS_AN_EPOCH) // 4),
     )
     study = optuna.create_study(
         storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True

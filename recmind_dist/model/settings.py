@@ -19,8 +19,9 @@ class GateSettings(Settings):
     """Of the graph's logit; 0 starts the graph and language alike."""
     learn_on: Literal["heldout", "train"] = "heldout"
     """heldout: gates learn from held-out training edges only; train: the paper's literal form."""
-    heldout_share: float = Field(0.2, gt=0, le=1)
-    """Share of the users whose newest training edge is held out for the gates."""
+    heldout_share: float = Field(0.0, ge=0, le=1)
+    """Share of the users whose newest training edge is held out for the gates; 0: follows from the
+    number of users."""
     learning_rate: float | None = Field(5e-2, gt=0)
     """Of the gates; null: zero.learning_rate."""
     batch_size: int = Field(0, ge=0)

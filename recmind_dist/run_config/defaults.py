@@ -20,8 +20,13 @@ FULL_PROPAGATION_EDGES = 2_000_000
 FAN_OUT = 10
 STEPS_AN_EPOCH = 8
 STEPS = 240
-"""Of a run; an epoch has `STEPS_AN_EPOCH` or more."""
+"""Of a run, where an epoch is no more than `STEPS_AN_EPOCH`."""
+BPR_STEPS = 600
 RECENT_DECAY = 0.6
+HELD_OUT = 400
+HELD_OUT_SHARE = 0.03
+"""Of the training interactions, that gates learn from at most where a fifth of the users is few."""
+GATE_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def newest_items(found: Resolved, facts: DataFacts) -> Resolved:
 
 
 def batch_size(found: Resolved, facts: DataFacts) -> Resolved:
-    """An eighth of the users, as a power of two from 32 to 4096; of pairs a sixteenth."""
+    """An eighth of the users, as a power of two from 8 to 4096; of pairs a sixteenth."""
     train = found.config.train
     if train.batch_size:
         return found
@@ -125,19 +130,20 @@ def batch_size(found: Resolved, facts: DataFacts) -> Resolved:
         size = max(_power_of_two(facts.num_edges / 16, 256, 16_384), least)
         line = f"batch of {size:,} pairs: {facts.num_edges:,} interactions"
     else:
-        size = max(_power_of_two(facts.num_users / STEPS_AN_EPOCH, 32, 4096), least)
+        size = max(_power_of_two(facts.num_users / STEPS_AN_EPOCH, 8, 4096), least)
         line = f"batch of {size:,} users: {facts.num_users:,} users"
     return found.with_("train", line, batch_size=size)
 
 
 def epochs(found: Resolved, facts: DataFacts) -> Resolved:
-    """As many as make 240 steps, from 5 to 30; a tenth of them between validations."""
+    """240 steps (600 under BPR) of epochs, at least 5; a tenth of them between validations."""
     train = found.config.train
     if not train.epochs:
         count = facts.num_edges if train.batch_of == "pairs" else facts.num_users
         steps = -(-count // train.batch_size)
         steps = min(steps, train.steps_per_epoch) if train.steps_per_epoch else steps
-        number = min(max(round(STEPS / steps), 5), 30)
+        wanted = BPR_STEPS if found.config.loss.kind == "bpr" else STEPS
+        number = max(round(wanted / steps), 5)
         line = f"{number} epochs: {steps} batches in each"
         if train.patience:
             line += f", fewer if validation is no better {train.patience} times in a row"
@@ -149,13 +155,34 @@ def epochs(found: Resolved, facts: DataFacts) -> Resolved:
     return replace(found, config=changed)
 
 
+def held_out(found: Resolved, facts: DataFacts) -> Resolved:
+    """An interaction each of a fifth of the users; of up to a half where that is fewer than 400."""
+    gate = found.config.gate
+    if gate is None or gate.heldout_share or not found.config.heldout_gates:
+        return found
+    wanted = min(HELD_OUT, HELD_OUT_SHARE * facts.num_edges) / max(facts.gate_users, 1)
+    share = round(min(max(wanted, 0.2), 0.5), 2)
+    line = f"gates learn from an interaction of {100 * share:.0f} % of the users"
+    line += f", which no other part trains on: {facts.gate_users:,} users have two or more"
+    return found.with_("model.gate", line, heldout_share=share)
+
+
+def norm_exponent(found: Resolved, facts: DataFacts) -> Resolved:
+    """0 for RecMind, whose gates learn it item by item; chosen on validation for other models."""
+    if found.config.evaluation.norm_exponent != FOLLOWS:
+        return found
+    value = 0.0 if isinstance(found.config.model, RecMindSettings) else None
+    changed = _changed(found.config, ["evaluation"], {"norm_exponent": value})
+    return replace(found, config=changed)
+
+
 def gate_batch(found: Resolved, facts: DataFacts) -> Resolved:
-    """All held-out pairs, up to 2,048."""
+    """All held-out pairs, up to 512."""
     gate = found.config.gate
     if gate is None or gate.batch_size or not found.config.heldout_gates:
         return found
     pairs = round(gate.heldout_share * facts.gate_users)
-    size = max(min(pairs, 2048), found.config.scaling.max_workers, 1)
+    size = max(min(pairs, GATE_BATCH), found.config.scaling.max_workers, 1)
     line = f"gates learn from {size:,} pairs a step: about {pairs:,} are held out for them"
     return found.with_("model.gate", line, batch_size=size)
 
@@ -167,7 +194,9 @@ RULES: tuple[Rule, ...] = (
     newest_items,
     batch_size,
     epochs,
+    held_out,
     gate_batch,
+    norm_exponent,
 )
 
 

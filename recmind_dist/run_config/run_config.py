@@ -31,7 +31,7 @@ from recmind_dist.model.settings import (
 from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.run_config.deleted_keys import DELETED_KEYS
 from recmind_dist.run_config.train_settings import TrainSettings
-from recmind_dist.run_config.variants import VARIANTS, merged
+from recmind_dist.run_config.variants import VARIANT_DEFAULTS, VARIANTS, merged
 from recmind_dist.sampling.settings import SamplerSettings
 from recmind_dist.text.settings import TextSettings
 
@@ -193,9 +193,7 @@ class RunConfig(Settings):
 
     @property
     def gate_batch_size(self) -> int:
-        if self.gate is None or not self.heldout_gates:
-            return 0
-        return self.gate.batch_size or max(1, self.train.batch_size // 4)
+        return self.gate.batch_size if self.gate is not None and self.heldout_gates else 0
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what a step computes: a checkpoint is continued only under the
@@ -354,7 +352,8 @@ def load_run_config(
     own = next((w.partition("=")[2] for w in reversed(words) if w.startswith("variant=")), None)
     chosen = str(variant or own or document.values.get("variant", "recmind"))
     changes = VARIANTS.get(chosen, {})
-    document.values.update(merged(document.values, changes))
+    values = merged(VARIANT_DEFAULTS.get(chosen, {}), document.values)
+    document.values.update(merged(values, changes))
     named = (w.partition("=")[2] for w in reversed(words) if w.startswith("model.kind="))
     kind = changes.get("model", {}).get("kind") or next(named, None)
     kind = kind if kind in MODELS else None

@@ -23,6 +23,13 @@ def _alone(kind: str, loss: str | None = None, **model: Any) -> dict[str, Any]:
     return changes
 
 
+VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "lightgcn_bpr": {"loss": {"regularization": 1e-3}},
+    "bpr_mf": {"loss": {"regularization": 1e-3}},
+    "rlmrec": {"alignment": {"weight": 0.1}},
+}
+"""What a variant has where the config does not say it; the config's own value goes before."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "recmind": {},
     "popularity": _alone("lightgcn", init="normal"),

@@ -16,6 +16,7 @@ from recmind_dist.storage import check_seal, content_key, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.template import Template
+from recmind_dist.text.word_fields import template_of, word_fields
 from recmind_dist.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def build_texts(
     """Renders all texts of a graph.
 
     Args:
-        settings: with templates; a missing item_template or item_title is that of no text.
+        settings: a template that is missing is made of the fields that hold words.
         hidden_edge: [E] over the user half of `graph.indices`; user texts leave out edges that are
             True, from which gates learn.
         users: whether users have texts at all.
@@ -92,10 +93,13 @@ def build_texts(
     """
     frame = graph.items_frame()
     max_chars = settings.max_tokens * CHARS_PER_TOKEN
-    items = _render(frame, settings.item_template, "item_template", max_chars)
+    fields = word_fields(frame)
+    template = settings.item_template or template_of(fields)
+    items = _render(frame, template, "item_template", max_chars)
     if not users:
         return Texts(items=items, users=[None] * graph.num_users)
-    titles = _render(frame, settings.item_title, "item_title", TITLE_CHARS)
+    title = settings.item_title or template_of(fields[:1])
+    titles = _render(frame, title, "item_title", TITLE_CHARS)
     return Texts(items=items, users=_user_texts(graph, settings, titles, hidden_edge))
 
 

@@ -121,10 +121,11 @@ def test_in_this_process_auto_takes_the_gpu_that_torch_sees(
 @pytest.mark.parametrize(
     ("gpus", "device", "kind"), [(0, "cpu", "CPU"), (1, "cpu", "CPU"), (2, "cuda", "GPU")]
 )
-def test_the_quick_start_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
+def test_a_run_of_two_workers_finds_a_device_on_a_cluster_with_no_gpu_one_and_two(
     gpus: int, device: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = load_run_config(ROOT / "configs" / "quickstart.yaml", [f"run_dir={tmp_path}"])
+    words = [f"run_dir={tmp_path}", "scaling.num_workers=2"]
+    config = load_run_config(ROOT / "configs" / "quickstart.yaml", words)
     requirements = NodeRequirements(versions(), "", "")
     rooms: list[tuple[int, str]] = []
     trainers: list[dict[str, Any]] = []

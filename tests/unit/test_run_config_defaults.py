@@ -1,0 +1,174 @@
+"""What a config leaves open follows from the data; what it names stays."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recmind_dist.errors import ConfigError
+from recmind_dist.model.settings import LightGCNSettings, RecMindSettings
+from recmind_dist.run_config.data_facts import DataFacts
+from recmind_dist.run_config.defaults import Resolved, resolve
+from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.variants import VARIANTS
+
+FACTS = DataFacts(
+    num_users=943,
+    num_items=1682,
+    num_edges=98_114,
+    gate_users=943,
+    item_template="{title}. {genres}",
+    item_title="{title}",
+    skipped_fields=("year",),
+    text_share=1.0,
+    num_texts=1680,
+)
+
+
+def bare(**changes: Any) -> RunConfig:
+    """A config that names data and a language model, and what a test adds."""
+    data = {"name": "toy", "interactions": "log.tsv", "items": "items.jsonl"}
+    return RunConfig.model_validate({"dataset": data, "text": {"model": "minilm"}, **changes})
+
+
+def said(found: Resolved) -> str:
+    return "\n".join(found.lines)
+
+
+def test_a_config_of_data_and_a_language_model_is_recmind_in_full() -> None:
+    found = resolve(bare(), FACTS)
+    config, model = found.config, found.config.model
+    assert isinstance(model, RecMindSettings)
+    assert (model.content_view, model.recent_decay, model.users_have_text) == (True, 0.6, False)
+    assert (config.sampler.propagation, config.sampler.num_neighbors) == ("full", (10, 10))
+    assert (config.train.batch_of, config.train.batch_size, config.train.epochs) == (
+        "users",
+        128,
+        30,
+    )
+    assert config.evaluation.every_epochs == 3
+    assert config.train.patience > 0
+    assert config.text.item_template == "{title}. {genres}"
+    for line in (
+        "full propagation: 98,114 interactions",
+        "batch of 128 users: 943 users",
+        "(not year)",
+        "the log has an order",
+    ):
+        assert line in said(found)
+
+
+def test_what_is_named_stays_and_is_not_said() -> None:
+    named = {
+        "sampler": {"propagation": "full", "num_neighbors": [3, 3]},
+        "train": {"batch_size": 77, "epochs": 4},
+        "evaluation": {"every_epochs": 4, "norm_exponent": 0.25},
+        "model": {"recent_decay": 0.9, "gate": {"batch_size": 5, "heldout_share": 0.1}},
+        "text": {"item_template": "{title}", "item_title": "{title}"},
+    }
+    config = bare(**named)
+    found = resolve(config, replace(FACTS, no_order="no column of times"))
+    assert found == Resolved(config)
+
+
+def test_resolving_twice_changes_nothing_and_survives_a_file(tmp_path: Path) -> None:
+    once = resolve(bare(), FACTS).config
+    assert resolve(once, FACTS) == Resolved(once)
+    assert RunConfig.model_validate(once.model_dump(mode="json")) == once
+
+
+def test_newest_items_are_off_without_an_order_and_it_is_said() -> None:
+    found = resolve(bare(), replace(FACTS, no_order="no column of times"))
+    assert isinstance(found.config.model, RecMindSettings)
+    assert found.config.model.recent_decay == 0
+    assert "the log has no order (no column of times)" in said(found)
+
+
+@pytest.mark.parametrize(
+    ("share", "texts", "why"),
+    [(0.0, 0, "no item has a text"), (1.0, 1, "all items have the same text")],
+)
+def test_without_two_texts_the_model_is_its_graph_alone(share: float, texts: int, why: str) -> None:
+    found = resolve(bare(), replace(FACTS, text_share=share, num_texts=texts))
+    assert isinstance(found.config.model, LightGCNSettings)
+    assert not found.config.model.reads_text
+    assert found.config.gate is None
+    assert f"graph alone, no text views and no gates: {why}" in said(found)
+
+
+def test_texts_of_a_tenth_of_the_items_are_used_and_the_rest_is_said() -> None:
+    found = resolve(bare(), replace(FACTS, text_share=0.1))
+    assert isinstance(found.config.model, RecMindSettings)
+    assert "10 % of the items have a text" in said(found)
+
+
+@pytest.mark.parametrize(
+    ("users", "batch", "epochs"),
+    [(10, 8, 120), (610, 64, 24), (943, 128, 30), (22_363, 2048, 22), (31_668, 4096, 30)],
+)
+def test_a_batch_is_an_eighth_of_the_users(users: int, batch: int, epochs: int) -> None:
+    config = resolve(bare(), replace(FACTS, num_users=users)).config
+    assert (config.train.batch_size, config.train.epochs) == (batch, epochs)
+
+
+@pytest.mark.parametrize(
+    ("users", "edges", "share", "pairs"),
+    [
+        (22_363, 153_776, 0.2, 512),
+        (943, 98_114, 0.42, 396),
+        (943, 5_000, 0.2, 189),
+        (10, 90, 0.27, 3),
+    ],
+)
+def test_gates_have_four_hundred_pairs_to_learn_from_where_there_are_as_many(
+    users: int, edges: int, share: float, pairs: int
+) -> None:
+    found = resolve(bare(), replace(FACTS, num_users=users, gate_users=users, num_edges=edges))
+    gate = found.config.gate
+    assert gate is not None
+    assert (gate.heldout_share, gate.batch_size) == (share, pairs)
+
+
+def test_other_models_norm_exponent_is_chosen_on_validation() -> None:
+    assert resolve(bare(), FACTS).config.evaluation.norm_exponent == 0
+    plain = resolve(bare(model={"kind": "lightgcn"}), FACTS).config
+    assert plain.evaluation.norm_exponent is None
+
+
+def test_a_large_graph_is_sampled_with_ten_neighbours_a_layer() -> None:
+    config = bare(model={"kind": "lightgcn", "num_layers": 3})
+    found = resolve(config, replace(FACTS, num_edges=3_000_000, num_users=1_000_000))
+    assert found.config.sampler.propagation == "sampled"
+    assert found.config.sampler.num_neighbors == (10, 10, 10)
+    assert (found.config.train.batch_size, found.config.train.epochs) == (4096, 5)
+
+
+def test_what_follows_must_fit_what_is_named() -> None:
+    config = bare(model={"kind": "xsimgcl"})
+    with pytest.raises(ConfigError, match=r"xsimgcl needs sampler.propagation: full"):
+        resolve(config, replace(FACTS, num_edges=3_000_000))
+
+
+def test_text_layers_are_as_many_as_layers() -> None:
+    model = bare(model={"num_layers": 3}).model
+    assert isinstance(model, RecMindSettings)
+    assert model.text_layers == 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_but_one_of_the_paper_takes_the_same_defaults(
+    tmp_path: Path, variant: str
+) -> None:
+    path = tmp_path / "bare.yaml"
+    path.write_text(
+        "dataset: {name: toy, interactions: log.tsv, items: items.jsonl}\ntext: {model: minilm}\n"
+    )
+    if variant == "gate_items_only":
+        with pytest.raises(ConfigError, match=r"model.gate.sides: unknown key"):
+            load_run_config(path, variant=variant)
+        return
+    config = resolve(load_run_config(path, variant=variant), FACTS).config
+    assert config.train.batch_size
+    assert config.train.epochs
+    assert config.aligns == (variant == "rlmrec")
