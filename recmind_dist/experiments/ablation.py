@@ -4,6 +4,8 @@ from recmind_dist.experiments.comparison import compare, seen, spread
 from recmind_dist.experiments.figures import draw_bars
 from recmind_dist.experiments.findings import Findings, Study, TableOf, how_made, interval
 from recmind_dist.experiments.runs import Arm
+from recmind_dist.model.settings import PaperSettings
+from recmind_dist.run_config.run_config import RunConfig
 
 CLAIM = "the full model above each of the others."
 ARMS = (
@@ -19,8 +21,11 @@ ARMS = (
 
 
 def ablation(study: Study) -> Findings:
-    """Trains all models and compares the full one with each other in Recall and NDCG at every K."""
-    full, *others = found = study.run(ARMS)
+    """Trains all models and compares the full one with each other in Recall and NDCG at every K.
+
+    Parts that the config does not have are not taken away.
+    """
+    full, *others = found = study.run(_arms_of(study.configure("recmind", [])))
     ks = full.config.evaluation.ks
     main_metric = full.config.evaluation.metric
     tables = []
@@ -53,6 +58,17 @@ def ablation(study: Study) -> Findings:
     findings = Findings("ablation", "What each part is worth", CLAIM, answer, tables, notes)
     findings.write(study.home, lambda: draw_bars(panels, "Full model over the others", "gain, %"))
     return findings
+
+
+def _arms_of(config: RunConfig) -> list[Arm]:
+    lacking = set[str]()
+    if not config.aligns:
+        lacking |= {"no_alignment", "no_user_alignment", "no_item_alignment"}
+    if not config.warms_up:
+        lacking |= {"no_warmup"}
+    if not isinstance(config.model, PaperSettings):
+        lacking |= {"gate_items_only"}
+    return [arm for arm in ARMS if arm.variant not in lacking]
 
 
 def _percent(value: float | None) -> float | None:
