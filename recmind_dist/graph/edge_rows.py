@@ -94,6 +94,17 @@ class EdgeRows:
         rows = np.asarray(self.graph.row_of_node)[nodes] - self.first_row
         return np.where((rows >= 0) & (rows < len(self.nodes)), rows, -1)
 
+    def edges_of(self, nodes: IntArray) -> tuple[IntArray, IntArray]:
+        """Edges of nodes whose rows are here, node after node.
+
+        Returns: the place of each edge's node in `nodes`, and its position in `indices`, [edges].
+        """
+        rows = self.rows_of(nodes)
+        starts, counts = self.indptr[rows], self.indptr[rows + 1] - self.indptr[rows]
+        place = np.repeat(np.arange(len(rows)), counts)
+        first = np.repeat(starts - np.cumsum(counts) + counts, counts)
+        return place, first + np.arange(len(place))
+
 
 def rows_directory(graph: Path) -> Path:
     """The directory of a graph's edge rows."""

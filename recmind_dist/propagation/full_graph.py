@@ -19,9 +19,9 @@ from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
-from recmind_dist.propagation.item_means import ItemMeans
+from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.propagation.sides import Sides
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import IntArray
 
 MeanOfStates = Callable[[Tensor, int, bool], Tensor]
 """(x, L, whether x is of items alone) → mean of x and of what 1..L hops make of it."""
@@ -79,7 +79,7 @@ class FullPropagation:
         device = context.device
         matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(device)
         self._matrix = GatheredMatrix(matrix, self.counts, context)
-        self._item_means: dict[float, ItemMeans] = {}
+        self._item_means: dict[float, NeighbourMeans] = {}
         self.feature = degree_feature.to(device)[torch.from_numpy(self._own).to(device)]
         self._users_by_row = node_of_row < graph.num_users
         self.is_user = torch.from_numpy(self._own < graph.num_users).to(device)
@@ -91,19 +91,15 @@ class FullPropagation:
         """[n] global ids of this rank's rows."""
         return self._own
 
-    @property
-    def edges_of_rows(self) -> tuple[IntArray, IntArray, BoolArray]:
-        """indptr [n + 1], rows of the other ends [E'], and which of these edges are not absent
-        [E'].
-        """
-        matrix = self._matrix.whole()
-        assert matrix.weight is not None
-        return self._indptr, matrix.indices.cpu().numpy(), matrix.weight.cpu().numpy() != 0
-
-    def item_means(self, decay: float) -> ItemMeans:
-        """Made once."""
+    def item_means(self, decay: float) -> NeighbourMeans:
+        """Means of users' items over the edges that are not absent, made once."""
         if decay not in self._item_means:
-            self._item_means[decay] = ItemMeans(self._rows, self, decay)
+            weight = self._matrix.whole().weight
+            assert weight is not None
+            visible = weight.cpu().numpy() != 0
+            self._item_means[decay] = NeighbourMeans(
+                self._rows, self._own, visible, self.counts, self.context, decay
+            )
         return self._item_means[decay]
 
     def positions(self, edges: IntArray) -> IntArray:

@@ -1,7 +1,6 @@
-"""Means of a user's items, the newer ones counting more: what the mixing readout reads of a user
-beside her own views.
+"""Means over neighbours, each rank those of its rows; of a user's items the newer may count more.
 
-Legend: n rows of this rank, N nodes, E' edges of this rank's users, C columns.
+Legend: n rows of this rank, N nodes, E' edges of this rank's rows, C columns.
 """
 
 from collections.abc import Sequence
@@ -12,48 +11,58 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
+from recmind_dist.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
     from recmind_dist.propagation.full_graph import FullPropagation
 
 
-class ItemMeans:
-    """Σ_k decay^k x_k / Σ_k decay^k over the items of a user, k counting back from the newest that
-    the operator sees.
+class NeighbourMeans:
+    """Σ_k w_k x_k / Σ_k w_k over the visible neighbours of a node.
 
     Args:
         rows: edges of this rank's nodes, or of all.
-        operator: what is absent from its edges is absent here.
-        decay: weight of an item against the next newer one, in (0, 1]; 1: all alike.
+        nodes: [n] this rank's, in the order of their rows.
+        visible: which of their edges count, [E'] in that order; None: all.
+        counts: [P] rows of each rank.
+        decay: w of a user's item is decay^k, k the steps in time back from the newest that counts,
+            and items have no mean; 1: all alike; None: of items too, all alike.
     """
 
-    def __init__(self, rows: EdgeRows, operator: "FullPropagation", decay: float) -> None:
-        indptr, indices, visible = operator.edges_of_rows
-        own, count = operator.own_nodes, np.diff(indptr)
-        graph, first = rows.graph, rows.indptr[rows.rows_of(own)]
-        count = np.where(own < graph.num_users, count, 0)  # items get no row
-        row = np.repeat(np.arange(len(own)), count)
-        place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        item = indices[indptr[row] + place]
-        time_rank = np.asarray(rows.time_rank)[first[row] + place]
-        visible = visible[indptr[row] + place]
-        row, item, time_rank = row[visible], item[visible], time_rank[visible]
-        newest = np.zeros(len(own), np.int64)
-        np.maximum.at(newest, row, time_rank)
-        weight = np.power(decay, newest[row] - time_rank)
-        weight /= np.bincount(row, weight, len(own))[row]
-        starts = np.r_[0, np.cumsum(np.bincount(row, minlength=len(own)))]
-        matrix = CsrMatrix.of_arrays(starts, item, weight, graph.num_nodes)
-        self._matrix = GatheredMatrix(
-            matrix.to(operator.feature.device), operator.counts, operator.context
-        )
+    def __init__(
+        self,
+        rows: EdgeRows,
+        nodes: IntArray,
+        visible: BoolArray | None,
+        counts: list[int],
+        context: DistContext,
+        decay: float | None = None,
+    ) -> None:
+        graph = rows.graph
+        row, position = rows.edges_of(nodes)
+        counted = np.ones(len(row), np.bool_) if visible is None else visible
+        if decay is not None:
+            counted = counted & (nodes < graph.num_users)[row]
+        row, position = row[counted], position[counted]
+        weight = np.ones(len(row))
+        if decay is not None:
+            time_rank = np.asarray(rows.time_rank[position], np.int64)
+            newest = np.zeros(len(nodes), np.int64)
+            np.maximum.at(newest, row, time_rank)
+            weight = np.power(decay, newest[row] - time_rank)
+        weight /= np.bincount(row, weight, len(nodes))[row]
+        indptr = np.r_[0, np.cumsum(np.bincount(row, minlength=len(nodes)))]
+        others = np.asarray(graph.row_of_node)[rows.indices[position]]
+        matrix = CsrMatrix.of_arrays(indptr, others, weight, graph.num_nodes)
+        self._matrix = GatheredMatrix(matrix.to(context.device), counts, context)
 
     @torch.no_grad()
     def means(self, x_nC: Tensor) -> Tensor:
-        """Users' means of their items' rows of x, zero for items, without gradient. Shape: [n, C].
+        """Means of the neighbours' rows of x, zero where there are none. Shape: [n, C].
 
         Collective: every rank must call.
         """
@@ -67,7 +76,7 @@ def content_view(
     """The content view of this rank's rows, [n, T], and its recent means: a list of one each, the
     second empty without decay.
 
-    Every rank must call.
+    Collective: every rank must call.
 
     Args:
         text: [n, T] text vectors of this rank's rows, or of its items alone.
@@ -86,7 +95,9 @@ def newest_item_views(
     operator: "FullPropagation", views: Sequence[Tensor], decay: float
 ) -> list[Tensor]:
     """Users' recent means of their items' views at unit length, zero for items; nothing without
-    decay. Every rank must call.
+    decay.
+
+    Collective: every rank must call.
 
     Args:
         views: [n, C] each, of which items' rows are read.
@@ -94,8 +105,5 @@ def newest_item_views(
     if not decay:
         return []
     together = torch.cat([functional.normalize(view, dim=1) for view in views], 1)
-    return list(
-        torch.split(
-            operator.item_means(decay).means(together), [view.shape[1] for view in views], dim=1
-        )
-    )
+    means = operator.item_means(decay).means(together)
+    return list(torch.split(means, [view.shape[1] for view in views], dim=1))

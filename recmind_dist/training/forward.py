@@ -28,8 +28,8 @@ from recmind_dist.propagation.full_graph import FullGraphView, FullPropagation
 from recmind_dist.propagation.item_means import newest_item_views
 from recmind_dist.randomness import stream_key, uniform_rows
 from recmind_dist.sampling.batch import Batch
+from recmind_dist.training.content_views import ContentViews
 from recmind_dist.training.step_input import StepInput
-from recmind_dist.training.text_features import ContentViews
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from recmind_dist.model.xsimgcl import XSimGCL
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.alignment import Alignment
+from recmind_dist.training.content_views import ContentViews
 from recmind_dist.training.contrast import Contrast
 from recmind_dist.training.forward import FullGraphForward, SampledForward, StepOutputs
 from recmind_dist.training.fresh_text import FreshTextEncoder
 from recmind_dist.training.step_input import StepInput
-from recmind_dist.training.text_features import ContentViews
 
 
 @dataclass

@@ -3,6 +3,8 @@
 Legend: n rows of this rank, N nodes, D dims, T text dims.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,21 +19,21 @@ from recmind_dist.graph import EdgeRows, Graph, row_bounds
 from recmind_dist.model.models import Model, build_model
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.randomness import stream_key, torch_seeded
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, users_of_edges
 from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph
 from recmind_dist.sampling.partitioned_graph import PartitionedGraph
 from recmind_dist.text import TextStore, Whitening
+from recmind_dist.training.content_views import ContentViews, make_content_views
 from recmind_dist.training.final_embeddings import FinalEmbeddings, final_embeddings
 from recmind_dist.training.forward import text_view
 from recmind_dist.training.inputs import Inputs, run_identity
 from recmind_dist.training.text_features import (
-    ContentViews,
     TextFeatures,
     degree_feature,
     initial_rows,
-    load_content_views,
     load_text_features,
     text_scale,
 )
@@ -179,15 +181,24 @@ class ModelShard:
                 f"{store.path}: holds vectors of other texts than this run's: run `recmind run` "
                 "with this run's config again, which embeds them anew"
             )
-        nodes, mask, model = self.nodes, self._heldout_mask(), self.config.model
+        device, means = self.context.device, self._neighbour_means(self._heldout_mask())
         self.text = load_text_features(
-            self.rows, store, self.whitening, nodes, self.context.device, mask
+            self.rows, store, self.whitening, self.nodes, means(None), device
         )
+        model = self.config.model
         if isinstance(model, RecMindSettings) and model.content_view:
-            rows, decay = self.text.rows, model.recent_decay
-            self.content = load_content_views(
-                self.rows, store, self.whitening, nodes, rows, mask, decay
-            )
+            is_user = torch.from_numpy(self.nodes < self.graph.num_users).to(device)
+            newest = means(model.recent_decay) if model.recent_decay else None
+            text = self.text.rows.text
+            self.content = make_content_views(text, is_user, means(1.0), newest)
+
+    def _neighbour_means(self, heldout: EdgeMask) -> Callable[[float | None], NeighbourMeans]:
+        """decay → means over all edges but the held-out ones."""
+        visible = np.ones(len(self.rows.indices), np.bool_)
+        visible[heldout.in_csr(self.rows)] = False
+        visible = visible[self.rows.edges_of(self.nodes)[1]]
+        counts = np.diff(self.bounds).tolist()
+        return partial(NeighbourMeans, self.rows, self.nodes, visible, counts, self.context)
 
     def _heldout_mask(self) -> EdgeMask:
         """Held-out edges in this rank's rows. Collective: every rank must call."""

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
-from torch.nn import functional
 
 from recmind_dist.errors import StoreError
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextRows
+from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.randomness import normals, stream_key, uniforms
-from recmind_dist.sampling.edge_masks import EdgeMask
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.text.store import HalfArray
-from recmind_dist.types import BoolArray, FloatArray, IntArray
+from recmind_dist.types import BoolArray, IntArray
 
 _BLOCK_ROWS = 65_536
+BLOCK_COLUMNS = 64
+"""Columns of another rank's text vectors that are here at a time."""
 INIT_SCALE = 0.1
 """Root mean square of an entry of E⁰ at the start."""
 
@@ -79,109 +79,31 @@ def load_text_features(
     store: TextStore,
     whitening: Whitening,
     nodes: IntArray,
+    neighbours: NeighbourMeans,
     device: torch.device,
-    held_out: EdgeMask,
 ) -> TextFeatures:
     """Reads this rank's text vectors from the store, once, and derives what the fallback needs.
 
+    Collective: every rank must call.
+
     Args:
-        rows: edges, of these nodes at least; nodes: [n] global ids in row order; held_out: edges
-        from which the gates learn:
-        they stay out of the means.
+        rows: edges, of these nodes at least.
+        nodes: [n] global ids in row order.
+        neighbours: over the edges that the means may see.
     """
     graph = rows.graph
-    weight = np.ones(len(rows.indices), np.float32)
-    weight[held_out.in_csr(rows)] = 0.0
-    text, absent = _own_vectors(graph, store, whitening, nodes)
-    features = degree_feature(
-        torch.from_numpy(np.asarray(graph.degree)[nodes]), int(graph.degree.max())
-    )
-    own = TextRows(
-        torch.from_numpy(text).to(device),
-        torch.from_numpy(absent).to(device),
-        features.to(device),
-        torch.from_numpy(_neighbour_means(rows, store, whitening, nodes, weight)).to(device),
-    )
-    return TextFeatures(own)
-
-
-@dataclass(frozen=True)
-class ContentViews:
-    """Content views of this rank's rows: an item's text vector at unit length, of a user the mean
-    of their items', and the mean in which newer items count more.
-
-    Attributes (u users of this rank, at least one row):
-        text: [n, T] text vectors.
-        is_user: [n] bool.
-        user_of_row: [n] position of a user's row in the means.
-        means: [u, T].
-        newest: [u, T], None without decay.
-    """
-
-    text: Tensor
-    is_user: Tensor
-    user_of_row: Tensor
-    means: Tensor
-    newest: Tensor | None
-
-    def select(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The content view of these rows, and what the newest items of users say: zero for items,
-        nothing without decay. Shapes: [len(rows), T].
-        """
-        is_user, at = self.is_user[rows][:, None], self.user_of_row[rows]
-        unit = functional.normalize(self.text[rows].float(), dim=1)
-        view = torch.where(is_user, self.means[at].float(), unit)
-        if self.newest is None:
-            return view, []
-        return view, [self.newest[at].float() * is_user]
-
-
-def load_content_views(
-    rows: EdgeRows,
-    store: TextStore,
-    whitening: Whitening,
-    nodes: IntArray,
-    text: TextRows,
-    held_out: EdgeMask,
-    decay: float,
-) -> ContentViews:
-    """Content views without held-out edges, from the store, which is read once or twice.
-
-    Args:
-        nodes: [n] global ids in row order.
-        text: those of this rank's rows.
-        decay: weight of an item against the next newer one; 0: no such means.
-    """
-    device, is_user = text.text.device, nodes < rows.graph.num_users
-    users = nodes[is_user]
-    visible = np.ones(len(rows.indices), np.float32)
-    visible[held_out.in_csr(rows)] = 0.0
-    means = [_neighbour_means(rows, store, whitening, users, visible, unit=True)]
-    if decay:
-        weight = _recency(rows.indptr, rows.time_rank, rows.rows_of(users), visible, decay)
-        means.append(_neighbour_means(rows, store, whitening, users, weight, unit=True))
-    if not len(users):
-        means = [np.zeros((1, whitening.dim), np.float16) for _ in means]
-    on_device = [torch.from_numpy(mean).to(device) for mean in means]
-    user_of_row = torch.from_numpy(np.maximum(np.cumsum(is_user) - 1, 0)).to(device)
-    newest = on_device[1] if decay else None
-    return ContentViews(
-        text.text, torch.from_numpy(is_user).to(device), user_of_row, on_device[0], newest
-    )
-
-
-@njit(cache=True, nogil=True)
-def _recency(indptr, time_rank, rows, visible, decay):  # type: ignore[no-untyped-def]
-    """decay^k, k the steps in time back from a user's newest visible edge."""
-    weight = visible.copy()
-    for k in range(len(rows)):
-        newest = np.int64(-1)
-        for e in range(indptr[rows[k]], indptr[rows[k] + 1]):
-            if visible[e] > 0:
-                newest = max(newest, np.int64(time_rank[e]))
-        for e in range(indptr[rows[k]], indptr[rows[k] + 1]):
-            weight[e] = visible[e] * decay ** np.float64(newest - time_rank[e])
-    return weight
+    own = _own_vectors(graph, store, whitening, nodes)
+    text, absent = (torch.from_numpy(x).to(device) for x in own)
+    degree = torch.from_numpy(np.asarray(graph.degree)[nodes])
+    features = degree_feature(degree, int(graph.degree.max())).to(device)
+    # double precision, so that half precision hides in which order ranks add up
+    present = neighbours.means((~absent).double()[:, None])
+    means, text_dim = torch.empty_like(text), text.shape[1]
+    for first in range(0, text_dim, BLOCK_COLUMNS):
+        block = slice(first, first + BLOCK_COLUMNS)
+        of_all = neighbours.means(text[:, block].double())
+        means[:, block] = torch.where(present > 0, of_all / present, 0.0).half()
+    return TextFeatures(TextRows(text, absent, features, means))
 
 
 def initial_rows(
@@ -224,49 +146,6 @@ def _own_vectors(
         absent[inside] = np.isnan(vectors[:, 0])
         out[inside] = whitening.apply(side, vectors)
     return out, absent
-
-
-def _neighbour_means(
-    rows: EdgeRows,
-    store: TextStore,
-    whitening: Whitening,
-    nodes: IntArray,
-    weight: FloatArray,
-    unit: bool = False,
-) -> HalfArray:
-    """Weighted mean of the whitened vectors of each node's neighbours that have text, zero where
-    none has. Shape: [n, T].
-
-    Args:
-        weight: of those of `rows.indices`; zero leaves an edge out.
-        unit: whether vectors count at unit length.
-    """
-    total = np.zeros((len(nodes), whitening.dim), np.float32)
-    count = np.zeros(len(nodes))
-    own = rows.rows_of(nodes)
-    for side, start, block in _blocks(rows.graph, store):
-        vectors = whitening.apply(side, block)
-        if unit:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        present = ~np.isnan(block[:, 0])
-        _add_neighbours(
-            rows.indptr, rows.indices, own, weight, start, vectors, present, total, count
-        )
-    return (total / np.where(count > 0, count, 1.0)[:, None]).astype(np.float16)
-
-
-@njit(cache=True, nogil=True)
-def _add_neighbours(indptr, indices, rows, weight, start, vectors, present, total, count):  # type: ignore[no-untyped-def]
-    stop = start + len(vectors)
-    for k in range(len(rows)):
-        first, last = indptr[rows[k]], indptr[rows[k] + 1]
-        for e in range(first + np.searchsorted(indices[first:last], start), last):
-            u = indices[e]
-            if u >= stop:
-                break
-            if present[u - start] and weight[e] > 0:
-                total[k] += weight[e] * vectors[u - start]
-                count[k] += weight[e]
 
 
 def _blocks(graph: Graph, store: TextStore) -> Iterator[tuple[str, int, HalfArray]]:

@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows, Graph, prepare_rows, row_bounds
+from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.sampling.edge_masks import EdgeMask, heldout_slice
 from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.sampling.newest_items import NewestItems
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.text_features import load_content_views, load_text_features
+from recmind_dist.training.content_views import make_content_views
+from recmind_dist.training.text_features import load_text_features
 from tests.graphs import make_graph, random_pairs
 from tests.training_runs import make_inputs
 
@@ -114,11 +117,22 @@ def test_content_is_an_items_own_text_and_the_means_of_a_user(tmp_path: Path) ->
     store, whitening = TextStore.open(inputs.text), Whitening.load(inputs.whitening)
     hidden = heldout_slice(graph, 0.5, 3)
     mask = EdgeMask.of_edges(graph, np.flatnonzero(hidden))
-    rows, nodes = EdgeRows.of_graph(graph), np.arange(graph.num_nodes)
-    cpu = torch.device("cpu")
-    text = load_text_features(rows, store, whitening, nodes, cpu, mask).rows
-    content = load_content_views(rows, store, whitening, nodes, text, mask, DECAY)
-    view, [newest] = content.select(torch.arange(graph.num_nodes))
+    rows = EdgeRows.of_graph(graph)
+    visible = np.ones(len(rows.indices), np.bool_)
+    visible[mask.in_csr(rows)] = False
+    row_of_node = np.asarray(graph.row_of_node)
+    by_row = np.argsort(row_of_node)
+    seen_by_row = visible[rows.edges_of(by_row)[1]]
+    context, counts = DistContext.alone(), [graph.num_nodes]
+    everybody, alike, newer = (
+        NeighbourMeans(rows, by_row, seen_by_row, counts, context, decay)
+        for decay in (None, 1.0, DECAY)
+    )
+    loaded = load_text_features(rows, store, whitening, by_row, everybody, context.device).rows
+    is_user = torch.from_numpy(by_row < graph.num_users)
+    content = make_content_views(loaded.text, is_user, alike, newer)
+    view, [newest] = content.select(torch.from_numpy(row_of_node))
+    text = loaded.select(torch.from_numpy(row_of_node))
     unit = normalize(text.text.float(), dim=1)
     torch.testing.assert_close(view[graph.num_users :], unit[graph.num_users :])
     assert not newest[graph.num_users :].any()
@@ -137,3 +151,9 @@ def test_content_is_an_items_own_text_and_the_means_of_a_user(tmp_path: Path) ->
         torch.testing.assert_close(
             normalize(newest[user], dim=0), normalize(weighted, dim=0), atol=2e-3, rtol=0
         )
+    for node in range(graph.num_nodes):  # the fallback's mean is over neighbours that have a text
+        own = slice(rows.indptr[node], rows.indptr[node + 1])
+        near = rows.indices[own][visible[own]]
+        near = [u for u in near.tolist() if not text.absent[u]]
+        mean = text.text[near].float().mean(0) if near else torch.zeros(text.text.shape[1])
+        torch.testing.assert_close(text.neighbour_text[node].float(), mean, atol=2e-3, rtol=2e-3)

@@ -1,0 +1,81 @@
+"""Content views: whitened texts as they are, of users the means of their items'.
+
+Legend: n rows of this rank, u users among them, T text dims.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recmind_dist.propagation.item_means import NeighbourMeans
+from recmind_dist.training.text_features import BLOCK_COLUMNS
+
+
+@dataclass(frozen=True)
+class ContentViews:
+    """Content views of this rank's rows: an item's text vector at unit length, of a user the mean
+    of their items', and the mean in which newer items count more.
+
+    Attributes (u users of this rank, at least one row):
+        text: [n, T] text vectors.
+        is_user: [n] bool.
+        user_of_row: [n] position of a user's row in the means.
+        means: [u, T].
+        newest: [u, T], None without decay.
+    """
+
+    text: Tensor
+    is_user: Tensor
+    user_of_row: Tensor
+    means: Tensor
+    newest: Tensor | None
+
+    def select(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The content view of these rows, and what the newest items of users say: zero for items,
+        nothing without decay. Shapes: [len(rows), T].
+        """
+        is_user, at = self.is_user[rows][:, None], self.user_of_row[rows]
+        unit = functional.normalize(self.text[rows].float(), dim=1)
+        view = torch.where(is_user, self.means[at].float(), unit)
+        if self.newest is None:
+            return view, []
+        return view, [self.newest[at].float() * is_user]
+
+
+def make_content_views(
+    text: Tensor, is_user: Tensor, of_items: NeighbourMeans, of_newest: NeighbourMeans | None
+) -> ContentViews:
+    """Content views of this rank's rows. Collective: every rank must call.
+
+    Args:
+        text: [n, T] text vectors of this rank's rows.
+        is_user: [n] bool.
+        of_items: means of users' items.
+        of_newest: those in which newer items count more, where they are wanted.
+    """
+    length = torch.linalg.vector_norm(text.double(), dim=1).clamp(min=1e-12)
+    scale = torch.where(is_user, 0.0, 1.0 / length)[:, None]
+    users, newest = is_user.nonzero().squeeze(1), None
+    means = _means_of_users(text, scale, users, of_items)
+    if of_newest is not None:
+        newest = _means_of_users(text, scale, users, of_newest)
+    user_of_row = (torch.cumsum(is_user, 0) - 1).clamp(min=0)
+    return ContentViews(text, is_user, user_of_row, means, newest)
+
+
+def _means_of_users(
+    text: Tensor, scale: Tensor, users: Tensor, neighbours: NeighbourMeans
+) -> Tensor:
+    """In half precision, which hides in which order ranks add up doubles. Shape: [u, T].
+
+    Collective: every rank must call.
+    """
+    text_dim = text.shape[1]
+    out = text.new_zeros(max(len(users), 1), text_dim)
+    for first in range(0, text_dim, BLOCK_COLUMNS):
+        block = slice(first, first + BLOCK_COLUMNS)
+        means = neighbours.means(text[:, block].double() * scale)
+        out[: len(users), block] = means.index_select(0, users).half()
+    return out
