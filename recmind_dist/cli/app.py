@@ -52,8 +52,9 @@ def run(
     """Fetches, prepares, embeds, trains, evaluates; then the variants to compare. Skips what is
     done.
     """
+    from recmind_dist.experiments.comparison import gain_line
     from recmind_dist.pipeline.run import Pipeline
-    from recmind_dist.report import comparison_table, print_table, strata_table
+    from recmind_dist.report import RunDirectory, comparison_table, print_table, strata_table
 
     _check_resume(resume)
     first = _load(config, overrides)
@@ -68,6 +69,10 @@ def run(
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
     print_table(comparison_table(results, title=title))
     print_table(strata_table(results))
+    metrics = [f"{name}@{first.evaluation.ks[0]}" for name in ("recall", "ndcg")]
+    for other in others:
+        line = gain_line(RunDirectory(first.run_dir), RunDirectory(other.run_dir), metrics)
+        say(f"{first.variant} over {other.variant}: {line or 'no held-out items'}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from recmind_dist.errors import StoreError
 from recmind_dist.evaluation.significance import Comparison, Float64Array, paired_bootstrap
 from recmind_dist.evaluation.strata import COLD_MAX
 from recmind_dist.report import RunDirectory
+from recmind_dist.report.tables import metric_label
 from recmind_dist.storage import check_seal
 from recmind_dist.types import IntArray
 
@@ -72,6 +73,28 @@ def compare(
         if not (groups >= 0).any():
             return None
     return paired_bootstrap(a_SU, b_SU, groups_U=groups)
+
+
+def gain_line(ours: RunDirectory, theirs: RunDirectory, metrics: Sequence[str]) -> str:
+    """ "Recall@20 +34.1 % (27.5 … 41.2), …, 943 users": how far one run is above another, with 95 %
+    intervals over users. Empty where nobody has a held-out item.
+
+    Raises:
+        StoreError: as `read_users`.
+    """
+    parts, users = [], 0
+    for metric in metrics:
+        if not len(read_users([ours], metric)[1]):
+            return ""
+        found = compare([ours], [theirs], metric)
+        assert found is not None, "all users are compared"
+        users = found.users
+        gain = f"{metric_label(metric)} {found.a:.4f} against {found.b:.4f}"
+        if found.gain is not None and found.low is not None and found.high is not None:
+            low, high = 100 * found.low, 100 * found.high
+            gain = f"{metric_label(metric)} {100 * found.gain:+.1f} % ({low:.1f} … {high:.1f})"
+        parts.append(gain)
+    return f"{', '.join(parts)}: 95 % intervals over the same {users:,} users, one seed"
 
 
 def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:

@@ -36,16 +36,23 @@ class RecMind(nn.Module):
         super().__init__()
         self.settings = settings
         self.embedding_dim, self.num_layers = settings.embedding_dim, settings.num_layers
-        self.text_view = TextView(text_dim, self.embedding_dim, settings.projection_hidden_dim)
+        self.text_view: TextView | None = None
+        if settings.text_view:
+            hidden_dim = settings.projection_hidden_dim
+            self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim)
         num_views, recent = 2 + settings.content_view, settings.recent_decay > 0
         self.mix = Mix(settings.gate, num_views, recent)
 
     def views(
         self, graph: PropagationGraph, e_ND: Tensor, z_ND: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Graph view and text view of the wanted nodes. Shapes: [S, D] each."""
-        assert z_ND is not None, "RecMind reads texts"
+        """Graph view and text view of the wanted nodes, the graph view twice where there is no
+        text. Shapes: [S, D] each.
+        """
         graph_view = graph.mean_of_states(e_ND, self.num_layers)
+        if z_ND is None:
+            assert self.text_view is None, "this model reads texts"
+            return graph_view, graph_view
         items_only = not self.settings.users_have_text
         return graph_view, graph.mean_of_states(z_ND, self.settings.text_layers, items_only)
 

@@ -207,12 +207,19 @@ class RecMindSettings(FusedSettings):
     """Views of graph and text, whose scores are mixed by gates at the end."""
 
     kind: Literal["recmind"] = "recmind"
+    text_view: bool = True
+    """False: the graph view alone, with newest items and gates, and no text is read; so it is where
+    the data have none."""
     content_view: bool = True
     """A third view: whitened text vectors as they are, of users the mean of their items'."""
     recent_decay: float = Field(FOLLOWS, ge=FOLLOWS, le=1)
     """Users' views are joined by means of their items' views in which an item weighs so much
     against the next newer one; 0: they are not; -1: 0.6 where the log has an order, else 0."""
     gate: GateSettings = GateSettings()
+
+    @property
+    def has_text_view(self) -> bool:
+        return self.text_view
 
     @property
     def has_gates(self) -> bool:

@@ -27,11 +27,11 @@ def comparison_table(
     """
     columns: dict[str, dict[str, float | None]] = {}
     for metric in metrics:
-        columns[_label(metric)] = {
+        columns[metricmetric_label(metric)] = {
             name: result["metrics"].get(metric) for name, result in results.items()
         }
     for metric in metrics:
-        columns[f"cold {_label(metric)}"] = {
+        columns[f"cold {metric_label(metric)}"] = {
             name: result["strata"]["cold"].get(metric) for name, result in results.items()
         }
     return _table("model", list(results), columns, title)
@@ -101,7 +101,8 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"[bold]{text}*[/bold]" if best is not None and text == f"{best:.4f}" else f"{text} "
 
 
-def _label(metric: str) -> str:
+def metric_label(metric: str) -> str:
+    """ "Recall@20" for "recall@20"."""
     name, _, k = metric.partition("@")
     label = {"recall": "Recall", "ndcg": "NDCG", "hitrate": "HitRate", "mrr": "MRR"}.get(name, name)
     return f"{label}@{k}" if k else label

@@ -93,9 +93,11 @@ def item_text(found: Resolved, facts: DataFacts) -> Resolved:
 
 
 def texts(found: Resolved, facts: DataFacts) -> Resolved:
-    """RecMind is its graph alone where there are no two different texts."""
+    """RecMind is its graph alone where there are no two different texts; without an order in the
+    log either, LightGCN: nothing is left to mix.
+    """
     model = found.config.model
-    if not isinstance(model, RecMindSettings) or model.users_have_text:
+    if not isinstance(model, RecMindSettings) or model.users_have_text or not model.reads_text:
         return found
     if facts.num_texts > 1:
         if facts.text_share == 1.0:
@@ -103,9 +105,13 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
         line = f"{100 * facts.text_share:.0f} % of the items have a text; others' follows from"
         return replace(found, lines=(*found.lines, f"{line} their neighbours'"))
     why = "all items have the same text" if facts.num_texts else "no item has a text"
-    line = f"graph alone, no text views and no gates: {why}"
-    alone = LightGCNSettings(embedding_dim=model.embedding_dim, num_layers=model.num_layers)
-    return Resolved(found.config.model_copy(update={"model": alone}), (*found.lines, line))
+    if model.recent_decay == 0 or (facts.no_order and model.recent_decay == FOLLOWS):
+        line = f"graph alone, LightGCN: {why}, and newest items count as all others"
+        line += f" ({facts.no_order})" if facts.no_order else ""
+        plain = LightGCNSettings(embedding_dim=model.embedding_dim, num_layers=model.num_layers)
+        return Resolved(found.config.model_copy(update={"model": plain}), (*found.lines, line))
+    line = f"graph alone, no text views: {why}"
+    return found.with_("model", line, text_view=False, content_view=False, init="normal")
 
 
 def newest_items(found: Resolved, facts: DataFacts) -> Resolved:

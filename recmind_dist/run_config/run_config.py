@@ -283,6 +283,13 @@ class RunConfig(Settings):
                 "model.init: text needs model.text_whitening: whiten",
             ),
             (
+                isinstance(self.model, RecMindSettings)
+                and not self.model.text_view
+                and (self.model.content_view or self.model.init == "text"),
+                "model.text_view: false reads no texts: set model.content_view: false and "
+                "model.init: normal",
+            ),
+            (
                 0 < self.train.batch_size < workers,
                 f"train.batch_size {self.train.batch_size} is below scaling.num_workers "
                 f"{workers}: raise it",

@@ -113,13 +113,22 @@ def test_a_log_whose_times_say_nothing(make_shop: Callable[..., Shop]) -> None:
     assert "the log has no order (100 % of the users have a single time)" in found.said
 
 
+def test_neither_texts_nor_an_order(make_shop: Callable[..., Shop]) -> None:
+    shop = make_shop()
+    shop.items, shop.log = shop.items.clear(), shop.log.drop("time")
+    found = shop.run()
+    assert found.kind == "lightgcn"
+    assert "graph alone, LightGCN: no item has a text" in found.said
+    assert found.metrics == shop.run("lightgcn").metrics
+
+
 @pytest.mark.parametrize("missing", ["file", "texts"])
 def test_no_texts(make_shop: Callable[..., Shop], missing: str) -> None:
     shop = make_shop()
     shop.items = shop.items.clear() if missing == "file" else without_texts_of(1.0)(shop.items)
     found = shop.run()
-    assert found.kind == "lightgcn"
-    assert "graph alone, no text views and no gates: no item has a text" in found.said
+    assert (found.kind, found.recent_decay) == ("recmind", 0.6)
+    assert "graph alone, no text views: no item has a text" in found.said
     assert_no_worse_than_lightgcn(shop, found)
 
 
@@ -127,8 +136,8 @@ def test_all_texts_equal(make_shop: Callable[..., Shop]) -> None:
     shop = make_shop()
     shop.items = shop.items.with_columns(title=pl.lit("a thing"), category=pl.lit("things"))
     found = shop.run()
-    assert found.kind == "lightgcn"
-    assert "graph alone, no text views and no gates: all items have the same text" in found.said
+    assert found.kind == "recmind"
+    assert "graph alone, no text views: all items have the same text" in found.said
     assert_no_worse_than_lightgcn(shop, found)
 
 
@@ -152,7 +161,7 @@ def test_ten_users(make_shop: Callable[..., Shop]) -> None:
 def test_one_item(make_shop: Callable[..., Shop]) -> None:
     shop = make_shop(num_users=30, num_items=1, num_edges=100, communities=1)
     found = shop.run()
-    assert found.kind == "lightgcn"
+    assert "graph alone, no text views: all items have the same text" in found.said
     assert all(value == value for value in found.metrics.values() if value is not None)
 
 

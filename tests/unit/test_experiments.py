@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import FixedTrial
 
 from recmind_dist.errors import ConfigError, StoreError
-from recmind_dist.experiments.comparison import compare, read_users, seen, spread
+from recmind_dist.experiments.comparison import compare, gain_line, read_users, seen, spread
 from recmind_dist.experiments.figures import draw_bars, draw_bins, draw_curves
 from recmind_dist.experiments.findings import Findings, TableOf
 from recmind_dist.experiments.space import default_space, load_space
@@ -37,7 +37,7 @@ def run_of(
         run.per_user
     )
     nothing = {"users": 0}
-    mean = float(np.clip(values.mean(), 0, 1))
+    mean = float(np.clip(values.mean(), 0, 1)) if users else 0.0
     results = {
         "dataset": "toy",
         "variant": "recmind",
@@ -67,6 +67,20 @@ def test_what_is_better_only_on_cold_items_is_seen_there_and_in_the_macro_averag
     assert macro.a - macro.b == pytest.approx(0.05, abs=0.01)  # four strata, of one of which more
     assert seen(cold, "above") == "yes"
     assert seen(cold, "below") == "no, the opposite"
+
+
+def test_one_run_over_another_is_said_with_its_interval(tmp_path: Path) -> None:
+    ours, theirs = run_of(tmp_path / "a", 0, 0.1, 0.1), run_of(tmp_path / "b", 1, 0.0)
+    line = gain_line(ours, theirs, ["recall@40"])
+    found = compare([ours], [theirs], "recall@40")
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    interval = f"({100 * found.low:.1f} … {100 * found.high:.1f})"
+    assert line.startswith(f"Recall@40 +{100 * (found.a / found.b - 1):.1f} % {interval}: 95 %")
+    assert line.endswith("over the same 400 users, one seed")
+    nobody = run_of(tmp_path / "c", 0, 0.0, users=0)
+    assert gain_line(nobody, nobody, ["recall@40"]) == ""
 
 
 def test_two_seeds_are_called_not_significant(tmp_path: Path) -> None:

@@ -90,11 +90,16 @@ def test_newest_items_are_off_without_an_order_and_it_is_said() -> None:
     [(0.0, 0, "no item has a text"), (1.0, 1, "all items have the same text")],
 )
 def test_without_two_texts_the_model_is_its_graph_alone(share: float, texts: int, why: str) -> None:
-    found = resolve(bare(), replace(FACTS, text_share=share, num_texts=texts))
-    assert isinstance(found.config.model, LightGCNSettings)
+    facts = replace(FACTS, text_share=share, num_texts=texts)
+    found = resolve(bare(), facts)
+    assert isinstance(found.config.model, RecMindSettings)
     assert not found.config.model.reads_text
-    assert found.config.gate is None
-    assert f"graph alone, no text views and no gates: {why}" in said(found)
+    assert found.config.model.recent_decay == 0.6
+    assert f"graph alone, no text views: {why}" in said(found)
+    assert resolve(found.config, facts) == Resolved(found.config)
+    plain = resolve(bare(), replace(facts, no_order="no column of times"))
+    assert isinstance(plain.config.model, LightGCNSettings)
+    assert f"graph alone, LightGCN: {why}, and newest items count as all others" in said(plain)
 
 
 def test_texts_of_a_tenth_of_the_items_are_used_and_the_rest_is_said() -> None:

@@ -106,9 +106,10 @@ def test_words_for_keys_that_a_variant_lacks_do_not_reach_it(recmind: Path) -> N
 def makes_sense(path: Path, variant: str) -> bool:
     """Whether a variant has what it needs in a file: texts, the whole graph, gates with sides."""
     values, changed = load_yaml(path).values, VARIANTS[variant].get("model", {})
-    kind = changed.get("kind", values["model"].get("kind", DEFAULT_KIND))
+    kind = changed.get("kind", values.get("model", {}).get("kind", DEFAULT_KIND))
     if kind == "xsimgcl":
-        return values["sampler"].get("propagation") == "full"
+        sampled = values.get("sampler", {}).get("propagation") == "sampled"
+        return not sampled and values.get("graph", {}).get("placement") != "partitioned"
     if "gate" in changed and kind != "paper":
         return False
     reads_text = kind in ("recmind", "paper", "alpharec") or changed.get("init") == "text"
