@@ -124,6 +124,6 @@ def _override_of(
 def _deleted_entry(fault: dict[str, Any], path: KeyPath, deleted: Mapping[str, str]) -> str | None:
     """The entry of `deleted` for a fault."""
     key = ".".join(part for part in path if isinstance(part, str))
-    entries = {"extra_forbidden": key, "literal_error": f"{key}: {fault.get('input')}"}
-    entry = entries.get(fault["type"])
-    return entry if entry in deleted else None
+    with_value = f"{key}: {fault.get('input')}"  # unknown keys too: another kind may have the key
+    entries = {"extra_forbidden": (key, with_value), "literal_error": (with_value,)}
+    return next((entry for entry in entries.get(fault["type"], ()) if entry in deleted), None)

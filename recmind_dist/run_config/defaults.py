@@ -27,6 +27,7 @@ HELD_OUT = 400
 HELD_OUT_SHARE = 0.03
 """Of the training interactions, that gates learn from at most where a fifth of the users is few."""
 GATE_BATCH = 512
+GATE_USERS = 20
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def item_text(found: Resolved, facts: DataFacts) -> Resolved:
 
 
 def texts(found: Resolved, facts: DataFacts) -> Resolved:
-    """RecMind is its graph alone where there are no two different texts; without an order in the
-    log either, LightGCN: nothing is left to mix.
+    """RecMind is its graph alone where there are no two different texts, and LightGCN where the log
+    has no order either, so that nothing is left to mix, or too few users teach the gates.
     """
     model = found.config.model
     if not isinstance(model, RecMindSettings) or model.users_have_text or not model.reads_text:
@@ -102,12 +103,14 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
     if facts.num_texts > 1:
         if facts.text_share == 1.0:
             return found
-        line = f"{100 * facts.text_share:.0f} % of the items have a text; others' follows from"
+        line = f"{100 * facts.text_share:.0f} % of the items have a text: the others' follow from"
         return replace(found, lines=(*found.lines, f"{line} their neighbours'"))
     why = "all items have the same text" if facts.num_texts else "no item has a text"
-    if model.recent_decay == 0 or (facts.no_order and model.recent_decay == FOLLOWS):
-        line = f"graph alone, LightGCN: {why}, and newest items count as all others"
-        line += f" ({facts.no_order})" if facts.no_order else ""
+    no_recent = model.recent_decay == 0 or (facts.no_order and model.recent_decay == FOLLOWS)
+    if no_recent or facts.gate_users < GATE_USERS:
+        line = f"graph alone, LightGCN: {why}, and "
+        few = f"{facts.gate_users} users have two interactions or more"
+        line += f"the log has no order ({facts.no_order})" if no_recent else few
         plain = LightGCNSettings(embedding_dim=model.embedding_dim, num_layers=model.num_layers)
         return Resolved(found.config.model_copy(update={"model": plain}), (*found.lines, line))
     line = f"graph alone, no text views: {why}"

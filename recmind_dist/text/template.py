@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from string import Formatter
 
 _LEFT_PART = re.compile(r"(?:[\w\s]*[)\]}]|[\"”»'])*(?:[\w\s]*(?=[.,;:|/\n]))?")
+_FIELD = re.compile(r"[^\W\d][\w -]*")
 _SEPARATORS = " \t\n.,;:|/-–—"
+
+
+def is_field_name(name: str) -> bool:
+    """Whether a template can name this field: letters, digits, spaces, dashes, no digit first."""
+    return _FIELD.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Template:
             literals[-1] += literal
             if name is None:
                 continue
-            if not name.isidentifier() or spec or conversion:
+            if not is_field_name(name) or spec or conversion:
                 raise ValueError(f"{text!r}: {{{name}}} is not a plain field name: write {{name}}")
             fields.append(name)
             literals.append("")

@@ -2,28 +2,26 @@
 
 import polars as pl
 
-from recmind_dist.text.template import Template
+from recmind_dist.text.template import Template, is_field_name
 
-_WORD = r"\p{L}{2}"
+_LETTER = r"\p{L}"
 _CODE = r"^(\S*\d\S*|\S*://\S*)$"  # one word with a digit, or an address
 
 
 def word_fields(frame: pl.DataFrame) -> list[str]:
     """The fields of which more than half of the values hold words: no numbers, codes or links.
+    A field whose name a template cannot hold is none of them.
 
     Args:
         frame: column id, then the fields, in the order of the file.
     """
-    return [name for name in frame.columns if name != "id" and _holds_words(frame.get_column(name))]
+    names = [name for name in frame.columns if name != "id" and is_field_name(name)]
+    return [name for name in names if _holds_words(frame.get_column(name))]
 
 
 def template_of(fields: list[str]) -> str | None:
-    """ "{title}. {genres}" for the fields title and genres, None for none.
-
-    Fields whose names a template cannot hold are left out.
-    """
-    names = [name for name in fields if name.isidentifier()]
-    return ". ".join(f"{{{name}}}" for name in names) or None
+    """ "{title}. {genres}" for the fields title and genres, None for none."""
+    return ". ".join(f"{{{name}}}" for name in fields) or None
 
 
 def share_with_text(frame: pl.DataFrame, template: str) -> tuple[float, int]:
@@ -40,5 +38,5 @@ def share_with_text(frame: pl.DataFrame, template: str) -> tuple[float, int]:
 
 def _holds_words(values: pl.Series) -> bool:
     filled = values.drop_nulls()
-    words = filled.str.contains(_WORD) & ~filled.str.contains(_CODE)
+    words = filled.str.contains(_LETTER) & ~filled.str.contains(_CODE)
     return int(words.sum()) * 2 > len(filled)

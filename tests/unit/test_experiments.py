@@ -185,7 +185,8 @@ def test_the_spaces_of_the_repository_fit_its_configs(variant: str) -> None:
     from recmind_dist.experiments.space import as_word
     from recmind_dist.run_config.run_config import load_run_config
 
-    configs = Path(__file__).parents[2] / "configs"
-    space = load_space(default_space(configs / "quickstart.yaml", variant))
+    name = "paper" if variant == "gate_items_only" else "quickstart"
+    config = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
+    space = load_space(default_space(config, variant))
     words = [as_word(key, dimension.example) for key, dimension in space.items()]
-    assert load_run_config(configs / "quickstart.yaml", words, variant).variant == variant
+    assert load_run_config(config, words, variant).variant == variant

@@ -99,7 +99,10 @@ def test_without_two_texts_the_model_is_its_graph_alone(share: float, texts: int
     assert resolve(found.config, facts) == Resolved(found.config)
     plain = resolve(bare(), replace(facts, no_order="no column of times"))
     assert isinstance(plain.config.model, LightGCNSettings)
-    assert f"graph alone, LightGCN: {why}, and newest items count as all others" in said(plain)
+    assert f"graph alone, LightGCN: {why}, and the log has no order" in said(plain)
+    few = resolve(bare(), replace(facts, gate_users=3))
+    assert isinstance(few.config.model, LightGCNSettings)
+    assert f"{why}, and 3 users have two interactions or more" in said(few)
 
 
 def test_texts_of_a_tenth_of_the_items_are_used_and_the_rest_is_said() -> None:

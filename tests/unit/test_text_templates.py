@@ -13,6 +13,7 @@ from recmind_dist.graph import Graph
 from recmind_dist.text import TextSettings, build_texts
 from recmind_dist.text.prompts import clean
 from recmind_dist.text.template import Template
+from recmind_dist.text.word_fields import share_with_text, template_of, word_fields
 
 
 @pytest.mark.parametrize(
@@ -153,3 +154,33 @@ def test_thirty_thousand_users_take_two_seconds_at_most(tmp_path: Path) -> None:
     assert texts.users[0] == "A person who liked: " + "; ".join(
         f"Film {k * 13}" for k in range(9, -1, -1)
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["Toy Story (1995)", "Heat", None], True),
+        (["新品", "B"], True),
+        (["Beauty, Nails", "Toys & Games"], True),
+        (["B0042XTB5G", "B001NCSX44"], False),
+        (["1995", "1996"], False),
+        (["https://shop/a.jpg", "https://shop/b.jpg"], False),
+        (["4.5", "five"], False),
+        ([None, None], False),
+    ],
+)
+def test_fields_of_words_are_told_from_numbers_codes_and_links(
+    values: list[str | None], words: bool
+) -> None:
+    frame = pl.DataFrame({"id": range(len(values)), "field": pl.Series(values, dtype=pl.String)})
+    assert word_fields(frame) == (["field"] if words else [])
+
+
+def test_a_template_of_all_fields_and_how_many_items_it_gives_a_text() -> None:
+    assert template_of(["title", "genres"]) == "{title}. {genres}"
+    assert Template.parse("{main cat}").render({"main cat": "Toys"}) == "Toys"
+    odd = ITEMS.rename({"genres": "a.b"})
+    assert word_fields(odd) == ["title"]  # {a.b} would be an attribute
+    assert template_of([]) is None
+    assert share_with_text(ITEMS, "{title}. {genres}") == (0.75, 3)
+    assert share_with_text(ITEMS, "{brand}") == (0.0, 0)
