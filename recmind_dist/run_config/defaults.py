@@ -22,6 +22,8 @@ STEPS_AN_EPOCH = 8
 STEPS = 240
 """Of a run, where an epoch is no more than `STEPS_AN_EPOCH`."""
 BPR_STEPS = 600
+SAMPLED_PAIRS = 32_768
+"""Interactions of a batch of users whose neighbourhoods are sampled, about."""
 RECENT_DECAY = 0.6
 HELD_OUT = 400
 HELD_OUT_SHARE = 0.03
@@ -37,7 +39,7 @@ class Resolved:
     config: RunConfig
     lines: tuple[str, ...] = ()
 
-    def with_(self, room: str, line: str, **values: Any) -> "Resolved":
+    def with_values(self, room: str, line: str, **values: Any) -> "Resolved":
         """The same with other values in a group ("train", "model.gate"), and a line more."""
         return Resolved(_changed(self.config, room.split("."), values), (*self.lines, line))
 
@@ -68,7 +70,7 @@ def propagation(found: Resolved, facts: DataFacts) -> Resolved:
         line = f"{kind} propagation: {facts.num_edges:,} interactions"
         if small and kind == "sampled":
             line += ", but graph.placement is partitioned"
-        found = found.with_("sampler", line, propagation=kind)
+        found = found.with_values("sampler", line, propagation=kind)
     if not config.sampler.num_neighbors and config.model.num_layers:
         layers = config.model.num_layers
         fan_outs = (FAN_OUT,) * layers
@@ -90,7 +92,7 @@ def item_text(found: Resolved, facts: DataFacts) -> Resolved:
         line += f" (not {', '.join(facts.skipped_fields)})"
     if not config.model.reads_text:
         return found
-    return found.with_("text", line, item_template=facts.item_template)
+    return found.with_values("text", line, item_template=facts.item_template)
 
 
 def texts(found: Resolved, facts: DataFacts) -> Resolved:
@@ -103,8 +105,9 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
     if facts.num_texts > 1:
         if facts.text_share == 1.0:
             return found
-        line = f"{100 * facts.text_share:.0f} % of the items have a text: the others' follow from"
-        return replace(found, lines=(*found.lines, f"{line} their neighbours'"))
+        without = round((1 - facts.text_share) * facts.num_items)
+        line = f"{without:,} of {facts.num_items:,} items have no text: their neighbours' stand in"
+        return replace(found, lines=(*found.lines, line))
     why = "all items have the same text" if facts.num_texts else "no item has a text"
     no_recent = model.recent_decay == 0 or (facts.no_order and model.recent_decay == FOLLOWS)
     if no_recent or facts.gate_users < GATE_USERS:
@@ -114,7 +117,7 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
         plain = LightGCNSettings(embedding_dim=model.embedding_dim, num_layers=model.num_layers)
         return Resolved(found.config.model_copy(update={"model": plain}), (*found.lines, line))
     line = f"graph alone, no text views: {why}"
-    return found.with_("model", line, text_view=False, content_view=False, init="normal")
+    return found.with_values("model", line, text_view=False, content_view=False, init="normal")
 
 
 def newest_items(found: Resolved, facts: DataFacts) -> Resolved:
@@ -124,13 +127,15 @@ def newest_items(found: Resolved, facts: DataFacts) -> Resolved:
         return found
     if facts.no_order:
         line = f"newest items count as all others: the log has no order ({facts.no_order})"
-        return found.with_("model", line, recent_decay=0.0)
+        return found.with_values("model", line, recent_decay=0.0)
     line = f"newest items count more, {RECENT_DECAY} from one to the next: the log has an order"
-    return found.with_("model", line, recent_decay=RECENT_DECAY)
+    return found.with_values("model", line, recent_decay=RECENT_DECAY)
 
 
 def batch_size(found: Resolved, facts: DataFacts) -> Resolved:
-    """An eighth of the users, as a power of two from 8 to 4096; of pairs a sixteenth."""
+    """An eighth of the users, as a power of two from 8 to 4096, fewer where a sampled batch would
+    have more than 32,768 interactions; of pairs a sixteenth.
+    """
     train = found.config.train
     if train.batch_size:
         return found
@@ -139,9 +144,12 @@ def batch_size(found: Resolved, facts: DataFacts) -> Resolved:
         size = max(_power_of_two(facts.num_edges / 16, 256, 16_384), least)
         line = f"batch of {size:,} pairs: {facts.num_edges:,} interactions"
     else:
-        size = max(_power_of_two(facts.num_users / STEPS_AN_EPOCH, 8, 4096), least)
+        users = facts.num_users / STEPS_AN_EPOCH
+        if not found.config.propagates_fully:
+            users = min(users, SAMPLED_PAIRS * facts.num_users / facts.num_edges)
+        size = max(_power_of_two(users, 8, 4096), least)
         line = f"batch of {size:,} users: {facts.num_users:,} users"
-    return found.with_("train", line, batch_size=size)
+    return found.with_values("train", line, batch_size=size)
 
 
 def epochs(found: Resolved, facts: DataFacts) -> Resolved:
@@ -156,7 +164,7 @@ def epochs(found: Resolved, facts: DataFacts) -> Resolved:
         line = f"{number} epochs: {steps} batches in each"
         if train.patience:
             line += f", fewer if validation is no better {train.patience} times in a row"
-        found = found.with_("train", line, epochs=number)
+        found = found.with_values("train", line, epochs=number)
     if found.config.evaluation.every_epochs:
         return found
     every = max(found.config.train.epochs // 10, 1)
@@ -173,7 +181,7 @@ def held_out(found: Resolved, facts: DataFacts) -> Resolved:
     share = round(min(max(wanted, 0.2), 0.5), 2)
     line = f"gates learn from an interaction of {100 * share:.0f} % of the users"
     line += f", which no other part trains on: {facts.gate_users:,} users have two or more"
-    return found.with_("model.gate", line, heldout_share=share)
+    return found.with_values("model.gate", line, heldout_share=share)
 
 
 def norm_exponent(found: Resolved, facts: DataFacts) -> Resolved:
@@ -193,7 +201,7 @@ def gate_batch(found: Resolved, facts: DataFacts) -> Resolved:
     pairs = round(gate.heldout_share * facts.gate_users)
     size = max(min(pairs, GATE_BATCH), found.config.scaling.max_workers, 1)
     line = f"gates learn from {size:,} pairs a step: about {pairs:,} are held out for them"
-    return found.with_("model.gate", line, batch_size=size)
+    return found.with_values("model.gate", line, batch_size=size)
 
 
 RULES: tuple[Rule, ...] = (

@@ -108,7 +108,7 @@ def test_without_two_texts_the_model_is_its_graph_alone(share: float, texts: int
 def test_texts_of_a_tenth_of_the_items_are_used_and_the_rest_is_said() -> None:
     found = resolve(bare(), replace(FACTS, text_share=0.1))
     assert isinstance(found.config.model, RecMindSettings)
-    assert "10 % of the items have a text" in said(found)
+    assert "1,514 of 1,682 items have no text: their neighbours' stand in" in said(found)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,8 @@ def test_a_large_graph_is_sampled_with_ten_neighbours_a_layer() -> None:
     assert found.config.sampler.propagation == "sampled"
     assert found.config.sampler.num_neighbors == (10, 10, 10)
     assert (found.config.train.batch_size, found.config.train.epochs) == (4096, 5)
+    found = resolve(config, replace(FACTS, num_edges=100_000_000, num_users=1_000_000))
+    assert found.config.train.batch_size == 256  # of a hundred interactions each
 
 
 def test_what_follows_must_fit_what_is_named() -> None:
