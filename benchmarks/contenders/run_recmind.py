@@ -76,7 +76,9 @@ class TimedWorker(Trainer):
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(THREADS)
     config = load_run_config(Path(sys.argv[2]), sys.argv[3:]).absolute()
-    inputs = Inputs(Pipeline(config, lambda _: None).prepare().absolute())
+    pipeline = Pipeline(config, lambda _: None)
+    inputs = Inputs(pipeline.prepare().absolute())
+    config = pipeline.config  # with what follows from the data
     stepper = Stepper(config, inputs)
 
     def fit(order: dict[str, Any]) -> dict[str, Any]:

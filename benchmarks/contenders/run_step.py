@@ -35,7 +35,9 @@ from recmind_dist.training.trainer import Trainer
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
     config = load_run_config(Path(sys.argv[1]), sys.argv[5:]).absolute()
-    inputs = Inputs(Pipeline(config, lambda _: None).prepare().absolute())
+    pipeline = Pipeline(config, lambda _: None)
+    inputs = Inputs(pipeline.prepare().absolute())
+    config = pipeline.config  # with what follows from the data
     context = DistContext.alone()
     if WORLD > 1:
         dist.init_process_group(
