@@ -78,7 +78,7 @@ class Pipeline:
         if self.config.graph.placement == "partitioned":
             prepare_rows(graph)
         self.say(f"graph: at {graph}")
-        resolved = resolve(self.config, read_facts(dataset, graph, self.config.text))
+        resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():
             self.say(line)

@@ -6,8 +6,10 @@ from pathlib import Path
 import polars as pl
 
 from recmind_dist.graph import Graph
+from recmind_dist.ingest.dataset import KIND, SCHEMA
+from recmind_dist.model.settings import RecMindSettings
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_manifest
-from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.word_fields import share_with_text, template_of, word_fields
 
 
@@ -37,14 +39,15 @@ class DataFacts:
     num_texts: int = 0
 
 
-def read_facts(dataset: Path, graph_path: Path, text: TextSettings) -> DataFacts:
-    """Reads the facts.
+def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
+    """Reads the facts that the config's model asks for.
 
     Args:
+        config: its templates count; where it names none, the fields of the item file do.
         dataset: the directory that `ingest_dataset` returns.
         graph_path: the directory that `prepare_graph` returns.
-        text: names templates, or leaves them to the fields of the item file.
     """
+    text = config.text
     graph = Graph.open(graph_path, edges=False)
     items = graph.items_frame()
     fields = word_fields(items)
@@ -55,7 +58,7 @@ def read_facts(dataset: Path, graph_path: Path, text: TextSettings) -> DataFacts
         num_items=graph.num_items,
         num_edges=graph.num_edges,
         gate_users=int((graph.degree[: graph.num_users] >= 2).sum()),
-        no_order=_why_no_order(dataset),
+        no_order=_why_no_order(dataset) if isinstance(config.model, RecMindSettings) else "",
         item_template=template,
         item_title=text.item_title or template_of(fields[:1]),
         skipped_fields=tuple(name for name in items.columns[1:] if name not in fields),
@@ -65,8 +68,11 @@ def read_facts(dataset: Path, graph_path: Path, text: TextSettings) -> DataFacts
 
 
 def _why_no_order(dataset: Path) -> str:
-    """Empty where at least half of the users with several interactions have several times."""
-    if not read_manifest(dataset, "dataset", 1)["has_time"]:
+    """Empty where at least half of the users with several interactions have several times.
+
+    Reads the whole log, a column at a time.
+    """
+    if not read_manifest(dataset, KIND, SCHEMA)["has_time"]:
         return "no column of times"
     log = pl.scan_parquet(dataset / "interactions.parquet")
     users = log.group_by("user").agg(
