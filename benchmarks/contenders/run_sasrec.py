@@ -3,8 +3,9 @@
 
 The network, its attention and its initial values are RecBole's. Training is as in the paper, from
 all positions of a sequence at once, where RecBole's own loader makes a sequence of each position
-and takes many times as long; the loss is softmax over the whole catalogue. Sequences of one length
-share a batch, so little is padded.
+and takes many times as long. The loss is softmax over the catalogue; items that are no target of the
+batch are in it by a sample, weighted up. Sequences of one length share a batch, so little is
+padded.
 
 Words: threads, a folder with train.npz, the training histories, and, for `text`, texts.npy, a row
 an item. Vectors are written there. Shapes: B sequences, L positions, D dims, I items.
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from recbole.config import Config
 from recbole.model.sequential_recommender import SASRec
-from sequences import SoftmaxLoss, batches, padded, windows
+from sequences import SoftmaxLoss, batches, candidates, padded, windows
 from torch import Tensor, nn
 
 DIM, LAYERS, HEADS = 64, 2, 2
@@ -74,7 +75,7 @@ def prepare() -> dict[str, Work]:
     state: dict[str, Any] = {}
 
     def start(order: dict[str, Any]) -> dict[str, Any]:
-        """{"dropout", "learning_rate", "batch_size", "length", "text", "seed"}"""
+        """{"dropout", "learning_rate", "batch_size", "length", "sampled", "text", "seed"}"""
         torch.manual_seed(order["seed"])
         options = {
             "n_layers": LAYERS,
@@ -105,7 +106,11 @@ def prepare() -> dict[str, Work]:
             items = model.items()
             wanted = targets > 0
             h = model.outputs(items, sequences)[wanted]
-            loss = SoftmaxLoss.apply(h, items[1:], targets[wanted] - 1)
+            chosen = candidates(
+                targets[wanted].numpy() - 1, len(items) - 1, state["order"]["sampled"], state["rng"]
+            )
+            columns, position, log_weight = map(torch.from_numpy, chosen)
+            loss = SoftmaxLoss.apply(h, items[1 + columns], position, log_weight)
             state["optimizer"].zero_grad()
             loss.backward()
             state["optimizer"].step()

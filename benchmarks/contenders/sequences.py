@@ -19,18 +19,19 @@ BATCHES_A_POOL = 8  # batches are of similar lengths within a pool of so many
 class SoftmaxLoss(torch.autograd.Function):
     """Mean −log softmax of the targets, with gradients made block by block on the way forward.
 
-    No n × I matrix is held; half the time of torch's cross_entropy on one core.
+    No n × I matrix is held; half the time of torch's cross_entropy on one core. Arguments: h [n,
+    D], vectors of the items [I, D], targets [n] among them, a constant of each item's logit [I].
     """
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, h: Tensor, items: Tensor, targets: Tensor, bias: Tensor) -> Tensor:
         columns = items.T.contiguous()
         grad_h, grad_items = torch.empty_like(h), torch.zeros_like(items)
         total = 0.0
         for start in range(0, len(h), TARGETS_AT_ONCE):
             block = slice(start, start + TARGETS_AT_ONCE)
             target = targets[block, None]
-            p = torch.softmax(h[block] @ columns, dim=1)
+            p = torch.softmax(torch.addmm(bias, h[block], columns), dim=1)
             p_target = p.gather(1, target)
             total -= p_target.clamp_min(1e-30).log().sum().item()
             p.scatter_add_(1, target, torch.full_like(p_target, -1.0))
@@ -40,9 +41,9 @@ class SoftmaxLoss(torch.autograd.Function):
         return h.new_tensor(total / len(h))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_h, grad_items = ctx.saved_tensors
-        return grad * grad_h, grad * grad_items, None
+        return grad * grad_h, grad * grad_items, None, None
 
 
 def windows(indptr: np.ndarray, items: np.ndarray, length: int) -> list[np.ndarray]:
@@ -74,3 +75,24 @@ def padded(pieces: list[np.ndarray]) -> Tensor:
     for row, piece in zip(rows, pieces, strict=True):
         row[: len(piece)] = piece + 1
     return torch.from_numpy(rows)
+
+
+def candidates(
+    targets: np.ndarray, num_items: int, sampled: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items of a batch's softmax: all its targets, and a sample of the others that stands for them.
+
+    The sum over the catalogue is estimated without bias: the sampled ones count (others / sampled)
+    times. Where there are no more others than `sampled`, it is exact.
+
+    Returns:
+        the items, the targets' positions among them, and each item's log weight as float32.
+    """
+    wanted, position = np.unique(targets, return_inverse=True)
+    others = np.ones(num_items, np.bool_)
+    others[wanted] = False
+    rest = np.flatnonzero(others)
+    drawn = rest if len(rest) <= sampled else rng.choice(rest, sampled, replace=False)
+    weight = np.full(len(wanted) + len(drawn), len(rest) / max(len(drawn), 1), np.float32)
+    weight[: len(wanted)] = 1.0
+    return np.concatenate([wanted, drawn]), position, np.log(weight)

@@ -22,7 +22,7 @@ from benchmarks.contenders.item_models import (
     popularity_lately,
 )
 from benchmarks.contenders.ranking import rank_by_scores
-from benchmarks.contenders.sequences import SoftmaxLoss, batches, windows
+from benchmarks.contenders.sequences import SoftmaxLoss, batches, candidates, windows
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import evaluate_popularity, evaluate_ranking
@@ -200,8 +200,9 @@ def test_the_softmax_made_in_blocks_is_torchs(monkeypatch: pytest.MonkeyPatch) -
     torch.manual_seed(0)
     h, items = (torch.randn(n, 3, requires_grad=True) for n in (10, 7))
     targets = torch.randint(0, 7, (10,))
-    expected = torch.nn.functional.cross_entropy(h @ items.T, targets)
-    found = SoftmaxLoss.apply(h, items, targets)
+    bias = torch.randn(7)
+    expected = torch.nn.functional.cross_entropy(h @ items.T + bias, targets)
+    found = SoftmaxLoss.apply(h, items, targets, bias)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     wanted = torch.autograd.grad(2 * expected, (h, items))
     for ours, theirs in zip(torch.autograd.grad(2 * found, (h, items)), wanted, strict=True):
@@ -218,3 +219,17 @@ def test_batches_hold_every_window_once_and_count_items_from_one() -> None:
     found = [row for batch in batches(pieces, 2, np.random.default_rng(0)) for row in batch]
     rows = sorted(row[row > 0].tolist() for row in found)
     assert rows == sorted((piece + 1).tolist() for piece in pieces)
+
+
+def test_the_sampled_sum_over_the_catalogue_has_no_bias() -> None:
+    rng, scores, targets = np.random.default_rng(0), np.arange(12.0), np.array([3, 7, 3])
+    sums = []
+    for _ in range(4000):
+        items, position, log_weight = candidates(targets, 12, 5, rng)
+        assert items[position].tolist() == [3, 7, 3]
+        assert len(set(items)) == 7
+        sums.append((scores[items] * np.exp(log_weight)).sum())
+    assert np.mean(sums) == pytest.approx(scores.sum(), rel=0.02)
+    items, _, log_weight = candidates(targets, 12, 10, rng)
+    assert sorted(items) == list(range(12))
+    assert not log_weight.any()
