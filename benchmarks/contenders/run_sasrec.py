@@ -3,9 +3,8 @@
 
 The network, its attention and its initial values are RecBole's. Training is as in the paper, from
 all positions of a sequence at once, where RecBole's own loader makes a sequence of each position
-and takes many times as long. The loss is softmax over the catalogue; items that are no target of the
-batch are in it by a sample, weighted up. Sequences of one length share a batch, so little is
-padded.
+and takes many times as long. The loss is softmax over the catalogue, where a sample stands for all
+items that are no target of the batch. Sequences of one length share a batch, so little is padded.
 
 Words: threads, a folder with train.npz, the training histories, and, for `text`, texts.npy, a row
 an item. Vectors are written there. Shapes: B sequences, L positions, D dims, I items.
