@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 TARGETS_AT_ONCE = 256  # so many targets × all items scores are held
-BATCHES_A_POOL = 8  # batches are of similar lengths within a pool of so many
+BATCHES_A_POOL = 40  # batches are of similar lengths within a pool of so many
 
 
 class SoftmaxLoss(torch.autograd.Function):
