@@ -27,7 +27,7 @@ def comparison_table(
     """
     columns: dict[str, dict[str, float | None]] = {}
     for metric in metrics:
-        columns[metricmetric_label(metric)] = {
+        columns[metric_label(metric)] = {
             name: result["metrics"].get(metric) for name, result in results.items()
         }
     for metric in metrics:
