@@ -105,6 +105,7 @@ PRESENT = {
     "text_view",
     "mix",
     "z",
+    "z_ND",
     "key_model",
     "keys",
     "contrast",

@@ -2,6 +2,7 @@
 written, search spaces read.
 """
 
+import io
 import json
 from pathlib import Path
 
@@ -16,8 +17,15 @@ from recmind_dist.experiments.figures import draw_bars, draw_bins, draw_curves
 from recmind_dist.experiments.findings import Findings, TableOf
 from recmind_dist.experiments.space import default_space, load_space
 from recmind_dist.report import RunDirectory
+from recmind_dist.storage import write_sealed
 
 USERS = 400
+
+
+def write_users(run: RunDirectory, frame: pl.DataFrame) -> None:
+    data = io.BytesIO()
+    frame.write_parquet(data)
+    write_sealed(run.per_user, data.getvalue())
 
 
 def run_of(
@@ -33,9 +41,8 @@ def run_of(
         + np.random.default_rng(seed).normal(0, 0.02, users)
         + np.where(degree <= 3, cold_shift, shift)
     )
-    pl.DataFrame({"user": np.arange(users), "degree": degree, "recall@40": values}).write_parquet(
-        run.per_user
-    )
+    table = {"user": np.arange(users), "degree": degree, "recall@40": values}
+    write_users(run, pl.DataFrame(table))
     nothing = {"users": 0}
     mean = float(np.clip(values.mean(), 0, 1)) if users else 0.0
     results = {
@@ -106,7 +113,7 @@ def test_runs_of_other_users_are_refused_by_name(tmp_path: Path) -> None:
 def test_strata_need_one_held_out_item_a_user(tmp_path: Path) -> None:
     run = run_of(tmp_path, 0, 0.0)
     frame = pl.read_parquet(run.per_user).with_columns(degree=pl.lit(None, pl.Int64))
-    frame.write_parquet(run.per_user)
+    write_users(run, frame)
     assert compare([run], [run], "recall@40", "cold") is None
     assert compare([run], [run], "recall@40", "strata") is None
     assert compare([run], [run], "recall@40") is not None

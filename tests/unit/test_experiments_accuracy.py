@@ -1,5 +1,6 @@
 """benchmarks/accuracy.py: evaluated runs are stored; figures and page come from what is stored."""
 
+import io
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks.accuracy_store import AccuracyStore
 from recmind_dist.errors import DataError
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.storage import write_sealed
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
@@ -37,7 +39,9 @@ def run_of(
     )
     values = base + noise
     users = {"user": np.arange(len(DEGREE)), "degree": DEGREE, **dict.fromkeys(METRICS, values)}
-    pl.DataFrame(users).write_parquet(run.per_user)
+    data = io.BytesIO()
+    pl.DataFrame(users).write_parquet(data)
+    write_sealed(run.per_user, data.getvalue())
     strata = {name: {"users": 60, "recall@20": 0.1} for name in ("0", "1-3", "cold")}
     results = {
         "dataset": "toy",

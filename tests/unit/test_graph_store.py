@@ -22,6 +22,7 @@ from recmind_dist.graph.fennel import assign_parts
 from recmind_dist.graph.ownership import by_owner
 from recmind_dist.graph.partition import by_hash, by_metis, by_range, judge
 from recmind_dist.ingest import DatasetSettings, SyntheticSettings, ingest_dataset, synthesize
+from recmind_dist.storage import content_key
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -214,8 +215,9 @@ def test_damage_is_named(dataset: Path, tmp_path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest | {"num_users": "many"}))
     with pytest.raises(StoreError, match="differs from its own hash"):
         Graph.open(path)
-    del manifest["manifest_sha256"]  # as older programs wrote it
-    (path / "manifest.json").write_text(json.dumps(manifest | {"num_users": "many"}))
+    changed = {k: v for k, v in manifest.items() if k != "manifest_sha256"} | {"num_users": "many"}
+    sealed = {**changed, "manifest_sha256": content_key(changed)}
+    (path / "manifest.json").write_text(json.dumps(sealed))
     with pytest.raises(StoreError, match="num_users is 'many'"):
         Graph.open(path)
     with pytest.raises(StoreError, match="not a complete graph directory"):
