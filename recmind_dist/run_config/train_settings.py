@@ -26,7 +26,7 @@ class TrainSettings(Settings):
     """Steps after which an epoch ends, validates and saves, for graphs on which a whole one takes
     days; 0: all pairs once.
     """
-    patience: int = Field(3, ge=0)
+    patience: int = Field(5, ge=0)
     """Validations without a better score after which training ends; 0: never before its time."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Of the joint phase's learning rates."""
