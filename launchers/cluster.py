@@ -1,12 +1,12 @@
-"""Starts the head of a Ray cluster or joins a node to it, with a token unless that is switched off
-by name.
+"""Starts the head of a Ray cluster, or joins a node to it, with token authentication.
 
-    python launchers/cluster.py head                             # dashboard and job API on
-    127.0.0.1 only python launchers/cluster.py head --dashboard-host 0.0.0.0    # on every address:
-    refused without a token python launchers/cluster.py node --address HEAD:6379
+    python launchers/cluster.py head                           # dashboard and jobs on 127.0.0.1
+    python launchers/cluster.py head --dashboard-host 0.0.0.0  # on every address
+    python launchers/cluster.py node --address HEAD:6379
 
-The token lies in RAY_AUTH_TOKEN_PATH, by default ~/.ray/auth_token; the head makes one where there
-is none. Copy the file to every node and to whoever submits jobs, readable by its owner alone. Words
+The token is in the file RAY_AUTH_TOKEN_PATH, by default ~/.ray/auth_token. The head makes one if
+there is none. Copy the file to every node and to whoever submits jobs; only its owner may read it.
+RAY_AUTH_MODE=disabled switches the token off, and then only loopback addresses are accepted. Words
 after -- go to `ray start`.
 """
 

@@ -1,13 +1,11 @@
 """Runs a whole job on a Ray cluster, from where `ray job submit` puts it.
 
-    ray job submit --address http://HEAD:8265 --working-dir . -- python launchers/train.py --config
-    configs/quickstart.yaml ray job submit --address http://HEAD:8265 --working-dir launchers --
-    python train.py
+    ray job submit --address http://HEAD:8265 --working-dir . -- python launchers/train.py
+    ray job submit --address http://HEAD:8265 --working-dir launchers -- python train.py
 
-Words after the options are overrides (`train.epochs=3`). Without --config it runs the packaged
-quick start. Give run_dir
-and cache_dir on storage that every node sees: a job's own directory is deleted when its cluster
-goes.
+Words after the options are overrides (`train.epochs=3`). Without --config CONFIG it runs the
+packaged quick start. Give run_dir and cache_dir on storage that every node sees: a job's own
+directory is deleted when its cluster goes.
 
 The cluster is expected to ask for a token (launchers/cluster.py starts one that does);
 RAY_AUTH_MODE=disabled says that it does not.
