@@ -142,13 +142,14 @@ def test_one_hop_is_the_dense_operator_both_ways(graph: Graph, dtype: torch.dtyp
 
 
 UNGATED = {"enabled": False}
+TWO_VIEWS: dict[str, Any] = {"content_view": False, "recent_decay": 0.0}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("mf", {}),
     ("lightgcn", {}),
     ("xsimgcl", {}),
     ("alpharec", {}),
-    ("recmind", {}),
-    ("recmind", {"text_layers": 1, "users_have_text": False}),
+    ("recmind", {**TWO_VIEWS, "text_layers": 0, "users_have_text": True}),
+    ("recmind", {**TWO_VIEWS, "text_layers": 1, "users_have_text": False}),
     ("paper", {"gate": UNGATED}),
     ("paper", {"gate": {"sides": "both"}}),
     ("paper", {"gate": {"sides": "items"}}),

@@ -95,7 +95,7 @@ def test_resting_gates_still_pass_gradient_to_their_inputs() -> None:
 def test_readouts_are_what_they_are_called() -> None:
     found = run(build(readout="graph"))[0]
     assert torch.equal(found.final, found.graph)
-    found = run(build(readout="text"))[0]
+    found = run(build(readout="text", text_layers=0, users_have_text=True))[0]
     assert torch.equal(found.final, found.text)
     assert torch.equal(found.final, inputs()[1])
     found = run(build(readout="alpha", alpha=0.25))[0]
