@@ -21,7 +21,8 @@ from benchmarks.controls import CONTROLS
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError, RecmindError
 from recmind_dist.experiments.runs import Arm, ArmRuns, run_arms
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 
 PLAN = Path(__file__).with_suffix(".yaml")
 

@@ -50,7 +50,8 @@ from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.graph import Graph
 from recmind_dist.ingest import ingest_dataset
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.types import FloatArray, IntArray
 

@@ -26,7 +26,8 @@ from recmind_dist.evaluation.ranking import seen_items
 from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase

@@ -176,7 +176,7 @@ def recommend(
 
 
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":
-    from recmind_dist.run_config.run_config import load_run_config
+    from recmind_dist.run_config.load import load_run_config
 
     return load_run_config(path, overrides, variant)
 

@@ -8,7 +8,8 @@ from recmind_dist.experiments.findings import Findings, Study
 from recmind_dist.experiments.gating import gating
 from recmind_dist.experiments.probe import probe
 from recmind_dist.experiments.warmup import warmup
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import directory_lock
 from recmind_dist.types import Say
 

@@ -24,7 +24,8 @@ from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog
 from recmind_dist.report.tables import markdown_table
 from recmind_dist.run_config.defaults import STEPS, STEPS_AN_EPOCH
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.run_config.variants import VARIANTS
 from recmind_dist.storage import content_key, directory_lock, write_bytes
 from recmind_dist.types import Say

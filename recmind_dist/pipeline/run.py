@@ -17,7 +17,8 @@ from recmind_dist.pipeline.train import (
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.data_facts import read_facts
 from recmind_dist.run_config.defaults import resolve
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import EmbedReport
 from recmind_dist.training.evaluate import (
     evaluate_popularity_run,

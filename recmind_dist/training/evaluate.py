@@ -20,7 +20,8 @@ from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.item_means import content_view
 from recmind_dist.report import RunDirectory
-from recmind_dist.run_config.run_config import RunConfig, config_of_run
+from recmind_dist.run_config.load import config_of_run
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening

@@ -26,7 +26,8 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.train import fit, prepare_texts, read_inputs
 from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import atomic_directory, write_manifest
 from recmind_dist.text import (
     TextEncoder,

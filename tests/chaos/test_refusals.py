@@ -20,7 +20,7 @@ from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.cli import main
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end

@@ -11,7 +11,8 @@ import pytest
 
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.train import prepare_texts
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextEncoder, Texts, TextStore, embed_texts, store_path
 from tests.shop import RECMIND, environment, make_shop
 from tests.tiny_language_model import make_bert

@@ -14,7 +14,7 @@ import pytest
 from recmind_dist.ingest import SyntheticSettings, synthesize
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 from tests.bag_of_words import embed_texts
 from tests.tiny_language_model import make_bert
 

@@ -21,7 +21,7 @@ from recmind_dist.errors import RecmindError
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.replay import Replayed
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 
 
 def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:

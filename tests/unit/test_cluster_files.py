@@ -11,7 +11,7 @@ import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "launchers" / "cluster"

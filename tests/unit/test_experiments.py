@@ -190,7 +190,7 @@ def test_the_space_beside_the_config_is_the_variants_own_or_the_default(tmp_path
 )
 def test_the_spaces_of_the_repository_fit_its_configs(variant: str) -> None:
     from recmind_dist.experiments.space import as_word
-    from recmind_dist.run_config.run_config import load_run_config
+    from recmind_dist.run_config.load import load_run_config
 
     name = "paper" if variant == "gate_items_only" else "quickstart"
     config = Path(__file__).parents[2] / "configs" / f"{name}.yaml"

@@ -13,7 +13,7 @@ from benchmarks.accuracy_page import figures_of, write_page
 from benchmarks.accuracy_store import AccuracyStore
 from recmind_dist.errors import DataError
 from recmind_dist.report import RunDirectory
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 from recmind_dist.storage import write_sealed
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

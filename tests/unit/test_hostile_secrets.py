@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from recmind_dist.report import RunDirectory
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from tests.shop import make_shop
 
 SECRETS = {

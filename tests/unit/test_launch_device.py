@@ -21,7 +21,8 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.launch import ray_train as runner
 from recmind_dist.launch.device import choose_device, choose_device_here
 from recmind_dist.launch.node_check import NodeRequirements, versions
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json
 from recmind_dist.training.inputs import Inputs
 

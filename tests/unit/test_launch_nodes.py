@@ -11,7 +11,8 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.launch.cluster import start_ray
 from recmind_dist.launch.network import Network, fewest_nodes, loopback_fault, sockets_fault
 from recmind_dist.launch.node_check import NodeRequirements, check_node, versions
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json
 from recmind_dist.training.inputs import Inputs
 

@@ -8,7 +8,8 @@ import pytest
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.report import RunDirectory
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.evaluate import read_run
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

@@ -10,7 +10,8 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.model.settings import LightGCNSettings, RecMindSettings
 from recmind_dist.run_config.data_facts import DataFacts
 from recmind_dist.run_config.defaults import Resolved, resolve
-from recmind_dist.run_config.run_config import RunConfig, load_run_config
+from recmind_dist.run_config.load import load_run_config
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.run_config.variants import VARIANTS
 
 FACTS = DataFacts(

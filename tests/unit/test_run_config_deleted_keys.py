@@ -9,7 +9,7 @@ import pytest
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.run_config.deleted_keys import DELETED_KEYS
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

@@ -13,12 +13,19 @@ from recmind_dist.model.settings import (
     PaperSettings,
     RecMindSettings,
 )
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.variants import VARIANTS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
-WITH_TEXTS = ("amazon-beauty", "ml100k-smollm2", "paper", "quickstart", "yelp")
+WITH_TEXTS = (
+    "amazon-beauty",
+    "amazon-beauty-cluster",
+    "ml100k-smollm2",
+    "paper",
+    "quickstart",
+    "yelp",
+)
 RECMIND = """dataset: {name: toy, interactions: log.tsv, items: items.jsonl}
 sampler: {propagation: full, num_neighbors: [-1, -1, -1], hide_batch_edges: false}
 loss: {kind: ssm}

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from recmind_dist.run_config.run_config import load_run_config
+from recmind_dist.run_config.load import load_run_config
 from recmind_dist.text.pool import num_actors, num_slots
 from tests.unit.test_launch_device import ROOT
 
