@@ -23,7 +23,7 @@ def embed_texts(
         for shard in range(store.num_shards(side)):
             first, last = store.shard_range(side, shard)
             store.write_shard(side, shard, np.stack(rows[first:last]), f"{side}-{shard}")
-    return EmbedReport(path, texts.count, texts.count, 0, 0.0)
+    return EmbedReport(path, embedded=texts.count, total=texts.count, skipped_shards=0)
 
 
 def vector(text: str | None, dim: int) -> np.ndarray:

@@ -48,7 +48,7 @@ class Shop:
         self.log = pl.read_parquet(made / "interactions.parquet")
         self.items = pl.read_parquet(made / "items.parquet")
 
-    def run(self, variant: str = "recmind") -> Outcome:
+    def run(self, variant: str = "recmind", *more: str) -> Outcome:
         self.log.write_csv(self.home / "log.csv")
         lines = [json.dumps(row) for row in self.items.iter_rows(named=True)]
         (self.home / "items.jsonl").write_text("\n".join(lines) + "\n")
@@ -57,7 +57,7 @@ class Shop:
             del data["items"]
         config = self.home / "shop.yaml"
         config.write_text(json.dumps({"dataset": data, "text": {"model": str(self.bert)}}))
-        words = [f"run_dir=runs/{variant}", "checkpoint.keep_last=1"]
+        words = [f"run_dir=runs/{variant}", "checkpoint.keep_last=1", *more]
         said: list[str] = []
         run = train_in_process(load_run_config(config, words, variant), said.append)
         pipeline = Pipeline.of_run(run.path, said.append)
@@ -129,6 +129,14 @@ def test_no_texts(make_shop: Callable[..., Shop], missing: str) -> None:
     found = shop.run()
     assert (found.kind, found.recent_decay) == ("recmind", 0.6)
     assert "graph alone, no text views: no item has a text" in found.said
+    assert_no_worse_than_lightgcn(shop, found)
+
+
+def test_no_texts_where_neighbourhoods_are_sampled(make_shop: Callable[..., Shop]) -> None:
+    shop = make_shop()
+    shop.items = shop.items.clear()
+    found = shop.run("recmind", "sampler.propagation=sampled")
+    assert (found.kind, found.recent_decay) == ("recmind", 0.6)
     assert_no_worse_than_lightgcn(shop, found)
 
 
