@@ -2,6 +2,8 @@
 or not at all.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +39,28 @@ def without_ray(patch: pytest.MonkeyPatch) -> Any:
     return runner
 
 
-def is_to_work(home: Path) -> bool:
-    """Whether this rank gets a process group."""
+def everywhere(change: Callable[[], None]) -> None:
+    """Rank 0 makes a change, which is made when any rank goes on."""
+    dist.barrier()
+    if dist.get_rank() == 0:
+        change()
+    dist.barrier()
+
+
+def is_to_work(home: Path) -> list[bool]:
+    """Whether this rank gets a process group, before and after rank 0 sees a refusal."""
+    answers = []
     with pytest.MonkeyPatch.context() as patch:
         runner = without_ray(patch)
-        with runner._worker_context(order_of(home, dist.get_rank())) as (_, _, ranks, _):
-            return ranks is not None
+        for _ in range(2):
+            with runner._worker_context(order_of(home, dist.get_rank())) as (_, _, context, _):
+                answers.append(context is not None)
+            everywhere((home / "refused-0").touch)
+    return answers
 
 
-def resumes(home: Path) -> str:
-    """How this rank resumes."""
+def resumes(home: Path) -> list[str]:
+    """How this rank resumes, before and after the file of rank 1 that says "begun" is lost."""
     resumed: list[str] = []
 
     class FakeTrainer:
@@ -61,17 +75,15 @@ def resumes(home: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         runner = without_ray(patch)
         patch.setattr(runner, "Trainer", FakeTrainer)
-        runner.train_on_worker(order_of(home, dist.get_rank()))
-    return resumed[0]
+        for _ in range(2):
+            runner.train_on_worker(order_of(home, dist.get_rank()))
+            everywhere(partial((home / "begun-1").unlink, missing_ok=True))
+    return resumed
 
 
 def test_workers_leave_together_when_one_of_them_sees_a_refusal(tmp_path: Path) -> None:
-    assert run_ranks(is_to_work, 2, tmp_path) == [True, True]
-    (tmp_path / "refused-0").touch()
-    assert run_ranks(is_to_work, 2, tmp_path) == [False, False]
+    assert run_ranks(is_to_work, 2, tmp_path) == [[True, False], [True, False]]
 
 
 def test_workers_resume_alike_where_some_do_not_see_yet_that_the_run_began(tmp_path: Path) -> None:
-    assert run_ranks(resumes, 2, tmp_path) == ["never", "never"]
-    (tmp_path / "begun-1").unlink()
-    assert run_ranks(resumes, 2, tmp_path) == ["auto", "auto"]
+    assert run_ranks(resumes, 2, tmp_path) == [["never", "auto"], ["never", "auto"]]
