@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test unit check chaos audit clean
+.PHONY: quickstart test unit check chaos dist audit clean
 
 quickstart: $(STAMP)
 	$(BIN)/recmind run configs/quickstart.yaml
@@ -18,6 +18,9 @@ unit: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python -m pytest tests/chaos -m ""
+
+dist: $(STAMP)
+	$(BIN)/python -m pytest tests/dist -m ""
 
 check: $(STAMP)
 	$(BIN)/ruff check recmind_dist launchers tests

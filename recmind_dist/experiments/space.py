@@ -4,6 +4,7 @@ For example `table.learning_rate: {low: 1e-3, high: 1e-1, log: true}`.
 """
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,8 @@ def as_word(key: str, value: Any) -> str:
 
 
 def default_space(config: Path, variant: str) -> Path:
-    """`spaces/<variant>.yaml` beside the config, else `spaces/default.yaml`. Raises ConfigError."""
-    candidates = [config.parent / "spaces" / f"{name}.yaml" for name in (variant, "default")]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        raise ConfigError(f"{candidates[0]}: no search space: write one, or name one with --space")
-    return found
+    """`spaces/<variant>.yaml` or `spaces/default.yaml`, beside the config, else of this package."""
+    packaged = Path(str(files("recmind_dist.configs")))
+    names = [f"{name}.yaml" for name in (variant, "default")]
+    candidates = [home / "spaces" / name for home in (config.parent, packaged) for name in names]
+    return next(path for path in candidates if path.is_file())

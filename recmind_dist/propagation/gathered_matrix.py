@@ -1,4 +1,6 @@
-"""A sparse matrix whose columns are everybody's rows, of which one other rank's are here at a time.
+"""This rank's rows of a sparse matrix over all nodes, times everybody's rows of x.
+
+Other ranks' rows of x pass by, one rank's at a time.
 
 Legend: R rows of the matrix, E entries, n rows of this rank, D dims, P ranks.
 """
@@ -79,7 +81,7 @@ class GatheredMatrix:
         return total
 
     def rows(self, rows: Tensor) -> "GatheredMatrix":
-        """The matrix of some of the rows, in their order."""
+        """The matrix of some of the rows, in their order, for `gather_matmul` alone."""
         some = GatheredMatrix.__new__(GatheredMatrix)
         some._counts, some._context = self._counts, self._context
         some._blocks = [block.rows(rows) for block in self._blocks]

@@ -225,7 +225,10 @@ class NeighborLoader:
         )
 
     def _with_newest(self, seeds: IntArray) -> tuple[IntArray, CsrMatrix]:
-        """Adds the newest items of the users among the seeds, which come first of the seeds.
+        """Appends to the seeds the newest items of the users among them.
+
+        Users' ids are the lowest, so users come first. What is appended is propagated for
+        `Batch.newest` alone: see `Batch.num_targets`.
 
         Collective with a partitioned graph: every rank must call.
 

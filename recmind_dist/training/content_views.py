@@ -1,4 +1,8 @@
-"""Content views: whitened texts as they are, of users the means of their items'.
+"""Content views: whitened texts at unit length, of users the means of their items'.
+
+Made once by `ModelShard`, over all training edges but the held-out ones, and read by
+training/forward.py for nodes whose gates learn. Evaluation makes its own, over all edges
+(`propagation/item_means.content_view`).
 
 Legend: n rows of this rank, u users among them, T text dims.
 """

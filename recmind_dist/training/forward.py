@@ -113,7 +113,7 @@ class SampledForward:
             return embeddings
         with torch.set_grad_enabled(torch.is_grad_enabled() and trainable != "gates"):
             views = model.views(graph, e_ND, z_ND)
-        if trainable == "embeddings":  # its gates learn from held-out edges: they have no part
+        if trainable == "embeddings":  # gates learn from the gate batch: `final` is not read
             return NodeEmbeddings(views[0], *views)
         newest: list[Tensor] = []
         if batch.newest is not None:
@@ -238,10 +238,10 @@ class FullGraphForward:
     ) -> NodeEmbeddings:
         """Embeddings of the rows that the step wants. Collective: every rank must call."""
         if isinstance(model, RecMind):
-            if trainable == "embeddings":  # its gates learn from held-out edges: they have no part
+            if trainable == "embeddings":  # gates learn from the gate batch: `final` is not read
                 views = model.views(graph, e_nD, z)
                 return NodeEmbeddings(views[0], *views)
-            beside = self._beside(model, graph.operator, e_nD, z, graph.rows)
+            beside = self._content_and_newest(model, graph.operator, e_nD, z, graph.rows)
             embeddings: NodeEmbeddings = model(graph, e_nD, z, trainable, *beside)
             return embeddings
         extra: dict[str, Any] = {}
@@ -277,7 +277,7 @@ class FullGraphForward:
             views = own.graph, own.text
             if step.hides_edges:  # of the global batch: this rank may have none of them
                 views = model.views(graph, e_nD, z)
-            content, recent = self._beside(model, operator, e_nD, z, rows)
+            content, recent = self._content_and_newest(model, operator, e_nD, z, rows)
             feature, is_user = graph.select(operator.feature), graph.select(operator.is_user)
             columns = [
                 *views,
@@ -313,7 +313,7 @@ class FullGraphForward:
         return NodeEmbeddings(graph_view, graph_view, text)
 
     @torch.no_grad()
-    def _beside(
+    def _content_and_newest(
         self,
         model: RecMind,
         operator: FullPropagation,

@@ -27,6 +27,8 @@ from tests.shop import (
 )
 from tests.tiny_language_model import make_bert
 
+pytestmark = pytest.mark.dist_slow
+
 INTERRUPTED_EPOCHS = 40
 LIGHTGCN = [
     "shop.yaml",

@@ -33,6 +33,8 @@ from recmind_dist.text import (
 )
 from tests.tiny_language_model import WIDTH, make_bert
 
+pytestmark = pytest.mark.dist_slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:

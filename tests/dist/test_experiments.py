@@ -11,6 +11,8 @@ from recmind_dist.cli import main
 from tests.shop import SIZE, make_shop, recmind
 from tests.tiny_language_model import make_bert
 
+pytestmark = pytest.mark.dist_slow
+
 COMMAND = ["experiment", "gating", "shop.yaml", "train.epochs=1", "--seeds", "2"]
 
 

@@ -20,6 +20,8 @@ import pytest
 
 from tests.shop import environment, make_shop, ray_processes
 
+pytestmark = pytest.mark.dist_slow
+
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 

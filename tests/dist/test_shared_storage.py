@@ -317,6 +317,7 @@ def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
     assert_same(again.run_dir, calm)
 
 
+@pytest.mark.dist_slow
 @pytest.mark.timeout(500)
 def test_the_same_command_on_a_machine_without_the_run_gives_the_same_results(
     server: Server, tmp_path: Path, ray_home: Path

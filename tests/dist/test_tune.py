@@ -19,6 +19,8 @@ from recmind_dist.storage import read_manifest, write_manifest
 from tests.processes import CONTEXT
 from tests.shop import SIZE, make_shop
 
+pytestmark = pytest.mark.dist_slow
+
 SPACE = """
 table.learning_rate: {choices: [0.01, 0.03, 1.0e+30]}
 loss.regularization: {low: 1.0e-6, high: 1.0e-2, log: true}

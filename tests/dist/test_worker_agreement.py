@@ -13,6 +13,8 @@ import torch.distributed as dist
 from tests.processes import run_ranks
 from tests.training_runs import config_of
 
+pytestmark = pytest.mark.dist_slow
+
 
 def order_of(home: Path, rank: int) -> dict[str, Any]:
     """A training order whose files only rank 0 has seen: this rank looks for names of its own."""

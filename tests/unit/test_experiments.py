@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from optuna.trial import FixedTrial
 
-from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.errors import StoreError
 from recmind_dist.experiments.comparison import compare, gain_line, read_users, seen, spread
 from recmind_dist.experiments.figures import draw_bars, draw_bins, draw_curves
 from recmind_dist.experiments.findings import Findings, TableOf
@@ -165,15 +165,18 @@ def test_a_space_draws_whole_numbers_floats_and_lists(tmp_path: Path) -> None:
     assert isinstance(drawn["a.b"], int)
 
 
-def test_the_space_beside_the_config_is_the_variants_own_or_the_default(tmp_path: Path) -> None:
+def test_the_space_is_the_variants_own_or_the_default_here_or_packaged(
+    tmp_path: Path,
+) -> None:
     config = tmp_path / "config.yaml"
-    with pytest.raises(ConfigError, match=r"recmind\.yaml: no search space"):
-        default_space(config, "recmind")
+    packaged = default_space(config, "recmind"), default_space(config, "lightgcn")
+    assert [path.name for path in packaged] == ["recmind.yaml", "default.yaml"]
+    assert all(load_space(path) for path in packaged)
     (tmp_path / "spaces").mkdir()
     for name in ("default", "recmind"):
         (tmp_path / "spaces" / f"{name}.yaml").touch()
-    assert default_space(config, "recmind").name == "recmind.yaml"
-    assert default_space(config, "lightgcn").name == "default.yaml"
+    assert default_space(config, "recmind") == tmp_path / "spaces" / "recmind.yaml"
+    assert default_space(config, "lightgcn") == tmp_path / "spaces" / "default.yaml"
 
 
 @pytest.mark.parametrize(
