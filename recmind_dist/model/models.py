@@ -51,5 +51,7 @@ def gate_parameters(model: Model) -> list[nn.Parameter]:
 
 
 def acts_between_hops(model: Model) -> bool:
-    """Whether the model changes a state between two hops, so that layers go one by one."""
+    """Whether the model changes a state between two hops, so that layers go one by one: the same on
+    every rank.
+    """
     return isinstance(model, XSimGCL) or (isinstance(model, PaperRecMind) and len(model.gates) > 0)

@@ -4,7 +4,7 @@ Legend: n rows of this rank, N nodes, D dims, T text dims.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from recmind_dist.sampling.partitioned_graph import PartitionedGraph
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.content_views import ContentViews, make_content_views
 from recmind_dist.training.final_embeddings import FinalEmbeddings, final_embeddings
+from recmind_dist.training.fold_in import FoldIn
 from recmind_dist.training.forward import text_view
 from recmind_dist.training.inputs import Inputs, run_identity
 from recmind_dist.training.text_features import (
@@ -76,7 +77,6 @@ class ModelShard:
             self.row_range, self.graph.num_nodes, dim, config.table, context.device
         )
         self.model = self.build_dense()
-        self._propagation: FullPropagation | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -107,11 +107,16 @@ class ModelShard:
     @torch.no_grad()
     def final_embeddings(self) -> FinalEmbeddings:
         """By exact propagation with the present parameters. Collective: every rank must call."""
-        if self._propagation is None:
-            self._propagation = self.operator()
-        text = self.text.rows.text if self.text is not None else None
-        z_nD, weight = self._text_views(), self.table.weight
-        return final_embeddings(self._propagation, self.model, weight, z_nD, text)
+        return final_embeddings(self._propagation, self.model, *self.states())
+
+    @torch.no_grad()
+    def fold_in(self) -> FoldIn:
+        """Makes users' final vectors from other histories. Collective: every rank must call.
+
+        Raises:
+            ConfigError: the model reads no histories.
+        """
+        return FoldIn(self._propagation, self.rows, self.model, *self.states())
 
     def operator(self, heldout: IntArray | None = None) -> FullPropagation:
         """Full propagation over all edges but the held-out ones, with the degrees of `degrees`.
@@ -162,6 +167,16 @@ class ModelShard:
             with torch.no_grad():
                 projection.weight.zero_().fill_diagonal_(text_scale(text_dim))
         return model.to(self.context.device)
+
+    @cached_property
+    def _propagation(self) -> FullPropagation:
+        """Over all edges."""
+        return self.operator()
+
+    def states(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """E⁰, text views and text vectors of this rank's rows."""
+        text = self.text.rows.text if self.text is not None else None
+        return self.table.weight, self._text_views(), text
 
     def _text_views(self) -> Tensor | None:
         if self.text is None or not self.config.model.has_text_view:

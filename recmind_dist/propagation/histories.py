@@ -1,0 +1,186 @@
+"""Histories of users as a graph of their own, whose items' states are handed in and stay.
+
+A hop brings a user the weighted sum of their items' states. Where these are fixed, one product by
+the sum of an item's states 0..L−1 gives the sum of the user's states 1..L.
+
+Legend: u users, h entries of their histories, m distinct items among these, I items of the
+catalogue, D dims, C columns.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recmind_dist.graph import EdgeRows
+from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.types import IntArray
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The items of u users, as CSR.
+
+    Attributes:
+        indptr: [u + 1].
+        items: [h] local item ids, each at most once a user.
+        age: [h] how many newer items the user has, 0 of the newest; None where nobody knows. Items
+            whose order among themselves is unknown share the mean of their places.
+    """
+
+    indptr: IntArray
+    items: IntArray
+    age: NDArray[np.float64] | None
+
+    @staticmethod
+    def of_one(items: Sequence[int]) -> "Histories":
+        """One user's items, the oldest first."""
+        count = len(items)
+        age = np.arange(count, dtype=np.float64)[::-1]
+        return Histories(np.array([0, count]), np.array(items, np.int64), age)
+
+    @staticmethod
+    def of_graph(rows: EdgeRows, users: IntArray, with_valid: bool = False) -> "Histories":
+        """The training items of users, and by choice their validation items, which are newer.
+
+        Args:
+            rows: edges, of these users at least.
+            users: [u] nodes.
+        """
+        graph = rows.graph
+        at = rows.rows_of(users)
+        training = _entries(rows.indptr, at)
+        row = np.repeat(np.arange(len(users)), np.diff(rows.indptr)[at])
+        items = np.asarray(rows.indices[training], np.int64)
+        age = None
+        if rows.whole:  # of a partitioned graph no rank maps the order of the items
+            rank = np.asarray(graph.time_rank[training], np.float64)
+            newest = np.zeros(len(users))
+            np.maximum.at(newest, row, rank)
+            age = newest[row] - rank
+        if with_valid:
+            valid = graph.held_out("valid")
+            count = np.diff(valid.indptr)[users]
+            newer = valid.indices[_entries(valid.indptr, users)]
+            newer_row = np.repeat(np.arange(len(users)), count)
+            if age is not None:
+                age = np.r_[age + count[row], (count[newer_row] - 1) / 2]
+            row, items = np.r_[row, newer_row], np.r_[items, newer]
+            order = np.argsort(row, kind="stable")
+            row, items, age = row[order], items[order], None if age is None else age[order]
+        indptr = np.r_[0, np.cumsum(np.bincount(row, minlength=len(users)))]
+        return Histories(indptr, items - graph.num_users, age)
+
+    @property
+    def degree(self) -> IntArray:
+        """Items of each user. Shape: [u]."""
+        return np.diff(self.indptr)
+
+    @cached_property
+    def user(self) -> IntArray:
+        """Whose items they are. Shape: [h]."""
+        return np.repeat(np.arange(len(self.degree)), self.degree)
+
+    @cached_property
+    def distinct(self) -> tuple[IntArray, IntArray]:
+        """The distinct items [m], ascending, and where each entry's item stands among them [h]."""
+        items, column = np.unique(self.items, return_inverse=True)
+        return items, column
+
+    def item_means(self, x_IC: Tensor, decay: float = 1.0) -> Tensor:
+        """Means of the users' items, each weighing `decay` times the next newer one. Shape: [u,
+        C].
+        """
+        weight = np.ones(len(self.items))
+        if decay != 1.0:
+            assert self.age is not None, "newest items of histories without an order"
+            weight = np.power(decay, self.age)
+        weight /= np.bincount(self.user, weight, len(self.degree))[self.user]
+        items = torch.from_numpy(self.distinct[0]).to(x_IC.device)
+        return self.matrix(weight, x_IC.device).matmul(x_IC.index_select(0, items))
+
+    def matrix(self, weight: NDArray[np.floating[Any]], device: torch.device) -> CsrMatrix:
+        """[u, m], with these weights of the entries."""
+        items, column = self.distinct
+        return CsrMatrix.of_arrays(self.indptr, column, weight, len(items)).to(device)
+
+
+class HistoryGraph:
+    """Users and the items of their histories, as models see them (`PropagationGraph`).
+
+    Nodes are the u users, then the m items; users alone are wanted. In `mean_of_states` the rows of
+    items hold the sums of their states, see above. Between hops nothing is computed of items:
+    what they pass on is handed in.
+
+    Args:
+        item_degree: [I] degrees of the whole training graph.
+        degree_feature: [u] d̃ of the users at the lengths of their histories.
+        messages: [I, D] what items pass on in each hop, for models that act between hops.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        item_degree: IntArray,
+        degree_feature: Tensor,
+        messages: Sequence[Tensor] = (),
+    ) -> None:
+        device = degree_feature.device
+        items, column = histories.distinct
+        self.items = torch.from_numpy(items).to(device)
+        self.num_users = len(histories.degree)
+        own, theirs = (
+            np.maximum(degree, 1).astype(np.float32) ** -0.5
+            for degree in (histories.degree, item_degree[items])
+        )
+        self._matrix = histories.matrix(own[histories.user] * theirs[column], device)
+        num_nodes = self.num_users + len(items)
+        self.is_user = torch.arange(num_nodes, device=device) < self.num_users
+        self.degree_feature = torch.cat([degree_feature, degree_feature.new_zeros(len(items))])
+        self.hops: list[Callable[[Tensor], Tensor]] = [
+            partial(_from_items, self._matrix, message.index_select(0, self.items))
+            for message in messages
+        ]
+
+    def hop(self, x_ID: Tensor) -> Tensor:
+        """What a hop brings the users, of x of the whole catalogue. Shape: [u, D]."""
+        return self._matrix.matmul(x_ID.index_select(0, self.items))
+
+    def with_items(self, own_uD: Tensor, x_ID: Tensor) -> Tensor:
+        """The users' rows, then those of the items in their histories. Shape: [u + m, D]."""
+        return torch.cat([own_uD, x_ID.index_select(0, self.items)])
+
+    def select(self, x: Tensor) -> Tensor:
+        """The users' rows. Shape: [u, …]."""
+        return x[: self.num_users]
+
+    def mean_of_states(self, x: Tensor, num_layers: int, items_only: bool = False) -> Tensor:
+        """(x + … + Ã^L x) / (L + 1) of the users. Shape: [u + m, D] → [u, D].
+
+        Args:
+            x: states 0 of the users (not read if items_only), sums of states 0..L−1 of the items.
+        """
+        own = self.select(x)
+        total = torch.zeros_like(own) if items_only else own
+        if num_layers:
+            total = total + self._matrix.matmul(x[self.num_users :])
+        return total / (num_layers + 1)
+
+
+def _from_items(matrix: CsrMatrix, message_mD: Tensor, _: Tensor) -> Tensor:
+    """A hop to the users, whatever the states are that are handed in. Shape: [u, D]."""
+    return matrix.matmul(message_mD)
+
+
+def _entries(indptr: IntArray, rows: IntArray) -> IntArray:
+    """Positions of the entries of some rows of a CSR, row by row."""
+    starts = np.asarray(indptr)[rows]
+    counts = np.asarray(indptr)[rows + 1] - starts
+    before = np.cumsum(counts) - counts
+    positions: IntArray = np.repeat(starts - before, counts) + np.arange(counts.sum())
+    return positions
