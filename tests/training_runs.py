@@ -19,15 +19,34 @@ TEXT_DIM = 12
 
 
 def make_inputs(
-    home: Path, *, num_users: int = 70, num_items: int = 45, num_pairs: int = 500, seed: int = 0
+    home: Path,
+    *,
+    num_users: int = 70,
+    num_items: int = 45,
+    num_pairs: int = 500,
+    num_tested: int = 0,
+    seed: int = 0,
 ) -> Inputs:
     """A graph with a validation pair for most users, and vectors of all nodes but every fifth user
     and ninth item.
+
+    Args:
+        num_tested: users with a test pair, from user 0 on; 0: one user has one.
     """
     pairs = random_pairs(num_users - 1, num_items - 1, num_pairs + num_users, seed)
     held = {u: (u, i) for u, i in pairs}  # the newest pair of each user
     train = [pair for pair in pairs if held[pair[0]] != pair]
-    graph = make_graph(home, train, num_users, num_items, valid=sorted(held.values()), num_parts=2)
+    known = set(pairs)
+    free = ([(u, i) for i in range(num_items) if (u, i) not in known] for u in range(num_tested))
+    graph = make_graph(
+        home,
+        train,
+        num_users,
+        num_items,
+        valid=sorted(held.values()),
+        test=[of_user[7 * u % len(of_user)] for u, of_user in enumerate(free)],
+        num_parts=2,
+    )
     store = TextStore.create(
         home / "text",
         {"made": "for a test"},

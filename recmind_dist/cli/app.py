@@ -54,7 +54,7 @@ def run(
     """
     from recmind_dist.experiments.comparison import gain_line
     from recmind_dist.pipeline.run import Pipeline
-    from recmind_dist.report import RunDirectory, comparison_table, print_table, strata_table
+    from recmind_dist.report import RunDirectory
 
     _check_resume(resume)
     first = _load(config, overrides)
@@ -67,8 +67,7 @@ def run(
         say(f"variant {one.variant}: in {one.run_dir}")
         results[one.variant] = Pipeline(one, say).run(resume, allow_mismatch)
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
-    print_table(comparison_table(results, title=title))
-    print_table(strata_table(results))
+    _print_results(results, title)
     metrics = [f"{name}@{first.evaluation.ks[0]}" for name in ("recall", "ndcg")]
     for other in others:
         line = gain_line(RunDirectory(first.run_dir), RunDirectory(other.run_dir), metrics)
@@ -150,12 +149,9 @@ def train(
 def evaluate(run_dir: Run) -> None:
     """Evaluates a run's best checkpoint on the test split and writes results.json."""
     from recmind_dist.pipeline.run import Pipeline
-    from recmind_dist.report import comparison_table, print_table, strata_table
 
     pipeline = Pipeline.of_run(run_dir, say)
-    results: dict[str, Any] = {pipeline.config.variant: pipeline.evaluate()}
-    print_table(comparison_table(results, title=pipeline.config.dataset.name))
-    print_table(strata_table(results))
+    _print_results({pipeline.config.variant: pipeline.evaluate()}, pipeline.config.dataset.name)
 
 
 @app.command()
@@ -173,6 +169,16 @@ def recommend(
     for rank, item in enumerate(recommender.recommend(user, k), 1):
         item_id, title = printable(item.item_id), printable(item.title)
         say(f"{rank:3d}  {item.score:9.4f}  {item_id:>10}  {title}")
+
+
+def _print_results(results: dict[str, Any], title: str) -> None:
+    from recmind_dist.report import comparison_table, folded_results, print_table, strata_table
+
+    print_table(comparison_table(results, title=title))
+    if folded := folded_results(results):
+        title = "The same, with the validation item in the user's history (folded in, not trained)"
+        print_table(comparison_table(folded, title=title))
+    print_table(strata_table(results))
 
 
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":

@@ -10,6 +10,7 @@ from recmind_dist.errors import StoreError
 from recmind_dist.evaluation.significance import Comparison, Float64Array, paired_bootstrap
 from recmind_dist.evaluation.strata import COLD_MAX
 from recmind_dist.report import RunDirectory
+from recmind_dist.report.results import FOLDED
 from recmind_dist.report.tables import metric_label
 from recmind_dist.storage import check_seal
 from recmind_dist.types import IntArray
@@ -53,6 +54,7 @@ def compare(
     """Compares model a with model b.
 
     Args:
+        metric: `folded_recall@20` is of histories with the validation item.
         over: all users, those of cold items (degree ≤ 3), or the macro-average over strata
     Returns:
         None if there are no degrees (some user has several held-out items), or no cold items.
@@ -109,9 +111,16 @@ def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:
 def spread(
     runs: Sequence[RunDirectory], metric: str, stratum: str | None = None
 ) -> tuple[float | None, float | None]:
-    """Mean and standard deviation over runs of a metric of results.json; None without values."""
+    """Mean and standard deviation over runs of a metric of results.json; None without values.
+
+    Args:
+        metric: `folded_recall@20` is of histories with the validation item.
+    """
     values = []
+    folded, metric = metric.startswith(FOLDED), metric.removeprefix(FOLDED)
     for results in (run.read_results() for run in runs):
+        if folded:
+            results = results.get("folded") or {"metrics": {}, "strata": {}}
         metrics = results["strata"].get(stratum, {}) if stratum else results["metrics"]
         if metrics.get(metric) is not None:
             values.append(metrics[metric])

@@ -2,7 +2,7 @@
 
 from recmind_dist.report.metrics_log import MetricsLog, read_metrics
 from recmind_dist.report.progress import Progress
-from recmind_dist.report.results import Results
+from recmind_dist.report.results import Results, folded_results
 from recmind_dist.report.run_directory import RunDirectory
 from recmind_dist.report.tables import comparison_table, print_table, strata_table
 
@@ -12,6 +12,7 @@ __all__ = [
     "Results",
     "RunDirectory",
     "comparison_table",
+    "folded_results",
     "print_table",
     "read_metrics",
     "strata_table",

@@ -1,10 +1,14 @@
 """The schema of results.json, which other programs and papers rely on."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _METRIC = r"^(recall|ndcg|hitrate|mrr)@[1-9]\d*$"
+FOLDED = "folded_"
+"""Before the name of a metric, e.g. in per_user.parquet: of histories with the validation item."""
 
 
 class StratumResult(BaseModel):
@@ -34,19 +38,13 @@ class GateRow(BaseModel):
     spearman_high: float | None = None
 
 
-class Results(BaseModel):
-    """results.json. Further keys are allowed; these keep their meaning."""
+class Rankings(BaseModel):
+    """Metrics over all users with held-out items, and by stratum."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    dataset: str
-    variant: str
-    seed: int
-    commit: str | None
-    split: str = Field(pattern="^(test|valid)$")
     metrics: dict[str, float]
     strata: dict[str, StratumResult]
-    gate: list[GateRow]
 
     @field_validator("metrics")
     @classmethod
@@ -66,3 +64,24 @@ class Results(BaseModel):
         if missing := [name for name in ("0", "1-3", "cold") if name not in strata]:
             raise ValueError(f"no stratum {missing[0]!r}: empty strata are listed too")
         return strata
+
+
+class Results(Rankings):
+    """results.json. Further keys are allowed; these keep their meaning.
+
+    Histories end at the training edge; `folded` is of the same rankings by histories that the
+    validation items are folded into, where the split has some.
+    """
+
+    dataset: str
+    variant: str
+    seed: int
+    commit: str | None
+    split: str = Field(pattern="^(test|valid)$")
+    gate: list[GateRow]
+    folded: Rankings | None = None
+
+
+def folded_results(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Those of histories with the validation item, of the models that have them."""
+    return {name: result["folded"] for name, result in results.items() if result.get("folded")}

@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.distributed.all_gather import all_gather_rows
@@ -16,15 +18,18 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.evaluation import gate_statistics
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings, evaluate_popularity
-from recmind_dist.graph import Graph, row_bounds
+from recmind_dist.graph import EdgeRows, Graph, row_bounds
 from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.propagation.histories import Histories
 from recmind_dist.propagation.item_means import content_view
 from recmind_dist.report import RunDirectory
+from recmind_dist.report.results import FOLDED
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
+from recmind_dist.training.fold_in import reads_histories
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.state import Cursor
@@ -59,38 +64,55 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Content of results.json. Every rank must call; rank 0 writes it, and the users' own metrics
     beside it.
+
+    On the test split rankings are measured twice: by histories to the training edge, and with the
+    validation items folded in.
     """
     model, cursor = load_best(config, inputs, run, context)
     vectors = model.final_embeddings()
-    found = evaluate_embeddings(
-        vectors.final,
-        model.graph,
-        split,
-        config.evaluation,
-        context,
-        cursor.norm_exponent,
-        model.rows,
-    )
+    found, folded = _evaluate(vectors.final, model, cursor, split), None
+    if _has_newer_items(model.graph, split):
+        folded = found
+        if reads_histories(model.model):
+            h_ND = model.fold_in().with_validation_items(vectors.final)
+            folded = _evaluate(h_ND, model, cursor, split)
     gate = (
         gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users)
         if len(vectors.gamma)
         else []
     )
-    results = _results(config, split, found, gate) | {
+    results = _results(config, split, found, gate, folded) | {
         "norm_exponent": cursor.norm_exponent,
         "epoch": cursor.epoch,
     }
-    users = gather_per_user(found, context)
+    users = gather_per_user(found, context, folded)
     if context.rank == 0:
         write_per_user(users, run)
         run.write_results(results)
     return results
 
 
+def _evaluate(h_ND: Tensor, model: ModelShard, cursor: Cursor, split: str) -> Evaluation:
+    """Collective: every rank must call."""
+    settings, exponent = model.config.evaluation, cursor.norm_exponent
+    return evaluate_embeddings(
+        h_ND, model.graph, split, settings, model.context, exponent, model.rows
+    )
+
+
+def _has_newer_items(graph: Graph, split: str = "test") -> bool:
+    """Whether users have items past the training edge that came before the split's: the same on
+    every rank.
+    """
+    return split == "test" and graph.held_out("valid").num_edges > 0
+
+
 def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -> dict[str, Any]:
     """The same for the popularity baseline, which needs no training, on one rank alone."""
-    found = evaluate_popularity(Graph.open(graph), "test", config.evaluation, DistContext.alone())
-    return _write_untrained(config, found, run)
+    opened = Graph.open(graph)
+    found = evaluate_popularity(opened, "test", config.evaluation, DistContext.alone())
+    folded = found if _has_newer_items(opened) else None  # it reads no histories
+    return _write_untrained(config, found, run, folded)
 
 
 def evaluate_text_run(
@@ -110,33 +132,46 @@ def evaluate_text_run(
         operator, vectors[torch.from_numpy(operator.own_nodes)], config.recent_decay
     )
     h = torch.where(operator.is_user[:, None], recent[0], content[0]) if recent else content[0]
-    in_node_order = h[operator.row_of_node]
+    in_node_order, folded = h[operator.row_of_node], None
     found = evaluate_embeddings(in_node_order, graph, "test", config.evaluation, context, 0.0)
-    return _write_untrained(config, found, run)
+    if _has_newer_items(graph):
+        users, items = np.arange(graph.num_users), in_node_order[graph.num_users :]
+        histories = Histories.of_graph(EdgeRows.of_graph(graph), users, with_valid=True)
+        h = torch.cat([histories.item_means(items, config.recent_decay or 1.0), items])
+        folded = evaluate_embeddings(h, graph, "test", config.evaluation, context, 0.0)
+    return _write_untrained(config, found, run, folded)
 
 
-def _write_untrained(config: RunConfig, found: Evaluation, run: RunDirectory) -> dict[str, Any]:
+def _write_untrained(
+    config: RunConfig, found: Evaluation, run: RunDirectory, folded: Evaluation | None
+) -> dict[str, Any]:
     """Results of a run that nothing was learnt for, on one rank alone."""
-    results = _results(config, "test", found, [])
+    results = _results(config, "test", found, [], folded)
     run.create()
     run.write_config(config.model_dump(mode="json"))
-    write_per_user(gather_per_user(found, DistContext.alone()), run)
+    write_per_user(gather_per_user(found, DistContext.alone(), folded), run)
     run.write_results(results)
     return results
 
 
-def gather_per_user(found: Evaluation, context: DistContext) -> pl.DataFrame:
+def gather_per_user(
+    found: Evaluation, context: DistContext, folded: Evaluation | None = None
+) -> pl.DataFrame:
     """The metrics of each user with held-out items, in node order. Every rank must call.
 
-    Columns: user (node), degree (of her held-out item, null where there are several), recall@20, ….
+    Columns: user (node), degree (of her held-out item, null where there are several), recall@20, …,
+    folded_recall@20, … (with the validation item in the history).
     """
+    per_user = dict(found.per_user)
+    if folded is not None:
+        per_user |= {FOLDED + name: folded.per_user[name] for name in folded.metrics}
     counts = torch.zeros(context.world_size, dtype=torch.int64, device=context.device)
-    counts[context.rank] = len(found.per_user["user"])
-    columns = torch.stack([torch.from_numpy(values) for values in found.per_user.values()], 1).to(
+    counts[context.rank] = len(per_user["user"])
+    columns = torch.stack([torch.from_numpy(values) for values in per_user.values()], 1).to(
         context.device
     )
     rows = all_gather_rows(columns, context.all_reduce(counts).tolist(), context).cpu().numpy()
-    frame = pl.DataFrame(dict(zip(found.per_user, rows.T, strict=True)))
+    frame = pl.DataFrame(dict(zip(per_user, rows.T, strict=True)))
     return frame.with_columns(
         pl.col("user").cast(pl.Int64), pl.col("degree").fill_nan(None).cast(pl.Int64)
     )
@@ -150,9 +185,13 @@ def write_per_user(users: pl.DataFrame, run: RunDirectory) -> None:
 
 
 def _results(
-    config: RunConfig, split: str, found: Evaluation, gate: list[dict[str, Any]]
+    config: RunConfig,
+    split: str,
+    found: Evaluation,
+    gate: list[dict[str, Any]],
+    folded: Evaluation | None,
 ) -> dict[str, Any]:
-    return {
+    values = {
         "dataset": config.dataset.name,
         "variant": config.variant,
         "seed": config.train.seed,
@@ -162,6 +201,9 @@ def _results(
         "strata": found.strata,
         "gate": gate,
     }
+    if folded is not None:
+        values["folded"] = {"metrics": folded.metrics, "strata": folded.strata}
+    return values
 
 
 def _commit() -> str | None:

@@ -124,6 +124,7 @@ def test_spread_is_mean_and_deviation_over_runs(tmp_path: Path) -> None:
     assert spread(runs, "recall@40", "cold") == (pytest.approx(0.75), pytest.approx(np.sqrt(0.5)))
     assert spread(runs[:1], "recall@40", "cold") == (0.25, None)
     assert spread(runs, "recall@40", "0") == (None, None)
+    assert spread(runs, "folded_recall@40") == (None, None)  # a split without validation items
 
 
 def test_findings_are_a_page_data_and_a_figure(tmp_path: Path) -> None:

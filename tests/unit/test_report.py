@@ -17,6 +17,7 @@ from recmind_dist.report import (
     Progress,
     RunDirectory,
     comparison_table,
+    folded_results,
     print_table,
     read_metrics,
     strata_table,
@@ -190,6 +191,16 @@ def test_the_run_directory_keeps_results_of_the_agreed_shape(tmp_path: Path) -> 
     assert run.read_results()["seconds"] == 3.5
 
 
+def test_models_with_a_validation_item_to_fold_in_have_a_table_of_their_own(tmp_path: Path) -> None:
+    folded = {"metrics": {"recall@20": 0.5}, "strata": RESULTS["strata"]}
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    run.write_results({**RESULTS, "folded": folded})
+    read = run.read_results()
+    assert read["metrics"] == RESULTS["metrics"]
+    assert folded_results({"RecMind": read, "without": RESULTS}) == {"RecMind": folded}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -199,6 +210,11 @@ def test_the_run_directory_keeps_results_of_the_agreed_shape(tmp_path: Path) -> 
         ({"strata": {"0": {"users": 0}}}, "no stratum '1-3'"),
         ({"gate": [{"layer": 0, "side": "left", "count": 1}]}, "gate.0.side"),
         ({"split": "train"}, "split"),
+        (
+            {"folded": {"metrics": {"recall@20": 1.5}, "strata": RESULTS["strata"]}},
+            "folded.metrics",
+        ),
+        ({"folded": {"metrics": {}}}, "folded.strata"),
         ({"seed": None}, "seed"),
     ],
 )
