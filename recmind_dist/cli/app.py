@@ -157,16 +157,28 @@ def evaluate(run_dir: Run) -> None:
 @app.command()
 def recommend(
     run_dir: Run,
-    user: Annotated[str, typer.Option(help="external user id")],
+    user: Annotated[str | None, typer.Option(help="external user id")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(help="item ids, the oldest first: a,b,c; of a new user, or --user's as it is"),
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="items")] = 10,
 ) -> None:
-    """Prints the best items that a user has not seen."""
+    """Prints the best items that a user has not seen, or that are not in a history."""
     from recmind_dist.recommend.recommender import load
     from recmind_dist.report.printable import printable
 
+    if user is None and history is None:
+        raise typer.BadParameter("give --user, --history, or both")
     recommender = load(run_dir)
-    say(f"for user {printable(user)}:")
-    for rank, item in enumerate(recommender.recommend(user, k), 1):
+    if history is None:
+        assert user is not None
+        found = recommender.recommend(user, k)
+    else:
+        items = [word.strip() for word in history.split(",") if word.strip()]
+        found = recommender.recommend_from(items, k, user_id=user)
+    say("for a new user:" if user is None else f"for user {printable(user)}:")
+    for rank, item in enumerate(found, 1):
         item_id, title = printable(item.item_id), printable(item.title)
         say(f"{rank:3d}  {item.score:9.4f}  {item_id:>10}  {title}")
 
