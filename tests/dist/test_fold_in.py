@@ -1,0 +1,222 @@
+"""A run's results by both protocols are the same on any number of ranks and in both placements, and
+its recommender ranks for a history.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.errors import ConfigError, DataError
+from recmind_dist.evaluation.ranking import evaluate_embeddings
+from recmind_dist.experiments.comparison import compare, spread
+from recmind_dist.graph import Graph, prepare_rows
+from recmind_dist.recommend.recommender import Recommender
+from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.text import TextStore, Whitening
+from recmind_dist.training.evaluate import (
+    evaluate_popularity_run,
+    evaluate_run,
+    evaluate_text_run,
+    load_best,
+)
+from recmind_dist.training.fold_in import reads_histories
+from recmind_dist.training.inputs import Inputs
+from tests.processes import run_ranks
+from tests.training_runs import config_of, make_inputs, train_rank
+
+ITEMS = 45
+RECMIND = {
+    "kind": "recmind",
+    "embedding_dim": 8,
+    "text_layers": 2,
+    "users_have_text": False,
+    "content_view": True,
+    "recent_decay": 0.5,
+    "gate": {"heldout_share": 0.5},
+}
+FULL = {"propagation": "full", "num_neighbors": [-1, -1], "hide_batch_edges": False}
+
+
+def evaluate_rank(config: RunConfig, inputs: Inputs) -> np.ndarray:
+    """Evaluates on this rank, for `run_ranks`. Returns the vectors with validation items."""
+    context = DistContext.join_group(
+        torch.device("cpu"), shared_memory=config.scaling.shared_memory
+    )
+    run = RunDirectory(config.run_dir)
+    evaluate_run(config, inputs, run, context)
+    model, _ = load_best(config, inputs, run, context)
+    h = model.final_embeddings().final
+    if reads_histories(model.model):
+        h = model.fold_in().with_validation_items(h)
+    return h.numpy()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("folded")
+
+
+@pytest.fixture(scope="module")
+def inputs(home: Path) -> Inputs:
+    """Every user has a validation item, and 50 a test item."""
+    found = make_inputs(home, num_items=ITEMS, num_pairs=600, num_tested=50)
+    prepare_rows(found.graph)
+    return found
+
+
+def trained(home: Path, inputs: Inputs, name: str, **changes: Any) -> RunConfig:
+    config = config_of(home, name, **changes, train={"batch_size": 96, "epochs": 2})
+    run_ranks(train_rank, 1, config, inputs, "attempt1")
+    return config
+
+
+@pytest.fixture(scope="module")
+def recmind(home: Path, inputs: Inputs) -> RunConfig:
+    return trained(home, inputs, "recmind", model=RECMIND, sampler=FULL, alignment={"weight": 0})
+
+
+@pytest.fixture(scope="module")
+def recommender(recmind: RunConfig, inputs: Inputs) -> Recommender:
+    run = RunDirectory(recmind.run_dir)
+    return Recommender(load_best(recmind, inputs, run, DistContext.alone())[0], 0.0)
+
+
+def evaluated(config: RunConfig, inputs: Inputs, world: int) -> tuple[np.ndarray, dict[str, Any]]:
+    vectors = run_ranks(evaluate_rank, world, config, inputs)
+    for theirs in vectors[1:]:
+        np.testing.assert_array_equal(theirs, vectors[0])
+    return vectors[0], RunDirectory(config.run_dir).read_results()
+
+
+def test_both_protocols_are_stored_and_the_same_on_any_number_of_ranks(
+    recmind: RunConfig, inputs: Inputs
+) -> None:
+    run = RunDirectory(recmind.run_dir)
+    h, results = evaluated(recmind, inputs, 1)
+    users = pl.read_parquet(run.per_user)
+    assert results["folded"]["metrics"] != results["metrics"]
+    assert users.get_column("user").to_list() == list(range(50))
+    for name, mean in results["folded"]["metrics"].items():
+        assert users.get_column(f"folded_{name}").mean() == pytest.approx(mean)
+    for world in (2, 3):
+        other_h, other = evaluated(recmind, inputs, world)
+        np.testing.assert_allclose(other_h, h, rtol=1e-4, atol=1e-5)
+        assert other["metrics"] == pytest.approx(results["metrics"])
+        assert other["folded"]["metrics"] == pytest.approx(results["folded"]["metrics"])
+        assert pl.read_parquet(run.per_user).columns == users.columns
+
+    mean = results["folded"]["metrics"]["recall@5"]
+    assert spread([run], "folded_recall@5") == (mean, None)
+    judged = compare([run], [run], "folded_recall@5")
+    assert judged is not None
+    assert judged.a == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("model", ["paper", "lightgcn"])
+def test_a_partitioned_graph_folds_alike(home: Path, inputs: Inputs, model: str) -> None:
+    changes = {"model": {"kind": model, "embedding_dim": 8}, "alignment": {"weight": 0}}
+    config = trained(home, inputs, model, **changes)
+    h, results = evaluated(config, inputs, 1)
+    placed = config.model_copy(
+        update={"graph": config.graph.model_copy(update={"placement": "partitioned"})}
+    )
+    for world in (1, 2):
+        other_h, other = evaluated(placed, inputs, world)
+        np.testing.assert_allclose(other_h, h, rtol=1e-4, atol=1e-5)
+        assert other["folded"]["metrics"] == pytest.approx(results["folded"]["metrics"])
+
+
+def test_a_model_of_rows_alone_ranks_alike_by_both_protocols_and_folds_nobody_in(
+    home: Path, inputs: Inputs
+) -> None:
+    changes = {"model": {"kind": "mf", "embedding_dim": 8}, "alignment": {"weight": 0}}
+    config = trained(home, inputs, "mf", **changes, sampler={"num_neighbors": []})
+    _, results = evaluated(config, inputs, 1)
+    assert results["folded"]["metrics"] == results["metrics"]
+    run = RunDirectory(config.run_dir)
+    recommender = Recommender(load_best(config, inputs, run, DistContext.alone())[0], 0.0)
+    with pytest.raises(ConfigError, match=r"model\.kind: mf"):
+        recommender.recommend_from(["1"])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.6])
+def test_baselines_that_learn_nothing_have_both_protocols_too(
+    home: Path, inputs: Inputs, decay: float
+) -> None:
+    model = {**RECMIND, "recent_decay": decay}
+    config = config_of(home, f"text{decay}", model=model, sampler=FULL, alignment={"weight": 0})
+    run, graph = RunDirectory(config.run_dir), Graph.open(inputs.graph)
+    results = evaluate_popularity_run(config, inputs.graph, run)
+    assert results["folded"] == {"metrics": results["metrics"], "strata": results["strata"]}
+
+    assert inputs.text is not None
+    results = evaluate_text_run(config, inputs.graph, inputs.text, run)
+    store = TextStore.open(inputs.text)
+    items = Whitening.fit(store).apply("items", store.read_all("items")).astype(np.float32)
+    items /= np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-12)
+    users, valid = np.zeros((graph.num_users, items.shape[1]), np.float32), graph.held_out("valid")
+    for user in range(graph.num_users):
+        mine = slice(graph.indptr[user], graph.indptr[user + 1])
+        newest = valid.indices[valid.indptr[user] : valid.indptr[user + 1]]
+        history = [*graph.indices[mine][np.argsort(graph.time_rank[mine])], *newest]
+        if not history:
+            continue
+        weight = (decay or 1.0) ** np.arange(len(history))[::-1]
+        users[user] = weight @ items[np.array(history) - graph.num_users] / weight.sum()
+    h = torch.from_numpy(np.concatenate([users, items]))
+    expected = evaluate_embeddings(
+        h, graph, "test", config.evaluation, DistContext.alone(), 0.0
+    ).metrics
+    assert results["folded"]["metrics"] == pytest.approx(expected)
+    assert results["metrics"] != results["folded"]["metrics"]
+
+
+def test_a_users_history_as_it_stands_ranks_as_the_protocol_does(
+    recmind: RunConfig, inputs: Inputs, recommender: Recommender
+) -> None:
+    graph = recommender.graph
+    valid = graph.held_out("valid")
+    model = recommender._model
+    h = model.fold_in().with_validation_items(model.final_embeddings().final)
+    for user in (0, 13):
+        mine = slice(graph.indptr[user], graph.indptr[user + 1])
+        oldest_first = graph.indices[mine][np.argsort(graph.time_rank[mine])]
+        newest = valid.indices[valid.indptr[user] : valid.indptr[user + 1]]
+        history = [str(i - graph.num_users) for i in (*oldest_first, *newest)]
+        scores = h[user] @ h[graph.num_users :].T
+        scores[[int(item) for item in history]] = -torch.inf
+        expected = [str(int(i)) for i in scores.argsort(descending=True)[:6]]
+        found = recommender.recommend_from(history, 6, user_id=str(user))
+        assert [item.item_id for item in found] == expected
+        assert found[0].score == pytest.approx(float(scores.max()), rel=1e-4)
+
+
+def test_a_new_users_latest_item_counts(recommender: Recommender) -> None:
+    one, other = (recommender.recommend_from(history, 44) for history in (["3", "9"], ["9", "3"]))
+    assert {item.item_id for item in one} == {str(i) for i in range(ITEMS)} - {"3", "9"}
+    assert [item.score for item in one] != [item.score for item in other]
+    assert all(np.isfinite(item.score) for item in one)
+    assert recommender.recommend_from([3, 9], 44) == one  # ids as numbers
+
+
+@pytest.mark.parametrize(
+    ("history", "sentence"),
+    [
+        ([], "the history is empty: give item ids, the oldest first"),
+        (["3", "lamp"], "item 'lamp' of the history is not in toy.*leave it out, or train again"),
+        (["3", "9", "3"], "item '3' stands twice in the history: give it once, at its newest"),
+    ],
+)
+def test_a_bad_history_is_refused(
+    recommender: Recommender, history: list[str], sentence: str
+) -> None:
+    with pytest.raises(DataError, match=sentence):
+        recommender.recommend_from(history)
+    with pytest.raises(DataError, match="user 'nobody' is not in toy"):
+        recommender.recommend_from(["3"], user_id="nobody")
