@@ -170,7 +170,7 @@ class ModelShard:
 
     @cached_property
     def _propagation(self) -> FullPropagation:
-        """Over all edges."""
+        """Over all edges, made once. Collective: every rank must call."""
         return self.operator()
 
     def states(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
