@@ -76,8 +76,7 @@ def item_states(
     elif model.num_layers and not isinstance(model, AlphaRec):
         sums = _sum_of_states(operator, e_nD, model.num_layers)
         base_states = _gather_items(operator, graph, sums)
-    if isinstance(model, AlphaRec | RecMind | PaperRecMind):
-        assert z_nD is not None, "a model with a text view, without texts"
+    if z_nD is not None and isinstance(model, AlphaRec | RecMind | PaperRecMind):
         assert text_nT is not None
         num_layers, users_have_text = _text_layers(model)
         if num_layers:

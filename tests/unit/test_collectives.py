@@ -108,6 +108,7 @@ PRESENT = {
     "mix",
     "z",
     "z_ND",
+    "z_nD",
     "key_model",
     "keys",
     "contrast",
