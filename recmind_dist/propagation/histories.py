@@ -29,13 +29,13 @@ class Histories:
     Attributes:
         indptr: [u + 1].
         items: [h] local item ids, each at most once a user.
-        age: [h] how many newer items the user has, 0 of the newest; None where nobody knows. Items
-            whose order among themselves is unknown share the mean of their places.
+        age: [h] how many newer items the user has, 0 of the newest. Items whose order among
+            themselves is unknown share the mean of their places.
     """
 
     indptr: IntArray
     items: IntArray
-    age: NDArray[np.float64] | None
+    age: NDArray[np.float64]
 
     @staticmethod
     def of_one(items: Sequence[int]) -> "Histories":
@@ -53,26 +53,20 @@ class Histories:
             users: [u] nodes.
         """
         graph = rows.graph
-        at = rows.rows_of(users)
-        training = _entries(rows.indptr, at)
-        row = np.repeat(np.arange(len(users)), np.diff(rows.indptr)[at])
+        row, training = rows.edges_of(users)
         items = np.asarray(rows.indices[training], np.int64)
-        age = None
-        if rows.whole:  # of a partitioned graph no rank maps the order of the items
-            rank = np.asarray(graph.time_rank[training], np.float64)
-            newest = np.zeros(len(users))
-            np.maximum.at(newest, row, rank)
-            age = newest[row] - rank
+        rank, newest = np.asarray(rows.time_rank[training], np.float64), np.zeros(len(users))
+        np.maximum.at(newest, row, rank)
+        age = newest[row] - rank
         if with_valid:
             valid = graph.held_out("valid")
             count = np.diff(valid.indptr)[users]
             newer = valid.indices[_entries(valid.indptr, users)]
             newer_row = np.repeat(np.arange(len(users)), count)
-            if age is not None:
-                age = np.r_[age + count[row], (count[newer_row] - 1) / 2]
+            age = np.r_[age + count[row], (count[newer_row] - 1) / 2]
             row, items = np.r_[row, newer_row], np.r_[items, newer]
             order = np.argsort(row, kind="stable")
-            row, items, age = row[order], items[order], None if age is None else age[order]
+            row, items, age = row[order], items[order], age[order]
         indptr = np.r_[0, np.cumsum(np.bincount(row, minlength=len(users)))]
         return Histories(indptr, items - graph.num_users, age)
 
@@ -96,10 +90,7 @@ class Histories:
         """Means of the users' items, each weighing `decay` times the next newer one. Shape: [u,
         C].
         """
-        weight = np.ones(len(self.items))
-        if decay != 1.0:
-            assert self.age is not None, "newest items of histories without an order"
-            weight = np.power(decay, self.age)
+        weight = np.power(decay, self.age)
         weight /= np.bincount(self.user, weight, len(self.degree))[self.user]
         items = torch.from_numpy(self.distinct[0]).to(x_IC.device)
         return self.matrix(weight, x_IC.device).matmul(x_IC.index_select(0, items))

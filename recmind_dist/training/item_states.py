@@ -76,13 +76,12 @@ def item_states(
     elif model.num_layers and not isinstance(model, AlphaRec):
         sums = _sum_of_states(operator, e_nD, model.num_layers)
         base_states = _gather_items(operator, graph, sums)
-    if z_nD is not None and isinstance(model, AlphaRec | RecMind | PaperRecMind):
-        assert text_nT is not None
+    if isinstance(model, AlphaRec | RecMind | PaperRecMind) and z_nD is not None:
         num_layers, users_have_text = _text_layers(model)
         if num_layers:
             sums = _sum_of_states(operator, z_nD, num_layers, not users_have_text)
             text_states = _gather_items(operator, graph, sums)
-        if users_have_text:
+        if users_have_text and text_nT is not None:
             texts = _gather_items(operator, graph, text_nT.float())
     if isinstance(model, RecMind):
         if model.settings.content_view and text_nT is not None:

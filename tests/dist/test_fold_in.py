@@ -118,10 +118,10 @@ def test_both_protocols_are_stored_and_the_same_on_any_number_of_ranks(
     assert judged.a == pytest.approx(mean)
 
 
-@pytest.mark.parametrize("model", ["paper", "lightgcn"])
-def test_a_partitioned_graph_folds_alike(home: Path, inputs: Inputs, model: str) -> None:
-    changes = {"model": {"kind": model, "embedding_dim": 8}, "alignment": {"weight": 0}}
-    config = trained(home, inputs, model, **changes)
+@pytest.mark.parametrize("kind", ["recmind", "paper", "lightgcn"])
+def test_a_partitioned_graph_folds_alike(home: Path, inputs: Inputs, kind: str) -> None:
+    model = RECMIND if kind == "recmind" else {"kind": kind, "embedding_dim": 8}
+    config = trained(home, inputs, f"{kind}-sampled", model=model, alignment={"weight": 0})
     h, results = evaluated(config, inputs, 1)
     placed = config.model_copy(
         update={"graph": config.graph.model_copy(update={"placement": "partitioned"})}

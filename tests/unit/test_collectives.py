@@ -100,6 +100,7 @@ is in them.
 """
 PRESENT = {
     "z_uD",
+    "z_nD",
     "momentum",
     "text_u",
     "text_n",

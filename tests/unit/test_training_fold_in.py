@@ -24,27 +24,21 @@ from recmind_dist.training.text_features import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs
 
 DIM, TEXT_DIM, USERS, ITEMS = 6, 9, 30, 25
+LATE = {"users_have_text": True, "content_view": False, "recent_decay": 0.0}
+EARLY = {"users_have_text": True, "text_layers": 0}
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("lightgcn", {"num_layers": 3}),
     ("xsimgcl", {"num_layers": 2}),
     ("alpharec", {"num_layers": 2}),
-    ("recmind", {"num_layers": 2, "text_layers": 1}),
-    ("recmind", {"num_layers": 1, "text_layers": 0, "recent_decay": 0.7}),
-    (
-        "recmind",
-        {
-            "num_layers": 2,
-            "text_layers": 2,
-            "users_have_text": False,
-            "content_view": True,
-            "recent_decay": 0.5,
-        },
-    ),
-    ("recmind", {"num_layers": 3, "text_layers": 3, "content_view": True, "recent_decay": 1.0}),
-    ("paper", {"num_layers": 2, "text_layers": 1, "readout": "concat"}),
-    ("paper", {"num_layers": 2, "text_layers": 2, "users_have_text": False}),
-    ("paper", {"num_layers": 3, "readout": "alpha", "gate": {"sides": "items"}}),
-    ("paper", {"num_layers": 2, "readout": "alpha", "gate": {"enabled": False}}),
+    ("recmind", {"num_layers": 2, "content_view": True, "recent_decay": 0.5}),
+    ("recmind", {"num_layers": 3, "content_view": False, "recent_decay": 1.0}),
+    ("recmind", {"num_layers": 2, "text_layers": 1, **LATE}),
+    ("recmind", {"num_layers": 1, **LATE, **EARLY, "recent_decay": 0.7}),
+    ("recmind", {"num_layers": 2, "text_view": False, "content_view": False, "recent_decay": 0.5}),
+    ("paper", {"num_layers": 2}),
+    ("paper", {"num_layers": 2, "text_layers": 1, "users_have_text": True, "readout": "concat"}),
+    ("paper", {"num_layers": 3, **EARLY, "readout": "alpha", "gate": {"sides": "items"}}),
+    ("paper", {"num_layers": 2, **EARLY, "readout": "alpha", "gate": {"enabled": False}}),
 ]
 kinds = pytest.mark.parametrize(
     ("kind", "settings"), KINDS, ids=[f"{kind}{k}" for k, (kind, _) in enumerate(KINDS)]
@@ -90,7 +84,7 @@ class Trained:
 
     @property
     def states(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        reads_text = hasattr(self.model, "text_view")
+        reads_text = getattr(self.model, "text_view", None) is not None
         return (self.e, self.z, self.text) if reads_text else (self.e, None, None)
 
     def final(self) -> Tensor:
@@ -151,8 +145,10 @@ class Dense:
         graph = self.mean(states, self.row(states))
         if kind != "RecMind":
             return graph
-        text_states = self.text_states()
-        views = [graph, self.mean(text_states, self.text_row())]
+        text_states, views = states, [graph, graph]
+        if settings.text_view:
+            text_states = self.text_states()
+            views = [graph, self.mean(text_states, self.text_row())]
         of_items = [torch.stack(x).mean(0)[USERS:] for x in (states, text_states)]
         if settings.content_view:
             views.append(self.newest(self.text[USERS:], 1.0))
@@ -274,13 +270,13 @@ def test_validation_items_are_the_newest_and_share_their_place(graph: Graph) -> 
     held = np.diff(graph.held_out("valid").indptr)[users]
     assert held.tolist() == [0, 3, 1]
     assert (after.degree - before.degree).tolist() == held.tolist()
+    assert sorted(before.age[: before.degree[0]]) == list(range(before.degree[0]))
     for k in range(3):
         old, new = (slice(*h.indptr[k : k + 2]) for h in (before, after))
         count, age = before.degree[k], after.age
         assert after.items[new][:count].tolist() == before.items[old].tolist()
-        assert sorted(before.age[old]) == list(range(count))  # type: ignore[index]
-        assert (age[new][:count] == before.age[old] + held[k]).all()  # type: ignore[index]
-        assert (age[new][count:] == (held[k] - 1) / 2).all()  # type: ignore[index]
+        assert (age[new][:count] == before.age[old] + held[k]).all()
+        assert (age[new][count:] == (held[k] - 1) / 2).all()
 
 
 @kinds
