@@ -109,7 +109,6 @@ PRESENT = {
     "mix",
     "z",
     "z_ND",
-    "z_nD",
     "key_model",
     "keys",
     "contrast",
