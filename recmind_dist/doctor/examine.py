@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from recmind_dist.checkpoint.manifest import KIND as CHECKPOINT
 from recmind_dist.doctor.checkpoints import CheckpointAudit, audit_checkpoints
 from recmind_dist.doctor.graphs import audit_graph
 from recmind_dist.doctor.text_stores import audit_text_store
@@ -242,6 +243,8 @@ def _check_directory(directory: Path) -> None:
         load_adapter(directory)
     elif not isinstance(kind, str) or not isinstance(schema, int):
         raise StoreError(f"{directory / MANIFEST}: not a manifest: the file is damaged")
+    elif kind == CHECKPOINT and isinstance(raw.get("files"), dict):
+        verify_manifest(directory, raw)  # a copied checkpoint: the manifest's own hash is in COMMIT
     else:
         verify_manifest(directory, read_manifest(directory, kind, schema))
 
