@@ -18,6 +18,8 @@ import pytest
 from tests.dist.test_ray_job import free_ports
 from tests.shop import environment, ray_processes
 
+pytestmark = pytest.mark.dist_slow
+
 CLUSTER = Path(__file__).parents[2] / "launchers" / "cluster.py"
 
 

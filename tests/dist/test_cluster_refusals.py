@@ -15,6 +15,8 @@ import ray.cluster_utils
 
 from tests.shop import environment, make_shop, ray_processes
 
+pytestmark = pytest.mark.dist_slow
+
 ROOT = Path(__file__).parents[2]
 
 
