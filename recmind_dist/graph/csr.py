@@ -60,3 +60,11 @@ def held_out_rows(
     """Held-out items of each user, as ascending global ids: indptr int64 [U + 1], indices int32."""
     order = edge_order(user, item, num_users, num_items)
     return starts_of(user, num_users), (item[order] + num_users).astype(np.int32)
+
+
+def entries_of_rows(indptr: IntArray, rows: IntArray) -> IntArray:
+    """Positions of the entries of some rows of a CSR, row after row."""
+    starts = np.asarray(indptr)[rows]
+    counts = np.asarray(indptr)[rows + 1] - starts
+    first = np.repeat(starts - np.cumsum(counts) + counts, counts)
+    return np.asarray(first + np.arange(len(first)), dtype=np.int64)

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from recmind_dist.errors import StoreError
+from recmind_dist.graph.csr import entries_of_rows
 from recmind_dist.graph.store import Graph, map_array
 from recmind_dist.ingest.dataset import is_complete, writing
 from recmind_dist.storage import atomic_directory, building, read_manifest, write_manifest
@@ -100,10 +101,9 @@ class EdgeRows:
         Returns: the place of each edge's node in `nodes`, and its position in `indices`, [edges].
         """
         rows = self.rows_of(nodes)
-        starts, counts = self.indptr[rows], self.indptr[rows + 1] - self.indptr[rows]
+        counts = self.indptr[rows + 1] - self.indptr[rows]
         place = np.repeat(np.arange(len(rows)), counts)
-        first = np.repeat(starts - np.cumsum(counts) + counts, counts)
-        return place, first + np.arange(len(place))
+        return place, entries_of_rows(self.indptr, rows)
 
 
 def rows_directory(graph: Path) -> Path:

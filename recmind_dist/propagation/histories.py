@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recmind_dist.graph import EdgeRows
+from recmind_dist.graph.csr import entries_of_rows
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.types import IntArray
 
@@ -61,7 +62,7 @@ class Histories:
         if with_valid:
             valid = graph.held_out("valid")
             count = np.diff(valid.indptr)[users]
-            newer = valid.indices[_entries(valid.indptr, users)]
+            newer = valid.indices[entries_of_rows(valid.indptr, users)]
             newer_row = np.repeat(np.arange(len(users)), count)
             age = np.r_[age + count[row], (count[newer_row] - 1) / 2]
             row, items = np.r_[row, newer_row], np.r_[items, newer]
@@ -166,12 +167,3 @@ class HistoryGraph:
 def _from_items(matrix: CsrMatrix, message_mD: Tensor, _: Tensor) -> Tensor:
     """A hop to the users, whatever the states are that are handed in. Shape: [u, D]."""
     return matrix.matmul(message_mD)
-
-
-def _entries(indptr: IntArray, rows: IntArray) -> IntArray:
-    """Positions of the entries of some rows of a CSR, row by row."""
-    starts = np.asarray(indptr)[rows]
-    counts = np.asarray(indptr)[rows + 1] - starts
-    before = np.cumsum(counts) - counts
-    positions: IntArray = np.repeat(starts - before, counts) + np.arange(counts.sum())
-    return positions

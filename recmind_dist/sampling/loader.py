@@ -7,6 +7,7 @@ import torch
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
+from recmind_dist.graph.csr import entries_of_rows
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.kernels.unique import unique_inverse
 from recmind_dist.randomness import Permutation, stream_key
@@ -267,6 +268,4 @@ def steps_per_epoch(graph: Graph, batch_size: int, batch_of: str = "pairs", most
 
 def edges_of_users(graph: Graph, users: IntArray) -> IntArray:
     """All edges of `users` as positions in the user half, user after user, ascending in each."""
-    counts = np.asarray(graph.degree)[users]
-    starts = np.repeat(graph.indptr[users] - np.cumsum(counts) + counts, counts)
-    return np.asarray(starts + np.arange(counts.sum()), dtype=np.int64)
+    return entries_of_rows(graph.indptr, users)
