@@ -200,7 +200,7 @@ class FullPropagation:
         with self._hiding(hidden) as matrix:
             for layer in range(num_layers):
                 last = layer == num_layers - 1
-                state = (matrix.rows(wanted) if few and last else matrix).gather_matmul(state)
+                state = matrix.gather_matmul(state, wanted=wanted if few and last else None)
                 total += state if len(wanted) == len(state) else state.index_select(0, wanted)
         return total.div_(num_layers + 1)
 

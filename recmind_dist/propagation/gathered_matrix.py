@@ -63,29 +63,26 @@ class GatheredMatrix:
         columns = torch.cat([block.indices + end - block.num_cols for block, end in blocks])
         return CsrMatrix(self._indptr, columns[self._place], self._weight[self._place], ends[-1])
 
-    def gather_matmul(self, x_nD: Tensor, only: CsrMatrix | None = None) -> Tensor:
-        """The matrix times everybody's rows, outside autograd. Shape: [R, D].
+    def gather_matmul(
+        self, x_nD: Tensor, only: CsrMatrix | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """The matrix times everybody's rows, outside autograd. Shape: [R, D], or [u, D].
 
         Collective: every rank must call.
 
         Args:
             x_nD: this rank's rows.
             only: in a world of one, the entries whose rows of x are not zero.
+            wanted: [u] rows of the matrix. Default: all.
         """
         total: Tensor | None = None
         blocks = self._blocks if only is None else [only]
         for rank, rows in rows_by_rank(x_nD, self._counts, self._context):
-            part = blocks[rank].matmul(rows)
+            block = blocks[rank] if wanted is None else blocks[rank].rows(wanted)
+            part = block.matmul(rows)
             total = part if total is None else total.add_(part)
         assert total is not None
         return total
-
-    def rows(self, rows: Tensor) -> "GatheredMatrix":
-        """The matrix of some of the rows, in their order, for `gather_matmul` alone."""
-        some = GatheredMatrix.__new__(GatheredMatrix)
-        some._counts, some._context = self._counts, self._context
-        some._blocks = [block.rows(rows) for block in self._blocks]
-        return some
 
     @contextmanager
     def without(self, entries: Tensor) -> Iterator[None]:

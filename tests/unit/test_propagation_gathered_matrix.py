@@ -33,7 +33,7 @@ def multiply(entries: list[int], rows: list[int]) -> list[np.ndarray]:
     found = [matrix.gather_matmul(own)]
     with matrix.without(torch.tensor(entries)):
         found.append(matrix.gather_matmul(own))
-    found += [matrix.rows(torch.tensor(rows)).gather_matmul(own), matrix.gather_matmul(own)]
+    found += [matrix.gather_matmul(own, wanted=torch.tensor(rows)), matrix.gather_matmul(own)]
     whole = matrix.whole()
     found.append(whole.matmul(torch.eye(whole.num_cols)))
     return [tensor.numpy() for tensor in found]
