@@ -65,7 +65,7 @@ class CsrMatrix:
         """A x, outside autograd. Shape: [R, D]."""
         if not len(self.indices):  # embedding_bag refuses a table without rows
             return x_CD.new_zeros(self.num_rows, x_CD.shape[1])
-        if x_CD.is_cuda:
+        if x_CD.device.type != "cpu":
             return self._sparse.to(x_CD.dtype) @ x_CD
         weight = None if self.weight is None else self.weight.to(x_CD.dtype)
         with torch.no_grad():
@@ -117,13 +117,12 @@ class CsrMatrix:
         return self._transposed_by_sort()
 
     def _transposed_by_sort(self) -> "CsrMatrix":
-        """The torch twin of `transposed`, for other devices."""
-        order = torch.argsort(self.indices, stable=True)
-        counts = torch.bincount(self.indices, minlength=self.num_cols)
-        indptr = torch.zeros(self.num_cols + 1, dtype=self.indptr.dtype, device=order.device)
-        torch.cumsum(counts, 0, dtype=indptr.dtype, out=indptr[1:])
+        """The torch twin of `transposed`, for other devices; the host does not wait."""
+        column, order = torch.sort(self.indices, stable=True)
+        starts = torch.arange(self.num_cols + 1, dtype=column.dtype, device=order.device)
+        indptr = torch.searchsorted(column, starts).to(self.indptr.dtype)
         row = torch.arange(self.num_rows, dtype=self.indices.dtype, device=order.device)
-        row = torch.repeat_interleave(row, self.indptr.diff())
+        row = torch.repeat_interleave(row, self.indptr.diff(), output_size=len(order))
         weight = None if self.weight is None else self.weight[order]
         return CsrMatrix(indptr, row[order], weight, self.num_rows)
 

@@ -4,7 +4,9 @@ Legend: n ids, u of them distinct.
 """
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from recmind_dist.types import IntArray
 
@@ -28,6 +30,27 @@ def unique_inverse(ids: IntArray, size: int) -> tuple[IntArray, IntArray]:
     found = np.empty(_mark(ids, bits, before), np.int64)
     _list(bits, found)
     return found, _inverse(ids, bits, before)
+
+
+def unique_inverse_torch(ids: Tensor, size: int, below: int = 0) -> tuple[Tensor, Tensor, int]:
+    """As `unique_inverse` on any device, without a sort; the host waits once.
+
+    Args:
+        ids: [n]; size: as `unique_inverse`.
+
+    Returns: as `unique_inverse`, and how many of the distinct ids are less than `below`.
+    """
+    marked = torch.zeros(size, dtype=torch.bool, device=ids.device)
+    marked[ids] = True
+    place = torch.cumsum(marked, 0)
+    last = [place[-1], place[below - 1] if below else place.new_zeros(())]
+    count, num_below = torch.stack(last).tolist()
+    place -= 1
+    found = torch.empty(count + 1, dtype=torch.int64, device=ids.device)
+    # ids that do not occur are written to the end, which is cut off
+    every = torch.arange(size, device=ids.device)
+    found[torch.where(marked, place, count)] = every
+    return found[:count], place[ids], num_below
 
 
 @njit(cache=True, nogil=True)

@@ -113,16 +113,24 @@ class NeighborLoader:
         self._degree = np.asarray(graph.degree) if degree is None else degree
         self._source = source or WholeGraph(graph, rank, world_size)
         self._full = settings.propagation == "full"
-        rows = self._source.rows
         self._newest: NewestItems | None = None
+        self._prepare(newest_decay)
+        rows = self._source.rows
+        self._negatives = NegativeSampler(graph, settings.negatives, rows)
+        self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives, rows)
+
+    def _prepare(self, newest_decay: float) -> None:
+        """Makes the sampler. Collective with a partitioned graph: every rank must call."""
         self._sampler: NeighborSampler | None = None
         if not self._full:
             mask = self._heldout_mask()
-            self._sampler = make_sampler(self._source, settings, mask, self._degree)
+            self._sampler = make_sampler(self._source, self.settings, mask, self._degree)
             if newest_decay:
-                self._newest = NewestItems(rows, newest_decay, mask)
-        self._negatives = NegativeSampler(graph, settings.negatives, rows)
-        self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives, rows)
+                self._newest = self._find_newest(newest_decay)
+
+    def _find_newest(self, decay: float) -> NewestItems:
+        """Collective with a partitioned graph: every rank must call."""
+        return NewestItems(self._source.rows, decay, self._heldout_mask())
 
     def _heldout_mask(self) -> EdgeMask:
         """Collective with a partitioned graph: every rank must call."""
@@ -146,8 +154,7 @@ class NeighborLoader:
         """
         for i in range(first_step, self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + i
-            edges = self._edges(epoch, i)
-            edges = edges[~are_among(edges, self._heldout)]
+            edges = self._trained(self._edges(epoch, i))
             has_gate = self.gate_batch_size and len(self._gate_edges)
             gate = self._gate_batch(step) if has_gate else None
             yield StepBatches(step, self._batch(edges, stream_key(self.seed, "batch", step)), gate)
@@ -161,14 +168,22 @@ class NeighborLoader:
         drawn = order(np.arange(start, stop, dtype=np.int64))
         return edges_of_users(self.graph, drawn) if users else drawn
 
+    def _trained(self, edges: IntArray) -> IntArray:
+        """The edges that are not held out."""
+        return edges[~are_among(edges, self._heldout)]
+
     def _gate_batch(self, step: int) -> Batch:
         """Collective with a partitioned graph: every rank must call."""
+        key = stream_key(self.seed, "gate-batch", step)
+        return self._batch(self._gate_draws(step), key, self._gate_negatives)
+
+    def _gate_draws(self, step: int) -> IntArray:
+        """Edges of a step's global gate batch."""
         count = len(self._gate_edges)
         order = Permutation(count, stream_key(self.seed, "gate-order"))
         first = step * self.gate_batch_size
         draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + first) % count)
-        key = stream_key(self.seed, "gate-batch", step)
-        return self._batch(self._gate_edges[draws], key, self._gate_negatives)
+        return self._gate_edges[draws]
 
     def _batch(
         self, edges: IntArray, key: int, gate_negatives: NegativeSampler | None = None

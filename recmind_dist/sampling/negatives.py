@@ -18,6 +18,9 @@ class NegativeSampler:
         graph: the training graph; its positives are never drawn.
         settings: distribution and counts.
         rows: rows of all users that will be drawn for. Default: the whole graph.
+
+    Attributes:
+        cumulative: [items] float64, cumulated chances.
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class NegativeSampler:
         weights = np.ones(graph.num_items)
         if settings.kind == "popularity":
             weights = np.maximum(degree, 1.0) ** settings.beta
-        self._cumulative = np.cumsum(weights) / weights.sum()
+        self.cumulative = np.cumsum(weights) / weights.sum()
 
     def for_pairs(
         self, users: IntArray, sample_ids: IntArray, key: int, batch_items: IntArray
@@ -56,7 +59,7 @@ class NegativeSampler:
             sample_ids,
             np.uint64(key),
             self.settings.num,
-            self._cumulative,
+            self.cumulative,
             pool,
             self.graph.num_users,
         )
@@ -67,7 +70,7 @@ class NegativeSampler:
         counters = np.arange(self.settings.num_shared, dtype=np.int64)
         if self.settings.kind == "in_batch" and len(batch_items):
             return np.unique(batch_items[integers(key, counters, len(batch_items))])
-        drawn = np.searchsorted(self._cumulative, uniforms(key, counters), side="right")
+        drawn = np.searchsorted(self.cumulative, uniforms(key, counters), side="right")
         return np.unique(np.minimum(drawn, self.graph.num_items - 1)) + self.graph.num_users
 
     def positives_among(self, users: IntArray, shared: IntArray) -> BoolArray:

@@ -1,0 +1,72 @@
+"""The torch twins of `randomness`: the same words, bit for bit, on any device.
+
+int64 stands for 64-bit words: sums and products wrap alike, right shifts are made logical.
+"""
+
+import torch
+from torch import Tensor
+
+from recmind_dist.randomness import stream_key
+
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def signed(word: int) -> int:
+    """The int64 with the bits of a 64-bit word."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+def mix64(x: Tensor) -> Tensor:
+    """See `randomness.mix64`. Shape: as `x`, int64."""
+    x = (x ^ _right(x, 30)) * signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _right(x, 27)) * signed(0x94D049BB133111EB)
+    return x ^ _right(x, 31)
+
+
+def words(key: int, counters: Tensor) -> Tensor:
+    """See `randomness.words`. Shape: as `counters`, int64."""
+    return mix64(mix64(counters + signed(GOLDEN)) + signed(key))
+
+
+def uniforms_of_words(word: Tensor) -> Tensor:
+    """Words as float64 in [0, 1). Shape: as `word`."""
+    return _right(word, 11).double() * (1.0 / (1 << 53))
+
+
+def uniforms(key: int, counters: Tensor) -> Tensor:
+    """See `randomness.uniforms`. Shape: as `counters`, float64."""
+    return uniforms_of_words(words(key, counters))
+
+
+def integers(key: int, counters: Tensor, high: int) -> Tensor:
+    """See `randomness.integers`. Shape: as `counters`, int64."""
+    return (uniforms(key, counters) * high).long().clamp_(max=high - 1)
+
+
+def permuted(positions: Tensor, n: int, key: int) -> Tensor:
+    """`randomness.Permutation(n, key)` at these positions. Shape: as `positions`, int64.
+
+    The host waits a few times, until no position is outside [0, n).
+    """
+    half_bits = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
+    keys = [stream_key(key, "round", i) for i in range(6)]
+    out = _feistel(positions, half_bits, keys)
+    outside = (out >= n).nonzero().squeeze(1)
+    while len(outside):
+        walked = _feistel(out[outside], half_bits, keys)
+        out[outside] = walked
+        outside = outside[walked >= n]
+    return out
+
+
+def _feistel(x: Tensor, half_bits: int, keys: list[int]) -> Tensor:
+    mask = (1 << half_bits) - 1
+    left, right = x >> half_bits, x & mask
+    for key in keys:
+        left, right = right, left ^ (words(key, right) & mask)
+    return (left << half_bits) | right
+
+
+def _right(x: Tensor, bits: int) -> Tensor:
+    """A logical shift to the right."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,181 @@
+"""`NeighborLoader` on a device: the same batches, bit for bit, made where training runs.
+
+Legend: b pairs of this rank, GB pairs of all ranks, U distinct users, M shared negatives.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmind_dist.graph import Graph
+from recmind_dist.kernels import random_words
+from recmind_dist.kernels.draws import Pool, draw_negatives
+from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.kernels.unique import unique_inverse_torch
+from recmind_dist.randomness import stream_key
+from recmind_dist.sampling.batch import Batch
+from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries, expanded
+from recmind_dist.sampling.device_sampler import DeviceSampler
+from recmind_dist.sampling.loader import NeighborLoader
+from recmind_dist.sampling.negatives import NegativeSampler
+
+_DRAWN_AHEAD = 1 << 20  # pairs of an epoch's order that are drawn at a time
+
+
+class DeviceLoader(NeighborLoader):
+    """See `NeighborLoader`, of whose graph every rank has all edges on its device.
+
+    Args:
+        device: where batches are made.
+        options: as `NeighborLoader`'s, but for `source`.
+    """
+
+    def __init__(self, graph: Graph, *args: Any, device: torch.device, **options: Any) -> None:
+        self._device = device
+        super().__init__(graph, *args, **options)
+
+    def _prepare(self, newest_decay: float) -> None:
+        self._device_graph = DeviceGraph(self.graph, self._device, self._degree)
+        self._is_heldout: Tensor | None = None
+        edges = self._on_device(self._heldout)
+        if len(edges):
+            self._is_heldout = torch.zeros(
+                self.graph.num_edges, dtype=torch.bool, device=self._device
+            )
+            self._is_heldout[edges] = True
+        self._gate_edges_there = self._on_device(self._gate_edges)
+        self._pools: dict[int, Pool] = {}
+        self._order, self._order_of = torch.empty(0, dtype=torch.int64), (-1, -1)
+        self._device_sampler: DeviceSampler | None = None
+        if not self._full:
+            heldout = self._device_graph.entries_of(edges)
+            fan_outs = self.settings.num_neighbors
+            self._device_sampler = DeviceSampler(self._device_graph, fan_outs, heldout)
+            if newest_decay:
+                self._newest = self._find_newest(newest_decay)
+
+    def _on_device(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
+
+    def _edges(self, epoch: int, i: int) -> Any:
+        """See `NeighborLoader`; orders of about a million pairs are drawn at once."""
+        size, users = self.batch_size, self.batch_of == "users"
+        count = self.graph.num_users if users else self.graph.num_edges
+        ahead = max(_DRAWN_AHEAD // size, 1)
+        of = epoch, i // ahead
+        if self._order_of != of:
+            start = of[1] * ahead * size
+            stop = min(start + ahead * size, count)
+            positions = torch.arange(start, stop, device=self._device)
+            key = stream_key(self.seed, "epoch", epoch)
+            self._order, self._order_of = random_words.permuted(positions, count, key), of
+        first = i % ahead * size
+        drawn = self._order[first : first + size]
+        if not users:
+            return drawn
+        indptr = self._device_graph.indptr
+        return expanded(indptr[drawn], indptr[drawn + 1] - indptr[drawn])[1]
+
+    def _trained(self, edges: Any) -> Any:
+        return edges if self._is_heldout is None else edges[~self._is_heldout[edges]]
+
+    def _gate_draws(self, step: int) -> Any:
+        count, size = len(self._gate_edges_there), self.gate_batch_size
+        positions = (torch.arange(size, device=self._device) + step * size) % count
+        order = random_words.permuted(positions, count, stream_key(self.seed, "gate-order"))
+        return self._gate_edges_there[order]
+
+    def _batch(
+        self, edges: Any, key: int, gate_negatives: NegativeSampler | None = None
+    ) -> Batch:
+        """See `NeighborLoader`."""
+        graph, total = self._device_graph, len(edges)
+        first, last = (total * (self.rank + k) // self.world_size for k in (0, 1))
+        input_id = torch.arange(first, last, device=self._device)
+        all_users, all_items = graph.users_of(edges), graph.items_of(edges)
+        users, items = all_users[first:last], all_items[first:last]
+        negatives = gate_negatives or self._negatives
+        per_pair, shared = self._draw(negatives, users, input_id, all_items, key)
+        needed = torch.cat([users, items, per_pair.flatten(), shared])
+        seeds, local, num_users = unique_inverse_torch(needed, graph.num_nodes, graph.num_users)
+        trains_gates = gate_negatives is not None or not self.gate_batch_size
+        n_id, newest, hops = seeds, None, []
+        if self._newest is not None and trains_gates:
+            n_id, newest = self._newest_there(seeds)
+        hide = self.settings.hide_batch_edges and gate_negatives is None
+        if self._device_sampler is not None:
+            masked = graph.entries_of(edges) if hide else None
+            key = stream_key(key, "neighbours")
+            n_id, hops = self._device_sampler.sample(n_id, key, masked)
+        b = len(users)
+        return Batch(
+            n_id=n_id,
+            degree=graph.degree[n_id],
+            hops=hops,
+            input_id=input_id,
+            src_index=local[:b],
+            dst_pos_index=local[b : 2 * b],
+            dst_neg_index=local[2 * b : 2 * b + per_pair.numel()].view(per_pair.shape),
+            # ids of users are the lowest, and seeds ascend
+            user_index=torch.arange(num_users, device=self._device),
+            user_of_pair=local[:b],
+            shared_index=local[2 * b + per_pair.numel() :],
+            shared_positive=self._are_positives(seeds[:num_users], shared),
+            global_pairs=torch.stack([all_users, all_items]),
+            masked_edges=edges if hide and self._full else edges[:0],
+            newest=newest,
+        )
+
+    def _draw(
+        self,
+        negatives: NegativeSampler,
+        users: Tensor,
+        input_id: Tensor,
+        all_items: Tensor,
+        key: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Negatives of each pair, [b, num], and those of everybody, [M]."""
+        nothing, settings = input_id[:0], negatives.settings
+        pool = self._pool(negatives, all_items)
+        if self.negatives == "pairs":
+            key, graph = stream_key(key, "negatives"), self._device_graph
+            given = graph.indptr, graph.indices, users, input_id, pool, settings.num, key
+            return draw_negatives(*given), nothing
+        if self.negatives == "shared":
+            counters = torch.arange(settings.num_shared, device=self._device)
+            uniform = random_words.uniforms(stream_key(key, "shared"), counters)
+            return nothing.new_empty(len(users), 0), torch.unique(pool.at(uniform))
+        return nothing.new_empty(len(users), 0), nothing
+
+    def _pool(self, negatives: NegativeSampler, all_items: Tensor) -> Pool:
+        """What a batch's negatives are drawn from."""
+        if id(negatives) not in self._pools:
+            cumulated = self._on_device(negatives.cumulative)
+            self._pools[id(negatives)] = Pool(cumulated, self.graph.num_users, all_items[:0])
+        pool = self._pools[id(negatives)]
+        if negatives.settings.kind != "in_batch":
+            return pool
+        return Pool(pool.cumulated, pool.first, all_items)
+
+    def _are_positives(self, users: Tensor, shared: Tensor) -> Tensor:
+        """Whether each shared item is a training positive of each user. Shape: [U, M], bool."""
+        graph = self._device_graph
+        found = torch.zeros(len(users), len(shared), dtype=torch.bool, device=self._device)
+        if not len(shared):
+            return found
+        slot = torch.full((graph.num_items,), -1, device=self._device)
+        slot[shared - graph.num_users] = torch.arange(len(shared), device=self._device)
+        row, entry = graph.rows(users)
+        column = slot[graph.items_of(entry) - graph.num_users]
+        # what is not shared marks a column that is cut off
+        marked = torch.zeros(len(users), len(shared) + 1, dtype=torch.bool, device=self._device)
+        marked[row, column] = True
+        found.copy_(marked[:, : len(shared)])
+        return found
+
+    def _newest_there(self, seeds: Tensor) -> tuple[Tensor, CsrMatrix]:
+        """Newest items are looked up on the host, whose arrays have the times."""
+        every, newest = self._with_newest(seeds.cpu().numpy())
+        return self._on_device(every), newest.to(self._device)

@@ -1,0 +1,142 @@
+"""Batches made on a device are those of the compiled loops, bit for bit."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recmind_dist.graph import Graph
+from recmind_dist.kernels import random_words
+from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
+from recmind_dist.randomness import Permutation, integers, uniforms, words
+from recmind_dist.sampling.batch import Batch
+from recmind_dist.sampling.device_graph import MaskedEntries
+from recmind_dist.sampling.device_loader import DeviceLoader
+from recmind_dist.sampling.edge_masks import heldout_slice
+from recmind_dist.sampling.loader import NeighborLoader
+from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
+from tests.graphs import make_graph, random_pairs
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+KEYS = [0, 1, 0x7FFF_FFFF_FFFF_FFFF, 0xF3A1_2345_6789_0123]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    seed = request.param
+    pairs = random_pairs(60, 40, 700, seed=seed)
+    # a user with nearly all items, one with one, some nodes with none
+    pairs = [p for p in pairs if p[0] not in (7, 8)]
+    pairs += [(7, 0), *((8, item) for item in range(38))]
+    return make_graph(tmp_path_factory.mktemp("graph"), pairs, 65, 44)
+
+
+def tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    if isinstance(value, Tensor):
+        return {name: value.cpu()}
+    if isinstance(value, list):
+        parts = {f"{name}[{i}]": part for i, part in enumerate(value)}
+    elif isinstance(value, Batch | Hop | CsrMatrix):
+        fields = dataclasses.fields(value)
+        parts = {f"{name}.{field.name}": getattr(value, field.name) for field in fields}
+    else:
+        return {}
+    return {k: v for part, inner in parts.items() for k, v in tensors(inner, part).items()}
+
+
+def assert_same(left: Batch | None, right: Batch | None) -> None:
+    ours, theirs = tensors(left), tensors(right)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name].dtype == value.dtype, name
+        assert torch.equal(ours[name], value), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("hide", [True, False])
+@pytest.mark.parametrize("fan_outs", [[3, 2], [5, -1, 1], [-1, -1], [12]])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_sampled_batches(
+    graph: Graph, fan_outs: list[int], share: float, hide: bool, device: str
+) -> None:
+    settings = SamplerSettings.model_validate(
+        {"num_neighbors": fan_outs, "hide_batch_edges": hide, "propagation": "sampled"}
+    )
+    heldout = heldout_slice(graph, share, 3, withheld_items=share / 2)
+    more = {"heldout": heldout, "gate_batch_size": 12 if share else 0, "seed": 4}
+    check(graph, settings, device, batch_size=50, **more)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", ["uniform", "popularity", "in_batch"])
+@pytest.mark.parametrize("negatives", ["pairs", "shared", "none"])
+@pytest.mark.parametrize("batch_of", ["pairs", "users"])
+def test_pairs_and_negatives(
+    graph: Graph, kind: str, negatives: str, batch_of: str, device: str
+) -> None:
+    drawn = NegativeSettings.model_validate({"kind": kind, "num": 3, "num_shared": 20})
+    settings = SamplerSettings.model_validate(
+        {"num_neighbors": [-1, -1], "propagation": "full", "negatives": drawn}
+    )
+    check(graph, settings, device, batch_size=20, negatives=negatives, batch_of=batch_of)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_the_share_of_a_rank(graph: Graph, rank: int, device: str) -> None:
+    settings = SamplerSettings.model_validate({"num_neighbors": [4, 3], "propagation": "sampled"})
+    check(graph, settings, device, batch_size=50, rank=rank, world_size=3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_newest_items_of_users_whose_gates_learn(graph: Graph, device: str) -> None:
+    settings = SamplerSettings.model_validate({"num_neighbors": [3, 2], "propagation": "sampled"})
+    more = {"heldout": heldout_slice(graph, 0.5, 1), "gate_batch_size": 10, "newest_decay": 0.8}
+    check(graph, settings, device, batch_size=50, negatives="shared", **more)
+
+
+def check(graph: Graph, settings: SamplerSettings, device: str, batch_size: int, **more: Any) -> None:
+    there = DeviceLoader(graph, settings, batch_size, device=torch.device(device), **more)
+    here = NeighborLoader(graph, settings, batch_size, **more)
+    for epoch, first_step in ((0, 0), (1, 3)):
+        batches = zip(
+            there.batches(epoch, first_step), here.batches(epoch, first_step), strict=True
+        )
+        for ours, theirs in batches:
+            assert ours.step == theirs.step
+            assert ours.main.n_id.device.type == device
+            assert_same(ours.main, theirs.main)
+            assert_same(ours.gate, theirs.gate)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("key", KEYS)
+def test_random_words(key: int, device: str) -> None:
+    counters = np.random.default_rng(0).integers(0, 1 << 62, 500)
+    given = torch.from_numpy(counters).to(device)
+    drawn = random_words.words(key, given).cpu().numpy().view(np.uint64)
+    np.testing.assert_array_equal(drawn, words(key, counters))
+    drawn = random_words.uniforms(key, given).cpu().numpy()
+    np.testing.assert_array_equal(drawn, uniforms(key, counters))
+    drawn = random_words.integers(key, given, 77).cpu().numpy()
+    np.testing.assert_array_equal(drawn, integers(key, counters, 77))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n", [1, 2, 5, 1000, 4097])
+def test_permutation(n: int, device: str) -> None:
+    positions = np.arange(n)
+    found = random_words.permuted(torch.arange(n, device=device), n, KEYS[-1])
+    np.testing.assert_array_equal(found.cpu().numpy(), Permutation(n, KEYS[-1])(positions))
+
+
+def test_masked_entries_of_two_kinds_are_merged() -> None:
+    a, b = (MaskedEntries.of(torch.tensor(x)) for x in ([1, 4, 9], [0, 5, 8, 20]))
+    assert a.merged(b).position.tolist() == [0, 1, 4, 5, 8, 9, 20]
+    assert a.merged(b).before.tolist() == [0, 0, 2, 2, 4, 4, 14]
+    nothing = MaskedEntries.of(torch.zeros(0, dtype=torch.int64))
+    assert a.merged(nothing) is a
+    assert nothing.merged(b) is b
