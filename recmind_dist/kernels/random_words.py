@@ -3,7 +3,6 @@
 int64 stands for 64-bit words: sums and products wrap alike, right shifts are made logical.
 """
 
-import torch
 from torch import Tensor
 
 from recmind_dist.randomness import stream_key

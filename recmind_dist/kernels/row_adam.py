@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from numba import njit
 from torch import Tensor
 
 from recmind_dist.kernels.prefetch import fetch_ahead, fetch_row_ahead
 from recmind_dist.kernels.threads import even_shares, run_together
+from recmind_dist.kernels.triton_loader import triton_ops
 from recmind_dist.types import FloatArray
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
@@ -49,7 +51,7 @@ def row_adam(
         divisor: of the gradient.
     """
     if table.weight.device.type != "cpu":
-        row_adam_torch(table, rows, grad * (1 / divisor) if divisor != 1 else grad, lr)
+        _row_adam_there(table, rows, grad, lr, divisor)
         return
     arrays = [x.numpy() for x in (table.weight, table.exp_avg, table.exp_avg_sq, table.steps)]
     rows_n = np.arange(len(table.weight)) if isinstance(rows, slice) else rows.numpy()
@@ -59,6 +61,27 @@ def row_adam(
     tables = (_corrections(BETA1), _corrections(BETA2))
     shares = even_shares(len(rows_n), _LEAST)
     run_together(_row_adam, [(*given, *share, *numbers, *tables) for share in shares])
+
+
+def _row_adam_there(
+    table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float, divisor: int
+) -> None:
+    """As `row_adam`, on other devices than a CPU."""
+    ops = triton_ops(table.weight.device)
+    if ops is None or table.weight.dtype != torch.float32:
+        row_adam_torch(table, rows, grad * (1 / divisor) if divisor != 1 else grad, lr)
+        return
+    state = table.weight, table.exp_avg, table.exp_avg_sq, table.steps
+    distinct = None if isinstance(rows, slice) else rows
+    known = _corrections_on(BETA1, grad.device), _corrections_on(BETA2, grad.device)
+    numbers = lr, 1 / divisor, (BETA1, BETA2), EPS
+    ops.row_adam(*state, distinct, grad.contiguous(), known, *numbers)
+
+
+@cache
+def _corrections_on(beta: float, device: torch.device) -> Tensor:
+    """As `_corrections`, float32: from its last one on they are 1."""
+    return torch.from_numpy(_corrections(beta).astype(np.float32)).to(device)
 
 
 def row_adam_torch(table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float) -> None:

@@ -19,6 +19,6 @@ def _load() -> ModuleType | None:
     try:
         from recmind_dist.kernels import triton_ops as ops
     except ImportError as error:
-        log.warning("Triton's kernels are replaced by torch operations, which are slower: %s", error)
+        log.warning("without Triton draws and Adam are slower on a GPU: %s", error)
         return None
     return ops

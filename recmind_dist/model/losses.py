@@ -78,7 +78,8 @@ def base_row_penalty(base_SD: Tensor, index: Tensor, total: int) -> Tensor:
     Args:
         index: rows of `base_SD` as often as the batch names them.
     """
-    times = torch.bincount(index.flatten(), minlength=len(base_SD)).to(base_SD.dtype)
+    index = index.flatten()
+    times = base_SD.new_zeros(len(base_SD)).index_add_(0, index, base_SD.new_ones(len(index)))
     return 0.5 * (times @ base_SD.square().sum(1)) / max(total, 1)
 
 

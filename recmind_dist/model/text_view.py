@@ -59,6 +59,10 @@ class TextView(nn.Module):
         Both branches run whatever the rows, so that every rank's graph is the same.
         """
         z_text: Tensor = self.projection(rows.text)
+        if rows.absent.device.type != "cpu":  # where the host would wait for the number of them
+            degree, text = rows.degree_feature[:, None], rows.neighbour_text.to(rows.text.dtype)
+            stand_in = self.fallback(torch.cat([degree, text], dim=1))
+            return torch.where(rows.absent[:, None], stand_in, z_text)
         absent = rows.absent.nonzero().squeeze(1)
         neighbours = rows.neighbour_text.index_select(0, absent).to(rows.text.dtype)
         degree = rows.degree_feature.index_select(0, absent)[:, None]

@@ -75,7 +75,8 @@ class FullPropagation:
             self._indptr, indices, inverse_root[self._own], inverse_root[node_of_row]
         )
         if absent is not None and len(absent):
-            weight[self.positions(absent)] = 0.0
+            edges = torch.from_numpy(absent).to(context.device)
+            weight[self.positions(edges).cpu().numpy()] = 0.0
         device = context.device
         matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(device)
         self._matrix = GatheredMatrix(matrix, self.counts, context)
@@ -84,6 +85,7 @@ class FullPropagation:
         self._users_by_row = node_of_row < graph.num_users
         self.is_user = torch.from_numpy(self._own < graph.num_users).to(device)
         self.everywhere = torch.arange(len(self._own), device=device)
+        self._nothing = torch.empty(0, dtype=torch.int64, device=device)
         self.items = (~self.is_user).nonzero().squeeze(1)
 
     @property
@@ -102,35 +104,38 @@ class FullPropagation:
             )
         return self._item_means[decay]
 
-    def positions(self, edges: IntArray) -> IntArray:
+    def positions(self, edges: Tensor) -> Tensor:
         """Where edges (positions in the user half) stand in this rank's rows, in both directions.
-        Ascending.
+        Ascending, int64.
         """
-        found = self._position_of_edge[:, edges].ravel()
-        ascending: IntArray = np.sort(found[found >= 0])
-        return ascending
+        found = self._position_of_edge[:, edges].flatten()
+        if self.context.world_size > 1:
+            found = found[found >= 0]
+        return found.sort().values.long()
 
     @cached_property
-    def _position_of_edge(self) -> IntArray:
+    def _position_of_edge(self) -> Tensor:
         graph = self._graph
         row = np.full(graph.num_nodes, -1, np.int64)
         row[self._own] = np.arange(len(self._own))
-        found: IntArray = positions_of_edges(
+        found = positions_of_edges(
             graph.indptr, graph.indices, graph.num_users, graph.num_edges, row, self._indptr
         )
-        return found
+        fits = 2 * graph.num_edges <= torch.iinfo(torch.int32).max
+        found = torch.from_numpy(found.astype(np.int32) if fits else found)
+        return found.to(self.context.device)
 
-    def hop(self, hidden: IntArray | None = None) -> Callable[[Tensor], Tensor]:
+    def hop(self, hidden: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """One hop over all edges but those at `hidden` (see `positions`), inside autograd: [n, D] →
         [n, D].
 
         Every rank must call what it returns, in forward and in backward.
         """
-        return partial(_apply, self, _or_nothing(hidden))
+        return partial(_apply, self, self._or_nothing(hidden))
 
     def mean(
         self,
-        hidden: IntArray | None = None,
+        hidden: Tensor | None = None,
         rows: Tensor | None = None,
         edges: CsrMatrix | None = None,
     ) -> MeanOfStates:
@@ -143,9 +148,11 @@ class FullPropagation:
             rows: [u] distinct rows of this rank that are wanted, by default all.
             edges: what `edges_from` says of them.
         """
-        return partial(
-            _mean, self, _or_nothing(hidden), self.everywhere if rows is None else rows, edges
-        )
+        rows = self.everywhere if rows is None else rows
+        return partial(_mean, self, self._or_nothing(hidden), rows, edges)
+
+    def _or_nothing(self, hidden: Tensor | None) -> Tensor:
+        return self._nothing if hidden is None else hidden
 
     def edges_from(self, rows: Tensor) -> CsrMatrix | None:
         """A with the edges from these rows alone, all that the first hop of a gradient passes over.
@@ -170,26 +177,27 @@ class FullPropagation:
 
     def _are_few(self, rows: Tensor) -> bool:
         """Whether so few rows are wanted that finding their edges beats a pass over all."""
-        if len(rows) == len(self._own):
-            return False
-        if rows.device.type != "cpu":  # a sum over degrees would make the host wait
-            return len(rows) < _FEW * len(self._own)
+        if rows.device.type != "cpu" or len(rows) == len(self._own):
+            return False  # on a GPU a whole hop costs less than finding the edges of some rows
         own = rows.numpy()
         return int((self._indptr[own + 1] - self._indptr[own]).sum()) < _FEW * int(self._indptr[-1])
 
     @contextmanager
-    def _hiding(self, hidden: IntArray) -> Iterator[GatheredMatrix]:
+    def _hiding(self, hidden: Tensor) -> Iterator[GatheredMatrix]:
         """The matrix while the entries at these positions weigh nothing."""
-        with self._matrix.without(torch.from_numpy(hidden).to(self.context.device)):
+        if not len(hidden):
+            yield self._matrix
+            return
+        with self._matrix.without(hidden):
             yield self._matrix
 
-    def multiply(self, x_nD: Tensor, hidden: IntArray) -> Tensor:
+    def multiply(self, x_nD: Tensor, hidden: Tensor) -> Tensor:
         """This rank's rows of A times everybody's rows. Collective: every rank must call."""
         with self._hiding(hidden) as matrix:
             return matrix.gather_matmul(x_nD)
 
     def mean_of_states(
-        self, x_nD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
+        self, x_nD: Tensor, num_layers: int, hidden: Tensor, wanted: Tensor
     ) -> Tensor:
         """Rows `wanted` of (1 + A + … + A^L) x / (L + 1). Shape: [u, D].
 
@@ -208,7 +216,7 @@ class FullPropagation:
         self,
         grad_uD: Tensor,
         num_layers: int,
-        hidden: IntArray,
+        hidden: Tensor,
         wanted: Tensor,
         edges: CsrMatrix | None,
     ) -> Tensor:
@@ -240,7 +248,7 @@ class FullPropagation:
     def view(
         self,
         num_layers: int,
-        hidden: IntArray | None = None,
+        hidden: Tensor | None = None,
         rows: Tensor | None = None,
         edges: CsrMatrix | None = None,
     ) -> "FullGraphView":
@@ -266,7 +274,7 @@ class FullGraphView:
 
     operator: FullPropagation
     num_layers: int
-    hidden: IntArray | None
+    hidden: Tensor | None
     rows: Tensor
     edges: CsrMatrix | None = None
 
@@ -299,7 +307,7 @@ class _Hop(torch.autograd.Function):
     """Every rank must apply it: forward and backward are one hop each."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: FullPropagation, hidden: IntArray) -> Tensor:
+    def forward(ctx: Any, x: Tensor, operator: FullPropagation, hidden: Tensor) -> Tensor:
         ctx.operator, ctx.hidden = operator, hidden
         return operator.multiply(x.detach(), hidden)
 
@@ -308,7 +316,7 @@ class _Hop(torch.autograd.Function):
         return ctx.operator.multiply(grads[0].contiguous(), ctx.hidden), None, None
 
 
-def _apply(operator: FullPropagation, hidden: IntArray, x: Tensor) -> Tensor:
+def _apply(operator: FullPropagation, hidden: Tensor, x: Tensor) -> Tensor:
     """One hop inside autograd. Every rank must call, in forward and in backward."""
     out: Tensor = _Hop.apply(x, operator, hidden)  # type: ignore[no-untyped-call]
     return out
@@ -326,7 +334,7 @@ class _Mean(torch.autograd.Function):
         x: Tensor,
         operator: FullPropagation,
         num_layers: int,
-        hidden: IntArray,
+        hidden: Tensor,
         wanted: Tensor,
         items_only: bool,
         edges: CsrMatrix | None,
@@ -348,7 +356,7 @@ class _Mean(torch.autograd.Function):
 
 def _mean(
     operator: FullPropagation,
-    hidden: IntArray,
+    hidden: Tensor,
     rows: Tensor,
     edges: CsrMatrix | None,
     x: Tensor,
@@ -362,7 +370,3 @@ def _mean(
         x, operator, num_layers, hidden, rows, items_only, edges
     )
     return out
-
-
-def _or_nothing(edges: IntArray | None) -> IntArray:
-    return edges if edges is not None else np.zeros(0, np.int64)

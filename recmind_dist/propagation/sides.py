@@ -13,7 +13,7 @@ from torch import Tensor
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import BoolArray
 
 
 class Sides:
@@ -38,7 +38,7 @@ class Sides:
         is_user: Tensor,
         context: DistContext,
     ) -> None:
-        self._context, self._indptr_of_all = context, matrix.indptr
+        self._indptr_of_all = matrix.indptr
         owner = np.repeat(np.arange(len(counts)), counts)
         place = np.where(users_by_row, np.cumsum(users_by_row), np.cumsum(~users_by_row)) - 1
         place_of_row = torch.from_numpy(place.astype(np.int32)).to(context.device)
@@ -55,18 +55,18 @@ class Sides:
             self._matrix[users] = GatheredMatrix(apart, rows_of_ranks.tolist(), context)
             self._indptr[users] = own.indptr
         self._is_user = is_user
+        # elsewhere whole sides are summed up: the host would wait for the number of wanted rows
+        self._picks = context.device.type == "cpu"
         self._place = torch.where(is_user, torch.cumsum(is_user, 0), torch.cumsum(~is_user, 0)) - 1
 
-    def mean_of_states(
-        self, x: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
-    ) -> Tensor:
+    def mean_of_states(self, x: Tensor, num_layers: int, hidden: Tensor, wanted: Tensor) -> Tensor:
         """As `FullPropagation.mean_of_states`, of an x on items alone. Shapes: x [items, D] → [u,
         D].
 
         Every rank must call.
         """
-        total = x.new_zeros(len(wanted), x.shape[1])
-        state = x
+        rows = len(wanted) if self._picks else len(self._is_user)
+        total, state = x.new_zeros(rows, x.shape[1]), x
         with self._hiding(hidden):
             for layer in range(num_layers + 1):
                 users = layer % 2 == 1
@@ -74,13 +74,16 @@ class Sides:
                     state = self._hop(users, state)
                 at, place = self._of_side(wanted, users)
                 total.index_add_(0, at, state.index_select(0, place))
-        return total.div_(num_layers + 1)
+        return (total if self._picks else total.index_select(0, wanted)).div_(num_layers + 1)
 
     def mean_backward(
-        self, grad_uD: Tensor, num_layers: int, hidden: IntArray, wanted: Tensor
+        self, grad_uD: Tensor, num_layers: int, hidden: Tensor, wanted: Tensor
     ) -> Tensor:
         """The gradient of `mean_of_states`'s x. Shape: [items, D]. Every rank must call."""
         grad_uD = grad_uD / (num_layers + 1)
+        if not self._picks:
+            shape = len(self._is_user), grad_uD.shape[1]
+            grad_uD = grad_uD.new_zeros(shape).index_copy_(0, wanted, grad_uD)
         state = grad_uD.new_zeros(0)
         with self._hiding(hidden):
             for left in range(num_layers, -1, -1):  # hops that are still to come
@@ -101,15 +104,20 @@ class Sides:
         return self._matrix[users].gather_matmul(state)
 
     def _of_side(self, wanted: Tensor, users: bool) -> tuple[Tensor, Tensor]:
-        """Which of the wanted rows are of a side, and their places in it."""
+        """Which of the wanted rows, or of all, are of a side, and their places in it."""
+        if not self._picks:
+            rows = self._rows[users]
+            return rows, self._place.index_select(0, rows)
         at = (self._is_user.index_select(0, wanted) == users).nonzero().squeeze(1)
         return at, self._place.index_select(0, wanted.index_select(0, at))
 
     @contextmanager
-    def _hiding(self, hidden: IntArray) -> Iterator[None]:
+    def _hiding(self, hidden: Tensor) -> Iterator[None]:
         """While entries at these positions of the whole matrix weigh nothing."""
-        position = torch.from_numpy(hidden).to(self._context.device)
-        indptr = self._indptr_of_all
+        if not len(hidden):
+            yield
+            return
+        position, indptr = hidden, self._indptr_of_all
         row = torch.searchsorted(indptr, position.to(indptr.dtype), right=True) - 1
         entry = position - indptr[row]
         users = self._is_user[row]

@@ -28,7 +28,8 @@ class MaskedEntries:
     @staticmethod
     def of(position: Tensor) -> "MaskedEntries":
         """Of ascending positions."""
-        return MaskedEntries(position, position - torch.arange(len(position), device=position.device))
+        place = torch.arange(len(position), device=position.device)
+        return MaskedEntries(position, position - place)
 
     def __len__(self) -> int:
         return len(self.position)

@@ -12,11 +12,11 @@ from torch import Tensor
 from recmind_dist.graph import Graph
 from recmind_dist.kernels import random_words
 from recmind_dist.kernels.draws import Pool, draw_negatives
-from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.kernels.unique import unique_inverse_torch
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.batch import Batch
-from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries, expanded
+from recmind_dist.sampling.device_graph import DeviceGraph, expanded
 from recmind_dist.sampling.device_sampler import DeviceSampler
 from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.sampling.negatives import NegativeSampler
@@ -87,9 +87,7 @@ class DeviceLoader(NeighborLoader):
         order = random_words.permuted(positions, count, stream_key(self.seed, "gate-order"))
         return self._gate_edges_there[order]
 
-    def _batch(
-        self, edges: Any, key: int, gate_negatives: NegativeSampler | None = None
-    ) -> Batch:
+    def _batch(self, edges: Any, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
         """See `NeighborLoader`."""
         graph, total = self._device_graph, len(edges)
         first, last = (total * (self.rank + k) // self.world_size for k in (0, 1))
@@ -101,7 +99,7 @@ class DeviceLoader(NeighborLoader):
         needed = torch.cat([users, items, per_pair.flatten(), shared])
         seeds, local, num_users = unique_inverse_torch(needed, graph.num_nodes, graph.num_users)
         trains_gates = gate_negatives is not None or not self.gate_batch_size
-        n_id, newest, hops = seeds, None, []
+        n_id, newest, hops = seeds, None, list[Hop]()
         if self._newest is not None and trains_gates:
             n_id, newest = self._newest_there(seeds)
         hide = self.settings.hide_batch_edges and gate_negatives is None
@@ -162,18 +160,16 @@ class DeviceLoader(NeighborLoader):
     def _are_positives(self, users: Tensor, shared: Tensor) -> Tensor:
         """Whether each shared item is a training positive of each user. Shape: [U, M], bool."""
         graph = self._device_graph
-        found = torch.zeros(len(users), len(shared), dtype=torch.bool, device=self._device)
+        # what is not shared marks a column that is cut off
+        marked = torch.zeros(len(users), len(shared) + 1, dtype=torch.bool, device=self._device)
         if not len(shared):
-            return found
+            return marked[:, :0]
         slot = torch.full((graph.num_items,), -1, device=self._device)
         slot[shared - graph.num_users] = torch.arange(len(shared), device=self._device)
         row, entry = graph.rows(users)
         column = slot[graph.items_of(entry) - graph.num_users]
-        # what is not shared marks a column that is cut off
-        marked = torch.zeros(len(users), len(shared) + 1, dtype=torch.bool, device=self._device)
         marked[row, column] = True
-        found.copy_(marked[:, : len(shared)])
-        return found
+        return marked[:, : len(shared)].contiguous()
 
     def _newest_there(self, seeds: Tensor) -> tuple[Tensor, CsrMatrix]:
         """Newest items are looked up on the host, whose arrays have the times."""

@@ -59,7 +59,7 @@ class Alignment:
         """
         batch, settings = step.main, self.settings
         stride = anchor_stride(batch.global_batch_size, settings.anchors)
-        anchors = batch.input_id % stride == 0
+        anchors = self._own_anchors(batch)
         own = _views(embeddings, batch.src_index[anchors], batch.dst_pos_index[anchors])
         if self._fresh_encoder is not None and step.fresh is not None:
             own = self._fresh_encoder.replace(own, step.fresh, model)
@@ -92,9 +92,7 @@ class Alignment:
         Args:
             embeddings: the momentum copy's, of the main batch's seeds.
         """
-        anchors = (
-            batch.input_id % anchor_stride(batch.global_batch_size, self.settings.anchors) == 0
-        )
+        anchors = self._own_anchors(batch)
         own = _views(embeddings, batch.src_index[anchors], batch.dst_pos_index[anchors])
         return self._gathered(own, batch)
 
@@ -103,6 +101,13 @@ class Alignment:
         rows = torch.cat(list(own.values()), 1)
         everybody = all_gather_rows(rows, self._anchor_counts(batch), self._context, "queue")
         return dict(zip(VIEWS, everybody.chunk(len(VIEWS), dim=1), strict=True))
+
+    def _own_anchors(self, batch: Batch) -> slice:
+        """This rank's anchors among its pairs."""
+        size, context = batch.global_batch_size, self._context
+        first = size * context.rank // context.world_size
+        stride = anchor_stride(size, self.settings.anchors)
+        return slice(-first % stride, None, stride)
 
     def _anchor_counts(self, batch: Batch) -> list[int]:
         """Anchors of each rank, [P]."""

@@ -1,9 +1,14 @@
 """The loader of a phase, as a run's config has it."""
 
+from functools import partial
+
+import torch
+
 from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.randomness import stream_key
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.graph_access import GraphAccess
 from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.types import IntArray
@@ -20,19 +25,22 @@ def make_loader(
     held_out: IntArray | None = None,
     gate_edges: IntArray | None = None,
     degree: IntArray | None = None,
+    device: torch.device | None = None,
 ) -> NeighborLoader:
     """The batches of a phase as one of `world_size` ranks has them. Where owners are asked, every
     rank must call.
 
     Args:
         held_out, gate_edges, degree: as `NeighborLoader`; None where no slice is held out.
+        device: where batches are made, if not by the CPU.
     """
     joint = phase == "joint"
     negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if joint else "none"
     # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are
     # drawn for the views
     uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
-    return NeighborLoader(
+    make = NeighborLoader if device is None else partial(DeviceLoader, device=device)
+    return make(
         graph,
         config.sampler,
         config.train.batch_size,

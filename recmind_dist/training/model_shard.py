@@ -22,6 +22,7 @@ from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.randomness import stream_key, torch_seeded
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.sampling.device_graph import DeviceGraph
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, users_of_edges
 from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph
 from recmind_dist.sampling.partitioned_graph import PartitionedGraph
@@ -41,6 +42,7 @@ from recmind_dist.training.text_features import (
 from recmind_dist.types import IntArray
 
 _BLOCK_ROWS = 65_536
+_SHARE_OF_FREE = 0.25  # of the GPU's memory, for the graph that batches are made from
 
 
 class ModelShard:
@@ -77,6 +79,19 @@ class ModelShard:
             self.row_range, self.graph.num_nodes, dim, config.table, context.device
         )
         self.model = self.build_dense()
+
+    @cached_property
+    def makes_batches_there(self) -> bool:
+        """Whether batches are made on the rank's GPU: where it has room for all edges.
+
+        Of a partitioned graph, and by pyg-lib, the CPU makes them.
+        """
+        device, sampler = self.context.device, self.config.sampler
+        if device.type != "cuda" or not self.rows.whole or sampler.backend == "pyg":
+            return False
+        free, _ = torch.cuda.mem_get_info(device)
+        needed = DeviceGraph.bytes_needed(self.graph.num_nodes, self.graph.num_edges)
+        return needed <= _SHARE_OF_FREE * free
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class Phase:
             finds_edges=finds_edges,
             finds_content=self.joint and shard.content is not None,
             items=shard.nodes >= shard.graph.num_users if config.only_items_have_text else None,
+            on_device=shard.makes_batches_there,
         )
         self._loader, self._operator = self._make_loader()
 
@@ -151,6 +152,7 @@ class Phase:
             held_out=heldout,
             gate_edges=gate_edges,
             degree=degree,
+            device=context.device if shard.makes_batches_there else None,
         )
         return loader, shard.operator(heldout) if config.propagates_fully else None
 

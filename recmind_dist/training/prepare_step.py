@@ -1,6 +1,8 @@
 """A step's input, made ahead of it in the prefetching thread."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.exchange import LookupPlan, RowExchange
 from recmind_dist.graph import Graph
-from recmind_dist.kernels.unique import unique_inverse
+from recmind_dist.kernels.unique import unique_inverse, unique_inverse_torch
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.sampling.batch import Batch, StepBatches
 from recmind_dist.training.alignment import anchor_stride
@@ -29,6 +31,7 @@ class StepPreparer:
             where nothing happens between hops and no edge is hidden.
         finds_content: whether content views are looked up, of sampled nodes whose gates learn.
         items: [n] which rows of this rank are items, where only their texts are read.
+        on_device: batches are made on the rank's device.
     """
 
     def __init__(
@@ -42,11 +45,16 @@ class StepPreparer:
         finds_edges: bool = False,
         finds_content: bool = False,
         items: BoolArray | None = None,
+        on_device: bool = False,
     ) -> None:
         self._graph, self._exchange, self._context = graph, exchange, context
         self._anchors, self._picker, self._finds_edges = anchors, picker, finds_edges
-        self._finds_content, self._items = finds_content, items
+        self._finds_content = finds_content
+        self._items = None if items is None else torch.from_numpy(items).to(context.device)
         self._max_degree = int(graph.degree.max())
+        self._row_of_node: Tensor | None = None
+        if on_device:
+            self._row_of_node = torch.from_numpy(np.array(graph.row_of_node)).to(context.device)
 
     def prepare_steps(
         self, batches: Iterable[StepBatches], operator: FullPropagation | None = None
@@ -80,25 +88,23 @@ class StepPreparer:
         Collective: every rank must call, and call what it returns.
         """
         main, gate, device = batches.main, batches.gate, self._context.device
-        nodes, main_index, gate_index = main.n_id.numpy(), None, None
+        nodes, main_index, gate_index = main.n_id, None, None
         if gate is not None:
-            together = np.concatenate([nodes, gate.n_id.numpy()])
-            nodes, index = unique_inverse(together, self._graph.num_nodes)
-            both = torch.from_numpy(index).to(device)
+            nodes, both = self._distinct(torch.cat([nodes, gate.n_id]))
+            both = both.to(device)
             main_index, gate_index = both[: len(main.n_id)], both[len(main.n_id) :]
-        lookup = self._exchange.start_lookup(np.asarray(self._graph.row_of_node)[nodes])
+        wait_plan = self._start_lookup(nodes)
         stride = anchor_stride(main.global_batch_size, self._anchors)
 
         def finish() -> StepInput:
-            plan = self._exchange.wait_lookup(lookup)
+            plan = wait_plan()
             hidden, edges, content_plan = None, None, None
             if operator is None and self._finds_content:
                 mixed = gate or main
-                targets = mixed.n_id[: mixed.num_targets].numpy()
-                rows = np.asarray(self._graph.row_of_node)[targets]
-                content_plan = self._exchange.plan_lookup(rows)
+                content_plan = self._start_lookup(mixed.n_id[: mixed.num_targets])()
             if operator is not None:
-                hidden = operator.positions(main.masked_edges.numpy())
+                if len(main.masked_edges):
+                    hidden = operator.positions(main.masked_edges.to(device))
                 edges = operator.edges_from(plan.local_rows) if self._finds_edges else None
             return StepInput(
                 step=batches.step,
@@ -109,7 +115,7 @@ class StepPreparer:
                 gate_index=gate_index,
                 main_feature=self._feature(main),
                 gate_feature=self._feature(gate) if gate else None,
-                fresh=self._picker.pick(main, stride) if self._picker else None,
+                fresh=self._picker.pick(_on_host(main), stride) if self._picker else None,
                 operator=operator,
                 hidden=hidden,
                 edges=edges,
@@ -123,8 +129,32 @@ class StepPreparer:
         """Which of the rows that anybody needs are items. Shape: [items]."""
         if self._items is None:
             return None
-        found = np.flatnonzero(self._items[plan.local_rows.cpu().numpy()])
-        return torch.from_numpy(found).to(self._context.device)
+        return self._items[plan.local_rows].nonzero().squeeze(1)
 
     def _feature(self, batch: Batch) -> Tensor:
         return degree_feature(batch.degree, self._max_degree).to(self._context.device)
+
+    def _distinct(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Distinct nodes, ascending, and the place of each node among them."""
+        size = self._graph.num_nodes
+        if self._row_of_node is not None:
+            return unique_inverse_torch(nodes, size)[:2]
+        found, inverse = unique_inverse(nodes.numpy(), size)
+        return torch.from_numpy(found), torch.from_numpy(inverse)
+
+    def _start_lookup(self, nodes: Tensor) -> Callable[[], LookupPlan]:
+        """Starts the exchange of ids. Collective: every rank must call, and call what it returns.
+
+        Args:
+            nodes: distinct, where batches are made.
+        """
+        if self._row_of_node is not None and self._context.world_size == 1:
+            plan = self._exchange.plan_on_device(self._row_of_node[nodes])
+            return lambda: plan
+        rows = np.asarray(self._graph.row_of_node)[nodes.cpu().numpy()]
+        return partial(self._exchange.wait_lookup, self._exchange.start_lookup(rows))
+
+
+def _on_host(batch: Batch) -> Batch:
+    """With what `FreshTextPicker` reads on the host."""
+    return replace(batch, input_id=batch.input_id.cpu(), global_pairs=batch.global_pairs.cpu())

@@ -9,7 +9,6 @@ from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.fresh_text import FreshText
-from recmind_dist.types import IntArray
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class StepInput:
     gate_feature: Tensor | None
     fresh: FreshText | None = None
     operator: FullPropagation | None = None
-    hidden: IntArray | None = None
+    hidden: Tensor | None = None
     edges: CsrMatrix | None = None
     content_plan: LookupPlan | None = None
     items: Tensor | None = None

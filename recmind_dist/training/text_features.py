@@ -13,10 +13,11 @@ from torch import Tensor
 
 from recmind_dist.errors import StoreError
 from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.kernels.random_words import uniforms
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.propagation.item_means import NeighbourMeans
-from recmind_dist.randomness import normals, stream_key, uniforms
+from recmind_dist.randomness import normals, stream_key
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.text.store import HalfArray
 from recmind_dist.types import BoolArray, IntArray
@@ -54,8 +55,7 @@ class TextFeatures:
         r = self.rows
         absent = r.absent[local_rows]
         if hide_share and nodes is not None:
-            hidden = uniforms(stream_key(key, "hide-text"), nodes.cpu().numpy()) < hide_share
-            absent = absent | torch.from_numpy(hidden).to(absent.device)
+            absent = absent | (uniforms(stream_key(key, "hide-text"), nodes) < hide_share)
         return TextRows(
             r.text[local_rows].float(),
             absent,

@@ -98,7 +98,9 @@ def test_newest_items_of_users_whose_gates_learn(graph: Graph, device: str) -> N
     check(graph, settings, device, batch_size=50, negatives="shared", **more)
 
 
-def check(graph: Graph, settings: SamplerSettings, device: str, batch_size: int, **more: Any) -> None:
+def check(
+    graph: Graph, settings: SamplerSettings, device: str, batch_size: int, **more: Any
+) -> None:
     there = DeviceLoader(graph, settings, batch_size, device=torch.device(device), **more)
     here = NeighborLoader(graph, settings, batch_size, **more)
     for epoch, first_step in ((0, 0), (1, 3)):
