@@ -73,7 +73,7 @@ def draw_positions_torch(ids: Tensor, available: Tensor, fan_out: int, key: int)
     return position
 
 
-def draw_negatives(
+def draw_unseen(
     indptr: Tensor,
     indices: Tensor,
     users: Tensor,
@@ -95,12 +95,12 @@ def draw_negatives(
     ops = triton_ops(users.device)
     if ops is not None:
         given = indptr, indices, users, samples, pool, num, random_words.signed(key)
-        drawn: Tensor = ops.draw_negatives(*given, ATTEMPTS)
+        drawn: Tensor = ops.draw_unseen(*given, ATTEMPTS)
         return drawn
-    return draw_negatives_torch(indptr, indices, users, samples, pool, num, key)
+    return draw_unseen_torch(indptr, indices, users, samples, pool, num, key)
 
 
-def draw_negatives_torch(
+def draw_unseen_torch(
     indptr: Tensor,
     indices: Tensor,
     users: Tensor,
@@ -109,7 +109,7 @@ def draw_negatives_torch(
     num: int,
     key: int,
 ) -> Tensor:
-    """As `draw_negatives`, in torch operations."""
+    """As `draw_unseen`, in torch operations."""
     golden = random_words.signed(random_words.GOLDEN)
     base = random_words.words(key, samples).repeat_interleave(num)
     first = torch.arange(num, device=users.device).repeat(len(users)) * ATTEMPTS

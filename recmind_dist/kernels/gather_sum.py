@@ -65,7 +65,7 @@ class CsrMatrix:
         """A x, outside autograd. Shape: [R, D]."""
         if not len(self.indices):  # embedding_bag refuses a table without rows
             return x_CD.new_zeros(self.num_rows, x_CD.shape[1])
-        if x_CD.device.type != "cpu":
+        if x_CD.is_cuda:
             return self._sparse.to(x_CD.dtype) @ x_CD
         weight = None if self.weight is None else self.weight.to(x_CD.dtype)
         with torch.no_grad():

@@ -62,7 +62,7 @@ def draw_positions(ids: Tensor, available: Tensor, fan_out: int, key: int) -> Te
 
 
 @triton.jit(do_not_specialize=["key", "count", "drawn_from", "first", "pool_size"])
-def _draw_negatives(  # type: ignore[no-untyped-def]
+def _draw_unseen(  # type: ignore[no-untyped-def]
     indptr,
     indices,
     users,
@@ -122,7 +122,7 @@ def _draw_negatives(  # type: ignore[no-untyped-def]
     tl.store(out + at, item, mask=inside)
 
 
-def draw_negatives(
+def draw_unseen(
     indptr: Tensor,
     indices: Tensor,
     users: Tensor,
@@ -132,11 +132,11 @@ def draw_negatives(
     key: int,
     attempts: int,
 ) -> Tensor:
-    """See `draws.draw_negatives`; `key` as int64."""
+    """See `draws.draw_unseen`; `key` as int64."""
     out = torch.empty(len(users), num, dtype=torch.int64, device=users.device)
     count = out.numel()
     if count:
-        _draw_negatives[(triton.cdiv(count, _PAIRS),)](
+        _draw_unseen[(triton.cdiv(count, _PAIRS),)](
             indptr,
             indices,
             users,

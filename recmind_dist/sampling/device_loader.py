@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recmind_dist.graph import Graph
 from recmind_dist.kernels import random_words
-from recmind_dist.kernels.draws import Pool, draw_negatives
+from recmind_dist.kernels.draws import Pool, draw_unseen
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.kernels.unique import unique_inverse_torch
 from recmind_dist.randomness import stream_key
@@ -37,6 +37,7 @@ class DeviceLoader(NeighborLoader):
         super().__init__(graph, *args, **options)
 
     def _prepare(self, newest_decay: float) -> None:
+        """See `NeighborLoader`. Collective by its name alone: every rank must call."""
         self._device_graph = DeviceGraph(self.graph, self._device, self._degree)
         self._is_heldout: Tensor | None = None
         edges = self._on_device(self._heldout)
@@ -88,7 +89,7 @@ class DeviceLoader(NeighborLoader):
         return self._gate_edges_there[order]
 
     def _batch(self, edges: Any, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
-        """See `NeighborLoader`."""
+        """See `NeighborLoader`. Collective by its name alone: every rank must call."""
         graph, total = self._device_graph, len(edges)
         first, last = (total * (self.rank + k) // self.world_size for k in (0, 1))
         input_id = torch.arange(first, last, device=self._device)
@@ -106,7 +107,7 @@ class DeviceLoader(NeighborLoader):
         if self._device_sampler is not None:
             masked = graph.entries_of(edges) if hide else None
             key = stream_key(key, "neighbours")
-            n_id, hops = self._device_sampler.sample(n_id, key, masked)
+            n_id, hops = self._device_sampler.sample_hops(n_id, key, masked)
         b = len(users)
         return Batch(
             n_id=n_id,
@@ -140,7 +141,7 @@ class DeviceLoader(NeighborLoader):
         if self.negatives == "pairs":
             key, graph = stream_key(key, "negatives"), self._device_graph
             given = graph.indptr, graph.indices, users, input_id, pool, settings.num, key
-            return draw_negatives(*given), nothing
+            return draw_unseen(*given), nothing
         if self.negatives == "shared":
             counters = torch.arange(settings.num_shared, device=self._device)
             uniform = random_words.uniforms(stream_key(key, "shared"), counters)
@@ -172,6 +173,9 @@ class DeviceLoader(NeighborLoader):
         return marked[:, : len(shared)].contiguous()
 
     def _newest_there(self, seeds: Tensor) -> tuple[Tensor, CsrMatrix]:
-        """Newest items are looked up on the host, whose arrays have the times."""
+        """Newest items are looked up on the host, whose arrays have the times.
+
+        Collective by its name alone: every rank must call.
+        """
         every, newest = self._with_newest(seeds.cpu().numpy())
         return self._on_device(every), newest.to(self._device)

@@ -30,7 +30,7 @@ class DeviceSampler:
         self._local_of = torch.full(shape, -1, dtype=torch.int32, device=device)
         self._met_first = torch.empty(shape, dtype=torch.int32, device=device)
 
-    def sample(
+    def sample_hops(
         self, seeds: Tensor, key: int, masked: MaskedEntries | None = None
     ) -> tuple[Tensor, list[Hop]]:
         """All hops around `seeds`. The host waits twice a hop.

@@ -18,7 +18,7 @@ from recmind_dist.training.alignment import anchor_stride
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.text_features import degree_feature
-from recmind_dist.types import BoolArray
+from recmind_dist.types import BoolArray, IntArray
 
 
 class StepPreparer:
@@ -148,11 +148,21 @@ class StepPreparer:
         Args:
             nodes: distinct, where batches are made.
         """
-        if self._row_of_node is not None and self._context.world_size == 1:
-            plan = self._exchange.plan_on_device(self._row_of_node[nodes])
+        if self._context.world_size == 1:
+            plan = self._plan_alone(nodes)
             return lambda: plan
-        rows = np.asarray(self._graph.row_of_node)[nodes.cpu().numpy()]
+        rows = self._rows(nodes)
         return partial(self._exchange.wait_lookup, self._exchange.start_lookup(rows))
+
+    def _plan_alone(self, nodes: Tensor) -> LookupPlan:
+        """The plan of one rank alone."""
+        if self._row_of_node is not None:
+            return self._exchange.plan_on_device(self._row_of_node[nodes])
+        return self._exchange.plan_lookup(self._rows(nodes))
+
+    def _rows(self, nodes: Tensor) -> IntArray:
+        rows: IntArray = np.asarray(self._graph.row_of_node)[nodes.cpu().numpy()]
+        return rows
 
 
 def _on_host(batch: Batch) -> Batch:

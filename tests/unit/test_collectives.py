@@ -54,6 +54,7 @@ GLOBAL = {
     "users_have_text",
     "shared_memory",
     "negatives",
+    "newest_decay",
     "norm_exponent",
     "resume",
     "trainable",
