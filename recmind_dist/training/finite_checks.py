@@ -3,9 +3,11 @@ update, its batch written down.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,53 +27,128 @@ DIRECTORY = "not-finite"
 class NotFiniteError(TrainingError):
     """A loss term, a row's gradient or a dense gradient is NaN or infinite on some rank. Raised on
     every rank alike.
+
+    Attributes:
+        step: the step that it is of, None where no step is at fault.
+        ids: of that step's batch, see `batch_ids`.
     """
 
+    def __init__(
+        self, message: str, step: int | None = None, ids: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.step, self.ids = step, ids
 
-def check_finite_losses(
-    terms: dict[str, Tensor],
-    row_grad: Tensor,
-    broken_dense: Tensor,
-    context: DistContext,
-    step: int,
-) -> dict[str, float]:
-    """The loss terms of the global batch and their sum, after all of it was seen to be finite on
-    all ranks.
 
-    Every rank must call, before any update.
+@dataclass(frozen=True)
+class _Unread:
+    step: int
+    names: tuple[str, ...]
+    values: Tensor
+    ids: dict[str, Any]
+
+
+class StepChecks:
+    """Losses of the global batch, and whether all of a step was finite on all ranks.
+
+    On a CPU each step is read before its update. Elsewhere the host would wait for every step:
+    there they are read together, every so many steps, so an error names a step that others have
+    followed; what they made is not saved.
+
+    Args:
+        every: steps between readings, off the CPU.
+    """
+
+    def __init__(self, context: DistContext, every: int) -> None:
+        self._context, self._every = context, 1 if context.device.type == "cpu" else every
+        self._unread: list[_Unread] = []
+        self._last: dict[str, float] = {}
+
+    def watch(
+        self, terms: dict[str, Tensor], row_grad: Tensor, broken_dense: Tensor, step: "StepInput"
+    ) -> dict[str, float]:
+        """Takes a step's losses and gradients; reads where that is due.
+
+        Every rank must call, before any update.
+
+        Returns: the losses that were read last, none before.
+
+        Raises:
+            NotFiniteError: see `losses_of`.
+        """
+        values = sum_losses(terms, row_grad, broken_dense, self._context)
+        ids = batch_ids(step)
+        self._unread.append(_Unread(step.step, tuple(terms), values, ids))
+        return self.read() if (step.step + 1) % self._every == 0 else self._last
+
+    def read(self) -> dict[str, float]:
+        """The losses of the last step, after all unread ones were looked at.
+
+        Raises:
+            NotFiniteError: see `losses_of`. Raised on every rank alike.
+        """
+        unread, self._unread = self._unread, []
+        if unread:
+            rows = [step.values.cpu() for step in unread]
+            for step, values in zip(unread, rows, strict=True):
+                followed = unread[-1].step - step.step
+                self._last = losses_of(step.names, values, step.step, followed, step.ids)
+        return self._last
+
+
+def sum_losses(
+    terms: dict[str, Tensor], row_grad: Tensor, broken_dense: Tensor, context: DistContext
+) -> Tensor:
+    """Loss terms of the global batch, then of each rank what is not finite there, float64.
+
+    Every rank must call.
 
     Args:
         terms: this rank's share of each, []; row_grad: [u, D]; broken_dense: [] how many dense
         gradients are not finite.
+    """
+    local = torch.stack([value.detach().double() for value in terms.values()])
+    # one sum over ranks for all, so a row for each rank
+    faulty = local.new_zeros(context.world_size, len(KINDS))
+    found = [~torch.isfinite(local).all(), _broken(row_grad), broken_dense > 0]
+    faulty[context.rank] = torch.stack([flag.to(local.device) for flag in found]).double()
+    return context.all_reduce(torch.cat([local, faulty.flatten()]))
+
+
+def losses_of(
+    names: Sequence[str],
+    values: Tensor,
+    step: int,
+    followed: int = 0,
+    ids: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """The loss terms by name and their sum, of what `sum_losses` returned.
+
+    Args:
+        followed: steps that were made after this one.
+
     Raises:
         NotFiniteError: naming the ranks and what is not finite there.
     """
-    local = torch.stack([value.detach().double() for value in terms.values()])
-    faulty = local.new_zeros(
-        context.world_size, len(KINDS)
-    )  # one sum over ranks for all, so a row for each rank
-    found = [~torch.isfinite(local).all(), _broken(row_grad), broken_dense > 0]
-    faulty[context.rank] = torch.stack([flag.to(local.device) for flag in found]).double()
-    values = context.all_reduce(torch.cat([local, faulty.flatten()])).cpu()
-    losses = dict(zip(terms, values[: len(terms)].tolist(), strict=True))
-    told = values[len(terms) :].view(faulty.shape).nonzero().tolist()
+    losses = dict(zip(names, values[: len(names)].tolist(), strict=True))
+    told = values[len(names) :].view(-1, len(KINDS)).nonzero().tolist()
     if told or not all(math.isfinite(value) for value in losses.values()):
         where = ", ".join(f"rank {rank}: {KINDS[kind]}" for rank, kind in told)
-        raise NotFiniteError(
-            f"step {step}: not finite ({where or losses}); nothing was updated: {REMEDY}"
-        )
+        after = "nothing was updated"
+        if followed:
+            after = f"it was read {followed} steps later, and nothing is saved of them"
+        message = f"step {step}: not finite ({where or losses}); {after}: {REMEDY}"
+        raise NotFiniteError(message, step, ids)
     return losses | {"loss": sum(losses.values())}
 
 
 def _broken(grad: Tensor) -> Tensor:
-    """Whether any element is not finite. A sum is finite only if all of it is, and takes one pass
-    instead of five.
-    """
-    return (
-        torch.zeros((), dtype=torch.bool)
-        if torch.isfinite(grad.sum())
-        else ~torch.isfinite(grad).all()
-    )
+    """Whether any element is not finite."""
+    if grad.device.type != "cpu":  # a sum of doubles is finite only if all of it is
+        return ~torch.isfinite(grad.sum(dtype=torch.float64))
+    # a sum is finite only if all of it is, and takes one pass instead of five
+    finite = torch.isfinite(grad.sum())
+    return torch.zeros((), dtype=torch.bool) if finite else ~torch.isfinite(grad).all()
 
 
 def check_finite_state(
@@ -96,27 +173,21 @@ def check_finite_state(
         raise NotFiniteError(f"step {step}: {what} is not finite, nothing saved: {REMEDY}")
 
 
-def run_guarded(
-    train: Callable[["StepInput"], dict[str, float]],
-    step: "StepInput",
-    run_dir: Path,
-    context: DistContext,
-    phase: str,
-) -> dict[str, float]:
-    """`train(step)`; where it finds something that is not finite, each rank writes down the ids of
-    its batch.
+@contextmanager
+def writing_ids(run_dir: Path, context: DistContext, phase: str) -> Iterator[None]:
+    """Where a step is found that is not finite, each rank writes down the ids of its batch.
 
     Raises:
         TrainingError: with the name of the file.
     """
     try:
-        return train(step)
+        yield
     except NotFiniteError as error:
-        name = f"{phase}-{step.step:08d}"
+        name = f"{phase}-{error.step or 0:08d}"
         path = run_dir / DIRECTORY / f"{name}-rank-{context.rank:05d}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"error": str(error), **batch_ids(step)})
+            write_json(path, {"error": str(error), **_listed(error.ids or {})})
         except OSError as refused:
             raise TrainingError(
                 f"{error} (ids of the batch could not be written: {refused})"
@@ -124,14 +195,26 @@ def run_guarded(
         raise TrainingError(f"{error} (ids of the batch: {path.parent / name}-*.json)") from error
 
 
-def batch_ids(step: "StepInput") -> dict[str, object]:
+def batch_ids(step: "StepInput") -> dict[str, Any]:
     """Node ids: all pairs of the global batch, [users, items]; and what this rank had of the main
     and the gate batch.
     """
     batches = {"main": step.main, "gate": step.gate}
     own = {
-        name: {"input_id": batch.input_id.tolist(), "n_id": batch.n_id.tolist()}
+        name: {"input_id": batch.input_id, "n_id": batch.n_id}
         for name, batch in batches.items()
         if batch is not None
     }
-    return {"step": step.step, "global_pairs": step.main.global_pairs.tolist(), **own}
+    return {"step": step.step, "global_pairs": step.main.global_pairs, **own}
+
+
+def _listed(ids: dict[str, Any]) -> dict[str, Any]:
+    """Tensors as lists."""
+    return {
+        name: _listed(value)
+        if isinstance(value, dict)
+        else value.tolist()
+        if isinstance(value, Tensor)
+        else value
+        for name, value in ids.items()
+    }

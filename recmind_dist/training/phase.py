@@ -76,6 +76,7 @@ class Phase:
             seed=stream_key(train.seed, name),
             lr_factor=self._lr_factor,
             steps_done=steps_done,
+            read_every=train.log_every_steps,
         )
         finds_edges = not config.sampler.hide_batch_edges and not acts_between_hops(shard.model)
         self.preparer = StepPreparer(

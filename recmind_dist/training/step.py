@@ -16,7 +16,7 @@ from recmind_dist.model.text_view import TextRows
 from recmind_dist.randomness import stream_key
 from recmind_dist.training import faults
 from recmind_dist.training.alignment import VIEWS
-from recmind_dist.training.finite_checks import check_finite_losses
+from recmind_dist.training.finite_checks import StepChecks
 from recmind_dist.training.loss import LossTerms, TrainingLoss
 from recmind_dist.training.momentum import MomentumEncoder
 from recmind_dist.training.step_input import StepInput
@@ -39,6 +39,7 @@ class TrainingStep:
         seed: of the phase.
         lr_factor: step → multiple of the learning rates.
         steps_done: of all phases before this one's next step.
+        read_every: steps between readings of losses, on a GPU.
     """
 
     def __init__(
@@ -54,17 +55,22 @@ class TrainingStep:
         seed: int,
         lr_factor: Callable[[int], float],
         steps_done: int = 0,
+        read_every: int = 1,
     ) -> None:
         assert isinstance(engine.module, TrainingLoss)
         self.engine, self.loss = engine, engine.module
         self.table, self.text, self.momentum, self.context = table, text, momentum, context
         self.hide_share, self.nodes, self.seed = hide_share, nodes, seed
         self.lr_factor, self.steps_done = lr_factor, steps_done
+        self.checks = StepChecks(context, read_every)
         no_keys = {view: KeyQueue(0, table.dim, context.device) for view in VIEWS}
         self._queues = momentum.queues if momentum else no_keys
 
     def run(self, step: StepInput) -> dict[str, float]:
-        """One step; returns the global batch's loss terms. Collective: every rank must call."""
+        """One step; returns the global batch's loss terms, on a GPU those that were read last.
+
+        Collective: every rank must call.
+        """
         with record_function("recmind::gather"):
             e_uD, text_u = self._gather_rows(step)
         with record_function("recmind::forward"):
@@ -72,9 +78,8 @@ class TrainingStep:
         with record_function("recmind::backward"):
             self.engine.backward(loss_terms.total)
         grad_uD = self._row_gradient(e_uD)
-        losses = check_finite_losses(
-            loss_terms.terms, grad_uD, self.engine.broken_gradients(), self.context, step.step
-        )
+        broken = self.engine.broken_gradients()
+        losses = self.checks.watch(loss_terms.terms, grad_uD, broken, step)
         with record_function("recmind::update"):
             self._update(step, grad_uD)
         with record_function("recmind::queue"):

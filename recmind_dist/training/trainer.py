@@ -26,7 +26,8 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.text import save_adapter
 from recmind_dist.training import faults
-from recmind_dist.training.finite_checks import check_finite_state, run_guarded
+from recmind_dist.training.beside import StreamBeside
+from recmind_dist.training.finite_checks import check_finite_state, writing_ids
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.phase import Phase
@@ -99,9 +100,8 @@ class Trainer:
                 while self.cursor.phase == phase.name:
                     steps = self._steps(phase)
                     for step in steps:
-                        self._losses = run_guarded(
-                            phase.step.run, step, self.run.path, self.context, phase.name
-                        )
+                        with writing_ids(self.run.path, self.context, phase.name):
+                            self._losses = phase.step.run(step)
                         self._count(step, phase)
                         if self._save_is_due(phase):
                             self._save(phase)
@@ -161,13 +161,15 @@ class Trainer:
         self._losses = {}  # stays empty where a larger batch left the epoch no step
         first, start = self.cursor.step_in_epoch, time.perf_counter()
         self.context.traffic.take()  # validation's, before the thread adds this epoch's
-        inputs = named(phase.step_inputs(self.cursor.epoch, first), "sample")
+        beside = StreamBeside[StepInput](self.context.device)
+        inputs = beside.make(named(phase.step_inputs(self.cursor.epoch, first), "sample"))
         # the thread's own exchanges time out before its consumer does
         timeout_s = 2 * self.config.scaling.collective_timeout_s
         steps = Prefetcher(inputs, self.config.sampler.batches_ahead, timeout_s=timeout_s)
-        for step in self.profile.follow(iter(steps), phase.name):
+        for step in self.profile.follow(beside.take(steps), phase.name):
             faults.check("step", self.context.rank, self.cursor.steps_done)
             yield step
+        self._read_losses(phase)
         self._log_traffic(phase.name, self.cursor.step_in_epoch - first)
         seconds = time.perf_counter() - start
         self._log(
@@ -178,6 +180,11 @@ class Trainer:
             sampler_stall_percent=100.0 * steps.stall_s / max(seconds, 1e-9),
             loss=self._losses.get("loss"),
         )
+
+    def _read_losses(self, phase: Phase) -> None:
+        """Reads what the GPU still has of them. Collective: every rank must call."""
+        with writing_ids(self.run.path, self.context, phase.name):
+            self._losses = phase.step.checks.read() or self._losses
 
     def _count(self, step: StepInput, phase: Phase) -> None:
         cursor = self.cursor
@@ -250,6 +257,7 @@ class Trainer:
 
     def _save(self, phase: Phase) -> None:
         """Begins a checkpoint. Collective: every rank must call."""
+        self._read_losses(phase)
         dense = gather_dense_state(phase.engine, phase.momentum)
         rows = self.shard.table.rows()
         check_finite_state(rows, dense, self.context, self.cursor.steps_done)

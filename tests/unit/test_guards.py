@@ -19,8 +19,9 @@ from recmind_dist.sampling import prefetch
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.training.finite_checks import (
     NotFiniteError,
-    check_finite_losses,
     check_finite_state,
+    losses_of,
+    sum_losses,
 )
 
 
@@ -143,13 +144,13 @@ def test_only_what_a_lost_peer_causes_is_named_as_such() -> None:
 def test_what_is_not_finite_is_named(loss: float, row: float, dense: int, named: str) -> None:
     context, good = DistContext.alone(), torch.ones(2, 3)
     terms = {"rank": torch.tensor(2.0), "gate": torch.tensor(0.5)}
-    found = check_finite_losses(terms, good, torch.tensor(0.0), context, 7)
+    found = losses_of(list(terms), sum_losses(terms, good, torch.tensor(0.0), context), 7)
     assert found == {"rank": 2.0, "gate": 0.5, "loss": 2.5}
     bad = {**terms, "gate": torch.tensor(loss)}
     with pytest.raises(
         NotFiniteError, match=rf"step 7: not finite \(rank 0: .*{named}\); nothing was updated"
     ):
-        check_finite_losses(bad, good + row, torch.tensor(float(dense)), context, 7)
+        losses_of(list(bad), sum_losses(bad, good + row, torch.tensor(float(dense)), context), 7)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
