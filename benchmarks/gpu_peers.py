@@ -1,4 +1,4 @@
-"""Steps beside ours on one device: PyG's LightGCN, and plain torch over a matrix that stays there."""
+"""Steps beside ours on one device: PyG's LightGCN, and plain torch over a CSR that stays there."""
 
 import time
 from collections.abc import Callable, Iterator
