@@ -238,8 +238,8 @@ class DenseEngine:
 class NoDense:
     """The engine of a model without dense parameters (plain LightGCN); only its table learns."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.module, self._none_broken = module, torch.zeros((), device=device)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward."""
@@ -248,11 +248,12 @@ class NoDense:
     def backward(self, loss: Tensor) -> None:
         """As `DenseEngine.backward`, with its scale. Collective: every rank must call."""
         world_size = dist.get_world_size() if dist.is_initialized() else 1
-        (loss * world_size).backward()  # type: ignore[no-untyped-call]
+        scaled = loss * world_size if world_size > 1 else loss
+        scaled.backward()  # type: ignore[no-untyped-call]
 
     def broken_gradients(self) -> Tensor:
         """None."""
-        return torch.zeros((), dtype=torch.float64)
+        return self._none_broken
 
     def step(self, lr_factor: float) -> None:
         """Does nothing."""
@@ -296,7 +297,7 @@ def make_engine(
     Collective: every rank must call.
     """
     if not _trainable(module):
-        return NoDense(module)
+        return NoDense(module, device)
     return DenseEngine(module, settings, batch_size, device, learning_rates)
 
 

@@ -204,12 +204,14 @@ class FullPropagation:
         Collective: every rank must call.
         """
         few = self._are_few(wanted)
-        state, total = x_nD, x_nD.index_select(0, wanted)
+        every = wanted is self.everywhere
+        state, total = x_nD, x_nD.clone() if every else x_nD.index_select(0, wanted)
         with self._hiding(hidden) as matrix:
             for layer in range(num_layers):
                 last = layer == num_layers - 1
                 state = matrix.gather_matmul(state, wanted=wanted if few and last else None)
-                total += state if len(wanted) == len(state) else state.index_select(0, wanted)
+                picked = every or len(wanted) == len(state)
+                total += state if picked else state.index_select(0, wanted)
         return total.div_(num_layers + 1)
 
     def mean_backward(
@@ -228,14 +230,17 @@ class FullPropagation:
             edges: `edges_from(wanted)`, if it is known.
         """
         grad_uD = grad_uD / (num_layers + 1)
-        state = grad_uD.new_zeros(len(self._own), grad_uD.shape[1]).index_copy_(0, wanted, grad_uD)
+        every, state = wanted is self.everywhere, grad_uD
+        if not every:
+            zeros = grad_uD.new_zeros(len(self._own), grad_uD.shape[1])
+            state = zeros.index_copy_(0, wanted, grad_uD)
         alone = num_layers > 0 and self.context.world_size == 1 and wanted.device.type == "cpu"
         with self._hiding(hidden) as matrix:
             if edges is None and alone and self._are_few(wanted):
                 edges = self._edges_from(wanted)
             for layer in range(num_layers):
                 state = matrix.gather_matmul(state, edges if layer == 0 else None)
-                state.index_add_(0, wanted, grad_uD)
+                state = state.add_(grad_uD) if every else state.index_add_(0, wanted, grad_uD)
         return state
 
     @cached_property

@@ -27,6 +27,9 @@ _DRAWN_AHEAD = 1 << 20  # pairs of an epoch's order that are drawn at a time
 class DeviceLoader(NeighborLoader):
     """See `NeighborLoader`, of whose graph every rank has all edges on its device.
 
+    Under full propagation on one rank all nodes are seeds, in the order of table rows: finding out
+    which of them a batch needs would cost more than it saves.
+
     Args:
         device: where batches are made.
         options: as `NeighborLoader`'s, but for `source`.
@@ -46,10 +49,20 @@ class DeviceLoader(NeighborLoader):
                 self.graph.num_edges, dtype=torch.bool, device=self._device
             )
             self._is_heldout[edges] = True
-        self._gate_edges_there = self._on_device(self._gate_edges)
+        self._gate_order = self._on_device(self._gate_edges)
+        if self.gate_batch_size:  # one order for all epochs
+            count, key = len(self._gate_order), stream_key(self.seed, "gate-order")
+            places = torch.arange(count, device=self._device)
+            self._gate_order = self._gate_order[random_words.permuted(places, count, key)]
         self._pools: dict[int, Pool] = {}
         self._order, self._order_of = torch.empty(0, dtype=torch.int64), (-1, -1)
         self._device_sampler: DeviceSampler | None = None
+        self._rows_of_all: Tensor | None = None
+        if self._full and self.world_size == 1:
+            row_of_node = np.asarray(self.graph.row_of_node, np.int64)
+            self._rows_of_all = self._on_device(row_of_node)
+            self._nodes_of_rows = self._on_device(np.argsort(row_of_node))
+            self._degree_of_rows = self._device_graph.degree[self._nodes_of_rows]
         if not self._full:
             heldout = self._device_graph.entries_of(edges)
             fan_outs = self.settings.num_neighbors
@@ -83,10 +96,9 @@ class DeviceLoader(NeighborLoader):
         return edges if self._is_heldout is None else edges[~self._is_heldout[edges]]
 
     def _gate_draws(self, step: int) -> Any:
-        count, size = len(self._gate_edges_there), self.gate_batch_size
-        positions = (torch.arange(size, device=self._device) + step * size) % count
-        order = random_words.permuted(positions, count, stream_key(self.seed, "gate-order"))
-        return self._gate_edges_there[order]
+        size = self.gate_batch_size
+        positions = torch.arange(size, device=self._device) + step * size
+        return self._gate_order[positions % len(self._gate_order)]
 
     def _batch(self, edges: Any, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
         """See `NeighborLoader`. Collective by its name alone: every rank must call."""
@@ -97,13 +109,17 @@ class DeviceLoader(NeighborLoader):
         users, items = all_users[first:last], all_items[first:last]
         negatives = gate_negatives or self._negatives
         per_pair, shared = self._draw(negatives, users, input_id, all_items, key)
+        hide = self.settings.hide_batch_edges and gate_negatives is None
+        if self._rows_of_all is not None:
+            hidden = edges if hide else edges[:0]
+            drawn = per_pair, shared
+            return self._of_all_rows(self._rows_of_all, all_users, all_items, drawn, hidden)
         needed = torch.cat([users, items, per_pair.flatten(), shared])
         seeds, local, num_users = unique_inverse_torch(needed, graph.num_nodes, graph.num_users)
         trains_gates = gate_negatives is not None or not self.gate_batch_size
         n_id, newest, hops = seeds, None, list[Hop]()
         if self._newest is not None and trains_gates:
             n_id, newest = self._newest_there(seeds)
-        hide = self.settings.hide_batch_edges and gate_negatives is None
         if self._device_sampler is not None:
             masked = graph.entries_of(edges) if hide else None
             key = stream_key(key, "neighbours")
@@ -125,6 +141,42 @@ class DeviceLoader(NeighborLoader):
             global_pairs=torch.stack([all_users, all_items]),
             masked_edges=edges if hide and self._full else edges[:0],
             newest=newest,
+        )
+
+    def _of_all_rows(
+        self,
+        row: Tensor,
+        users: Tensor,
+        items: Tensor,
+        drawn: tuple[Tensor, Tensor],
+        hidden: Tensor,
+    ) -> Batch:
+        """A batch whose local ids are table rows.
+
+        Args:
+            row: [num_nodes] of each node.
+            users, items: [GB] global ids.
+            drawn: negatives of each pair, and shared ones.
+            hidden: edges of the batch that are masked.
+        """
+        per_pair, shared = drawn
+        src_index, distinct, user_of_pair = row[users], users[:0], users[:0]
+        if len(shared):  # elsewhere nobody asks for distinct users
+            distinct, user_of_pair, _ = unique_inverse_torch(users, self.graph.num_users)
+        return Batch(
+            n_id=self._nodes_of_rows,
+            degree=self._degree_of_rows,
+            hops=[],
+            input_id=torch.arange(len(users), device=self._device),
+            src_index=src_index,
+            dst_pos_index=row[items],
+            dst_neg_index=row[per_pair],
+            user_index=row[distinct],
+            user_of_pair=user_of_pair,
+            shared_index=row[shared],
+            shared_positive=self._are_positives(distinct, shared),
+            global_pairs=torch.stack([users, items]),
+            masked_edges=hidden,
         )
 
     def _draw(

@@ -89,7 +89,7 @@ class StepChecks:
         """
         unread, self._unread = self._unread, []
         if unread:
-            rows = [step.values.cpu() for step in unread]
+            rows = [step.values.cpu() for step in unread]  # the first waits, others are there
             for step, values in zip(unread, rows, strict=True):
                 followed = unread[-1].step - step.step
                 self._last = losses_of(step.names, values, step.step, followed, step.ids)
@@ -99,20 +99,24 @@ class StepChecks:
 def sum_losses(
     terms: dict[str, Tensor], row_grad: Tensor, broken_dense: Tensor, context: DistContext
 ) -> Tensor:
-    """Loss terms of the global batch, then of each rank what is not finite there, float64.
+    """What `losses_of` reads, a row of each rank, float64.
 
     Every rank must call.
 
     Args:
         terms: this rank's share of each, []; row_grad: [u, D]; broken_dense: [] how many dense
         gradients are not finite.
+
+    Returns: [P, terms + 2] the terms, a number that is finite if the rows' gradient is, and
+        `broken_dense`.
     """
-    local = torch.stack([value.detach().double() for value in terms.values()])
-    # one sum over ranks for all, so a row for each rank
-    faulty = local.new_zeros(context.world_size, len(KINDS))
-    found = [~torch.isfinite(local).all(), _broken(row_grad), broken_dense > 0]
-    faulty[context.rank] = torch.stack([flag.to(local.device) for flag in found]).double()
-    return context.all_reduce(torch.cat([local, faulty.flatten()]))
+    numbers = [*(value.detach() for value in terms.values()), _all_of(row_grad)]
+    local = torch.stack([*numbers, broken_dense.to(row_grad)]).double()
+    if context.world_size == 1:
+        return local[None]
+    rows = local.new_zeros(context.world_size, len(local))
+    rows[context.rank] = local
+    return context.all_reduce(rows)
 
 
 def losses_of(
@@ -130,8 +134,10 @@ def losses_of(
     Raises:
         NotFiniteError: naming the ranks and what is not finite there.
     """
-    losses = dict(zip(names, values[: len(names)].tolist(), strict=True))
-    told = values[len(names) :].view(-1, len(KINDS)).nonzero().tolist()
+    losses = dict(zip(names, values[:, : len(names)].sum(0).tolist(), strict=True))
+    parts = values[:, : len(names)].sum(1), values[:, -2], values[:, -1]
+    broken = torch.stack([~torch.isfinite(parts[0]), ~torch.isfinite(parts[1]), parts[2] != 0], 1)
+    told = broken.nonzero().tolist()
     if told or not all(math.isfinite(value) for value in losses.values()):
         where = ", ".join(f"rank {rank}: {KINDS[kind]}" for rank, kind in told)
         after = "nothing was updated"
@@ -142,13 +148,15 @@ def losses_of(
     return losses | {"loss": sum(losses.values())}
 
 
-def _broken(grad: Tensor) -> Tensor:
-    """Whether any element is not finite."""
-    if grad.device.type != "cpu":  # a sum of doubles is finite only if all of it is
-        return ~torch.isfinite(grad.sum(dtype=torch.float64))
-    # a sum is finite only if all of it is, and takes one pass instead of five
-    finite = torch.isfinite(grad.sum())
-    return torch.zeros((), dtype=torch.bool) if finite else ~torch.isfinite(grad).all()
+def _all_of(grad: Tensor) -> Tensor:
+    """A number that is finite only if all elements are. Shape: []."""
+    if grad.device.type != "cpu":
+        greatest: Tensor = torch.linalg.vector_norm(grad, float("inf"))
+        return greatest
+    total = grad.sum()  # finite only if all of it is, and takes one pass instead of five
+    if torch.isfinite(total):
+        return total
+    return torch.where(torch.isfinite(grad).all(), 0.0, torch.nan)
 
 
 def check_finite_state(

@@ -223,7 +223,7 @@ class FullGraphForward:
         contrast = (graph_view, inner) if isinstance(model, XSimGCL) else None
         keys = self._keys(key_model, graph, e_nD, text_n, step) if key_model is not None else None
         gate_final = None
-        if step.gate_index is not None:
+        if step.gate is not None:
             gate_final = self._gate(model, step, own, e_nD, z)
         return StepOutputs(main, base, gate_final, keys, contrast)
 

@@ -156,9 +156,13 @@ class TrainingLoss(nn.Module):
             tail_exponent: pairs weigh (degree of the item + 1)^-q.
             negative_weight: number of items that each shared negative stands for.
         """
-        weight = losses.tail_weights(batch.degree[batch.dst_pos_index], tail_exponent)
-        user_degree = batch.degree[batch.src_index]
-        weight = weight * losses.tail_weights(user_degree, self.loss.user_exponent)
+        weight = final_SC.new_ones(len(batch.src_index))
+        for exponent, index in (
+            (tail_exponent, batch.dst_pos_index),
+            (self.loss.user_exponent, batch.src_index),
+        ):
+            if exponent:
+                weight = weight * losses.tail_weights(batch.degree[index], exponent)
         total = batch.global_batch_size
         if self.loss.kind == "bpr":
             pairs = batch.src_index, batch.dst_pos_index, batch.dst_neg_index

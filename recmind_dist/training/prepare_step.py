@@ -89,11 +89,11 @@ class StepPreparer:
         """
         main, gate, device = batches.main, batches.gate, self._context.device
         nodes, main_index, gate_index = main.n_id, None, None
-        if gate is not None:
+        if gate is not None and gate.n_id is not nodes:
             nodes, both = self._distinct(torch.cat([nodes, gate.n_id]))
             both = both.to(device)
             main_index, gate_index = both[: len(main.n_id)], both[len(main.n_id) :]
-        wait_plan = self._start_lookup(nodes)
+        wait_plan = self._start_lookup(nodes, operator)
         stride = anchor_stride(main.global_batch_size, self._anchors)
 
         def finish() -> StepInput:
@@ -142,20 +142,25 @@ class StepPreparer:
         found, inverse = unique_inverse(nodes.numpy(), size)
         return torch.from_numpy(found), torch.from_numpy(inverse)
 
-    def _start_lookup(self, nodes: Tensor) -> Callable[[], LookupPlan]:
+    def _start_lookup(
+        self, nodes: Tensor, operator: FullPropagation | None = None
+    ) -> Callable[[], LookupPlan]:
         """Starts the exchange of ids. Collective: every rank must call, and call what it returns.
 
         Args:
             nodes: distinct, where batches are made.
+            operator: of the step, under full propagation.
         """
         if self._context.world_size == 1:
-            plan = self._plan_alone(nodes)
+            plan = self._plan_alone(nodes, operator)
             return lambda: plan
         rows = self._rows(nodes)
         return partial(self._exchange.wait_lookup, self._exchange.start_lookup(rows))
 
-    def _plan_alone(self, nodes: Tensor) -> LookupPlan:
+    def _plan_alone(self, nodes: Tensor, operator: FullPropagation | None) -> LookupPlan:
         """The plan of one rank alone."""
+        if self._row_of_node is not None and operator is not None:  # see `DeviceLoader`
+            return self._exchange.plan_on_device(operator.everywhere)
         if self._row_of_node is not None:
             return self._exchange.plan_on_device(self._row_of_node[nodes])
         return self._exchange.plan_lookup(self._rows(nodes))

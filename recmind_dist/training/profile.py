@@ -9,6 +9,7 @@ autograd functions.
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,11 +108,18 @@ def start_profile() -> Any:
     return running
 
 
-def named(batches: Iterator[T], region: str) -> Iterator[T]:
+def region(name: str) -> AbstractContextManager[Any]:
+    """A named region of the profile; nothing while none runs in this thread."""
+    if not torch.autograd._profiler_enabled():  # type: ignore[attr-defined]  # not in the stubs
+        return nullcontext()
+    return record_function(PREFIX + name)
+
+
+def named(batches: Iterator[T], name: str) -> Iterator[T]:
     """The same items; making each of them is the region's work."""
     end = object()
     while True:
-        with record_function(PREFIX + region):
+        with record_function(PREFIX + name):
             item = next(batches, end)
         if item is end:
             return

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.profiler import record_function
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.table import ShardedTable
@@ -19,6 +18,7 @@ from recmind_dist.training.alignment import VIEWS
 from recmind_dist.training.finite_checks import StepChecks
 from recmind_dist.training.loss import LossTerms, TrainingLoss
 from recmind_dist.training.momentum import MomentumEncoder
+from recmind_dist.training.profile import region
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.text_features import TextFeatures
 
@@ -71,18 +71,18 @@ class TrainingStep:
 
         Collective: every rank must call.
         """
-        with record_function("recmind::gather"):
+        with region("gather"):
             e_uD, text_u = self._gather_rows(step)
-        with record_function("recmind::forward"):
+        with region("forward"):
             loss_terms = self._forward(step, e_uD, text_u)
-        with record_function("recmind::backward"):
+        with region("backward"):
             self.engine.backward(loss_terms.total)
         grad_uD = self._row_gradient(e_uD)
         broken = self.engine.broken_gradients()
         losses = self.checks.watch(loss_terms.terms, grad_uD, broken, step)
-        with record_function("recmind::update"):
+        with region("update"):
             self._update(step, grad_uD)
-        with record_function("recmind::queue"):
+        with region("queue"):
             self._enqueue(step, loss_terms)
         self.steps_done += 1
         return losses
