@@ -114,17 +114,23 @@ class CsrMatrix:
             )
             values = None if weight is None else values
             return CsrMatrix.of_arrays(indptr, row, values, self.num_rows)
-        return self._transposed_by_sort()
+        return self.transposed_by_sort()
 
-    def _transposed_by_sort(self) -> "CsrMatrix":
-        """The torch twin of `transposed`, for other devices; the host does not wait."""
+    def transposed_by_sort(self, row: Tensor | None = None) -> "CsrMatrix":
+        """The torch twin of `transposed`, for other devices; the host does not wait.
+
+        Args:
+            row: [E] the row of each entry, if it is known.
+        """
         column, order = torch.sort(self.indices, stable=True)
         starts = torch.arange(self.num_cols + 1, dtype=column.dtype, device=order.device)
-        indptr = torch.searchsorted(column, starts).to(self.indptr.dtype)
-        row = torch.arange(self.num_rows, dtype=self.indices.dtype, device=order.device)
-        row = torch.repeat_interleave(row, self.indptr.diff(), output_size=len(order))
+        fits = self.indptr.dtype == torch.int32
+        indptr = torch.searchsorted(column, starts, out_int32=fits)
+        if row is None:
+            every = torch.arange(self.num_rows, device=order.device)
+            row = torch.repeat_interleave(every, self.indptr.diff(), output_size=len(order))
         weight = None if self.weight is None else self.weight[order]
-        return CsrMatrix(indptr, row[order], weight, self.num_rows)
+        return CsrMatrix(indptr, row[order].to(column.dtype), weight, self.num_rows)
 
     def without(self, entries: Tensor) -> "CsrMatrix":
         """The matrix with weight 0 at these entries; the structure is shared, not copied."""

@@ -4,12 +4,15 @@ Imported on CUDA alone (`triton_loader`). A program handles a block of rows; eac
 kernel is in capitals.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 _ROWS = 128  # rows of a program that draws
+_EDGES = 512  # edges of a program that names or weighs them
 _PAIRS = 128  # pairs of a program that draws negatives
 _ADAM_ELEMENTS = 2048  # elements of a program of Adam
 
@@ -26,17 +29,10 @@ def _word(key, counter):  # type: ignore[no-untyped-def]
     return _mix64(key + _mix64(counter + 0x9E3779B97F4A7C15))
 
 
-@triton.jit(do_not_specialize=["key", "count"])
-def _draw_positions(  # type: ignore[no-untyped-def]
-    ids, available, out, count, key, FAN_OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr
-):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, WIDTH)
-    inside = row < count
-    node = tl.load(ids + row, mask=inside, other=0).to(tl.uint64)
-    left = tl.load(available + row, mask=inside, other=0)
-    want = tl.minimum(left, FAN_OUT)
-    draw = _word(key.to(tl.uint64), node)
+@triton.jit
+def _floyd(key, node, left, want, column, FAN_OUT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """`want` distinct numbers in [0, left) of each row, in its first columns."""
+    draw = _word(key, node.to(tl.uint64))
     top = (left - want)[:, None] + column[None, :]
     word = _mix64(draw[:, None] + column.to(tl.uint64)[None, :] * 0x9E3779B97F4A7C15)
     position = (((word >> 32) * (top + 1).to(tl.uint64)) >> 32).to(tl.int64)
@@ -46,6 +42,20 @@ def _draw_positions(  # type: ignore[no-untyped-def]
         same = (column[None, :] < j) & (position == own[:, None])
         seen = tl.max(same.to(tl.int32), 1) > 0
         position = tl.where((column[None, :] == j) & seen[:, None], top, position)
+    return position
+
+
+@triton.jit(do_not_specialize=["key", "count"])
+def _draw_positions(  # type: ignore[no-untyped-def]
+    ids, available, out, count, key, FAN_OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = row < count
+    node = tl.load(ids + row, mask=inside, other=0)
+    left = tl.load(available + row, mask=inside, other=0)
+    want = tl.minimum(left, FAN_OUT)
+    position = _floyd(key.to(tl.uint64), node, left, want, column, FAN_OUT)
     at = row[:, None] * FAN_OUT + column[None, :]
     tl.store(out + at, position, mask=inside[:, None] & (column < FAN_OUT)[None, :])
 
@@ -59,6 +69,219 @@ def draw_positions(ids: Tensor, available: Tensor, fan_out: int, key: int) -> Te
     if len(ids):
         _draw_positions[grid](ids, available, out, len(ids), key, fan_out, width, rows)
     return out
+
+
+@triton.jit
+def _bisect(values, low, high, target, open_):  # type: ignore[no-untyped-def]
+    """The first place in [low, high) of ascending values that is above the target."""
+    while tl.max((open_ & (low < high)).to(tl.int32), 0) > 0:
+        middle = (low + high) // 2
+        going = open_ & (low < high)
+        right = going & (tl.load(values + middle, mask=going, other=0) <= target)
+        low = tl.where(right, middle + 1, low)
+        high = tl.where(going & (right == 0), middle, high)
+    return low
+
+
+@triton.jit(do_not_specialize=["count", "num_masked"])
+def _count_hop(  # type: ignore[no-untyped-def]
+    nodes,
+    indptr,
+    masked,
+    num_masked,
+    available,
+    counts,
+    first_masked,
+    count,
+    FAN_OUT: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < count
+    node = tl.load(nodes + row, mask=inside, other=0)
+    start = tl.load(indptr + node, mask=inside, other=0)
+    stop = tl.load(indptr + node + 1, mask=inside, other=0)
+    none = tl.zeros([ROWS], tl.int64)
+    first = _bisect(masked, none, none + num_masked, start - 1, inside)
+    last = _bisect(masked, first, none + num_masked, stop - 1, inside)
+    left = stop - start - (last - first)
+    tl.store(available + row, left, mask=inside)
+    tl.store(counts + row, tl.minimum(left, FAN_OUT), mask=inside)
+    tl.store(first_masked + row, first, mask=inside)
+
+
+@triton.jit(do_not_specialize=["key", "count", "num_masked"])
+def _draw_hop(  # type: ignore[no-untyped-def]
+    nodes,
+    indptr,
+    indices,
+    before,
+    num_masked,
+    available,
+    ends,
+    first_masked,
+    met_first,
+    neighbours,
+    edge_row,
+    count,
+    key,
+    FAN_OUT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = row < count
+    node = tl.load(nodes + row, mask=inside, other=0)
+    left = tl.load(available + row, mask=inside, other=0)
+    want = tl.minimum(left, FAN_OUT)
+    position = _floyd(key.to(tl.uint64), node, left, want, column, FAN_OUT)
+    start = tl.load(indptr + node, mask=inside, other=0)
+    first = tl.load(first_masked + row, mask=inside, other=0)
+    masked = tl.load(indptr + node + 1, mask=inside, other=0) - start - left
+    here = (column[None, :] < want[:, None]) & inside[:, None]
+    # see `MaskedEntries.skipped`
+    low = first[:, None] + tl.zeros([ROWS, WIDTH], tl.int64)
+    high = low + masked[:, None]
+    target = start[:, None] + position - first[:, None]
+    while tl.max(tl.max((here & (low < high)).to(tl.int32), 1), 0) > 0:
+        middle = (low + high) // 2
+        going = here & (low < high)
+        right = going & (tl.load(before + middle, mask=going, other=0) <= target)
+        low = tl.where(right, middle + 1, low)
+        high = tl.where(going & (right == 0), middle, high)
+    entry = start[:, None] + position + low - first[:, None]
+    neighbour = tl.load(indices + entry, mask=here, other=0)
+    end = tl.load(ends + row, mask=inside, other=0)
+    edge = (end - want)[:, None] + column[None, :]
+    tl.store(neighbours + edge, neighbour, mask=here)
+    tl.store(edge_row + edge, row[:, None] + tl.zeros([ROWS, WIDTH], tl.int32), mask=here)
+    tl.atomic_min(met_first + neighbour, edge.to(tl.int32), mask=here)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _find_new(neighbours, met_first, local_of, is_new, count, EDGES: tl.constexpr):  # type: ignore[no-untyped-def]
+    edge = tl.program_id(0) * EDGES + tl.arange(0, EDGES)
+    inside = edge < count
+    node = tl.load(neighbours + edge, mask=inside, other=0)
+    first = tl.load(met_first + node, mask=inside, other=-1)
+    known = tl.load(local_of + node, mask=inside, other=0)
+    tl.store(is_new + edge, ((first == edge) & (known < 0)).to(tl.int32), mask=inside)
+
+
+@triton.jit(do_not_specialize=["count", "num_nodes"])
+def _name_new(neighbours, is_new, place, local_of, n_id, num_nodes, count, EDGES: tl.constexpr):  # type: ignore[no-untyped-def]
+    edge = tl.program_id(0) * EDGES + tl.arange(0, EDGES)
+    new = (edge < count) & (tl.load(is_new + edge, mask=edge < count, other=0) > 0)
+    node = tl.load(neighbours + edge, mask=new, other=0)
+    local = num_nodes + tl.load(place + edge, mask=new, other=0) - 1
+    tl.store(local_of + node, local.to(tl.int32), mask=new)
+    tl.store(n_id + local, node.to(tl.int64), mask=new)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _weigh(  # type: ignore[no-untyped-def]
+    nodes,
+    neighbours,
+    edge_row,
+    available,
+    counts,
+    degree,
+    inverse_root,
+    local_of,
+    local,
+    weight,
+    count,
+    EDGES: tl.constexpr,
+):
+    edge = tl.program_id(0) * EDGES + tl.arange(0, EDGES)
+    inside = edge < count
+    node = tl.load(neighbours + edge, mask=inside, other=0)
+    row = tl.load(edge_row + edge, mask=inside, other=0)
+    target = tl.load(nodes + row, mask=inside, other=0)
+    left = tl.load(available + row, mask=inside, other=1).to(tl.float64)
+    drawn = tl.load(counts + row, mask=inside, other=1).to(tl.float64)
+    root = tl.sqrt(tl.load(degree + target, mask=inside, other=1).to(tl.float64))
+    scale = (left / (drawn * root)).to(tl.float32)
+    tl.store(weight + edge, scale * tl.load(inverse_root + node, mask=inside), mask=inside)
+    tl.store(local + edge, tl.load(local_of + node, mask=inside, other=0), mask=inside)
+
+
+@dataclass(frozen=True)
+class GraphArrays:
+    """A graph on the device and what is masked of it: see `DeviceGraph` and `MaskedEntries`."""
+
+    indptr: Tensor
+    indices: Tensor
+    degree: Tensor
+    inverse_root: Tensor
+    masked: Tensor
+    before: Tensor
+
+
+def sample_hop(
+    nodes: Tensor,
+    graph: GraphArrays,
+    fan_out: int,
+    key: int,
+    local_of: Tensor,
+    met_first: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One hop of `DeviceSampler`; the host waits twice.
+
+    Args:
+        nodes: [n] global ids by local id.
+        key: as int64.
+        local_of: [N] int32 local ids, -1 for none; gets those of new nodes.
+        met_first: [N] int32, for this function's own use.
+
+    Returns: global ids by local id; [n + 1] ends of the rows' edges, int32; of each edge its row
+        and the neighbour's local id, int32, and its weight.
+    """
+    count, device = len(nodes), nodes.device
+    sizes = torch.empty(3, count, dtype=torch.int64, device=device)
+    available, counts, first_masked = sizes
+    rows, num_masked = (triton.cdiv(count, _ROWS),), len(graph.masked)
+    masks = graph.masked, num_masked
+    _count_hop[rows](nodes, graph.indptr, *masks, *sizes, count, fan_out, _ROWS)
+    indptr = torch.zeros(count + 1, dtype=torch.int64, device=device)
+    ends = torch.cumsum(counts, 0, out=indptr[1:])
+    edges = int(ends[-1])
+    both = torch.empty(4, edges, dtype=torch.int32, device=device)
+    neighbours, edge_row, is_new, local = both
+    met_first.fill_(torch.iinfo(torch.int32).max)
+    width = triton.next_power_of_2(fan_out)
+    wide = max(1, min(_ROWS, 2048 // width))
+    _draw_hop[(triton.cdiv(count, wide),)](
+        nodes,
+        graph.indptr,
+        graph.indices,
+        graph.before,
+        num_masked,
+        available,
+        ends,
+        first_masked,
+        met_first,
+        neighbours,
+        edge_row,
+        count,
+        key,
+        fan_out,
+        width,
+        wide,
+    )
+    blocks = (max(triton.cdiv(edges, _EDGES), 1),)
+    _find_new[blocks](neighbours, met_first, local_of, is_new, edges, _EDGES)
+    place = torch.cumsum(is_new, 0)
+    new = int(place[-1]) if edges else 0
+    n_id = torch.cat([nodes, nodes.new_empty(new)])
+    _name_new[blocks](neighbours, is_new, place, local_of, n_id, count, edges, _EDGES)
+    weight = torch.empty(edges, dtype=torch.float32, device=device)
+    of_nodes = graph.degree, graph.inverse_root, local_of
+    _weigh[blocks](
+        nodes, neighbours, edge_row, available, counts, *of_nodes, local, weight, edges, _EDGES
+    )
+    return n_id, indptr.int(), edge_row, local, weight
 
 
 @triton.jit(do_not_specialize=["key", "count", "drawn_from", "first", "pool_size"])

@@ -3,11 +3,15 @@
 Legend: n rows of a hop's frontier, N nodes of the graph, E edges of a hop.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from recmind_dist.kernels.draws import draw_positions
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
+from recmind_dist.kernels.random_words import signed
+from recmind_dist.kernels.triton_loader import triton_ops
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries, expanded
 
@@ -46,15 +50,19 @@ class DeviceSampler:
         self._local_of[seeds] = torch.arange(len(seeds), dtype=torch.int32, device=seeds.device)
         n_id, hops = seeds, list[Hop]()
         for hop, fan_out in enumerate(self.num_neighbors):
-            n_id, matrix = self._hop(n_id, fan_out, stream_key(key, "hop", hop), masked)
-            hops.append(Hop.of(matrix))
+            n_id, matrix, row = self._hop(n_id, fan_out, stream_key(key, "hop", hop), masked)
+            hops.append(Hop(matrix, matrix.transposed_by_sort(row)))
         self._local_of[n_id] = -1
         return n_id, hops
 
     def _hop(
         self, n_id: Tensor, fan_out: int, key: int, masked: MaskedEntries
-    ) -> tuple[Tensor, CsrMatrix]:
+    ) -> tuple[Tensor, CsrMatrix, Tensor]:
+        """Global ids by local id, the hop's matrix, and the row of each of its entries."""
         graph = self.graph
+        ops = triton_ops(graph.device)
+        if ops is not None and fan_out > 0:
+            return self._hop_by_kernels(ops, n_id, fan_out, key, masked)
         start, stop = graph.indptr[n_id], graph.indptr[n_id + 1]
         first, last = masked.of_rows(start, stop)
         available = stop - start - (last - first)
@@ -73,7 +81,24 @@ class DeviceSampler:
         weight = scale[row] * graph.inverse_root[neighbours]
         indptr = torch.zeros(len(counts) + 1, dtype=torch.int32, device=row.device)
         torch.cumsum(counts, 0, dtype=torch.int32, out=indptr[1:])
-        return n_id, CsrMatrix(indptr, local, weight, len(n_id))
+        return n_id, CsrMatrix(indptr, local, weight, len(n_id)), row
+
+    def _hop_by_kernels(
+        self, ops: Any, n_id: Tensor, fan_out: int, key: int, masked: MaskedEntries
+    ) -> tuple[Tensor, CsrMatrix, Tensor]:
+        """As `_hop`, in few launches."""
+        graph = self.graph
+        arrays = ops.GraphArrays(
+            graph.indptr,
+            graph.indices,
+            graph.degree,
+            graph.inverse_root,
+            masked.position,
+            masked.before,
+        )
+        key, tables = signed(key), (self._local_of, self._met_first)
+        n_id, indptr, row, local, weight = ops.sample_hop(n_id, arrays, fan_out, key, *tables)
+        return n_id, CsrMatrix(indptr, local, weight, len(n_id)), row
 
     def _relabel(self, n_id: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
         """Global ids by local id, and the neighbours' local ids, [E] int32.

@@ -64,7 +64,7 @@ def test_a_sum_and_its_gradient_are_the_dense_products(
 @pytest.mark.parametrize("seed", range(5))
 def test_the_compiled_transpose_is_torchs(weighted: bool, seed: int) -> None:
     matrix = random_matrix(50, 20 + 30 * seed, weighted=weighted, seed=seed)
-    compiled, plain = matrix.transposed(), matrix._transposed_by_sort()
+    compiled, plain = matrix.transposed(), matrix.transposed_by_sort()
     assert torch.equal(compiled.indptr, plain.indptr)
     assert torch.equal(compiled.indices, plain.indices)
     assert compiled.num_cols == plain.num_cols == matrix.num_rows

@@ -1,0 +1,130 @@
+"""Triton's kernels make what their torch twins make: on a GPU, else in Triton's interpreter.
+
+Skipped where Triton is absent: it comes with torch's CUDA builds.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recmind_dist.graph import Graph
+from recmind_dist.kernels import draws, row_adam, triton_loader
+from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries
+from recmind_dist.sampling.device_sampler import DeviceSampler
+from tests.graphs import make_graph, random_pairs
+
+INTERPRETED = not torch.cuda.is_available()
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+KEY = 0xF3A1_2345_6789_0123
+NO_TRITON = importlib.util.find_spec("triton") is None
+HERE = os.environ.get("TRITON_INTERPRET") == "1" or not INTERPRETED
+
+pytestmark = pytest.mark.skipif(NO_TRITON, reason="Triton is not installed")
+
+
+@pytest.mark.skipif(HERE, reason="these are the tests themselves")
+def test_in_the_interpreter() -> None:
+    """In a process of its own: Triton reads the setting when it is imported."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    env = os.environ | {"TRITON_INTERPRET": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, cwd=root, env=env, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not HERE:
+        pytest.skip("run in the interpreter")
+    from recmind_dist.kernels import triton_ops
+
+    for module in ("draws", "row_adam"):
+        monkeypatch.setattr(f"recmind_dist.kernels.{module}.triton_ops", lambda _: triton_ops)
+    monkeypatch.setattr(
+        "recmind_dist.sampling.device_sampler.triton_ops", lambda _: triton_loader._load()
+    )
+
+
+@pytest.mark.parametrize("fan_out", [1, 3, 10])
+def test_positions(fan_out: int, by_kernels: None) -> None:
+    rng = np.random.default_rng(fan_out)
+    ids = torch.from_numpy(rng.integers(0, 1 << 40, 300)).to(DEVICE)
+    available = torch.from_numpy(rng.integers(0, 30, 300)).to(DEVICE)
+    ours = draws.draw_positions(ids, available, fan_out, KEY)
+    twin = draws.draw_positions_torch(ids, available, fan_out, KEY)
+    valid = torch.arange(fan_out, device=DEVICE) < available.clamp(max=fan_out)[:, None]
+    assert torch.equal(ours[valid], twin[valid])
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_unseen_items(in_batch: bool, by_kernels: None) -> None:
+    rng = np.random.default_rng(1)
+    degree = rng.integers(0, 19, 50)
+    rows = [np.sort(rng.choice(20, d, replace=False)) + 50 for d in degree]
+    chances = np.cumsum(rng.random(20))
+    items = np.arange(50, 70 if in_batch else 50)
+    arrays = np.r_[0, np.cumsum(degree)], np.concatenate(rows).astype(np.int32)
+    indptr, indices = (torch.from_numpy(x).to(DEVICE) for x in arrays)
+    pool = draws.Pool(
+        torch.from_numpy(chances / chances[-1]).to(DEVICE), 50, torch.from_numpy(items).to(DEVICE)
+    )
+    users = torch.from_numpy(rng.integers(0, 50, 200)).to(DEVICE)
+    given = indptr, indices, users, torch.arange(200, device=DEVICE), pool, 3, KEY
+    assert torch.equal(draws.draw_unseen(*given), draws.draw_unseen_torch(*given))
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return make_graph(tmp_path_factory.mktemp("g"), random_pairs(80, 60, 900, seed=2), 85, 64)
+
+
+@pytest.mark.parametrize(("heldout", "masked"), list(product([True, False], repeat=2)))
+def test_hops(graph: Graph, heldout: bool, masked: bool, by_kernels: None) -> None:
+    there = DeviceGraph(graph, DEVICE)
+    edges = torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    none = MaskedEntries.of(edges[:0])
+    kept_back = there.entries_of(edges[:200]) if heldout else none
+    mask = there.entries_of(edges[200:300]) if masked else None
+    seeds = torch.randperm(graph.num_nodes)[:30].to(DEVICE)
+    for fan_outs in ((10, 5, 3), (4,), (3, -1, 2)):
+        ours = DeviceSampler(there, fan_outs, kept_back).sample_hops(seeds, KEY, mask)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("recmind_dist.sampling.device_sampler.triton_ops", lambda _: None)
+            patch.setattr("recmind_dist.kernels.draws.triton_ops", lambda _: None)
+            twin = DeviceSampler(there, fan_outs, kept_back).sample_hops(seeds, KEY, mask)
+        assert torch.equal(ours[0], twin[0])
+        for one, other in zip(ours[1], twin[1], strict=True):
+            for a, b in ((one.matrix, other.matrix), (one.transposed, other.transposed)):
+                assert torch.equal(a.indptr, b.indptr)
+                assert torch.equal(a.indices, b.indices)
+                assert a.weight is not None
+                assert b.weight is not None
+                assert torch.equal(a.weight, b.weight)
+
+
+@pytest.mark.parametrize("dim", [8, 24, 64])
+@pytest.mark.parametrize("everything", [True, False])
+def test_row_adam(dim: int, everything: bool, by_kernels: None) -> None:
+    generator = torch.Generator().manual_seed(dim)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(DEVICE)
+
+    steps = torch.randint(0, 5, (40,), generator=generator).to(DEVICE)
+    ours = row_adam.AdamRows(normal(40, dim), normal(40, dim), normal(40, dim).square(), steps)
+    twin = row_adam.AdamRows(*(x.clone() for x in vars(ours).values()))
+    rows = slice(None) if everything else torch.randperm(40)[:17].to(DEVICE)
+    grad = normal(40 if everything else 17, dim)
+    row_adam._row_adam_there(ours, rows, grad, 0.01, 3)
+    row_adam.row_adam_torch(twin, rows, grad / 3, 0.01)
+    for name, value in vars(twin).items():
+        torch.testing.assert_close(getattr(ours, name), value, rtol=1e-5, atol=1e-6)
