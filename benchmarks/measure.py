@@ -96,10 +96,12 @@ class Report:
         name: of the benchmark; quick: whether it was cut short; figures: what the last line and the
         JSON hold;
         notes: what a reader must know, a null figure's reason among it.
+        card: the GPU's name, where one was used.
     """
 
     name: str
     quick: bool
+    card: str | None = None
     figures: dict[str, float | None] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -132,6 +134,8 @@ class Report:
             "machine": machine(),
             "figures": rounded(self.figures),
         }
+        if self.card:
+            last["card"] = self.card
         whole = {
             **last,
             "quick": self.quick,
@@ -166,8 +170,8 @@ class Report:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with a plus where files other than results differ from it; None
-    outside a checkout.
+    """The checkout's commit, with a plus where files other than results differ from it. Outside a
+    checkout BENCHMARK_COMMIT from the environment, else None.
     """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
@@ -177,7 +181,7 @@ def commit() -> str | None:
             else ""
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("BENCHMARK_COMMIT")
 
 
 def machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 no wait for the device in a block, metrics equal to plain numpy's.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import evaluate
 from benchmarks.graphs import PowerLaw
+from benchmarks.interactions import Interactions, graph_of
+from benchmarks.measure import Report
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation import ranking
 from recmind_dist.evaluation.degree_bins import strata_bins
@@ -211,3 +215,22 @@ def test_a_gpu_ranks_and_measures_as_the_cpu(graph: Graph) -> None:
     indptr, seen = seen_items(graph, "test", 0, 60)
     ids = [rank_items(x[:60], x[60:], 20, indptr, seen)[0].tolist() for x in (h, h.cuda())]
     assert ids[0] == ids[1]
+
+
+def test_the_benchmark_of_a_device_measures_ranking_and_whole_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = np.random.default_rng(0)
+    cells = drawn.permutation(40 * 90)[:600]
+    pairs = np.stack(np.divmod(cells, 90), 1)
+    found = Interactions("toy", 40, 90, pairs[:400], pairs[400:], tmp_path)
+    graph = graph_of(found, tmp_path)
+    assert (graph.num_edges, graph.held_out("test").num_edges) == (400, 200)
+    monkeypatch.setattr(evaluate, "graph_of", lambda pairs: graph)
+    report = evaluate.on_device(
+        Report("cuda-evaluate", quick=True, card="a card"), found, torch.device("cpu")
+    )
+    whole = report.publish(tmp_path / "results")
+    assert whole["card"] == "a card"
+    assert set(whole["figures"]) == {"users_per_s", "ranking_users_per_s", "fraction_of_limit"}
+    assert all(figure > 0 for figure in whole["figures"].values())
