@@ -49,14 +49,14 @@ def check_card(config: RunConfig, inputs: Inputs, context: DistContext) -> str |
     Raises:
         ConfigError: the rank's rows or edges are too many for it.
     """
-    if context.device.type != "cuda":
+    card = Card.of(context.device) if context.device.type == "cuda" else None
+    lead = context.broadcast_str(ascii_of(card.words if card else ""))
+    if card is None:
         return None
-    card = Card.of(context.device)
-    mixed = mixed_cards(card.words, context.broadcast_str(ascii_of(card.words)), context.rank)
     parts = kept_bytes_of_run(config, inputs, context.rank, context.world_size)
     if fault := shortage(parts, card.free_bytes, card.name):
         raise ConfigError(f"rank {context.rank} of {context.world_size} {fault}: {_WAYS_OUT}")
-    return mixed
+    return mixed_cards(card.words, lead, context.rank)
 
 
 def mixed_cards(own: str, lead: str, rank: int) -> str | None:
