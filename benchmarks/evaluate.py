@@ -45,8 +45,10 @@ def main(
     """Ranks all items for all users by random vectors, D 64, top 20, training items masked."""
     torch.set_num_threads(threads)
     if device == "cuda":
-        name = torch.cuda.get_device_name()
-        on_device(Report("cuda-evaluate", quick, card=name), load(), torch.device(device)).publish()
+        there = torch.device(device)
+        report = on_device(Report("cuda-evaluate", quick), load(), there)
+        report.figures["card"] = torch.cuda.get_device_name(there)
+        report.publish()
         return
     report, pairs = Report("evaluate", quick), load()
     rounds = 3 if quick else 7

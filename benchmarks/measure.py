@@ -96,12 +96,10 @@ class Report:
         name: of the benchmark; quick: whether it was cut short; figures: what the last line and the
         JSON hold;
         notes: what a reader must know, a null figure's reason among it.
-        card: the GPU's name, where one was used.
     """
 
     name: str
     quick: bool
-    card: str | None = None
     figures: dict[str, float | None] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -134,8 +132,6 @@ class Report:
             "machine": machine(),
             "figures": rounded(self.figures),
         }
-        if self.card:
-            last["card"] = self.card
         whole = {
             **last,
             "quick": self.quick,

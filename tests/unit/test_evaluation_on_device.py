@@ -227,10 +227,7 @@ def test_the_benchmark_of_a_device_measures_ranking_and_whole_evaluations(
     graph = graph_of(found, tmp_path)
     assert (graph.num_edges, graph.held_out("test").num_edges) == (400, 200)
     monkeypatch.setattr(evaluate, "graph_of", lambda pairs: graph)
-    report = evaluate.on_device(
-        Report("cuda-evaluate", quick=True, card="a card"), found, torch.device("cpu")
-    )
+    report = evaluate.on_device(Report("cuda-evaluate", quick=True), found, torch.device("cpu"))
     whole = report.publish(tmp_path / "results")
-    assert whole["card"] == "a card"
     assert set(whole["figures"]) == {"users_per_s", "ranking_users_per_s", "fraction_of_limit"}
     assert all(figure > 0 for figure in whole["figures"].values())
