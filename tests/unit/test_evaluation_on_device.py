@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.fx.experimental import _config as symbolic
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import evaluate
@@ -19,8 +20,10 @@ from benchmarks.measure import Report
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation import ranking
 from recmind_dist.evaluation.degree_bins import strata_bins
+from recmind_dist.evaluation.metrics import HeldItems, metrics_of_hits
 from recmind_dist.evaluation.ranking import evaluate_embeddings, seen_items
 from recmind_dist.evaluation.settings import EvaluationSettings
+from recmind_dist.evaluation.strata import stratum_sums
 from recmind_dist.evaluation.topk import _rank, _rank_ties_last, _Seen, block_shape, rank_items
 from recmind_dist.graph import Graph
 
@@ -110,6 +113,21 @@ def test_where_nothing_ties_the_host_waits_once_whatever_the_blocks(user_block: 
     with Waits() as waits:
         _rank_ties_last(torch.ones(13, 3), h_items, 6, seen, (user_block, 400))
     assert waits.found == ["aten.nonzero.default"]
+
+
+def test_nothing_is_left_behind_on_the_host() -> None:
+    """On `meta`, which refuses to meet tensors of the CPU."""
+    there = torch.device("meta")
+    h_users, h_items = torch.zeros(13, 3, device=there), torch.zeros(400, 3, device=there)
+    seen = _Seen.of(np.arange(0, 14 * 5, 5), np.zeros(65, np.int32), there)
+    ranked, scores, tied = _rank(h_users, h_items, 6, seen, (4, 400), break_ties=False)
+    held = HeldItems.of(np.arange(14), np.arange(13), 400, there)
+    hits, degree = held.hits(ranked), torch.zeros(400, dtype=torch.int64, device=there)
+    metrics = metrics_of_hits(hits, held.counts(), (2, 6))
+    with symbolic.patch(meta_nonzero_assume_all_nonzero=True):
+        sums = stratum_sums(ranked, hits, held, degree, (0, 3), (2, 6))
+    assert [tuple(x.shape) for x in (ranked, metrics, sums)] == [(13, 6), (13, 8), (10,)]
+    assert {x.device for x in (ranked, scores, tied, hits, metrics, sums)} == {there}
 
 
 @pytest.fixture(scope="module")
