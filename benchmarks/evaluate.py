@@ -1,8 +1,10 @@
 """How fast is a full-catalogue evaluation? Users/s against matmul + top-k, and against RecBole.
 
-    python benchmarks/evaluate.py --quick    # under 4 minutes
+    python benchmarks/evaluate.py --quick          # under 4 minutes
+    python benchmarks/evaluate.py --device cuda    # seconds; writes results/cuda-evaluate.json
 
-Users and items of Gowalla with random vectors: speed does not depend on what they say.
+Users and items of Gowalla with random vectors: speed does not depend on what they say. On a GPU the
+whole evaluation is measured too, with metrics and strata by degree; RecBole is not.
 """
 
 import sys
@@ -18,24 +20,36 @@ import typer
 
 from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import RECBOLE
-from benchmarks.interactions import Interactions, atomic_files, load
+from benchmarks.interactions import Interactions, atomic_files, graph_of, load
 from benchmarks.measure import Report, Side, interleave
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import RecmindError
 from recmind_dist.evaluation.metrics import ranking_metrics
+from recmind_dist.evaluation.ranking import evaluate_embeddings, seen_items
+from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.types import IntArray
 
 K, DIM = 20, 64
 LIMIT_SHAPES = ((1024, 1 << 30), (1024, 16_384), (256, 1 << 30), (64, 1 << 30))
 """Users and items of a block: the limit is the fastest of these."""
+GPU_LIMIT_BLOCKS = (1024, 4096, 8192)
+"""Users of a block of all items, on a GPU."""
 
 
 def main(
     quick: bool = typer.Option(False, help="fewer rounds, under 4 minutes"),
     threads: int = typer.Option(1, help="threads of torch, the same for all"),
+    device: str = typer.Option("cpu", help="cpu or cuda"),
 ) -> None:
     """Ranks all items for all users by random vectors, D 64, top 20, training items masked."""
     torch.set_num_threads(threads)
+    if device == "cuda":
+        there = torch.device(device)
+        report = on_device(Report("cuda-evaluate", quick), load(), there)
+        report.figures["card"] = torch.cuda.get_device_name(there)
+        report.publish()
+        return
     report, pairs = Report("evaluate", quick), load()
     rounds = 3 if quick else 7
     seen, held = (_by_user(pairs, part) for part in (pairs.train, pairs.test))
@@ -65,6 +79,38 @@ def main(
         report, pairs, h_users, h_items, seen, held, threads, 2 if quick else 5
     )
     report.publish()
+
+
+def on_device(report: Report, pairs: Interactions, device: torch.device) -> Report:
+    """Ranking alone, the limit of ranking, and whole evaluations, of all users."""
+    graph, context = graph_of(pairs), DistContext.alone(str(device))
+    torch.manual_seed(0)
+    h = torch.randn(graph.num_nodes, DIM).to(device)
+    users, items = h[: graph.num_users], h[graph.num_users :]
+    seen = seen_items(graph, "test", 0, graph.num_users)
+    settings = EvaluationSettings(norm_exponent=0.0)
+
+    def users_per_s(work: Any) -> Side:
+        return lambda: len(users) / _seconds(work, device)
+
+    contenders = {
+        "recmind rank_items": users_per_s(lambda: rank_items(users, items, K, *seen)),
+        "evaluation": users_per_s(lambda: evaluate_embeddings(h, graph, "test", settings, context)),
+    }
+    for block in GPU_LIMIT_BLOCKS:
+        contenders[f"matmul + topk, {block} x {len(items)}"] = users_per_s(
+            lambda block=block: _matmul_topk_s(users, items, block, len(items))
+        )
+    found = interleave(contenders, 3 if report.quick else 7, warm=2)
+    limit = max(spread.median for name, spread in found.items() if name.startswith("matmul"))
+    for name, spread in found.items():
+        top = f"top {max(settings.ks)}, metrics, strata" if name == "evaluation" else f"top {K}"
+        report.add(f"{pairs.name}, {top}", name, "users/s", spread, limit)
+    ranking = found["recmind rank_items"].median
+    report.figures["users_per_s"] = found["evaluation"].median
+    report.figures["ranking_users_per_s"] = ranking
+    report.figures["fraction_of_limit"] = ranking / limit
+    return report
 
 
 def _against_recbole(
@@ -111,7 +157,7 @@ def _matmul_topk_s(
     h_users: torch.Tensor, h_items: torch.Tensor, user_block: int, item_block: int
 ) -> float:
     """Seconds of matmul and torch.topk of each block, without masks, merging or a rule for ties."""
-    buffer = torch.empty(user_block * min(item_block, len(h_items)))
+    buffer = h_users.new_empty(user_block * min(item_block, len(h_items)))
     start = time.perf_counter()
     for users in h_users.split(user_block):
         for items in h_items.split(item_block):
@@ -121,9 +167,12 @@ def _matmul_topk_s(
     return time.perf_counter() - start
 
 
-def _seconds(work: Any) -> float:
+def _seconds(work: Any, device: torch.device | None = None) -> float:
+    """Of the whole work, a GPU's too."""
     start = time.perf_counter()
     work()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

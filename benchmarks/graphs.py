@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.environments import CACHE
 from recmind_dist.graph import Graph
-from recmind_dist.graph.csr import both_directions, edge_order
+from recmind_dist.graph.csr import both_directions, edge_order, held_out_rows
 from recmind_dist.graph.partition import by_hash
 from recmind_dist.graph.store import KIND, SCHEMA
 from recmind_dist.randomness import stream_key, uniforms
@@ -42,33 +42,7 @@ class PowerLaw:
         return Graph.open(path)
 
     def _write(self, work: Path) -> None:
-        user, item = self._edges()
-        order = edge_order(user, item, self.num_users, self.num_items)
-        indptr, indices = both_directions(user[order], item[order], self.num_users, self.num_items)
-        num_nodes = self.num_users + self.num_items
-        degree = np.diff(indptr[: self.num_users + 1])
-        np.save(work / "indptr.npy", indptr)
-        np.save(work / "indices.npy", indices)
-        within = np.arange(self.num_edges) - np.repeat(indptr[: self.num_users], degree)
-        np.save(work / "time_rank.npy", within.astype(np.int32))
-        row_of_node, part_rows = by_hash(num_nodes, PARTS, seed=0)
-        np.save(work / "row_of_node.npy", row_of_node)
-        np.save(work / "part_rows.npy", part_rows)
-        for split in ("valid", "test"):
-            np.save(work / f"{split}_indptr.npy", np.zeros(self.num_users + 1, np.int64))
-            np.save(work / f"{split}_indices.npy", np.zeros(0, np.int32))
-        counts = {
-            "num_users": self.num_users,
-            "num_items": self.num_items,
-            "num_edges": self.num_edges,
-        }
-        counts |= {"num_valid": 0, "num_test": 0}
-        write_manifest(
-            work,
-            KIND,
-            SCHEMA,
-            {"key": self.name, "name": self.name, "dataset_key": self.name, **counts},
-        )
+        write_graph(work, self.name, *self._edges(), self.num_users, self.num_items)
 
     def _edges(self) -> tuple[IntArray, IntArray]:
         """Distinct pairs, drawn until there are enough; node numbers are shuffled, as a log's would
@@ -92,6 +66,42 @@ class PowerLaw:
 
 SMALL = PowerLaw(30_000, 40_000, 1_500_000)
 LARGE = PowerLaw(1_000_000, 200_000, 20_000_000)
+
+
+def write_graph(
+    work: Path,
+    name: str,
+    user: IntArray,
+    item: IntArray,
+    num_users: int,
+    num_items: int,
+    test: tuple[IntArray, IntArray] | None = None,
+) -> None:
+    """A prepared graph without texts, whose validation split is empty.
+
+    Args:
+        user, item: [E] distinct pairs, each side counted from 0
+        test: the same of held-out pairs; None: no test split either
+    """
+    order = edge_order(user, item, num_users, num_items)
+    indptr, indices = both_directions(user[order], item[order], num_users, num_items)
+    np.save(work / "indptr.npy", indptr)
+    np.save(work / "indices.npy", indices)
+    degree = np.diff(indptr[: num_users + 1])
+    within = np.arange(len(user)) - np.repeat(indptr[:num_users], degree)
+    np.save(work / "time_rank.npy", within.astype(np.int32))
+    row_of_node, part_rows = by_hash(num_users + num_items, PARTS, seed=0)
+    np.save(work / "row_of_node.npy", row_of_node)
+    np.save(work / "part_rows.npy", part_rows)
+    nothing = np.zeros(0, np.int64)
+    for split, pairs in (("valid", None), ("test", test)):
+        held_indptr, held = held_out_rows(*(pairs or (nothing, nothing)), num_users, num_items)
+        np.save(work / f"{split}_indptr.npy", held_indptr)
+        np.save(work / f"{split}_indices.npy", held)
+    counts = {"num_users": num_users, "num_items": num_items, "num_edges": len(user)}
+    counts |= {"num_valid": 0, "num_test": len(test[0]) if test else 0}
+    keys = {"key": name, "name": name, "dataset_key": name}
+    write_manifest(work, KIND, SCHEMA, {**keys, **counts})
 
 
 def _by_power(stream: str, counter: IntArray, count: int, power: float) -> IntArray:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.environments import CACHE
-from benchmarks.graphs import PowerLaw
+from benchmarks.graphs import PowerLaw, write_graph
 from benchmarks.measure import ROOT
+from recmind_dist.graph import Graph
 from recmind_dist.storage import atomic_directory
 from recmind_dist.types import IntArray
 
@@ -70,6 +71,18 @@ def atomic_files(pairs: Interactions) -> tuple[Path, str]:
                     f"user_id:token\titem_id:token\n{lines}\n"
                 )
     return home, pairs.name
+
+
+def graph_of(pairs: Interactions, cache: Path = CACHE) -> Graph:
+    """The pairs as a prepared graph, without a validation split; made where it is absent."""
+    path = cache / "graphs" / f"{pairs.name}-{len(pairs.train)}-test"
+    if not (path / "manifest.json").is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sizes = pairs.num_users, pairs.num_items
+        with atomic_directory(path) as work:
+            test = pairs.test[:, 0], pairs.test[:, 1]
+            write_graph(work, pairs.name, pairs.train[:, 0], pairs.train[:, 1], *sizes, test)
+    return Graph.open(path)
 
 
 def _pairs(path: Path) -> IntArray:

@@ -166,8 +166,8 @@ class Report:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with a plus where files other than results differ from it; None
-    outside a checkout.
+    """The checkout's commit, with a plus where files other than results differ from it. Outside a
+    checkout BENCHMARK_COMMIT from the environment, else None.
     """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
@@ -177,7 +177,7 @@ def commit() -> str | None:
             else ""
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("BENCHMARK_COMMIT")
 
 
 def machine() -> dict[str, Any]:

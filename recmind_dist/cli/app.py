@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recmind_dist.causes import telling_line
 from recmind_dist.errors import RecmindError
 
 if TYPE_CHECKING:
@@ -249,6 +250,11 @@ def _explain(error: Exception) -> int:
     if isinstance(error, UsageError):
         error.show()
         return int(error.exit_code)
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which light commands do not import
+        remedy = "wait until it is free, or hide it: CUDA_VISIBLE_DEVICES= recmind …"
+        sentence = f"error: the GPU has no room ({telling_line(str(error))}): {remedy}"
+        print(printable_lines(sentence), file=sys.stderr)
+        return 3
     if isinstance(error, OSError) and error.filename is not None:
         remedy = "free space or check permissions, then run again"
         sentence = f"error: {error.filename}: {error.strerror}: {remedy}"

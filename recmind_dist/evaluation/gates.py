@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from recmind_dist.evaluation.degree_bins import degree_bins
 from recmind_dist.evaluation.significance import spearman_interval
-from recmind_dist.evaluation.strata import degree_bins
 from recmind_dist.types import FloatArray, IntArray
 
 

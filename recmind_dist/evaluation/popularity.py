@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from recmind_dist.types import IntArray
+from recmind_dist.types import IndexArray, IntArray
 
 
 def rank_popular(
-    item_degree: IntArray, k: int, seen_indptr: IntArray, seen_indices: IntArray
+    item_degree: IntArray, k: int, seen_indptr: IntArray, seen_indices: IndexArray
 ) -> IntArray:
     """The k unseen items of highest training degree for each user; of equal degrees the lower id.
 

@@ -2,27 +2,52 @@
 
 Strata are sets of (user, held-out item) pairs: in a stratum only its items count as held out,
 against one ranking of the whole catalogue; a user counts in each stratum of their held-out items.
+Shapes: u users, v users with held-out items, h of these, I items, k ranked items, M metrics.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from recmind_dist.evaluation.metrics import ranking_metrics
+from recmind_dist.evaluation.degree_bins import ALWAYS, degree_bins, strata_bins
+from recmind_dist.evaluation.metrics import (
+    HeldItems,
+    held_of_ranking,
+    metric_names,
+    metrics_of_hits,
+)
 from recmind_dist.types import IntArray
 
-COLD_MAX = 3  # training edges; "cold" is all items up to here
-ALWAYS = ("0", "1-3", "cold")
+__all__ = ["degree_bins", "strata_metrics", "stratum_sums"]
 
 
-def degree_bins(max_degree: int) -> list[tuple[str, int, int]]:
-    """(name, lowest, highest degree): 0, 1-3, 4-7, 8-15, … up to the bin of `max_degree`."""
-    bins = [("0", 0, 0), ("1-3", 1, 3)]
-    low = 4
-    while low <= max_degree:
-        bins.append((f"{low}-{2 * low - 1}", low, 2 * low - 1))
-        low *= 2
-    return bins
+def stratum_sums(
+    ranked_vk: Tensor,
+    hits_vk: Tensor,
+    held: HeldItems,
+    degree_I: Tensor,
+    bounds: tuple[int, int],
+    ks: Sequence[int],
+) -> Tensor:
+    """Users and pairs of a stratum, then the sums of its users' metrics. Shape: float64 [2 + M].
+
+    Args:
+        ranked_vk: item ids, −1 for none
+        hits_vk: which of them are held out
+        degree_I: training degrees
+        bounds: lowest and highest degree
+    """
+    low, high = bounds
+    degree = degree_I[held.item]
+    counts = held.counts((degree >= low) & (degree <= high))
+    users = counts.nonzero().squeeze(1)
+    degree = degree_I[ranked_vk[users].clamp(min=0)]
+    hits = hits_vk[users] & (degree >= low) & (degree <= high)
+    values = metrics_of_hits(hits, counts[users], ks)
+    sizes = torch.stack([(counts > 0).sum(), counts.sum()])
+    return torch.cat([sizes.to(values.dtype), values.sum(0)])
 
 
 def strata_metrics(
@@ -39,18 +64,22 @@ def strata_metrics(
     Returns:
         "0", "1-3" and "cold" always (0 users, metrics None where empty), others where not empty.
     """
-    held = np.asarray(held_indices, dtype=np.int64)
-    degrees = np.asarray(item_degree)[held]
-    bins = degree_bins(int(degrees.max(initial=0)))
+    held = held_of_ranking(ranked, held_indptr, held_indices, ks)
+    ranked_vk = torch.from_numpy(np.asarray(ranked, dtype=np.int64)[held.users])
+    hits, degree = held.hits(ranked_vk), torch.from_numpy(np.array(item_degree))
     out: dict[str, dict[str, float | None]] = {}
-    for name, low, high in [*bins[:2], ("cold", 0, COLD_MAX), *bins[2:]]:
-        inside = (degrees >= low) & (degrees <= high)
-        if inside.any() or name in ALWAYS:
-            indptr = np.concatenate([[0], np.cumsum(inside)])[held_indptr]
-            found = ranking_metrics(ranked, indptr, held[inside], ks)
-            means = {
-                metric: float(values.mean()) if len(values) else None
-                for metric, values in found.per_user.items()
-            }
-            out[name] = {"users": len(found.users), "pairs": int(inside.sum()), **means}
+    for name, low, high in strata_bins(int(degree.max())):
+        sums = stratum_sums(ranked_vk, hits, held, degree, (low, high), ks).tolist()
+        if sums[0] or name in ALWAYS:
+            out[name] = row_of_sums(sums, ks)
     return out
+
+
+def row_of_sums(sums: Sequence[float], ks: Sequence[int]) -> dict[str, float | None]:
+    """Numbers of users and pairs, and means of the metrics, None without users."""
+    users, pairs, *metrics = sums
+    means = {
+        name: value / users if users else None
+        for name, value in zip(metric_names(ks), metrics, strict=True)
+    }
+    return {"users": int(users), "pairs": int(pairs), **means}

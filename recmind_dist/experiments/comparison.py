@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 from recmind_dist.errors import StoreError
+from recmind_dist.evaluation.degree_bins import COLD_MAX
 from recmind_dist.evaluation.significance import Comparison, Float64Array, paired_bootstrap
-from recmind_dist.evaluation.strata import COLD_MAX
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.results import FOLDED
 from recmind_dist.report.tables import metric_label

@@ -42,3 +42,12 @@ def zeros_in_large_pages(rows: int, dim: int, device: torch.device) -> Tensor:
     with contextlib.suppress(OSError):  # a kernel without large pages
         space.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(space, dtype=torch.float32, count=rows * dim).view(rows, dim)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU that this process can still take; None on other devices."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    # torch keeps what it has freed
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))

@@ -70,12 +70,37 @@ def choose_device(
 
 def choose_device_here(scaling: ScalingSettings) -> DeviceChoice:
     """As `choose_device`, for a rank in this process. Raises ConfigError: cuda without a GPU."""
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    num_gpus = gpus_here()
     if scaling.device == "cuda" and not num_gpus:
         raise ConfigError(
             "scaling.device: cuda: torch finds no GPU on this machine: set cpu or auto"
         )
     return choose_device(scaling, 1, num_gpus, has_cuda())
+
+
+def choose_device_to_rank(
+    scaling: ScalingSettings, num_gpus: int, fault: str | None = None
+) -> DeviceChoice:
+    """Where a finished run is evaluated or recommends, in this process: a GPU if there is one with
+    room. Unlike training it goes on without: a run may be read on another machine.
+
+    Args:
+        num_gpus: that torch sees here
+        fault: what keeps the first of them from taking the run, a sentence without a subject
+    """
+    if scaling.device == "cpu" or (num_gpus == 0 and scaling.device == "auto"):
+        return DeviceChoice("cpu")
+    if num_gpus == 0:
+        why = "torch finds no GPU on this machine: the CPU ranks instead"
+        return DeviceChoice("cpu", f"scaling.device: cuda: {why}", loud=True)
+    if fault is not None:
+        return DeviceChoice("cpu", f"the CPU ranks instead of the GPU: the run {fault}", loud=True)
+    return DeviceChoice("cuda", f"scaling.device: {scaling.device}: the GPU ranks")
+
+
+def gpus_here() -> int:
+    """GPUs that torch sees in this process."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def has_cuda() -> bool:

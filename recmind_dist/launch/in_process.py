@@ -2,17 +2,23 @@
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from recmind_dist.causes import telling_line
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.distributed.settings import ScalingSettings
 from recmind_dist.errors import ConfigError
+from recmind_dist.launch.card import Card, check_card
+from recmind_dist.launch.device import choose_device_to_rank, gpus_here
+from recmind_dist.launch.device_memory import shortage
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.types import Say
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -29,6 +35,7 @@ def train_phases(
     """`Trainer.train` on one rank alone."""
     from recmind_dist.training.trainer import Trainer
 
+    check_card(config, inputs, context)
     run = RunDirectory(config.run_dir)
     run.create()
     attempt = uuid.uuid4().hex
@@ -53,6 +60,31 @@ def join_group_of_one(config: RunConfig, device: str) -> DistContext:
     return DistContext.join_group(
         rank_device, config.scaling.collective_timeout_s, config.scaling.shared_memory
     )
+
+
+def context_to_rank(
+    scaling: ScalingSettings, kept_bytes: Callable[[], Mapping[str, int]], say: Say
+) -> DistContext:
+    """A world of one in this process, to evaluate a run or to recommend: on a GPU if there is one
+    with room.
+
+    Args:
+        kept_bytes: makes the bytes by part that the run keeps on the device
+        say: called with one line on the device, unless that is the CPU as a matter of course
+    """
+    num_gpus = 0 if scaling.device == "cpu" else gpus_here()
+    fault = _fault_of_gpu(kept_bytes()) if num_gpus else None
+    choice = choose_device_to_rank(scaling, num_gpus, fault)
+    choice.tell(say)
+    return DistContext.alone("cuda:0" if choice.device == "cuda" else "cpu")
+
+
+def _fault_of_gpu(parts: Mapping[str, int]) -> str | None:
+    try:
+        card = Card.of(torch.device("cuda", 0))
+    except RuntimeError as error:  # a driver that does not fit, a GPU that is not let in
+        return f"cannot use it ({telling_line(str(error))})"
+    return shortage(parts, card.free_bytes, card.name)
 
 
 def leave_ray() -> None:

@@ -21,6 +21,7 @@ from recmind_dist.distributed.accelerator import CPU_RANK, CUDA_RANK
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError, RecmindError, TrainingError, WorkerLostError
 from recmind_dist.kernels.memory import KEEP_FREED_MEMORY
+from recmind_dist.launch.card import check_card
 from recmind_dist.launch.cluster import (
     START_ATTEMPTS,
     check_nodes,
@@ -204,6 +205,8 @@ def _worker_context(
     warnings = WarningsToMetrics(run.metrics, context.rank)
     logging.getLogger("recmind_dist").addHandler(warnings)
     try:
+        if mixed := check_card(config, inputs, context):
+            log.warning("%s", mixed)
         yield config, inputs, context, run
     except WorkerLostError as error:
         # a new start may succeed, so this is no refusal

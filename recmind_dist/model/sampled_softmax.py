@@ -1,7 +1,6 @@
 """The sampled softmax with its gradient written out: similarities are made, masked and
-exponentiated a block of users at a
-time, while the block is in the cache, and kept as probabilities, which is all that the gradient
-needs.
+exponentiated and kept as probabilities, which is all that the gradient needs. On a CPU that goes a
+block of users at a time, while the block is in the cache.
 
 Legend: S vectors, C columns, U distinct users, b pairs, M shared negatives.
 """
@@ -15,7 +14,7 @@ from torch import Tensor
 from recmind_dist.kernels.pair_scores import add_pair_gradients, pair_dots
 from recmind_dist.kernels.unit_rows import through_unit_rows, unit_rows
 
-_BLOCK_ELEMENTS = 1 << 18  # a megabyte
+_CACHE_ELEMENTS = 1 << 18  # a megabyte
 
 
 def sampled_softmax(
@@ -100,7 +99,7 @@ def _exponentials(h_UC: Tensor, h_MC: Tensor, masked: Tensor) -> tuple[Tensor, T
     """exp(⟨u, m⟩ − top of u), zero where masked; its sums and tops. Shapes: [U, M], [U], [U]."""
     out = h_UC.new_empty(len(h_UC), len(h_MC))
     total, top = h_UC.new_zeros(len(h_UC)), h_UC.new_zeros(len(h_UC))
-    rows = max(_BLOCK_ELEMENTS // max(len(h_MC), 1), 1)
+    rows = _rows_at_once(len(h_UC), len(h_MC), h_UC.device.type)
     for start in range(0, len(h_UC) if len(h_MC) else 0, rows):
         part = slice(start, start + rows)
         block = torch.mm(h_UC[part], h_MC.T, out=out[part])
@@ -111,3 +110,12 @@ def _exponentials(h_UC: Tensor, h_MC: Tensor, masked: Tensor) -> tuple[Tensor, T
         block.sub_(highest[:, None]).exp_()
         total[part], top[part] = block.sum(1), highest
     return out, total, top
+
+
+def _rows_at_once(num_users: int, num_shared: int, device: str) -> int:
+    """Users of a block: what a CPU's cache holds. A GPU takes all at once, and no more memory, as
+    everything is done in place.
+    """
+    if device != "cpu":
+        return max(num_users, 1)
+    return max(_CACHE_ELEMENTS // max(num_shared, 1), 1)

@@ -1,11 +1,14 @@
 """All stages of a run in order; each skips what is done. Commands and programs call `Pipeline`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.ingest import fetch, ingest_dataset
+from recmind_dist.launch.device_memory import kept_bytes_of_run
+from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.pipeline.replay import partition_report
 from recmind_dist.pipeline.train import (
     embed,
@@ -106,7 +109,8 @@ class Pipeline:
     def evaluate(self) -> dict[str, Any]:
         """Tests the best checkpoint, and writes and returns results.json.
 
-        Runs on one rank alone in this process, or on evaluation.num_workers Ray workers.
+        Runs on one rank alone in this process, on a GPU if there is one with room, or on
+        evaluation.num_workers Ray workers.
         """
         if self.config.variant == "popularity":
             graph = self.prepare()
@@ -116,14 +120,21 @@ class Pipeline:
             prepared = prepare_texts(self.config, graph)
             assert prepared.texts is not None, "text_only without texts"
             store = embed(self.config, prepared.texts, None, self.say).path
-            return evaluate_text_run(self.config, prepared.graph, store, self.directory)
+            inputs = Inputs(prepared.graph)
+            return evaluate_text_run(
+                self.config, prepared.graph, store, self.directory, self._context_to_rank(inputs)
+            )
         inputs = read_inputs(self.directory)
         if self.config.evaluation.num_workers == 1:
-            return evaluate_run(self.config, inputs, self.directory, DistContext.alone())
+            return evaluate_run(self.config, inputs, self.directory, self._context_to_rank(inputs))
         from recmind_dist.launch.ray_train import evaluate_on_workers
 
         evaluate_on_workers(self.config, inputs, self.say)
         return self.directory.read_results()
+
+    def _context_to_rank(self, inputs: Inputs) -> DistContext:
+        kept = partial(kept_bytes_of_run, self.config, inputs)
+        return context_to_rank(self.config.scaling, kept, self.say)
 
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
         graph = self.prepare()

@@ -1,9 +1,10 @@
 """Ranks items for a user of a finished run."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import seen_items
 from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.graph import Graph
+from recmind_dist.launch.device_memory import kept_bytes_of_run
+from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.pipeline.train import read_inputs
 from recmind_dist.propagation.histories import Histories
 from recmind_dist.text.template import Template
@@ -23,6 +25,8 @@ from recmind_dist.training.evaluate import load_best, read_run
 from recmind_dist.training.fold_in import FoldIn
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.types import IntArray
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Recommender:
         self._has_text = None
         if model.text:
             row_of_node = torch.from_numpy(np.argsort(model.nodes))
-            self._has_text = ~model.text.rows.absent[row_of_node]
+            self._has_text = ~model.text.rows.absent.cpu()[row_of_node]
         self._titles = _titles(self.graph.items_frame(), model.config.text.item_title)
 
     def recommend(self, user_id: str | int, k: int = 10) -> list[Recommendation]:
@@ -150,11 +154,14 @@ def _titles(frame: pl.DataFrame, template: str | None) -> list[str]:
 
 
 def load(run_dir: str | Path) -> Recommender:
-    """Opens a trained run for recommending, on one rank alone.
+    """Opens a trained run for recommending, on one rank alone: on a GPU if there is one with room,
+    unless scaling.device is cpu.
 
     Raises:
         StoreError, CheckpointError: not a trained run, or a damaged one.
     """
     run, config = read_run(Path(run_dir))
-    model, cursor = load_best(config, read_inputs(run), run, DistContext.alone())
+    inputs = read_inputs(run)
+    context = context_to_rank(config.scaling, partial(kept_bytes_of_run, config, inputs), log.info)
+    model, cursor = load_best(config, inputs, run, context)
     return Recommender(model, cursor.norm_exponent)

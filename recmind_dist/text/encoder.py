@@ -15,7 +15,7 @@ from recmind_dist import faults
 from recmind_dist.errors import TextError
 from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
 from recmind_dist.text.settings import LoraSettings, TextSettings
-from recmind_dist.text.source import resolve_dtype, resolve_model
+from recmind_dist.text.source import refuse_dtype_on, resolve_dtype, resolve_model
 from recmind_dist.types import FloatArray
 
 Batch = dict[str, Tensor]
@@ -65,6 +65,7 @@ class TextEncoder(nn.Module):
         logging.disable_progress_bar()
         directory = resolve_model(settings)
         dtype = torch.bfloat16 if resolve_dtype(settings) == "bf16" else torch.float32
+        refuse_dtype_on(device, resolve_dtype(settings))
         safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, **safe)

@@ -3,11 +3,14 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recmind_dist.errors import StoreError, TextError
 from recmind_dist.storage import content_key, read_json, sha256_file
 from recmind_dist.text.settings import TEMPLATE_VERSION, TextSettings
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -105,11 +108,31 @@ def resolve_dtype(settings: TextSettings) -> str:
     import torch
 
     fast = (
-        torch.cuda.is_available()
+        (torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
         or torch.cpu._is_avx512_bf16_supported()
         or torch.cpu._is_amx_tile_supported()
     )
     return "bf16" if fast else "fp32"
+
+
+def fault_of_dtype(dtype: str, card: str, has_bf16: bool) -> str | None:
+    """What is wrong with `text.dtype` on a GPU of this name; None if nothing."""
+    if dtype != "bf16" or has_bf16:
+        return None
+    return (
+        f"text.dtype: bf16: {card} has no bf16 (NVIDIA's cards have it from compute capability 8.0 "
+        "on): set text.dtype=fp32, or use other cards"
+    )
+
+
+def refuse_dtype_on(device: "str | torch.device", dtype: str) -> None:
+    """Raises TextError: the GPU does not compute in `dtype`."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if fault := fault_of_dtype(dtype, torch.cuda.get_device_name(device), has_bf16):
+            raise TextError(fault)
 
 
 def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -> dict[str, Any]:

@@ -116,21 +116,27 @@ def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -
 
 
 def evaluate_text_run(
-    config: RunConfig, graph_dir: Path, store: Path, run: RunDirectory
+    config: RunConfig,
+    graph_dir: Path,
+    store: Path,
+    run: RunDirectory,
+    context: DistContext | None = None,
 ) -> dict[str, Any]:
     """The same for texts alone: items by their whitened vectors, users by the mean of their items',
-    or under
-    model.recent_decay by the mean in which newer ones count more. On one rank alone.
+    or under model.recent_decay by the mean in which newer ones count more.
+
+    Args:
+        context: one rank alone; by default on the CPU
     """
-    graph, context = Graph.open(graph_dir), DistContext.alone()
+    graph, context = Graph.open(graph_dir), context or DistContext.alone()
     texts = TextStore.open(store)
     whitening = Whitening.fit(texts, config.text_whitening, dim=config.text_components or None)
     operator = FullPropagation(graph, row_bounds(graph, 1), context, torch.zeros(graph.num_nodes))
-    vectors = torch.zeros(graph.num_nodes, whitening.dim)
-    vectors[graph.num_users :] = torch.from_numpy(whitening.apply("items", texts.read_all("items")))
-    content, recent = content_view(
-        operator, vectors[torch.from_numpy(operator.own_nodes)], config.recent_decay
-    )
+    vectors = torch.zeros(graph.num_nodes, whitening.dim, device=context.device)
+    items_IT = torch.from_numpy(whitening.apply("items", texts.read_all("items")))
+    vectors[graph.num_users :] = items_IT.to(context.device)
+    own = torch.from_numpy(operator.own_nodes).to(context.device)
+    content, recent = content_view(operator, vectors[own], config.recent_decay)
     h = torch.where(operator.is_user[:, None], recent[0], content[0]) if recent else content[0]
     in_node_order, folded = h[operator.row_of_node], None
     found = evaluate_embeddings(in_node_order, graph, "test", config.evaluation, context, 0.0)

@@ -30,6 +30,7 @@ from recmind_dist.training.beside import StreamBeside
 from recmind_dist.training.finite_checks import check_finite_state, writing_ids
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.out_of_memory import saying_what_is_large
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.profile import StepProfile, named
 from recmind_dist.training.state import (
@@ -100,7 +101,10 @@ class Trainer:
                 while self.cursor.phase == phase.name:
                     steps = self._steps(phase)
                     for step in steps:
-                        with writing_ids(self.run.path, self.context, phase.name):
+                        with (
+                            writing_ids(self.run.path, self.context, phase.name),
+                            saying_what_is_large(step, self.shard.table.dim),
+                        ):
                             self._losses = phase.step.run(step)
                         self._count(step, phase)
                         if self._save_is_due(phase):

@@ -63,11 +63,11 @@ def test_kuberay_pods_have_a_token_one_volume_and_one_image(name: str) -> None:
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     claim = read("kuberay-storage.yaml")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    images = set()
+    images = {}
     for group in groups:
         pod = group["template"]["spec"]
         [container] = pod["containers"]
-        images.add(container["image"])
+        images[group.get("groupName")] = container["image"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts["shared"] == container["workingDir"] == "/shared"
         claims = [
@@ -77,8 +77,44 @@ def test_kuberay_pods_have_a_token_one_volume_and_one_image(name: str) -> None:
         assert not [variable for variable in container["env"] if "TOKEN" in variable["name"]], (
             "no token in a file"
         )
-    assert len(images) == 1
+    assert images["gpu-workers"] == f"{images['workers']}-gpu"
+    assert images[None] == images["workers"]
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+
+
+def groups_of(name: str) -> dict[str, dict[str, Any]]:
+    return {group["groupName"]: group for group in cluster_of(name)["workerGroupSpecs"]}
+
+
+@pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
+def test_pods_with_a_gpu_come_when_they_are_asked_for_and_take_one_each(name: str) -> None:
+    groups = groups_of(name)
+    assert set(groups) == {"workers", "gpu-workers"}
+    group = groups["gpu-workers"]
+    assert (group["replicas"], group["minReplicas"]) == (0, 0)
+    assert group["maxReplicas"] > 0
+    pod = group["template"]["spec"]
+    resources = pod["containers"][0]["resources"]
+    assert resources["limits"]["nvidia.com/gpu"] == "1"
+    assert resources["requests"] == resources["limits"]
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
+    on_cpu = groups["workers"]["template"]["spec"]["containers"][0]["resources"]
+    assert "nvidia.com/gpu" not in on_cpu["limits"]
+
+
+def test_machines_with_gpus_have_an_image_and_a_container_for_them() -> None:
+    config = read("aws.yaml")
+    worker = config["available_node_types"]["gpu_worker"]
+    assert worker["min_workers"] == 0
+    assert worker["docker"]["worker_image"] == config["docker"]["image"].replace("-cpu", "-gpu")
+    assert config["max_workers"] >= sum(
+        kind.get("max_workers", 0) for kind in config["available_node_types"].values()
+    )
+    dockerfile = (FILES / "Dockerfile").read_text()
+    assert "--build-arg FLAVOUR=gpu" in dockerfile
+    assert config["docker"]["image"] == re.findall(r"^FROM (\S+)$", dockerfile, re.M)[0].replace(
+        "${FLAVOUR}", "cpu"
+    )
 
 
 def test_the_two_manifests_have_the_same_pods() -> None:
@@ -96,7 +132,7 @@ def test_the_job_runs_the_launcher_with_settings_that_are_valid() -> None:
     launcher, config, *overrides = found.groups()
     assert (ROOT / launcher).is_file()
     chosen = load_run_config(ROOT / config, overrides)
-    [group] = spec["rayClusterSpec"]["workerGroupSpecs"]
+    group = groups_of("kuberay-job.yaml")["workers"]
     assert chosen.scaling.num_workers == (1, group["maxReplicas"])
     assert chosen.storage_uri == "s3://BUCKET/runs/quickstart"
 

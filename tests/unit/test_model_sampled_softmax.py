@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recmind_dist.model import sampled_softmax as softmax_module
 from recmind_dist.model.losses import sampled_softmax
 
 
@@ -65,3 +66,25 @@ def test_value_and_gradient_are_those_of_the_formula(
     torch.testing.assert_close(
         ours.grad.double(), reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()) + 1e-7
     )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_blocks_change_no_number(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # whole numbers: a product is the same whatever rows are made together
+    h_UC, h_MC = (torch.randint(-3, 4, (n, 8), generator=generator).float() for n in (30, 50))
+    masked = torch.rand(30, 50, generator=generator) < 0.1
+    masked[4] = True
+    whole = softmax_module._exponentials(h_UC, h_MC, masked)
+    monkeypatch.setattr(softmax_module, "_rows_at_once", lambda *_: rows)
+    for found, expected in zip(
+        softmax_module._exponentials(h_UC, h_MC, masked), whole, strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_gpu_takes_all_users_at_once_and_a_cpu_what_its_cache_holds() -> None:
+    assert softmax_module._rows_at_once(8192, 1024, "cuda") == 8192
+    assert softmax_module._rows_at_once(0, 1024, "cuda") == 1
+    assert softmax_module._rows_at_once(8192, 1024, "cpu") == 256
+    assert softmax_module._rows_at_once(8192, 1 << 20, "cpu") == 1
