@@ -53,8 +53,8 @@ from recmind_dist.text.encoder import TextEncoder
 from recmind_dist.text.settings import LoraSettings
 
 OBJECTIVES = {"align": ("align",), "users": ("users",), "both": ("align", "users")}
-ARMS = ("frozen", "head", "row", "align", "both", "users")
-HEAD_RATES, LORA_RATES = (1e-3, 3e-3), (2e-4, 8e-4)
+ARMS = ("frozen", "head", "row", "both", "align", "users")
+HEAD_RATES, LORA_RATES = (1e-3, 3e-3), "2e-4,8e-4"
 RANK = 16
 STEPS = 300  # of tower and heads; of adapters at least
 FADES = (0.0, 1.0, 3.0, 10.0, 30.0)  # k of degree / (degree + k)
@@ -114,8 +114,8 @@ class Setup:
 class Choices:
     """What validation of text alone decides at the first seed, and later seeds keep."""
 
-    def __init__(self, setup: Setup, log: "Log") -> None:
-        self.setup, self.log = setup, log
+    def __init__(self, setup: Setup, lora_rates: Sequence[float], log: "Log") -> None:
+        self.setup, self.log, self._lora_rates = setup, log, lora_rates
         self.rate: dict[str, float] = {"frozen": 0.0}
         self.fade: float | None = None
 
@@ -134,7 +134,7 @@ class Choices:
     def _candidates(self, arm: str) -> Sequence[float]:
         if arm == "row" and "head" in self.rate:
             return [self.rate["head"]]
-        return LORA_RATES if arm in OBJECTIVES else HEAD_RATES
+        return self._lora_rates if arm in OBJECTIVES else HEAD_RATES
 
     def _faded(self, x_IT: Tensor) -> Tensor:
         """At the k with the best sum of Recall@20 over all and over cold items."""
@@ -223,15 +223,17 @@ def run(
     seeds: Annotated[int, typer.Option(help="how many")] = 3,
     arms: Annotated[str, typer.Option(help="names, by commas")] = ",".join(ARMS),
     layers: Annotated[int, typer.Option(help="adapted layers, from the top")] = 6,
-    epochs: Annotated[int, typer.Option(help="passes of adapters over the items")] = 30,
+    epochs: Annotated[int, typer.Option(help="passes of adapters over the items")] = 25,
     steps: Annotated[int, typer.Option(help="of tower and heads; of adapters at least")] = STEPS,
     batch_items: Annotated[int, typer.Option(help="through the language model a step")] = 1024,
+    rates: Annotated[str, typer.Option(help="of adapters, by commas")] = LORA_RATES,
     dtype: Annotated[str, typer.Option(help="of the language model")] = "bf16",
     jobs: Annotated[int, typer.Option(help="RecMinds trained at once; 0: none")] = 0,
     keep: Annotated[str, typer.Option(help="arms whose vectors stay in OUT as .npy")] = "",
     budget_s: Annotated[float, typer.Option(help="no arm is begun later")] = 150.0,
 ) -> None:
     """Trains and ranks all arms at each seed, one after another."""
+    torch.backends.cuda.matmul.allow_tf32 = True  # in this process: RecMind has others
     out.mkdir(parents=True, exist_ok=True)
     data = Data(folder, "cuda" if torch.cuda.is_available() else "cpu")
     log = Log(out, data.graph.name)
@@ -242,7 +244,7 @@ def run(
     }
     setup = Setup.make(data, model, layers, dtype, **schedule)
     log.say(f"{data.num_users} users, {data.num_items} items, {len(data.item_E)} pairs")
-    choices = Choices(setup, log)
+    choices = Choices(setup, [float(rate) for rate in rates.split(",")], log)
     with RecMindRuns(data, jobs) as recmind:
         for seed in range(seeds):
             towers = graph_tower(data, setup.w_IT, steps, seed)

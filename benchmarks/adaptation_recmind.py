@@ -1,6 +1,4 @@
-"""RecMind's defaults on given item vectors, for benchmarks/adaptation.py: several runs at once, each
-in a process of its own.
-"""
+"""RecMind's defaults on given item vectors, several runs at once, for benchmarks/adaptation.py."""
 
 import multiprocessing
 import shutil
@@ -24,7 +22,7 @@ validation item.
 
 
 class RecMindRuns:
-    """Runs under way. Leaving the context waits for none that has not begun.
+    """Runs under way, in processes of their own. Leaving the context begins no more.
 
     Args:
         jobs: processes; 0: no run is ever begun.

@@ -25,7 +25,7 @@ from recmind_dist.text.whitening import Whitening
 ENCODE_BLOCK = 512  # texts, sorted by length, that are padded together
 BETA = 0.5  # exponent of the degree by which negatives count
 NEGATIVES = 1024  # that all items together count as, as RecMind's sampled softmax has it
-BATCH_SHARE = 8  # of the users, in a step over vectors that are all there
+BATCH_PAIRS = 8192  # of a step over vectors that are all there, about
 TOWER_DIM, TOWER_LAYERS, TOWER_RATE, TOWER_SCALE = 64, 2, 1.5e-2, 5.0
 HEAD_RATE, ROW_RATE = 1e-3, 1e-2
 QUEUE, TEMPERATURE, HARDNESS = 4096, 0.1, 1.0  # of InfoNCE
@@ -75,7 +75,8 @@ class CachedEncoder:
 
     def _pool(self, items_M: Tensor) -> Tensor:
         length = self._length_I[items_M]
-        place_S = torch.arange(int(length.max()), device=length.device)
+        width = -(-int(length.max()) // 8) * 8  # as attention kernels like it
+        place_S = torch.arange(width, device=length.device)
         mask_MS = place_S < length[:, None]
         at = (self._start_I[items_M][:, None] + place_S).clamp(max=len(self._states) - 1)
         hidden = self._run(slice(-self.layers, None), self._states[at], mask_MS)
@@ -145,10 +146,11 @@ def minimise(loss_of: Callable[[], Tensor], groups: Groups, steps: int) -> None:
     assert torch.isfinite(loss), "the loss is not finite"
 
 
-def user_batches(data: Data, size: int, at_least: int) -> Iterator[Tensor]:
+def user_batches(data: Data, at_least: int, size: int | None = None) -> Iterator[Tensor]:
     """Users in random order, over and over, of those with so many pairs. Shape: [B] each."""
     users = (data.count_U >= at_least).nonzero().squeeze(1)
-    size = max(1, min(size, len(users)))
+    size = size or round(BATCH_PAIRS / float(data.count_U.float().mean()))
+    size = max(1, min(size, len(users) // 2))
     while True:
         order = users[torch.randperm(len(users), device=users.device)]
         yield from order[: len(order) // size * size].view(-1, size)
@@ -214,15 +216,15 @@ def graph_tower(data: Data, w_IT: Tensor, steps: int, seed: int) -> Towers:
     users = torch.sparse.mm(data.mean_of_items(data.user_E, data.item_E), items)
     users = functional.normalize(users, dim=1) * (0.1 * TOWER_DIM**0.5)
     table = nn.Parameter(torch.cat([users, items]))
-    batches = user_batches(data, num_users // BATCH_SHARE, at_least=1)
+    batches = user_batches(data, at_least=1)
     weight = data.degree_I.clamp(min=1) ** BETA
 
     def loss() -> Tensor:
         chosen = next(batches)
         row, item = data.pairs_of(chosen)
         unit = functional.normalize(lightgcn(table, matrix), dim=1)
-        logits = TOWER_SCALE * (unit[chosen] @ unit[num_users:].T)
-        return weighted_softmax(logits[row], item, data.seen_UI[chosen][row], weight)
+        logits = TOWER_SCALE * (unit[chosen][row] @ unit[num_users:].T)
+        return weighted_softmax(logits, item, data.seen_UI[chosen[row]], weight)
 
     minimise(loss, [([table], TOWER_RATE)], steps)
     final = lightgcn(table.detach(), matrix)
@@ -269,7 +271,8 @@ def users_softmax(
     sums = unit.new_zeros(len(users_B), unit.shape[1]).index_add(0, row, unit[column])
     query = functional.normalize(sums[row] - unit[column], dim=1)
     logits = head.log_scale.exp() * (query @ unit.T)
-    return weighted_softmax(logits, column, data.seen_UI[users_B][:, items_M][row], weight_M)
+    seen = data.seen_UI[users_B][:, items_M][row]
+    return weighted_softmax(logits, column, seen, weight_M)
 
 
 def train_head(
@@ -279,7 +282,7 @@ def train_head(
     torch.manual_seed(seed)
     head = Head(w_IT.shape[1], data.num_items if rows else 0, data.device)
     items, weight = torch.arange(data.num_items, device=data.device), data.degree_I.clamp(min=1)
-    batches = user_batches(data, data.num_users // BATCH_SHARE, at_least=2)
+    batches = user_batches(data, at_least=2)
 
     def loss() -> Tensor:
         return users_softmax(data, head, head(w_IT), next(batches), items, weight**BETA)
@@ -360,7 +363,7 @@ class TextAdapter:
         """Args: batch_items: distinct items of a step's users, about."""
         data = self.data
         size = max(2, round(batch_items / float(data.count_U.float().mean())))
-        batches = user_batches(data, size, at_least=2)
+        batches = user_batches(data, at_least=2, size=size)
         # an item is in a batch as likely as one of its users is: that is taken out
         degree, share = data.degree_I.clamp(min=1), min(size / data.num_users, 0.99)
         weight_I = degree**BETA / (1.0 - (1.0 - share) ** degree)
