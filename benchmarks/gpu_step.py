@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
@@ -59,11 +60,11 @@ class Cost:
 
 
 def main(
-    graph: Path = typer.Option(..., help="a prepared graph of Gowalla: cache/graphs/<key>"),
+    graph: Annotated[Path, typer.Option(help="prepared graph of Gowalla: cache/graphs/<key>")],
     device: str = typer.Option("cuda"),
     quick: bool = typer.Option(False, help="fewer steps, and a small graph in place of the large"),
     parts: str = typer.Option("gowalla,peers,large", help="what to measure"),
-    output: Path | None = typer.Option(None, help="folder for the JSON, not benchmarks/results"),
+    output: Annotated[Path | None, typer.Option(help="folder for the JSON")] = None,
 ) -> None:
     """Publishes results/cuda-step.json."""
     report, there = Report("cuda-step", quick), torch.device(device)

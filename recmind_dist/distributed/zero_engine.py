@@ -96,12 +96,12 @@ class DenseEngine:
             self._engine.backward(loss * dist.get_world_size())  # DeepSpeed averages
 
     def broken_gradients(self) -> Tensor:
-        """Number of dense parameters with a non-finite gradient from this rank. Shape: []."""
+        """0, or NaN if a dense gradient of this rank is not finite. Shape: []."""
         return self._broken
 
     def _check(self, grad: Tensor) -> None:
         faults.check("dense gradient", dist.get_rank(), self._backwards, grad)
-        self._broken += (~torch.isfinite(grad)).any()
+        self._broken += (grad * 0).sum()  # 0, or NaN: in fewer operations than a count takes
 
     def step(self, lr_factor: float) -> None:
         """Updates the dense parameters at `lr_factor` times the learning rate.
