@@ -160,19 +160,21 @@ def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
             f"text.model: gives vectors of shape {vectors.shape}, the store holds width {store.dim}"
         )
     with np.errstate(over="ignore"):
-        vector_of = dict(zip(distinct, vectors.astype(np.float16), strict=True))
+        half = vectors.astype(np.float16)
+    is_finite = np.isfinite(half).all(axis=1)
+    index_of = {text: index for index, text in enumerate(distinct)}
+    row = np.flatnonzero([text is not None for text in job.texts])
+    index = np.array([index_of[text] for text in job.texts if text is not None], dtype=np.int64)
+    if not is_finite.all():
+        bad = row[np.argmin(is_finite[index])]
+        first_row, _ = store.shard_range(job.side, job.shard)
+        raise TextError(
+            f"text.model: the vector of row {first_row + bad} of {job.side} is not finite "
+            f"(text {str(job.texts[bad])[:40]!r}): the shard is rejected: check the model's "
+            "weights and text.dtype"
+        )
     rows = np.full((len(job.texts), store.dim), np.nan, dtype=np.float16)
-    first_row, _ = store.shard_range(job.side, job.shard)
-    for row, text in enumerate(job.texts):
-        if text is None:
-            continue
-        rows[row] = vector_of[text]
-        if not np.isfinite(rows[row]).all():
-            raise TextError(
-                f"text.model: the vector of row {first_row + row} of {job.side} is not finite "
-                f"(text {text[:40]!r}): the shard is rejected: check the model's weights and "
-                "text.dtype"
-            )
+    rows[row] = half[index]
     faults.check("embedded", 0, job.shard)
     store.write_shard(job.side, job.shard, rows, job.content_key)
 
