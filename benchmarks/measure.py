@@ -37,6 +37,8 @@ _PACKAGES = (
     "numba",
     "torch-geometric",
     "transformers",
+    "tokenizers",
+    "sentence-transformers",
     "deepspeed",
     "ray",
     "recmind-dist",
@@ -96,6 +98,7 @@ class Report:
         name: of the benchmark; quick: whether it was cut short; figures: what the last line and the
         JSON hold;
         notes: what a reader must know, a null figure's reason among it.
+        card: name of the GPU, of a benchmark on one.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Report:
     figures: dict[str, float | None] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    card: str | None = None
 
     def add(
         self, what: str, side: str, unit: str, spread: Spread, limit: float | None = None
@@ -132,6 +136,8 @@ class Report:
             "machine": machine(),
             "figures": rounded(self.figures),
         }
+        if self.card is not None:
+            last["card"] = self.card
         whole = {
             **last,
             "quick": self.quick,
@@ -166,8 +172,8 @@ class Report:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with a plus where files other than results differ from it; None
-    outside a checkout.
+    """The checkout's commit, with a plus where files other than results differ from it. Outside a
+    checkout what RECMIND_BENCH_COMMIT says, else None.
     """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
@@ -177,7 +183,7 @@ def commit() -> str | None:
             else ""
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("RECMIND_BENCH_COMMIT")
 
 
 def machine() -> dict[str, Any]:

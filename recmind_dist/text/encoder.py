@@ -17,13 +17,13 @@ from recmind_dist.text.attention import is_causal, whole_mask
 from recmind_dist.text.batch_size import CPU_BATCH_TOKENS, bytes_per_token, gpu_batch_tokens
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import resolve_dtype, resolve_model
-from recmind_dist.text.tokens import Batch, SortedWindow, TextTokenizer, Tokens
+from recmind_dist.text.tokens import Batch, SortedWindow, TextTokenizer, Tokens, window_sizes
 from recmind_dist.types import FloatArray
 
 WINDOW = 4096
 """Texts sorted by length together, which leaves 2–4 % padding."""
-GPU_WINDOW = 16384
-"""The same on a GPU, whose batches are larger."""
+GPU_WINDOWS = (1024, 16384)
+"""The same on a GPU, whose batches are larger: the first and the largest."""
 MAX_TOKENIZER_THREADS = 16
 
 
@@ -33,7 +33,7 @@ class TextEncoder(nn.Module):
     Attributes:
         dim: T, width of the vectors.
         batch_tokens: padded tokens of one forward pass.
-        window: texts sorted by length together.
+        first_window, window: texts sorted by length together, at first and at most.
         tokenizer_threads: that tokenise ahead of the forward pass; 0: it tokenises itself.
     """
 
@@ -44,9 +44,10 @@ class TextEncoder(nn.Module):
         self.settings = settings
         self.dim = int(backbone.config.get_text_config().hidden_size)
         self.batch_tokens = settings.batch_tokens or CPU_BATCH_TOKENS
-        self.window, self.tokenizer_threads = WINDOW, 0
+        self.first_window = self.window = WINDOW
+        self.tokenizer_threads = 0
         self._tokens = TextTokenizer(tokenizer, settings.prompt)
-        self._is_causal = is_causal(backbone.config)
+        self._is_causal: bool | None = None
 
     @classmethod
     def load(
@@ -95,7 +96,7 @@ class TextEncoder(nn.Module):
             encoder.merge_lora()
         encoder = encoder.to(device=device, dtype=dtype).eval()
         if encoder.device.type == "cuda":
-            encoder._fit_to_gpu()
+            encoder.use_gpu(torch.cuda.mem_get_info(encoder.device)[0])
         return encoder
 
     @property
@@ -103,6 +104,19 @@ class TextEncoder(nn.Module):
         """Device of the weights."""
         device: torch.device = next(self.backbone.parameters()).device
         return device
+
+    def use_gpu(self, free_bytes: int) -> None:
+        """Sizes batches, tokenises ahead and makes masks as a GPU with so much free memory needs
+        it.
+        """
+        config = self.backbone.config.get_text_config()
+        self.first_window, self.window = GPU_WINDOWS
+        self._is_causal = is_causal(config)
+        self.tokenizer_threads = min(len(os.sched_getaffinity(0)), MAX_TOKENIZER_THREADS)
+        if self.settings.batch_tokens is None:
+            max_tokens = max(self.settings.max_tokens, self.settings.user_max_tokens)
+            token_bytes = bytes_per_token(config, self.backbone.dtype.itemsize, max_tokens)
+            self.batch_tokens = gpu_batch_tokens(free_bytes, token_bytes)
 
     def tokenize(self, texts: list[str], max_tokens: int) -> Batch:
         """Wraps in the prompt, clips, pads right.
@@ -146,18 +160,27 @@ class TextEncoder(nn.Module):
             TextError: a single text does not fit.
         """
         on_gpu = self.device.type == "cuda"
-        windows = self._tokens.ahead(texts, max_tokens, self.window, self.tokenizer_threads)
+        sizes = window_sizes(len(texts), self.first_window, self.window)
+        windows = self._tokens.windows(texts, max_tokens, sizes, self.tokenizer_threads)
         start = 0
         with torch.inference_mode():
             out_nT = torch.empty(len(texts), self.dim, pin_memory=on_gpu)
             for tokens in windows:
-                vectors_WT = self._encode_window(tokens)
+                vectors_WT = self.encode_window(tokens)
                 out_nT[start : start + len(vectors_WT)].copy_(vectors_WT, non_blocking=on_gpu)
                 start += len(vectors_WT)
         if on_gpu:
             torch.cuda.current_stream(self.device).synchronize()
         vectors: FloatArray = out_nT.numpy()
         return vectors
+
+    def encode_window(self, tokens: Tokens) -> Tensor:
+        """Vectors of a window's texts, in their order. Shape: [W, T] float32, on the device."""
+        window = SortedWindow(tokens, self._tokens.pad_id, self.device)
+        out_WT = torch.empty(len(window.lengths), self.dim, device=self.device)
+        for part in window.slices(lambda: self.batch_tokens):
+            self._encode_halving(window, part, out_WT)
+        return out_WT
 
     def add_lora(self, lora: LoraSettings, seed: int = 0) -> None:
         """Adds trainable fp32 adapters, the same for the same seed; all else stays frozen."""
@@ -197,27 +220,7 @@ class TextEncoder(nn.Module):
         return {"use_cache": False} if hasattr(self.backbone.config, "use_cache") else {}
 
     def _attention_mask(self, mask_nS: Tensor) -> Tensor:
-        if mask_nS.device.type == "cpu" or self._is_causal is None:
-            return mask_nS
-        return whole_mask(mask_nS, self._is_causal)
-
-    def _fit_to_gpu(self) -> None:
-        self.window = GPU_WINDOW
-        self.tokenizer_threads = min(len(os.sched_getaffinity(0)), MAX_TOKENIZER_THREADS)
-        if self.settings.batch_tokens is None:
-            free_bytes, _ = torch.cuda.mem_get_info(self.device)
-            max_tokens = max(self.settings.max_tokens, self.settings.user_max_tokens)
-            config = self.backbone.config.get_text_config()
-            token_bytes = bytes_per_token(config, self.backbone.dtype.itemsize, max_tokens)
-            self.batch_tokens = gpu_batch_tokens(free_bytes, token_bytes)
-
-    def _encode_window(self, tokens: Tokens) -> Tensor:
-        """Vectors of a window's texts, in their order. Shape: [W, T] float32, on the device."""
-        window = SortedWindow(tokens, self._tokens.pad_id, self.device)
-        out_WT = torch.empty(len(window.lengths), self.dim, device=self.device)
-        for part in window.slices(lambda: self.batch_tokens):
-            self._encode_halving(window, part, out_WT)
-        return out_WT
+        return mask_nS if self._is_causal is None else whole_mask(mask_nS, self._is_causal)
 
     def _encode_halving(self, window: SortedWindow, part: slice, out_WT: Tensor) -> None:
         num_texts = part.stop - part.start

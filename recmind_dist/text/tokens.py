@@ -4,10 +4,11 @@ Legend: n texts, S tokens (padded), W texts of a window.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ class Tokens:
         """All texts as one batch, padded right. Shapes: [n, S], on the CPU."""
         width = int(self.lengths.max(initial=1))
         starts = np.cumsum(self.lengths) - self.lengths
-        arrays = (torch.from_numpy(array) for array in (self.ids, starts, self.lengths))
-        return pad(*arrays, width, pad_id)
+        ids, starts_n, lengths_n = map(torch.from_numpy, (self.ids, starts, self.lengths))
+        return pad(ids, starts_n, lengths_n, width, pad_id)
 
 
 def pad(ids: Tensor, starts: Tensor, lengths: Tensor, width: int, pad_id: int) -> Batch:
@@ -121,7 +122,8 @@ class TextTokenizer:
     def __init__(self, tokenizer: Any, prompt: str | None) -> None:
         self.pad_id = int(tokenizer.pad_token_id)
         self._tokenizer, self._prompt = tokenizer, prompt
-        self._clipping: dict[int, Any] = {}
+        self._clipping: dict[int | None, Any] = {}
+        self._lock = Lock()
 
     def __call__(self, texts: list[str], max_tokens: int) -> Tokens:
         """Token ids, at most `max_tokens` a text; one pad token for a text without any.
@@ -139,33 +141,23 @@ class TextTokenizer:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         return Tokens(np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths)
 
-    def ahead(
-        self, texts: list[str], max_tokens: int, window: int, num_threads: int
+    def windows(
+        self, texts: list[str], max_tokens: int, sizes: list[int], num_threads: int
     ) -> Iterator[Tokens]:
-        """Tokens of each `window` texts, in order.
+        """Tokens of each window's texts, in order.
 
         Args:
-            num_threads: that work ahead, at most two windows; 0: none, and a window is tokenised
-                when it is asked for.
+            sizes: texts of each window, as `window_sizes` gives them.
+            num_threads: that work ahead, at most by two of the largest windows; 0: a window is
+                tokenised when it is asked for.
         """
-        if num_threads == 0:
-            for start in range(0, len(texts), window):
-                yield self(texts[start : start + window], max_tokens)
-            return
-        chunks_per_window = max(1, window // CHUNK)
-        size = min(window, CHUNK)
-        pieces = [texts[start : start + size] for start in range(0, len(texts), size)]
-        chunks = _map_ahead(
-            lambda piece: self(piece, max_tokens), pieces, num_threads, 2 * chunks_per_window
-        )
-        parts: list[Tokens] = []
-        for part in chunks:
-            parts.append(part)
-            if len(parts) == chunks_per_window:
-                yield Tokens.join(parts)
-                parts = []
-        if parts:
-            yield Tokens.join(parts)
+        chunk = max(sizes, default=1) if num_threads == 0 else CHUNK
+        pieces_of = list(_pieces(texts, sizes, chunk))
+        depth = 2 * max(map(len, pieces_of), default=0) if num_threads else 0
+        pieces = [piece for window in pieces_of for piece in window]
+        parts = _map_ahead(lambda piece: self(piece, max_tokens), pieces, num_threads, depth)
+        for window in pieces_of:
+            yield Tokens.join([next(parts) for _ in window])
 
     def _wrap(self, texts: list[str], prompt: str, max_tokens: int) -> list[str]:
         """Clips texts by tokens and puts the prompt, uncut, around them."""
@@ -183,21 +175,47 @@ class TextTokenizer:
         """A copy of the Rust tokenizer: one whose clip changes may not be in use elsewhere."""
         from tokenizers import Tokenizer
 
-        key = max_tokens or 0
-        if key not in self._clipping:
+        with self._lock:
+            if max_tokens in self._clipping:
+                return self._clipping[max_tokens]
             rust = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
             rust.no_padding()
             rust.no_truncation()
             if max_tokens is not None:
                 rust.enable_truncation(max_tokens)
-            self._clipping[key] = rust
-        return self._clipping[key]
+            self._clipping[max_tokens] = rust
+            return rust
+
+
+def window_sizes(num_texts: int, first: int, most: int) -> list[int]:
+    """Texts of each window: each of twice as many as the one before it, from `first` to `most`, so
+    that a GPU does not wait for the tokens of a whole window at the start.
+    """
+    sizes: list[int] = []
+    left, size = num_texts, first
+    while left > 0:
+        sizes.append(min(size, left))
+        left -= sizes[-1]
+        size = min(2 * size, most)
+    return sizes
+
+
+def _pieces(texts: list[str], sizes: list[int], chunk: int) -> Iterator[list[list[str]]]:
+    """The texts of each window, in pieces of at most `chunk`."""
+    start = 0
+    for size in sizes:
+        stop = start + size
+        yield [texts[at : min(at + chunk, stop)] for at in range(start, stop, chunk)]
+        start = stop
 
 
 def _map_ahead(
-    work: Callable[[list[str]], Tokens], pieces: list[list[str]], num_threads: int, depth: int
+    work: Callable[[list[str]], Tokens], pieces: Iterable[list[str]], num_threads: int, depth: int
 ) -> Iterator[Tokens]:
     """Results in order, of threads that are at most `depth` pieces ahead."""
+    if num_threads == 0:
+        yield from map(work, pieces)
+        return
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="tokenize")
     started: deque[Future[Tokens]] = deque()
     try:

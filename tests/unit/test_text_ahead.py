@@ -1,0 +1,234 @@
+"""Tokenising ahead, packing and padding: each text once, in its place, whatever runs beside it."""
+
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModel
+
+from recmind_dist.errors import TextError
+from recmind_dist.text import LoraSettings, TextEncoder, TextSettings
+from recmind_dist.text import tokens as tokens_module
+from recmind_dist.text.attention import BIDIRECTIONAL, CAUSAL, is_causal, whole_mask
+from recmind_dist.text.batch_size import (
+    CPU_BATCH_TOKENS,
+    GPU_BATCH_TOKENS,
+    bytes_per_token,
+    gpu_batch_tokens,
+)
+from recmind_dist.text.tokens import SortedWindow, TextTokenizer, Tokens, window_sizes
+from tests.tiny_language_model import make_bert, make_llama
+
+WORDS = ["king", "queen", "space", "war", "love", "story", "night", "day"]
+TEXTS = [
+    "",
+    " ",
+    "king " * 400,
+    *(" ".join(WORDS[i % 8] for i in range(start, start + start * 7 % 11)) for start in range(40)),
+]
+PAD = 99
+
+
+@pytest.fixture(scope="module", params=[make_bert, make_llama], ids=["bert", "llama"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(request.param(tmp_path_factory.mktemp("model")))
+
+
+def tokens_of(lengths: list[int]) -> Tokens:
+    """Text i has the ids i, i, …"""
+    length = np.array(lengths, dtype=np.int64)
+    return Tokens(np.repeat(np.arange(len(lengths), dtype=np.int32), length), length)
+
+
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
+def test_batches_hold_every_text_once(lengths: list[int], batch_tokens: int) -> None:
+    window = SortedWindow(tokens_of(lengths), PAD, torch.device("cpu"))
+    seen: list[int] = []
+    for part in window.slices(lambda: batch_tokens):
+        batch = window.batch(part)
+        assert batch["input_ids"].numel() <= batch_tokens or len(batch["input_ids"]) == 1
+        for row, ids, mask in zip(window.rows[part], *batch.values(), strict=True):
+            length = lengths[int(row)]
+            assert mask.tolist() == [1] * length + [0] * (len(mask) - length)
+            assert ids.tolist() == [int(row)] * length + [PAD] * (len(mask) - length)
+            seen.append(int(row))
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_batches_after_one_that_did_not_fit_are_smaller() -> None:
+    window = SortedWindow(tokens_of([4] * 12), PAD, torch.device("cpu"))
+    budgets = iter([16, 8, 8, 4])
+    sizes = [part.stop - part.start for part in window.slices(lambda: next(budgets, 4))]
+    assert sizes == [4, 2, 2, 1, 1, 1, 1]
+
+
+@given(st.integers(0, 1000), st.integers(1, 50), st.integers(50, 200))
+def test_windows_grow_and_hold_every_text(num_texts: int, first: int, most: int) -> None:
+    sizes = window_sizes(num_texts, first, most)
+    assert sum(sizes) == num_texts
+    assert all(0 < size <= most for size in sizes)
+    assert sizes[:1] == ([min(first, num_texts)] if num_texts else [])
+    assert all(later in (2 * size, most) for size, later in pairwise(sizes[:-1]))
+
+
+@pytest.mark.parametrize("prompt", [None, 'a movie: "{text}" liked:'])
+def test_threads_do_not_change_a_vector(
+    model: Path, prompt: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_module, "CHUNK", 3)
+    settings = TextSettings(model=str(model), dtype="fp32", prompt=prompt, batch_tokens=64)
+    encoder = TextEncoder.load(settings)
+    encoder.first_window, encoder.window = 4, 16
+    expected = encoder.encode(TEXTS, 24)
+    assert np.isfinite(expected).all()
+    for threads in (1, 4):
+        encoder.tokenizer_threads = threads
+        np.testing.assert_array_equal(encoder.encode(TEXTS, 24), expected)
+    assert encoder.encode([], 24).shape == (0, encoder.dim)
+    one_by_one = np.concatenate([encoder.encode([text], 24) for text in TEXTS])
+    np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
+
+
+def test_ids_are_those_of_transformers(model: Path) -> None:
+    tokenizer = TextEncoder.load(TextSettings(model=str(model), dtype="fp32")).tokenizer
+    ours = TextTokenizer(tokenizer, None)
+    texts = [*TEXTS, "Kïng 日本 \u200b 12 war", "[PAD] king [SEP]"]
+    for max_tokens in (4, 16, 64):
+        theirs = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
+        found = ours(texts, max_tokens)
+        expected = [row or [tokenizer.pad_token_id] for row in theirs]
+        assert found.ids.tolist() == [token for row in expected for token in row]
+        assert found.lengths.tolist() == [len(row) for row in expected]
+
+
+def test_pieces_that_are_ready_out_of_order_come_in_order() -> None:
+    last_is_done = threading.Event()
+
+    def work(piece: list[str]) -> Tokens:
+        if piece == ["3"]:
+            last_is_done.set()
+        assert last_is_done.wait(60)
+        return tokens_of([1 + int(piece[0])])
+
+    pieces = [[str(i)] for i in range(4)]
+    found = list(tokens_module._map_ahead(work, pieces, num_threads=4, depth=4))
+    assert [int(tokens.lengths[0]) for tokens in found] == [1, 2, 3, 4]
+
+
+def test_threads_are_no_further_ahead_than_they_may() -> None:
+    drawn: list[int] = []
+
+    def pieces() -> Iterator[list[str]]:
+        for i in range(100):
+            drawn.append(i)
+            yield [str(i)]
+
+    results = tokens_module._map_ahead(lambda piece: tokens_of([1]), pieces(), 2, depth=5)
+    for consumed in range(1, 10):
+        next(results)
+        assert len(drawn) == consumed + 5
+
+
+def test_an_error_of_a_thread_reaches_the_caller(model: Path) -> None:
+    encoder = TextEncoder.load(
+        TextSettings(model=str(model), dtype="fp32", prompt='a movie: "{text}" liked:')
+    )
+    encoder.tokenizer_threads = 2
+    with pytest.raises(TextError, match=r"text\.prompt leaves no room"):
+        encoder.encode(TEXTS, 4)
+    assert not [t for t in threading.enumerate() if t.name.startswith("tokenize")]
+
+
+def tiny_backbone(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    names = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    names |= {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 50}
+    if kind == "distilbert":
+        names = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "vocab_size": 50}
+    config = AutoConfig.for_model(kind, **names)
+    return AutoModel.from_config(config, attn_implementation="sdpa").eval()
+
+
+@pytest.mark.parametrize("kind", [*BIDIRECTIONAL, *CAUSAL])
+def test_a_whole_mask_gives_the_states_that_a_mask_of_padding_gives(kind: str) -> None:
+    backbone = tiny_backbone(kind)
+    causal = is_causal(backbone.config)
+    assert causal is (kind in CAUSAL)
+    ids = torch.randint(5, 50, (3, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(12) < torch.tensor([[12], [5], [1]])
+    with torch.no_grad():
+        by_padding = backbone(ids, attention_mask=mask.long()).last_hidden_state
+        by_whole = backbone(ids, attention_mask=whole_mask(mask.long(), causal)).last_hidden_state
+        torch.testing.assert_close(by_whole[mask], by_padding[mask])
+        other = backbone(ids, attention_mask=whole_mask(mask, not causal)).last_hidden_state
+    assert (other[mask] - by_padding[mask]).abs().max() > 1e-3
+
+
+def test_models_with_local_attention_keep_the_mask_of_padding() -> None:
+    assert is_causal(AutoConfig.for_model("mistral", sliding_window=64)) is None
+    assert is_causal(AutoConfig.for_model("llama", sliding_window=64)) is None
+    assert is_causal(AutoConfig.for_model("modernbert")) is None
+    assert is_causal(AutoConfig.for_model("bert", is_decoder=True)) is None
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations that would make the host wait for a GPU."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func.overloadpacket.__name__ in self.NAMES:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_on_a_gpu_no_batch_makes_the_host_wait(model: Path, lora: bool) -> None:
+    encoder = TextEncoder.load(TextSettings(model=str(model), dtype="fp32"))
+    if lora:
+        encoder.add_lora(LoraSettings(r=2))
+    expected = encoder.encode(TEXTS, 24)
+    with Waits() as waits:
+        encoder.encode(TEXTS, 24)
+    assert waits.found  # transformers looks at the mask of padding
+    encoder.use_gpu(free_bytes=1 << 34)
+    assert encoder.batch_tokens == GPU_BATCH_TOKENS
+    with Waits() as waits:
+        found = encoder.encode(TEXTS, 24)
+    assert not waits.found
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    batch = encoder.tokenize(TEXTS, 24)
+    with Waits() as waits:
+        encoder.forward_pooled(batch).sum().backward() if lora else None
+    assert not waits.found
+
+
+def test_batches_follow_the_memory_that_is_free() -> None:
+    small = AutoConfig.for_model("bert", hidden_size=384, intermediate_size=1536)
+    large = AutoConfig.for_model("llama", hidden_size=4096, intermediate_size=14336)
+    small_bytes, large_bytes = (bytes_per_token(config, 2, 96) for config in (small, large))
+    assert 15_000 < small_bytes < 25_000
+    assert large_bytes > 8 * small_bytes
+    assert bytes_per_token(small, 4, 96) > 1.5 * small_bytes
+    assert gpu_batch_tokens(140 << 30, small_bytes) == GPU_BATCH_TOKENS
+    assert gpu_batch_tokens(0, small_bytes) == CPU_BATCH_TOKENS
+    chosen = gpu_batch_tokens(4 << 30, large_bytes)
+    assert CPU_BATCH_TOKENS < chosen < GPU_BATCH_TOKENS
+    assert chosen * large_bytes <= 2 << 30 < (chosen + 1) * large_bytes
+
+
+def test_a_given_number_of_tokens_stays(model: Path) -> None:
+    encoder = TextEncoder.load(TextSettings(model=str(model), dtype="fp32", batch_tokens=4096))
+    encoder.use_gpu(free_bytes=1 << 34)
+    assert encoder.batch_tokens == 4096
