@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel
 
+from benchmarks.extract import make_texts
+from benchmarks.extract_cuda import measure
+from benchmarks.measure import Report
 from recmind_dist.errors import TextError
 from recmind_dist.text import LoraSettings, TextEncoder, TextSettings
 from recmind_dist.text import tokens as tokens_module
@@ -232,3 +235,18 @@ def test_a_given_number_of_tokens_stays(model: Path) -> None:
     encoder = TextEncoder.load(TextSettings(model=str(model), dtype="fp32", batch_tokens=4096))
     encoder.use_gpu(free_bytes=1 << 34)
     assert encoder.batch_tokens == 4096
+
+
+def test_the_benchmark_of_a_gpu_says_what_it_found(tmp_path: Path) -> None:
+    """On the CPU, with a tiny model: that it runs and names its figures, not how fast it is."""
+    model = make_bert(tmp_path / "bert")
+    report = Report("cuda-extract", quick=True, card="a card")
+    measure(report, make_texts(12), model, "cpu", max_tokens=16, rounds=1)
+    result = report.publish(tmp_path)
+    figures = result["figures"]
+    assert figures["forward_share"] == pytest.approx(
+        figures["texts_per_s"] / figures["forward_alone_per_s"], rel=1e-3
+    )
+    assert figures["min_cosine_bf16_fp32"] > 0.999
+    assert {"vs_st", "waits_per_encode"} <= figures.keys()
+    assert (result["card"], figures["waits_per_encode"]) == ("a card", None)
