@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from benchmarks.extract import make_texts
 from benchmarks.extract_cuda import measure
 from benchmarks.measure import Report
 from recmind_dist.errors import TextError
-from recmind_dist.text import LoraSettings, TextEncoder, TextSettings
+from recmind_dist.text import LoraSettings, TextEncoder, Texts, TextSettings, TextStore
 from recmind_dist.text import tokens as tokens_module
 from recmind_dist.text.attention import BIDIRECTIONAL, CAUSAL, is_causal, whole_mask
 from recmind_dist.text.batch_size import (
@@ -26,6 +27,8 @@ from recmind_dist.text.batch_size import (
     bytes_per_token,
     gpu_batch_tokens,
 )
+from recmind_dist.text.embed_actor import EmbedActor
+from recmind_dist.text.plan import ShardJob
 from recmind_dist.text.tokens import SortedWindow, TextTokenizer, Tokens, window_sizes
 from tests.tiny_language_model import make_bert, make_llama
 
@@ -250,3 +253,49 @@ def test_the_benchmark_of_a_gpu_says_what_it_found(tmp_path: Path) -> None:
     assert figures["min_cosine_bf16_fp32"] > 0.999
     assert {"vs_st", "waits_per_encode"} <= figures.keys()
     assert (result["card"], figures["waits_per_encode"]) == ("a card", None)
+
+
+class OneAtATime:
+    """An encoder that fails if two shards are with it at once."""
+
+    def __init__(self) -> None:
+        self.batch_tokens = 512
+        self.busy = threading.Lock()
+        self.calls = 0
+        self.second_begins = threading.Event()
+
+    def encode(self, texts: list[str], max_tokens: int) -> np.ndarray:
+        assert self.busy.acquire(blocking=False)
+        self.calls += 1
+        if self.calls == 2:
+            self.second_begins.set()
+        vectors = np.full((len(texts), 4), float(self.calls), dtype=np.float32)
+        self.busy.release()
+        return vectors
+
+
+def test_a_worker_encodes_a_shard_while_it_writes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = Texts([f"king {i}" for i in range(128)], [])
+    store = TextStore.create(tmp_path / "store", {}, 4, {"items": 128, "users": 0})
+    assert store.num_shards("items") == 2
+    encoder = OneAtATime()
+    write = TextStore.write_shard
+
+    def slow_write(self: TextStore, *shard: object) -> None:
+        assert encoder.second_begins.wait(60)
+        write(self, *shard)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TextStore, "write_shard", slow_write)
+    actor = EmbedActor(TextSettings(), store.path, None, 1, "cpu")
+    actor.encoder, actor.batch_tokens = encoder, 512
+    jobs = [
+        ShardJob("items", shard, texts.items[slice(*store.shard_range("items", shard))], "0", 64)
+        for shard in range(2)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(actor.embed, job) for job in jobs]:
+            done.result()
+    found = {float(TextStore.open(store.path).read_shard("items", shard)[0, 0]) for shard in (0, 1)}
+    assert found == {1.0, 2.0}
