@@ -55,7 +55,7 @@ def main(
 
 def _on_gpu(quick: bool, model: Path | None, texts_file: Path | None) -> None:
     report = Report("cuda-extract", quick, card=torch.cuda.get_device_name())
-    texts = _texts(texts_file, 1 << 14 if quick else 1 << 17)
+    texts = _texts(texts_file, 1 << 14 if quick else 1 << 16)
     measure(report, texts, model or _fetch_minilm(), "cuda", MAX_TOKENS)
     report.publish()
 
