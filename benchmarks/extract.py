@@ -23,8 +23,8 @@ import typer
 
 from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import SENTENCE_TRANSFORMERS
-from benchmarks.extract_cuda import measure
-from benchmarks.measure import ROOT, Report, interleave
+from benchmarks.gpu_extract import measure
+from benchmarks.measure import RESULTS, ROOT, Report, interleave
 from recmind_dist.errors import RecmindError
 from recmind_dist.ingest.vocabulary import PLAIN, TRADES
 from recmind_dist.text import TextEncoder, TextSettings
@@ -45,22 +45,27 @@ def main(
     texts: Annotated[
         Path | None, typer.Option(help="a file with a text a line; none: synthetic texts")
     ] = None,
+    output: Annotated[
+        Path, typer.Option(help="folder for the JSON, not benchmarks/results")
+    ] = RESULTS,
 ) -> None:
     """Encodes the same texts by the project's encoder and by sentence-transformers, in turn."""
     if device == "cuda":
-        _on_gpu(quick, model, texts)
+        _on_gpu(quick, model, texts, output)
     else:
-        _on_cpu(quick, threads, model, texts)
+        _on_cpu(quick, threads, model, texts, output)
 
 
-def _on_gpu(quick: bool, model: Path | None, texts_file: Path | None) -> None:
-    report = Report("cuda-extract", quick, card=torch.cuda.get_device_name())
+def _on_gpu(quick: bool, model: Path | None, texts_file: Path | None, output: Path) -> None:
+    report = Report("cuda-extract", quick)
     texts = _texts(texts_file, 1 << 14 if quick else 1 << 16)
     measure(report, texts, model or _fetch_minilm(), "cuda", MAX_TOKENS)
-    report.publish()
+    report.publish(output)
 
 
-def _on_cpu(quick: bool, threads: int, model: Path | None, texts_file: Path | None) -> None:
+def _on_cpu(
+    quick: bool, threads: int, model: Path | None, texts_file: Path | None, output: Path
+) -> None:
     torch.set_num_threads(threads)
     report = Report("extract", quick)
     texts = _texts(texts_file, 96 if quick else 1024)
@@ -107,7 +112,7 @@ def _on_cpu(quick: bool, threads: int, model: Path | None, texts_file: Path | No
     if peer is not None:
         _agree(report, encoders["fp32"], texts, peer)
         peer.close()
-    report.publish()
+    report.publish(output)
 
 
 def _texts(file: Path | None, count: int) -> list[str]:

@@ -98,7 +98,6 @@ class Report:
         name: of the benchmark; quick: whether it was cut short; figures: what the last line and the
         JSON hold;
         notes: what a reader must know, a null figure's reason among it.
-        card: name of the GPU, of a benchmark on one.
     """
 
     name: str
@@ -106,7 +105,6 @@ class Report:
     figures: dict[str, float | None] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    card: str | None = None
 
     def add(
         self, what: str, side: str, unit: str, spread: Spread, limit: float | None = None
@@ -136,8 +134,6 @@ class Report:
             "machine": machine(),
             "figures": rounded(self.figures),
         }
-        if self.card is not None:
-            last["card"] = self.card
         whole = {
             **last,
             "quick": self.quick,

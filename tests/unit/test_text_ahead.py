@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel
 
 from benchmarks.extract import make_texts
-from benchmarks.extract_cuda import measure
+from benchmarks.gpu_extract import measure
 from benchmarks.measure import Report
 from recmind_dist.errors import TextError
 from recmind_dist.text import LoraSettings, TextEncoder, Texts, TextSettings, TextStore
@@ -243,7 +243,7 @@ def test_a_given_number_of_tokens_stays(model: Path) -> None:
 def test_the_benchmark_of_a_gpu_says_what_it_found(tmp_path: Path) -> None:
     """On the CPU, with a tiny model: that it runs and names its figures, not how fast it is."""
     model = make_bert(tmp_path / "bert")
-    report = Report("cuda-extract", quick=True, card="a card")
+    report = Report("cuda-extract", quick=True)
     measure(report, make_texts(12), model, "cpu", max_tokens=16, rounds=1)
     result = report.publish(tmp_path)
     figures = result["figures"]
@@ -252,7 +252,7 @@ def test_the_benchmark_of_a_gpu_says_what_it_found(tmp_path: Path) -> None:
     )
     assert figures["min_cosine_bf16_fp32"] > 0.999
     assert {"vs_st", "waits_per_encode"} <= figures.keys()
-    assert (result["card"], figures["waits_per_encode"]) == ("a card", None)
+    assert (figures["card"], figures["waits_per_encode"]) == ("none: on the CPU", None)
 
 
 class OneAtATime:

@@ -59,6 +59,7 @@ def measure(
         "forward_share": ours / alone,
         "vs_st": None,
         "batch_tokens": bf16.batch_tokens,
+        "card": torch.cuda.get_device_name() if device == "cuda" else "none: on the CPU",
     }
     vectors = {name: encoder.encode(texts[:512], max_tokens) for name, encoder in encoders.items()}
     report.figures["min_cosine_bf16_fp32"] = _min_cosine(vectors["bf16"], vectors["fp32"])
