@@ -51,6 +51,8 @@ def main(
 ) -> None:
     """Encodes the same texts by the project's encoder and by sentence-transformers, in turn."""
     if device == "cuda":
+        if not torch.cuda.is_available():
+            raise typer.BadParameter("cuda: torch finds no GPU on this machine")
         _on_gpu(quick, model, texts, output)
     else:
         _on_cpu(quick, threads, model, texts, output)
