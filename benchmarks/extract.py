@@ -1,6 +1,7 @@
 """How fast do texts become vectors? Texts/s and useful FLOP/s of MiniLM.
 
-    python benchmarks/extract.py --quick    # under 4 minutes
+    python benchmarks/extract.py --quick          # under 4 minutes
+    python benchmarks/extract.py --device cuda    # under a minute, on one GPU
 
 Compared with sentence-transformers on the same weights, and with the matrix products alone.
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file is a script, too
 
@@ -21,9 +23,9 @@ import typer
 
 from benchmarks.contenders.process import ContenderProcess
 from benchmarks.environments import SENTENCE_TRANSFORMERS
-from benchmarks.measure import ROOT, Report, interleave
+from benchmarks.gpu_extract import measure
+from benchmarks.measure import RESULTS, ROOT, Report, interleave
 from recmind_dist.errors import RecmindError
-from recmind_dist.ingest import fetch
 from recmind_dist.ingest.vocabulary import PLAIN, TRADES
 from recmind_dist.text import TextEncoder, TextSettings
 from recmind_dist.text.source import resolve_dtype
@@ -36,12 +38,40 @@ PEER_DTYPES = {"sentence-transformers, default": "fp32", "sentence-transformers,
 def main(
     quick: bool = typer.Option(False, help="fewer texts and rounds, under 4 minutes"),
     threads: int = typer.Option(1, help="threads of torch, the same for all"),
+    device: str = typer.Option("cpu", help="cpu or cuda"),
+    model: Annotated[
+        Path | None, typer.Option(help="a transformers directory; none: MiniLM, fetched if absent")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="a file with a text a line; none: synthetic texts")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="folder for the JSON, not benchmarks/results")
+    ] = RESULTS,
 ) -> None:
     """Encodes the same texts by the project's encoder and by sentence-transformers, in turn."""
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise typer.BadParameter("cuda: torch finds no GPU on this machine")
+        _on_gpu(quick, model, texts, output)
+    else:
+        _on_cpu(quick, threads, model, texts, output)
+
+
+def _on_gpu(quick: bool, model: Path | None, texts_file: Path | None, output: Path) -> None:
+    report = Report("cuda-extract", quick)
+    texts = _texts(texts_file, 1 << 14 if quick else 1 << 16)
+    measure(report, texts, model or _fetch_minilm(), "cuda", MAX_TOKENS)
+    report.publish(output)
+
+
+def _on_cpu(
+    quick: bool, threads: int, model: Path | None, texts_file: Path | None, output: Path
+) -> None:
     torch.set_num_threads(threads)
     report = Report("extract", quick)
-    texts = make_texts(96 if quick else 1024)
-    model = fetch("minilm", ROOT / "models")
+    texts = _texts(texts_file, 96 if quick else 1024)
+    model = model or _fetch_minilm()
     settings = {dtype: TextSettings(model=str(model), dtype=dtype) for dtype in DTYPES}
     encoders = {dtype: TextEncoder.load(settings[dtype]) for dtype in DTYPES}
     auto = resolve_dtype(TextSettings(model=str(model)))
@@ -84,13 +114,24 @@ def main(
     if peer is not None:
         _agree(report, encoders["fp32"], texts, peer)
         peer.close()
-    report.publish()
+    report.publish(output)
+
+
+def _texts(file: Path | None, count: int) -> list[str]:
+    return make_texts(count) if file is None else file.read_text().splitlines()
+
+
+def _fetch_minilm() -> Path:
+    from recmind_dist.ingest import fetch
+
+    return fetch("minilm", ROOT / "models")
 
 
 def make_texts(count: int) -> list[str]:
     """Catalogue-like texts of 4 to 60 words, about 34 tokens on average; always the same ones."""
     rng = np.random.default_rng(0)
-    vocabulary = sorted({word for words in (PLAIN, *TRADES.values()) for word in words})
+    words = sorted({word for words in (PLAIN, *TRADES.values()) for word in words})
+    vocabulary = np.array(words)
     lengths = np.clip(rng.lognormal(3.1, 0.5, count), 4, 60).astype(int)
     return [" ".join(rng.choice(vocabulary, length)) for length in lengths]
 

@@ -37,6 +37,8 @@ _PACKAGES = (
     "numba",
     "torch-geometric",
     "transformers",
+    "tokenizers",
+    "sentence-transformers",
     "deepspeed",
     "ray",
     "recmind-dist",
@@ -167,7 +169,7 @@ class Report:
 
 def commit() -> str | None:
     """The checkout's commit, with a plus where files other than results differ from it. Outside a
-    checkout BENCHMARK_COMMIT from the environment, else None.
+    checkout what RECMIND_BENCH_COMMIT says, else None.
     """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
@@ -177,7 +179,7 @@ def commit() -> str | None:
             else ""
         )
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("BENCHMARK_COMMIT")
+        return os.environ.get("RECMIND_BENCH_COMMIT")
 
 
 def machine() -> dict[str, Any]:

@@ -3,29 +3,28 @@
 Legend: n texts, S tokens (padded), T width of the model.
 """
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recmind_dist import faults
 from recmind_dist.errors import TextError
 from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
+from recmind_dist.text.attention import is_causal, whole_mask
+from recmind_dist.text.batch_size import CPU_BATCH_TOKENS, bytes_per_token, gpu_batch_tokens
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import refuse_dtype_on, resolve_dtype, resolve_model
+from recmind_dist.text.tokens import Batch, SortedWindow, TextTokenizer, Tokens, window_sizes
 from recmind_dist.types import FloatArray
-
-Batch = dict[str, Tensor]
-# fp32, texts/s a core at 512 / 1,024 / 4,096 tokens: MiniLM 95 / 93 / 76, SmolLM2 8.4 / 6.9 / 4.8
-CPU_BATCH_TOKENS = 512
-GPU_BATCH_TOKENS = 65536
-SUFFIX_SLACK = 8  # tokens that text and prompt may gain when tokenised together
 
 WINDOW = 4096
 """Texts sorted by length together, which leaves 2–4 % padding."""
+GPU_WINDOWS = (1024, 16384)
+"""The same on a GPU, whose batches are larger: the first and the largest."""
+MAX_TOKENIZER_THREADS = 16
 
 
 class TextEncoder(nn.Module):
@@ -33,6 +32,9 @@ class TextEncoder(nn.Module):
 
     Attributes:
         dim: T, width of the vectors.
+        batch_tokens: padded tokens of one forward pass.
+        first_window, window: texts sorted by length together, at first and at most.
+        tokenizer_threads: that tokenise ahead of the forward pass; 0: it tokenises itself.
     """
 
     def __init__(self, backbone: Any, tokenizer: Any, settings: TextSettings) -> None:
@@ -42,6 +44,10 @@ class TextEncoder(nn.Module):
         self.settings = settings
         self.dim = int(backbone.config.get_text_config().hidden_size)
         self.batch_tokens = settings.batch_tokens or CPU_BATCH_TOKENS
+        self.first_window = self.window = WINDOW
+        self.tokenizer_threads = 0
+        self._tokens = TextTokenizer(tokenizer, settings.prompt)
+        self._is_causal: bool | None = None
 
     @classmethod
     def load(
@@ -89,9 +95,10 @@ class TextEncoder(nn.Module):
             encoder.add_lora(lora)
             encoder.load_lora_state(state)
             encoder.merge_lora()
-        if settings.batch_tokens is None and torch.device(device).type != "cpu":
-            encoder.batch_tokens = GPU_BATCH_TOKENS
-        return encoder.to(device=device, dtype=dtype).eval()
+        encoder = encoder.to(device=device, dtype=dtype).eval()
+        if encoder.device.type == "cuda":
+            encoder.use_gpu(torch.cuda.mem_get_info(encoder.device)[0])
+        return encoder
 
     @property
     def device(self) -> torch.device:
@@ -99,27 +106,40 @@ class TextEncoder(nn.Module):
         device: torch.device = next(self.backbone.parameters()).device
         return device
 
+    def use_gpu(self, free_bytes: int) -> None:
+        """Sizes batches, tokenises ahead and makes masks as a GPU with so much free memory needs
+        it.
+        """
+        config = self.backbone.config.get_text_config()
+        self.first_window, self.window = GPU_WINDOWS
+        self._is_causal = is_causal(config)
+        self.tokenizer_threads = min(len(os.sched_getaffinity(0)), MAX_TOKENIZER_THREADS)
+        if self.settings.batch_tokens is None:
+            max_tokens = max(self.settings.max_tokens, self.settings.user_max_tokens)
+            token_bytes = bytes_per_token(config, self.backbone.dtype.itemsize, max_tokens)
+            self.batch_tokens = gpu_batch_tokens(free_bytes, token_bytes)
+
     def tokenize(self, texts: list[str], max_tokens: int) -> Batch:
         """Wraps in the prompt, clips, pads right.
 
         Returns:
             input_ids and attention_mask, [n, S] int64, S ≤ max_tokens.
         """
-        return self._pad(self._token_ids(texts, max_tokens))
+        return self._tokens(texts, max_tokens).padded(self._tokens.pad_id)
 
     def tokenize_groups(self, groups: list[tuple[list[str], int]]) -> Batch:
         """As `tokenize`, for groups of (texts, max_tokens), padded together in order."""
-        ids: list[list[int]] = []
-        for texts, max_tokens in groups:
-            if texts:
-                ids += self._token_ids(texts, max_tokens)
-        return self._pad(ids)
+        parts = [self._tokens(texts, max_tokens) for texts, max_tokens in groups if texts]
+        return Tokens.join(parts).padded(self._tokens.pad_id)
 
     def forward_pooled(self, batch: Batch) -> Tensor:
         """Vectors with gradients. Shape: [n, T] float32, on the weights' device."""
-        mask_nS = batch["attention_mask"].to(self.device)
+        device = self.device
+        mask_nS = batch["attention_mask"].to(device)
         hidden_nST = self.backbone(
-            input_ids=batch["input_ids"].to(self.device), attention_mask=mask_nS, **self._no_cache
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=self._attention_mask(mask_nS),
+            **self._no_cache,
         ).last_hidden_state
         if self.settings.pooling == "last":
             last_n = mask_nS.sum(1) - 1
@@ -133,20 +153,35 @@ class TextEncoder(nn.Module):
     def encode(self, texts: list[str], max_tokens: int) -> FloatArray:
         """Vectors of many texts, without gradients. Shape: [n, T] float32.
 
-        Texts are sorted by length inside windows. A batch that does not fit in memory is halved,
-        and so are all later batches.
+        Texts are sorted by length inside windows. On a GPU the host neither waits for a batch nor
+        pads one: it tokenises, starts kernels, and waits once, for the last vectors. A batch that
+        does not fit in memory is halved, and so are all later batches.
 
         Raises:
             TextError: a single text does not fit.
         """
-        out_nT = np.empty((len(texts), self.dim), dtype=np.float32)
-        for start in range(0, len(texts), WINDOW):
-            ids = self._token_ids(texts[start : start + WINDOW], max_tokens)
-            # longest first: a batch too large for memory fails at once, not after an hour
-            order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-            for batch in self._batches(order, ids):
-                out_nT[[start + i for i in batch]] = self._encode_halving([ids[i] for i in batch])
-        return out_nT
+        on_gpu = self.device.type == "cuda"
+        sizes = window_sizes(len(texts), self.first_window, self.window)
+        windows = self._tokens.windows(texts, max_tokens, sizes, self.tokenizer_threads)
+        start = 0
+        with torch.inference_mode():
+            out_nT = torch.empty(len(texts), self.dim, pin_memory=on_gpu)
+            for tokens in windows:
+                vectors_WT = self.encode_window(tokens)
+                out_nT[start : start + len(vectors_WT)].copy_(vectors_WT, non_blocking=on_gpu)
+                start += len(vectors_WT)
+        if on_gpu:
+            torch.cuda.current_stream(self.device).synchronize()
+        vectors: FloatArray = out_nT.numpy()
+        return vectors
+
+    def encode_window(self, tokens: Tokens) -> Tensor:
+        """Vectors of a window's texts, in their order. Shape: [W, T] float32, on the device."""
+        window = SortedWindow(tokens, self._tokens.pad_id, self.device)
+        out_WT = torch.empty(len(window.lengths), self.dim, device=self.device)
+        for part in window.slices(lambda: self.batch_tokens):
+            self._encode_halving(window, part, out_WT)
+        return out_WT
 
     def add_lora(self, lora: LoraSettings, seed: int = 0) -> None:
         """Adds trainable fp32 adapters, the same for the same seed; all else stays frozen."""
@@ -185,68 +220,28 @@ class TextEncoder(nn.Module):
         # decoders would keep keys and values for a next token that never comes
         return {"use_cache": False} if hasattr(self.backbone.config, "use_cache") else {}
 
-    def _token_ids(self, texts: list[str], max_tokens: int) -> list[list[int]]:
-        if self.settings.prompt:
-            texts = self._wrap(texts, max_tokens)
-            max_tokens += SUFFIX_SLACK
-        ids: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=max_tokens)[
-            "input_ids"
-        ]
-        return [row or [self.tokenizer.pad_token_id] for row in ids]
+    def _attention_mask(self, mask_nS: Tensor) -> Tensor:
+        return mask_nS if self._is_causal is None else whole_mask(mask_nS, self._is_causal)
 
-    def _wrap(self, texts: list[str], max_tokens: int) -> list[str]:
-        """Clips texts by tokens and puts the prompt, uncut, around them."""
-        before, after = str(self.settings.prompt).split("{text}")
-        budget = max_tokens - len(self.tokenizer(before + after)["input_ids"])
-        if budget < 1:
-            raise TextError(
-                f"text.prompt leaves no room for text in {max_tokens} tokens: raise text.max_tokens"
-            )
-        offsets = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=True,
-            max_length=budget,
-            return_offsets_mapping=True,
-        )["offset_mapping"]
-        ends = [row[-1][1] if row else 0 for row in offsets]
-        return [before + text[:end] + after for text, end in zip(texts, ends, strict=True)]
-
-    def _batches(self, order: list[int], ids: list[list[int]]) -> Iterator[list[int]]:
-        start = 0
-        while start < len(order):
-            stop = start + max(1, self.batch_tokens // len(ids[order[start]]))
-            yield order[start:stop]
-            start = stop
-
-    def _encode_halving(self, ids: list[list[int]]) -> FloatArray:
+    def _encode_halving(self, window: SortedWindow, part: slice, out_WT: Tensor) -> None:
+        num_texts = part.stop - part.start
         try:
-            return self._encode_batch(ids)
+            faults.check("encode", 0, num_texts)
+            vectors_nT = self.forward_pooled(window.batch(part))
+            out_WT.index_copy_(0, window.rows[part], vectors_nT)
+            return
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            if len(ids) == 1:
+            if num_texts == 1:
                 raise TextError(
-                    f"text.max_tokens: one text of {len(ids[0])} tokens does not fit in memory: "
-                    "lower it, or use fewer text.num_actors"
+                    f"text.max_tokens: one text of {window.lengths[part.start]} tokens does not "
+                    "fit in memory: lower it, or use fewer text.num_actors"
                 ) from error
         self.batch_tokens = max(1, self.batch_tokens // 2)
-        half = len(ids) // 2
-        return np.concatenate([self._encode_halving(ids[:half]), self._encode_halving(ids[half:])])
-
-    def _encode_batch(self, ids: list[list[int]]) -> FloatArray:
-        faults.check("encode", 0, len(ids))
-        with torch.inference_mode():
-            return self.forward_pooled(self._pad(ids)).cpu().numpy()
-
-    def _pad(self, ids: list[list[int]]) -> Batch:
-        width = max(map(len, ids), default=1)
-        input_ids = torch.full((len(ids), width), int(self.tokenizer.pad_token_id))
-        mask = torch.zeros((len(ids), width), dtype=torch.int64)
-        for row, tokens in enumerate(ids):
-            input_ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        return {"input_ids": input_ids, "attention_mask": mask}
+        middle = part.start + num_texts // 2
+        self._encode_halving(window, slice(part.start, middle), out_WT)
+        self._encode_halving(window, slice(middle, part.stop), out_WT)
 
 
 def _prepare(tokenizer: Any, directory: Path) -> Any:

@@ -15,12 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from recmind_dist import faults
 from recmind_dist.causes import cause_of
 from recmind_dist.errors import RecmindError, TextError
 from recmind_dist.storage import directory_lock
+from recmind_dist.text.embed_actor import EmbedActor
 from recmind_dist.text.plan import (
     ShardJob,
     make_store,
@@ -31,7 +29,6 @@ from recmind_dist.text.plan import (
 from recmind_dist.text.prompts import Texts
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import resolve_dtype, resolve_model
-from recmind_dist.text.store import TextStore
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
@@ -41,6 +38,8 @@ POLL_S = 2.0  # between looks at the cluster while no shard ends
 NODE_VERDICT_S = 30.0  # until the cluster knows whether a node that fell silent is gone
 MAX_NODES_LOST = 20
 MAX_RETRIES = 3  # of a shard whose worker died, each with half the batch
+SHARDS_AT_ONCE = {"cpu": 1, "cuda": 2}
+"""Of a worker, by its device: one is written while the next is on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -110,73 +109,6 @@ def _run(
         pool.close()
 
 
-class EmbedActor:
-    """One worker: loads the model on first use, and is the only writer of each shard it gets."""
-
-    def __init__(
-        self, settings: TextSettings, path: Path, adapter: Path | None, threads: int, device: str
-    ) -> None:
-        self.settings = settings
-        self.path = path
-        self.adapter = adapter
-        self.threads = threads
-        self.device = device
-        self.encoder: Any = None
-        self.batch_tokens = 0
-
-    def node(self) -> str:
-        """Id of the node that it runs on."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
-
-    def embed(self, job: ShardJob) -> None:
-        """Encodes and writes one shard."""
-        if self.encoder is None:
-            # not in __init__: only the error of a task reaches the user
-            import torch
-
-            from recmind_dist.text.encoder import TextEncoder
-
-            torch.set_num_threads(self.threads)
-            self.encoder = TextEncoder.load(self.settings, self.device, self.adapter)
-            self.batch_tokens = self.encoder.batch_tokens
-        # the encoder may have halved it already, for good
-        batch_tokens = max(1, self.batch_tokens >> job.attempt)
-        self.encoder.batch_tokens = min(self.encoder.batch_tokens, batch_tokens)
-        embed_shard(self.encoder, TextStore.open(self.path), job)
-
-
-def embed_shard(encoder: Any, store: TextStore, job: ShardJob) -> None:
-    """Encodes each distinct text of a shard once and writes the shard.
-
-    Raises:
-        TextError: the vectors are not finite in float16, or not of the store's width.
-    """
-    distinct = list(dict.fromkeys(text for text in job.texts if text is not None))
-    vectors = encoder.encode(distinct, job.max_tokens)
-    if vectors.shape != (len(distinct), store.dim):
-        raise TextError(
-            f"text.model: gives vectors of shape {vectors.shape}, the store holds width {store.dim}"
-        )
-    with np.errstate(over="ignore"):
-        vector_of = dict(zip(distinct, vectors.astype(np.float16), strict=True))
-    rows = np.full((len(job.texts), store.dim), np.nan, dtype=np.float16)
-    first_row, _ = store.shard_range(job.side, job.shard)
-    for row, text in enumerate(job.texts):
-        if text is None:
-            continue
-        rows[row] = vector_of[text]
-        if not np.isfinite(rows[row]).all():
-            raise TextError(
-                f"text.model: the vector of row {first_row + row} of {job.side} is not finite "
-                f"(text {text[:40]!r}): the shard is rejected: check the model's weights and "
-                "text.dtype"
-            )
-    faults.check("embedded", 0, job.shard)
-    store.write_shard(job.side, job.shard, rows, job.content_key)
-
-
 def num_slots(nodes: Iterable[dict[str, float]], on_gpus: bool) -> int:
     """Workers that fit at once: each takes a CPU and, on GPUs, a GPU of the same node.
 
@@ -200,9 +132,9 @@ def num_actors(wanted: int, slots: int, num_jobs: int) -> int:
     return max(1, min(wanted or slots, slots, num_jobs))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Worker:
-    """A live actor and the id of its node."""
+    """An actor and the id of its node."""
 
     actor: Any
     node: str
@@ -221,16 +153,22 @@ class _Pool:
             raise RuntimeError("embed_texts has shards to make: call ray.init first")
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._on_gpus = num_slots(nodes, on_gpus=True) > 0 and torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+        device = "cuda" if self._on_gpus else "cpu"
+        self._shards_at_once = SHARDS_AT_ONCE[device]
         self._actor = ray.remote(EmbedActor).options(
-            num_cpus=1, num_gpus=int(self._on_gpus), max_restarts=0
+            num_cpus=1,
+            num_gpus=int(self._on_gpus),
+            max_restarts=0,
+            max_concurrency=self._shards_at_once,
         )
-        self._arguments = (settings, path, adapter, 1, "cuda" if self._on_gpus else "cpu")
+        self._arguments = (settings, path, adapter, 1, device)
         self._max_actors = settings.num_actors
         self._most_slots = num_slots(nodes, self._on_gpus)
         self._alive_at = time.monotonic()
         self._failed_starts = 0
         self._starting: dict[Any, Any] = {}
-        self._idle: list[_Worker] = []
+        self._idle: list[_Worker] = []  # once for each shard that a worker can take
+        self._dead: list[_Worker] = []
         self._running: dict[Any, tuple[_Worker, ShardJob]] = {}
         for _ in range(num_actors(self._max_actors, self._most_slots, num_jobs)):
             self._start()
@@ -264,7 +202,10 @@ class _Pool:
         import ray
 
         while queue and self._idle:
-            worker, job = self._idle.pop(), queue.popleft()
+            busy = [worker for worker, _ in self._running.values()]
+            worker = min(self._idle, key=busy.count)
+            self._idle.remove(worker)
+            job = queue.popleft()
             self._running[worker.actor.embed.remote(ray.put(job))] = (worker, job)
         if self._running:
             self._alive_at = time.monotonic()
@@ -277,8 +218,7 @@ class _Pool:
             ray.get(ref)
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             queue.append(_retry(job, worker, error))
-            ray.kill(worker.actor)
-            self._start()
+            self._replace(worker)
             return False
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, RecmindError):
@@ -287,8 +227,20 @@ class _Pool:
                 f"shard {job.shard} of {job.side} failed: {cause_of(error)}: mend that, then run "
                 "the same command again"
             ) from error
-        self._idle.append(worker)
+        if worker not in self._dead:
+            self._idle.append(worker)
         return True
+
+    def _replace(self, worker: _Worker) -> None:
+        """Starts a worker in place of a dead one: one, however many shards that had in hand."""
+        import ray
+
+        if worker in self._dead:
+            return
+        self._dead.append(worker)
+        self._idle = [other for other in self._idle if other is not worker]
+        ray.kill(worker.actor)
+        self._start()
 
     def _start(self) -> None:
         actor = self._actor.remote(*self._arguments)
@@ -300,7 +252,8 @@ class _Pool:
 
         actor = self._starting.pop(ref)
         try:
-            self._idle.append(_Worker(actor, ray.get(ref)))
+            worker = _Worker(actor, ray.get(ref))
+            self._idle += [worker] * self._shards_at_once
             self._failed_starts = 0
         except ray.exceptions.RayError as error:
             self._failed_starts += 1
@@ -322,7 +275,8 @@ class _Pool:
         num_new = slots - self._most_slots
         self._most_slots = max(slots, self._most_slots)
         if self._max_actors:
-            count = len(self._starting) + len(self._idle) + len(self._running)
+            workers = [*self._idle, *(worker for worker, _ in self._running.values())]
+            count = len(self._starting) + len({id(worker) for worker in workers})
             num_new = min(num_new, self._max_actors - count)
         for _ in range(min(num_new, num_waiting - len(self._starting))):
             self._start()

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from recmind_dist.model.models import Model
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.text import TextEncoder, Texts, Whitening
+from recmind_dist.text.tokens import to_device
 
 SIDES = ("user", "item")
 
 
 @dataclass(frozen=True)
 class FreshText:
-    """Tokenised texts of some of this rank's anchors.
+    """Tokenised texts of some of this rank's anchors, on the language model's device.
 
     Shapes: anchor: by side [k_side], positions among this rank's anchors; tokens: user texts, then
     item texts, [k, S]. A rank without any carries one blank text, so that all ranks run the same
@@ -53,6 +54,7 @@ class FreshTextPicker:
         every = max(1, -(-num_anchors // self._per_side))
         first_node = {"user": 0, "item": len(self._texts["user"])}
         chosen: dict[str, Tensor] = {}
+        device = self._encoder.device
         limits = {
             "user": self._encoder.settings.user_max_tokens,
             "item": self._encoder.settings.max_tokens,
@@ -67,11 +69,12 @@ class FreshTextPicker:
             nodes = batch.global_pairs[row][anchors[local]].numpy() - first_node[side]
             texts = [self._texts[side][int(n)] for n in nodes]
             kept = [i for i, text in enumerate(texts) if text is not None]
-            chosen[side] = torch.from_numpy(local[kept].astype(np.int64))
+            chosen[side] = to_device(torch.from_numpy(local[kept].astype(np.int64)), device)
             groups.append(([t for t in texts if t is not None], limits[side]))
         if not any(texts for texts, _ in groups):
             groups = [([" "], limits["item"])]
-        return FreshText(chosen, self._encoder.tokenize_groups(groups))
+        tokens = self._encoder.tokenize_groups(groups)
+        return FreshText(chosen, {name: to_device(t, device) for name, t in tokens.items()})
 
 
 class FreshTextEncoder(nn.Module):
@@ -108,9 +111,7 @@ class FreshTextEncoder(nn.Module):
             count = len(fresh.anchor[side])
             mean, matrix = self.get_buffer(f"{side}_mean"), self.get_buffer(f"{side}_matrix")
             z = text_view.project((pooled[start : start + count] - mean) @ matrix)
-            views[f"{side}_text"] = views[f"{side}_text"].index_copy(
-                0, fresh.anchor[side].to(z.device), z
-            )
+            views[f"{side}_text"] = views[f"{side}_text"].index_copy(0, fresh.anchor[side], z)
             start += count
         # a rank's blank text, and nothing else, has weight zero: its gradient exists on every rank
         # all the same

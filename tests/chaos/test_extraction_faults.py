@@ -23,8 +23,8 @@ from recmind_dist.text import (
     plan_shards,
     store_path,
 )
+from recmind_dist.text.embed_actor import embed_shard
 from recmind_dist.text.plan import ShardJob
-from recmind_dist.text.pool import embed_shard
 from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group

@@ -38,7 +38,7 @@ from recmind_dist.text import (
     plan_shards,
     store_path,
 )
-from recmind_dist.text.pool import embed_shard
+from recmind_dist.text.embed_actor import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks

@@ -31,6 +31,7 @@ from recmind_dist.text import (
     save_adapter,
     store_path,
 )
+from recmind_dist.text.pool import SHARDS_AT_ONCE
 from tests.tiny_language_model import WIDTH, make_bert
 
 pytestmark = pytest.mark.dist_slow
@@ -153,7 +154,12 @@ def ancestors(pid: int) -> list[int]:
     return out
 
 
-def test_sigkill_of_a_worker_loses_no_row_and_doubles_none(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards_at_once", [1, 2])
+def test_sigkill_of_a_worker_loses_no_row_and_doubles_none(
+    shards_at_once: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shards at once are what a worker on a GPU has."""
+    monkeypatch.setitem(SHARDS_AT_ONCE, "cpu", shards_at_once)
     settings, texts = settings_for(model), make_texts(160, 80)
     killed: list[int] = []
     done: list[int] = []

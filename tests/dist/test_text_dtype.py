@@ -18,7 +18,7 @@ from recmind_dist.pipeline.train import Prepared, fit
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextEncoder, Texts, TextStore, make_store, plan_shards, store_path
-from recmind_dist.text.pool import embed_shard
+from recmind_dist.text.embed_actor import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs, run_identity
 from tests.processes import run_ranks

@@ -24,7 +24,7 @@ from recmind_dist.text import (
     store_path,
 )
 from recmind_dist.text import make_store as make_text_store
-from recmind_dist.text.pool import embed_shard
+from recmind_dist.text.embed_actor import embed_shard
 from recmind_dist.text.store import SIDES, default_layout
 from tests.tiny_language_model import WIDTH, make_bert
 
