@@ -95,6 +95,7 @@ GLOBAL = {
     "_heldout",
     "_gate_edges",
     "_loaders",
+    "_replayed",
     "_rows_of_all",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that
