@@ -54,7 +54,8 @@ class CachedEncoder:
     def adapted(self, lora: LoraSettings, seed: int) -> "CachedEncoder":
         """The same with new adapters."""
         other = copy.copy(self)
-        other.encoder = copy.deepcopy(self.encoder)
+        backbone, tokenizer = copy.deepcopy(self.encoder.backbone), self.encoder.tokenizer
+        other.encoder = TextEncoder(backbone, tokenizer, self.encoder.settings)
         attach_lora(other.encoder.backbone, lora, seed)
         return other
 
