@@ -25,12 +25,7 @@ def make_state(settings: TableSettings, weight: Tensor) -> dict[str, Tensor]:
 
 
 def row_adagrad(
-    weight: Tensor,
-    sum_sq: Tensor,
-    rows: Tensor | slice,
-    grad: Tensor,
-    lr: float | Tensor,
-    divisor: int,
+    weight: Tensor, sum_sq: Tensor, rows: Tensor | slice, grad: Tensor, lr: float, divisor: int
 ) -> None:
     """One step on some rows of `weight` [R, D], by the mean square of a row's gradient.
 

@@ -38,11 +38,6 @@ class ShardedTable:
         self.num_rows, self.dim, self.settings = num_rows, dim, settings
         self.weight = zeros_in_large_pages(len(self), dim, device)
         self.state = make_state(settings, self.weight)
-        self._rate = settings.learning_rate
-        # on a GPU in its memory, where a replayed step reads it
-        self._rate_there: Tensor | None = None
-        if device.type == "cuda":
-            self._rate_there = torch.tensor(self._rate, device=device)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -66,17 +61,11 @@ class ShardedTable:
         """
         return self.weight.new_full((1, 1), math.nan).expand(rows, self.dim).requires_grad_()
 
-    def set_learning_rate(self, factor: float) -> None:
-        """Sets the schedule's multiple of the learning rate, of the updates that follow."""
-        rate = self.settings.learning_rate * factor
-        if rate != self._rate and self._rate_there is not None:
-            self._rate_there.fill_(rate)
-        self._rate = rate
-
     def update(
         self,
         local_rows: Tensor | slice,
         grad: Tensor,
+        lr_factor: float = 1.0,
         order: Tensor | None = None,
         divisor: int = 1,
     ) -> None:
@@ -85,10 +74,11 @@ class ShardedTable:
         Args:
             local_rows: [n] distinct positions in this shard.
             grad: [n, D].
+            lr_factor: the schedule's multiple of the learning rate.
             order: [n] order in which `local_rows` ascend, if they do not.
             divisor: of the gradient.
         """
-        lr = self._rate if self._rate_there is None else self._rate_there
+        lr = self.settings.learning_rate * lr_factor
         if self.settings.optimizer == "adam":
             row_adam(AdamRows(self.weight, **self.state), local_rows, grad, lr, order, divisor)
         else:

@@ -38,7 +38,7 @@ def row_adam(
     table: AdamRows,
     rows: Tensor | slice,
     grad: Tensor,
-    lr: float | Tensor,
+    lr: float,
     order: Tensor | None = None,
     divisor: int = 1,
 ) -> None:
@@ -47,7 +47,6 @@ def row_adam(
     Args:
         rows: [n] distinct, or slice(None) for all.
         grad: [n, D].
-        lr: on another device than a CPU as a tensor too, [].
         order: [n] order in which `rows` ascend, if they do not: neighbours in memory are faster.
         divisor: of the gradient.
     """
@@ -65,7 +64,7 @@ def row_adam(
 
 
 def _row_adam_there(
-    table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float | Tensor, divisor: int
+    table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float, divisor: int
 ) -> None:
     """As `row_adam`, on other devices than a CPU."""
     ops = triton_ops(table.weight.device)
@@ -85,7 +84,7 @@ def _corrections_on(beta: float, device: torch.device) -> Tensor:
     return torch.from_numpy(_corrections(beta).astype(np.float32)).to(device)
 
 
-def row_adam_torch(table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float | Tensor) -> None:
+def row_adam_torch(table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float) -> None:
     """As `row_adam`, in torch operations: the twin of the compiled loop, for other devices."""
     steps = table.steps[rows] + 1
     exp_avg = table.exp_avg[rows].lerp_(grad, 1 - BETA1)

@@ -401,9 +401,7 @@ def _row_adam(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     ALL: tl.constexpr,
-    IN_MEMORY: tl.constexpr,
 ):
-    rate = tl.load(lr) if IN_MEMORY else lr
     k = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = k < count
     row = k.to(tl.int64) if ALL else tl.load(rows + k, mask=inside, other=0)
@@ -424,8 +422,7 @@ def _row_adam(  # type: ignore[no-untyped-def]
     v = beta2 * v + beta2_rest * g * g
     tl.store(exp_avg + at, m, mask=here)
     tl.store(exp_avg_sq + at, v, mask=here)
-    moved = rate * (m / correction1) / (tl.sqrt(v / correction2) + eps)
-    tl.store(weight + at, w - moved, mask=here)
+    tl.store(weight + at, w - lr * (m / correction1) / (tl.sqrt(v / correction2) + eps), mask=here)
 
 
 def row_adam(
@@ -436,7 +433,7 @@ def row_adam(
     rows: Tensor | None,
     grad: Tensor,
     corrections: tuple[Tensor, Tensor],
-    lr: float | Tensor,
+    lr: float,
     factor: float,
     betas: tuple[float, float],
     eps: float,
@@ -470,5 +467,4 @@ def row_adam(
             width,
             block,
             rows is None,
-            isinstance(lr, Tensor),
         )

@@ -60,19 +60,25 @@ class StepChecks:
     """
 
     def __init__(self, context: DistContext, every: int) -> None:
-        self._every = 1 if context.device.type == "cpu" else every
+        self._context, self._every = context, 1 if context.device.type == "cpu" else every
         self._unread: list[_Unread] = []
         self._last: dict[str, float] = {}
 
-    def take(self, values: Tensor, names: Sequence[str], step: "StepInput") -> dict[str, float]:
-        """Takes a step's `sum_losses`, before its update; reads where that is due.
+    def watch(
+        self, terms: dict[str, Tensor], row_grad: Tensor, broken_dense: Tensor, step: "StepInput"
+    ) -> dict[str, float]:
+        """Takes a step's losses and gradients; reads where that is due.
+
+        Every rank must call, before any update.
 
         Returns: the losses that were read last, none before.
 
         Raises:
-            NotFiniteError: see `losses_of`. Raised on every rank alike.
+            NotFiniteError: see `losses_of`.
         """
-        self._unread.append(_Unread(step.step, tuple(names), values, batch_ids(step)))
+        values = sum_losses(terms, row_grad, broken_dense, self._context)
+        ids = batch_ids(step)
+        self._unread.append(_Unread(step.step, tuple(terms), values, ids))
         return self.read() if (step.step + 1) % self._every == 0 else self._last
 
     def read(self) -> dict[str, float]:

@@ -10,17 +10,15 @@ from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.table import ShardedTable
-from recmind_dist.model.lightgcn import LightGCN
 from recmind_dist.model.queue import KeyQueue
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.randomness import stream_key
 from recmind_dist.training import faults
 from recmind_dist.training.alignment import VIEWS
-from recmind_dist.training.finite_checks import StepChecks, sum_losses
+from recmind_dist.training.finite_checks import StepChecks
 from recmind_dist.training.loss import LossTerms, TrainingLoss
 from recmind_dist.training.momentum import MomentumEncoder
 from recmind_dist.training.profile import region
-from recmind_dist.training.replayed_step import ReplayedStep
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.text_features import TextFeatures
 
@@ -67,67 +65,27 @@ class TrainingStep:
         self.checks = StepChecks(context, read_every)
         no_keys = {view: KeyQueue(0, table.dim, context.device) for view in VIEWS}
         self._queues = momentum.queues if momentum else no_keys
-        self._replayed: ReplayedStep | None = None
-        if context.device.type == "cuda" and context.world_size == 1 and self._is_plain:
-            self._replayed = ReplayedStep(self._run_alone)
-
-    @property
-    def _is_plain(self) -> bool:
-        """LightGCN alone: no dense part, nothing drawn, no texts."""
-        plain = type(self.loss.model) is LightGCN
-        return plain and self.momentum is None and self.text is None
 
     def run(self, step: StepInput) -> dict[str, float]:
         """One step; returns the global batch's loss terms, on a GPU those that were read last.
 
         Collective: every rank must call.
         """
-        self.table.set_learning_rate(self.lr_factor(step.step))
-        if self._replayed is not None:
-            return self._run_or_replay(self._replayed, step)
-        return self._run(step)
-
-    def _run_or_replay(self, replayed: ReplayedStep, step: StepInput) -> dict[str, float]:
-        """A step of one rank alone."""
-        values = replayed(step)
-        if values is None:
-            return self._run(step)
-        self.steps_done += 1
-        return self.checks.take(values, list(self.loss.loss_terms.terms), step)
-
-    def _run(self, step: StepInput) -> dict[str, float]:
-        """Collective: every rank must call."""
-        loss_terms, grad_uD = self._gradients(step)
-        values = self._sum_losses(loss_terms, grad_uD)
-        losses = self.checks.take(values, list(loss_terms.terms), step)
-        with region("update"):
-            self._update(step, grad_uD)
-        with region("queue"):
-            self._enqueue(step, loss_terms)
-        self.steps_done += 1
-        return losses
-
-    def _gradients(self, step: StepInput) -> tuple[LossTerms, Tensor]:
-        """Loss terms, and the gradient of the rows. Collective: every rank must call."""
         with region("gather"):
             e_uD, text_u = self._gather_rows(step)
         with region("forward"):
             loss_terms = self._forward(step, e_uD, text_u)
         with region("backward"):
             self.engine.backward(loss_terms.total)
-        return loss_terms, self._row_gradient(e_uD)
-
-    def _sum_losses(self, loss_terms: LossTerms, grad_uD: Tensor) -> Tensor:
-        """See `sum_losses`. Collective: every rank must call."""
+        grad_uD = self._row_gradient(e_uD)
         broken = self.engine.broken_gradients()
-        return sum_losses(loss_terms.terms, grad_uD, broken, self.context)
-
-    def _run_alone(self, step: StepInput) -> Tensor:
-        """A step of one rank alone without a wait of the host; see `sum_losses`."""
-        loss_terms, grad_uD = self._gradients(step)
-        values = self._sum_losses(loss_terms, grad_uD)
-        self._update(step, grad_uD)
-        return values
+        losses = self.checks.watch(loss_terms.terms, grad_uD, broken, step)
+        with region("update"):
+            self._update(step, grad_uD)
+        with region("queue"):
+            self._enqueue(step, loss_terms)
+        self.steps_done += 1
+        return losses
 
     def _gather_rows(self, step: StepInput) -> tuple[Tensor, TextRows | None]:
         """Rows of the table, a leaf that takes gradient, and their texts."""
@@ -161,11 +119,12 @@ class TrainingStep:
 
     def _update(self, step: StepInput, grad_uD: Tensor) -> None:
         """Updates rows and dense parameters. Collective: every rank must call."""
+        lr_factor = self.lr_factor(step.step)
         order = None if isinstance(step.rows, slice) else step.plan.order
         # the engine scaled this rank's loss by the number of ranks, for DeepSpeed's average
         divisor = self.context.world_size
-        self.table.update(step.rows, grad_uD, order, divisor=divisor)
-        self.engine.step(self.lr_factor(step.step))
+        self.table.update(step.rows, grad_uD, lr_factor, order, divisor=divisor)
+        self.engine.step(lr_factor)
         self.context.traffic.add("dense", self.engine.bytes_a_step)
 
     def _enqueue(self, step: StepInput, loss_terms: LossTerms) -> None:

@@ -95,7 +95,6 @@ GLOBAL = {
     "_heldout",
     "_gate_edges",
     "_loaders",
-    "_replayed",
     "_rows_of_all",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that

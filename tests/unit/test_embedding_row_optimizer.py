@@ -34,8 +34,7 @@ def test_touching_every_row_every_step_is_torchs_adam(
         )
         optimizer.param_groups[0]["lr"] = 0.03 * factor(step)
         optimizer.step()
-        ours.set_learning_rate(factor(step))
-        ours.update(order, grad[order])
+        ours.update(order, grad[order], factor(step))
     assert torch.allclose(ours.weight, weight, atol=1e-6)
     assert ours.state["steps"].tolist() == [STEPS] * ROWS
 
