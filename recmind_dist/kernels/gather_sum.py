@@ -9,7 +9,7 @@ Legend: R rows and C columns of A, E entries, D columns of x.
 
 import warnings
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 
 _INT32_MAX = torch.iinfo(torch.int32).max
+
+
+@cache
+def _silence_beta() -> None:
+    """Once a process: a filter for each matrix would cost more than the matrix."""
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+    warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,10 @@ class CsrMatrix:
         if weight is None:
             weight = torch.ones(len(self.indices), device=self.indices.device)
         shape = (self.num_rows, self.num_cols)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                self.indptr, self.indices, weight, shape, check_invariants=False
-            )
+        _silence_beta()
+        return torch.sparse_csr_tensor(
+            self.indptr, self.indices, weight, shape, check_invariants=False
+        )
 
     def rows(self, rows: Tensor) -> "CsrMatrix":
         """The matrix of some of the rows, in their order. Shape: [len(rows), C]."""

@@ -96,7 +96,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Moves every tensor."""
-        if device.type == "cpu":
+        if device.type == "cpu" or self.n_id.device == device:
             return self
         moved: dict[str, Any] = {
             k: v.to(device, non_blocking=True)

@@ -71,7 +71,7 @@ class DeviceLoader(NeighborLoader):
                 self._newest = self._find_newest(newest_decay)
 
     def _on_device(self, x: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
+        return torch.from_numpy(np.array(x)).to(self._device)
 
     def _edges(self, epoch: int, i: int) -> Any:
         """See `NeighborLoader`; orders of about a million pairs are drawn at once."""
@@ -113,7 +113,8 @@ class DeviceLoader(NeighborLoader):
         if self._rows_of_all is not None:
             hidden = edges if hide else edges[:0]
             drawn = per_pair, shared
-            return self._of_all_rows(self._rows_of_all, all_users, all_items, drawn, hidden)
+            pairs = all_users, all_items
+            return self._of_all_rows(self._rows_of_all, input_id, pairs, drawn, hidden)
         needed = torch.cat([users, items, per_pair.flatten(), shared])
         seeds, local, num_users = unique_inverse_torch(needed, graph.num_nodes, graph.num_users)
         trains_gates = gate_negatives is not None or not self.gate_batch_size
@@ -146,8 +147,8 @@ class DeviceLoader(NeighborLoader):
     def _of_all_rows(
         self,
         row: Tensor,
-        users: Tensor,
-        items: Tensor,
+        input_id: Tensor,
+        pairs: tuple[Tensor, Tensor],
         drawn: tuple[Tensor, Tensor],
         hidden: Tensor,
     ) -> Batch:
@@ -155,11 +156,12 @@ class DeviceLoader(NeighborLoader):
 
         Args:
             row: [num_nodes] of each node.
-            users, items: [GB] global ids.
+            input_id: [GB].
+            pairs: users and items, [GB] global ids.
             drawn: negatives of each pair, and shared ones.
             hidden: edges of the batch that are masked.
         """
-        per_pair, shared = drawn
+        (users, items), (per_pair, shared) = pairs, drawn
         src_index, distinct, user_of_pair = row[users], users[:0], users[:0]
         if len(shared):  # elsewhere nobody asks for distinct users
             distinct, user_of_pair, _ = unique_inverse_torch(users, self.graph.num_users)
@@ -167,7 +169,7 @@ class DeviceLoader(NeighborLoader):
             n_id=self._nodes_of_rows,
             degree=self._degree_of_rows,
             hops=[],
-            input_id=torch.arange(len(users), device=self._device),
+            input_id=input_id,
             src_index=src_index,
             dst_pos_index=row[items],
             dst_neg_index=row[per_pair],

@@ -52,6 +52,7 @@ class StepPreparer:
         self._finds_content = finds_content
         self._items = None if items is None else torch.from_numpy(items).to(context.device)
         self._max_degree = int(graph.degree.max())
+        self._last_feature = torch.empty(0), torch.empty(0)
         self._row_of_node: Tensor | None = None
         if on_device:
             self._row_of_node = torch.from_numpy(np.array(graph.row_of_node)).to(context.device)
@@ -132,7 +133,11 @@ class StepPreparer:
         return self._items[plan.local_rows].nonzero().squeeze(1)
 
     def _feature(self, batch: Batch) -> Tensor:
-        return degree_feature(batch.degree, self._max_degree).to(self._context.device)
+        degree, feature = self._last_feature
+        if batch.degree is not degree:  # the same for all batches whose seeds are all nodes
+            feature = degree_feature(batch.degree, self._max_degree).to(self._context.device)
+            self._last_feature = batch.degree, feature
+        return feature
 
     def _distinct(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct nodes, ascending, and the place of each node among them."""
