@@ -75,8 +75,8 @@ class FullPropagation:
             self._indptr, indices, inverse_root[self._own], inverse_root[node_of_row]
         )
         if absent is not None and len(absent):
-            edges = torch.from_numpy(absent).to(context.device)
-            weight[self.positions(edges).cpu().numpy()] = 0.0
+            entries = self._find_edges()[:, absent]
+            weight[entries[entries >= 0]] = 0.0
         device = context.device
         matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(device)
         self._matrix = GatheredMatrix(matrix, self.counts, context)
@@ -115,15 +115,20 @@ class FullPropagation:
 
     @cached_property
     def _position_of_edge(self) -> Tensor:
+        found = self._find_edges()
+        fits = 2 * self._graph.num_edges <= torch.iinfo(torch.int32).max
+        there = torch.from_numpy(found.astype(np.int32) if fits else found)
+        return there.to(self.context.device)
+
+    def _find_edges(self) -> IntArray:
+        """[2, E] where each edge stands in this rank's rows, -1 if it does not."""
         graph = self._graph
         row = np.full(graph.num_nodes, -1, np.int64)
         row[self._own] = np.arange(len(self._own))
-        found = positions_of_edges(
+        found: IntArray = positions_of_edges(
             graph.indptr, graph.indices, graph.num_users, graph.num_edges, row, self._indptr
         )
-        fits = 2 * graph.num_edges <= torch.iinfo(torch.int32).max
-        found = torch.from_numpy(found.astype(np.int32) if fits else found)
-        return found.to(self.context.device)
+        return found
 
     def hop(self, hidden: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """One hop over all edges but those at `hidden` (see `positions`), inside autograd: [n, D] →
