@@ -31,7 +31,7 @@ from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.beside import StreamBeside
+from recmind_dist.training.beside import StreamBeside, make_stream
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.step_input import StepInput
@@ -163,7 +163,7 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
     worker.shard.initialise()
     phase = Phase(worker.config, worker.shard, worker.exchange, "joint", 0)
     every = (step for epoch in range(1 << 20) for step in phase.step_inputs(epoch, 0))
-    beside = StreamBeside[StepInput](context.device)
+    beside = StreamBeside[StepInput](make_stream(context.device))
     batches = Prefetcher(beside.make(every), config.sampler.batches_ahead)
     prepared = beside.take(batches)
 

@@ -12,19 +12,24 @@ import torch
 T = TypeVar("T")
 
 
+def make_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream on a GPU, None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class StreamBeside(Generic[T]):
     """Hands items from their maker's stream to the consumer's; on a CPU it does nothing.
 
     Args:
-        device: of the rank.
+        stream: of `make_stream`. One serves a process: torch keeps freed memory by stream.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            # what was put there before the first item is made
-            self._stream.wait_stream(torch.cuda.current_stream(device))
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+        self._stream = stream
+        if stream is not None:  # after what the consumer has put there
+            stream.wait_stream(torch.cuda.current_stream(stream.device))
         self._ready: deque[torch.cuda.Event] = deque()
         self._in_use: deque[tuple[torch.cuda.Event, T]] = deque()
 

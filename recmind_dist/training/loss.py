@@ -121,10 +121,9 @@ class TrainingLoss(nn.Module):
         main, temperature = outputs.main, self.loss.temperature
         if not isinstance(self.model, RecMind):
             return {"rank": self._rank(main.final, batch, temperature)}
-        terms = {
-            "rank": self._rank(main.graph, batch, temperature),
-            "rank_text": self._rank(main.text, batch, temperature),
-        }
+        terms = {"rank": self._rank(main.graph, batch, temperature)}
+        if self.model.text_view is not None:
+            terms["rank_text"] = self._rank(main.text, batch, temperature)
         if not self.heldout_gates:
             terms["gate"] = self._rank(main.final, batch, None, self._tail_exponent)
         return terms

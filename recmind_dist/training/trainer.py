@@ -26,7 +26,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.text import save_adapter
 from recmind_dist.training import faults
-from recmind_dist.training.beside import StreamBeside
+from recmind_dist.training.beside import StreamBeside, make_stream
 from recmind_dist.training.finite_checks import check_finite_state, writing_ids
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
@@ -91,6 +91,7 @@ class Trainer:
         self.checkpoint = self._find_checkpoint(resume, allow_mismatch)
         self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()
         self._losses: dict[str, float] = {}
+        self._stream = make_stream(context.device)
 
     def train(self, phases: tuple[str, ...]) -> Cursor:
         """Trains until the run has left `phases`. Collective: every rank must call."""
@@ -165,7 +166,7 @@ class Trainer:
         self._losses = {}  # stays empty where a larger batch left the epoch no step
         first, start = self.cursor.step_in_epoch, time.perf_counter()
         self.context.traffic.take()  # validation's, before the thread adds this epoch's
-        beside = StreamBeside[StepInput](self.context.device)
+        beside = StreamBeside[StepInput](self._stream)
         inputs = beside.make(named(phase.step_inputs(self.cursor.epoch, first), "sample"))
         # the thread's own exchanges time out before its consumer does
         timeout_s = 2 * self.config.scaling.collective_timeout_s
