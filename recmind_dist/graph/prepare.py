@@ -54,7 +54,8 @@ def prepare_graph(
         StoreError: the data set is damaged, or the cache cannot be written.
     """
     dataset = read_manifest(dataset_dir, DATASET_KIND, DATASET_SCHEMA)
-    key = content_key([SCHEMA, dataset["key"], settings.content()])
+    parts = [SCHEMA, dataset["key"], settings.content()]
+    key = content_key([*parts, "order drawn"] if draws_order(dataset, settings) else parts)
     final = cache / str(dataset["name"]) / f"graph-{key[:12]}"
     if is_complete(final, KIND, SCHEMA):
         return final
@@ -69,6 +70,20 @@ def prepare_graph(
             else:
                 _prepare_at_once(source, key, final)
     return final
+
+
+def held_out_are_drawn(dataset_dir: Path, settings: GraphSettings) -> bool:
+    """Whether the split of this data set draws what it holds out of each user."""
+    return draws_order(read_manifest(dataset_dir, DATASET_KIND, DATASET_SCHEMA), settings)
+
+
+def draws_order(dataset: dict[str, Any], settings: GraphSettings) -> bool:
+    """Whether the split takes interactions in a drawn order, since the log has no times.
+
+    Args:
+        dataset: manifest of the data set.
+    """
+    return settings.split != "given" and not dataset["has_time"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,8 @@ def _prepare_at_once(source: _Source, key: str, final: Path) -> None:
         frame.get_column("time").to_numpy(),
         frame.get_column("row").to_numpy(),
     )
+    if draws_order(source.dataset, settings):
+        log = splits.shuffled(log, settings.seed)
     labels = _label(log, frame, num_items, source)
     if settings.withhold_items:
         labels = splits.withhold(labels, log, num_items, settings.withhold_items, settings.seed)
@@ -147,7 +164,8 @@ def _prepare_in_blocks(source: _Source, key: str, final: Path, memory_mb: int) -
     num_users, num_items = _checked_sizes(source.path, users, items)
     with writing(final.parent.parent), atomic_directory(final) as work:
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-spill-") as folder:
-            writer = GraphWriter(work, num_users, num_items, settings, memory_mb)
+            draws = draws_order(source.dataset, settings)
+            writer = GraphWriter(work, num_users, num_items, settings, memory_mb, draws)
             spill = sorted_log(log, users["id"], items["id"], Path(folder) / "log", memory_mb)
             for b in range(spill.num_blocks):
                 writer.add(spill.block(b))  # no name, so that only one block is in memory

@@ -12,7 +12,8 @@ class GraphSettings(Settings):
 
     split: Literal["leave-one-out", "ratio", "global-time", "given"] = "leave-one-out"
     """leave-one-out: the newest of each user is test, the second newest valid; ratio: newest shares
-    of each user; global-time: newest shares of the whole log; given: the data set's test file"""
+    of each user; global-time: newest shares of the whole log; given: the data set's test file.
+    Without a column of times what is held out of each user is drawn, by `seed`"""
     valid_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     """share of interactions held out for validation (ratio, global-time, or given without a valid
     file)"""

@@ -1,6 +1,6 @@
 """Splits: pure functions from M interactions to labels int8 [M]: TRAIN, VALID, TEST or WITHHELD.
 
-Interactions are ordered by time; equal times by source row.
+Interactions are ordered by time; equal times by source row, without times as drawn (`shuffled`).
 """
 
 from dataclasses import dataclass
@@ -32,6 +32,12 @@ class Interactions:
         return Interactions(
             self.user[chosen], self.item[chosen], self.time[chosen], self.row[chosen]
         )
+
+
+def shuffled(log: Interactions, seed: int) -> Interactions:
+    """The log with rows in a drawn order and no times: a file's order says nothing."""
+    row = words(stream_key(seed, "order"), log.row).view(np.int64)
+    return Interactions(log.user, log.item, np.zeros_like(log.time), row)
 
 
 def chronology(log: Interactions) -> IntArray:

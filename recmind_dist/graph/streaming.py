@@ -27,11 +27,22 @@ COUNTS = ("num_edges", "num_valid", "num_withheld", "num_test", "users_without_t
 
 
 class GraphWriter:
-    """Writes the arrays of a graph, except the partition, from blocks by ascending user."""
+    """Writes the arrays of a graph, except the partition, from blocks by ascending user.
+
+    Args:
+        draws_order: see `prepare.draws_order`.
+    """
 
     def __init__(
-        self, work: Path, num_users: int, num_items: int, settings: GraphSettings, memory_mb: int
+        self,
+        work: Path,
+        num_users: int,
+        num_items: int,
+        settings: GraphSettings,
+        memory_mb: int,
+        draws_order: bool = False,
     ) -> None:
+        self._draws_order = draws_order
         self._work = work
         self._settings = settings
         self._bytes = max(memory_mb, 1) << 20
@@ -47,6 +58,8 @@ class GraphWriter:
     def add(self, block: Block) -> None:
         """Splits and sorts one block of consecutive users, and appends its edges to the files."""
         log = Interactions(block.user, block.item, block.time, block.row)
+        if self._draws_order:
+            log = splits.shuffled(log, self._settings.seed)
         labels = self._label(log)
         tested = np.unique(log.user[labels == TEST])
         self.counts["users_without_test"] += len(np.unique(log.user)) - len(tested)

@@ -20,7 +20,8 @@ class LogColumns(Settings):
     item: ColumnName = None
     """unset: `item` or `item_id`"""
     time: ColumnName = None
-    """unset: `time`, `timestamp` or `order` if present; without any, file order is time"""
+    """unset: `time`, `timestamp` or `order` if present; without any, what is held
+    out is drawn (`graph.split`)"""
     rating: ColumnName = None
     """unset: `rating`; read only if `min_rating` or this key is set"""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
+from recmind_dist.graph.prepare import held_out_are_drawn
 from recmind_dist.ingest import fetch, ingest_dataset
 from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import context_to_rank
@@ -82,6 +83,11 @@ class Pipeline:
         if self.config.graph.placement == "partitioned":
             prepare_rows(graph)
         self.say(f"graph: at {graph}")
+        if held_out_are_drawn(dataset, self.config.graph):
+            self.say(
+                f"graph.split {self.config.graph.split}: the log has no column of times: what is "
+                "held out of each user is drawn, by graph.seed"
+            )
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():

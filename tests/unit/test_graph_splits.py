@@ -114,3 +114,16 @@ def test_the_cold_protocol_leaves_chosen_items_nought_to_three_edges_and_no_user
         *(column[order] for column in (log.user, log.item, log.time, log.row))
     )
     assert np.array_equal(splits.withhold(before[order], shuffled, 25, 0.4, seed=1), after[order])
+
+
+def test_a_drawn_order_depends_on_the_seed_and_the_row_alone() -> None:
+    log = log_of([0] * 50 + [1] * 50, [0] * 100)
+    first, again, other = (splits.leave_one_out(splits.shuffled(log, seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    drawn = np.concatenate(
+        [np.flatnonzero(splits.leave_one_out(splits.shuffled(log, s)) == TEST) for s in range(40)]
+    )
+    assert len(set(drawn.tolist())) > 40  # of 80 draws, not the last row of each user
+    half = log[np.arange(100) < 50]
+    assert np.array_equal(splits.leave_one_out(splits.shuffled(half, 1)), first[:50])

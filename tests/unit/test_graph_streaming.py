@@ -120,7 +120,7 @@ def test_bad_rows_are_quarantined_by_their_row(tmp_path: Path) -> None:
         prepared(tmp_path / "strict", frame, 1, {})
 
 
-def test_without_times_file_order_is_time_and_float_ids_are_numbers(tmp_path: Path) -> None:
+def test_without_times_the_split_is_drawn_and_float_ids_are_numbers(tmp_path: Path) -> None:
     frame = (
         log_of(500)
         .drop("time")
@@ -129,6 +129,10 @@ def test_without_times_file_order_is_time_and_float_ids_are_numbers(tmp_path: Pa
     found = [prepared(tmp_path / str(mb), frame, mb, {}) for mb in (0, 1)]
     for name in ("indices.npy", "time_rank.npy", "test_indices.npy"):
         np.testing.assert_array_equal(*(np.load(graph / name) for _, graph in found))
+    in_file_order = frame.with_columns(time=pl.int_range(pl.len()))
+    _, timed = prepared(tmp_path / "timed", in_file_order, 0, {})
+    tested = [np.load(graph / "test_indices.npy") for graph in (timed, found[0][1])]
+    assert not np.array_equal(*tested)
     users = [pl.read_parquet(graph / "users.parquet")["id"].to_list() for _, graph in found]
     assert users[0] == users[1] == [str(k) for k in range(50)]
 
