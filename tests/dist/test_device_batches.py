@@ -28,9 +28,16 @@ def train_on_device(config: RunConfig, inputs: Inputs, attempt: str) -> dict[str
     return train_rank(config, inputs, attempt)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("propagation", ["sampled", "full"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "propagation", "ranks"),
+    [
+        ("RecMind", "sampled", 2),
+        ("RecMind", "full", 1),
+        ("the paper's model", "sampled", 1),
+        ("the paper's model", "full", 2),
+        ("LightGCN", "sampled", 1),
+    ],
+)
 def test_losses_and_rows_are_the_same(
     kind: str, propagation: str, ranks: int, tmp_path: Path
 ) -> None:

@@ -37,19 +37,15 @@ def inputs(home: Path) -> Inputs:
     return found
 
 
-def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: Any) -> None:
-    """Trains replicated on one rank, then partitioned on 1, 2 and 4, the four of them over the
-    process group: losses, table
-    and validation agree.
+def assert_like_replicated(
+    home: Path, inputs: Inputs, worlds: tuple[int, ...], steps: int, **changes: Any
+) -> None:
+    """Trains replicated on one rank, then partitioned on others, four of them over the process
+    group: losses, table and validation agree.
     """
     name = f"run{len(list(home.iterdir()))}"
     expected: tuple[list[dict[str, Any]], np.ndarray, Any] | None = None
-    for world, placement in (
-        (1, "replicated"),
-        (1, "partitioned"),
-        (2, "partitioned"),
-        (4, "partitioned"),
-    ):
+    for world, placement in ((1, "replicated"), *((world, "partitioned") for world in worlds)):
         config = config_of(
             home,
             f"{name}-{placement}-{world}",
@@ -75,17 +71,22 @@ def assert_like_replicated(home: Path, inputs: Inputs, steps: int, **changes: An
         assert found[2] == pytest.approx(expected[2], abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["ssm", "bpr"])
-def test_50_steps_with_everything_on(home: Path, inputs: Inputs, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "worlds", "epochs", "steps"), [("ssm", (1, 2), 3, 50), ("bpr", (4,), 1, 20)]
+)
+def test_steps_with_everything_on(
+    home: Path, inputs: Inputs, kind: str, worlds: tuple[int, ...], epochs: int, steps: int
+) -> None:
     """Gates on held-out edges, alignment, queue, fallback texts, both phases, shared and paired
     negatives.
     """
     assert_like_replicated(
         home,
         inputs,
-        50,
+        worlds,
+        steps,
         loss={"kind": kind, "user_exponent": 0.2},
-        train={"batch_size": 64, "epochs": 3},
+        train={"batch_size": 64, "epochs": epochs},
         model={"embedding_dim": 8, "gate": {"heldout_share": 0.5, "tail_exponent": 0.2}},
     )
 
@@ -94,6 +95,7 @@ def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> 
     assert_like_replicated(
         home,
         inputs,
+        (2,),
         8,
         loss={"kind": "bpr"},
         train={"batch_of": "users", "batch_size": 30, "epochs": 3},
@@ -162,7 +164,7 @@ def all_fit_and_look(config: RunConfig, inputs: Inputs, attempt: str) -> dict[st
 
 
 def test_a_worker_maps_its_share_of_the_edges_and_nothing_else(tmp_path: Path) -> None:
-    graph = make_graph(tmp_path, random_pairs(600, 300, 40_000), 600, 300, num_parts=4)
+    graph = make_graph(tmp_path, random_pairs(300, 200, 16_000), 300, 200, num_parts=4)
     prepare_rows(graph.path)
     plain = {"embedding_dim": 8, "kind": "lightgcn"}
     config = config_of(

@@ -104,6 +104,24 @@ def calm(home: Path, inputs: Inputs) -> Path:
     return config.run_dir
 
 
+@pytest.fixture(scope="module")
+def finished(home: Path, inputs: Inputs) -> Path:
+    """The storage of a run that has ended."""
+    config = mirrored(home, "finished", str(home / "storage"))
+    assert Group(config, inputs).wait()
+    return home / "storage"
+
+
+@pytest.fixture
+def finished_uri(finished: Path, uri: str) -> str:
+    """The same in a place of either kind, to be damaged."""
+    remote = Remote(uri)
+    for path in finished.rglob("*"):
+        if path.is_file():
+            remote.upload(path, str(path.relative_to(finished)))
+    return uri
+
+
 def mirrored(home: Path, run: str, uri: str | None) -> RunConfig:
     return config_of(home, run, storage_uri=uri, checkpoint={"every_steps": 4})
 
@@ -242,12 +260,10 @@ def test_a_kill_in_the_midst_of_an_upload_leaves_the_checkpoint_before(
 
 
 def test_damage_on_the_storage_is_named_and_the_checkpoint_before_used(
-    inputs: Inputs, uri: str, tmp_path: Path
+    finished_uri: str, tmp_path: Path
 ) -> None:
-    config = mirrored(tmp_path, "damaged", uri)
-    assert Group(config, inputs).wait()
-    good, newest = committed(uri)[-2:]
-    remote = Remote(uri)
+    good, newest = committed(finished_uri)[-2:]
+    remote = Remote(finished_uri)
     name = f"{CHECKPOINTS}/{newest}/{rows_file(1)}"
     data = bytearray(remote.read(name, 1 << 20))
     data[-1] ^= 1
@@ -257,7 +273,7 @@ def test_damage_on_the_storage_is_named_and_the_checkpoint_before_used(
     mirror = Mirror(remote, fresh)
     assert mirror.pull()[0] == good
     assert [path.name for path in attempt_directories(fresh / "checkpoints")][-1] != newest
-    for left in committed(uri):
+    for left in committed(finished_uri):
         remote.write(f"{CHECKPOINTS}/{left}/{COMMIT}", b"0" * 64)
     empty = tmp_path / "empty"
     (empty / "checkpoints").mkdir(parents=True)
@@ -269,11 +285,9 @@ def test_damage_on_the_storage_is_named_and_the_checkpoint_before_used(
 
 
 def test_files_that_a_run_needs_are_there_before_its_checkpoint_or_nothing_comes_back(
-    inputs: Inputs, uri: str, tmp_path: Path
+    finished_uri: str, tmp_path: Path
 ) -> None:
-    config = mirrored(tmp_path, "files", uri)
-    assert Group(config, inputs).wait()
-    remote = Remote(uri)
+    remote = Remote(finished_uri)
     index = json.loads(remote.read(INDEX, 1 << 20))
     assert set(index) >= {"metrics.jsonl"}
     assert remote.names(FILES) == {entry["sha256"] for entry in index.values()}

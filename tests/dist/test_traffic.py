@@ -17,7 +17,7 @@ PLAIN: dict[str, Any] = {
         "embedding_dim": 8,
     },
     "alignment": {"weight": 0},
-    "train": {"batch_size": 64, "epochs": 3},
+    "train": {"batch_size": 64, "epochs": 2},
 }
 
 
@@ -55,7 +55,8 @@ def test_one_rank_sends_nothing_and_two_send_rows_back_as_gradients(
 
 def test_kinds_are_told_apart(home: Path) -> None:
     inputs = make_inputs(home / "all")
-    config = config_of(home / "all", "run", scaling={"num_workers": 2})
+    changes = {"scaling": {"num_workers": 2}, "train": {"epochs": 1}}
+    config = config_of(home / "all", "run", **changes)
     run_ranks(train_rank, 2, config, inputs, "attempt0")
     for record in read_metrics(RunDirectory(config.run_dir).metrics, "traffic"):
         kinds = {k: v for k, v in record.items() if k.endswith("_bytes")}

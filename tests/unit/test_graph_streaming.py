@@ -215,11 +215,11 @@ from recmind_dist.graph import GraphSettings, prepare_graph
 from recmind_dist.ingest import DatasetSettings, ingest_dataset, spill
 
 spill.BYTES_A_ROW = 1 << 18
-home, limit, memory_mb = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+home, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-log = {"name": "s", "interactions": home / "log.parquet", "memory_mb": memory_mb}
-data = ingest_dataset(DatasetSettings.model_validate(log), home / str(memory_mb))
-print(prepare_graph(data, GraphSettings(), home / str(memory_mb), memory_mb))
+log = {"name": "s", "interactions": home / "log.parquet", "memory_mb": 1}
+data = ingest_dataset(DatasetSettings.model_validate(log), home / "1")
+print(prepare_graph(data, GraphSettings(), home / "1", 1))
 """
 
 
@@ -231,11 +231,12 @@ def test_more_blocks_than_files_may_be_open_are_dealt_all_the_same(
     rows = np.random.default_rng(0).permutation(4 * num_users)
     columns = {"user": rows // 4, "item": rows % 37, "time": rows % 11}
     pl.DataFrame(columns).write_parquet(tmp_path / "log.parquet")
-    graphs = []
-    for memory_mb in (1, 0):
-        words = [sys.executable, "-c", MANY_BLOCKS, str(tmp_path), str(limit), str(memory_mb)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        graphs.append(Path(done.stdout.splitlines()[-1]))
+    words = [sys.executable, "-c", MANY_BLOCKS, str(tmp_path), str(limit)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    log = {"name": "s", "interactions": tmp_path / "log.parquet"}
+    data = ingest_dataset(DatasetSettings.model_validate(log), tmp_path / "0")
+    at_once = prepare_graph(data, GraphSettings(), tmp_path / "0")
+    graphs = [Path(done.stdout.splitlines()[-1]), at_once]
     for name in ("indptr.npy", "indices.npy", "time_rank.npy", "test_indices.npy"):
         np.testing.assert_array_equal(*(np.load(graph / name) for graph in graphs), err_msg=name)

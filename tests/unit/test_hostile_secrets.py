@@ -66,23 +66,18 @@ def test_a_command_writes_and_says_nothing_of_its_secrets(tmp_path: Path) -> Non
     make_shop(tmp_path)
     recmind = [str(Path(sys.executable).parent / "recmind")]
     env = {**os.environ, **SECRETS, "HOME": str(tmp_path), "PIP_RETRIES": "0"}
-    said = ""
     commands = (
         ["prepare", "shop.yaml"],
         ["validate", "shop.yaml", "train.epoch=1"],
         ["fetch", "smollm2"],
     )
-    for words in commands:
-        done = subprocess.run(
-            [*recmind, *words],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        said += done.stdout + done.stderr
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen([*recmind, *words], cwd=tmp_path, env=env, stdout=pipe, stderr=pipe)
+        for words in commands
+    ]
+    outputs = [output for process in running for output in process.communicate(timeout=200)]
+    said = b"".join(outputs).decode()
     assert "train.epoch: unknown key" in said
     assert "no source gave it" in said, "the index that the secret belongs to was asked"
     assert MARK not in said

@@ -36,19 +36,6 @@ def scaling(**changes: Any) -> ScalingSettings:
     return ScalingSettings.model_validate(changes)
 
 
-def child(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a program in a process that has nothing imported yet."""
-    found = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=found,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("num_workers", "num_gpus", "built", "device", "reason"),
     [
@@ -229,93 +216,127 @@ def test_the_first_cause_of_a_worker_reaches_the_user(
     )
 
 
-def test_no_module_of_the_package_imports_deepspeed_by_itself() -> None:
-    """It has to be imported for the device of the rank, which is not known before."""
-    done = child(
-        "import pkgutil, sys, importlib, recmind_dist\n"
-        "for module in pkgutil.walk_packages(recmind_dist.__path__, 'recmind_dist.'):\n"
-        "    # Triton comes with torch's CUDA builds\n"
-        "    if not module.name.endswith(('__main__', '.triton_ops')):\n"
-        "        importlib.import_module(module.name)\n"
-        "assert 'deepspeed' not in sys.modules, 'imported'\n"
+# Two processes for all that a process does with DeepSpeed: importing everything takes seconds.
+# Here DeepSpeed is imported by a rank on the CPU, last of all.
+RANK_FIRST = """
+import importlib, os, pkgutil, sys
+import recmind_dist
+
+for module in pkgutil.walk_packages(recmind_dist.__path__, "recmind_dist."):
+    # Triton comes with torch's CUDA builds
+    if not module.name.endswith(("__main__", ".triton_ops")):
+        importlib.import_module(module.name)
+print("after all modules:", "deepspeed" in sys.modules)
+
+from torch import nn
+from recmind_dist.distributed.accelerator import import_deepspeed
+from recmind_dist.distributed.settings import ZeroSettings
+from recmind_dist.distributed.zero_engine import DenseEngine
+from recmind_dist.errors import ConfigError
+from recmind_dist.launch.in_process import join_group_of_one
+from tests.training_runs import config_of
+from pathlib import Path
+
+config, cpu, cuda = config_of(Path("."), "run"), torch.device("cpu"), torch.device("cuda")
+before = os.environ.get("DS_ACCELERATOR")
+deepspeed = import_deepspeed(cpu)
+print("accelerator:", deepspeed.accelerator.get_accelerator().device_name())
+print("environment:", before, os.environ.get("DS_ACCELERATOR"))
+device = join_group_of_one(config, "cpu").device
+try: join_group_of_one(config, "cuda")
+except ConfigError as error: print("group:", error)
+DenseEngine(nn.Linear(2, 2), ZeroSettings(), 4, device).close()
+try: DenseEngine(nn.Linear(2, 2), ZeroSettings(), 4, cuda)
+except ConfigError as error: print("engine:", error)
+"""
+# Here a library imports DeepSpeed first, and it takes the GPU.
+LIBRARY_FIRST = """
+import sys
+from pathlib import Path
+import deepspeed
+from recmind_dist.distributed.accelerator import import_deepspeed
+from recmind_dist.launch.in_process import join_group_of_one, train_phases
+from tests.training_runs import config_of, make_inputs
+
+print("before:", deepspeed.accelerator.get_accelerator().device_name())
+import_deepspeed(torch.device("cpu"))
+print("accelerator:", deepspeed.accelerator.get_accelerator().device_name())
+home = Path(sys.argv[1])
+inputs = make_inputs(home)
+config = config_of(home, "run", train={"epochs": 1}, scaling={"device": "cpu"})
+ranks = join_group_of_one(config, "cpu")
+train_phases(config, inputs, ("warmup", "joint"), ranks, "never", False, lambda _: None)
+print("trained on:", ranks.device)
+"""
+
+
+def said_beside_a_gpu(code: str, *words: str) -> dict[str, str]:
+    """Runs a program where torch sees a GPU and nothing is imported yet. Returns what it printed,
+    `name: value` a line.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "DS_ACCELERATOR"}
+    done = subprocess.run(
+        [sys.executable, "-c", SEES_ONE_GPU + code, *words],
+        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
+    lines = (line.partition(": ") for line in done.stdout.splitlines())
+    return {name: value for name, _, value in lines}
 
 
-def test_deepspeed_follows_the_rank_beside_a_gpu_and_leaves_the_environment_to_children() -> None:
-    done = child(
-        SEES_ONE_GPU + "import os\n"
-        "from recmind_dist.distributed.accelerator import import_deepspeed\n"
-        "deepspeed = import_deepspeed(torch.device('cpu'))\n"
-        "print(deepspeed.accelerator.get_accelerator().device_name(), "
-        "os.environ.get('DS_ACCELERATOR'))\n"
-    )
-    assert done.stdout.splitlines()[-1:] == ["cpu None"], done.stderr
+@pytest.fixture(scope="module")
+def rank_first() -> dict[str, str]:
+    return said_beside_a_gpu(RANK_FIRST)
 
 
-def test_deepspeed_that_a_library_imported_first_follows_the_rank_all_the_same() -> None:
-    done = child(
-        SEES_ONE_GPU + "import deepspeed\n"
-        "from recmind_dist.distributed.accelerator import import_deepspeed\n"
-        "before = deepspeed.accelerator.get_accelerator().device_name()\n"
-        "import_deepspeed(torch.device('cpu'))\n"
-        "print(before, deepspeed.accelerator.get_accelerator().device_name())\n"
-    )
-    assert done.stdout.splitlines()[-1:] == ["cuda cpu"], done.stderr
+@pytest.fixture(scope="module")
+def library_first(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return said_beside_a_gpu(LIBRARY_FIRST, str(tmp_path_factory.mktemp("trained")))
 
 
-def test_deepspeed_that_works_on_another_device_is_refused_in_a_sentence() -> None:
-    done = child(
-        "import torch\n"
-        "from torch import nn\n"
-        "from pathlib import Path\n"
-        "from tests.training_runs import config_of\n"
-        "from recmind_dist.errors import ConfigError\n"
-        "from recmind_dist.distributed.settings import ZeroSettings\n"
-        "from recmind_dist.distributed.zero_engine import DenseEngine\n"
-        "from recmind_dist.launch.in_process import join_group_of_one\n"
-        "device = join_group_of_one(config_of(Path('.'), 'run'), 'cpu').device\n"
-        "DenseEngine(nn.Linear(2, 2), ZeroSettings(), 4, device).close()\n"
-        "try: DenseEngine(nn.Linear(2, 2), ZeroSettings(), 4, torch.device('cuda'))\n"
-        "except ConfigError as error: print(error)\n"
-    )
-    assert done.stdout.splitlines()[-1:] == [
+def test_no_module_of_the_package_imports_deepspeed_by_itself(rank_first: dict[str, str]) -> None:
+    """It has to be imported for the device of the rank, which is not known before."""
+    assert rank_first["after all modules"] == "False"
+
+
+def test_deepspeed_follows_the_rank_beside_a_gpu_and_leaves_the_environment_to_children(
+    rank_first: dict[str, str],
+) -> None:
+    assert rank_first["accelerator"] == "cpu"
+    assert rank_first["environment"] == "None None"
+
+
+def test_deepspeed_that_a_library_imported_first_follows_the_rank_all_the_same(
+    library_first: dict[str, str],
+) -> None:
+    assert library_first["before"] == "cuda"
+    assert library_first["accelerator"] == "cpu"
+
+
+def test_deepspeed_that_works_on_another_device_is_refused_in_a_sentence(
+    rank_first: dict[str, str],
+) -> None:
+    assert rank_first["engine"] == (
         "scaling.device: DeepSpeed works on cpu in this process, and the run is on cuda: start it "
         "in another process"
-    ], done.stderr
+    )
 
 
-def test_a_run_in_this_process_trains_on_the_cpu_beside_a_gpu(tmp_path: Path) -> None:
+def test_a_run_in_this_process_trains_on_the_cpu_beside_a_gpu(
+    library_first: dict[str, str],
+) -> None:
     """Whole steps with a dense part: the engine would move it to the GPU that torch sees."""
-    done = child(
-        SEES_ONE_GPU + "import deepspeed\n"
-        "from pathlib import Path\n"
-        "from tests.training_runs import config_of, make_inputs\n"
-        "from recmind_dist.launch.in_process import join_group_of_one, train_phases\n"
-        f"home = Path({str(tmp_path)!r})\n"
-        "inputs = make_inputs(home)\n"
-        "config = config_of(home, 'run', train={'epochs': 1}, scaling={'device': 'cpu'})\n"
-        "ranks = join_group_of_one(config, 'cpu')\n"
-        "train_phases(config, inputs, ('warmup', 'joint'), ranks, 'never', False, lambda _: "
-        "None)\n"
-        "print('trained on', ranks.device)\n"
-    )
-    assert done.stdout.splitlines()[-1:] == ["trained on cpu"], done.stderr
+    assert library_first["trained on"] == "cpu"
 
 
-def test_a_process_that_has_trained_on_one_device_is_refused_another() -> None:
-    done = child(
-        "from tests.training_runs import config_of\n"
-        "from pathlib import Path\n"
-        "from recmind_dist.launch.in_process import join_group_of_one\n"
-        "from recmind_dist.errors import ConfigError\n"
-        "config = config_of(Path('.'), 'run')\n"
-        "join_group_of_one(config, 'cpu')\n"
-        "try: join_group_of_one(config, 'cuda')\n"
-        "except ConfigError as error: print(error)\n"
-    )
-    assert done.stdout.splitlines()[-1:] == [
+def test_a_process_that_has_trained_on_one_device_is_refused_another(
+    rank_first: dict[str, str],
+) -> None:
+    assert rank_first["group"] == (
         "scaling.device: the run is on cuda, and this process has trained by gloo, on another "
-        "device: start it in another "
-        "process"
-    ], done.stderr
+        "device: start it in another process"
+    )
