@@ -31,7 +31,7 @@ from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.beside import StreamBeside, make_stream
+from recmind_dist.training.side_stream import SideStream, make_stream
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.step_input import StepInput
@@ -163,7 +163,7 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
     worker.shard.initialise()
     phase = Phase(worker.config, worker.shard, worker.exchange, "joint", 0)
     every = (step for epoch in range(1 << 20) for step in phase.step_inputs(epoch, 0))
-    beside = StreamBeside[StepInput](make_stream(context.device))
+    beside = SideStream[StepInput](make_stream(context.device))
     batches = Prefetcher(beside.make(every), config.sampler.batches_ahead)
     prepared = beside.take(batches)
 
@@ -196,16 +196,16 @@ def _profile(turn: Turn, device: torch.device, count: int) -> tuple[float, float
 
 
 def timed(step: Callable[[], Tensor], count: int) -> list[float]:
-    """Milliseconds of a step by itself, so many times."""
-    for _ in range(3):
-        step()
+    """Milliseconds of a step, five times the mean of so many, as ours are timed."""
     found = []
-    for _ in range(count):
+    for _ in range(6):
         wait(step().device)
         start = time.perf_counter()
-        wait(step().device)
-        found.append(1000 * (time.perf_counter() - start))
-    return found
+        for _ in range(count):
+            loss = step()
+        wait(loss.device)
+        found.append(1000 * (time.perf_counter() - start) / count)
+    return found[1:]
 
 
 def wait(device: torch.device) -> None:

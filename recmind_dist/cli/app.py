@@ -250,7 +250,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, UsageError):
         error.show()
         return int(error.exit_code)
-    if type(error).__name__ == "OutOfMemoryError":  # of torch, which light commands do not import
+    kind = type(error)  # torch itself is not imported by commands that do not need it
+    if kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("torch"):
         remedy = "wait until it is free, or hide it: CUDA_VISIBLE_DEVICES= recmind …"
         sentence = f"error: the GPU has no room ({telling_line(str(error))}): {remedy}"
         print(printable_lines(sentence), file=sys.stderr)

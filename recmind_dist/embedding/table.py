@@ -5,6 +5,7 @@ It stays outside DeepSpeed: ZeRO's cost grows with the table, this one's with th
 """
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,7 +38,11 @@ class ShardedTable:
         self.start, self.stop = row_range
         self.num_rows, self.dim, self.settings = num_rows, dim, settings
         self.weight = zeros_in_large_pages(len(self), dim, device)
-        self.state = make_state(settings, self.weight)
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Of the optimizer, by name; made when it is first asked for, so never for inference."""
+        return make_state(self.settings, self.weight)
 
     def __len__(self) -> int:
         return self.stop - self.start

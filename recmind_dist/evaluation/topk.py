@@ -53,8 +53,8 @@ def rank_items(
     """The k best unseen items of each user by s(u, i) = <h_u, h_i> / |h_i|^p.
 
     Equal scores go to the lower item id, whatever the block sizes. (Scores that are equal only in
-    exact arithmetic may differ in the last bit of a matrix product.) On a GPU the host waits once,
-    at the end.
+    exact arithmetic may differ in the last bit of a matrix product.) On a GPU the host waits a
+    few times, not for each block.
 
     Args:
         h_users: [u, D]

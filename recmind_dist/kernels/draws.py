@@ -51,15 +51,6 @@ def draw_positions(ids: Tensor, available: Tensor, fan_out: int, key: int) -> Te
 
     Returns: [n, F] int64; what is right of a row's count is undefined.
     """
-    ops = triton_ops(ids.device)
-    if ops is not None:
-        drawn: Tensor = ops.draw_positions(ids, available, fan_out, random_words.signed(key))
-        return drawn
-    return draw_positions_torch(ids, available, fan_out, key)
-
-
-def draw_positions_torch(ids: Tensor, available: Tensor, fan_out: int, key: int) -> Tensor:
-    """As `draw_positions`, in torch operations."""
     column = torch.arange(fan_out, device=ids.device)
     want = available.clamp(max=fan_out)
     top = (available - want)[:, None] + column

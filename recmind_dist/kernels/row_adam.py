@@ -51,7 +51,7 @@ def row_adam(
         divisor: of the gradient.
     """
     if table.weight.device.type != "cpu":
-        _row_adam_there(table, rows, grad, lr, divisor)
+        _row_adam_on_device(table, rows, grad, lr, divisor)
         return
     arrays = [x.numpy() for x in (table.weight, table.exp_avg, table.exp_avg_sq, table.steps)]
     rows_n = np.arange(len(table.weight)) if isinstance(rows, slice) else rows.numpy()
@@ -63,7 +63,7 @@ def row_adam(
     run_together(_row_adam, [(*given, *share, *numbers, *tables) for share in shares])
 
 
-def _row_adam_there(
+def _row_adam_on_device(
     table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float, divisor: int
 ) -> None:
     """As `row_adam`, on other devices than a CPU."""

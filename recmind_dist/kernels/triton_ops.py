@@ -45,32 +45,6 @@ def _floyd(key, node, left, want, column, FAN_OUT: tl.constexpr):  # type: ignor
     return position
 
 
-@triton.jit(do_not_specialize=["key", "count"])
-def _draw_positions(  # type: ignore[no-untyped-def]
-    ids, available, out, count, key, FAN_OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr
-):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, WIDTH)
-    inside = row < count
-    node = tl.load(ids + row, mask=inside, other=0)
-    left = tl.load(available + row, mask=inside, other=0)
-    want = tl.minimum(left, FAN_OUT)
-    position = _floyd(key.to(tl.uint64), node, left, want, column, FAN_OUT)
-    at = row[:, None] * FAN_OUT + column[None, :]
-    tl.store(out + at, position, mask=inside[:, None] & (column < FAN_OUT)[None, :])
-
-
-def draw_positions(ids: Tensor, available: Tensor, fan_out: int, key: int) -> Tensor:
-    """See `draws.draw_positions`; `key` as int64."""
-    out = torch.empty(len(ids), fan_out, dtype=torch.int64, device=ids.device)
-    width = triton.next_power_of_2(fan_out)
-    rows = max(1, min(_ROWS, 4096 // width))
-    grid = (triton.cdiv(len(ids), rows),)
-    if len(ids):
-        _draw_positions[grid](ids, available, out, len(ids), key, fan_out, width, rows)
-    return out
-
-
 @triton.jit
 def _bisect(values, low, high, target, open_):  # type: ignore[no-untyped-def]
     """The first place in [low, high) of ascending values that is above the target."""
@@ -246,7 +220,7 @@ def sample_hop(
     _count_hop[rows](nodes, graph.indptr, *masks, *sizes, count, fan_out, _ROWS)
     indptr = torch.zeros(count + 1, dtype=torch.int64, device=device)
     ends = torch.cumsum(counts, 0, out=indptr[1:])
-    edges = int(ends[-1])
+    edges = int(ends[-1]) if count else 0
     both = torch.empty(4, edges, dtype=torch.int32, device=device)
     neighbours, edge_row, is_new, local = both
     met_first.fill_(torch.iinfo(torch.int32).max)

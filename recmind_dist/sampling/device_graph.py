@@ -60,7 +60,7 @@ class MaskedEntries:
 
 
 class DeviceGraph:
-    """Twelve bytes an edge and sixteen a node on the device, and as much again while it is made.
+    """Twelve bytes an edge and twenty a node on the device, and more while it is made.
 
     Attributes:
         indptr: [N + 1] int64.
@@ -87,7 +87,7 @@ class DeviceGraph:
     @staticmethod
     def bytes_needed(num_nodes: int, num_edges: int) -> int:
         """Most bytes on the device while a graph of this size is put there."""
-        return 2 * (12 * num_edges + 24 * num_nodes)
+        return 42 * num_edges + 56 * num_nodes
 
     def _find_twins(self) -> Tensor:
         """[E] position of each edge of the user half in its item's row."""

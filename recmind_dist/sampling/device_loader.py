@@ -40,7 +40,7 @@ class DeviceLoader(NeighborLoader):
         super().__init__(graph, *args, **options)
 
     def _prepare(self, newest_decay: float) -> None:
-        """See `NeighborLoader`. Collective by its name alone: every rank must call."""
+        """See `NeighborLoader`. Collective of `NeighborLoader`, not here: every rank must call."""
         self._device_graph = DeviceGraph(self.graph, self._device, self._degree)
         self._is_heldout: Tensor | None = None
         edges = self._on_device(self._heldout)
@@ -78,13 +78,13 @@ class DeviceLoader(NeighborLoader):
         size, users = self.batch_size, self.batch_of == "users"
         count = self.graph.num_users if users else self.graph.num_edges
         ahead = max(_DRAWN_AHEAD // size, 1)
-        of = epoch, i // ahead
-        if self._order_of != of:
-            start = of[1] * ahead * size
+        block = epoch, i // ahead
+        if self._order_of != block:
+            start = block[1] * ahead * size
             stop = min(start + ahead * size, count)
             positions = torch.arange(start, stop, device=self._device)
             key = stream_key(self.seed, "epoch", epoch)
-            self._order, self._order_of = random_words.permuted(positions, count, key), of
+            self._order, self._order_of = random_words.permuted(positions, count, key), block
         first = i % ahead * size
         drawn = self._order[first : first + size]
         if not users:
@@ -101,7 +101,7 @@ class DeviceLoader(NeighborLoader):
         return self._gate_order[positions % len(self._gate_order)]
 
     def _batch(self, edges: Any, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
-        """See `NeighborLoader`. Collective by its name alone: every rank must call."""
+        """See `NeighborLoader`. Collective of `NeighborLoader`, not here: every rank must call."""
         graph, total = self._device_graph, len(edges)
         first, last = (total * (self.rank + k) // self.world_size for k in (0, 1))
         input_id = torch.arange(first, last, device=self._device)
@@ -120,7 +120,7 @@ class DeviceLoader(NeighborLoader):
         trains_gates = gate_negatives is not None or not self.gate_batch_size
         n_id, newest, hops = seeds, None, list[Hop]()
         if self._newest is not None and trains_gates:
-            n_id, newest = self._newest_there(seeds)
+            n_id, newest = self._newest_on_device(seeds)
         if self._device_sampler is not None:
             masked = graph.entries_of(edges) if hide else None
             key = stream_key(key, "neighbours")
@@ -226,10 +226,10 @@ class DeviceLoader(NeighborLoader):
         marked[row, column] = True
         return marked[:, : len(shared)].contiguous()
 
-    def _newest_there(self, seeds: Tensor) -> tuple[Tensor, CsrMatrix]:
+    def _newest_on_device(self, seeds: Tensor) -> tuple[Tensor, CsrMatrix]:
         """Newest items are looked up on the host, whose arrays have the times.
 
-        Collective by its name alone: every rank must call.
+        Collective of `NeighborLoader`, not here: every rank must call.
         """
         every, newest = self._with_newest(seeds.cpu().numpy())
         return self._on_device(every), newest.to(self._device)

@@ -2,7 +2,8 @@
 
 If no shard is left to make, no actor starts and no model is loaded. Only workers that are alive
 get shards, and more workers start when nodes join. A worker that dies (killed, or out of memory)
-is replaced, and its shard is tried again with half the batch, `MAX_RETRIES` times at most. If its
+is replaced, and its shards (two on a GPU) are tried again with half the batch, `MAX_RETRIES` times
+at most. If its
 node left, the batch stays as it was. The driver retries, not Ray, since Ray would repeat the very
 batch that did not fit.
 """

@@ -1,5 +1,5 @@
-"""Stops before damage is done: a loss or gradient that is not finite ends all ranks before the
-update, its batch written down.
+"""Stops before damage is kept: a loss or gradient that is not finite ends all ranks, on a CPU
+before the update, on a GPU before anything is saved, its batch written down.
 """
 
 import math
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KINDS = ("loss", "gradient of its rows", "gradient of the dense part")
 REMEDY = "lower table.learning_rate or zero.learning_rate"
 DIRECTORY = "not-finite"
+_MOST_UNREAD = 20  # steps whose losses and ids are kept on a GPU until they are read
 
 
 class NotFiniteError(TrainingError):
@@ -60,7 +61,8 @@ class StepChecks:
     """
 
     def __init__(self, context: DistContext, every: int) -> None:
-        self._context, self._every = context, 1 if context.device.type == "cpu" else every
+        self._context = context
+        self._every = 1 if context.device.type == "cpu" else min(every, _MOST_UNREAD)
         self._unread: list[_Unread] = []
         self._last: dict[str, float] = {}
 
@@ -91,7 +93,7 @@ class StepChecks:
         if unread:
             rows = [step.values.cpu() for step in unread]  # the first waits, others are there
             for step, values in zip(unread, rows, strict=True):
-                followed = unread[-1].step - step.step
+                followed = None if self._every == 1 else unread[-1].step - step.step
                 self._last = losses_of(step.names, values, step.step, followed, step.ids)
         return self._last
 
@@ -104,8 +106,8 @@ def sum_losses(
     Every rank must call.
 
     Args:
-        terms: this rank's share of each, []; row_grad: [u, D]; broken_dense: [] how many dense
-        gradients are not finite.
+        terms: this rank's share of each, []; row_grad: [u, D]; broken_dense: [] 0, or NaN where a
+        dense gradient is not finite.
 
     Returns: [P, terms + 2] the terms, a number that is finite if the rows' gradient is, and
         `broken_dense`.
@@ -123,13 +125,13 @@ def losses_of(
     names: Sequence[str],
     values: Tensor,
     step: int,
-    followed: int = 0,
+    followed: int | None = None,
     ids: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """The loss terms by name and their sum, of what `sum_losses` returned.
 
     Args:
-        followed: steps that were made after this one.
+        followed: steps that were made after this one; None where it has not been updated.
 
     Raises:
         NotFiniteError: naming the ranks and what is not finite there.
@@ -137,12 +139,12 @@ def losses_of(
     losses = dict(zip(names, values[:, : len(names)].sum(0).tolist(), strict=True))
     parts = values[:, : len(names)].sum(1), values[:, -2], values[:, -1]
     broken = torch.stack([~torch.isfinite(parts[0]), ~torch.isfinite(parts[1]), parts[2] != 0], 1)
-    told = broken.nonzero().tolist()
-    if told or not all(math.isfinite(value) for value in losses.values()):
-        where = ", ".join(f"rank {rank}: {KINDS[kind]}" for rank, kind in told)
+    found = broken.nonzero().tolist()
+    if found or not all(math.isfinite(value) for value in losses.values()):
+        where = ", ".join(f"rank {rank}: {KINDS[kind]}" for rank, kind in found)
         after = "nothing was updated"
-        if followed:
-            after = f"it was read {followed} steps later, and nothing is saved of them"
+        if followed is not None:
+            after = f"it was updated, {followed} steps followed, and nothing of them is saved"
         message = f"step {step}: not finite ({where or losses}); {after}: {REMEDY}"
         raise NotFiniteError(message, step, ids)
     return losses | {"loss": sum(losses.values())}
@@ -150,6 +152,8 @@ def losses_of(
 
 def _all_of(grad: Tensor) -> Tensor:
     """A number that is finite only if all elements are. Shape: []."""
+    if not grad.numel():
+        return grad.new_zeros(())
     if grad.device.type != "cpu":
         greatest: Tensor = torch.linalg.vector_norm(grad, float("inf"))
         return greatest

@@ -81,7 +81,7 @@ class ModelShard:
         self.model = self.build_dense()
 
     @cached_property
-    def makes_batches_there(self) -> bool:
+    def batches_on_device(self) -> bool:
         """Whether batches are made on the rank's GPU: where it has room for all edges.
 
         Of a partitioned graph, and by pyg-lib, the CPU makes them.
@@ -89,6 +89,8 @@ class ModelShard:
         device, sampler = self.context.device, self.config.sampler
         if device.type != "cuda" or not self.rows.whole or sampler.backend == "pyg":
             return False
+        if 2 * self.graph.num_edges > torch.iinfo(torch.int32).max:
+            return False  # positions of edges are int32 there
         free, _ = torch.cuda.mem_get_info(device)
         needed = DeviceGraph.bytes_needed(self.graph.num_nodes, self.graph.num_edges)
         return needed <= _SHARE_OF_FREE * free

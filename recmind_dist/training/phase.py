@@ -88,7 +88,7 @@ class Phase:
             finds_edges=finds_edges,
             finds_content=self.joint and shard.content is not None,
             items=shard.nodes >= shard.graph.num_users if config.only_items_have_text else None,
-            on_device=shard.makes_batches_there,
+            on_device=shard.batches_on_device,
         )
         self._loader, self._operator = self._make_loader()
 
@@ -153,7 +153,7 @@ class Phase:
             held_out=heldout,
             gate_edges=gate_edges,
             degree=degree,
-            device=context.device if shard.makes_batches_there else None,
+            device=context.device if shard.batches_on_device else None,
         )
         return loader, shard.operator(heldout) if config.propagates_fully else None
 

@@ -26,13 +26,13 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.text import save_adapter
 from recmind_dist.training import faults
-from recmind_dist.training.beside import StreamBeside, make_stream
 from recmind_dist.training.finite_checks import check_finite_state, writing_ids
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.out_of_memory import saying_what_is_large
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.profile import StepProfile, named
+from recmind_dist.training.side_stream import SideStream, make_stream
 from recmind_dist.training.state import (
     Cursor,
     gather_dense_state,
@@ -166,7 +166,7 @@ class Trainer:
         self._losses = {}  # stays empty where a larger batch left the epoch no step
         first, start = self.cursor.step_in_epoch, time.perf_counter()
         self.context.traffic.take()  # validation's, before the thread adds this epoch's
-        beside = StreamBeside[StepInput](self._stream)
+        beside = SideStream[StepInput](self._stream)
         inputs = beside.make(named(phase.step_inputs(self.cursor.epoch, first), "sample"))
         # the thread's own exchanges time out before its consumer does
         timeout_s = 2 * self.config.scaling.collective_timeout_s

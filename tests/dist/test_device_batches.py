@@ -24,7 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def train_on_device(config: RunConfig, inputs: Inputs, attempt: str) -> dict[str, Any]:
-    ModelShard.makes_batches_there = property(lambda _: True)  # type: ignore[assignment,method-assign]
+    ModelShard.batches_on_device = property(lambda _: True)  # type: ignore[assignment,method-assign]
     return train_rank(config, inputs, attempt)
 
 

@@ -24,6 +24,11 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KEYS = [0, 1, 0x7FFF_FFFF_FFFF_FFFF, 0xF3A1_2345_6789_0123]
 
 
+@pytest.fixture(autouse=True)
+def short_blocks_of_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recmind_dist.sampling.device_loader._DRAWN_AHEAD", 120)
+
+
 @pytest.fixture(scope="module", params=[1, 2])
 def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     seed = request.param
@@ -130,6 +135,14 @@ def test_pairs_and_negatives(
 def test_the_share_of_a_rank(graph: Graph, rank: int, propagation: str, device: str) -> None:
     settings = SamplerSettings.model_validate({"num_neighbors": [4, 3], "propagation": propagation})
     check(graph, settings, device, batch_size=50, rank=rank, world_size=3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_share_without_a_pair(graph: Graph, rank: int, device: str) -> None:
+    size = graph.num_edges - 1  # the last batch has a single pair
+    settings = SamplerSettings.model_validate({"num_neighbors": [4, 3], "propagation": "sampled"})
+    check(graph, settings, device, batch_size=size, rank=rank, world_size=2)
 
 
 @pytest.mark.parametrize("device", DEVICES)

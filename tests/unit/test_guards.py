@@ -153,6 +153,13 @@ def test_what_is_not_finite_is_named(loss: float, row: float, dense: int, named:
         losses_of(list(bad), sum_losses(bad, good + row, torch.tensor(float(dense)), context), 7)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_rank_whose_rows_nobody_touches_has_a_say(device: str) -> None:
+    terms, none = {"rank": torch.tensor(2.0, device=device)}, torch.zeros(0, 3, device=device)
+    values = sum_losses(terms, none, torch.zeros((), device=device), DistContext.alone(device))
+    assert values.shape == (1, 3)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_nothing_that_overflowed_is_saved(value: float) -> None:
     rows = {"weight": torch.ones(3, 2), "steps": torch.ones(3, dtype=torch.int32)}

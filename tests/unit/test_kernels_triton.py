@@ -32,13 +32,14 @@ pytestmark = pytest.mark.skipif(NO_TRITON, reason="Triton is not installed")
 @pytest.mark.skipif(HERE, reason="these are the tests themselves")
 def test_in_the_interpreter() -> None:
     """In a process of its own: Triton reads the setting when it is imported."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
     env = os.environ | {"TRITON_INTERPRET": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run(
         command, cwd=root, env=env, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 @pytest.fixture
@@ -52,17 +53,6 @@ def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "recmind_dist.sampling.device_sampler.triton_ops", lambda _: triton_loader._load()
     )
-
-
-@pytest.mark.parametrize("fan_out", [1, 3, 10])
-def test_positions(fan_out: int, by_kernels: None) -> None:
-    rng = np.random.default_rng(fan_out)
-    ids = torch.from_numpy(rng.integers(0, 1 << 40, 300)).to(DEVICE)
-    available = torch.from_numpy(rng.integers(0, 30, 300)).to(DEVICE)
-    ours = draws.draw_positions(ids, available, fan_out, KEY)
-    twin = draws.draw_positions_torch(ids, available, fan_out, KEY)
-    valid = torch.arange(fan_out, device=DEVICE) < available.clamp(max=fan_out)[:, None]
-    assert torch.equal(ours[valid], twin[valid])
 
 
 @pytest.mark.parametrize("in_batch", [True, False])
@@ -94,8 +84,9 @@ def test_hops(graph: Graph, heldout: bool, masked: bool, by_kernels: None) -> No
     none = MaskedEntries.of(edges[:0])
     kept_back = there.entries_of(edges[:200]) if heldout else none
     mask = there.entries_of(edges[200:300]) if masked else None
-    seeds = torch.randperm(graph.num_nodes)[:30].to(DEVICE)
-    for fan_outs in ((10, 5, 3), (4,), (3, -1, 2)):
+    order = torch.randperm(graph.num_nodes, generator=torch.Generator().manual_seed(1))
+    cases = [(order[:30].to(DEVICE), f) for f in ((10, 5, 3), (4,), (3, -1, 2))]
+    for seeds, fan_outs in [*cases, (order[:0].to(DEVICE), (4, 2))]:
         ours = DeviceSampler(there, fan_outs, kept_back).sample_hops(seeds, KEY, mask)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("recmind_dist.sampling.device_sampler.triton_ops", lambda _: None)
@@ -122,9 +113,9 @@ def test_row_adam(dim: int, everything: bool, by_kernels: None) -> None:
     steps = torch.randint(0, 5, (40,), generator=generator).to(DEVICE)
     ours = row_adam.AdamRows(normal(40, dim), normal(40, dim), normal(40, dim).square(), steps)
     twin = row_adam.AdamRows(*(x.clone() for x in vars(ours).values()))
-    rows = slice(None) if everything else torch.randperm(40)[:17].to(DEVICE)
+    rows = slice(None) if everything else torch.randperm(40, generator=generator)[:17].to(DEVICE)
     grad = normal(40 if everything else 17, dim)
-    row_adam._row_adam_there(ours, rows, grad, 0.01, 3)
+    row_adam._row_adam_on_device(ours, rows, grad, 0.01, 3)
     row_adam.row_adam_torch(twin, rows, grad / 3, 0.01)
     for name, value in vars(twin).items():
         torch.testing.assert_close(getattr(ours, name), value, rtol=1e-5, atol=1e-6)

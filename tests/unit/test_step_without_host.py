@@ -102,7 +102,7 @@ def test_a_step_reads_no_number(
     changes["sampler"] = {"propagation": propagation, "hide_batch_edges": kind != "RecMind"}
     config = config_of(tmp_path, "run", **changes)
     there = phase_on("meta", config, inputs)
-    monkeypatch.setattr(ModelShard, "makes_batches_there", True)
+    monkeypatch.setattr(ModelShard, "batches_on_device", True)
     here = phase_on("cpu", config, inputs)
     step = next(here.step_inputs(0, 0))
     assert step.main.batch_size > 10

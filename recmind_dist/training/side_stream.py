@@ -19,7 +19,7 @@ def make_stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-class StreamBeside(Generic[T]):
+class SideStream(Generic[T]):
     """Hands items from their maker's stream to the consumer's; on a CPU it does nothing.
 
     Args:
