@@ -133,7 +133,7 @@ def _figures_of_history(name: str, compared: list[Compared]) -> Figures:
     p = [row.get("p_corrected") for row in best]
     figures: Figures = {f"{name}_gain_{row['metric']}": row["gain"] for row in best}
     figures[f"{name}_p_value"] = None if None in p else max(p)  # of the less certain gain
-    figures[f"{name}_best_baseline"] = ", ".join(
+    figures[f"{name}_best_baseline"] = "; ".join(
         row["rival"] if len(names) == 1 else f"{row['rival']} ({row['metric']})"
         for row in (best[:1] if len(names) == 1 else best)
     )
