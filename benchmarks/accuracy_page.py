@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy_store import AccuracyStore, Compared, Record
+from benchmarks.defaults_compare import figures_of_defaults
 from benchmarks.measure import commit, machine, rounded
 from recmind_dist.errors import DataError
 from recmind_dist.report.tables import markdown_table
@@ -103,7 +104,7 @@ def figures_of(runs: list[Record], store: AccuracyStore) -> dict[str, float | st
         figures |= _recmind_figures(
             name, store.comparisons(name), store.comparisons(f"{name}-cold")
         )
-    return figures
+    return figures | figures_of_defaults(store.folder)
 
 
 def draw_frontier(runs: list[Record], path: Path) -> None:

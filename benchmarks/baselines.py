@@ -29,7 +29,6 @@ import typer
 from scipy.sparse import save_npz
 
 from benchmarks.baselines_page import write_page, write_trials
-from benchmarks.baselines_store import BaselineStore
 from benchmarks.contenders.histories import Histories, times_of
 from benchmarks.contenders.item_models import (
     cosine_similarity,
@@ -42,6 +41,7 @@ from benchmarks.contenders.process import ContenderProcess
 from benchmarks.contenders.ranking import ScoreUsers, rank_by_scores
 from benchmarks.environments import IMPLICIT, RECBOLE
 from benchmarks.measure import commit
+from benchmarks.rank_store import RankStore
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError, RecmindError
@@ -69,7 +69,7 @@ def main(
 ) -> None:
     """Chooses, tests and stores baselines of data sets, one after another, then writes the page."""
     torch.set_num_threads(1)
-    store = BaselineStore()
+    store = RankStore()
     running = commit()  # files may change while this runs
     try:
         plan = load_yaml(PLAN).values
@@ -141,7 +141,7 @@ def run_model(
     grid: dict[str, list[Any]],
     seed: int,
     running: str | None,
-    store: BaselineStore,
+    store: RankStore,
 ) -> None:
     """Validates every setting of a grid, tests the chosen ones and stores both."""
     with tempfile.TemporaryDirectory() as folder:

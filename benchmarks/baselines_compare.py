@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from benchmarks.baselines_store import BaselineStore, users_metric
+from benchmarks.rank_store import RankStore, users_metric
 from recmind_dist.errors import DataError, RecmindError
 from recmind_dist.evaluation.significance import Comparison, paired_bootstrap
 from recmind_dist.experiments.comparison import read_users
@@ -33,7 +34,7 @@ def main(
     history: Annotated[str, typer.Option(help="of the baselines: train or train+valid")] = "train",
 ) -> None:
     """Prints gain, 95 % interval and verdict over every stored baseline of a data set."""
-    store = BaselineStore()
+    store = RankStore()
     try:
         models = dict.fromkeys(
             row["model"]
@@ -57,7 +58,7 @@ def main(
 
 
 def compare(
-    store: BaselineStore,
+    store: RankStore,
     dataset: str,
     model: str,
     history: str,
@@ -73,9 +74,39 @@ def compare(
     of_baseline, rank_SU = store.ranks(dataset, model, history)
     if not np.array_equal(users, of_baseline):
         raise DataError(f"{runs[0].path}: not the users of {dataset}: give runs of this data set")
-    if len(rank_SU) == 1 and not model.startswith(DRAW):  # has no seeds: every run meets it
-        rank_SU = np.repeat(rank_SU, len(a_SU), axis=0)
-    return paired_bootstrap(a_SU, users_metric(rank_SU, metric))
+    return paired_bootstrap(a_SU, _of_seeds(rank_SU, model, metric, len(a_SU)))
+
+
+def compare_stored(
+    ours: RankStore,
+    own: str,
+    theirs: RankStore,
+    model: str,
+    dataset: str,
+    history: str,
+    metric: str,
+    resamples: int = 2000,
+) -> Comparison:
+    """The same of two stored models, `own` (a) against `model` (b).
+
+    Raises:
+        DataError: one of them is not stored, or they have other users.
+    """
+    users, rank_SU = ours.ranks(dataset, own, history)
+    of_baseline, b_SU = theirs.ranks(dataset, model, history)
+    if not np.array_equal(users, of_baseline):
+        raise DataError(f"{dataset}: {own} and {model} have other users: they are of other splits")
+    b = _of_seeds(b_SU, model, metric, len(rank_SU))
+    return paired_bootstrap(users_metric(rank_SU, metric), b, resamples=resamples)
+
+
+def _of_seeds(
+    rank_SU: NDArray[np.int64], model: str, metric: str, seeds: int
+) -> NDArray[np.float64]:
+    """The users' metric. One that does not draw meets every run."""
+    if len(rank_SU) == 1 and not model.startswith(DRAW):
+        rank_SU = np.repeat(rank_SU, seeds, axis=0)
+    return users_metric(rank_SU, metric)
 
 
 def _cell(found: Comparison) -> str:

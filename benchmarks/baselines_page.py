@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.baselines_store import BaselineStore, Row
+from benchmarks.defaults_page import defaults_section
 from benchmarks.measure import RESULTS
+from benchmarks.rank_store import RankStore, Row
 from recmind_dist.report.tables import markdown_table
 from recmind_dist.storage import write_bytes
 
@@ -29,9 +30,9 @@ _HEAD = (
 )
 
 
-def write_page(store: BaselineStore, page: Path = PAGE) -> None:
-    """A table a data set, two lines a model."""
-    rows, parts = store.rows(), [_HEAD]
+def write_page(store: RankStore, page: Path = PAGE) -> None:
+    """The defaults against baselines; then a table a data set, two lines a model."""
+    rows, parts = store.rows(), [_HEAD, *defaults_section(store.folder)]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         own = [row for row in rows if row["dataset"] == dataset]
         parts += [f"## {dataset}\n\n{own[0]['users']:,} users.\n", _table(own)]

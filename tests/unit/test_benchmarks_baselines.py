@@ -11,7 +11,6 @@ from scipy.sparse import csr_matrix
 from benchmarks.baselines import EVALUATION, chosen_of, points
 from benchmarks.baselines_compare import compare
 from benchmarks.baselines_page import write_page
-from benchmarks.baselines_store import BaselineStore, users_metric
 from benchmarks.contenders.histories import Histories
 from benchmarks.contenders.item_models import (
     SECONDS_A_DAY,
@@ -23,6 +22,7 @@ from benchmarks.contenders.item_models import (
 )
 from benchmarks.contenders.ranking import rank_by_scores
 from benchmarks.contenders.sequences import SoftmaxLoss, batches, candidates, windows
+from benchmarks.rank_store import RankStore, users_metric
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import evaluate_popularity, evaluate_ranking
@@ -156,7 +156,7 @@ def test_ranks_give_every_users_metrics() -> None:
 
 
 def test_results_are_replaced_by_key_and_kept_by_user(tmp_path: Path) -> None:
-    store = BaselineStore(tmp_path)
+    store = RankStore(tmp_path)
     row = {"dataset": "d", "model": "ease", "history": "train", "seed": 0, "users": 3}
     row |= {"looks": 2, "settings": {"l2": 1}, "validation": 0.1, "seconds": 1.0, "commit": "c"}
     row |= dict.fromkeys(("recall@20", "ndcg@20", "recall@40", "ndcg@40"), 0.5)
@@ -177,7 +177,7 @@ def test_results_are_replaced_by_key_and_kept_by_user(tmp_path: Path) -> None:
 
 
 def test_runs_are_compared_with_a_baseline_user_by_user(tmp_path: Path) -> None:
-    store, users = BaselineStore(tmp_path), np.arange(60)
+    store, users = RankStore(tmp_path), np.arange(60)
     row = {"dataset": "d", "history": "train", "seed": 0}
     store.put(row | {"model": "ease"}, users, np.zeros(60, np.int64))
     store.put(row | {"model": "sasrec"}, users, np.zeros(60, np.int64))

@@ -1,11 +1,11 @@
-"""Where results of baselines are kept, in benchmarks/results:
+"""Where results are kept whose users have one held-out item each, in benchmarks/results:
 
-    baselines.json             a line a result: dataset, model, history, seed; settings, metrics
-    baselines/<dataset>.parquet    a row a user: their node, and a column a result, named
+    <name>.json                a line a result: dataset, model, history, seed; settings, metrics
+    <name>/<dataset>.parquet   a row a user: their node, and a column a result, named
                                <model>/<history>/<seed>: the rank of the held-out item, 0 if > 40
 
-Under leave-one-out the rank says all: `users_metric` gives Recall@K and NDCG@K of each user from
-it, to be compared with per_user.parquet of a RecMind run on the same data set.
+The name is `baselines` or `defaults`. Under leave-one-out the rank says all: `users_metric` gives
+Recall@K and NDCG@K of each user from it, and `ranks_of` gives it from a user's NDCG@40.
 """
 
 import io
@@ -23,24 +23,27 @@ from recmind_dist.storage import read_json, write_bytes
 from recmind_dist.types import IntArray
 
 Row = dict[str, Any]
-"""A result: the fields of KEY, and "looks", "settings", "validation", "users", "seconds", "commit",
-"recall@20", ….
+"""A result: the fields of KEY, and "validation", "users", "seconds", "commit", "recall@20", …; of a
+baseline "looks" and "settings", too, of a run with defaults "epoch", "norm_exponent" and "device".
 """
 
 KEY = ("dataset", "model", "history", "seed")
 MAX_RANK = 40
 
 
-class BaselineStore:
+class RankStore:
     """All results, read and written whole.
 
     Args:
         folder: where the files lie. Default: benchmarks/results.
+        name: of the files.
     """
 
-    def __init__(self, folder: Path = RESULTS) -> None:
-        self.results_file = folder / "baselines.json"
-        self.users_folder = folder / "baselines"
+    def __init__(self, folder: Path = RESULTS, name: str = "baselines") -> None:
+        self.name = name
+        self.folder = folder
+        self.results_file = folder / f"{name}.json"
+        self.users_folder = folder / name
 
     def rows(self) -> list[Row]:
         """All results, in the order in which they were first stored."""
@@ -48,18 +51,20 @@ class BaselineStore:
             return []
         return list(read_json(self.results_file, DataError)["rows"])
 
-    def put(self, row: Row, user_U: IntArray, rank_U: IntArray) -> None:
+    def put(self, row: Row, user_U: IntArray, rank_U: IntArray | None) -> None:
         """Stores a result in place of the one with the same key.
 
         Args:
             user_U: nodes of the users with held-out items.
-            rank_U: of their held-out item, from 1; 0 where it is not among the first 40.
+            rank_U: of their held-out item, from 1; 0 where it is not among the first 40. None where
+                users have several: then the means alone are kept.
         """
-        self._put_users(row, user_U, rank_U)
+        if rank_U is not None:
+            self._put_users(row, user_U, rank_U)
         key = [row[field] for field in KEY]
         rows = [old for old in self.rows() if [old[field] for field in KEY] != key]
         lines = ",\n".join(json.dumps(rounded(r), ensure_ascii=False) for r in [*rows, row])
-        text = f'{{"benchmark": "baselines", "rows": [\n{lines}\n]}}\n'
+        text = f'{{"benchmark": "{self.name}", "rows": [\n{lines}\n]}}\n'
         write_bytes(self.results_file, text.encode())
 
     def ranks(self, dataset: str, model: str, history: str) -> tuple[IntArray, NDArray[np.int64]]:
@@ -110,3 +115,10 @@ def users_metric(rank: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
     if kind == "recall":
         return hit.astype(np.float64)
     return np.where(hit, 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)
+
+
+def ranks_of(ndcg_U: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The rank of each user's one held-out item from their NDCG@40, which is 1 / log2(1 + rank)."""
+    hit = ndcg_U > 0
+    rank = 2.0 ** (1.0 / np.where(hit, ndcg_U, 1.0)) - 1.0
+    return np.where(hit, np.rint(rank), 0).astype(np.int64)
