@@ -140,8 +140,8 @@ def _add(
             sums.sent["ids"] += _sampling_bytes(config, batch, remote, world_size)
     for kind in ("rows", "gradients"):
         sums.sent[kind] += FLOAT * row_floats * num_remote
-    num_terms = _num_loss_terms(config) + 3 * world_size
-    sums.sent["dense"] += ring_bytes(LOSS_TERM * num_terms, world_size)
+    sent = LOSS_TERM * (_num_loss_terms(config) + 2) * world_size  # see `sum_losses`
+    sums.sent["dense"] += ring_bytes(sent, world_size)
     if config.aligns:
         stride = anchor_stride(batch.global_batch_size, config.alignment.anchors)
         anchors = -(-batch.global_batch_size // stride)
