@@ -31,9 +31,9 @@ from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.side_stream import SideStream, make_stream
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
+from recmind_dist.training.side_stream import SideStream, make_stream
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.trainer import Trainer
 
