@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a GPU does here, in about 3 minutes: training steps, extraction, evaluation. Needs no network and no Ray.
+# What a GPU does here: training steps, extraction, evaluation. Needs no network and no Ray.
 #   sh benchmarks/gpu.sh GRAPH MODEL [OUT]
 # GRAPH: a prepared graph of Gowalla (cache/graphs/<key>, by configs/gowalla-softmax.yaml); MODEL: MiniLM's directory;
 # OUT: folder of cuda-step.json and cuda-extract.json, by default benchmarks/results.

@@ -23,7 +23,7 @@ _INT32_MAX = torch.iinfo(torch.int32).max
 
 @cache
 def _silence_beta() -> None:
-    """Once a process: a filter for each matrix would cost more than the matrix."""
+    """Once a process, not for each matrix of each batch."""
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
     warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
 

@@ -27,8 +27,8 @@ _DRAWN_AHEAD = 1 << 20  # pairs of an epoch's order that are drawn at a time
 class DeviceLoader(NeighborLoader):
     """See `NeighborLoader`, of whose graph every rank has all edges on its device.
 
-    Under full propagation on one rank all nodes are seeds, in the order of table rows: finding out
-    which of them a batch needs would cost more than it saves.
+    Under full propagation on one rank all nodes are seeds, in the order of table rows: the host
+    need not wait to learn how many of them a batch needs.
 
     Args:
         device: where batches are made.

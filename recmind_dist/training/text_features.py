@@ -65,7 +65,7 @@ class TextFeatures:
 
 
 def _uniforms(key: int, nodes: Tensor) -> Tensor:
-    """See `randomness.uniforms`: by numpy on a CPU, where it takes half as long."""
+    """See `randomness.uniforms`: by numpy on a CPU."""
     if nodes.device.type == "cpu":
         return torch.from_numpy(uniforms(key, nodes.numpy()))
     return random_words.uniforms(key, nodes)
