@@ -123,13 +123,18 @@ class Permutation:
     def __init__(self, n: int, key: int) -> None:
         self.n = n
         self.key = key
-        self._half_bits = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
+        self.half_bits = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
+
+    @property
+    def round_keys(self) -> list[int]:
+        """64-bit stream keys of the network's rounds."""
+        return [stream_key(self.key, "round", i) for i in range(self.ROUNDS)]
 
     def __call__(self, positions: IntArray) -> IntArray:
         """Where each position of [0, n) goes. Shape: as `positions`."""
-        keys = np.array([stream_key(self.key, "round", i) for i in range(self.ROUNDS)], np.uint64)
+        keys = np.array(self.round_keys, np.uint64)
         out: IntArray = _permuted(
-            np.ascontiguousarray(positions, np.int64).ravel(), self.n, self._half_bits, keys
+            np.ascontiguousarray(positions, np.int64).ravel(), self.n, self.half_bits, keys
         )
         return out.reshape(positions.shape)
 

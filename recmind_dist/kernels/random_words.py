@@ -5,7 +5,7 @@ int64 stands for 64-bit words: sums and products wrap alike, right shifts are ma
 
 from torch import Tensor
 
-from recmind_dist.randomness import stream_key
+from recmind_dist.randomness import Permutation
 
 GOLDEN = 0x9E3779B97F4A7C15
 
@@ -47,21 +47,21 @@ def permuted(positions: Tensor, n: int, key: int) -> Tensor:
 
     The host waits a few times, until no position is outside [0, n).
     """
-    half_bits = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
-    keys = [stream_key(key, "round", i) for i in range(6)]
-    out = _feistel(positions, half_bits, keys)
+    network = Permutation(n, key)
+    out = _feistel(positions, network)
     outside = (out >= n).nonzero().squeeze(1)
     while len(outside):
-        walked = _feistel(out[outside], half_bits, keys)
+        walked = _feistel(out[outside], network)
         out[outside] = walked
         outside = outside[walked >= n]
     return out
 
 
-def _feistel(x: Tensor, half_bits: int, keys: list[int]) -> Tensor:
+def _feistel(x: Tensor, network: Permutation) -> Tensor:
+    half_bits = network.half_bits
     mask = (1 << half_bits) - 1
     left, right = x >> half_bits, x & mask
-    for key in keys:
+    for key in network.round_keys:
         left, right = right, left ^ (words(key, right) & mask)
     return (left << half_bits) | right
 

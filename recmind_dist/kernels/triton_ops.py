@@ -5,11 +5,15 @@ kernel is in capitals.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+if TYPE_CHECKING:  # which imports this module
+    from recmind_dist.kernels.draws import Pool
 
 _ROWS = 128  # rows of a program that draws
 _EDGES = 512  # edges of a program that names or weighs them
@@ -47,7 +51,9 @@ def _floyd(key, node, left, want, column, FAN_OUT: tl.constexpr):  # type: ignor
 
 @triton.jit
 def _bisect(values, low, high, target, open_):  # type: ignore[no-untyped-def]
-    """The first place in [low, high) of ascending values that is above the target."""
+    """The first place in [low, high) of ascending values that is above the target; `low` where it
+    is not asked (`open_`).
+    """
     while tl.max((open_ & (low < high)).to(tl.int32), 0) > 0:
         middle = (low + high) // 2
         going = open_ & (low < high)
@@ -295,26 +301,13 @@ def _draw_unseen(  # type: ignore[no-untyped-def]
             drawn = tl.load(pool + place, mask=pending, other=0)
         else:
             # the number of chances that are not above
-            low = tl.zeros([PAIRS], tl.int64)
-            high = low + drawn_from
-            while tl.max((low < high).to(tl.int32), 0) > 0:
-                middle = (low + high) // 2
-                open_ = low < high
-                right = open_ & (tl.load(cumulated + middle, mask=open_, other=0.0) <= uniform)
-                low = tl.where(right, middle + 1, low)
-                high = tl.where(open_ & (right == 0), middle, high)
-            drawn = tl.minimum(low, drawn_from - 1) + first
+            none = tl.zeros([PAIRS], tl.int64)
+            below = _bisect(cumulated, none, none + drawn_from, uniform, pending)
+            drawn = tl.minimum(below, drawn_from - 1) + first
         item = tl.where(pending, drawn, item)
-        low = start
-        high = stop
-        while tl.max((pending & (low < high)).to(tl.int32), 0) > 0:
-            middle = (low + high) // 2
-            open_ = pending & (low < high)
-            right = open_ & (tl.load(indices + middle, mask=open_, other=0) < item)
-            low = tl.where(right, middle + 1, low)
-            high = tl.where(open_ & (right == 0), middle, high)
-        last = pending & (low < stop)
-        pending = last & (tl.load(indices + low, mask=last, other=-1) == item)
+        at_least = _bisect(indices, start, stop, item - 1, pending)
+        inside_row = pending & (at_least < stop)
+        pending = inside_row & (tl.load(indices + at_least, mask=inside_row, other=-1) == item)
         attempt += 1
     tl.store(out + at, item, mask=inside)
 
@@ -324,7 +317,7 @@ def draw_unseen(
     indices: Tensor,
     users: Tensor,
     samples: Tensor,
-    pool: "Pool",  # type: ignore[name-defined]  # noqa: F821  # draws imports this module
+    pool: "Pool",
     num: int,
     key: int,
     attempts: int,
