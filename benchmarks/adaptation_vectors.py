@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.adaptation_data import Data
+from benchmarks.gpu_peers import SymmetricHop
 from recmind_dist.model.losses import info_nce
 from recmind_dist.text.adapter import attach_lora, lora_parameters
 from recmind_dist.text.encoder import TextEncoder
@@ -177,19 +178,6 @@ def weighted_softmax(
 # ---------------------------------------------------------------- the graph tower
 
 
-class _Hop(torch.autograd.Function):
-    """A symmetric matrix times x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
-        ctx.matrix = matrix
-        return matrix @ x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.matrix @ grads[0].contiguous(), None
-
-
 def adjacency(data: Data) -> Tensor:
     """D^-1/2 A D^-1/2 over the edges that vectors may learn from. Shape: [N, N], CSR."""
     user, item = data.user_E, data.item_E + data.num_users
@@ -204,7 +192,7 @@ def lightgcn(table: Tensor, matrix: Tensor) -> Tensor:
     """Source: arXiv:2002.02126."""
     state, total = table, table
     for _ in range(TOWER_LAYERS):
-        state = _Hop.apply(state, matrix)
+        state = SymmetricHop.apply(state, matrix)
         total = total + state
     return total / (TOWER_LAYERS + 1)
 

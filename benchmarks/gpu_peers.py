@@ -52,7 +52,7 @@ def plain_torch_step(graph: Graph, device: torch.device, dim: int, layers: int) 
         optimizer.zero_grad()
         state, total = table, table
         for _ in range(layers):
-            state = _Hop.apply(state, matrix)  # type: ignore[no-untyped-call]
+            state = SymmetricHop.apply(state, matrix)  # type: ignore[no-untyped-call]
             total = total + state
         h = total / (layers + 1)
         loss = functional.softplus((h[user] * (h[negative] - h[item])).sum(1)).mean()
@@ -88,7 +88,9 @@ def symmetric_matrix(graph: Graph, device: torch.device) -> Tensor:
     return torch.sparse_csr_tensor(indptr.int(), indices, weight, shape, check_invariants=False)
 
 
-class _Hop(torch.autograd.Function):
+class SymmetricHop(torch.autograd.Function):
+    """A symmetric matrix times x."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
         ctx.matrix = matrix
