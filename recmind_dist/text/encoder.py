@@ -259,7 +259,16 @@ def _prepare(tokenizer: Any, directory: Path) -> Any:
     return tokenizer
 
 
+# what torch's allocator and oneDNN say on a CPU without memory: oneDNN, which computes GELU and
+# products there, has one sentence for every failure to make room for its code and scratch
+_CPU_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
+
+
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(
-        error, MemoryError | torch.OutOfMemoryError
-    ) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sentence in str(error) for sentence in _CPU_OUT_OF_MEMORY
+    )
