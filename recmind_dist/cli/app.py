@@ -171,6 +171,7 @@ def recommend(
 
     if user is None and history is None:
         raise typer.BadParameter("give --user, --history, or both")
+    _bundle_of_run(run_dir)
     recommender = load(run_dir)
     if history is None:
         assert user is not None
@@ -182,6 +183,26 @@ def recommend(
     for rank, item in enumerate(found, 1):
         item_id, title = printable(item.item_id), printable(item.title)
         say(f"{rank:3d}  {item.score:9.4f}  {item_id:>10}  {title}")
+
+
+@app.command()
+def export(
+    run_dir: Run,
+    to: Annotated[Path, typer.Option(help="directory of the bundle", show_default=False)],
+) -> None:
+    """Writes a bundle: all that ranks items for users, without torch, Ray or DeepSpeed."""
+    from recmind_dist.pipeline.run import Pipeline
+
+    Pipeline.of_run(run_dir, say).export(to)
+    say(f"bundle: at {to}")
+
+
+def _bundle_of_run(path: Path) -> None:
+    """Makes a run's bundle where the run was evaluated by several workers, or by none."""
+    if (path / "checkpoints").is_dir() and not (path / "bundle").is_dir():
+        from recmind_dist.pipeline.run import Pipeline
+
+        Pipeline.of_run(path, say).export(path / "bundle")
 
 
 def _print_results(results: dict[str, Any], title: str) -> None:

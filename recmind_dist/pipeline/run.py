@@ -1,10 +1,13 @@
 """All stages of a run in order; each skips what is done. Commands and programs call `Pipeline`."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.errors import StoreError
+from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.graph.prepare import held_out_are_drawn
 from recmind_dist.ingest import fetch, ingest_dataset
@@ -23,14 +26,18 @@ from recmind_dist.run_config.data_facts import read_facts
 from recmind_dist.run_config.defaults import resolve
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage.manifest import NAME as MANIFEST
 from recmind_dist.text import EmbedReport
 from recmind_dist.training.evaluate import (
     evaluate_popularity_run,
     evaluate_run,
     evaluate_text_run,
+    load_best,
     read_run,
 )
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.state import Cursor
 from recmind_dist.types import Say
 
 DATA = Path("data")
@@ -132,17 +139,40 @@ class Pipeline:
             )
         inputs = read_inputs(self.directory)
         if self.config.evaluation.num_workers == 1:
-            return evaluate_run(self.config, inputs, self.directory, self._context_to_rank(inputs))
+            context = self._context_to_rank(inputs)
+            then = partial(self._write_bundle, self.directory.bundle)
+            return evaluate_run(self.config, inputs, self.directory, context, then=then)
         from recmind_dist.launch.ray_train import evaluate_on_workers
 
         evaluate_on_workers(self.config, inputs, self.say)
         return self.directory.read_results()
+
+    def export(self, to: Path) -> None:
+        """Writes the bundle of the best checkpoint, on one rank alone.
+
+        Raises:
+            CheckpointError: the run has none.
+            StoreError: there is something else at `to`.
+        """
+        if to.exists() and not (to / MANIFEST).is_file():
+            raise StoreError(f"{to}: exists and is no bundle: export to another directory")
+        inputs = read_inputs(self.directory)
+        context = self._context_to_rank(inputs)
+        model, cursor = load_best(self.config, inputs, self.directory, context)
+        results = self.directory.read_results() if self.directory.results.is_file() else {}
+        self._write_bundle(to, model, cursor, results)
+
+    def _write_bundle(
+        self, to: Path, model: ModelShard, cursor: Cursor, results: dict[str, Any]
+    ) -> None:
+        write_bundle(model, cursor, results, self.directory.config.read_bytes(), to)
 
     def _context_to_rank(self, inputs: Inputs) -> DistContext:
         kept = partial(kept_bytes_of_run, self.config, inputs)
         return context_to_rank(self.config.scaling, kept, self.say)
 
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
+        shutil.rmtree(self.directory.bundle, ignore_errors=True)  # of the model before
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)
         return fit(self.config, prepared, self.say, resume, allow_mismatch)

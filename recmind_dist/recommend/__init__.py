@@ -1,1 +1,1 @@
-"""Ranks items for a user of a finished run."""
+"""Ranks items by a bundle: known users, histories, filters. Needs no torch."""

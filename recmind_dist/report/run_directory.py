@@ -29,6 +29,7 @@ class RunDirectory:
     Attributes:
         config: config.yaml, as resolved.
         per_user: per_user.parquet: the metrics of results.json by user.
+        bundle: what ranks for users, written after evaluation.
         checkpoints: for `Checkpointer` and `find_checkpoint`.
         logs: one file for each process.
     """
@@ -39,6 +40,7 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.per_user = self.path / "per_user.parquet"
+        self.bundle = self.path / "bundle"
         self.checkpoints = self.path / "checkpoints"
         self.logs = self.path / "logs"
 

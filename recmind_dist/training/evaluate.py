@@ -4,6 +4,7 @@ and per_user.parquet.
 
 import io
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,26 @@ def load_best(
     return model, Cursor.from_info(found.info)
 
 
+Evaluated = Callable[[ModelShard, Cursor, dict[str, Any]], None]
+"""Takes the model that was evaluated, its checkpoint's cursor, and the results."""
+
+
 def evaluate_run(
-    config: RunConfig, inputs: Inputs, run: RunDirectory, context: DistContext, split: str = "test"
+    config: RunConfig,
+    inputs: Inputs,
+    run: RunDirectory,
+    context: DistContext,
+    split: str = "test",
+    then: Evaluated | None = None,
 ) -> dict[str, Any]:
     """Content of results.json. Every rank must call; rank 0 writes it, and the users' own metrics
     beside it.
 
     On the test split rankings are measured twice: by histories to the training edge, and with the
     validation items folded in.
+
+    Args:
+        then: called on every rank when the results are written.
     """
     model, cursor = load_best(config, inputs, run, context)
     vectors = model.final_embeddings()
@@ -89,6 +102,8 @@ def evaluate_run(
     if context.rank == 0:
         write_per_user(users, run)
         run.write_results(results)
+    if then is not None:
+        then(model, cursor, results)
     return results
 
 

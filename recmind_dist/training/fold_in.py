@@ -57,14 +57,14 @@ class FoldIn:
                 "whatever their items: nothing can be folded in: train another model"
             )
         self._operator, self._rows, self._model = operator, rows, model
-        self._own_nD, self._z_nD = e_nD, z_nD
-        self._items = item_states(operator, rows.graph, model, e_nD, z_nD, text_nT)
-        self._map_DD: Tensor | None = None
-        if self._items.base_states is not None:
+        self.own_nD, self.z_nD = e_nD, z_nD
+        self.items = item_states(operator, rows.graph, model, e_nD, z_nD, text_nT)
+        self.map_DD: Tensor | None = None
+        if self.items.base_states is not None:
             at = self._users
-            s_uD = self._graph(self._histories(with_valid=False)).hop(self._items.base_states)
-            self._map_DD = _least_squares(s_uD, e_nD[at], operator.context)
-            self._own_nD = e_nD.index_add(0, at, s_uD @ self._map_DD, alpha=-1)
+            s_uD = self._graph(self._histories(with_valid=False)).hop(self.items.base_states)
+            self.map_DD = _least_squares(s_uD, e_nD[at], operator.context)
+            self.own_nD = e_nD.index_add(0, at, s_uD @ self.map_DD, alpha=-1)
 
     @torch.no_grad()
     def __call__(self, histories: Histories, rows: Tensor | None = None) -> Tensor:
@@ -73,7 +73,7 @@ class FoldIn:
         Args:
             rows: [u] the users' rows of this rank; None: new users.
         """
-        model, items, graph = self._model, self._items, self._graph(histories)
+        model, items, graph = self._model, self.items, self._graph(histories)
         beside: dict[str, Any] = {}
         if isinstance(model, RecMind):
             decay, content = model.settings.recent_decay, items.content
@@ -110,30 +110,28 @@ class FoldIn:
         return Histories.of_graph(self._rows, nodes, with_valid)
 
     def _graph(self, histories: Histories) -> HistoryGraph:
-        items = self._items
+        items = self.items
         feature = degree_feature(torch.from_numpy(histories.degree), items.max_degree)
-        return HistoryGraph(
-            histories, items.degree, feature.to(self._own_nD.device), items.messages
-        )
+        return HistoryGraph(histories, items.degree, feature.to(self.own_nD.device), items.messages)
 
     def _base(self, graph: HistoryGraph, rows: Tensor | None) -> Tensor:
         """States 0 of the users, then what `mean_of_states` wants of their items. Shape: [u + m,
         D], or [u, D] of a model that acts between hops.
         """
-        items, own_uD = self._items, _at(rows, self._own_nD, graph.num_users)
-        if items.base_states is None or self._map_DD is None:
+        items, own_uD = self.items, _at(rows, self.own_nD, graph.num_users)
+        if items.base_states is None or self.map_DD is None:
             return own_uD
-        own_uD = own_uD + graph.hop(items.base_states) @ self._map_DD
+        own_uD = own_uD + graph.hop(items.base_states) @ self.map_DD
         return own_uD if items.messages else graph.with_items(own_uD, items.base_states)
 
     def _text(
         self, graph: HistoryGraph, histories: Histories, rows: Tensor | None
     ) -> Tensor | None:
         """The same of the text views. A new user's own is that of a user without text."""
-        items = self._items
-        if self._z_nD is None:
+        items = self.items
+        if self.z_nD is None:
             return None
-        z_uD = _at(rows, self._z_nD, graph.num_users)
+        z_uD = _at(rows, self.z_nD, graph.num_users)
         if rows is None and items.texts is not None and items.has_text is not None:
             text_view = self._model.text_view
             assert isinstance(text_view, TextView)

@@ -1,0 +1,273 @@
+"""Writes the bundle of a trained model: vectors, states and weights that rank without torch.
+
+Legend: U users, I items, N nodes, D embedding dims, C columns of a vector.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from recmind_dist.export.card import model_card
+from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.model.alpharec import AlphaRec
+from recmind_dist.model.models import Model
+from recmind_dist.model.paper import PaperRecMind
+from recmind_dist.model.recmind import RecMind
+from recmind_dist.recommend.bundle import (
+    KIND,
+    OWN_COLUMNS,
+    ROW_GROUP,
+    SCHEMA,
+    Bundle,
+    lists_of_column,
+    vector_column,
+)
+from recmind_dist.recommend.fold_in import FoldIn as BundleFoldIn
+from recmind_dist.recommend.fold_in import Histories
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import atomic_directory, write_bytes, write_manifest
+from recmind_dist.text.template import Template
+from recmind_dist.training.fold_in import FoldIn, reads_histories
+from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.state import Cursor
+from recmind_dist.types import FloatArray, IntArray
+
+_VECTOR_OPTIONS = {"use_dictionary": False, "write_page_checksum": True, "compression": "zstd"}
+
+
+def write_bundle(
+    model: ModelShard, cursor: Cursor, results: dict[str, Any], config_yaml: bytes, to: Path
+) -> None:
+    """Writes a bundle, atomically, in place of what is at `to`.
+
+    A user's vector is made of their whole history, the items that evaluation held out among it,
+    where the model folds users in; else it is the trained one.
+
+    Args:
+        model: with the best checkpoint's parameters, on one rank alone.
+        cursor: of the checkpoint.
+        results: content of results.json, for the model card; empty: not evaluated.
+        config_yaml: the run's config as resolved.
+    """
+    assert model.context.world_size == 1, "a bundle is written by one rank alone"
+    fold_in = model.fold_in() if _folds(model.model) else None
+    final = model.final_embeddings().final.cpu().numpy()
+    users, items = np.split(final, [model.graph.num_users])
+    if cursor.norm_exponent:
+        length = np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-12)
+        items = items / length**cursor.norm_exponent
+    with atomic_directory(to) as directory:
+        _write_items(model.graph, model.config, items, directory / "items.parquet")
+        _write_tensors(model, fold_in, directory)
+        write_bytes(directory / "config.yaml", config_yaml)
+        content = _content(model, cursor, results)
+        states = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))
+        parts = _user_rows(model, users, fold_in, states)
+        _write_users(parts, directory / "users.parquet")
+        write_bytes(directory / "README.md", model_card(content, model.config, results).encode())
+        write_manifest(directory, KIND, SCHEMA, content)
+
+
+def _folds(model: Model) -> bool:
+    """Gates inside the layers need the user's own states between hops, which no bundle keeps."""
+    return reads_histories(model) and not isinstance(model, PaperRecMind)
+
+
+def _content(model: ModelShard, cursor: Cursor, results: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says beside the files."""
+    graph, settings = model.graph, model.config.model
+    fold_in = None
+    if _folds(model.model):
+        fold_in = {
+            "num_layers": settings.num_layers,
+            "embedding_dim": settings.embedding_dim,
+            "max_degree": int(graph.degree.max(initial=1)),
+            **_text_settings(model.model),
+        }
+    return {
+        "name": graph.name,
+        "model": settings.kind,
+        "num_users": graph.num_users,
+        "num_items": graph.num_items,
+        "views": _views(model),
+        "norm_exponent": cursor.norm_exponent,
+        "fold_in": fold_in,
+        "epoch": cursor.epoch,
+        "metrics": results.get("metrics", {}),
+    }
+
+
+def _text_settings(model: Model) -> dict[str, Any]:
+    """What folding in reads of the settings of a text view."""
+    if isinstance(model, AlphaRec):
+        return {"text_layers": model.num_layers, "users_have_text": False, "text_view": True}
+    if not isinstance(model, RecMind):
+        return {}
+    s = model.settings
+    return {
+        "text_layers": s.text_layers,
+        "users_have_text": s.users_have_text,
+        "text_view": s.text_view,
+        "recent_decay": s.recent_decay,
+        "degree_input": s.gate.degree_input,
+    }
+
+
+def _views(model: ModelShard) -> list[tuple[str, int]]:
+    """Name and width of each view, in the order of a vector's columns."""
+    dim = model.config.model.embedding_dim
+    if isinstance(model.model, RecMind):
+        views = [("graph", dim), ("text" if model.model.settings.text_view else "graph", dim)]
+        if model.model.settings.content_view and model.whitening is not None:
+            views.append(("content", model.whitening.dim))
+        return views
+    if isinstance(model.model, PaperRecMind) and model.model.settings.readout == "concat":
+        return [("graph", dim), ("text", dim)]
+    return [("text" if isinstance(model.model, AlphaRec) else "graph", dim)]
+
+
+def _write_items(graph: Graph, config: RunConfig, vectors: FloatArray, path: Path) -> None:
+    frame = graph.items_frame()
+    table = pa.table(
+        {
+            "id": frame["id"].cast(pl.String).to_arrow(),
+            "vector": vector_column(vectors),
+            "title": pa.array(item_titles(frame, config.text.item_title)),
+            "degree": pa.array(np.asarray(graph.degree)[graph.num_users :]),
+        }
+    )
+    for name in frame.columns:
+        if name != "id":
+            kept = f"item.{name}" if name in OWN_COLUMNS else name
+            table = table.append_column(kept, frame[name].to_arrow())
+    pq.write_table(table, path, row_group_size=1 << 16, **_VECTOR_OPTIONS)
+
+
+def item_titles(frame: pl.DataFrame, template: str | None) -> list[str]:
+    """Titles as in user texts; empty where the items have none of the template's fields."""
+    if template is None:
+        return [""] * frame.height
+    parsed = Template.parse(template)
+    fields = [name for name in parsed.fields if name in frame.columns]
+    return [parsed.render(row) or "" for row in frame.select("id", *fields).iter_rows(named=True)]
+
+
+def _write_tensors(model: ModelShard, fold_in: FoldIn | None, directory: Path) -> None:
+    weights = {name: _array(p) for name, p in model.model.state_dict().items()}
+    if isinstance(model.model, RecMind):
+        gates = {n.removeprefix("mix."): w for n, w in weights.items() if n.startswith("mix.")}
+        save_file(gates, directory / "gates.safetensors")
+    text = {
+        n.removeprefix("text_view."): w for n, w in weights.items() if n.startswith("text_view.")
+    }
+    if model.whitening is not None:
+        for side, mean in model.whitening.mean.items():
+            text |= {f"whitening.{side}.mean": mean}
+            text |= {f"whitening.{side}.matrix": model.whitening.matrix[side]}
+    if text:
+        save_file(text, directory / "projection.safetensors")
+    if fold_in is not None:
+        save_file(_states(fold_in), directory / "states.safetensors")
+
+
+def _states(fold_in: FoldIn) -> dict[str, Any]:
+    """Arrays of states.safetensors; see recommend/fold_in.py."""
+    items = fold_in.items
+    named: dict[str, Tensor | None] = {
+        "base": items.base_states,
+        "base_map": fold_in.map_DD,
+        "text": items.text_states,
+        "content": items.content,
+        "texts": items.texts,
+        "has_text": items.has_text,
+        **{f"newest.{k}": view for k, view in enumerate(items.newest)},
+    }
+    arrays = {name: _array(x) for name, x in named.items() if x is not None}
+    return arrays | {"degree": np.ascontiguousarray(items.degree, np.int64)}
+
+
+def _user_rows(
+    model: ModelShard, vectors: FloatArray, fold_in: FoldIn | None, bundle: Bundle
+) -> Iterator[pa.Table]:
+    """Rows of users.parquet, `ROW_GROUP` users at a time.
+
+    Args:
+        vectors: [U, C] the trained ones.
+        bundle: the directory with the states written.
+    """
+    graph = model.graph
+    ids = graph.user_ids.cast(pl.String).to_arrow()
+    items, ends = histories_of_graph(graph)
+    row_of_user = np.argsort(model.nodes)[: graph.num_users]
+    own = {} if fold_in is None else _own_rows(fold_in, row_of_user)
+    make = None if fold_in is None else BundleFoldIn(bundle)
+    for start in range(0, graph.num_users, ROW_GROUP):
+        stop = min(start + ROW_GROUP, graph.num_users)
+        offsets = pa.array(ends[start : stop + 1] - ends[start], pa.int32())
+        history = pa.ListArray.from_arrays(offsets, pa.array(items[ends[start] : ends[stop]]))
+        block = {name: rows(start, stop) for name, rows in own.items()}
+        final = vectors[start:stop]
+        if make is not None:
+            lists = lists_of_column(pa.chunked_array([history]))
+            final = make(Histories.of(lists), block.get("base"), block.get("text"))
+        columns = {"id": ids[start:stop], "vector": vector_column(final), "history": history}
+        yield pa.table(columns | {name: vector_column(rows) for name, rows in block.items()})
+
+
+def _own_rows(
+    fold_in: FoldIn, row_of_user: IntArray
+) -> dict[str, Callable[[int, int], FloatArray]]:
+    """Blocks of what users have of their own: [start, stop) → [stop − start, D]."""
+
+    def rows(x: Tensor) -> Callable[[int, int], FloatArray]:
+        on_host = x.cpu().numpy()
+        return lambda start, stop: on_host[row_of_user[start:stop]]
+
+    own = {"base": rows(fold_in.own_nD)}
+    if fold_in.z_nD is not None and fold_in.items.texts is not None:
+        own["text"] = rows(fold_in.z_nD)
+    return own
+
+
+def histories_of_graph(graph: Graph) -> tuple[Any, IntArray]:
+    """Every user's items, the oldest first: those of training in their order, then those that
+    validation and test held out.
+
+    Returns: positions of items [all], and where each user's end [U + 1].
+    """
+    rows = EdgeRows.of_graph(graph)
+    users = np.arange(graph.num_users)
+    count = np.diff(rows.indptr[: graph.num_users + 1])
+    user = [np.repeat(users, count)]
+    item = [np.asarray(rows.indices[: graph.num_edges])]
+    place = [np.asarray(rows.time_rank[: graph.num_edges], np.int64)]
+    for split in ("valid", "test"):
+        held = graph.held_out(split)
+        user.append(np.repeat(users, np.diff(held.indptr)))
+        item.append(np.asarray(held.indices))
+        latest = np.iinfo(np.int64).max - (2 if split == "valid" else 1)
+        place.append(np.full(held.num_edges, latest))
+    order = np.lexsort([np.concatenate(place), np.concatenate(user)])
+    items = np.concatenate(item)[order].astype(np.int32) - np.int32(graph.num_users)
+    counts = np.bincount(np.concatenate(user), minlength=graph.num_users)
+    return items, np.concatenate([[0], np.cumsum(counts)])
+
+
+def _write_users(parts: Iterator[pa.Table], path: Path) -> None:
+    first = next(parts)
+    with pq.ParquetWriter(path, first.schema, **_VECTOR_OPTIONS) as writer:
+        writer.write_table(first, row_group_size=ROW_GROUP)
+        for part in parts:
+            writer.write_table(part, row_group_size=ROW_GROUP)
+
+
+def _array(x: Tensor) -> FloatArray:
+    array: FloatArray = np.ascontiguousarray(x.detach().float().cpu().numpy())
+    return array

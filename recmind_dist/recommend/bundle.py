@@ -1,0 +1,273 @@
+"""The bundle on disk: what ranks items for users, read without torch.
+
+    manifest.json       sizes and hashes of all files, and what vectors and states are of
+    config.yaml         of the run
+    README.md           the model card
+    items.parquet       a row an item: id, vector, title, degree, then the item file's fields
+    users.parquet       a row a user: id, vector, history, and with fold-in base and text rows
+    states.safetensors  what a user takes from items, whatever their history (see `fold_in`)
+    gates.safetensors   the gates' small networks
+    projection.safetensors  the text view's weights, and the map that whitens text vectors
+
+A score is the inner product of a user's and an item's vector.
+
+Legend: U users, I items, C columns of a vector, D embedding dims, T text dims.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recmind_dist.errors import StoreError
+from recmind_dist.storage.keys import sha256_file
+from recmind_dist.storage.manifest import read_manifest, verify_manifest
+from recmind_dist.types import FloatArray, Int32Array
+
+KIND = "bundle"
+SCHEMA = 1
+OWN_COLUMNS = ("id", "vector", "title", "degree")
+"""Of items.parquet; an item file's field of one of these names is kept as `item.<name>`."""
+ROW_GROUP = 4096
+"""Users that are read at a time."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Columns [start, stop) of a vector: a node's view, weighted by its gate."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class Bundle:
+    """An opened bundle; files are read when first asked for.
+
+    Attributes:
+        path: the directory.
+        manifest: see `write_bundle`.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = False) -> "Bundle":
+        """Opens a directory.
+
+        Args:
+            verify: check the sha256 of every file now; otherwise a file is checked when it is read.
+        Raises:
+            StoreError: not a bundle, of another schema version, incomplete or damaged.
+        """
+        path = Path(path)
+        manifest = read_manifest(path, KIND, SCHEMA)
+        for name, entry in manifest["files"].items():
+            if not (path / name).is_file() or (path / name).stat().st_size != entry["bytes"]:
+                raise StoreError(
+                    f"{path / name}: missing or truncated: copy or export the bundle again"
+                )
+        if verify:
+            verify_manifest(path, manifest)
+        return cls(path, manifest)
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return int(self.manifest["num_users"])
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return int(self.manifest["num_items"])
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return str(self.manifest["name"])
+
+    @property
+    def views(self) -> list[View]:
+        """Of the vectors, in the order of their columns. Columns past the last are the item's bias,
+        or one of a user.
+        """
+        found, start = [], 0
+        for name, columns in self.manifest["views"]:
+            found.append(View(name, start, start + columns))
+            start += columns
+        return found
+
+    @cached_property
+    def item_vectors(self) -> FloatArray:
+        """Shape: [I, C]."""
+        return matrix_of_column(self._items(["vector"])["vector"])
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """External ids, in the order of all arrays of items."""
+        return [str(item_id) for item_id in self._items(["id"])["id"].to_pylist()]
+
+    @cached_property
+    def item_position(self) -> dict[str, int]:
+        """External id → row of the items' arrays."""
+        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """Of the items; empty where they have none."""
+        return [title or "" for title in self._items(["title"])["title"].to_pylist()]
+
+    @cached_property
+    def metadata(self) -> pa.Table:
+        """The item file's fields, and `degree`: a row an item."""
+        names = self._items_file.schema_arrow.names
+        return self._items([name for name in names if name not in ("id", "vector", "title")])
+
+    @cached_property
+    def users(self) -> "Users":
+        """The users' rows, read in groups."""
+        return Users(self.path / "users.parquet")
+
+    @cached_property
+    def states(self) -> dict[str, NDArray[Any]]:
+        """Arrays of states.safetensors; see `fold_in`. Empty where nobody can be folded in."""
+        return self._tensors("states.safetensors")
+
+    @cached_property
+    def gates(self) -> dict[str, FloatArray]:
+        """Weights of the gates' networks by name; see `gates`."""
+        return self._tensors("gates.safetensors")
+
+    @cached_property
+    def projection(self) -> dict[str, FloatArray]:
+        """Weights of the text view by name, and of the whitening. Empty without texts."""
+        return self._tensors("projection.safetensors")
+
+    @cached_property
+    def _items_file(self) -> pq.ParquetFile:
+        return _open_parquet(self.path / "items.parquet")
+
+    def _items(self, columns: list[str]) -> pa.Table:
+        return _read(self._items_file, self.path / "items.parquet", columns)
+
+    def _tensors(self, name: str) -> dict[str, Any]:
+        from safetensors.numpy import load_file
+
+        entry = self.manifest["files"].get(name)
+        if entry is None:
+            return {}
+        if sha256_file(self.path / name) != entry["sha256"]:
+            raise StoreError(f"{self.path / name}: damaged: copy or export the bundle again")
+        return load_file(self.path / name)
+
+
+class Users:
+    """users.parquet, read a row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _open_parquet(path)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """External ids, in row order."""
+        table = _read(self._file, self._path, ["id"])
+        return [str(user_id) for user_id in table["id"].to_pylist()]
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """External id → row."""
+        return {user_id: row for row, user_id in enumerate(self.ids)}
+
+    def vectors(self, rows: NDArray[np.integer[Any]]) -> FloatArray:
+        """Shape: [len(rows), C], in the order of `rows`."""
+        return matrix_of_column(self._take(rows, "vector"))
+
+    def base(self, rows: NDArray[np.integer[Any]]) -> FloatArray:
+        """What a row of the table has beside what its items give. Shape: [len(rows), D]."""
+        return matrix_of_column(self._take(rows, "base"))
+
+    def text(self, rows: NDArray[np.integer[Any]]) -> FloatArray:
+        """The users' own text views. Shape: [len(rows), D]."""
+        return matrix_of_column(self._take(rows, "text"))
+
+    def histories(self, rows: NDArray[np.integer[Any]]) -> list[Int32Array]:
+        """Positions of each user's items, the oldest first."""
+        return lists_of_column(self._take(rows, "history"))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names."""
+        return list(self._file.schema_arrow.names)
+
+    def blocks(self) -> Iterator[tuple[list[str], FloatArray, list[Int32Array]]]:
+        """All users, a row group at a time: ids, vectors, histories."""
+        for group in range(self._file.num_row_groups):
+            table = self._group(group, ("id", "vector", "history"))
+            ids = [str(user_id) for user_id in table["id"].to_pylist()]
+            yield ids, matrix_of_column(table["vector"]), lists_of_column(table["history"])
+
+    def _take(self, rows: NDArray[np.integer[Any]], column: str) -> pa.ChunkedArray:
+        groups, inside = np.divmod(np.asarray(rows), ROW_GROUP)
+        wanted, at = np.unique(groups, return_inverse=True)
+        parts = [self._group(int(group), (column,))[column] for group in wanted]
+        joined = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
+        starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
+        return joined.take(pa.array(starts[at] + inside)) if len(wanted) else joined
+
+    def _group(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        try:
+            return self._file.read_row_group(group, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self._path, error) from error
+
+
+def matrix_of_column(column: pa.ChunkedArray) -> FloatArray:
+    """A column of vectors. Shape: [rows, width]."""
+    width = column.type.list_size
+    parts = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in column.chunks]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.empty((0, width), np.float32), *parts])
+
+
+def lists_of_column(column: pa.ChunkedArray) -> list[Int32Array]:
+    """A column of lists of numbers, a list a row."""
+    found: list[Int32Array] = []
+    for chunk in column.chunks:
+        values, ends = np.asarray(chunk.values), np.asarray(chunk.offsets)
+        found += [values[start:stop] for start, stop in pairwise(ends.tolist())]
+    return found
+
+
+def vector_column(matrix: FloatArray) -> pa.FixedSizeListArray:
+    """[rows, width] as a column."""
+    flat = np.ascontiguousarray(matrix, np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def _read(file: pq.ParquetFile, path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return file.read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    first = (str(error).splitlines() or [""])[0][:120]
+    return StoreError(f"{path}: cannot be read ({first}): copy or export the bundle again")
