@@ -53,6 +53,7 @@ REMEDIES = {
         "steps are lost"
     ),
     "results": "--repair evaluates the best checkpoint again (recmind evaluate RUN)",
+    "bundle": "--repair exports it again from the best checkpoint",
     "metrics": "cannot be rebuilt: --repair moves it to logs/metrics-damaged.jsonl",
     "hashes": "--repair takes out the damaged lines once all files are sound",
     "file": "cannot be rebuilt by this program: make it again by the command that wrote it",
@@ -187,15 +188,16 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
         elif name in sums:
             part = SEALED.get(name, "hashes")
             found.add(part, path, f"{path}: missing, though {SEALS} has its hash")
+    own = {run.path / "adapter": "adapter", run.bundle: "bundle"}
     for directory in _with_manifest(run):
-        with found.reading("adapter" if directory == run.path / "adapter" else "file", directory):
+        with found.reading(own.get(directory, "file"), directory):
             _check_directory(directory)
     if run.metrics.is_file():
         _examine_metrics(run.metrics, found)
 
 
 def _with_manifest(run: RunDirectory) -> list[Path]:
-    """Directories with a manifest, at any depth: an adapter, exports."""
+    """Directories with a manifest, at any depth: an adapter, a bundle, exports."""
     found = [path.parent for path in sorted(run.path.rglob(MANIFEST))]
     return [path for path in found if path != run.path and not _has_own_audit(run, path)]
 

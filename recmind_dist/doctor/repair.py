@@ -91,6 +91,7 @@ class _Repair:
             "texts": self._texts,
             "checkpoint": self._checkpoint,
             "results": self._results,
+            "bundle": self._bundle,
             "metrics": self._metrics,
             "hashes": lambda _: "its damaged lines go when all files are sound",
         }
@@ -179,6 +180,10 @@ class _Repair:
     def _results(self, finding: Finding) -> str:
         Pipeline(self._settings(), self.say).evaluate()
         return "evaluated again"
+
+    def _bundle(self, _: Finding) -> str:
+        Pipeline(self._settings(), self.say).export(self.run.bundle)
+        return "exported again"
 
     def _metrics(self, finding: Finding) -> str:
         damaged = {number for _, number in finding.detail}

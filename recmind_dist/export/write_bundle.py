@@ -37,8 +37,9 @@ from recmind_dist.text.template import Template
 from recmind_dist.training.fold_in import FoldIn, reads_histories
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.state import Cursor
-from recmind_dist.types import FloatArray, IntArray
+from recmind_dist.types import FloatArray, Int32Array, IntArray
 
+_LATEST = 1 << 32  # past every time rank
 _VECTOR_OPTIONS = {"use_dictionary": False, "write_page_checksum": True, "compression": "zstd"}
 
 
@@ -204,7 +205,7 @@ def _user_rows(
     """
     graph = model.graph
     ids = graph.user_ids.cast(pl.String).to_arrow()
-    items, ends = histories_of_graph(graph)
+    items, ends = histories_of_users(model.rows)
     row_of_user = np.argsort(model.nodes)[: graph.num_users]
     own = {} if fold_in is None else _own_rows(fold_in, row_of_user)
     make = None if fold_in is None else BundleFoldIn(bundle)
@@ -236,28 +237,28 @@ def _own_rows(
     return own
 
 
-def histories_of_graph(graph: Graph) -> tuple[Any, IntArray]:
+def histories_of_users(rows: EdgeRows) -> tuple[Int32Array, IntArray]:
     """Every user's items, the oldest first: those of training in their order, then those that
     validation and test held out.
 
+    Args:
+        rows: edges of all users.
     Returns: positions of items [all], and where each user's end [U + 1].
     """
-    rows = EdgeRows.of_graph(graph)
-    users = np.arange(graph.num_users)
-    count = np.diff(rows.indptr[: graph.num_users + 1])
-    user = [np.repeat(users, count)]
-    item = [np.asarray(rows.indices[: graph.num_edges])]
-    place = [np.asarray(rows.time_rank[: graph.num_edges], np.int64)]
-    for split in ("valid", "test"):
+    graph = rows.graph
+    user, training = rows.edges_of(np.arange(graph.num_users))
+    users, items = [user], [np.asarray(rows.indices[training])]
+    places = [np.asarray(rows.time_rank[training], np.int64)]
+    for place, split in enumerate(("valid", "test"), 1):
         held = graph.held_out(split)
-        user.append(np.repeat(users, np.diff(held.indptr)))
-        item.append(np.asarray(held.indices))
-        latest = np.iinfo(np.int64).max - (2 if split == "valid" else 1)
-        place.append(np.full(held.num_edges, latest))
-    order = np.lexsort([np.concatenate(place), np.concatenate(user)])
-    items = np.concatenate(item)[order].astype(np.int32) - np.int32(graph.num_users)
-    counts = np.bincount(np.concatenate(user), minlength=graph.num_users)
-    return items, np.concatenate([[0], np.cumsum(counts)])
+        users.append(np.repeat(np.arange(graph.num_users), np.diff(held.indptr)))
+        items.append(np.asarray(held.indices))
+        places.append(np.full(held.num_edges, _LATEST + place))
+    user = np.concatenate(users)
+    order = np.lexsort([np.concatenate(places), user])
+    history = np.concatenate(items)[order].astype(np.int32) - np.int32(graph.num_users)
+    counts = np.bincount(user, minlength=graph.num_users)
+    return history, np.concatenate([[0], np.cumsum(counts)])
 
 
 def _write_users(parts: Iterator[pa.Table], path: Path) -> None:

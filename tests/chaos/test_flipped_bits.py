@@ -177,7 +177,8 @@ def _checkpoint(run: RunDirectory) -> Any:
 
 def _recommended(run: RunDirectory) -> Any:
     recommender = load(run.path)
-    return zlib.crc32(recommender._h.numpy().tobytes()), recommender.recommend("u0", 5)
+    vectors = recommender.bundle.item_vectors
+    return zlib.crc32(vectors.tobytes()), recommender.recommend("u0", 5)
 
 
 def silent_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.errors import ConfigError, DataError
+from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import evaluate_embeddings
 from recmind_dist.experiments.comparison import compare, spread
+from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_rows
-from recmind_dist.recommend.recommender import Recommender
+from recmind_dist.recommend.recommender import Recommender, load
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
@@ -27,6 +28,8 @@ from recmind_dist.training.evaluate import (
 )
 from recmind_dist.training.fold_in import reads_histories
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.state import Cursor
 from tests.processes import run_ranks
 from tests.training_runs import config_of, make_inputs, train_rank
 
@@ -82,9 +85,14 @@ def recmind(home: Path, inputs: Inputs) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def recommender(recmind: RunConfig, inputs: Inputs) -> Recommender:
-    run = RunDirectory(recmind.run_dir)
-    return Recommender(load_best(recmind, inputs, run, DistContext.alone())[0], 0.0)
+def model(recmind: RunConfig, inputs: Inputs) -> ModelShard:
+    return load_best(recmind, inputs, RunDirectory(recmind.run_dir), DistContext.alone())[0]
+
+
+@pytest.fixture(scope="module")
+def recommender(home: Path, model: ModelShard) -> Recommender:
+    write_bundle(model, Cursor(), {}, b"{}", home / "bundle")
+    return load(home / "bundle")
 
 
 def evaluated(config: RunConfig, inputs: Inputs, world: int) -> tuple[np.ndarray, dict[str, Any]]:
@@ -143,10 +151,6 @@ def test_a_model_of_rows_alone_ranks_alike_by_both_protocols_and_folds_nobody_in
     config = trained(home, inputs, "mf", **changes, sampler={"num_neighbors": []})
     _, results = evaluated(config, inputs, 1)
     assert results["folded"]["metrics"] == results["metrics"]
-    run = RunDirectory(config.run_dir)
-    recommender = Recommender(load_best(config, inputs, run, DistContext.alone())[0], 0.0)
-    with pytest.raises(ConfigError, match=r"model\.kind: mf"):
-        recommender.recommend_from(["1"])
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.6])
@@ -182,11 +186,10 @@ def test_baselines_that_learn_nothing_have_both_protocols_too(
 
 
 def test_a_users_history_as_it_stands_ranks_as_the_protocol_does(
-    recmind: RunConfig, inputs: Inputs, recommender: Recommender
+    model: ModelShard, recommender: Recommender
 ) -> None:
-    graph = recommender.graph
+    graph = model.graph
     valid = graph.held_out("valid")
-    model = recommender._model
     h = model.fold_in().with_validation_items(model.final_embeddings().final)
     for user in (0, 13):
         mine = slice(graph.indptr[user], graph.indptr[user + 1])

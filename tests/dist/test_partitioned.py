@@ -12,12 +12,14 @@ from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.evaluation.ranking import evaluate_embeddings
+from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import EdgeRows, Graph, prepare_rows, row_bounds
-from recmind_dist.recommend.recommender import Recommender
+from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.state import Cursor
 from tests.graphs import make_graph, random_pairs
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
@@ -125,7 +127,8 @@ def test_export_and_test_metrics_are_those_of_the_whole_graph(home: Path, inputs
         judged = evaluate_embeddings(
             h, model.graph, "test", config.evaluation, DistContext.alone(), 0.0, model.rows
         )
-        best = [item.item_id for item in Recommender(model, 0.0).recommend("3", 5)]
+        write_bundle(model, Cursor(), {}, b"{}", home / "bundle")
+        best = [item.item_id for item in load(home / "bundle").recommend("3", 5)]
         found.append((h.numpy(), judged.metrics, judged.per_user["user"].tolist(), best))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
     assert found[0][1] == pytest.approx(found[1][1])

@@ -9,7 +9,7 @@ import torch
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError, StoreError
-from recmind_dist.export.write_bundle import histories_of_graph, write_bundle
+from recmind_dist.export.write_bundle import histories_of_users, write_bundle
 from recmind_dist.propagation.histories import Histories as TorchHistories
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.fold_in import FoldIn, Histories
@@ -110,7 +110,7 @@ def test_a_users_vector_is_of_their_whole_history_and_none_of_it_is_recommended(
 ) -> None:
     shard = make_model(home, inputs, kind="recmind", content_view=True, recent_decay=0.5)
     bundle = bundle_of(shard, tmp_path / "bundle")
-    items, ends = histories_of_graph(shard.graph)
+    items, ends = histories_of_users(shard.rows)
     user = np.array([3])
     history = bundle.users.histories(user)[0]
     assert history.tolist() == items[ends[3] : ends[4]].tolist()
@@ -150,8 +150,12 @@ def test_a_flipped_byte_is_found_when_the_file_is_read(
     data[len(data) // 3] ^= 8
     (path / name).write_bytes(data)
     with pytest.raises(StoreError, match=name):
-        recommender = Recommender(Bundle.open(path))
-        recommender.recommend("3", 5)
-        recommender.recommend_from(["1", "2"], user_id="3")
+        rank_all(path)
     with pytest.raises(StoreError, match=name):
         Bundle.open(path, verify=True)
+
+
+def rank_all(path: Path) -> None:
+    recommender = Recommender(Bundle.open(path))
+    recommender.recommend("3", 5)
+    recommender.recommend_from(["1", "2"], user_id="3")
