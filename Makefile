@@ -11,7 +11,7 @@ quickstart: $(STAMP)
 	$(BIN)/recmind recommend runs/quickstart --user 1 --k 10
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit
