@@ -67,64 +67,50 @@ class Catalogue:
         return self.num_items + 1
 
 
-def prepare() -> dict[str, Work]:
-    torch.set_num_threads(THREADS)
-    torch.autograd.set_detect_anomaly(False)  # RecBole's import turns it on: a quarter of the time
-    sys.argv = sys.argv[:1]  # RecBole reads the command line
-    train = np.load(FOLDER / "train.npz")
-    state: dict[str, Any] = {}
+class Trial:
+    """One model at a time, by the orders of the benchmark."""
 
-    def start(order: dict[str, Any]) -> dict[str, Any]:
+    def __init__(self) -> None:
+        self.train = np.load(FOLDER / "train.npz")
+
+    def start(self, order: dict[str, Any]) -> dict[str, Any]:
         """{"dropout", "learning_rate", "batch_size", "length", "sampled", "text", "seed"}"""
         torch.manual_seed(order["seed"])
-        options = {
-            "n_layers": LAYERS,
-            "n_heads": HEADS,
-            "hidden_size": DIM,
-            "inner_size": 4 * DIM,
-            "hidden_dropout_prob": order["dropout"],
-            "attn_dropout_prob": order["dropout"],
-            "loss_type": "CE",
-            "train_neg_sample_args": None,
-            "MAX_ITEM_LIST_LENGTH": order["length"],
-            "use_gpu": False,
-        }
-        config = Config(model="SASRec", dataset="histories", config_dict=options)
+        config = Config(model="SASRec", dataset="histories", config_dict=_options(order))
         texts = torch.from_numpy(np.load(FOLDER / "texts.npy")) if order["text"] else None
-        model = WholeSequenceSasrec(config, Catalogue(int(train["num_items"])), texts)
-        state.update(model=model, order=order, rng=np.random.default_rng(order["seed"]))
-        state["optimizer"] = torch.optim.Adam(model.parameters(), lr=order["learning_rate"])
-        state["pieces"] = windows(train["indptr"], train["items"], order["length"])
-        keep({})
-        return {}
+        self.order, self.rng = order, np.random.default_rng(order["seed"])
+        self.model = WholeSequenceSasrec(config, Catalogue(int(self.train["num_items"])), texts)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=order["learning_rate"])
+        self.pieces = windows(self.train["indptr"], self.train["items"], order["length"])
+        return self.keep({})
 
-    def epoch(_: dict[str, Any]) -> dict[str, Any]:
+    def epoch(self, _: dict[str, Any]) -> dict[str, Any]:
         """Trains on every transition of the training histories once."""
-        model, total, count = state["model"].train(), 0.0, 0
-        for batch in batches(state["pieces"], state["order"]["batch_size"], state["rng"]):
+        self.model.train()
+        total, count = 0.0, 0
+        for batch in batches(self.pieces, self.order["batch_size"], self.rng):
             sequences, targets = batch[:, :-1], batch[:, 1:]
-            items = model.items()
+            items = self.model.items()
             wanted = targets > 0
-            h = model.outputs(items, sequences)[wanted]
-            chosen = candidates(
-                targets[wanted].numpy() - 1, len(items) - 1, state["order"]["sampled"], state["rng"]
-            )
+            h = self.model.outputs(items, sequences)[wanted]
+            positives = targets[wanted].numpy() - 1
+            chosen = candidates(positives, len(items) - 1, self.order["sampled"], self.rng)
             columns, position, log_weight = map(torch.from_numpy, chosen)
             loss = SoftmaxLoss.apply(h, items[1 + columns], position, log_weight)
-            state["optimizer"].zero_grad()
+            self.optimizer.zero_grad()
             loss.backward()
-            state["optimizer"].step()
+            self.optimizer.step()
             total, count = total + loss.item() * len(h), count + len(h)
         return {"loss": total / count}
 
     @torch.no_grad()
-    def vectors(order: dict[str, Any]) -> dict[str, Any]:
+    def vectors(self, order: dict[str, Any]) -> dict[str, Any]:
         """Vectors of items, and of users at the end of the histories of a file. {"histories"}."""
-        model, histories = state["model"].eval(), np.load(FOLDER / order["histories"])
+        model, histories = self.model.eval(), np.load(FOLDER / order["histories"])
         indptr, items_of = histories["indptr"], histories["items"]
         items = model.items()
         users = torch.zeros(len(indptr) - 1, DIM)  # zeros for who has no history
-        length = np.minimum(np.diff(indptr), state["order"]["length"])
+        length = np.minimum(np.diff(indptr), self.order["length"])
         by_length = np.argsort(length, kind="stable")
         by_length = by_length[length[by_length] > 0]
         for begin in range(0, len(by_length), INFERENCE_BATCH):
@@ -136,18 +122,41 @@ def prepare() -> dict[str, Work]:
         np.save(FOLDER / "items.npy", items[1:].numpy())
         return {}
 
-    def keep(_: dict[str, Any]) -> dict[str, Any]:
+    def keep(self, _: dict[str, Any]) -> dict[str, Any]:
         """Remembers the model as it is."""
-        state["kept"] = {k: v.clone() for k, v in state["model"].state_dict().items()}
+        self.kept = {k: v.clone() for k, v in self.model.state_dict().items()}
         return {}
 
-    def restore(_: dict[str, Any]) -> dict[str, Any]:
+    def restore(self, _: dict[str, Any]) -> dict[str, Any]:
         """Takes the remembered model again."""
-        state["model"].load_state_dict(state["kept"])
+        self.model.load_state_dict(self.kept)
         return {}
 
-    works = (start, epoch, vectors, keep, restore)
-    return {work.__name__: work for work in works}
+
+def _options(order: dict[str, Any]) -> dict[str, Any]:
+    """RecBole's."""
+    return {
+        "n_layers": LAYERS,
+        "n_heads": HEADS,
+        "hidden_size": DIM,
+        "inner_size": 4 * DIM,
+        "hidden_dropout_prob": order["dropout"],
+        "attn_dropout_prob": order["dropout"],
+        "loss_type": "CE",
+        "train_neg_sample_args": None,
+        "MAX_ITEM_LIST_LENGTH": order["length"],
+        "use_gpu": False,
+    }
+
+
+def prepare() -> dict[str, Work]:
+    torch.set_num_threads(THREADS)
+    torch.autograd.set_detect_anomaly(False)  # RecBole's import turns it on: a quarter of the time
+    sys.argv = sys.argv[:1]  # RecBole reads the command line
+    trial = Trial()
+    works: tuple[Work, ...] = (trial.start, trial.epoch, trial.vectors, trial.keep, trial.restore)
+    names = ("start", "epoch", "vectors", "keep", "restore")
+    return dict(zip(names, works, strict=True))
 
 
 if __name__ == "__main__":

@@ -70,11 +70,12 @@ class Run:
 
         return timed
 
-    def begin(self, pairs: int, steps: int) -> None:
-        """From a fresh table, `steps` batches of so many pairs, all to be used before the next
-        start: a thread that is stopped
-        ahead of another rank's would leave that one waiting in an exchange."""
-        worker = self.worker
+    def begin(self, order: dict[str, Any]) -> dict[str, Any]:
+        """From a fresh table, `steps` batches of `pairs` in the global batch, all to be used before
+        the next start: a thread that is stopped ahead of another rank's would leave that one
+        waiting in an exchange.
+        """
+        worker, pairs, steps = self.worker, order["pairs"], order["steps"]
         train = worker.config.train.model_copy(update={"batch_size": pairs})
         worker.config = worker.config.model_copy(update={"train": train})
         worker.shard.initialise()
@@ -87,6 +88,49 @@ class Run:
         worker.context.traffic.take()
         self.batches = Prefetcher(self.sampling, worker.config.sampler.batches_ahead)
         self.prepared = iter(self.batches)
+        return {}
+
+    def steps(self, order: dict[str, Any]) -> dict[str, Any]:
+        """`count` steps as training has them; bytes sent since the last answer include what was
+        made ahead.
+        """
+        traffic = self.worker.context.traffic
+        self.worker.context.barrier()
+        stalled, sampled, updated = self.batches.stall_s, self.sampling.cpu_s, self.update_cpu_s
+        start, cpu, main_cpu = time.perf_counter(), time.process_time(), time.thread_time()
+        losses, nodes, edges, pairs = [], 0, 0, 0
+        for _ in range(order["count"]):
+            step = next(self.prepared)
+            losses.append(self.phase.step.run(step)["loss"])
+            nodes += len(step.main.n_id)
+            edges += sum(step.main.num_sampled_edges)
+            pairs += step.main.global_batch_size
+        return {
+            "seconds": time.perf_counter() - start,
+            "pairs": pairs,
+            "stall_s": self.batches.stall_s - stalled,
+            "losses": losses,
+            "nodes": nodes,
+            "edges": edges,
+            "sent": traffic.take(),
+            "cpu_s": time.process_time() - cpu,
+            "main_cpu_s": time.thread_time() - main_cpu,
+            "sample_cpu_s": self.sampling.cpu_s - sampled,
+            "update_cpu_s": self.update_cpu_s - updated,
+        }
+
+    def checkpoint(self, _: dict[str, Any]) -> dict[str, Any]:
+        """One save, waited for, and the restore of the table."""
+        worker, start = self.worker, time.perf_counter()
+        worker._save(self.phase)
+        worker.checkpointer.wait()
+        saved = time.perf_counter()
+        bounds = worker.shard.bounds.tolist()
+        found = agree_on_checkpoint(worker.run.checkpoints, "last", worker.context, bounds)
+        assert found is not None
+        load_table(found, worker.shard.table)
+        restore_s = time.perf_counter() - saved
+        return {"save_s": saved - start, "restore_s": restore_s, "rss_mib": peak_mib()}
 
 
 def prepare() -> dict[str, Work]:
@@ -101,57 +145,7 @@ def prepare() -> dict[str, Work]:
     run.create()
     worker = Trainer(config, Inputs(Path(GRAPH)), context, run, "benchmk1", lambda _: None, "never")
     at = Run(worker)
-
-    def begin(order: dict[str, Any]) -> dict[str, Any]:
-        """A fresh start with `pairs` in the global batch, for `steps` steps."""
-        at.begin(order["pairs"], order["steps"])
-        return {}
-
-    def steps(order: dict[str, Any]) -> dict[str, Any]:
-        """`count` steps as training has them; bytes sent since the last answer include what was
-        made ahead.
-        """
-        context.barrier()
-        stalled, sampled, updated = at.batches.stall_s, at.sampling.cpu_s, at.update_cpu_s
-        start, cpu, main_cpu = time.perf_counter(), time.process_time(), time.thread_time()
-        losses, nodes, edges, pairs = [], 0, 0, 0
-        for _ in range(order["count"]):
-            step = next(at.prepared)
-            losses.append(at.phase.step.run(step)["loss"])
-            nodes += len(step.main.n_id)
-            edges += sum(step.main.num_sampled_edges)
-            pairs += step.main.global_batch_size
-        seconds = time.perf_counter() - start
-        return {
-            "seconds": seconds,
-            "pairs": pairs,
-            "stall_s": at.batches.stall_s - stalled,
-            "losses": losses,
-            "nodes": nodes,
-            "edges": edges,
-            "sent": context.traffic.take(),
-            "cpu_s": time.process_time() - cpu,
-            "main_cpu_s": time.thread_time() - main_cpu,
-            "sample_cpu_s": at.sampling.cpu_s - sampled,
-            "update_cpu_s": at.update_cpu_s - updated,
-        }
-
-    def checkpoint(order: dict[str, Any]) -> dict[str, Any]:
-        """One save, waited for, and the restore of the table."""
-        start = time.perf_counter()
-        worker._save(at.phase)
-        worker.checkpointer.wait()
-        saved = time.perf_counter()
-        found = agree_on_checkpoint(run.checkpoints, "last", context, worker.shard.bounds.tolist())
-        assert found is not None
-        load_table(found, worker.shard.table)
-        return {
-            "save_s": saved - start,
-            "restore_s": time.perf_counter() - saved,
-            "rss_mib": peak_mib(),
-        }
-
-    return {"begin": begin, "steps": steps, "checkpoint": checkpoint}
+    return {"begin": at.begin, "steps": at.steps, "checkpoint": at.checkpoint}
 
 
 serve(prepare)

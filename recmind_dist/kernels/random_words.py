@@ -37,11 +37,6 @@ def uniforms(key: int, counters: Tensor) -> Tensor:
     return uniforms_of_words(words(key, counters))
 
 
-def integers(key: int, counters: Tensor, high: int) -> Tensor:
-    """See `randomness.integers`. Shape: as `counters`, int64."""
-    return (uniforms(key, counters) * high).long().clamp_(max=high - 1)
-
-
 def permuted(positions: Tensor, n: int, key: int) -> Tensor:
     """`randomness.Permutation(n, key)` at these positions. Shape: as `positions`, int64.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recmind_dist.kernels.prefetch import fetch_ahead, fetch_row_ahead
 from recmind_dist.kernels.threads import even_shares, run_together
-from recmind_dist.kernels.triton_loader import triton_ops
+from recmind_dist.kernels.triton_loader import triton_adam
 from recmind_dist.types import FloatArray
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
@@ -67,7 +67,7 @@ def _row_adam_on_device(
     table: AdamRows, rows: Tensor | slice, grad: Tensor, lr: float, divisor: int
 ) -> None:
     """As `row_adam`, on other devices than a CPU."""
-    ops = triton_ops(table.weight.device)
+    ops = triton_adam(table.weight.device)
     if ops is None or table.weight.dtype != torch.float32:
         row_adam_torch(table, rows, grad * (1 / divisor) if divisor != 1 else grad, lr)
         return

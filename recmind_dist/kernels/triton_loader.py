@@ -2,6 +2,7 @@
 
 import logging
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -10,15 +11,19 @@ log = logging.getLogger(__name__)
 
 
 def triton_ops(device: torch.device) -> ModuleType | None:
-    """The module of Triton kernels, or None where torch operations do the work."""
-    return _load() if device.type == "cuda" else None
+    """The module of Triton's draws, or None where torch operations do the work."""
+    return _load("triton_ops") if device.type == "cuda" else None
+
+
+def triton_adam(device: torch.device) -> ModuleType | None:
+    """The same of row-wise Adam."""
+    return _load("triton_adam") if device.type == "cuda" else None
 
 
 @cache
-def _load() -> ModuleType | None:
+def _load(name: str) -> ModuleType | None:
     try:
-        from recmind_dist.kernels import triton_ops as ops
+        return import_module(f"recmind_dist.kernels.{name}")
     except ImportError as error:
         log.warning("without Triton draws and Adam are slower on a GPU: %s", error)
         return None
-    return ops

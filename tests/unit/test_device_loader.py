@@ -11,7 +11,7 @@ from torch import Tensor
 from recmind_dist.graph import Graph
 from recmind_dist.kernels import random_words
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
-from recmind_dist.randomness import Permutation, integers, uniforms, words
+from recmind_dist.randomness import Permutation, uniforms, words
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.sampling.device_graph import MaskedEntries
 from recmind_dist.sampling.device_loader import DeviceLoader
@@ -179,8 +179,6 @@ def test_random_words(key: int, device: str) -> None:
     np.testing.assert_array_equal(drawn, words(key, counters))
     drawn = random_words.uniforms(key, given).cpu().numpy()
     np.testing.assert_array_equal(drawn, uniforms(key, counters))
-    drawn = random_words.integers(key, given, 77).cpu().numpy()
-    np.testing.assert_array_equal(drawn, integers(key, counters, 77))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from recmind_dist.graph import Graph
-from recmind_dist.kernels import draws, row_adam, triton_loader
+from recmind_dist.kernels import draws, row_adam
 from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries
 from recmind_dist.sampling.device_sampler import DeviceSampler
 from tests.graphs import make_graph, random_pairs
@@ -46,13 +46,11 @@ def test_in_the_interpreter() -> None:
 def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     if not HERE:
         pytest.skip("run in the interpreter")
-    from recmind_dist.kernels import triton_ops
+    from recmind_dist.kernels import triton_adam, triton_ops
 
-    for module in ("draws", "row_adam"):
-        monkeypatch.setattr(f"recmind_dist.kernels.{module}.triton_ops", lambda _: triton_ops)
-    monkeypatch.setattr(
-        "recmind_dist.sampling.device_sampler.triton_ops", lambda _: triton_loader._load()
-    )
+    monkeypatch.setattr("recmind_dist.kernels.row_adam.triton_adam", lambda _: triton_adam)
+    for module in ("kernels.draws", "sampling.device_sampler"):
+        monkeypatch.setattr(f"recmind_dist.{module}.triton_ops", lambda _: triton_ops)
 
 
 @pytest.mark.parametrize("in_batch", [True, False])
