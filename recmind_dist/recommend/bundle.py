@@ -132,6 +132,15 @@ class Bundle:
         return self._items([name for name in names if name not in ("id", "vector", "title")])
 
     @cached_property
+    def columns(self) -> list[str]:
+        """Names of the items' columns, the vector not among them."""
+        return [name for name in self._items_file.schema_arrow.names if name != "vector"]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One of the items' columns: a value an item."""
+        return self._items([name])[name]
+
+    @cached_property
     def users(self) -> "Users":
         """The users' rows, read in groups."""
         return Users(self.path / "users.parquet")
@@ -202,6 +211,10 @@ class Users:
     def histories(self, rows: NDArray[np.integer[Any]]) -> list[Int32Array]:
         """Positions of each user's items, the oldest first."""
         return lists_of_column(self._take(rows, "history"))
+
+    def width(self, column: str) -> int:
+        """Numbers in each vector of a column."""
+        return int(self._file.schema_arrow.field(column).type.list_size)
 
     @property
     def columns(self) -> list[str]:

@@ -138,6 +138,15 @@ class FoldIn:
         recent = [histories.means(self._states[f"newest.{k}"], decay) for k in newest]
         return self.gates.mix("users", views, self.degree_feature(histories.count), recent)
 
+    def gamma(self, histories: Histories, base: FloatArray | None = None) -> FloatArray:
+        """How much each view weighs for a user of RecMind: rows sum to one. Shape: [u, K].
+
+        Args:
+            base: as above.
+        """
+        graph, feature = self._graph_view(histories, base), self.degree_feature(histories.count)
+        return self.gates.gamma("users", graph, feature)
+
     @cached_property
     def gates(self) -> Gates:
         """Those of RecMind."""

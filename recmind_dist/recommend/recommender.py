@@ -1,124 +1,293 @@
 """Ranks items for users, by a bundle or by the bundle of a finished run."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.recommend.bundle import Bundle
-from recmind_dist.recommend.fold_in import FoldIn, Histories
+from recmind_dist.recommend.explain import explained, gates_of, has_gates, unit_views
+from recmind_dist.recommend.fold_in import FoldIn
+from recmind_dist.recommend.profiles import (
+    ExternalId,
+    Profiles,
+    external_ids,
+    folded_profiles,
+    known_profiles,
+    positions_of_history,
+    row_of_user,
+    rows_of_users,
+)
 from recmind_dist.recommend.ranking import top_items
+from recmind_dist.recommend.replies import Neighbor, Ranking, Rankings, Recommendation
 from recmind_dist.storage.manifest import NAME as MANIFEST
-from recmind_dist.types import FloatArray, Int32Array
+from recmind_dist.types import BoolArray, FloatArray
+
+__all__ = ["Neighbor", "Ranking", "Rankings", "Recommendation", "Recommender", "load"]
 
 RUN_BUNDLE = "bundle"
 """The bundle's directory in a run directory."""
 
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One ranked item: external id, title (empty without one), score."""
-
-    item_id: str
-    title: str
-    score: float
+Seen: TypeAlias = Literal["exclude", "include"]
+TextQuery: TypeAlias = Callable[[Sequence[str]], FloatArray]
+"""Vectors of texts that items can be ranked by. Shape: [texts, C], the bundle's columns."""
 
 
 class Recommender:
-    """Ranks by a bundle; reads no more of it than a call needs."""
+    """Ranks by a bundle; reads no more of it than a call needs. For one thread at a time.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+    Attributes:
+        bundle: the opened bundle.
+        text_query: turns texts into vectors to rank by; None: texts are refused.
+    """
 
-    def recommend(self, user_id: str | int, k: int = 10) -> list[Recommendation]:
-        """The k best items that the user has not seen, best first. The user's whole history
-        counts, the items that evaluation held out among it.
+    def __init__(self, bundle: Bundle, text_query: TextQuery | None = None) -> None:
+        self.bundle, self.text_query = bundle, text_query
+        self._where = lru_cache(maxsize=64)(self._mask_of)
 
-        Raises:
-            DataError: the user is not in the bundle, or has neither interactions nor text.
-        """
-        row = np.array([self._row_of(user_id)])
-        history = self.bundle.users.histories(row)[0]
-        vector = self.bundle.users.vectors(row)
-        if not len(history) and not np.isfinite(vector).all():
-            raise DataError(f"user {str(user_id)!r} has no interaction and no text: give a history")
-        return self._rank(vector, history, k)
-
-    def recommend_from(
-        self, history: Sequence[str | int], k: int = 10, user_id: str | int | None = None
-    ) -> list[Recommendation]:
-        """The k best items that are not in a history, best first.
+    @overload
+    def recommend(
+        self,
+        user_id: ExternalId | None = None,
+        k: int = 10,
+        *,
+        history: Iterable[Any] | None = None,
+        text: str | FloatArray | None = None,
+        where: str | None = None,
+        items: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+        seen: Seen = "exclude",
+    ) -> Ranking: ...
+    @overload
+    def recommend(
+        self,
+        *,
+        users: Iterable[Any],
+        k: int = 10,
+        where: str | None = None,
+        items: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+        seen: Seen = "exclude",
+    ) -> Rankings: ...
+    def recommend(
+        self,
+        user_id: ExternalId | None = None,
+        k: int = 10,
+        *,
+        users: Iterable[Any] | None = None,
+        history: Iterable[Any] | None = None,
+        text: str | FloatArray | None = None,
+        where: str | None = None,
+        items: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+        seen: Seen = "exclude",
+    ) -> Ranking | Rankings:
+        """The k best items of a user, of a new user with a history, of a text, or of many users.
 
         Args:
-            history: external ids of all items that count, the oldest first. It stands in place of
-                what the bundle knows of the user.
-            user_id: whose own row and text join the items; None: a new user.
+            user_id: external id. The user's whole history counts, the items that evaluation held
+                out among it.
+            k: items, fewer where the catalogue or the filter has fewer.
+            users: many external ids, in place of one: a list, an array, an Arrow column or a
+                series. Those that cannot be ranked for are in `Rankings.left_out`.
+            history: external ids of all items that count, the oldest first. Of a new user, or of
+                `user_id` in place of what the bundle knows.
+            text: what to look for, or its vector [C]. A user or a history beside it says only
+                what has been seen.
+            where: a condition on items, as 'category == "Kids" and price < 20' (`filters`).
+            items: external ids of the only items that may be ranked.
+            exclude: external ids of items that are not.
+            seen: "exclude" leaves the items of the history out.
         Raises:
-            DataError: the history is empty, names an item twice or one that the bundle does not
-                know; or the user is not in the bundle; or its model reads no histories.
+            DataError: the user, an item of the history or a column of `where` is not in the
+                bundle; the history is empty or names an item twice; k is below 1; the model reads
+                no histories; there is nothing to encode texts with.
 
         Example:
-            >>> load("runs/shop").recommend_from(["B-17", "B-1042"], k=5)
+            >>> load("runs/shop").recommend("B-17", k=5, where="price < 20")
+            >>> load("runs/shop").recommend(users=["B-17", "B-1042"]).to_arrow()
         """
-        items = self._items_of(history)
-        base = text = None
-        if user_id is not None:
-            row = np.array([self._row_of(user_id)])
-            users = self.bundle.users
-            base = users.base(row) if "base" in users.columns else None
-            text = users.text(row) if "text" in users.columns else None
-        return self._rank(self.fold_in(Histories.of([items]), base, text), items, k)
+        allowed = self.allowed(where, items, exclude)
+        if users is None:
+            return self.rank(self.profile(user_id, history, text), k, allowed, seen)[0]
+        if user_id is not None or history is not None or text is not None:
+            raise DataError("users: stands alone: give one user_id beside a history or a text")
+        profiles, left_out = self.profiles(users)
+        return self.rank(profiles, k, allowed, seen, left_out)
 
-    @cached_property
-    def fold_in(self) -> FoldIn:
-        """Made when the first history comes."""
-        return FoldIn(self.bundle)
+    def recommend_from(
+        self, history: Iterable[Any], k: int = 10, user_id: ExternalId | None = None
+    ) -> Ranking:
+        """As `recommend(user_id, k, history=history)`."""
+        return self.recommend(user_id, k, history=history)
 
-    def _row_of(self, user_id: str | int) -> int:
-        users = self.bundle.users
-        row = users.position.get(str(user_id))
-        if row is None:
-            example = f", whose users have ids like {users.ids[0]!r}" if users.ids else ""
-            raise DataError(
-                f"user {str(user_id)!r} is not in {self.bundle.name}{example}: give a history"
-            )
-        return row
+    def similar(
+        self,
+        item_id: ExternalId,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        items: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+    ) -> list[Neighbor]:
+        """The k items whose vectors have the largest cosine with an item's, biases left out.
 
-    def _items_of(self, history: Sequence[str | int]) -> Int32Array:
-        """Positions of a history's items."""
-        ids = [str(item_id) for item_id in history]
-        known = self.bundle.item_position
-        if not ids:
-            raise DataError(
-                "the history is empty: give item ids, the oldest first, or rank for a user of "
-                f"{self.bundle.name}"
-            )
-        if unknown := [item_id for item_id in ids if item_id not in known]:
-            raise DataError(
-                f"item {unknown[0]!r} of the history is not in {self.bundle.name}, whose "
-                f"{self.bundle.num_items} items have ids like {self.bundle.item_ids[0]!r}: leave "
-                "it out, or train again with it"
-            )
-        if twice := [item_id for item_id, count in Counter(ids).items() if count > 1]:
-            raise DataError(
-                f"item {twice[0]!r} stands twice in the history: give it once, at its newest place"
-            )
-        return np.array([known[item_id] for item_id in ids], np.int32)
-
-    def _rank(self, vector: FloatArray, hidden: Int32Array, k: int) -> list[Recommendation]:
-        found, scores = top_items(
-            vector, self.bundle.item_vectors, min(k, self.bundle.num_items), [hidden]
+        Raises:
+            DataError: the item, or a column of `where`, is not in the bundle; k is below 1.
+        """
+        at = np.array([self._position(item_id)])
+        unit_IC = self._unit_items
+        found, cosines = top_items(
+            unit_IC[at], unit_IC, self._size(k), [at], self.allowed(where, items, exclude)
         )
         ids, titles = self.bundle.item_ids, self.bundle.titles
         return [
-            Recommendation(ids[item], titles[item], score)
-            for item, score in zip(found[0].tolist(), scores[0].tolist(), strict=True)
+            Neighbor(ids[item], titles[item], cosine)
+            for item, cosine in zip(found[0].tolist(), cosines[0].tolist(), strict=True)
             if item >= 0
         ]
+
+    def profile(
+        self,
+        user_id: ExternalId | None = None,
+        history: Iterable[Any] | None = None,
+        text: str | FloatArray | None = None,
+    ) -> Profiles:
+        """One user or text, to be ranked for; see `recommend`."""
+        if text is not None:
+            return self._of_text(text, user_id, history)
+        row = None if user_id is None else row_of_user(self.bundle, user_id)
+        if history is not None:
+            positions = positions_of_history(self.bundle, history)
+            return folded_profiles(self.fold_in, self.bundle, [positions], row)
+        if row is None:
+            raise DataError("nobody to rank for: give user_id, history or text")
+        found = known_profiles(self.bundle, np.array([row]))
+        if not np.isfinite(found.vectors).all():
+            raise DataError(f"user {str(user_id)!r} {_NOTHING_KNOWN}: give a history")
+        return found
+
+    def profiles(self, users: Iterable[Any]) -> tuple[Profiles, dict[str, str]]:
+        """Many known users, in their order, and why others are left out, by external id."""
+        rows, left_out = rows_of_users(self.bundle, external_ids(users))
+        found = known_profiles(self.bundle, rows)
+        finite = np.isfinite(found.vectors).all(axis=1)
+        left_out |= {str(found.user_ids[row]): _NOTHING_KNOWN for row in np.flatnonzero(~finite)}
+        return (found if finite.all() else found.take(np.flatnonzero(finite))), left_out
+
+    def rank(
+        self,
+        profiles: Profiles,
+        k: int = 10,
+        allowed: BoolArray | None = None,
+        seen: Seen = "exclude",
+        left_out: dict[str, str] | None = None,
+    ) -> Rankings:
+        """The k best items of each profile.
+
+        Args:
+            allowed: see `allowed`.
+        """
+        if seen not in ("exclude", "include"):
+            raise DataError(f"seen: {seen!r}: choose exclude or include")
+        hidden = profiles.histories if seen == "exclude" else None
+        positions, scores = top_items(
+            profiles.vectors, self.bundle.item_vectors, self._size(k), hidden, allowed
+        )
+
+        def explain(row: int) -> Ranking:
+            at = positions[row] >= 0
+            items = explained(
+                self.bundle,
+                profiles.vectors[row],
+                profiles.histories[row],
+                positions[row][at].tolist(),
+                scores[row][at].tolist(),
+            )
+            return Ranking(profiles.user_ids[row], items, self._gates(profiles, row))
+
+        ids = self.bundle.item_ids
+        return Rankings(profiles.user_ids, positions, scores, left_out or {}, ids, explain)
+
+    def allowed(
+        self,
+        where: str | None = None,
+        items: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+    ) -> BoolArray | None:
+        """Which items may be ranked. Shape: [I]; None: all.
+
+        Raises:
+            DataError: an item or a column is not in the bundle; `where` cannot be read.
+        """
+        if where is None and items is None and exclude is None:
+            return None
+        allowed = np.ones(self.bundle.num_items, np.bool_)
+        if items is not None:
+            allowed[:] = False
+            allowed[[self._position(item) for item in external_ids(items)]] = True
+        if exclude is not None:
+            allowed[[self._position(item) for item in external_ids(exclude)]] = False
+        return allowed if where is None else allowed & self._where(where)
+
+    @cached_property
+    def fold_in(self) -> FoldIn:
+        """Made when the first history comes. Raises DataError: the model folds nobody in."""
+        return FoldIn(self.bundle)
+
+    @cached_property
+    def _unit_items(self) -> FloatArray:
+        return unit_views(self.bundle, slice(None))
+
+    def _gates(self, profiles: Profiles, row: int) -> dict[str, float]:
+        fold_in = self.fold_in if has_gates(self.bundle.manifest) else None
+        return gates_of(self.bundle, fold_in, profiles.take(np.array([row])))[0]
+
+    def _mask_of(self, where: str) -> BoolArray:
+        from recmind_dist.recommend.filters import mask
+
+        return mask(where, self.bundle)
+
+    def _position(self, item_id: ExternalId) -> int:
+        found = self.bundle.item_position.get(str(item_id))
+        if found is None:
+            raise DataError(
+                f"item {str(item_id)!r} is not in {self.bundle.name}, whose "
+                f"{self.bundle.num_items} items have ids like {self.bundle.item_ids[0]!r}"
+            )
+        return found
+
+    def _size(self, k: int) -> int:
+        if k < 1:
+            raise DataError(f"k: {k}: ask for one item at least")
+        return min(k, self.bundle.num_items)
+
+    def _of_text(
+        self, text: str | FloatArray, user_id: ExternalId | None, history: Iterable[Any] | None
+    ) -> Profiles:
+        if not isinstance(text, str):
+            vectors = np.asarray(text, np.float32).reshape(1, -1)
+        elif self.text_query is None:
+            raise DataError(f"{self.bundle.path}: no language model is loaded to read texts with")
+        else:
+            vectors = self.text_query([text])
+        width = self.bundle.item_vectors.shape[1]
+        if vectors.shape != (1, width) or not np.isfinite(vectors).all():
+            raise DataError(f"text: give a text, or a vector of {width} finite numbers")
+        row = -1 if user_id is None else row_of_user(self.bundle, user_id)
+        seen = np.empty(0, np.int32)
+        if history is not None:
+            seen = positions_of_history(self.bundle, history)
+        elif row >= 0:
+            seen = self.bundle.users.histories(np.array([row]))[0]
+        name = None if user_id is None else str(user_id)
+        return Profiles([name], np.array([row]), vectors, [seen], by_text=True)
+
+
+_NOTHING_KNOWN = "has no interaction and no text"
 
 
 def load(path: str | Path) -> Recommender:
