@@ -103,7 +103,7 @@ class Rankings(Sequence[Ranking]):
         return len(self.user_ids)
 
     def to_arrow(self) -> pa.Table:
-        """A row for each item of each user: user, rank (from 1), item, score. For polars and pandas:
+        """A row an item of each user: user, rank (from 1), item, score. For polars and pandas:
         `polars.from_arrow(rankings.to_arrow())`, `rankings.to_arrow().to_pandas()`.
         """
         return ranking_table(self.user_ids, self.positions, self.scores, pa.array(self.item_ids))
