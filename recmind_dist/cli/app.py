@@ -156,36 +156,6 @@ def evaluate(run_dir: Run) -> None:
 
 
 @app.command()
-def recommend(
-    run_dir: Run,
-    user: Annotated[str | None, typer.Option(help="external user id")] = None,
-    history: Annotated[
-        str | None,
-        typer.Option(help="item ids, the oldest first: a,b,c; of a new user, or --user's as it is"),
-    ] = None,
-    k: Annotated[int, typer.Option(min=1, help="items")] = 10,
-) -> None:
-    """Prints the best items that a user has not seen, or that are not in a history."""
-    from recmind_dist.recommend.recommender import load
-    from recmind_dist.report.printable import printable
-
-    if user is None and history is None:
-        raise typer.BadParameter("give --user, --history, or both")
-    _bundle_of_run(run_dir)
-    recommender = load(run_dir)
-    if history is None:
-        assert user is not None
-        found = recommender.recommend(user, k)
-    else:
-        items = [word.strip() for word in history.split(",") if word.strip()]
-        found = recommender.recommend_from(items, k, user_id=user)
-    say("for a new user:" if user is None else f"for user {printable(user)}:")
-    for rank, item in enumerate(found, 1):
-        item_id, title = printable(item.item_id), printable(item.title)
-        say(f"{rank:3d}  {item.score:9.4f}  {item_id:>10}  {title}")
-
-
-@app.command()
 def export(
     run_dir: Run,
     to: Annotated[Path, typer.Option(help="directory of the bundle", show_default=False)],
@@ -195,14 +165,6 @@ def export(
 
     Pipeline.of_run(run_dir, say).export(to)
     say(f"bundle: at {to}")
-
-
-def _bundle_of_run(path: Path) -> None:
-    """Makes a run's bundle where the run was evaluated by several workers, or by none."""
-    if (path / "checkpoints").is_dir() and not (path / "bundle").is_dir():
-        from recmind_dist.pipeline.run import Pipeline
-
-        Pipeline.of_run(path, say).export(path / "bundle")
 
 
 def _print_results(results: dict[str, Any], title: str) -> None:

@@ -19,17 +19,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recmind_dist.errors import StoreError
 from recmind_dist.storage.keys import sha256_file
 from recmind_dist.storage.manifest import read_manifest, verify_manifest
 from recmind_dist.types import FloatArray, Int32Array
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 KIND = "bundle"
 SCHEMA = 1
@@ -161,8 +163,8 @@ class Bundle:
         return self._tensors("projection.safetensors")
 
     @cached_property
-    def _items_file(self) -> pq.ParquetFile:
-        return _open_parquet(self.path / "items.parquet")
+    def _items_file(self) -> "pq.ParquetFile":
+        return open_parquet(self.path / "items.parquet")
 
     def _items(self, columns: list[str]) -> pa.Table:
         return _read(self._items_file, self.path / "items.parquet", columns)
@@ -183,7 +185,7 @@ class Users:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = _open_parquet(path)
+        self._file = open_parquet(path)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -267,14 +269,17 @@ def vector_column(matrix: FloatArray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> "pq.ParquetFile":
+    """Raises StoreError: absent or damaged."""
+    import pyarrow.parquet as pq
+
     try:
         return pq.ParquetFile(path, page_checksum_verification=True, memory_map=True)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 
-def _read(file: pq.ParquetFile, path: Path, columns: list[str]) -> pa.Table:
+def _read(file: "pq.ParquetFile", path: Path, columns: list[str]) -> pa.Table:
     try:
         return file.read(columns=columns)
     except (OSError, pa.ArrowException) as error:

@@ -24,12 +24,14 @@ from recmind_dist.recommend.profiles import (
 from recmind_dist.recommend.ranking import top_items
 from recmind_dist.recommend.replies import Neighbor, Ranking, Rankings, Recommendation
 from recmind_dist.storage.manifest import NAME as MANIFEST
-from recmind_dist.types import BoolArray, FloatArray
+from recmind_dist.types import BoolArray, FloatArray, IntArray
 
 __all__ = ["Neighbor", "Ranking", "Rankings", "Recommendation", "Recommender", "load"]
 
 RUN_BUNDLE = "bundle"
 """The bundle's directory in a run directory."""
+
+NOTHING_KNOWN = "has no interaction and no text"
 
 Seen: TypeAlias = Literal["exclude", "include"]
 TextQuery: TypeAlias = Callable[[Sequence[str]], FloatArray]
@@ -141,7 +143,7 @@ class Recommender:
         at = np.array([self._position(item_id)])
         unit_IC = self._unit_items
         found, cosines = top_items(
-            unit_IC[at], unit_IC, self._size(k), [at], self.allowed(where, items, exclude)
+            unit_IC[at], unit_IC, self.size(k), [at], self.allowed(where, items, exclude)
         )
         ids, titles = self.bundle.item_ids, self.bundle.titles
         return [
@@ -167,7 +169,7 @@ class Recommender:
             raise DataError("nobody to rank for: give user_id, history or text")
         found = known_profiles(self.bundle, np.array([row]))
         if not np.isfinite(found.vectors).all():
-            raise DataError(f"user {str(user_id)!r} {_NOTHING_KNOWN}: give a history")
+            raise DataError(f"user {str(user_id)!r} {NOTHING_KNOWN}: give a history")
         return found
 
     def profiles(self, users: Iterable[Any]) -> tuple[Profiles, dict[str, str]]:
@@ -175,7 +177,7 @@ class Recommender:
         rows, left_out = rows_of_users(self.bundle, external_ids(users))
         found = known_profiles(self.bundle, rows)
         finite = np.isfinite(found.vectors).all(axis=1)
-        left_out |= {str(found.user_ids[row]): _NOTHING_KNOWN for row in np.flatnonzero(~finite)}
+        left_out |= {str(found.user_ids[row]): NOTHING_KNOWN for row in np.flatnonzero(~finite)}
         return (found if finite.all() else found.take(np.flatnonzero(finite))), left_out
 
     def rank(
@@ -195,7 +197,7 @@ class Recommender:
             raise DataError(f"seen: {seen!r}: choose exclude or include")
         hidden = profiles.histories if seen == "exclude" else None
         positions, scores = top_items(
-            profiles.vectors, self.bundle.item_vectors, self._size(k), hidden, allowed
+            profiles.vectors, self.bundle.item_vectors, self.size(k), hidden, allowed
         )
 
         def explain(row: int) -> Ranking:
@@ -209,8 +211,8 @@ class Recommender:
             )
             return Ranking(profiles.user_ids[row], items, self._gates(profiles, row))
 
-        ids = self.bundle.item_ids
-        return Rankings(profiles.user_ids, positions, scores, left_out or {}, ids, explain)
+        left = left_out or {}
+        return Rankings(profiles.user_ids, positions, scores, left, self.bundle, explain)
 
     def allowed(
         self,
@@ -220,18 +222,30 @@ class Recommender:
     ) -> BoolArray | None:
         """Which items may be ranked. Shape: [I]; None: all.
 
+        Items that are not in the bundle count for nothing; `unknown_items` lists them.
+
         Raises:
-            DataError: an item or a column is not in the bundle; `where` cannot be read.
+            DataError: none of `items` or a column is not in the bundle; `where` cannot be read.
         """
         if where is None and items is None and exclude is None:
             return None
         allowed = np.ones(self.bundle.num_items, np.bool_)
         if items is not None:
             allowed[:] = False
-            allowed[[self._position(item) for item in external_ids(items)]] = True
+            allowed[self._known_items(items)] = True
+            if not allowed.any():
+                raise DataError(
+                    f"items: none of them is in {self.bundle.name}, whose items have ids like "
+                    f"{self.bundle.item_ids[0]!r}"
+                )
         if exclude is not None:
-            allowed[[self._position(item) for item in external_ids(exclude)]] = False
+            allowed[self._known_items(exclude)] = False
         return allowed if where is None else allowed & self._where(where)
+
+    def unknown_items(self, items: Iterable[Any]) -> list[str]:
+        """Those of some external ids that are not in the bundle."""
+        known = self.bundle.item_position
+        return [item for item in external_ids(items) if item not in known]
 
     @cached_property
     def fold_in(self) -> FoldIn:
@@ -251,6 +265,11 @@ class Recommender:
 
         return mask(where, self.bundle)
 
+    def _known_items(self, items: Iterable[Any]) -> IntArray:
+        known = self.bundle.item_position
+        rows = [known[item] for item in external_ids(items) if item in known]
+        return np.array(rows, np.int64)
+
     def _position(self, item_id: ExternalId) -> int:
         found = self.bundle.item_position.get(str(item_id))
         if found is None:
@@ -260,7 +279,8 @@ class Recommender:
             )
         return found
 
-    def _size(self, k: int) -> int:
+    def size(self, k: int) -> int:
+        """k, or the whole catalogue where that is smaller. Raises DataError: k is below 1."""
         if k < 1:
             raise DataError(f"k: {k}: ask for one item at least")
         return min(k, self.bundle.num_items)
@@ -285,9 +305,6 @@ class Recommender:
             seen = self.bundle.users.histories(np.array([row]))[0]
         name = None if user_id is None else str(user_id)
         return Profiles([name], np.array([row]), vectors, [seen], by_text=True)
-
-
-_NOTHING_KNOWN = "has no interaction and no text"
 
 
 def load(path: str | Path) -> Recommender:

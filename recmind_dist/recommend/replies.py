@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
+from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.types import FloatArray, IntArray
 
 
@@ -85,7 +86,7 @@ class Rankings(Sequence[Ranking]):
     positions: IntArray
     scores: FloatArray
     left_out: Mapping[str, str]
-    item_ids: Sequence[str]
+    bundle: Bundle = field(repr=False)
     explain: Callable[[int], Ranking] = field(repr=False)
 
     @overload
@@ -102,11 +103,23 @@ class Rankings(Sequence[Ranking]):
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def plain(self, row: int) -> Ranking:
+        """A user's ranking without reasons."""
+        ids, titles, at = self.bundle.item_ids, self.bundle.titles, self.positions[row] >= 0
+        items = (
+            Recommendation(ids[item], titles[item], score)
+            for item, score in zip(
+                self.positions[row][at].tolist(), self.scores[row][at].tolist(), strict=True
+            )
+        )
+        return Ranking(self.user_ids[row], tuple(items))
+
     def to_arrow(self) -> pa.Table:
         """A row an item of each user: user, rank (from 1), item, score. For polars and pandas:
         `polars.from_arrow(rankings.to_arrow())`, `rankings.to_arrow().to_pandas()`.
         """
-        return ranking_table(self.user_ids, self.positions, self.scores, pa.array(self.item_ids))
+        item_ids = pa.array(self.bundle.item_ids)
+        return ranking_table(self.user_ids, self.positions, self.scores, item_ids)
 
 
 def ranking_table(

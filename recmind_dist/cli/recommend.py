@@ -1,0 +1,199 @@
+"""`recmind recommend` and `recmind similar`: ranked items out of a bundle or a finished run."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from recmind_dist.cli.app import app, say
+from recmind_dist.errors import DataError
+
+if TYPE_CHECKING:
+    from recmind_dist.recommend.profiles import Profiles
+    from recmind_dist.recommend.recommender import Recommender
+    from recmind_dist.recommend.replies import Ranking
+    from recmind_dist.types import BoolArray
+
+_LISTED = 10  # ids of users or items that are named, where there may be many
+
+Source = Annotated[Path, typer.Argument(help="a bundle or a run directory", show_default=False)]
+Where = Annotated[
+    str | None,
+    typer.Option(help='only items that fulfil a condition: category == "Kids" and price < 20'),
+]
+Items = Annotated[
+    Path | None, typer.Option(help="only these items: Parquet, or text with an id a line")
+]
+Exclude = Annotated[Path | None, typer.Option(help="not these items: as --items")]
+Count = Annotated[int, typer.Option(min=1, help="items")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object, with reasons")]
+
+
+@app.command()
+def recommend(
+    source: Source,
+    user: Annotated[list[str] | None, typer.Option(help="external user id; several times")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(help="item ids, the oldest first: a,b,c; of a new user, or --user's as it is"),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="what to look for, in words")] = None,
+    where: Where = None,
+    items: Items = None,
+    exclude: Exclude = None,
+    seen: Annotated[
+        Literal["exclude", "include"], typer.Option(help="what is done with items of the history")
+    ] = "exclude",
+    k: Count = 10,
+    why: Annotated[bool, typer.Option("--why", help="print what each score is made of")] = False,
+    as_json: Json = False,
+    out: Annotated[
+        Path | None, typer.Option(help="for many users: Parquet file to write, for all or --users")
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="with --out: file of user ids, as --items")
+    ] = None,
+) -> None:
+    """Prints the best items for users, for a history, or for a text; or writes those of all users
+    to a file.
+    """
+    one = user is not None or history is not None or text is not None
+    if one == (out is not None):
+        raise typer.BadParameter("give --user, --history or --text, or --out for many users")
+    if users is not None and out is None:
+        raise typer.BadParameter("--users: give --out FILE, too")
+    recommender = _load(source)
+    allowed = _allowed(recommender, where, items, exclude)
+    if out is not None:
+        _write(recommender, out, users, k, allowed, seen)
+        return
+    profiles, left_out = _profiles(recommender, user or [], history, text)
+    rankings = recommender.rank(profiles, k, allowed, seen, left_out)
+    if not profiles and left_out:
+        raise DataError(f"none of these users is known: {', '.join(list(left_out)[:_LISTED])}")
+    if as_json:
+        found = [ranking.to_dict() for ranking in rankings]
+        print(json.dumps({"rankings": found, "left_out": left_out}))
+        return
+    for row in range(len(rankings)):
+        _print(rankings[row] if why else rankings.plain(row), text, why)
+    _list_left_out("users", left_out)
+
+
+@app.command()
+def similar(
+    source: Source,
+    item: Annotated[str, typer.Option(help="external item id", show_default=False)],
+    where: Where = None,
+    items: Items = None,
+    exclude: Exclude = None,
+    k: Count = 10,
+    as_json: Json = False,
+) -> None:
+    """Prints the items nearest to an item, by the cosine of their vectors."""
+    from recmind_dist.report.printable import printable
+
+    recommender = _load(source)
+    kept = None if items is None else _ids(items)
+    left = None if exclude is None else _ids(exclude)
+    found = recommender.similar(item, k, where=where, items=kept, exclude=left)
+    if as_json:
+        print(json.dumps({"item_id": item, "similar": [vars(one) for one in found]}))
+        return
+    say(f"near item {printable(item)}:")
+    for rank, one in enumerate(found, 1):
+        _print_row(rank, one.cosine, one.item_id, one.title)
+
+
+def _load(source: Path) -> "Recommender":
+    """Makes a run's bundle where the run was evaluated by several workers, or by none."""
+    from recmind_dist.recommend.recommender import RUN_BUNDLE, load
+
+    if (source / "checkpoints").is_dir() and not (source / RUN_BUNDLE).is_dir():
+        from recmind_dist.pipeline.run import Pipeline
+
+        Pipeline.of_run(source, say).export(source / RUN_BUNDLE)
+    return load(source)
+
+
+def _allowed(
+    recommender: "Recommender", where: str | None, items: Path | None, exclude: Path | None
+) -> "BoolArray | None":
+    kept = None if items is None else _ids(items)
+    left = None if exclude is None else _ids(exclude)
+    _list_left_out(
+        "items", dict.fromkeys(recommender.unknown_items([*(kept or ()), *(left or ())]))
+    )
+    return recommender.allowed(where, kept, left)
+
+
+def _profiles(
+    recommender: "Recommender", users: list[str], history: str | None, text: str | None
+) -> "tuple[Profiles, dict[str, str]]":
+    """Whom to rank for, and who of several users is left out."""
+    if history is None and text is None and len(users) > 1:
+        return recommender.profiles(users)
+    if len(users) > 1:
+        raise typer.BadParameter("--history and --text: give at most one --user")
+    words = None if history is None else [w.strip() for w in history.split(",") if w.strip()]
+    return recommender.profile(users[0] if users else None, words, text), {}
+
+
+def _write(
+    recommender: "Recommender",
+    out: Path,
+    users: Path | None,
+    k: int,
+    allowed: "BoolArray | None",
+    seen: Literal["exclude", "include"],
+) -> None:
+    from recmind_dist.recommend.batch import write_recommendations
+
+    ids = None if users is None else _ids(users)
+    written = write_recommendations(recommender, out, k, ids, allowed, seen)
+    _list_left_out("users", written.left_out)
+    say(f"{out}: {written.num_rows} recommendations for {written.num_users} users")
+
+
+def _ids(path: Path) -> list[str]:
+    from recmind_dist.recommend.id_files import read_ids
+
+    return list(read_ids(path))
+
+
+def _list_left_out(what: str, left_out: Iterable[str]) -> None:
+    """Names the first few, on the error stream."""
+    from recmind_dist.report.printable import printable
+
+    ids = [printable(one) for one in left_out]
+    if ids:
+        more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
+        named = ", ".join(ids[:_LISTED])
+        print(f"{len(ids)} {what} left out, not known here: {named}{more}", file=sys.stderr)
+
+
+def _print(ranking: "Ranking", text: str | None, why: bool) -> None:
+    from recmind_dist.report.printable import printable
+
+    whom = "a new user" if ranking.user_id is None else f"user {printable(ranking.user_id)}"
+    say(f"for {whom}:" if text is None else f"for {printable(text)!r}:")
+    if why and ranking.gates:
+        say(f"     weights: {_numbers(ranking.gates)}")
+    for rank, item in enumerate(ranking, 1):
+        _print_row(rank, item.score, item.item_id, item.title)
+        if why:
+            near = "; ".join(printable(one.title or one.item_id) for one in item.nearest)
+            say(f"     {_numbers(item.shares)}{'; near ' if near else ''}{near}")
+
+
+def _print_row(rank: int, score: float, item_id: str, title: str) -> None:
+    from recmind_dist.report.printable import printable
+
+    say(f"{rank:3d}  {score:9.4f}  {printable(item_id):>10}  {printable(title)}")
+
+
+def _numbers(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
