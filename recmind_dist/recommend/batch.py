@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from recmind_dist.recommend.ranking import top_items
 from recmind_dist.recommend.recommender import NOTHING_KNOWN, Recommender, Seen
-from recmind_dist.recommend.replies import ranking_table
+from recmind_dist.recommend.replies import RANKING, ranking_table
 from recmind_dist.storage.atomic import PARTIAL
 from recmind_dist.types import BoolArray
 
@@ -50,17 +50,13 @@ def write_recommendations(
     blocks = _Blocks(recommender, recommender.size(k), allowed, seen)
     temporary = out.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{out.name}")
     try:
-        with pq.ParquetWriter(temporary, _SCHEMA) as writer:
+        with pq.ParquetWriter(temporary, RANKING) as writer:
             for table in blocks.tables(None if users is None else set(users)):
                 writer.write_table(table, row_group_size=max(1, len(table)))
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
     return Written(blocks.num_users, blocks.num_rows, blocks.left_out)
-
-
-_IDS = pa.dictionary(pa.int32(), pa.string())
-_SCHEMA = pa.schema([("user", _IDS), ("rank", pa.int32()), ("item", _IDS), ("score", pa.float32())])
 
 
 class _Blocks:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,8 @@ OWN_COLUMNS = ("id", "vector", "title", "degree")
 """Of items.parquet; an item file's field of one of these names is kept as `item.<name>`."""
 ROW_GROUP = 4096
 """Users that are read at a time."""
+_FEW_ROWS = 64
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class Users:
         parts = [self._group(int(group), (column,))[column] for group in wanted]
         joined = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
         starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
-        return joined.take(pa.array(starts[at] + inside)) if len(wanted) else joined
+        return _taken(joined, starts[at] + inside) if len(wanted) else joined
 
     def _group(self, group: int, columns: tuple[str, ...]) -> pa.Table:
         try:
@@ -247,8 +249,10 @@ class Users:
 
 def matrix_of_column(column: pa.ChunkedArray) -> FloatArray:
     """A column of vectors. Shape: [rows, width]."""
-    width = column.type.list_size
-    parts = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in column.chunks]
+    width, parts = column.type.list_size, []
+    for chunk in column.chunks:
+        flat = numbers_of(chunk.values, np.float32)
+        parts.append(flat[chunk.offset * width :][: len(chunk) * width].reshape(-1, width))
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([np.empty((0, width), np.float32), *parts])
@@ -258,15 +262,40 @@ def lists_of_column(column: pa.ChunkedArray) -> list[Int32Array]:
     """A column of lists of numbers, a list a row."""
     found: list[Int32Array] = []
     for chunk in column.chunks:
-        values, ends = np.asarray(chunk.values), np.asarray(chunk.offsets)
+        values, ends = numbers_of(chunk.values, np.int32), numbers_of(chunk.offsets, np.int32)
         found += [values[start:stop] for start, stop in pairwise(ends.tolist())]
     return found
 
 
+def numbers_of(array: pa.Array, kind: type[_Number]) -> NDArray[_Number]:
+    """Arrow's numbers without a copy. `numpy.asarray` does the same, but imports pandas where it is
+    installed: half a second.
+    """
+    if array.null_count:
+        raise StoreError("a number is missing in a bundle's file: copy or export the bundle again")
+    values = np.frombuffer(array.buffers()[1] or b"", kind)
+    return values[array.offset : array.offset + len(array)]
+
+
+def arrow_numbers(values: NDArray[Any]) -> pa.Array:
+    """NumPy's numbers without a copy, and without pandas."""
+    values = np.ascontiguousarray(values)
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def _taken(column: pa.ChunkedArray, at: NDArray[np.integer[Any]]) -> pa.ChunkedArray:
+    """Rows of a column; of a few without pyarrow.compute, which takes longer to import."""
+    if len(at) > _FEW_ROWS:
+        return column.take(arrow_numbers(at))
+    parts = [column.slice(int(row), 1).chunks[0] for row in at]
+    return pa.chunked_array(parts, column.type)
+
+
 def vector_column(matrix: FloatArray) -> pa.FixedSizeListArray:
     """[rows, width] as a column."""
-    flat = np.ascontiguousarray(matrix, np.float32).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
+    flat = arrow_numbers(np.ascontiguousarray(matrix, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
 
 
 def open_parquet(path: Path) -> "pq.ParquetFile":

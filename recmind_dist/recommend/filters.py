@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from recmind_dist.errors import DataError
-from recmind_dist.recommend.bundle import Bundle
+from recmind_dist.recommend.bundle import Bundle, arrow_numbers, numbers_of
 from recmind_dist.types import BoolArray
 
 MAX_LENGTH = 10_000
@@ -52,7 +53,9 @@ def mask(where: str, bundle: Bundle) -> BoolArray:
         if isinstance(error, DataError):
             raise
         raise DataError(f"where: {where!r} cannot be read: {_HELP}") from error
-    return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), np.bool_)
+    allowed = np.zeros(bundle.num_items, np.bool_)
+    allowed[_true_rows(found)] = True
+    return allowed
 
 
 class _Condition:
@@ -110,7 +113,8 @@ class _Condition:
     def _with_constant(self, name: str, column: pa.Array, value: Any, node: ast.expr) -> pa.Array:
         if value is None and name in ("equal", "not_equal"):
             return pc.is_null(column) if name == "equal" else pc.is_valid(column)
-        return self._call(getattr(pc, name), self._as_kind_of(column, value, node), value, node)
+        compared = self._as_kind_of(column, value, node)
+        return self._call(getattr(pc, name), compared, value, node)
 
     def _member(self, left: ast.expr, right: ast.expr, node: ast.expr) -> pa.Array:
         """`column in (…)`, or `"part" in column`."""
@@ -124,12 +128,12 @@ class _Condition:
 
     def _contains(self, column: pa.Array, value: Any, node: ast.expr) -> pa.Array:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+            flat = _whole(column)
             inside = self._with_constant("equal", pc.list_flatten(flat), value, node)
-            rows = np.unique(np.asarray(pc.list_parent_indices(flat))[np.asarray(_filled(inside))])
-            found = np.zeros(len(flat), np.bool_)
-            found[rows] = True
-            return pa.array(found, mask=np.asarray(flat.is_null()))
+            parents = numbers_of(pc.list_parent_indices(flat), np.int64)
+            rows = arrow_numbers(np.arange(len(flat)))
+            found = pc.is_in(rows, arrow_numbers(np.unique(parents[_true_rows(inside)])))
+            return pc.if_else(pc.is_valid(flat), found, None)
         if not isinstance(value, str) or not _is_text(column.type):
             raise self._refused(node)
         return pc.match_substring(column, value)
@@ -184,15 +188,13 @@ class _Condition:
             if text.null_count == len(text):
                 raise DataError(f"where: {self._source(node)}: the column has no number in it")
             return pc.cast(text, pa.float64())
-        if isinstance(value, str) and (
-            pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)
-        ):
+        if isinstance(value, str) and pa.types.is_integer(column.type):
             return pc.cast(column, pa.string())
         return column
 
     def _call(self, function: Callable[..., pa.Array], a: Any, b: Any, node: ast.expr) -> pa.Array:
         try:
-            return function(a, b)
+            return function(a, b if isinstance(b, pa.Array | pa.ChunkedArray) else pa.scalar(b))
         except (pa.ArrowException, TypeError, OverflowError) as error:
             kind = getattr(a, "type", "")
             raise DataError(
@@ -210,5 +212,9 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _filled(column: pa.Array) -> pa.Array:
-    return pc.fill_null(column, False).to_numpy(zero_copy_only=False)
+def _true_rows(found: pa.Array) -> NDArray[np.uint64]:
+    return numbers_of(_whole(pc.indices_nonzero(found)), np.uint64)
+
+
+def _whole(column: pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

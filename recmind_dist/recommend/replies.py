@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from recmind_dist.recommend.bundle import Bundle
+from recmind_dist.recommend.bundle import Bundle, arrow_numbers
 from recmind_dist.types import FloatArray, IntArray
 
 
@@ -122,16 +122,18 @@ class Rankings(Sequence[Ranking]):
         return ranking_table(self.user_ids, self.positions, self.scores, item_ids)
 
 
+_IDS = pa.dictionary(pa.int32(), pa.string())
+RANKING = pa.schema([("user", _IDS), ("rank", pa.int32()), ("item", _IDS), ("score", pa.float32())])
+
+
 def ranking_table(
     user_ids: Sequence[str | None], positions: IntArray, scores: FloatArray, item_ids: pa.Array
 ) -> pa.Table:
     """Columns user, rank, item, score; ids are dictionaries of strings."""
     row, place = np.nonzero(positions >= 0)
-    users = pa.DictionaryArray.from_arrays(
-        pa.array(row.astype(np.int32)), pa.array(user_ids, pa.string())
+    users, items = (
+        pa.DictionaryArray.from_arrays(arrow_numbers(at.astype(np.int32)), ids)
+        for at, ids in ((row, pa.array(user_ids, pa.string())), (positions[row, place], item_ids))
     )
-    items = pa.DictionaryArray.from_arrays(
-        pa.array(positions[row, place].astype(np.int32)), item_ids
-    )
-    rank, score = (place + 1).astype(np.int32), scores[row, place]
-    return pa.table({"user": users, "rank": rank, "item": items, "score": score})
+    rank, score = arrow_numbers((place + 1).astype(np.int32)), arrow_numbers(scores[row, place])
+    return pa.Table.from_arrays([users, rank, items, score], schema=RANKING)
