@@ -1,6 +1,5 @@
 """Conditions on items: what they choose, and what is refused in a sentence."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
