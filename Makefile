@@ -37,7 +37,7 @@ audit: $(STAMP)
 # pip's own file of exact versions; --editable so that a change of the code needs no second installation
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,gguf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,serve,faiss,gguf,dev]'
 	touch $(STAMP)
 
 clean:

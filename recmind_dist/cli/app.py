@@ -10,6 +10,7 @@ import typer
 
 from recmind_dist.causes import telling_line
 from recmind_dist.errors import RecmindError
+from recmind_dist.extras import remedy_of
 
 if TYPE_CHECKING:
     from recmind_dist.pipeline.run import Pipeline
@@ -233,6 +234,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, UsageError):
         error.show()
         return int(error.exit_code)
+    if isinstance(error, ModuleNotFoundError) and (remedy := remedy_of(error)):
+        print(f"error: {remedy}", file=sys.stderr)
+        return 2
     kind = type(error)  # torch itself is not imported by commands that do not need it
     if kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("torch"):
         remedy = "wait until it is free, or hide it: CUDA_VISIBLE_DEVICES= recmind …"

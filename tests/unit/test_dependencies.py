@@ -12,9 +12,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from recmind_dist.extras import remedy_of
+
 ROOT = Path(__file__).parents[2]
 BY_NAME = {"import_module", "importorskip"}
 OURS = {"recmind_dist", "launchers", "benchmarks", "tests"}
+EXTRAS = ("train", "text", "serve", "faiss", "gguf", "pyg")
 PEERS = {  # that benchmarks compare with, in environments of their own or where they happen to be
     "implicit": "a peer",
     "recbole": "needs an older numpy",
@@ -73,7 +76,7 @@ def third_party(folders: Iterable[str]) -> dict[str, str]:
 
 
 def test_the_package_declares_what_it_imports() -> None:
-    found, known = third_party(["recmind_dist", "launchers"]), declared("pyg", "gguf")
+    found, known = third_party(["recmind_dist", "launchers"]), declared(*EXTRAS)
     allowed = known.keys() | COMES_WITH.keys()
     missing = {name: path for name, path in found.items() if name not in allowed}
     assert not missing, f"imported but not in pyproject.toml's dependencies: {missing}"
@@ -81,21 +84,40 @@ def test_the_package_declares_what_it_imports() -> None:
 
 def test_tests_and_benchmarks_declare_what_they_import() -> None:
     found = third_party(["tests", "benchmarks", ".ci"])
-    known = declared("pyg", "gguf", "dev").keys() | PEERS.keys()
+    known = declared(*EXTRAS, "dev").keys() | PEERS.keys()
     missing = {name: path for name, path in found.items() if name not in known}
     assert not missing, f"imported but not in pyproject.toml's dev extra: {missing}"
 
 
 def test_nothing_is_declared_that_nothing_imports() -> None:
-    idle = declared().keys() - third_party(["recmind_dist"]).keys() - NEVER_IMPORTED.keys()
+    idle = declared("train").keys() - third_party(["recmind_dist"]).keys() - NEVER_IMPORTED.keys()
     assert not idle, f"in pyproject.toml's dependencies, but no file imports: {sorted(idle)}"
+
+
+def test_a_missing_package_is_named_with_an_extra_that_has_it() -> None:
+    base, known = declared().keys(), packages_distributions()
+    modules = {m.partition(".")[0] for m in _modules_of_the_package()} - sys.stdlib_module_names
+    for module in modules - OURS - {"triton", "pyg_lib"}:
+        name = canonicalize_name(min(known.get(module) or [DISTRIBUTION_OF.get(module, module)]))
+        if name in base:
+            continue
+        remedy = remedy_of(ModuleNotFoundError(name=f"{module}.part"))
+        assert remedy is not None, f"{module}: in no list of recmind_dist/extras.py"
+        extra = remedy.partition("[")[2].partition("]")[0]
+        assert name in declared(extra).keys() - base, f"{module}: not in the extra {extra}"
+    assert remedy_of(ModuleNotFoundError(name="recmind_dist.nothing")) is None
+
+
+def _modules_of_the_package() -> Iterator[str]:
+    for path in (ROOT / "recmind_dist").rglob("*.py"):
+        yield from imported_modules(path.read_text(encoding="utf-8"))
 
 
 def test_every_declared_library_is_pinned_within_its_range() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     version_of = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
-    wanted = declared("gguf", "dev")
+    wanted = declared(*(extra for extra in (*EXTRAS, "dev") if extra != "pyg"))
     assert not wanted.keys() - version_of.keys(), "declared, but without a line in constraints.txt"
     outside = [str(r) for name, r in wanted.items() if not r.specifier.contains(version_of[name])]
     assert not outside, f"constraints.txt pins a version outside the range of: {outside}"
