@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -66,21 +66,22 @@ def recommend(
     if users is not None and out is None:
         raise typer.BadParameter("--users: give --out FILE, too")
     recommender = _load(source)
-    allowed = _allowed(recommender, where, items, exclude)
+    allowed = recommender.allowed(where, *_item_files(recommender, items, exclude))
     if out is not None:
         _write(recommender, out, users, k, allowed, seen)
         return
     profiles, left_out = _profiles(recommender, user or [], history, text)
     rankings = recommender.rank(profiles, k, allowed, seen, left_out)
     if not profiles and left_out:
-        raise DataError(f"none of these users is known: {', '.join(list(left_out)[:_LISTED])}")
+        user_id, reason = next(iter(left_out.items()))
+        raise DataError(f"nobody to rank for: user {user_id!r}: {reason}")
     if as_json:
         found = [ranking.to_dict() for ranking in rankings]
         print(json.dumps({"rankings": found, "left_out": left_out}))
         return
     for row in range(len(rankings)):
         _print(rankings[row] if why else rankings.plain(row), text, why)
-    _list_left_out("users", left_out)
+    _list_left_out(left_out)
 
 
 @app.command()
@@ -97,8 +98,7 @@ def similar(
     from recmind_dist.report.printable import printable
 
     recommender = _load(source)
-    kept = None if items is None else _ids(items)
-    left = None if exclude is None else _ids(exclude)
+    kept, left = _item_files(recommender, items, exclude)
     found = recommender.similar(item, k, where=where, items=kept, exclude=left)
     if as_json:
         print(json.dumps({"item_id": item, "similar": [vars(one) for one in found]}))
@@ -119,15 +119,15 @@ def _load(source: Path) -> "Recommender":
     return load(source)
 
 
-def _allowed(
-    recommender: "Recommender", where: str | None, items: Path | None, exclude: Path | None
-) -> "BoolArray | None":
+def _item_files(
+    recommender: "Recommender", items: Path | None, exclude: Path | None
+) -> tuple[list[str] | None, list[str] | None]:
+    """Ids of both files; says which are of no item."""
     kept = None if items is None else _ids(items)
     left = None if exclude is None else _ids(exclude)
-    _list_left_out(
-        "items", dict.fromkeys(recommender.unknown_items([*(kept or ()), *(left or ())]))
-    )
-    return recommender.allowed(where, kept, left)
+    unknown = recommender.unknown_items([*(kept or ()), *(left or ())])
+    _list_left_out(dict.fromkeys(unknown, f"not in {recommender.bundle.name}"))
+    return kept, left
 
 
 def _profiles(
@@ -154,7 +154,7 @@ def _write(
 
     ids = None if users is None else _ids(users)
     written = write_recommendations(recommender, out, k, ids, allowed, seen)
-    _list_left_out("users", written.left_out)
+    _list_left_out(written.left_out)
     say(f"{out}: {written.num_rows} recommendations for {written.num_users} users")
 
 
@@ -164,15 +164,14 @@ def _ids(path: Path) -> list[str]:
     return list(read_ids(path))
 
 
-def _list_left_out(what: str, left_out: Iterable[str]) -> None:
-    """Names the first few, on the error stream."""
+def _list_left_out(left_out: Mapping[str, str]) -> None:
+    """Names the first few of each reason, on the error stream."""
     from recmind_dist.report.printable import printable
 
-    ids = [printable(one) for one in left_out]
-    if ids:
+    for reason in dict.fromkeys(left_out.values()):
+        ids = [printable(one) for one, why in left_out.items() if why == reason]
         more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
-        named = ", ".join(ids[:_LISTED])
-        print(f"{len(ids)} {what} left out, not known here: {named}{more}", file=sys.stderr)
+        print(f"left out, {reason}: {', '.join(ids[:_LISTED])}{more}", file=sys.stderr)
 
 
 def _print(ranking: "Ranking", text: str | None, why: bool) -> None:

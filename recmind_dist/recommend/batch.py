@@ -43,6 +43,7 @@ def write_recommendations(
         allowed: see `Recommender.allowed`.
     Raises:
         DataError: k is below 1.
+        OSError: the file cannot be written.
         StoreError: the bundle is damaged.
     """
     import pyarrow.parquet as pq
@@ -50,7 +51,7 @@ def write_recommendations(
     blocks = _Blocks(recommender, recommender.size(k), allowed, seen)
     temporary = out.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{out.name}")
     try:
-        with pq.ParquetWriter(temporary, RANKING) as writer:
+        with temporary.open("xb") as file, pq.ParquetWriter(file, RANKING) as writer:
             for table in blocks.tables(None if users is None else set(users)):
                 writer.write_table(table, row_group_size=max(1, len(table)))
         temporary.replace(out)

@@ -236,7 +236,8 @@ class Users:
         groups, inside = np.divmod(np.asarray(rows), ROW_GROUP)
         wanted, at = np.unique(groups, return_inverse=True)
         parts = [self._group(int(group), (column,))[column] for group in wanted]
-        joined = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
+        kind = self._file.schema_arrow.field(column).type
+        joined = pa.chunked_array([chunk for part in parts for chunk in part.chunks], kind)
         starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
         return _taken(joined, starts[at] + inside) if len(wanted) else joined
 

@@ -31,7 +31,7 @@ __all__ = ["Neighbor", "Ranking", "Rankings", "Recommendation", "Recommender", "
 RUN_BUNDLE = "bundle"
 """The bundle's directory in a run directory."""
 
-NOTHING_KNOWN = "has no interaction and no text"
+NOTHING_KNOWN = "no interaction and no text"
 
 Seen: TypeAlias = Literal["exclude", "include"]
 TextQuery: TypeAlias = Callable[[Sequence[str]], FloatArray]
@@ -169,7 +169,7 @@ class Recommender:
             raise DataError("nobody to rank for: give user_id, history or text")
         found = known_profiles(self.bundle, np.array([row]))
         if not np.isfinite(found.vectors).all():
-            raise DataError(f"user {str(user_id)!r} {NOTHING_KNOWN}: give a history")
+            raise DataError(f"user {str(user_id)!r}: {NOTHING_KNOWN}: give a history")
         return found
 
     def profiles(self, users: Iterable[Any]) -> tuple[Profiles, dict[str, str]]:
@@ -314,7 +314,9 @@ def load(path: str | Path) -> Recommender:
         StoreError: neither, or damaged.
     """
     path = Path(path)
-    if (path / "config.yaml").is_file() and not (path / MANIFEST).is_file():
+    if not (path / MANIFEST).is_file():
+        if not (path / "config.yaml").is_file():
+            raise StoreError(f"{path}: neither a bundle nor a run: give the directory of one")
         if not (path / RUN_BUNDLE / MANIFEST).is_file():
             raise StoreError(
                 f"{path}: a run without a bundle: train it to the end, or run `recmind export "

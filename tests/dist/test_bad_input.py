@@ -239,7 +239,7 @@ def test_a_directory_that_is_no_run(fails: Fails) -> None:
         "runs/none/config.yaml: cannot be read (No such file or directory)"
     )
     said = fails("recommend", "runs/none", "--user", "u1")
-    assert said.startswith("runs/none/config.yaml: cannot be read (No such file or directory)")
+    assert said.startswith("runs/none: neither a bundle nor a run")
     assert fails("run", "none.yaml").startswith("none.yaml: cannot be read")
 
 

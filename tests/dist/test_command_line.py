@@ -147,7 +147,9 @@ def test_recommend_prints_titles_and_serves_a_user_who_has_only_a_text(
         assert titled
         assert all(row[3] == labels[row[2]] for row in titled)
     sentence = refusal(["recommend", "runs/shop", "--user", "nobody"], capfd)
-    assert sentence == "error: user 'nobody' is not in shop: its 201 users have ids like 'u-new'"
+    assert sentence == (
+        "error: user 'nobody' is not in shop, whose users have ids like 'u-new': give a history"
+    )
 
 
 @pytest.mark.timeout(300)

@@ -1,65 +1,179 @@
-"""What `recmind recommend` makes of its options."""
+"""`recmind recommend` and `recmind similar` on a bundle: what is printed, written and refused."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from benchmarks.random_bundle import RandomBundle
 from recmind_dist.cli.app import main
-from recmind_dist.recommend.recommender import Recommendation
+from recmind_dist.recommend.recommender import Recommender, load
+
+Run = Callable[..., tuple[str, str]]
 
 
-class Listening:
-    """A recommender that keeps what it is called with."""
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    home = tmp_path_factory.mktemp("recommend")
+    return str(RandomBundle(60, 40, dim=4, history=5).write(home / "bundle"))
 
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
 
-    def recommend(self, user_id: str, k: int) -> list[Recommendation]:
-        self.calls.append((user_id, k))
-        return [Recommendation("i7", "a lamp", 1.0)]
-
-    def recommend_from(
-        self, history: list[str], k: int, user_id: str | None = None
-    ) -> list[Recommendation]:
-        self.calls.append((history, k, user_id))
-        return [Recommendation("i8", "a chair", 1.0)]
+@pytest.fixture(scope="module")
+def recommender(source: str) -> Recommender:
+    return load(source)
 
 
 @pytest.fixture
-def recommender(monkeypatch: pytest.MonkeyPatch) -> Listening:
-    found = Listening()
-    monkeypatch.setattr("recmind_dist.recommend.recommender.load", lambda run: found)
-    return found
+def run(source: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(command: str, *words: str, code: int = 0) -> tuple[str, str]:
+        if code:
+            with pytest.raises(SystemExit) as stop:
+                main([command, source, *words])
+            assert stop.value.code == code
+        else:
+            main([command, source, *words])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return said.out, said.err
+
+    return run
+
+
+def ids_of(out: str) -> list[str]:
+    return [line.split()[2] for line in out.splitlines() if line[:3].strip().isdigit()]
+
+
+def test_a_user_and_a_history_are_ranked_as_from_python(run: Run, recommender: Recommender) -> None:
+    out, _ = run("recommend", "--user", "u1", "--k", "4")
+    assert out.splitlines()[0] == "for user u1:"
+    assert ids_of(out) == [item.item_id for item in recommender.recommend("u1", 4)]
+    out, _ = run("recommend", "--history", "i3, i9,,i1", "--k", "4")
+    assert out.splitlines()[0] == "for a new user:"
+    expected = recommender.recommend(history=["i3", "i9", "i1"], k=4)
+    assert ids_of(out) == [item.item_id for item in expected]
+    out, _ = run("recommend", "--history", "i3", "--user", "u1", "--k", "4")
+    assert out.splitlines()[0] == "for user u1:"
+    expected = recommender.recommend("u1", 4, history=["i3"])
+    assert ids_of(out) == [item.item_id for item in expected]
+
+
+def test_unknown_users_are_listed_and_the_others_served(run: Run) -> None:
+    out, errors = run("recommend", "--user", "u1", "--user", "nobody", "--user", "u2", "--k", "1")
+    assert [line for line in out.splitlines() if line[0] == "f"] == ["for user u1:", "for user u2:"]
+    assert errors == "left out, not in random: nobody\n"
+    _, errors = run("recommend", "--user", "nobody", "--user", "none", code=2)
+    assert errors == "error: nobody to rank for: user 'nobody': not in random\n"
+    _, errors = run("recommend", "--user", "nobody", code=2)
+    assert errors == (
+        "error: user 'nobody' is not in random, whose users have ids like 'u0': give a history\n"
+    )
+
+
+def test_files_of_items_and_conditions_narrow_what_is_ranked(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("i1\ni2\n\ni6\ni99\n")
+    pl.DataFrame({"item_id": ["i2"], "why": ["sold"]}).write_parquet(tmp_path / "out.parquet")
+    kept = ["--items", str(tmp_path / "kept.txt"), "--seen", "include"]
+    out, errors = run("recommend", "--user", "u1", *kept)
+    assert sorted(ids_of(out)) == ["i1", "i2", "i6"]
+    assert errors == "left out, not in random: i99\n"
+    out, _ = run("recommend", "--user", "u1", *kept, "--exclude", str(tmp_path / "out.parquet"))
+    assert sorted(ids_of(out)) == ["i1", "i6"]
+    out, _ = run("recommend", "--user", "u1", *kept, "--where", 'category == "Games"')
+    assert sorted(ids_of(out)) == ["i1", "i6"]
+    out, _ = run("similar", "--item", "i1", "--items", str(tmp_path / "kept.txt"))
+    assert sorted(ids_of(out)) == ["i2", "i6"]
+
+
+def test_json_has_the_reasons(run: Run, recommender: Recommender) -> None:
+    expected = recommender.recommend("u1", 2)
+    out, _ = run("recommend", "--user", "u1", "--json", "--k", "2")
+    answer = json.loads(out)
+    assert answer == {"rankings": [json.loads(json.dumps(expected.to_dict()))], "left_out": {}}
+    [ranking] = answer["rankings"]
+    assert set(ranking["gates"]) == {"graph", "text"}
+    assert set(ranking["items"][0]["shares"]) == {"graph", "text", "bias"}
+    out, _ = run("recommend", "--user", "u1", "--user", "u7", "--user", "no", "--json", "--k", "2")
+    answer = json.loads(out)
+    assert [one["user_id"] for one in answer["rankings"]] == ["u1", "u7"]
+    assert answer["left_out"] == {"no": "not in random"}
+    out, _ = run("recommend", "--user", "u1", "--k", "2", "--why")
+    best = recommender.recommend("u1", 2)[0]
+    assert f"graph {best.shares['graph']:.3f}, text {best.shares['text']:.3f}" in out
+    assert f"; near {best.nearest[0].title}" in out
+    out, _ = run("similar", "--item", "i4", "--k", "2", "--json")
+    near = recommender.similar("i4", 2)
+    assert json.loads(out)["similar"] == [vars(one) for one in near]
+
+
+def test_all_users_or_a_list_are_written_to_a_file(
+    run: Run, recommender: Recommender, tmp_path: Path
+) -> None:
+    every, some = tmp_path / "all.parquet", tmp_path / "some.parquet"
+    out, _ = run("recommend", "--out", str(every), "--k", "3")
+    assert out == f"{every}: 180 recommendations for 60 users\n"
+    frame = pl.read_parquet(every)
+    assert frame.columns == ["user", "rank", "item", "score"]
+    for user_id in ("u0", "u59"):
+        rows = frame.filter(pl.col("user").cast(pl.String) == user_id)
+        expected = recommender.recommend(user_id, 3)
+        assert rows["item"].cast(pl.String).to_list() == [item.item_id for item in expected]
+        assert rows["score"].to_list() == pytest.approx([item.score for item in expected])
+        assert rows["rank"].to_list() == [1, 2, 3]
+
+    pl.DataFrame({"user": ["u7", "who", "u3"]}).write_parquet(tmp_path / "users.parquet")
+    words = ["--users", str(tmp_path / "users.parquet"), "--k", "3", "--where", "year > 2000"]
+    out, errors = run("recommend", "--out", str(some), *words)
+    assert out == f"{some}: 6 recommendations for 2 users\n"
+    assert errors == "left out, not in random: who\n"
+    found = recommender.recommend(users=["u3", "u7"], k=3, where="year > 2000")
+    written = pl.read_parquet(some).with_columns(pl.col("user", "item").cast(pl.String))
+    expected_frame = pl.DataFrame(found.to_arrow()).with_columns(
+        pl.col("user", "item").cast(pl.String)
+    )
+    assert written.equals(expected_frame)
 
 
 @pytest.mark.parametrize(
-    ("words", "call", "title"),
+    ("words", "sentence"),
     [
-        (["--user", "u1"], ("u1", 10), "for user u1:"),
-        (["--history", "b, a,,c"], (["b", "a", "c"], 10, None), "for a new user:"),
-        (["--history", "a", "--user", "u1", "--k", "3"], (["a"], 3, "u1"), "for user u1:"),
-        (["--history", ""], ([], 10, None), "for a new user:"),
+        (["--user", "u1", "--where", "color == 1"], "no column 'color': the items have id, title"),
+        (["--history", ""], "the history is empty: give item ids"),
+        (["--history", "i1,i99"], "item 'i99' of the history is not in random"),
+        (["--text", "a lamp"], "no language model"),
+        (["--user", "u1", "--items", "none.txt"], "none.txt: no such file"),
+        (["--out", "nowhere/recs.parquet"], "nowhere"),
     ],
 )
-def test_a_history_goes_in_its_order_to_the_user_or_a_new_one(
-    recommender: Listening,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    call: Any,
-    title: str,
+def test_bad_input_ends_in_a_sentence(
+    run: Run, words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    main(["recommend", "run", *words])
-    assert recommender.calls == [call]
-    assert capsys.readouterr().out.splitlines()[0] == title
+    monkeypatch.chdir(tmp_path)
+    _, errors = run("recommend", *words, code=4 if "--out" in words else 2)
+    assert errors.startswith("error: ")
+    assert sentence in errors
+    assert len(errors.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
-def test_neither_user_nor_history_is_a_mistyped_command(
-    recommender: Listening, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["recommend", "run"])
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert said.startswith("Usage: ")
-    assert "--history" in said
-    assert recommender.calls == []
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--user", "u1", "--out", "x"],
+        ["--user", "u1", "--users", "x"],
+        ["--user", "u1", "--user", "u2", "--history", "i1"],
+        ["--user", "u1", "--k", "0"],
+        ["--user", "u1", "--seen", "maybe"],
+    ],
+)
+def test_options_that_contradict_each_other_show_the_usage(run: Run, words: list[Any]) -> None:
+    _, errors = run("recommend", *words, code=2)
+    assert errors.startswith("Usage: ")
+
+
+def test_k_above_the_catalogue_gives_what_there_is(run: Run) -> None:
+    out, _ = run("recommend", "--user", "u1", "--k", "1000", "--seen", "include")
+    assert len(ids_of(out)) == 40
