@@ -320,7 +320,7 @@ def load(path: str | Path) -> Recommender:
         if not (path / RUN_BUNDLE / MANIFEST).is_file():
             raise StoreError(
                 f"{path}: a run without a bundle: train it to the end, or run `recmind export "
-                f"{path}`"
+                f"{path} --to {path / RUN_BUNDLE}`"
             )
         path = path / RUN_BUNDLE
     return Recommender(Bundle.open(path))
