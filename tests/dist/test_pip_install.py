@@ -1,4 +1,4 @@
-"""`pip install recmind-dist` in an environment of its own ranks by a bundle. Needs a package index."""
+"""`pip install recmind-dist` in a new environment ranks by a bundle. Needs a package index."""
 
 import subprocess
 import sys
