@@ -26,7 +26,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recmind_dist.errors import StoreError
+from recmind_dist.recommend.parquet_tables import (
+    check_columns,
+    damaged,
+    open_parquet,
+    read_columns,
+    unlike,
+    vector_width,
+)
 from recmind_dist.storage.keys import sha256_file
+from recmind_dist.storage.manifest import NAME as MANIFEST
 from recmind_dist.storage.manifest import read_manifest, verify_manifest
 from recmind_dist.types import FloatArray, Int32Array
 
@@ -40,6 +49,7 @@ OWN_COLUMNS = ("id", "vector", "title", "degree")
 ROW_GROUP = 4096
 """Users that are read at a time."""
 _FEW_ROWS = 64
+_HISTORIES = ("list<element: int32>", "list<item: int32>")
 _Number = TypeVar("_Number", bound=np.generic)
 
 
@@ -81,7 +91,13 @@ class Bundle:
                 )
         if verify:
             verify_manifest(path, manifest)
-        return cls(path, manifest)
+        bundle = cls(path, manifest)
+        try:
+            _ = bundle.name, bundle.num_users, bundle.num_items, bundle.views, manifest["model"]
+            _ = manifest["fold_in"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path / MANIFEST}: not what a bundle's manifest says") from error
+        return bundle
 
     @property
     def num_users(self) -> int:
@@ -147,7 +163,9 @@ class Bundle:
     @cached_property
     def users(self) -> "Users":
         """The users' rows, read in groups."""
-        return Users(self.path / "users.parquet")
+        users = Users(self.path / "users.parquet", self.num_items)
+        users.check(self.num_users, self.item_width)
+        return users
 
     @cached_property
     def states(self) -> dict[str, NDArray[Any]]:
@@ -164,12 +182,22 @@ class Bundle:
         """Weights of the text view by name, and of the whitening. Empty without texts."""
         return self._tensors("projection.safetensors")
 
+    @property
+    def item_width(self) -> int:
+        """C."""
+        return int(self._items_file.schema_arrow.field("vector").type.list_size)
+
     @cached_property
     def _items_file(self) -> "pq.ParquetFile":
-        return open_parquet(self.path / "items.parquet")
+        path = self.path / "items.parquet"
+        file = open_parquet(path)
+        check_columns(file, path, {"id": "string", "title": "string"}, self.num_items)
+        if vector_width(file, "vector") - self.views[-1].stop not in (0, 1):
+            raise unlike(path, "vector")
+        return file
 
     def _items(self, columns: list[str]) -> pa.Table:
-        return _read(self._items_file, self.path / "items.parquet", columns)
+        return read_columns(self._items_file, self.path / "items.parquet", columns)
 
     def _tensors(self, name: str) -> dict[str, Any]:
         from safetensors.numpy import load_file
@@ -183,16 +211,28 @@ class Bundle:
 
 
 class Users:
-    """users.parquet, read a row group at a time."""
+    """users.parquet, read a row group at a time.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        num_items: which positions of a history may be there; None: any.
+    """
+
+    def __init__(self, path: Path, num_items: int | None = None) -> None:
+        self._path, self._num_items = path, num_items or np.iinfo(np.int32).max
         self._file = open_parquet(path)
+
+    def check(self, num_users: int, width: int) -> None:
+        """Raises StoreError: not the columns of `num_users` users with vectors of this width."""
+        check_columns(self._file, self._path, {"id": "string"}, num_users)
+        if vector_width(self._file, "vector") != width:
+            raise unlike(self._path, "vector")
+        if str(self._file.schema_arrow.field("history").type) not in _HISTORIES:
+            raise unlike(self._path, "history")
 
     @cached_property
     def ids(self) -> list[str]:
         """External ids, in row order."""
-        table = _read(self._file, self._path, ["id"])
+        table = read_columns(self._file, self._path, ["id"])
         return [str(user_id) for user_id in table["id"].to_pylist()]
 
     @cached_property
@@ -214,7 +254,7 @@ class Users:
 
     def histories(self, rows: NDArray[np.integer[Any]]) -> list[Int32Array]:
         """Positions of each user's items, the oldest first."""
-        return lists_of_column(self._take(rows, "history"))
+        return self._lists(self._take(rows, "history"))
 
     def width(self, column: str) -> int:
         """Numbers in each vector of a column."""
@@ -230,7 +270,15 @@ class Users:
         for group in range(self._file.num_row_groups):
             table = self._group(group, ("id", "vector", "history"))
             ids = [str(user_id) for user_id in table["id"].to_pylist()]
-            yield ids, matrix_of_column(table["vector"]), lists_of_column(table["history"])
+            yield ids, matrix_of_column(table["vector"]), self._lists(table["history"])
+
+    def _lists(self, column: pa.ChunkedArray) -> list[Int32Array]:
+        """Positions of items, which must be some."""
+        lists = lists_of_column(column)
+        for items in lists:
+            if len(items) and not 0 <= items.min() <= items.max() < self._num_items:
+                raise unlike(self._path, "history")
+        return lists
 
     def _take(self, rows: NDArray[np.integer[Any]], column: str) -> pa.ChunkedArray:
         groups, inside = np.divmod(np.asarray(rows), ROW_GROUP)
@@ -245,7 +293,7 @@ class Users:
         try:
             return self._file.read_row_group(group, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self._path, error) from error
+            raise damaged(self._path, error) from error
 
 
 def matrix_of_column(column: pa.ChunkedArray) -> FloatArray:
@@ -297,25 +345,3 @@ def vector_column(matrix: FloatArray) -> pa.FixedSizeListArray:
     """[rows, width] as a column."""
     flat = arrow_numbers(np.ascontiguousarray(matrix, np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
-
-
-def open_parquet(path: Path) -> "pq.ParquetFile":
-    """Raises StoreError: absent or damaged."""
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
-
-
-def _read(file: "pq.ParquetFile", path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> StoreError:
-    first = (str(error).splitlines() or [""])[0][:120]
-    return StoreError(f"{path}: cannot be read ({first}): copy or export the bundle again")

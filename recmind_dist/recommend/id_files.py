@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from recmind_dist.errors import DataError
-from recmind_dist.recommend.bundle import open_parquet
+from recmind_dist.recommend.parquet_tables import open_parquet
 
 _USUAL = ("id", "user", "user_id", "item", "item_id")
 

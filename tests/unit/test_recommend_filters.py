@@ -25,6 +25,14 @@ COLUMNS: dict[str, Any] = {
     "made": [{"in": "PT", "year": 1999}, {"in": "FR", "year": 2001}, None, None, None],
     "Product Type": ["p", "q", "p", "q", "p"],
 }
+CONTENT = {
+    "num_items": 5,
+    "num_users": 0,
+    "name": "toy",
+    "model": "mf",
+    "views": [["graph", 2]],
+    "fold_in": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     table = pa.table(COLUMNS)
     table = table.set_column(4, "category", table["category"].dictionary_encode())
     pq.write_table(table, path / "items.parquet", row_group_size=2)
-    write_manifest(path, KIND, SCHEMA, {"num_items": 5, "num_users": 0, "name": "toy"})
+    write_manifest(path, KIND, SCHEMA, CONTENT)
     return Bundle.open(path)
 
 
