@@ -75,7 +75,7 @@ class Recommender:
 
     @cached_property
     def fold_in(self) -> FoldIn:
-        """Made when the first history comes."""
+        """Made when the first history comes, on one rank alone."""
         return FoldIn(self.bundle)
 
     def _row_of(self, user_id: str | int) -> int:
