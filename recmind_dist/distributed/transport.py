@@ -95,10 +95,9 @@ class Transport:
 
         Returns: what all ranks sent, in rank order, and the number of each one's rows, [P].
         """
-        pending = self.start_all_to_all(x, send, receive)
-        if isinstance(pending, GroupAllToAll):
-            return pending.wait_single()
-        parts = pending.wait()
+        if self.mailboxes is None:
+            return GroupAllToAll(self.group, x, send, receive, None).wait_single()
+        parts = self.all_to_all(x, send, receive)
         return torch.cat(parts), [len(part) for part in parts]
 
     def start_all_to_all(

@@ -41,7 +41,7 @@ class Pairs:
 class PairLookup(Protocol):
     """What the rows of users say of this rank's pairs of a global batch."""
 
-    def of_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
         """What `answer` makes of each pair, [b, k]. Collective: every rank must call.
 
         Args:
@@ -49,7 +49,7 @@ class PairLookup(Protocol):
         """
         ...
 
-    def of_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
         """What `answer` makes of each distinct user, ascending, [U, k].
 
         Collective: every rank must call.
@@ -156,7 +156,7 @@ class WholeGraph:
         world_size: int = 1,
         context: DistContext | None = None,
     ) -> None:
-        self.rows, self._context = EdgeRows.of_graph(graph), context
+        self.rows, self.context = EdgeRows.of_graph(graph), context
         self._rank, self._world_size = rank, world_size
 
     def items_of_edges(self, edges: IntArray, users: IntArray) -> IntArray:
@@ -185,8 +185,8 @@ class WholeGraph:
 
     def gather_counts(self, count: Callable[[int], IntArray]) -> IntArray:
         """See `GraphAccess`. Collective: every rank must call."""
-        if self._context is not None:
-            return gather_counts(count, self._context)
+        if self.context is not None:
+            return gather_counts(count, self.context)
         return np.stack([count(rank) for rank in range(self._world_size)])
 
 
@@ -198,11 +198,11 @@ class WholeLookup:
         items = rows.indices[share.edges].astype(np.int64)
         self._pairs = Pairs(users, items, share.input_id)
 
-    def of_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
         """See `PairLookup`."""
         return answer(self._pairs)
 
-    def of_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
         """See `PairLookup`."""
         return answer(np.unique(self._pairs.users))
 

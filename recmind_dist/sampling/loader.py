@@ -216,7 +216,7 @@ class NeighborLoader:
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), mask)
         shared_positive = np.zeros((len(user_index), 0), np.bool_)
         if len(shared):
-            shared_positive = lookup.of_users(partial(negatives.positives_among, shared=shared))
+            shared_positive = lookup.ask_users(partial(negatives.positives_among, shared=shared))
         b = len(users)
         index = torch.from_numpy(local)
         return Batch(
@@ -248,13 +248,13 @@ class NeighborLoader:
         paired = self.negatives == "pairs"
         draw = partial(_negatives_of, negatives, stream_key(key, "negatives"))
         if paired and not in_batch:
-            found = lookup.of_pairs(partial(_with_negatives, partial(draw, pool)))
+            found = lookup.ask_pairs(partial(_with_negatives, partial(draw, pool)))
             return found[:, 0], found[:, 1:], pool
-        items = lookup.of_pairs(_items_of)[:, 0]
+        items = lookup.ask_pairs(_items_of)[:, 0]
         if in_batch and self.negatives != "none":
             pool = lookup.gather_items(items)
         if paired:
-            return items, lookup.of_pairs(partial(draw, pool)), pool[:0]
+            return items, lookup.ask_pairs(partial(draw, pool)), pool[:0]
         shared = pool[:0]
         if self.negatives == "shared":
             shared = negatives.shared(stream_key(key, "shared"), pool)

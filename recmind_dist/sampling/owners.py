@@ -150,7 +150,9 @@ def _pack(sizes, of_nodes, of_edges):  # type: ignore[no-untyped-def]
 def _unpack(messages, lengths, sizes, num_of_nodes, num_of_edges):  # type: ignore[no-untyped-def]
     n = sizes.sum()
     of_nodes = np.empty((num_of_nodes, n), np.int32)
-    of_edges = np.empty((num_of_edges, (len(messages) - num_of_nodes * n) // num_of_edges), np.int32)
+    of_edges = np.empty(
+        (num_of_edges, (len(messages) - num_of_nodes * n) // num_of_edges), np.int32
+    )
     node, edge, at = 0, 0, 0
     for p in range(len(sizes)):
         edges = (lengths[p] - num_of_nodes * sizes[p]) // num_of_edges

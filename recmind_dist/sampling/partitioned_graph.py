@@ -154,7 +154,7 @@ class OwnedLookup:
         items = rows.indices[rows.indptr[rows.rows_of(of_user)] + place].astype(np.int64)
         self._pairs = Pairs(of_user, items, input_id)
 
-    def of_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
         """See `PairLookup`. Collective: every rank must call."""
         replies = answer(self._pairs).astype(np.int32)
         got, _ = self._owners.all_to_all(replies, self._told, self._sent)
@@ -162,7 +162,7 @@ class OwnedLookup:
         out[self._order] = got
         return out
 
-    def of_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
         """See `PairLookup`. Owners send bits. Collective: every rank must call.
 
         Both sides know which of the pairs are the first of their user.

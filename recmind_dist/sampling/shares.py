@@ -73,11 +73,11 @@ class Shares:
         source: GraphAccess,
     ) -> None:
         self._graph, self._batch_size, self._steps = graph, batch_size, steps
-        self._users = batch_of == "users"
+        self.batch_of = batch_of
         self._heldout, self._seed, self._source = heldout, seed, source
         self.rank, self.world_size = rank, world_size
-        self._num_positions = graph.num_users if self._users else graph.num_edges
-        self._counted = (-1, -1), np.zeros((world_size, 0), np.int64)
+        self._num_positions = graph.num_users if batch_of == "users" else graph.num_edges
+        self._counted: tuple[int, range, IntArray] = -1, range(0), np.zeros((0, 0), np.int64)
 
     def of_step(self, epoch: int, i: int) -> Share:
         """This rank's share of an epoch's i-th global batch. Collective: every rank must call."""
@@ -100,20 +100,20 @@ class Shares:
 
         Collective: every rank must call.
         """
-        if not self._users and not len(self._heldout):
+        if self.batch_of == "pairs" and not len(self._heldout):
             return np.diff(self._cells(i))
-        (known, start), counts = self._counted
-        if known != epoch or not 0 <= i - start < counts.shape[1]:
-            counts = self._exchange_counts(epoch, i)
-            self._counted = (epoch, i), counts
-            start = i
-        return counts[:, i - start]
+        if not self._knows(epoch, i):
+            ahead = max(1, COUNTED_AHEAD * self.world_size // self._batch_size)
+            steps = range(i, min(i + ahead, self._steps))
+            counts = self._source.gather_counts(partial(self._count_cell, epoch, steps))
+            self._counted = epoch, steps, counts
+        _, steps, counts = self._counted
+        return counts[:, i - steps.start]
 
-    def _exchange_counts(self, epoch: int, i: int) -> IntArray:
-        """Edges of all cells from step i on, [P, steps]. Collective: every rank must call."""
-        ahead = max(1, COUNTED_AHEAD * self.world_size // self._batch_size)
-        count = partial(self._count_cell, epoch, range(i, min(i + ahead, self._steps)))
-        return self._source.gather_counts(count)
+    def _knows(self, epoch: int, i: int) -> bool:
+        """Whether the counts of this step have come; the same on every rank."""
+        known, steps, _ = self._counted
+        return known == epoch and i in steps
 
     def _count_cell(self, epoch: int, steps: range, rank: int) -> IntArray:
         """Edges of a rank's cell in some steps."""
@@ -121,7 +121,7 @@ class Shares:
         return np.array(sizes, np.int64)
 
     def _cells(self, i: int) -> IntArray:
-        """Positions in the epoch's order at which the cells of a step begin, and the end. [P + 1]"""
+        """Where the cells of a step begin in the epoch's order, and end, [P + 1]."""
         start = i * self._batch_size
         count = min(start + self._batch_size, self._num_positions) - start
         return start + count * np.arange(self.world_size + 1, dtype=np.int64) // self.world_size
@@ -131,7 +131,7 @@ class Shares:
         cells = self._cells(i)
         order = Permutation(self._num_positions, stream_key(self._seed, "epoch", epoch))
         drawn = order(np.arange(cells[cell], cells[stop], dtype=np.int64))
-        edges = edges_of_users(self._graph, drawn) if self._users else drawn
+        edges = edges_of_users(self._graph, drawn) if self.batch_of == "users" else drawn
         return edges[~are_among(edges, self._heldout)]
 
 

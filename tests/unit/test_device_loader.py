@@ -69,7 +69,11 @@ def assert_same_nodes(left: Batch | None, right: Batch | None) -> None:
         return
     assert left.global_batch_size == right.global_batch_size
     assert (left.masked_edges is None) == (right.masked_edges is None)
-    for name in ("input_id", "pairs", *(["masked_edges"] if right.masked_edges is not None else [])):
+    for name in (
+        "input_id",
+        "pairs",
+        *(["masked_edges"] if right.masked_edges is not None else []),
+    ):
         assert torch.equal(getattr(left, name).cpu(), getattr(right, name)), name
     names = ["src_index", "dst_pos_index", "dst_neg_index", "shared_index"]
     if len(right.shared_index):
