@@ -367,14 +367,26 @@ def _to_local(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def relabel(n_id, ids, local_of):  # type: ignore[no-untyped-def]
-    """Replaces global ids by local ones. Returns the global ids by local id."""
+def relabel(n_id, values, starts, counts, local_of):  # type: ignore[no-untyped-def]
+    """Neighbours of nodes, which stand at values[starts[k] : starts[k] + counts[k]], as local ids.
+
+    Returns the neighbours, node after node, and global ids by local id.
+    """
+    ids = np.empty(counts.sum(), np.int32)
     nodes = np.empty(min(len(n_id) + len(ids), len(local_of)), np.int64)
     nodes[: len(n_id)] = n_id
-    num_nodes = len(n_id)
-    for first in range(0, len(ids), _CHUNK):
-        num_nodes = _to_local(ids, first, min(first + _CHUNK, len(ids)), local_of, nodes, num_nodes)
-    return nodes[:num_nodes].copy()
+    num_nodes, done, edge = len(n_id), 0, 0
+    address = values.ctypes.data
+    for k in range(len(starts)):
+        if k + _NODES_AHEAD < len(starts):
+            fetch_ahead(address + 4 * starts[k + _NODES_AHEAD])
+        for e in range(starts[k], starts[k] + counts[k]):
+            ids[edge] = values[e]
+            edge += 1
+        if edge - done >= _CHUNK or k == len(starts) - 1:
+            num_nodes = _to_local(ids, done, edge, local_of, nodes, num_nodes)
+            done = edge
+    return ids, nodes[:num_nodes].copy()
 
 
 @njit(inline="always", cache=True)

@@ -104,21 +104,28 @@ def pack(
 
 
 def unpack(
-    messages: Int32Array, lengths: IntArray, sizes: IntArray, num_of_nodes: int, num_of_edges: int
-) -> tuple[Int32Array, Int32Array]:
-    """What `pack` put into the messages of all owners.
+    messages: Int32Array,
+    lengths: IntArray,
+    sizes: IntArray,
+    order: IntArray,
+    num_of_nodes: int,
+    num_of_edges: int,
+) -> tuple[Int32Array, IntArray]:
+    """Finds in the messages of all owners what `pack` put there.
 
     Args:
         messages: owner after owner.
         lengths: [P] of the messages.
         sizes: [P] nodes that each owner was asked for.
+        order: [n] the nodes' positions, owner after owner.
         num_of_nodes: k + 1, the counts among them.
         num_of_edges: m.
 
-    Returns: counts and values of the nodes, [k + 1, n], and of the edges, [m, e].
+    Returns: counts and values of the nodes, [k + 1, n], and where in `messages` the values of each
+    one's edges start, [m, n].
     """
-    found: tuple[Int32Array, Int32Array] = _unpack(
-        messages, lengths, sizes, num_of_nodes, num_of_edges
+    found: tuple[Int32Array, IntArray] = _unpack(
+        messages, lengths, sizes, order, num_of_nodes, num_of_edges
     )
     return found
 
@@ -129,58 +136,48 @@ def _pack(sizes, of_nodes, of_edges):  # type: ignore[no-untyped-def]
     lengths = np.empty(len(sizes), np.int64)
     node, edge, at = 0, 0, 0
     for p in range(len(sizes)):
-        start, edges = at, 0
-        for i in range(node, node + sizes[p]):
-            edges += of_nodes[0, i]
+        start, size = at, sizes[p]
+        edges = np.sum(of_nodes[0, node : node + size])
         for k in range(len(of_nodes)):
-            for i in range(node, node + sizes[p]):
-                out[at] = of_nodes[k, i]
-                at += 1
+            out[at : at + size] = of_nodes[k, node : node + size]
+            at += size
         for m in range(len(of_edges)):
-            for e in range(edge, edge + edges):
-                out[at] = of_edges[m, e]
-                at += 1
-        node += sizes[p]
+            out[at : at + edges] = of_edges[m, edge : edge + edges]
+            at += edges
+        node += size
         edge += edges
         lengths[p] = at - start
     return out, lengths
 
 
 @njit(cache=True, nogil=True)
-def _unpack(messages, lengths, sizes, num_of_nodes, num_of_edges):  # type: ignore[no-untyped-def]
-    n = sizes.sum()
-    of_nodes = np.empty((num_of_nodes, n), np.int32)
-    of_edges = np.empty(
-        (num_of_edges, (len(messages) - num_of_nodes * n) // num_of_edges), np.int32
-    )
-    node, edge, at = 0, 0, 0
+def _unpack(messages, lengths, sizes, order, num_of_nodes, num_of_edges):  # type: ignore[no-untyped-def]
+    of_nodes = np.empty((num_of_nodes, len(order)), np.int32)
+    starts = np.empty((num_of_edges, len(order)), np.int64)
+    node, at = 0, 0
     for p in range(len(sizes)):
-        edges = (lengths[p] - num_of_nodes * sizes[p]) // num_of_edges
-        for k in range(num_of_nodes):
-            for i in range(sizes[p]):
-                of_nodes[k, node + i] = messages[at]
-                at += 1
-        for m in range(num_of_edges):
-            for e in range(edges):
-                of_edges[m, edge + e] = messages[at]
-                at += 1
-        node += sizes[p]
-        edge += edges
-    return of_nodes, of_edges
+        size = sizes[p]
+        edges = (lengths[p] - num_of_nodes * size) // num_of_edges
+        first = at + num_of_nodes * size
+        for i in range(size):
+            k = order[node + i]
+            for j in range(num_of_nodes):
+                of_nodes[j, k] = messages[at + j * size + i]
+            for m in range(num_of_edges):
+                starts[m, k] = first + m * edges
+            first += of_nodes[0, k]
+        node += size
+        at += lengths[p]
+    return of_nodes, starts
 
 
 @njit(cache=True, nogil=True)
-def in_order(starts, counts, values):  # type: ignore[no-untyped-def]
-    """Values of edges in the order of their nodes, from the order in which the owners sent them.
-
-    Args:
-        starts, counts: [n] of each node's values.
-        values: [e] int32.
-    """
-    out = np.empty(len(values), np.int32)
+def runs_of(messages, starts, counts):  # type: ignore[no-untyped-def]
+    """messages[starts[k] : starts[k] + counts[k]], one k after the other. int32."""
+    out = np.empty(counts.sum(), np.int32)
     at = 0
     for k in range(len(starts)):
         for e in range(starts[k], starts[k] + counts[k]):
-            out[at] = values[e]
+            out[at] = messages[e]
             at += 1
     return out

@@ -24,7 +24,7 @@ from recmind_dist.sampling.graph_access import (
 )
 from recmind_dist.sampling.neighbor_sampler import Drawn, LocalDraws, NeighborDraws, relabel
 from recmind_dist.sampling.newest_items import Newest, NewestItems
-from recmind_dist.sampling.owners import Owners, in_order, pack, unpack
+from recmind_dist.sampling.owners import Owners, pack, runs_of, unpack
 from recmind_dist.sampling.shares import Share
 from recmind_dist.types import BoolArray, Int32Array, IntArray
 
@@ -88,10 +88,9 @@ class PartitionedGraph:
         found = newest.of_users(asked.astype(np.int64), count)
         of_edges = np.stack([found.items, found.weight.view(np.int32)])
         nothing = np.empty((0, len(asked)), np.int32)
-        replies = owners.all_to_all(*pack(sizes, found.counts, nothing, of_edges))
-        of_users, of_edges = unpack(*replies, sent, 1, 2)
-        starts, counts = _starts_in_order(order, of_users[0])
-        items, weight = (in_order(starts, counts, x) for x in of_edges)
+        messages, lengths = owners.all_to_all(*pack(sizes, found.counts, nothing, of_edges))
+        (counts,), starts = unpack(messages, lengths, sent, order, 1, 2)
+        items, weight = (runs_of(messages, x, counts) for x in starts)
         return Newest(counts, items, weight.view(np.float32))
 
     def look_up(self, share: Share, users: IntArray) -> PairLookup:
@@ -239,27 +238,12 @@ class PartitionedDraws:
         asked, sizes = self._owners.all_to_all(n_id[order].astype(np.int32), sent)
         drawn = self._local.draw_global_ids(asked.astype(np.int64), fan_out, key)
         counts, scale, neighbours = drawn
-        messages = pack(sizes, counts, scale.view(np.int32)[None], neighbours[None])
-        replies = self._owners.all_to_all(*messages)
-        of_nodes, of_edges = unpack(*replies, sent, 2, 1)
-        starts, counts = _starts_in_order(order, of_nodes[0])
-        scale = np.empty(len(n_id), np.float32)
-        scale[order] = of_nodes[1].view(np.float32)
-        ids = in_order(starts, counts, of_edges[0])
-        return Drawn(counts, scale, ids, relabel(n_id, ids, local_of))
+        packed = pack(sizes, counts, scale.view(np.int32)[None], neighbours[None])
+        messages, lengths = self._owners.all_to_all(*packed)
+        (counts, scale), (starts,) = unpack(messages, lengths, sent, order, 2, 1)
+        local, every = relabel(n_id, messages, starts, counts, local_of)
+        return Drawn(counts, scale.view(np.float32), local, every)
 
     def end(self) -> None:
         """See `NeighborDraws`."""
         self._local.end()
-
-
-def _starts_in_order(order: IntArray, counts_by_owner: Int32Array) -> tuple[IntArray, Int32Array]:
-    """Where each node's values start among those that the owners sent, and their number, [n].
-
-    Args:
-        order: [n] of the nodes, owner after owner.
-    """
-    starts, counts = np.empty(len(order), np.int64), np.empty(len(order), np.int32)
-    starts[order] = np.cumsum(counts_by_owner, dtype=np.int64) - counts_by_owner
-    counts[order] = counts_by_owner
-    return starts, counts
