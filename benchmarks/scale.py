@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,9 @@ def main(
         return
     for shape in shapes:  # figures are the last one's
         scale = _measure(report, shape, quick)
-    measure_batches(report, scale.graph, scale.name, PAIRS)
+    assert scale.model is not None
+    growth = measure_batches(report, scale.graph, scale.name, PAIRS)
+    scale.model = replace(scale.model, batch_growth=growth)
     _notes(report, len(scale.curves[1, "replicated"]), scale.cores)
     predicted = _project(scale, [int(p) for p in project.split(",") if p], Network(gbit_s=gbit))
     draw(RESULTS / "scale.png", scale.drawn, predicted)

@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.contenders.scale_settings import settings
 from benchmarks.measure import RESULTS, Report, Spread, commit, interleave, machine, rounded
 from recmind_dist.graph import Graph
+from recmind_dist.kernels.memory import keep_freed_memory
 from recmind_dist.pipeline.replay import weak
 from recmind_dist.pipeline.replay_rank import batch_seconds, rank_loader
 from recmind_dist.run_config.run_config import RunConfig
@@ -17,13 +18,14 @@ FIGURE = "batch_cpu_growth_1024"
 STEPS, ROUNDS = 4, 7
 
 
-def measure_batches(report: Report, graph: Graph, name: str, pairs: int) -> None:
-    """Rows and figure. Rounds take every number of ranks in turn.
+def measure_batches(report: Report, graph: Graph, name: str, pairs: int) -> float:
+    """Rows and figure, which it returns. Rounds take every number of ranks in turn.
 
     Args:
         name: of the graph.
         pairs: of each rank.
     """
+    keep_freed_memory()  # as a trainer does
     for placement in ("replicated", "partitioned"):  # the figure is the last one's
         config = RunConfig.model_validate(settings("run", placement, 1))
         loaders = {
@@ -41,12 +43,14 @@ def measure_batches(report: Report, graph: Graph, name: str, pairs: int) -> None
             what = f"{name}, a rank of {world}, {pairs} pairs, {placement}"
             ms = Spread(tuple(1e3 * s for s in seconds.values))
             report.add(what, "CPU time of a batch", "ms", ms)
-        report.figures[FIGURE] = found[str(WORLDS[-1])].over(found[str(WORLDS[0])]).median
+        growth = found[str(WORLDS[-1])].over(found[str(WORLDS[0])]).median
+    report.figures[FIGURE] = growth
     report.note(
         f"{FIGURE}: one rank of {WORLDS[-1]:,} over one alone, partitioned, median of {ROUNDS} "
         "rounds; what a rank sends comes back to it, so that it works for itself as much as it "
         f"would for others (pipeline/replay_rank.py); at {commit()}, load {machine()['load_1min']}"
     )
+    return growth
 
 
 def add_to_results(report: Report, results: Path = RESULTS) -> None:
