@@ -46,7 +46,7 @@ def rank_loader(
     world_size: int,
     held_out: IntArray | None = None,
 ) -> NeighborLoader:
-    """The joint phase's batches of a rank of `world_size`.
+    """The joint phase's batches of one rank alone, as of `world_size`.
 
     Where batches hide edges, those of other ranks are not hidden here: these are batches to be
     timed, not to be compared.
@@ -66,7 +66,7 @@ def rank_loader(
 
 
 def batch_seconds(loader: NeighborLoader, steps: int, epoch: int = 0) -> list[float]:
-    """CPU-seconds that each of an epoch's first batches takes this process."""
+    """CPU-seconds that each of an epoch's first batches takes; for one rank alone."""
     seconds = []
     batches = loader.batches(epoch)
     for _ in range(min(steps, loader.steps_per_epoch)):

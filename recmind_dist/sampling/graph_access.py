@@ -222,11 +222,6 @@ def gather_counts(count: Callable[[int], IntArray], context: DistContext) -> Int
     return all_gather_ids(own, counts, context).reshape(context.world_size, -1)
 
 
-def rank_slice(total: int, rank: int, world_size: int) -> IntArray:
-    """Positions in a global batch that belong to a rank. Shape: [b]."""
-    return np.arange(total * rank // world_size, total * (rank + 1) // world_size, dtype=np.int64)
-
-
 def share_sizes(total: int, world_size: int) -> IntArray:
     """Pairs of a global batch that each rank has, [P]."""
     return np.diff(total * np.arange(world_size + 1, dtype=np.int64) // world_size)

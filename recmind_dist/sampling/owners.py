@@ -27,10 +27,6 @@ class Owners:
         self._graph, self._bounds, self._context = graph, bounds, context
 
     @property
-    def rank(self) -> int:
-        return self._context.rank
-
-    @property
     def world_size(self) -> int:
         return self._context.world_size
 
