@@ -15,7 +15,7 @@ from recmind_dist.run_config.run_config import RunConfig
 
 WORLDS = (1, 64, 1024)
 FIGURE = "batch_cpu_growth_1024"
-STEPS, ROUNDS = 4, 15
+STEPS, ROUNDS = 8, 9
 
 
 def measure_batches(report: Report, graph: Graph, name: str, pairs: int) -> float:
