@@ -87,7 +87,9 @@ class Model:
         the table, which is not in `train`: owners do it once, however many ranks need the row;
         exchange: measured between two ranks here, through shared memory, above what reading as many
         own rows costs; gloo: the same as ranks of two machines do it, over the loopback network;
-        layers: hops; partitioned: whether hops travel.
+        layers: hops; partitioned: whether owners look pairs up, and draw; hides: whether batches
+        hide their edges, so that owners draw in any case; batch_growth: work of the sampling thread
+        on many ranks over that on one.
     """
 
     train: Work
@@ -97,20 +99,28 @@ class Model:
     gloo: Exchange
     layers: int
     partitioned: bool
+    hides: bool = True
+    batch_growth: float = 1.0
+
+    @property
+    def _hop_exchanges(self) -> int:
+        """Ids and replies of each hop, where owners draw."""
+        return 2 * self.layers if self.partitioned or self.hides else 0
 
     @property
     def id_exchanges(self) -> int:
-        """Of the sampling thread a step: ids and replies of each hop, items, negatives; wanted
-        rows.
+        """Of the sampling thread a step: pairs to the users' owners, items and negatives back;
+        hidden pairs to the owners of their ends; hops; wanted rows.
         """
-        return (2 * self.layers + 2 if self.partitioned else 0) + 1
+        return 2 * self.partitioned + self.hides + self._hop_exchanges + 1
 
     @property
     def id_calls(self) -> int:
-        """Of a process group for them: it has to be told first how much wanted rows and each hop's
-        two will be.
+        """Of a process group for them: it has to be told first how much pairs, hidden pairs, each
+        hop's two and wanted rows will be.
         """
-        return self.id_exchanges + (2 * self.layers if self.partitioned else 0) + 1
+        told = self.partitioned + self.hides + self._hop_exchanges + 1
+        return self.id_exchanges + told
 
     def training(self, batch: Replayed) -> float:
         """Seconds of the training thread without exchanges."""
@@ -139,6 +149,7 @@ class Model:
         rest = sum(batch.sent.values()) - ids
         train, sample = self.training(batch), self.sample.seconds(batch)
         if world_size > 1:
+            sample *= self.batch_growth
             train += rest * self.gloo.per_byte_s + network.seconds(rest, 3, world_size)
             sample += ids * self.gloo.per_byte_s + network.seconds(ids, self.id_calls, world_size)
         return max(train, sample)

@@ -144,12 +144,16 @@ class Report:
         results.mkdir(parents=True, exist_ok=True)
         path = results / f"{self.name}.json"
         path.write_text(json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        print_table(self._table())
-        for sentence in self.notes:
-            print(f"note: {sentence}")
+        self.print()
         print(", ".join(f"{name} {number}" for name, number in versions().items()))
         print(json.dumps(last, ensure_ascii=False, allow_nan=False), flush=True)
         return whole
+
+    def print(self) -> None:
+        """Prints table and notes."""
+        print_table(self._table())
+        for sentence in self.notes:
+            print(f"note: {sentence}")
 
     def _table(self) -> Table:
         table = Table(

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.contenders.process import ContenderProcess
 from benchmarks.contenders.scale_settings import settings
 from benchmarks.graphs import LARGE, SMALL, PowerLaw
 from benchmarks.measure import RESULTS, Report, Spread
+from benchmarks.scale_batches import add_to_results, measure_batches
 from benchmarks.scale_plot import draw
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.graph import Graph, prepare_rows
@@ -258,6 +260,9 @@ def main(
     ),
     project: str = typer.Option("", help="worker counts to predict, say 8,64,512,1024"),
     small: bool = typer.Option(False, help="the graph of 1.5 M edges alone, to try the command"),
+    batches: bool = typer.Option(
+        False, help="CPU time of a rank's batch alone, into the last run's results"
+    ),
     gbit: float = typer.Option(25.0, help="of the network that predictions assume"),
 ) -> None:
     """LightGCN, 2 layers, [10, 10], D 64, BPR, 2,048 pairs a worker; one core a worker; graph
@@ -265,8 +270,15 @@ def main(
     """
     report = Report("scale", quick)
     shapes = [SMALL] if small else [LARGE] if quick else [SMALL, LARGE]
+    if batches:
+        measure_batches(report, shapes[-1].open(), shapes[-1].name, PAIRS)
+        add_to_results(report)
+        return
     for shape in shapes:  # figures are the last one's
         scale = _measure(report, shape, quick)
+    assert scale.model is not None
+    growth = measure_batches(report, scale.graph, scale.name, PAIRS)
+    scale.model = replace(scale.model, batch_growth=growth)
     _notes(report, len(scale.curves[1, "replicated"]), scale.cores)
     predicted = _project(scale, [int(p) for p in project.split(",") if p], Network(gbit_s=gbit))
     draw(RESULTS / "scale.png", scale.drawn, predicted)

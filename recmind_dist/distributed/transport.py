@@ -28,6 +28,13 @@ class GroupAllToAll:
 
     def wait(self) -> list[Tensor]:
         """What each rank sent. Collective: every rank must call."""
+        return list(torch.split(*self.wait_single()))
+
+    def wait_single(self) -> tuple[Tensor, list[int]]:
+        """What all ranks sent, in rank order, and the number of each one's rows, [P].
+
+        Collective: every rank must call.
+        """
         receive = self.receive
         if receive is None:
             counts = torch.empty(len(self.send), dtype=torch.int64)
@@ -36,7 +43,7 @@ class GroupAllToAll:
         given = self.x if self.of is None else self.x.index_select(0, self.of)
         out = self.x.new_empty(sum(receive), *self.x.shape[1:])
         dist.all_to_all_single(out, given, receive, self.send, group=self.group)
-        return list(torch.split(out, receive))
+        return out, receive
 
 
 PendingAllToAll = GroupAllToAll | PendingMailboxes
@@ -80,6 +87,18 @@ class Transport:
         Returns: [receive[r], ...] of each rank r.
         """
         return self.start_all_to_all(x, send, receive, of).wait()
+
+    def all_to_all_single(
+        self, x: Tensor, send: list[int], receive: list[int] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """As `all_to_all`, without a tensor for each rank. Collective: every rank must call.
+
+        Returns: what all ranks sent, in rank order, and the number of each one's rows, [P].
+        """
+        if self.mailboxes is None:
+            return GroupAllToAll(self.group, x, send, receive, None).wait_single()
+        parts = self.all_to_all(x, send, receive)
+        return torch.cat(parts), [len(part) for part in parts]
 
     def start_all_to_all(
         self, x: Tensor, send: list[int], receive: list[int] | None = None, of: Tensor | None = None

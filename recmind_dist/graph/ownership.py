@@ -45,20 +45,30 @@ def by_owner(rows: IntArray, bounds: IntArray) -> tuple[IntArray, IntArray]:
     return order, starts[:-1]
 
 
+_BUCKETS = 8  # of rows, for each rank, at most
+
+
 @njit(cache=True, nogil=True)
 def _group(rows, bounds, order, starts):  # type: ignore[no-untyped-def]
     """Fills `order` and `starts` [P + 2], where starts[p + 1] is the cursor of rank p meanwhile."""
+    world_size = len(bounds) - 1
+    # the rank of a row is that of its bucket's first row, or one of the next few
+    shift = 0
+    while bounds[world_size] >> shift > _BUCKETS * world_size:
+        shift += 1
+    first_rank = np.empty((bounds[world_size] >> shift) + 1, np.int32)
+    p = 0
+    for bucket in range(len(first_rank)):
+        while p < world_size - 1 and bucket << shift >= bounds[p + 1]:
+            p += 1
+        first_rank[bucket] = p
     owner = np.empty(len(rows), np.int32)
     for k in range(len(rows)):
-        low, high = 0, len(bounds) - 1  # bounds[low] <= row < bounds[high]
-        while high - low > 1:
-            middle = (low + high) // 2
-            if rows[k] < bounds[middle]:
-                high = middle
-            else:
-                low = middle
-        owner[k] = low
-        starts[low + 2] += 1
+        p = first_rank[rows[k] >> shift]
+        while rows[k] >= bounds[p + 1]:
+            p += 1
+        owner[k] = p
+        starts[p + 2] += 1
     for p in range(2, len(starts)):
         starts[p] += starts[p - 1]
     for k in range(len(rows)):

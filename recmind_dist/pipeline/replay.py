@@ -136,8 +136,7 @@ def _add(
     row_floats = dim * (1 + config.model.has_text_view * (1 + has_queue))
     if world_size > 1:
         sums.sent["ids"] += COUNT * (world_size - 1) + ROW_ID * num_remote
-        if config.graph.placement == "partitioned":
-            sums.sent["ids"] += _sampling_bytes(config, batch, remote, world_size)
+        sums.sent["ids"] += _sampling_bytes(config, batch, remote, world_size)
     for kind in ("rows", "gradients"):
         sums.sent[kind] += FLOAT * row_floats * num_remote
     sent = LOSS_TERM * (_num_loss_terms(config) + 2) * world_size  # see `sum_losses`
@@ -146,6 +145,7 @@ def _add(
         stride = anchor_stride(batch.global_batch_size, config.alignment.anchors)
         anchors = -(-batch.global_batch_size // stride)
         views = 2 + has_queue  # forward, backward, keys
+        sums.sent["ids"] += 2 * NODE * anchors * (world_size - 1) / world_size
         to_others = (world_size - 1) / world_size
         sums.sent["queue"] += views * 4 * FLOAT * dim * anchors * to_others
     classes = sums.degree_class[n_id]
@@ -158,17 +158,27 @@ def _add(
 
 
 def _sampling_bytes(config: RunConfig, batch: Batch, remote: BoolArray, world_size: int) -> float:
-    """Bytes of one rank's hops, items and negatives; see sampling/partitioned_graph.py."""
-    others = world_size - 1
-    total = NODE * others * batch.global_batch_size / world_size  # items go to every rank
-    for hop in batch.hops:
+    """Bytes of one rank's batch: counts, pairs, items, negatives, hops; see
+    sampling/partitioned_graph.py.
+    """
+    others, partitioned = world_size - 1, config.graph.placement == "partitioned"
+    src, dst = (remote[x.numpy()] for x in (batch.src_index, batch.dst_pos_index))
+    total = COUNT * others if config.train.batch_of == "users" else 0
+    if partitioned:
+        total += COUNT * others + (3 * NODE + NODE) * int(src.sum())  # pairs, and their items
+    hides = config.sampler.hide_batch_edges and config.owners_draw
+    if hides:
+        total += COUNT * others
+        total += 2 * NODE * (int(dst.sum()) + (0 if partitioned else int(src.sum())))
+    for hop in batch.hops if config.owners_draw else ():
         remote_dst = remote[: hop.num_dst]
         neighbors = int(np.diff(hop.indptr.numpy())[remote_dst].sum())
         total += 2 * COUNT * others
         total += (NODE + 2 * FLOAT) * int(remote_dst.sum()) + NODE * neighbors
+    if not partitioned:
+        return total
     if config.loss.kind == "bpr":
-        remote_src = int(remote[batch.src_index.numpy()].sum())
-        return total + NODE * config.sampler.negatives.num * remote_src
+        return total + NODE * config.sampler.negatives.num * int(src.sum())
     mask_bytes = -(-len(batch.shared_index) // 8)
     return total + mask_bytes * int(remote[batch.user_index.numpy()].sum())
 

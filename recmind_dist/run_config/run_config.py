@@ -180,6 +180,16 @@ class RunConfig(Settings):
         return self.sampler.propagation == "full"
 
     @property
+    def owners_draw(self) -> bool:
+        """Whether the owner of a node draws its neighbours, for all ranks: where no other has its
+        edges, or where batches hide edges, of which only the owners of their ends are told.
+        """
+        if self.graph.placement == "partitioned":
+            return True
+        sampler = self.sampler
+        return not self.propagates_fully and sampler.hide_batch_edges and sampler.backend != "pyg"
+
+    @property
     def _may_be_full(self) -> bool:
         """Whether propagation is full, or may turn out so."""
         open_yet = self.sampler.propagation == "auto" and self.graph.placement == "replicated"

@@ -25,7 +25,9 @@ class Batch:
         n_id: [N] global ids, seeds first.
         degree: [N] as which the nodes count: training degrees, or without held-out edges.
         hops: from the seeds outwards.
-        input_id: [b] positions in the global batch.
+        global_batch_size: GB, the number of pairs that losses are averaged over.
+        input_id: [b] positions in the global batch, which follow one another.
+        pairs: [2, b] global ids (user, item) of this rank's pairs.
         src_index: [b] local ids of the users.
         dst_pos_index: [b] local ids of the items.
         dst_neg_index: [b, num] local ids of negatives, or [b, 0].
@@ -33,10 +35,9 @@ class Batch:
         user_of_pair: [b] position of each pair's user in `user_index`.
         shared_index: [M] local ids of shared negatives.
         shared_positive: [U, M] True where the shared item is a training positive of the user.
-        global_pairs: [2, GB] global ids (user, item) of the pairs of all ranks. Every rank derives
-            them; nothing is sent.
-        masked_edges: edges (positions in the user half) that full propagation must leave out.
-            Empty for sampled batches, whose hops leave them out already.
+        masked_edges: [b] edges (positions in the user half) that full propagation must leave out on
+            every rank, where the global batch hides its own; else None. Sampled hops leave them
+            out already.
         newest: [S', S] of the first S' of the S seeds, the only ones that the batch is about, the
             weights of users' newest items among all seeds; None where they are not wanted.
     """
@@ -44,7 +45,9 @@ class Batch:
     n_id: Tensor
     degree: Tensor
     hops: list[Hop]
+    global_batch_size: int
     input_id: Tensor
+    pairs: Tensor
     src_index: Tensor
     dst_pos_index: Tensor
     dst_neg_index: Tensor
@@ -52,14 +55,8 @@ class Batch:
     user_of_pair: Tensor
     shared_index: Tensor
     shared_positive: Tensor
-    global_pairs: Tensor
-    masked_edges: Tensor
+    masked_edges: Tensor | None = None
     newest: CsrMatrix | None = None
-
-    @property
-    def global_batch_size(self) -> int:
-        """GB, the number of pairs that losses are averaged over."""
-        return self.global_pairs.shape[1]
 
     @property
     def batch_size(self) -> int:

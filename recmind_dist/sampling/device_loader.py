@@ -20,6 +20,7 @@ from recmind_dist.sampling.device_graph import DeviceGraph, expanded
 from recmind_dist.sampling.device_sampler import DeviceSampler
 from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.sampling.negatives import NegativeSampler
+from recmind_dist.sampling.shares import Share
 
 _DRAWN_AHEAD = 1 << 20  # pairs of an epoch's order that are drawn at a time
 
@@ -73,8 +74,20 @@ class DeviceLoader(NeighborLoader):
     def _on_device(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(x)).to(self._device)
 
-    def _edges(self, epoch: int, i: int) -> Any:
-        """See `NeighborLoader`; orders of about a million pairs are drawn at once."""
+    def _share(self, epoch: int, i: int) -> Share:
+        """See `NeighborLoader`, but no count is exchanged. Collective there: every rank must
+        call.
+        """
+        return self._cut(self._trained(self._edges(epoch, i)))
+
+    def _cut(self, edges: Tensor) -> Share:
+        """This rank's share of these edges of a global batch."""
+        total = len(edges)
+        first, last = (total * (self.rank + k) // self.world_size for k in (0, 1))
+        return Share(edges[first:last], first, total, lambda: edges)
+
+    def _edges(self, epoch: int, i: int) -> Tensor:
+        """Those of an epoch's i-th global batch. Orders of a million pairs are drawn at once."""
         size, users = self.batch_size, self.batch_of == "users"
         count = self.graph.num_users if users else self.graph.num_edges
         ahead = max(_DRAWN_AHEAD // size, 1)
@@ -92,29 +105,29 @@ class DeviceLoader(NeighborLoader):
         indptr = self._device_graph.indptr
         return expanded(indptr[drawn], indptr[drawn + 1] - indptr[drawn])[1]
 
-    def _trained(self, edges: Any) -> Any:
+    def _trained(self, edges: Tensor) -> Tensor:
+        """The edges that are not held out."""
         return edges if self._is_heldout is None else edges[~self._is_heldout[edges]]
 
-    def _gate_draws(self, step: int) -> Any:
+    def _gate_share(self, step: int) -> Share:
         size = self.gate_batch_size
         positions = torch.arange(size, device=self._device) + step * size
-        return self._gate_order[positions % len(self._gate_order)]
+        return self._cut(self._gate_order[positions % len(self._gate_order)])
 
-    def _batch(self, edges: Any, key: int, gate_negatives: NegativeSampler | None = None) -> Batch:
+    def _batch(
+        self, share: Share, key: int, gate_negatives: NegativeSampler | None = None
+    ) -> Batch:
         """See `NeighborLoader`. Collective of `NeighborLoader`, not here: every rank must call."""
-        graph, total = self._device_graph, len(edges)
-        first, last = (total * (self.rank + k) // self.world_size for k in (0, 1))
-        input_id = torch.arange(first, last, device=self._device)
-        all_users, all_items = graph.users_of(edges), graph.items_of(edges)
-        users, items = all_users[first:last], all_items[first:last]
+        graph, edges = self._device_graph, share.edges
+        input_id = torch.arange(share.first, share.first + len(edges), device=self._device)
+        users, items = graph.users_of(edges), graph.items_of(edges)
         negatives = gate_negatives or self._negatives
-        per_pair, shared = self._draw(negatives, users, input_id, all_items, key)
+        per_pair, shared = self._draw_negatives(negatives, share, users, input_id, key)
         hide = self.settings.hide_batch_edges and gate_negatives is None
         if self._rows_of_all is not None:
-            hidden = edges if hide else edges[:0]
+            hidden = edges if hide else None
             drawn = per_pair, shared
-            pairs = all_users, all_items
-            return self._of_all_rows(self._rows_of_all, input_id, pairs, drawn, hidden)
+            return self._of_all_rows(self._rows_of_all, input_id, (users, items), drawn, hidden)
         needed = torch.cat([users, items, per_pair.flatten(), shared])
         seeds, local, num_users = unique_inverse_torch(needed, graph.num_nodes, graph.num_users)
         trains_gates = gate_negatives is not None or not self.gate_batch_size
@@ -122,7 +135,7 @@ class DeviceLoader(NeighborLoader):
         if self._newest is not None and trains_gates:
             n_id, newest = self._newest_on_device(seeds)
         if self._device_sampler is not None:
-            masked = graph.entries_of(edges) if hide else None
+            masked = graph.entries_of(share.whole()) if hide else None
             key = stream_key(key, "neighbours")
             n_id, hops = self._device_sampler.sample_hops(n_id, key, masked)
         b = len(users)
@@ -130,7 +143,9 @@ class DeviceLoader(NeighborLoader):
             n_id=n_id,
             degree=graph.degree[n_id],
             hops=hops,
+            global_batch_size=share.total,
             input_id=input_id,
+            pairs=torch.stack([users, items]),
             src_index=local[:b],
             dst_pos_index=local[b : 2 * b],
             dst_neg_index=local[2 * b : 2 * b + per_pair.numel()].view(per_pair.shape),
@@ -139,8 +154,7 @@ class DeviceLoader(NeighborLoader):
             user_of_pair=local[:b],
             shared_index=local[2 * b + per_pair.numel() :],
             shared_positive=self._are_positives(seeds[:num_users], shared),
-            global_pairs=torch.stack([all_users, all_items]),
-            masked_edges=edges if hide and self._full else edges[:0],
+            masked_edges=edges if hide and self._full else None,
             newest=newest,
         )
 
@@ -150,7 +164,7 @@ class DeviceLoader(NeighborLoader):
         input_id: Tensor,
         pairs: tuple[Tensor, Tensor],
         drawn: tuple[Tensor, Tensor],
-        hidden: Tensor,
+        hidden: Tensor | None,
     ) -> Batch:
         """A batch whose local ids are table rows.
 
@@ -169,7 +183,9 @@ class DeviceLoader(NeighborLoader):
             n_id=self._nodes_of_rows,
             degree=self._degree_of_rows,
             hops=[],
+            global_batch_size=len(input_id),
             input_id=input_id,
+            pairs=torch.stack([users, items]),
             src_index=src_index,
             dst_pos_index=row[items],
             dst_neg_index=row[per_pair],
@@ -177,21 +193,20 @@ class DeviceLoader(NeighborLoader):
             user_of_pair=user_of_pair,
             shared_index=row[shared],
             shared_positive=self._are_positives(distinct, shared),
-            global_pairs=torch.stack([users, items]),
             masked_edges=hidden,
         )
 
-    def _draw(
+    def _draw_negatives(
         self,
         negatives: NegativeSampler,
+        share: Share,
         users: Tensor,
         input_id: Tensor,
-        all_items: Tensor,
         key: int,
     ) -> tuple[Tensor, Tensor]:
         """Negatives of each pair, [b, num], and those of everybody, [M]."""
         nothing, settings = input_id[:0], negatives.settings
-        pool = self._pool(negatives, all_items)
+        pool = self._pool(negatives, share)
         if self.negatives == "pairs":
             key, graph = stream_key(key, "negatives"), self._device_graph
             given = graph.indptr, graph.indices, users, input_id, pool, settings.num, key
@@ -202,15 +217,16 @@ class DeviceLoader(NeighborLoader):
             return nothing.new_empty(len(users), 0), torch.unique(pool.at(uniform))
         return nothing.new_empty(len(users), 0), nothing
 
-    def _pool(self, negatives: NegativeSampler, all_items: Tensor) -> Pool:
+    def _pool(self, negatives: NegativeSampler, share: Share) -> Pool:
         """What a batch's negatives are drawn from."""
         if id(negatives) not in self._pools:
             cumulated = self._on_device(negatives.cumulative)
-            self._pools[id(negatives)] = Pool(cumulated, self.graph.num_users, all_items[:0])
+            nothing = torch.empty(0, dtype=torch.int64, device=self._device)
+            self._pools[id(negatives)] = Pool(cumulated, self.graph.num_users, nothing)
         pool = self._pools[id(negatives)]
         if negatives.settings.kind != "in_batch":
             return pool
-        return Pool(pool.cumulated, pool.first, all_items)
+        return Pool(pool.cumulated, pool.first, self._device_graph.items_of(share.whole()))
 
     def _are_positives(self, users: Tensor, shared: Tensor) -> Tensor:
         """Whether each shared item is a training positive of each user. Shape: [U, M], bool."""

@@ -51,6 +51,13 @@ class EdgeMask:
         return EdgeMask._of_positions(row, position)
 
     @staticmethod
+    def of_ends(rows: EdgeRows, nodes: IntArray, neighbours: IntArray) -> "EdgeMask":
+        """Masks neighbours in the rows of nodes, which are all here. Edges may repeat."""
+        row = rows.rows_of(nodes)
+        found = _positions_in_rows(rows.indptr, rows.indices, row, neighbours)
+        return EdgeMask._of_positions(row, found)
+
+    @staticmethod
     def _of_positions(node: IntArray, position: IntArray) -> "EdgeMask":
         order = np.lexsort((position, node))
         node, position = node[order], position[order]

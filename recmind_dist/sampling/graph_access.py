@@ -3,38 +3,99 @@
 `WholeGraph` reads the whole graph in this process; `sampling/partitioned_graph.py` asks the ranks
 that own the nodes.
 
-Legend: GB pairs of the global batch, b of this rank, U distinct users of this rank, M shared
-negatives.
+Legend: P ranks, b pairs of this rank, U distinct users of this rank, GB pairs of the global batch.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows, Graph
-from recmind_dist.sampling.edge_masks import EdgeMask, heldout_slice
-from recmind_dist.sampling.negatives import NegativeSampler
+from recmind_dist.sampling.edge_masks import EdgeMask, edge_endpoints, heldout_slice
 from recmind_dist.sampling.neighbor_sampler import LocalDraws, NeighborDraws
 from recmind_dist.sampling.newest_items import Newest, NewestItems
+from recmind_dist.sampling.owners import all_gather_ids
 from recmind_dist.types import BoolArray, IntArray
+
+if TYPE_CHECKING:
+    from recmind_dist.sampling.shares import Share
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a global batch, as whoever has the rows of their users knows them.
+
+    Attributes:
+        users, items: [n] global ids.
+        input_id: [n] positions in the global batch.
+    """
+
+    users: IntArray
+    items: IntArray
+    input_id: IntArray
+
+
+class PairLookup(Protocol):
+    """What the rows of users say of this rank's pairs of a global batch."""
+
+    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+        """What `answer` makes of each pair, [b, k]. Collective: every rank must call.
+
+        Args:
+            answer: [n] pairs → numbers below 2^31, [n, k]; called where the users' rows are.
+        """
+        ...
+
+    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+        """What `answer` makes of each distinct user, ascending, [U, k].
+
+        Collective: every rank must call.
+
+        Args:
+            answer: users → [users, k]; called where the users' rows are.
+        """
+        ...
+
+    def mask(self, items: IntArray) -> EdgeMask:
+        """Masks the edges of the global batch in the rows that this process draws from.
+
+        Collective: every rank must call.
+
+        Args:
+            items: [b] of this rank's pairs.
+        """
+        ...
+
+    def gather_items(self, items: IntArray) -> IntArray:
+        """The items of the global batch, [GB]. Collective: every rank must call.
+
+        Its cost grows with the number of ranks.
+
+        Args:
+            items: [b] of this rank's pairs.
+        """
+        ...
 
 
 class GraphAccess(Protocol):
-    """Every rank calls the same methods in the same order with the same global batch."""
+    """Every rank calls the same methods in the same order."""
 
     rows: EdgeRows
 
     def items_of_edges(self, edges: IntArray, users: IntArray) -> IntArray:
-        """Global item ids of edges of `users`. Collective: every rank must call.
+        """Global item ids of edges that are known to all. Collective: every rank must call.
 
         Args:
-            edges: [GB] positions in the user half.
-            users: [GB] global ids.
+            edges: positions in the user half, the same on every rank.
+            users: global ids. Shape: as `edges`.
         """
         ...
 
     def mask_edges(self, users: IntArray, items: IntArray, edges: IntArray) -> EdgeMask:
-        """Masks these edges in the rows that this process draws from."""
+        """Masks edges that are known to all, in the rows that this process draws from."""
         ...
 
     def heldout_edges(self, share: float, seed: int, withheld_items: float = 0.0) -> IntArray:
@@ -62,31 +123,41 @@ class GraphAccess(Protocol):
         """
         ...
 
-    def draw_negatives(
-        self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int
-    ) -> IntArray:
-        """Negatives of this rank's pairs, [b, num]. Collective: every rank must call.
+    def look_up(self, share: "Share", users: IntArray) -> PairLookup:
+        """Looks this rank's pairs up. Collective: every rank must call.
 
         Args:
-            users, items: [GB] global ids.
+            share: of a global batch.
+            users: [b] global ids of its edges.
         """
         ...
 
-    def are_positives(
-        self, negatives: NegativeSampler, users: IntArray, shared: IntArray
-    ) -> BoolArray:
-        """Whether each shared item is a training positive of each distinct user of this rank.
+    def gather_counts(self, count: Callable[[int], IntArray]) -> IntArray:
+        """What all ranks count, [P, n]. Collective: every rank must call.
 
-        Users ascend. Shape: [U, M]. Collective: every rank must call.
+        Args:
+            count: rank → its numbers, [n].
         """
         ...
 
 
 class WholeGraph:
-    """`graph.placement: replicated`: every rank maps all edges, and nothing is sent."""
+    """`graph.placement: replicated`: every rank maps all edges.
 
-    def __init__(self, graph: Graph, rank: int = 0, world_size: int = 1) -> None:
-        self.rows, self._rank, self._world_size = EdgeRows.of_graph(graph), rank, world_size
+    Args:
+        context: of real ranks, which exchange counts alone. Default: they are worked out here, for
+            one rank of `world_size` that is not there.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        rank: int = 0,
+        world_size: int = 1,
+        context: DistContext | None = None,
+    ) -> None:
+        self.rows, self.context = EdgeRows.of_graph(graph), context
+        self._rank, self._world_size = rank, world_size
 
     def items_of_edges(self, edges: IntArray, users: IntArray) -> IntArray:
         """See `GraphAccess`."""
@@ -108,21 +179,49 @@ class WholeGraph:
         """See `GraphAccess`."""
         return newest.of_users(users, count)
 
-    def draw_negatives(
-        self, negatives: NegativeSampler, users: IntArray, items: IntArray, key: int
-    ) -> IntArray:
+    def look_up(self, share: "Share", users: IntArray) -> PairLookup:
         """See `GraphAccess`."""
-        pairs = rank_slice(len(users), self._rank, self._world_size)
-        return negatives.for_pairs(users[pairs], pairs, key, items)
+        return WholeLookup(self.rows, share, users)
 
-    def are_positives(
-        self, negatives: NegativeSampler, users: IntArray, shared: IntArray
-    ) -> BoolArray:
-        """See `GraphAccess`."""
-        pairs = rank_slice(len(users), self._rank, self._world_size)
-        return negatives.positives_among(np.unique(users[pairs]), shared)
+    def gather_counts(self, count: Callable[[int], IntArray]) -> IntArray:
+        """See `GraphAccess`. Collective: every rank must call."""
+        if self.context is not None:
+            return gather_counts(count, self.context)
+        return np.stack([count(rank) for rank in range(self._world_size)])
 
 
-def rank_slice(total: int, rank: int, world_size: int) -> IntArray:
-    """Positions in a global batch that belong to a rank. Shape: [b]."""
-    return np.arange(total * rank // world_size, total * (rank + 1) // world_size, dtype=np.int64)
+class WholeLookup:
+    """See `PairLookup`: the rows of all nodes are here."""
+
+    def __init__(self, rows: EdgeRows, share: "Share", users: IntArray) -> None:
+        self._rows, self._share = rows, share
+        items = rows.indices[share.edges].astype(np.int64)
+        self._pairs = Pairs(users, items, share.input_id)
+
+    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+        """See `PairLookup`."""
+        return answer(self._pairs)
+
+    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+        """See `PairLookup`."""
+        return answer(np.unique(self._pairs.users))
+
+    def mask(self, items: IntArray) -> EdgeMask:
+        """See `PairLookup`. Reads the whole global batch."""
+        return EdgeMask.of_edges(self._rows.graph, self._share.whole())
+
+    def gather_items(self, items: IntArray) -> IntArray:
+        """See `PairLookup`."""
+        return edge_endpoints(self._rows.graph, self._share.whole())[1]
+
+
+def gather_counts(count: Callable[[int], IntArray], context: DistContext) -> IntArray:
+    """See `GraphAccess.gather_counts`. Collective: every rank must call."""
+    own = count(context.rank)
+    counts = np.full(context.world_size, len(own))
+    return all_gather_ids(own, counts, context).reshape(context.world_size, -1)
+
+
+def share_sizes(total: int, world_size: int) -> IntArray:
+    """Pairs of a global batch that each rank has, [P]."""
+    return np.diff(total * np.arange(world_size + 1, dtype=np.int64) // world_size)

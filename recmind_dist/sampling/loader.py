@@ -1,19 +1,19 @@
 """Iterates training edges in mini-batches that are the same on any number of ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
-from recmind_dist.graph.csr import entries_of_rows
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.kernels.unique import unique_inverse
-from recmind_dist.randomness import Permutation, stream_key
+from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.batch import Batch, StepBatches
-from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, are_among, users_of_edges
-from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph, rank_slice
+from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, users_of_edges
+from recmind_dist.sampling.graph_access import GraphAccess, PairLookup, Pairs, WholeGraph
 from recmind_dist.sampling.negatives import NegativeSampler
 from recmind_dist.sampling.neighbor_sampler import (
     NeighborSampler,
@@ -23,6 +23,7 @@ from recmind_dist.sampling.neighbor_sampler import (
 from recmind_dist.sampling.newest_items import NewestItems
 from recmind_dist.sampling.pyg_sampler import PygNeighborSampler
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
+from recmind_dist.sampling.shares import Share, Shares, gate_share
 from recmind_dist.types import BoolArray, IntArray
 
 Edges = BoolArray | IntArray
@@ -112,6 +113,17 @@ class NeighborLoader:
         self._gate_edges = self._heldout if gate_edges is None else _positions(gate_edges)
         self._degree = np.asarray(graph.degree) if degree is None else degree
         self._source = source or WholeGraph(graph, rank, world_size)
+        self._shares = Shares(
+            graph,
+            batch_size,
+            batch_of,
+            self.steps_per_epoch,
+            self._heldout,
+            seed,
+            rank,
+            world_size,
+            self._source,
+        )
         self._full = settings.propagation == "full"
         self._newest: NewestItems | None = None
         self._prepare(newest_decay)
@@ -150,63 +162,45 @@ class NeighborLoader:
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[StepBatches]:
         """This rank's share of every global batch of `epoch`, as many on every rank.
 
-        Collective with a partitioned graph: every rank must iterate.
+        Collective between several ranks: every rank must iterate.
         """
         for i in range(first_step, self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + i
-            edges = self._trained(self._edges(epoch, i))
+            share = self._share(epoch, i)
             has_gate = self.gate_batch_size and len(self._gate_edges)
             gate = self._gate_batch(step) if has_gate else None
-            yield StepBatches(step, self._batch(edges, stream_key(self.seed, "batch", step)), gate)
+            yield StepBatches(step, self._batch(share, stream_key(self.seed, "batch", step)), gate)
 
-    def _edges(self, epoch: int, i: int) -> IntArray:
-        """Edges (positions in the user half) of an epoch's i-th global batch."""
-        users = self.batch_of == "users"
-        count = self.graph.num_users if users else self.graph.num_edges
-        start, stop = i * self.batch_size, min((i + 1) * self.batch_size, count)
-        order = Permutation(count, stream_key(self.seed, "epoch", epoch))
-        drawn = order(np.arange(start, stop, dtype=np.int64))
-        return edges_of_users(self.graph, drawn) if users else drawn
-
-    def _trained(self, edges: IntArray) -> IntArray:
-        """The edges that are not held out."""
-        return edges[~are_among(edges, self._heldout)]
+    def _share(self, epoch: int, i: int) -> Share:
+        """Of an epoch's i-th global batch. Collective: every rank must call."""
+        return self._shares.of_step(epoch, i)
 
     def _gate_batch(self, step: int) -> Batch:
         """Collective with a partitioned graph: every rank must call."""
         key = stream_key(self.seed, "gate-batch", step)
-        return self._batch(self._gate_draws(step), key, self._gate_negatives)
+        return self._batch(self._gate_share(step), key, self._gate_negatives)
 
-    def _gate_draws(self, step: int) -> IntArray:
-        """Edges of a step's global gate batch."""
-        count = len(self._gate_edges)
-        order = Permutation(count, stream_key(self.seed, "gate-order"))
-        first = step * self.gate_batch_size
-        draws = order((np.arange(self.gate_batch_size, dtype=np.int64) + first) % count)
-        return self._gate_edges[draws]
+    def _gate_share(self, step: int) -> Share:
+        """Of a step's global gate batch."""
+        ranks = self.rank, self.world_size
+        return gate_share(self._gate_edges, self.gate_batch_size, step, self.seed, *ranks)
 
     def _batch(
-        self, edges: IntArray, key: int, gate_negatives: NegativeSampler | None = None
+        self, share: Share, key: int, gate_negatives: NegativeSampler | None = None
     ) -> Batch:
         """This rank's share of a global batch.
 
         Collective with a partitioned graph: every rank must call.
 
         Args:
-            edges: of the global batch, as positions in the user half.
+            share: of the global batch.
             key: 64-bit stream key of this batch.
             gate_negatives: of a gate batch.
         """
         negatives = gate_negatives or self._negatives
-        input_id = rank_slice(len(edges), self.rank, self.world_size)
-        all_users, all_items = self._endpoints(edges)
-        users, items = all_users[input_id], all_items[input_id]
-        per_pair, shared = np.zeros((len(users), 0), np.int64), np.zeros(0, np.int64)
-        if self.negatives == "pairs":
-            key_of_draws = stream_key(key, "negatives")
-            per_pair = self._source.draw_negatives(negatives, all_users, all_items, key_of_draws)
-        elif self.negatives == "shared":
-            shared = negatives.shared(stream_key(key, "shared"), all_items)
+        users = users_of_edges(self.graph, share.edges)
+        lookup = self._source.look_up(share, users)
+        items, per_pair, shared = self._draw(lookup, negatives, key)
         needed = np.concatenate([users, items, per_pair.ravel(), shared])
         seeds, local = unique_inverse(needed, self.graph.num_nodes)
         user_index, user_of_pair = unique_inverse(local[: len(users)], len(seeds))
@@ -218,16 +212,20 @@ class NeighborLoader:
         if self._sampler is None:
             sampled = SampledHops(seeds, self._degree[seeds], [])
         else:
-            mask = self._source.mask_edges(all_users, all_items, edges) if hide else NOTHING_MASKED
+            mask = lookup.mask(items) if hide else NOTHING_MASKED
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), mask)
+        shared_positive = np.zeros((len(user_index), 0), np.bool_)
+        if len(shared):
+            shared_positive = lookup.ask_users(partial(negatives.positives_among, shared=shared))
         b = len(users)
         index = torch.from_numpy(local)
-        shared_positive = self._source.are_positives(negatives, all_users, shared)
         return Batch(
             n_id=torch.from_numpy(sampled.n_id),
             degree=torch.from_numpy(sampled.degree),
             hops=sampled.hops,
-            input_id=torch.from_numpy(input_id),
+            global_batch_size=share.total,
+            input_id=torch.from_numpy(share.input_id),
+            pairs=torch.from_numpy(np.stack([users, items])),
             src_index=index[:b],
             dst_pos_index=index[b : 2 * b],
             dst_neg_index=index[2 * b : 2 * b + per_pair.size].view(per_pair.shape),
@@ -235,10 +233,32 @@ class NeighborLoader:
             user_of_pair=torch.from_numpy(user_of_pair),
             shared_index=index[2 * b + per_pair.size :],
             shared_positive=torch.from_numpy(shared_positive),
-            global_pairs=torch.from_numpy(np.stack([all_users, all_items])),
-            masked_edges=torch.from_numpy(edges if hide and self._full else edges[:0]),
+            masked_edges=torch.from_numpy(share.edges) if hide and self._full else None,
             newest=newest,
         )
+
+    def _draw(
+        self, lookup: PairLookup, negatives: NegativeSampler, key: int
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """Items of this rank's pairs, [b], their negatives, [b, num], and everybody's, [M].
+
+        Collective with a partitioned graph: every rank must call.
+        """
+        in_batch, pool = negatives.settings.kind == "in_batch", np.zeros(0, np.int64)
+        paired = self.negatives == "pairs"
+        draw = partial(_negatives_of, negatives, stream_key(key, "negatives"))
+        if paired and not in_batch:
+            found = lookup.ask_pairs(partial(_with_negatives, partial(draw, pool)))
+            return found[:, 0], found[:, 1:], pool
+        items = lookup.ask_pairs(_items_of)[:, 0]
+        if in_batch and self.negatives != "none":
+            pool = lookup.gather_items(items)
+        if paired:
+            return items, lookup.ask_pairs(partial(draw, pool)), pool[:0]
+        shared = pool[:0]
+        if self.negatives == "shared":
+            shared = negatives.shared(stream_key(key, "shared"), pool)
+        return items, np.zeros((len(items), 0), np.int64), shared
 
     def _with_newest(self, seeds: IntArray) -> tuple[IntArray, CsrMatrix]:
         """Appends to the seeds the newest items of the users among them.
@@ -281,6 +301,13 @@ def steps_per_epoch(graph: Graph, batch_size: int, batch_of: str = "pairs", most
     return min(steps, most) if most else steps
 
 
-def edges_of_users(graph: Graph, users: IntArray) -> IntArray:
-    """All edges of `users` as positions in the user half, user after user, ascending in each."""
-    return entries_of_rows(graph.indptr, users)
+def _items_of(pairs: Pairs) -> IntArray:
+    return pairs.items[:, None]
+
+
+def _negatives_of(negatives: NegativeSampler, key: int, pool: IntArray, pairs: Pairs) -> IntArray:
+    return negatives.for_pairs(pairs.users, pairs.input_id, key, pool)
+
+
+def _with_negatives(draw: Callable[[Pairs], IntArray], pairs: Pairs) -> IntArray:
+    return np.column_stack([pairs.items, draw(pairs)])

@@ -356,6 +356,12 @@ def _to_local(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-
     address = local_of.ctypes.data
     for e in range(first, last):
         fetch_ahead(address + 4 * np.int64(ids[e]))
+    return _name_nodes(ids, first, last, local_of, nodes, num_nodes)
+
+
+@njit(inline="always", cache=True)
+def _name_nodes(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-untyped-def]
+    """As `_to_local`, of ids whose places in `local_of` have been fetched."""
     for e in range(first, last):
         u = ids[e]
         if local_of[u] < 0:
@@ -367,14 +373,29 @@ def _to_local(ids, first, last, local_of, nodes, num_nodes):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def relabel(n_id, ids, local_of):  # type: ignore[no-untyped-def]
-    """Replaces global ids by local ones. Returns the global ids by local id."""
+def relabel(n_id, values, starts, counts, local_of):  # type: ignore[no-untyped-def]
+    """Neighbours of nodes, which stand at values[starts[k] : starts[k] + counts[k]], as local ids.
+
+    Returns the neighbours, node after node, and global ids by local id.
+    """
+    ids = np.empty(counts.sum(), np.int32)
     nodes = np.empty(min(len(n_id) + len(ids), len(local_of)), np.int64)
     nodes[: len(n_id)] = n_id
-    num_nodes = len(n_id)
-    for first in range(0, len(ids), _CHUNK):
-        num_nodes = _to_local(ids, first, min(first + _CHUNK, len(ids)), local_of, nodes, num_nodes)
-    return nodes[:num_nodes].copy()
+    num_nodes, done, edge = len(n_id), 0, 0
+    of_values, of_local = values.ctypes.data, local_of.ctypes.data
+    for k in range(len(starts)):
+        if k + _NODES_AHEAD < len(starts):
+            fetch_ahead(of_values + 4 * starts[k + _NODES_AHEAD])
+        start = np.uint64(starts[k])  # an index that cannot be negative is not checked for it
+        for e in range(np.uint64(counts[k])):
+            u = values[start + e]
+            ids[edge] = u
+            fetch_ahead(of_local + 4 * np.int64(u))
+            edge += 1
+        if edge - done >= _CHUNK or k == len(starts) - 1:
+            num_nodes = _name_nodes(ids, done, edge, local_of, nodes, num_nodes)
+            done = edge
+    return ids, nodes[:num_nodes].copy()
 
 
 @njit(inline="always", cache=True)

@@ -3,8 +3,7 @@
 Legend: a anchors of this rank, A anchors of the global batch, P ranks, D dims.
 """
 
-from itertools import pairwise
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from recmind_dist.model.settings import AlignmentSettings
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.fresh_text import FreshTextEncoder
 from recmind_dist.training.step_input import StepInput
+from recmind_dist.types import IntArray
 
 VIEWS = ("user_graph", "user_text", "item_graph", "item_text")
 
@@ -25,6 +25,17 @@ VIEWS = ("user_graph", "user_text", "item_graph", "item_text")
 def anchor_stride(global_batch_size: int, anchors: int) -> int:
     """Every stride-th pair of the global batch is an anchor."""
     return max(1, -(-global_batch_size // anchors))
+
+
+def every_nth(first: int, stride: int) -> slice:
+    """A rank's pairs at multiples of `stride` in the global batch, where they begin at `first`."""
+    return slice(-first % stride, None, stride)
+
+
+def counts_of_every_nth(global_batch_size: int, stride: int, world_size: int) -> IntArray:
+    """How many pairs at multiples of `stride` each rank has, [P]."""
+    bounds = global_batch_size * np.arange(world_size + 1, dtype=np.int64) // world_size
+    return np.diff(-(-bounds // stride))
 
 
 class Alignment:
@@ -58,27 +69,28 @@ class Alignment:
             queues: keys of past steps, by view.
         """
         batch, settings = step.main, self.settings
-        stride = anchor_stride(batch.global_batch_size, settings.anchors)
         anchors = self._own_anchors(batch)
         own = _views(embeddings, batch.src_index[anchors], batch.dst_pos_index[anchors])
         if self._fresh_encoder is not None and step.fresh is not None:
             own = self._fresh_encoder.replace(own, step.fresh, model)
         everybody = self._gathered(own, batch)
+        assert step.anchor_pairs is not None
         terms = {}
         for side in self._sides:
-            ids = batch.global_pairs[("user", "item").index(side)]
+            row = ("user", "item").index(side)
+            ids = step.anchor_pairs[row]
             both = [
                 info_nce(
                     own[f"{side}_{query}"],
                     own[f"{side}_{key}"],
-                    ids[batch.input_id[anchors]],
+                    batch.pairs[row, anchors],
                     everybody[f"{side}_{key}"],
-                    ids[::stride],
+                    ids,
                     settings.temperature,
                     queue=queues[f"{side}_{key}"].keys,
                     queue_ids=queues[f"{side}_{key}"].ids,
                     hardness=settings.hardness,
-                    total=len(ids[::stride]),
+                    total=len(ids),
                 )
                 for query, key in (("graph", "text"), ("text", "graph"))
             ]
@@ -106,16 +118,14 @@ class Alignment:
         """This rank's anchors among its pairs."""
         size, context = batch.global_batch_size, self._context
         first = size * context.rank // context.world_size
-        stride = anchor_stride(size, self.settings.anchors)
-        return slice(-first % stride, None, stride)
+        return every_nth(first, anchor_stride(size, self.settings.anchors))
 
     def _anchor_counts(self, batch: Batch) -> list[int]:
         """Anchors of each rank, [P]."""
-        size, world_size = batch.global_batch_size, self._context.world_size
+        size = batch.global_batch_size
         stride = anchor_stride(size, self.settings.anchors)
-        bounds = [size * rank // world_size for rank in range(world_size + 1)]
-        before = [-(-bound // stride) for bound in bounds]
-        return [stop - start for start, stop in pairwise(before)]
+        counts: list[int] = counts_of_every_nth(size, stride, self._context.world_size).tolist()
+        return counts
 
 
 def _views(embeddings: NodeEmbeddings, users: Tensor, items: Tensor) -> dict[str, Tensor]:

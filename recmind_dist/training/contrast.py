@@ -36,8 +36,9 @@ class Contrast:
             pair: two embeddings [S, D] of the main batch's seeds.
         """
         batch, terms = step.main, []
+        assert step.all_pairs is not None
         for row, index in enumerate((batch.src_index, batch.dst_pos_index)):
-            ids, positions, counts = self._nodes(batch.global_pairs[row].cpu().numpy(), step.step)
+            ids, positions, counts = self._nodes(step.all_pairs[row].cpu().numpy(), step.step)
             own = index[torch.from_numpy(positions).to(index.device)]
             first, second = pair[0][own], pair[1][own]
             keys = all_gather_rows(second, counts, self._context)

@@ -208,16 +208,14 @@ def writing_ids(run_dir: Path, context: DistContext, phase: str) -> Iterator[Non
 
 
 def batch_ids(step: "StepInput") -> dict[str, Any]:
-    """Node ids: all pairs of the global batch, [users, items]; and what this rank had of the main
-    and the gate batch.
-    """
+    """Node ids of what this rank had of the main and the gate batch; pairs are [users, items]."""
     batches = {"main": step.main, "gate": step.gate}
     own = {
-        name: {"input_id": batch.input_id, "n_id": batch.n_id}
+        name: {"input_id": batch.input_id, "pairs": batch.pairs, "n_id": batch.n_id}
         for name, batch in batches.items()
         if batch is not None
     }
-    return {"step": step.step, "global_pairs": step.main.global_pairs, **own}
+    return {"step": step.step, **own}
 
 
 def _listed(ids: dict[str, Any]) -> dict[str, Any]:

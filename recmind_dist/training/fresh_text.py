@@ -50,7 +50,8 @@ class FreshTextPicker:
         """Tokenises this rank's share. `stride`: every how-manieth pair of the global batch is an
         anchor.
         """
-        anchors = batch.input_id[batch.input_id % stride == 0]
+        is_anchor = batch.input_id % stride == 0
+        anchors, pairs = batch.input_id[is_anchor], batch.pairs[:, is_anchor]
         num_anchors = -(-batch.global_batch_size // stride)
         every = max(1, -(-num_anchors // self._per_side))
         first_node = {"user": 0, "item": len(self._texts["user"])}
@@ -67,7 +68,7 @@ class FreshTextPicker:
                 if side in self._sides
                 else np.zeros(0, np.int64)
             )
-            nodes = batch.global_pairs[row][anchors[local]].numpy() - first_node[side]
+            nodes = pairs[row, local].numpy() - first_node[side]
             texts = [self._texts[side][int(n)] for n in nodes]
             kept = [i for i, text in enumerate(texts) if text is not None]
             chosen[side] = to_device(torch.from_numpy(local[kept].astype(np.int64)), device)

@@ -25,7 +25,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.device_graph import DeviceGraph
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, users_of_edges
 from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph
-from recmind_dist.sampling.partitioned_graph import PartitionedGraph
+from recmind_dist.sampling.partitioned_graph import HidingGraph, PartitionedGraph
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.content_views import ContentViews, make_content_views
 from recmind_dist.training.final_embeddings import FinalEmbeddings, final_embeddings
@@ -67,7 +67,7 @@ class ModelShard:
         else:
             self.rows = EdgeRows.of_graph(self.graph)
             self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
-            self.edges = WholeGraph(self.graph, context.rank, context.world_size)
+            self.edges = self._whole_graph()
         self.whitening: Whitening | None = None
         if config.model.reads_text and inputs.whitening:
             self.whitening = Whitening.load(inputs.whitening)
@@ -80,15 +80,34 @@ class ModelShard:
         )
         self.model = self.build_dense()
 
+    def _whole_graph(self) -> GraphAccess:
+        """Access to all edges, for training on the CPU."""
+        context = self.context
+        if context.world_size > 1 and self.config.owners_draw:
+            return HidingGraph(self.rows, self.bounds, context)
+        return WholeGraph(self.graph, context.rank, context.world_size, context)
+
     @cached_property
     def batches_on_device(self) -> bool:
-        """Whether batches are made on the rank's GPU: where it has room for all edges.
+        """Whether batches are made on the ranks' GPUs: where each has room for all edges.
 
-        Of a partitioned graph, and by pyg-lib, the CPU makes them.
+        Of a partitioned graph, and by pyg-lib, the CPU makes them. Collective, because CPUs
+        exchange what GPUs work out: every rank must call.
         """
-        device, sampler = self.context.device, self.config.sampler
-        if device.type != "cuda" or not self.rows.whole or sampler.backend == "pyg":
+        if not self._suits_device:
             return False
+        fits = torch.tensor([int(self._device_has_room)], device=self.context.device)
+        return int(self.context.all_reduce(fits).item()) == self.context.world_size
+
+    @property
+    def _suits_device(self) -> bool:
+        """Whether a GPU could make the batches; the same on every rank."""
+        sampler = self.config.sampler
+        return self.context.device.type == "cuda" and self.rows.whole and sampler.backend != "pyg"
+
+    @property
+    def _device_has_room(self) -> bool:
+        device = self.context.device
         if 2 * self.graph.num_edges > torch.iinfo(torch.int32).max:
             return False  # positions of edges are int32 there
         free, _ = torch.cuda.mem_get_info(device)

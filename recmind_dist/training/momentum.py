@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recmind_dist.model.models import Model
 from recmind_dist.model.queue import KeyQueue
-from recmind_dist.training.alignment import VIEWS, anchor_stride
+from recmind_dist.training.alignment import VIEWS
 
 
 class MomentumEncoder:
@@ -30,13 +30,12 @@ class MomentumEncoder:
             for name, p in self.model.named_parameters():
                 p.lerp_(parameters[name].to(p.device), 1 - self.momentum)
 
-    def enqueue(self, keys: dict[str, Tensor], pairs: Tensor, anchors: int, step: int) -> None:
+    def enqueue(self, keys: dict[str, Tensor], pairs: Tensor, step: int) -> None:
         """Puts a step's gathered keys into the queues, in the order of the global batch.
 
         Args:
             keys: [A, D] by view.
-            pairs: [2, GB] users and items of the global batch.
+            pairs: [2, A] users and items of the anchors of the global batch.
         """
-        ids = pairs[:, :: anchor_stride(pairs.shape[1], anchors)]
         for view, rows in keys.items():
-            self.queues[view].enqueue(rows, ids[0 if view.startswith("user") else 1], step)
+            self.queues[view].enqueue(rows, pairs[0 if view.startswith("user") else 1], step)

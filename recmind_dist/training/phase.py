@@ -10,6 +10,7 @@ from torch import Tensor
 from recmind_dist.distributed.zero_engine import make_engine
 from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.model.models import acts_between_hops, gate_parameters
+from recmind_dist.model.xsimgcl import XSimGCL
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.run_config.run_config import RunConfig
@@ -85,6 +86,8 @@ class Phase:
             context,
             config.alignment.anchors,
             self._picker(fresh_encoder),
+            aligns=config.aligns,
+            contrasts=isinstance(shard.model, XSimGCL) and self.joint,
             finds_edges=finds_edges,
             finds_content=self.joint and shard.content is not None,
             items=shard.nodes >= shard.graph.num_users if config.only_items_have_text else None,

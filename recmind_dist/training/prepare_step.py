@@ -14,7 +14,8 @@ from recmind_dist.graph import Graph
 from recmind_dist.kernels.unique import unique_inverse, unique_inverse_torch
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.sampling.batch import Batch, StepBatches
-from recmind_dist.training.alignment import anchor_stride
+from recmind_dist.sampling.owners import Owners
+from recmind_dist.training.alignment import anchor_stride, counts_of_every_nth, every_nth
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.text_features import degree_feature
@@ -26,6 +27,9 @@ class StepPreparer:
 
     Args:
         anchors: alignment.anchors.
+        aligns: whether every rank needs the ids of the anchors of all.
+        contrasts: whether every rank needs those of all pairs: XSimGCL's contrast, whose work grows
+            with the global batch.
         picker: in the warm-up with adapters.
         finds_edges: whether the edges of a batch's rows are found ahead. Full propagation uses them
             where nothing happens between hops and no edge is hidden.
@@ -42,6 +46,8 @@ class StepPreparer:
         anchors: int,
         picker: FreshTextPicker | None,
         *,
+        aligns: bool = False,
+        contrasts: bool = False,
         finds_edges: bool = False,
         finds_content: bool = False,
         items: BoolArray | None = None,
@@ -49,7 +55,8 @@ class StepPreparer:
     ) -> None:
         self._graph, self._exchange, self._context = graph, exchange, context
         self._anchors, self._picker, self._finds_edges = anchors, picker, finds_edges
-        self._finds_content = finds_content
+        self._aligns, self._contrasts, self._finds_content = aligns, contrasts, finds_content
+        self._owners = Owners(graph, exchange.bounds, context)
         self._items = None if items is None else torch.from_numpy(items).to(context.device)
         self._max_degree = int(graph.degree.max())
         self._last_feature = torch.empty(0), torch.empty(0)
@@ -94,8 +101,13 @@ class StepPreparer:
             nodes, both = self._distinct(torch.cat([nodes, gate.n_id]))
             both = both.to(device)
             main_index, gate_index = both[: len(main.n_id)], both[len(main.n_id) :]
-        wait_plan = self._start_lookup(nodes, operator)
         stride = anchor_stride(main.global_batch_size, self._anchors)
+        anchor_pairs = self._gather_pairs(main, stride) if self._aligns else None
+        all_pairs = self._gather_pairs(main, 1) if self._contrasts else None
+        masked = None
+        if operator is not None and main.masked_edges is not None:
+            masked = self._masked_here(main)
+        wait_plan = self._start_lookup(nodes, operator)
 
         def finish() -> StepInput:
             plan = wait_plan()
@@ -104,8 +116,8 @@ class StepPreparer:
                 mixed = gate or main
                 content_plan = self._start_lookup(mixed.n_id[: mixed.num_targets])()
             if operator is not None:
-                if len(main.masked_edges):
-                    hidden = operator.positions(main.masked_edges.to(device))
+                if masked is not None:
+                    hidden = operator.positions(masked.to(device))
                 edges = operator.edges_from(plan.local_rows) if self._finds_edges else None
             return StepInput(
                 step=batches.step,
@@ -122,9 +134,39 @@ class StepPreparer:
                 edges=edges,
                 content_plan=content_plan,
                 items=self._items_among(plan) if operator is None else None,
+                anchor_pairs=anchor_pairs,
+                all_pairs=all_pairs,
             )
 
         return finish
+
+    def _gather_pairs(self, batch: Batch, stride: int) -> Tensor:
+        """Users and items of every stride-th pair of the global batch, [2, pairs].
+
+        Collective: every rank must call.
+        """
+        world_size, total = self._context.world_size, batch.global_batch_size
+        first = total * self._context.rank // world_size
+        own = batch.pairs[:, every_nth(first, stride)]
+        if world_size == 1:
+            return own.to(self._context.device)
+        counts = counts_of_every_nth(total, stride, world_size)
+        ids = np.ascontiguousarray(own.T.cpu().numpy().astype(np.int32))
+        gathered = self._owners.all_gather(ids, counts).astype(np.int64)
+        return torch.from_numpy(np.ascontiguousarray(gathered.T)).to(self._context.device)
+
+    def _masked_here(self, batch: Batch) -> Tensor:
+        """Edges of the global batch with an end among this rank's rows.
+
+        Collective: every rank must call.
+        """
+        edges = batch.masked_edges
+        assert edges is not None
+        if self._context.world_size == 1:
+            return edges
+        order, counts = self._owners.sort(batch.pairs.flatten().cpu().numpy())
+        told = np.tile(edges.cpu().numpy(), 2)[order]
+        return torch.from_numpy(np.unique(self._owners.all_to_all(told, counts)[0]))
 
     def _items_among(self, plan: LookupPlan) -> Tensor | None:
         """Which of the rows that anybody needs are items. Shape: [items]."""
@@ -177,4 +219,4 @@ class StepPreparer:
 
 def _on_host(batch: Batch) -> Batch:
     """With what `FreshTextPicker` reads on the host."""
-    return replace(batch, input_id=batch.input_id.cpu(), global_pairs=batch.global_pairs.cpu())
+    return replace(batch, input_id=batch.input_id.cpu(), pairs=batch.pairs.cpu())

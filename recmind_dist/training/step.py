@@ -132,8 +132,8 @@ class TrainingStep:
         if self.momentum is None:
             return
         self.momentum.follow(self.engine.gather_parameters("model."))
-        anchors = self.loss.alignment.anchors
-        self.momentum.enqueue(loss_terms.keys, step.main.global_pairs, anchors, self.steps_done)
+        if step.anchor_pairs is not None:
+            self.momentum.enqueue(loss_terms.keys, step.anchor_pairs, self.steps_done)
 
     def staleness(self) -> dict[str, float]:
         """Mean age of the queue's keys in steps; nothing without a queue."""

@@ -20,7 +20,9 @@ class StepInput:
     hidden: positions in the rows of `operator`, which stands for sampled blocks under full
     propagation; edges: those from the rows of `plan` alone, where nothing is hidden;
     content_plan: the lookup of content views, of sampled nodes whose gates learn; items: [items]
-    those of `plan.local_rows` that are items, where sampled users have no texts.
+    those of `plan.local_rows` that are items, where sampled users have no texts; anchor_pairs:
+    [2, A] users and items of the global batch's anchors, where views are aligned; all_pairs:
+    [2, GB] those of all its pairs, where nodes are contrasted.
     """
 
     step: int
@@ -37,11 +39,13 @@ class StepInput:
     edges: CsrMatrix | None = None
     content_plan: LookupPlan | None = None
     items: Tensor | None = None
+    anchor_pairs: Tensor | None = None
+    all_pairs: Tensor | None = None
 
     @property
     def hides_edges(self) -> bool:
         """Whether the global batch hides edges: the same on every rank, unlike `hidden`."""
-        return len(self.main.masked_edges) > 0
+        return self.main.masked_edges is not None and self.main.global_batch_size > 0
 
     @property
     def rows(self) -> Tensor | slice:

@@ -134,7 +134,7 @@ def test_bytes_and_workers_cost_time_and_cores_are_shared() -> None:
     )
     alone, busy = batch_of(1, 1), batch_of(1, 1, rows=5e7, gradients=5e7, ids=2e7)
     assert model.here(alone, 1, 2) == pytest.approx(0.3)
-    assert model.here(busy, 2, 2) == pytest.approx(0.3 + (7 + 3) * 1e-3 + 0.12)
+    assert model.here(busy, 2, 2) == pytest.approx(0.3 + (8 + 3) * 1e-3 + 0.12)
     assert model.here(busy, 4, 2) == pytest.approx(2 * model.here(busy, 2, 2))
     network = Network(gbit_s=8, efficiency=1.0, latency_us=0)
     # the sampler's thread has a core of its own
@@ -142,7 +142,7 @@ def test_bytes_and_workers_cost_time_and_cores_are_shared() -> None:
     assert model.there(busy, 8, network) == pytest.approx(0.2 + 2 * 0.1 + 0.1)
     slow = Network(gbit_s=8, efficiency=1.0, latency_us=100)
     # the sampling thread is the slower one now: a group is told sizes in calls of their own
-    assert model.there(busy, 1001, slow) == pytest.approx(0.1 + 0.04 + 0.02 + 1000 * 12 * 1e-4)
+    assert model.there(busy, 1001, slow) == pytest.approx(0.1 + 0.04 + 0.02 + 1000 * 15 * 1e-4)
 
 
 def test_a_row_of_the_table_costs_its_owner_once() -> None:

@@ -91,6 +91,8 @@ GLOBAL = {
     "shared",
     "users_first",
     "_age",
+    "_aligns",
+    "_contrasts",
     "_contrast",
     "_heldout",
     "_gate_edges",
@@ -102,6 +104,7 @@ GLOBAL = {
 is in them.
 """
 PRESENT = {
+    "masked_edges",
     "z_uD",
     "z_nD",
     "momentum",

@@ -55,6 +55,8 @@ def tensors(value: Any, name: str = "") -> dict[str, Tensor]:
 def assert_same(left: Batch | None, right: Batch | None) -> None:
     ours, theirs = tensors(left), tensors(right)
     assert ours.keys() == theirs.keys()
+    if left is not None and right is not None:
+        assert left.global_batch_size == right.global_batch_size
     for name, value in theirs.items():
         assert ours[name].dtype == value.dtype, name
         assert torch.equal(ours[name], value), name
@@ -65,7 +67,13 @@ def assert_same_nodes(left: Batch | None, right: Batch | None) -> None:
     assert (left is None) == (right is None)
     if left is None or right is None:
         return
-    for name in ("input_id", "global_pairs", "masked_edges"):
+    assert left.global_batch_size == right.global_batch_size
+    assert (left.masked_edges is None) == (right.masked_edges is None)
+    for name in (
+        "input_id",
+        "pairs",
+        *(["masked_edges"] if right.masked_edges is not None else []),
+    ):
         assert torch.equal(getattr(left, name).cpu(), getattr(right, name)), name
     names = ["src_index", "dst_pos_index", "dst_neg_index", "shared_index"]
     if len(right.shared_index):

@@ -171,7 +171,7 @@ def test_fields_are_those_of_pygs_loader(graph: Graph, num: int, shape: tuple[in
     assert edges_of(edges) == edges_of(batch.n_id[batch.edge_index])
     user, item = data.n_id[data.src_index], data.n_id[data.dst_pos_index]
     assert (user < graph.num_users).all()
-    assert torch.equal(torch.stack([user, item]), batch.global_pairs)
+    assert torch.equal(torch.stack([user, item]), batch.pairs)
 
 
 def test_shared_negatives_come_by_their_own_name(graph: Graph) -> None:

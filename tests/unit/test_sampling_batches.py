@@ -72,9 +72,11 @@ def test_the_ranks_shares_are_the_global_batch(
             np.testing.assert_array_equal(
                 np.concatenate([pairs_of(p) for p in parts]), pairs_of(expected)
             )
-            np.testing.assert_array_equal(expected.global_pairs.T, pairs_of(expected))
+            np.testing.assert_array_equal(expected.pairs.T, pairs_of(expected))
+            assert torch.cat([p.input_id for p in parts]).tolist() == expected.input_id.tolist()
             for part in parts:
-                assert torch.equal(part.global_pairs, expected.global_pairs)
+                assert torch.equal(part.pairs, expected.pairs[:, part.input_id])
+                assert part.global_batch_size == len(expected.input_id)
                 drawn = part.n_id[part.dst_neg_index]
                 assert torch.equal(drawn, expected.n_id[expected.dst_neg_index][part.input_id])
                 assert torch.equal(

@@ -37,7 +37,7 @@ def batch(users: list[int], items: list[int]) -> Any:
     """Pairs of a rank that has the whole global batch; items come after the users."""
     pairs = torch.tensor([users, [item + len(TEXTS.users) for item in items]])
     return SimpleNamespace(
-        input_id=torch.arange(len(users)), global_batch_size=len(users), global_pairs=pairs
+        input_id=torch.arange(len(users)), global_batch_size=len(users), pairs=pairs
     )
 
 
