@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from recmind_dist.recommend.bundle import (
 )
 from recmind_dist.recommend.fold_in import FoldIn as BundleFoldIn
 from recmind_dist.recommend.fold_in import Histories
+from recmind_dist.recommend.parquet_files import write_items, write_users
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import atomic_directory, write_bytes, write_manifest
 from recmind_dist.text.template import Template
@@ -45,7 +45,6 @@ from recmind_dist.types import FloatArray, Int32Array, IntArray
 _LATEST = 1 << 32  # past every time rank
 Rows = Callable[[int, int], FloatArray]
 """Of some users, by their positions: [start, stop) → [stop − start, D]."""
-_VECTOR_OPTIONS = {"use_dictionary": False, "write_page_checksum": True, "compression": "zstd"}
 
 
 def write_bundle(
@@ -96,7 +95,7 @@ def write_bundle(
         content = _content(model, cursor, results, states)
         half = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))
         parts = _user_rows(model, users, fold_in, states, half)
-        _write_users(parts, directory / "users.parquet")
+        write_users(parts, directory / "users.parquet")
         write_bytes(directory / "README.md", model_card(content, model.config, results).encode())
         write_manifest(directory, KIND, SCHEMA, content)
 
@@ -189,7 +188,7 @@ def _write_items(graph: Graph, config: RunConfig, vectors: FloatArray, path: Pat
         if name != "id":
             kept = f"item.{name}" if name in OWN_COLUMNS else name
             table = table.append_column(kept, frame[name].to_arrow())
-    pq.write_table(table, path, row_group_size=1 << 16, **_VECTOR_OPTIONS)
+    write_items(table, path)
 
 
 def item_titles(frame: pl.DataFrame, template: str | None) -> list[str]:
@@ -312,14 +311,6 @@ def histories_of_users(rows: EdgeRows) -> tuple[Int32Array, IntArray]:
     history = np.concatenate(items)[order].astype(np.int32) - np.int32(graph.num_users)
     counts = np.bincount(user, minlength=graph.num_users)
     return history, np.concatenate([[0], np.cumsum(counts)])
-
-
-def _write_users(parts: Iterator[pa.Table], path: Path) -> None:
-    first = next(parts)
-    with pq.ParquetWriter(path, first.schema, **_VECTOR_OPTIONS) as writer:
-        writer.write_table(first, row_group_size=ROW_GROUP)
-        for part in parts:
-            writer.write_table(part, row_group_size=ROW_GROUP)
 
 
 def _array(x: Tensor) -> FloatArray:

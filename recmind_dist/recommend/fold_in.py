@@ -193,7 +193,7 @@ class FoldIn:
         states = self._states
         share = np.maximum(histories.means(states["has_text"]), 1e-9)
         feature, means = self.degree_feature(histories.count), histories.means(states["texts"])
-        return stand_in(self._bundle.projection, feature, means / share)
+        return stand_in(self._bundle.projection, feature, np.asarray(means / share, np.float32))
 
     @property
     def _dim(self) -> int:

@@ -15,9 +15,7 @@ from recmind_dist.recommend.gates import unit_rows
 from recmind_dist.recommend.projection import project
 from recmind_dist.types import FloatArray
 
-_BIAS = (
-    0.5  # of what items score for everybody: with all of it popular items cover what is asked for
-)
+_BIAS = 0.5  # of what items score for everybody: all of it lets popular ones cover the rest
 _MAX_CHARS = 2000  # of a query; the tokenizer's own clip is tighter
 
 
