@@ -140,7 +140,7 @@ class _Edges:
         self.degree = entries.count
         self._rows, at = np.unique(entries.items, return_inverse=True)
         self._entries = Histories(at, entries.count)
-        theirs = self._table.degree(self._rows)[at]
+        theirs = self._table.degree(self._rows)[at] if len(at) else np.empty(0, np.int64)
         own = entries.count[entries.user]
         product = np.maximum(own, 1) * np.maximum(theirs, 1)
         self._weight = product.astype(np.float32) ** np.float32(-0.5)
