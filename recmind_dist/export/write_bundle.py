@@ -56,6 +56,7 @@ def write_bundle(
     *,
     text_model: bool = False,
     adapter: Path | None = None,
+    per_user: pl.DataFrame | None = None,
 ) -> None:
     """Writes a bundle, atomically, in place of what is at `to`.
 
@@ -69,6 +70,7 @@ def write_bundle(
         config_yaml: the run's config as resolved.
         text_model: whether the language model goes with it, so that texts can be ranked by and new
             items be read.
+        per_user: the users' metrics, for the card's intervals.
         adapter: of the warm-up, which the language model is merged with; None: it has none.
     Raises:
         ConfigError: there is no language model that the model reads.
@@ -96,7 +98,8 @@ def write_bundle(
         half = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))
         parts = _user_rows(model, users, fold_in, states, half)
         write_users(parts, directory / "users.parquet")
-        write_bytes(directory / "README.md", model_card(content, model.config, results).encode())
+        card = model_card(content, model.config, results, per_user)
+        write_bytes(directory / "README.md", card.encode())
         write_manifest(directory, KIND, SCHEMA, content)
 
 

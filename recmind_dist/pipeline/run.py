@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import StoreError
 from recmind_dist.export.write_bundle import write_bundle
@@ -175,7 +177,17 @@ class Pipeline:
         config = self.directory.config.read_bytes()
         adapted = self.config.text.lora is not None and self.config.warms_up
         adapter = self.directory.path / "adapter" if adapted else None
-        write_bundle(model, cursor, results, config, to, text_model=text_model, adapter=adapter)
+        users = self.directory.per_user
+        write_bundle(
+            model,
+            cursor,
+            results,
+            config,
+            to,
+            text_model=text_model,
+            adapter=adapter,
+            per_user=pl.read_parquet(users) if results and users.is_file() else None,
+        )
 
     def _context_to_rank(self, inputs: Inputs) -> DistContext:
         kept = partial(kept_bytes_of_run, self.config, inputs)
