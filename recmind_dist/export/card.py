@@ -4,6 +4,7 @@ Legend: U users with held-out items.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _header(
         "tags": ["recommender-system", "collaborative-filtering", "graph-neural-network"],
         "metrics": sorted({name.partition("@")[0] for name in results.get("metrics", {})}),
     }
-    if config.model.reads_text and not config.text.model.startswith((".", "/", "models/")):
+    if config.model.reads_text and _language_model(config) == config.text.model:
         header["base_model"] = config.text.model
     if not results:
         return header
@@ -98,7 +99,7 @@ def _data(content: Mapping[str, Any], config: RunConfig) -> str:
 
 
 def _training(config: RunConfig) -> str:
-    text = f" Texts are read by `{config.text.model}`." if config.model.reads_text else ""
+    text = f" Texts are read by `{_language_model(config)}`." if config.model.reads_text else ""
     return (
         f"## Model\n\n`model.kind: {config.model.kind}`, {config.model.embedding_dim} dims a view, "
         f"seed {config.train.seed}.{text} All settings: config.yaml.\n"
@@ -140,8 +141,17 @@ def _strata(strata: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return head
 
 
+def _language_model(config: RunConfig) -> str:
+    """Its name on the hub, or that of its directory."""
+    model = Path(config.text.model)
+    local = model.is_absolute() or str(model.parent) in (".", "models") or len(model.parts) > 2
+    return model.name if local else str(model)
+
+
 def _licence(config: RunConfig) -> str:
-    model = f", of the language model `{config.text.model}`" if config.model.reads_text else ""
+    model = (
+        f", of the language model `{_language_model(config)}`" if config.model.reads_text else ""
+    )
     return (
         f"## Licence\n\nThat of the data{model} and of who trained it: fill in `license` above "
         "before you publish. The program that reads the bundle is Apache-2.0.\n"

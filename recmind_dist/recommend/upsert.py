@@ -3,10 +3,7 @@
 Legend: n items of the file, I items of the bundle, C columns of a vector, T text dims.
 """
 
-import re
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recmind_dist.errors import DataError, StoreError
+from recmind_dist.errors import DataError
 from recmind_dist.recommend.bundle import (
     KIND,
     OWN_COLUMNS,
@@ -26,6 +23,7 @@ from recmind_dist.recommend.bundle import (
 )
 from recmind_dist.recommend.bundle_text import BundleText, rendered
 from recmind_dist.recommend.fold_in import FoldIn, Histories
+from recmind_dist.recommend.nearest import INDEX
 from recmind_dist.recommend.new_item_files import (
     Interactions,
     ItemFile,
@@ -34,15 +32,12 @@ from recmind_dist.recommend.new_item_files import (
 )
 from recmind_dist.recommend.new_items import ItemFoldIn, NewItems
 from recmind_dist.recommend.parquet_files import write_items, write_users
-from recmind_dist.storage.atomic import atomic_directory
-from recmind_dist.storage.lock import directory_lock
-from recmind_dist.storage.manifest import NAME as MANIFEST
+from recmind_dist.recommend.rewrite import content_of, rewriting, with_card_line
 from recmind_dist.storage.manifest import write_manifest
 from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
 _CHARS_PER_TOKEN = 16  # as in text/prompts.py
 _TITLE_CHARS = 200
-_CARD_LINE = re.compile(r"\n*Items added after training: \d+\.\n")
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,8 @@ def upsert(
     to: Path | None = None,
     replace: bool = False,
 ) -> Upserted:
-    """Writes the bundle with the items of a file, atomically; users who met them are made anew.
+    """Writes the bundle with the items of a file, atomically; users who met them are made anew. An
+    index of nearest neighbours is left out: it knows none of these items.
 
     Args:
         items: a file as dataset.items has it.
@@ -80,10 +76,8 @@ def upsert(
     Raises:
         DataError: an item is known already; there is no way to read its text; a file is unfit.
         StoreError: the bundle is damaged; there is something else at `to`.
+        LockedError: another process changes the bundle.
     """
-    to = bundle.path if to is None else to
-    if to.exists() and not (to / MANIFEST).is_file():
-        raise StoreError(f"{to}: exists and is no bundle: give another directory")
     make = ItemFoldIn(bundle)
     file = read_items(items, bundle)
     _refuse_known(file, bundle, items, replace)
@@ -93,8 +87,7 @@ def upsert(
     change = _Change.of(bundle, file, log)
     text_nT, has_text = _texts(bundle, file)
     made = make(change.users, text_nT, has_text)
-    with directory_lock(to) if to == bundle.path else nullcontext():
-        _write(bundle, file, made, change, to)
+    _write(bundle, file, made, change, to)
     known, names = set(bundle.item_ids), _field_columns(bundle)
     return Upserted(
         sum(item_id not in known for item_id in file.ids),
@@ -177,15 +170,16 @@ def _texts(bundle: Bundle, file: ItemFile) -> tuple[FloatArray | None, BoolArray
     return whitened, has_text
 
 
-def _write(bundle: Bundle, file: ItemFile, made: NewItems, change: _Change, to: Path) -> None:
+def _write(
+    bundle: Bundle, file: ItemFile, made: NewItems, change: _Change, to: Path | None
+) -> None:
     from safetensors.numpy import save_file
 
-    rewritten = {"items.parquet", "users.parquet", "states.safetensors", "README.md"}
-    with atomic_directory(to) as directory:
-        for name in bundle.manifest["files"]:
-            if name not in rewritten:
-                (directory / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(bundle.path / name, directory / name)
+    new = int((change.positions >= bundle.num_items).sum())
+    added = bundle.manifest.get("items_added", 0) + new
+    content = {"num_items": bundle.num_items + new, "items_added": added, "index": None}
+    changed = {"items.parquet", "users.parquet", "states.safetensors", "README.md", INDEX}
+    with rewriting(bundle, content, changed, to) as directory:
         table = _items_table(bundle, file, made, change.positions)
         write_items(table, directory / "items.parquet")
         states = {
@@ -193,24 +187,11 @@ def _write(bundle: Bundle, file: ItemFile, made: NewItems, change: _Change, to: 
             for name, x in bundle.states.items()
         }
         save_file(states, directory / "states.safetensors")
-        content = _manifest(bundle, change.positions)
-        new = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))
-        write_users(_user_parts(bundle, new, change), directory / "users.parquet")
-        card = (bundle.path / "README.md").read_text(encoding="utf-8")
-        line = f"\n\nItems added after training: {content['items_added']}.\n"
-        (directory / "README.md").write_text(_CARD_LINE.sub("", card).rstrip() + line, "utf-8")
-        write_manifest(directory, KIND, SCHEMA, content)
-
-
-def _manifest(bundle: Bundle, positions: IntArray) -> dict[str, Any]:
-    """What the manifest says beside the files."""
-    added = int((positions >= bundle.num_items).sum())
-    kept = {k: v for k, v in bundle.manifest.items() if k not in ("kind", "schema", "files")}
-    return {
-        **kept,
-        "num_items": bundle.num_items + added,
-        "items_added": kept.get("items_added", 0) + added,
-    }
+        half = write_manifest(directory, KIND, SCHEMA, {**content_of(bundle), **content})
+        parts = _user_parts(bundle, Bundle(directory, half), change)
+        write_users(parts, directory / "users.parquet")
+        line = f"Items added after training: {added}."
+        with_card_line(bundle, directory, "Items added after training", line)
 
 
 def _with_rows(x: Any, rows: Any, positions: IntArray) -> Any:
