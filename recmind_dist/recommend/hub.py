@@ -84,13 +84,15 @@ class HubRecommender(
             for name in manifest["files"]:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.bundle.path / name, directory / name)
+            content = content_of(self.bundle)
             if not self._with_users:
+                content["num_users"] = 0
                 nobody = next(self.bundle.users.parts()).slice(0, 0)
                 write_users(iter([nobody]), directory / "users.parquet")
             _leave_paths_out(directory / "config.yaml")
             config = {"library_name": "recmind-dist", "schema": SCHEMA, "model": manifest["model"]}
             write_json(directory / constants.CONFIG_NAME, config)
-            write_manifest(directory, KIND, SCHEMA, content_of(self.bundle))
+            write_manifest(directory, KIND, SCHEMA, content)
 
     @classmethod
     def _from_pretrained(

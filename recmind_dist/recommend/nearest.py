@@ -8,7 +8,7 @@ Legend: u users, I items, C columns.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,14 @@ from recmind_dist.storage.keys import sha256_file
 from recmind_dist.types import FloatArray, IntArray
 
 INDEX = "index.faiss"
-Kind = Literal["hnsw", "ivf"]
-KINDS: tuple[Kind, ...] = ("hnsw", "ivf")
+KINDS = ("hnsw", "ivf")
 _QUERIES = 1000
 _NEIGHBORS, _EF_CONSTRUCTION, _EF_SEARCH = 32, 500, 256  # of HNSW
 _SHARE_OF_LISTS = 0.25  # of IVF's, that a search looks through
 _MOST_LISTS = 4096
 
 
-def build_index(
-    bundle: Bundle, kind: Kind = "hnsw", k: int = 20, min_recall: float = 0.95
-) -> float:
+def build_index(bundle: Bundle, kind: str = "hnsw", k: int = 20, min_recall: float = 0.95) -> float:
     """Writes an index into the bundle, its recall into manifest and card. Returns the recall@k:
     the share of the exact k best items that it finds, over up to 1,000 users (of a bundle without
     users: items).
@@ -126,7 +123,7 @@ def _queries(bundle: Bundle) -> FloatArray:
     return finite
 
 
-def _made(items_IC: FloatArray, kind: Kind) -> Any:
+def _made(items_IC: FloatArray, kind: str) -> Any:
     """An index by inner product."""
     with needs_extra("faiss"):
         import faiss
