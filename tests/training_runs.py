@@ -26,6 +26,7 @@ def make_inputs(
     num_pairs: int = 500,
     num_tested: int = 0,
     seed: int = 0,
+    text_dim: int = TEXT_DIM,
 ) -> Inputs:
     """A graph with a validation pair for most users, and vectors of all nodes but every fifth user
     and ninth item.
@@ -50,14 +51,14 @@ def make_inputs(
     store = TextStore.create(
         home / "text",
         {"made": "for a test"},
-        TEXT_DIM,
+        text_dim,
         {"users": num_users, "items": num_items},
         32,
         16,
     )
     rng = np.random.default_rng(seed)
     for side, rows, gap in (("users", num_users, 5), ("items", num_items, 9)):
-        vectors = rng.normal(size=(rows, TEXT_DIM)).astype(np.float16)
+        vectors = rng.normal(size=(rows, text_dim)).astype(np.float16)
         vectors[::gap] = np.nan
         for shard in range(store.num_shards(side)):
             store.write_shard(side, shard, vectors[slice(*store.shard_range(side, shard))], "test")

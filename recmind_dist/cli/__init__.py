@@ -1,6 +1,7 @@
 """`recmind …`: thin commands over the rooms, a file for each group of them."""
 
-from recmind_dist.cli import cache, doctor, experiment, recommend, tune  # each adds its command
+# each adds its commands
+from recmind_dist.cli import bundles, cache, doctor, experiment, recommend, tune
 from recmind_dist.cli.app import main
 
-__all__ = ["cache", "doctor", "experiment", "main", "recommend", "tune"]
+__all__ = ["bundles", "cache", "doctor", "experiment", "main", "recommend", "tune"]

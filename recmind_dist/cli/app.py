@@ -160,11 +160,14 @@ def evaluate(run_dir: Run) -> None:
 def export(
     run_dir: Run,
     to: Annotated[Path, typer.Option(help="directory of the bundle", show_default=False)],
+    text_model: Annotated[
+        bool, typer.Option("--text-model", help="with the language model: texts as queries, upsert")
+    ] = False,
 ) -> None:
     """Writes a bundle: all that ranks items for users, without torch, Ray or DeepSpeed."""
     from recmind_dist.pipeline.run import Pipeline
 
-    Pipeline.of_run(run_dir, say).export(to)
+    Pipeline.of_run(run_dir, say).export(to, text_model)
     say(f"bundle: at {to}")
 
 

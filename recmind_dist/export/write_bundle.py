@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from recmind_dist.errors import ConfigError
 from recmind_dist.export.card import model_card
+from recmind_dist.export.text_model import text_settings, write_text_model
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.model.alpharec import AlphaRec
 from recmind_dist.model.models import Model
@@ -31,20 +32,31 @@ from recmind_dist.recommend.bundle import (
 )
 from recmind_dist.recommend.fold_in import FoldIn as BundleFoldIn
 from recmind_dist.recommend.fold_in import Histories
+from recmind_dist.recommend.parquet_files import write_items, write_users
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import atomic_directory, write_bytes, write_manifest
 from recmind_dist.text.template import Template
 from recmind_dist.training.fold_in import FoldIn, reads_histories
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.state import Cursor
+from recmind_dist.training.user_states import UserStates
 from recmind_dist.types import FloatArray, Int32Array, IntArray
 
 _LATEST = 1 << 32  # past every time rank
-_VECTOR_OPTIONS = {"use_dictionary": False, "write_page_checksum": True, "compression": "zstd"}
+Rows = Callable[[int, int], FloatArray]
+"""Of some users, by their positions: [start, stop) → [stop − start, D]."""
 
 
 def write_bundle(
-    model: ModelShard, cursor: Cursor, results: dict[str, Any], config_yaml: bytes, to: Path
+    model: ModelShard,
+    cursor: Cursor,
+    results: dict[str, Any],
+    config_yaml: bytes,
+    to: Path,
+    *,
+    text_model: bool = False,
+    adapter: Path | None = None,
+    per_user: pl.DataFrame | None = None,
 ) -> None:
     """Writes a bundle, atomically, in place of what is at `to`.
 
@@ -56,9 +68,21 @@ def write_bundle(
         cursor: of the checkpoint.
         results: content of results.json, for the model card; empty: not evaluated.
         config_yaml: the run's config as resolved.
+        text_model: whether the language model goes with it, so that texts can be ranked by and new
+            items be read.
+        per_user: the users' metrics, for the card's intervals.
+        adapter: of the warm-up, which the language model is merged with; None: it has none.
+    Raises:
+        ConfigError: there is no language model that the model reads.
+        TextError: the language model cannot be loaded.
     """
     assert model.context.world_size == 1, "a bundle is written by one rank alone"
+    if text_model and not model.config.model.reads_text:
+        raise ConfigError(
+            f"--text-model: a model of kind {model.config.model.kind} reads no texts: leave it out"
+        )
     fold_in = model.fold_in() if _folds(model.model) else None
+    states = None if fold_in is None else model.user_states()
     final = model.final_embeddings().final.cpu().numpy()
     users, items = np.split(final, [model.graph.num_users])
     if cursor.norm_exponent:
@@ -66,13 +90,16 @@ def write_bundle(
         items = items / length**cursor.norm_exponent
     with atomic_directory(to) as directory:
         _write_items(model.graph, model.config, items, directory / "items.parquet")
-        _write_tensors(model, fold_in, directory)
+        _write_tensors(model, fold_in, states, directory)
+        if text_model:
+            write_text_model(model.config.text, adapter, directory)
         write_bytes(directory / "config.yaml", config_yaml)
-        content = _content(model, cursor, results)
-        states = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))
-        parts = _user_rows(model, users, fold_in, states)
-        _write_users(parts, directory / "users.parquet")
-        write_bytes(directory / "README.md", model_card(content, model.config, results).encode())
+        content = _content(model, cursor, results, states)
+        half = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))
+        parts = _user_rows(model, users, fold_in, states, half)
+        write_users(parts, directory / "users.parquet")
+        card = model_card(content, model.config, results, per_user)
+        write_bytes(directory / "README.md", card.encode())
         write_manifest(directory, KIND, SCHEMA, content)
 
 
@@ -81,12 +108,16 @@ def _folds(model: Model) -> bool:
     return reads_histories(model) and not isinstance(model, PaperRecMind)
 
 
-def _content(model: ModelShard, cursor: Cursor, results: dict[str, Any]) -> dict[str, Any]:
+def _content(
+    model: ModelShard, cursor: Cursor, results: dict[str, Any], states: UserStates | None
+) -> dict[str, Any]:
     """What the manifest says beside the files."""
     graph, settings = model.graph, model.config.model
     fold_in = None
-    if _folds(model.model):
+    if states is not None:
         fold_in = {
+            "init": settings.init,
+            "graph_length": states.graph_length,
             "num_layers": settings.num_layers,
             "embedding_dim": settings.embedding_dim,
             "max_degree": int(graph.degree.max(initial=1)),
@@ -100,8 +131,20 @@ def _content(model: ModelShard, cursor: Cursor, results: dict[str, Any]) -> dict
         "views": _views(model),
         "norm_exponent": cursor.norm_exponent,
         "fold_in": fold_in,
+        "text": text_settings(model.config, graph),
+        "files_of_data": _data_files(model.config),
         "epoch": cursor.epoch,
         "metrics": results.get("metrics", {}),
+    }
+
+
+def _data_files(config: RunConfig) -> dict[str, Any]:
+    """How the item file and the log are read, for those that come later."""
+    data = config.dataset
+    return {
+        "item_id": data.items.id if data.items is not None else None,
+        "columns": data.interactions.columns.model_dump(),
+        "min_rating": data.min_rating,
     }
 
 
@@ -148,7 +191,7 @@ def _write_items(graph: Graph, config: RunConfig, vectors: FloatArray, path: Pat
         if name != "id":
             kept = f"item.{name}" if name in OWN_COLUMNS else name
             table = table.append_column(kept, frame[name].to_arrow())
-    pq.write_table(table, path, row_group_size=1 << 16, **_VECTOR_OPTIONS)
+    write_items(table, path)
 
 
 def item_titles(frame: pl.DataFrame, template: str | None) -> list[str]:
@@ -160,7 +203,9 @@ def item_titles(frame: pl.DataFrame, template: str | None) -> list[str]:
     return [parsed.render(row) or "" for row in frame.select("id", *fields).iter_rows(named=True)]
 
 
-def _write_tensors(model: ModelShard, fold_in: FoldIn | None, directory: Path) -> None:
+def _write_tensors(
+    model: ModelShard, fold_in: FoldIn | None, states: UserStates | None, directory: Path
+) -> None:
     weights = {name: _array(p) for name, p in model.model.state_dict().items()}
     if isinstance(model.model, RecMind):
         gates = {n.removeprefix("mix."): w for n, w in weights.items() if n.startswith("mix.")}
@@ -174,16 +219,17 @@ def _write_tensors(model: ModelShard, fold_in: FoldIn | None, directory: Path) -
             text |= {f"whitening.{side}.matrix": model.whitening.matrix[side]}
     if text:
         save_file(text, directory / "projection.safetensors")
-    if fold_in is not None:
-        save_file(_states(fold_in), directory / "states.safetensors")
+    if fold_in is not None and states is not None:
+        save_file(_states(fold_in, states), directory / "states.safetensors")
 
 
-def _states(fold_in: FoldIn) -> dict[str, Any]:
+def _states(fold_in: FoldIn, states: UserStates) -> dict[str, Any]:
     """Arrays of states.safetensors; see recommend/fold_in.py."""
     items = fold_in.items
     named: dict[str, Tensor | None] = {
         "base": items.base_states,
         "base_map": fold_in.map_DD,
+        "item_map": states.item_map,
         "text": items.text_states,
         "content": items.content,
         "texts": items.texts,
@@ -195,7 +241,11 @@ def _states(fold_in: FoldIn) -> dict[str, Any]:
 
 
 def _user_rows(
-    model: ModelShard, vectors: FloatArray, fold_in: FoldIn | None, bundle: Bundle
+    model: ModelShard,
+    vectors: FloatArray,
+    fold_in: FoldIn | None,
+    states: UserStates | None,
+    bundle: Bundle,
 ) -> Iterator[pa.Table]:
     """Rows of users.parquet, `ROW_GROUP` users at a time.
 
@@ -206,8 +256,10 @@ def _user_rows(
     graph = model.graph
     ids = graph.user_ids.cast(pl.String).to_arrow()
     items, ends = histories_of_users(model.rows)
-    row_of_user = np.argsort(model.nodes)[: graph.num_users]
-    own = {} if fold_in is None else _own_rows(fold_in, row_of_user)
+    own: dict[str, Rows] = {}
+    if fold_in is not None and states is not None:
+        own = _own_rows(fold_in, states, np.argsort(model.nodes)[: graph.num_users])
+    degree = pa.array(np.asarray(graph.degree)[: graph.num_users])
     make = None if fold_in is None else BundleFoldIn(bundle)
     for start in range(0, graph.num_users, ROW_GROUP):
         stop = min(start + ROW_GROUP, graph.num_users)
@@ -218,23 +270,26 @@ def _user_rows(
         if make is not None:
             lists = lists_of_column(pa.chunked_array([history]))
             final = make(Histories.of(lists), block.get("base"), block.get("text"))
-        columns = {"id": ids[start:stop], "vector": vector_column(final), "history": history}
+        columns = {
+            "id": ids[start:stop],
+            "vector": vector_column(final),
+            "history": history,
+            "degree": degree[start:stop],
+        }
         yield pa.table(columns | {name: vector_column(rows) for name, rows in block.items()})
 
 
-def _own_rows(
-    fold_in: FoldIn, row_of_user: IntArray
-) -> dict[str, Callable[[int, int], FloatArray]]:
-    """Blocks of what users have of their own: [start, stop) → [stop − start, D]."""
+def _own_rows(fold_in: FoldIn, states: UserStates, row_of_user: IntArray) -> dict[str, Rows]:
+    """Blocks of what users have of their own, and of what items take from them."""
 
-    def rows(x: Tensor) -> Callable[[int, int], FloatArray]:
+    def rows(x: Tensor) -> Rows:
         on_host = x.cpu().numpy()
         return lambda start, stop: on_host[row_of_user[start:stop]]
 
-    own = {"base": rows(fold_in.own_nD)}
+    own = {"base": fold_in.own_nD, **states.rows}
     if fold_in.z_nD is not None and fold_in.items.texts is not None:
-        own["text"] = rows(fold_in.z_nD)
-    return own
+        own["text"] = fold_in.z_nD
+    return {name: rows(x) for name, x in own.items()}
 
 
 def histories_of_users(rows: EdgeRows) -> tuple[Int32Array, IntArray]:
@@ -259,14 +314,6 @@ def histories_of_users(rows: EdgeRows) -> tuple[Int32Array, IntArray]:
     history = np.concatenate(items)[order].astype(np.int32) - np.int32(graph.num_users)
     counts = np.bincount(user, minlength=graph.num_users)
     return history, np.concatenate([[0], np.cumsum(counts)])
-
-
-def _write_users(parts: Iterator[pa.Table], path: Path) -> None:
-    first = next(parts)
-    with pq.ParquetWriter(path, first.schema, **_VECTOR_OPTIONS) as writer:
-        writer.write_table(first, row_group_size=ROW_GROUP)
-        for part in parts:
-            writer.write_table(part, row_group_size=ROW_GROUP)
 
 
 def _array(x: Tensor) -> FloatArray:

@@ -1,9 +1,14 @@
 """Raw files of many layouts → one data set: readers, quarantine, filters, fetch, synthetic data."""
 
-from recmind_dist.ingest.dataset import ingest_dataset
+from typing import TYPE_CHECKING
+
 from recmind_dist.ingest.fetch import ASSETS, fetch
 from recmind_dist.ingest.settings import DatasetSettings, LogColumns, LogSettings, TableSettings
-from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
+from recmind_dist.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from recmind_dist.ingest.dataset import ingest_dataset
+    from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
 
 __all__ = [
     "ASSETS",
@@ -16,3 +21,11 @@ __all__ = [
     "ingest_dataset",
     "synthesize",
 ]
+
+# need numba, which reading an item file does not
+_HOMES = {
+    "ingest_dataset": "dataset",
+    "SyntheticSettings": "synthetic",
+    "synthesize": "synthetic",
+}
+__getattr__ = lazy_exports(__name__, _HOMES)

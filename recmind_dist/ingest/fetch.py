@@ -8,7 +8,6 @@ from pathlib import Path
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.archives import Member, download_url, download_wheel, take_members
-from recmind_dist.ingest.dataset import writing
 from recmind_dist.ingest.movielens import CONVERT
 from recmind_dist.storage import atomic_directory, building, sha256_file
 
@@ -127,6 +126,8 @@ def fetch(name: str, into: Path) -> Path:
 
 
 def _fetch(name: str, asset: Asset, final: Path) -> None:
+    from recmind_dist.ingest.dataset import writing  # imports numba, which takes seconds
+
     if final.exists():
         logger.warning("%s: not as pinned, fetched again", final)
     reasons: list[str] = []

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import StoreError
 from recmind_dist.export.write_bundle import write_bundle
@@ -147,9 +149,11 @@ class Pipeline:
         evaluate_on_workers(self.config, inputs, self.say)
         return self.directory.read_results()
 
-    def export(self, to: Path) -> None:
+    def export(self, to: Path, text_model: bool = False) -> None:
         """Writes the bundle of the best checkpoint, on one rank alone.
 
+        Args:
+            text_model: whether the language model goes with it, its adapters merged.
         Raises:
             CheckpointError: the run has none.
             StoreError: there is something else at `to`.
@@ -160,12 +164,30 @@ class Pipeline:
         context = self._context_to_rank(inputs)
         model, cursor = load_best(self.config, inputs, self.directory, context)
         results = self.directory.read_results() if self.directory.results.is_file() else {}
-        self._write_bundle(to, model, cursor, results)
+        self._write_bundle(to, model, cursor, results, text_model)
 
     def _write_bundle(
-        self, to: Path, model: ModelShard, cursor: Cursor, results: dict[str, Any]
+        self,
+        to: Path,
+        model: ModelShard,
+        cursor: Cursor,
+        results: dict[str, Any],
+        text_model: bool = False,
     ) -> None:
-        write_bundle(model, cursor, results, self.directory.config.read_bytes(), to)
+        config = self.directory.config.read_bytes()
+        adapted = self.config.text.lora is not None and self.config.warms_up
+        adapter = self.directory.path / "adapter" if adapted else None
+        users = self.directory.per_user
+        write_bundle(
+            model,
+            cursor,
+            results,
+            config,
+            to,
+            text_model=text_model,
+            adapter=adapter,
+            per_user=pl.read_parquet(users) if results and users.is_file() else None,
+        )
 
     def _context_to_rank(self, inputs: Inputs) -> DistContext:
         kept = partial(kept_bytes_of_run, self.config, inputs)

@@ -4,10 +4,12 @@
     config.yaml         of the run
     README.md           the model card
     items.parquet       a row an item: id, vector, title, degree, then the item file's fields
-    users.parquet       a row a user: id, vector, history, and with fold-in base and text rows
+    users.parquet       a row a user: id, vector, history, degree; with fold-in base and text, and
+                        what items that come later take from users (see `new_items`)
     states.safetensors  what a user takes from items, whatever their history (see `fold_in`)
     gates.safetensors   the gates' small networks
     projection.safetensors  the text view's weights, and the map that whitens text vectors
+    text/               the language model, merged with its adapters (see `bundle_text`)
 
 A score is the inner product of a user's and an item's vector.
 
@@ -37,7 +39,7 @@ from recmind_dist.recommend.parquet_tables import (
 from recmind_dist.storage.keys import sha256_file
 from recmind_dist.storage.manifest import NAME as MANIFEST
 from recmind_dist.storage.manifest import read_manifest, verify_manifest
-from recmind_dist.types import FloatArray, Int32Array
+from recmind_dist.types import FloatArray, Int32Array, IntArray
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -252,6 +254,14 @@ class Users:
         """The users' own text views. Shape: [len(rows), D]."""
         return matrix_of_column(self._take(rows, "text"))
 
+    def matrix(self, rows: NDArray[np.integer[Any]], column: str) -> FloatArray:
+        """A column of vectors. Shape: [len(rows), width]."""
+        return matrix_of_column(self._take(rows, column))
+
+    def degree(self, rows: NDArray[np.integer[Any]]) -> IntArray:
+        """Training interactions of each user. Shape: [len(rows)]."""
+        return np.asarray(self._take(rows, "degree").to_numpy(), np.int64)
+
     def histories(self, rows: NDArray[np.integer[Any]]) -> list[Int32Array]:
         """Positions of each user's items, the oldest first."""
         return self._lists(self._take(rows, "history"))
@@ -279,6 +289,11 @@ class Users:
             if len(items) and not 0 <= items.min() <= items.max() < self._num_items:
                 raise unlike(self._path, "history")
         return lists
+
+    def parts(self) -> Iterator[pa.Table]:
+        """All columns of all users, a row group at a time."""
+        for group in range(self._file.num_row_groups):
+            yield self._group(group, tuple(self.columns))
 
     def _take(self, rows: NDArray[np.integer[Any]], column: str) -> pa.ChunkedArray:
         groups, inside = np.divmod(np.asarray(rows), ROW_GROUP)

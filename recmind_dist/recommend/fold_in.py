@@ -5,8 +5,8 @@ What training/fold_in.py computes (docs/model.md has the formulas), which a test
 states.safetensors has, in the order of items: `degree` [I]; `base` [I, D] the sum of the item's
 graph states 0..L−1; `text` [I, D] the same of its text views; `newest.k` [I, C_k] views that newest
 items' means are made of; `content` [I, T] texts at unit length; `texts` [I, T] and `has_text`
-[I, 1] where users have text views of their own; `messages.l` [I, D] of models that act between
-hops; and `base_map` [D, D], which says how a user's row follows from their items.
+[I, 1] where users have text views of their own; `base_map` [D, D], which says how a user's row
+follows from their items, and `item_map` [D, D] how an item's moves with its users (`new_items`).
 
 Legend: u users, h entries of their histories, D dims, C columns.
 """
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from recmind_dist.errors import DataError
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.gates import Gates, degree_feature
+from recmind_dist.recommend.projection import stand_in
 from recmind_dist.types import FloatArray, Int32Array, IntArray
 
 _ENTRIES_AT_ONCE = 1 << 16  # of histories, whose items' rows are in memory
@@ -189,14 +190,10 @@ class FoldIn:
 
     def _stand_in(self, histories: Histories) -> FloatArray:
         """The text view of a user without text (model/text_view.py: fallback). Shape: [u, D]."""
-        weights, states = self._bundle.projection, self._states
+        states = self._states
         share = np.maximum(histories.means(states["has_text"]), 1e-9)
-        x = np.column_stack(
-            [self.degree_feature(histories.count), histories.means(states["texts"]) / share]
-        )
-        hidden = x @ weights["fallback.0.weight"].T + weights["fallback.0.bias"]
-        out = np.maximum(hidden, 0) @ weights["fallback.2.weight"].T + weights["fallback.2.bias"]
-        return np.asarray(out, np.float32)
+        feature, means = self.degree_feature(histories.count), histories.means(states["texts"])
+        return stand_in(self._bundle.projection, feature, np.asarray(means / share, np.float32))
 
     @property
     def _dim(self) -> int:

@@ -39,6 +39,7 @@ class Gates:
         views: Sequence[FloatArray],
         degree_feature: FloatArray,
         recent: Sequence[FloatArray] = (),
+        graph_length: FloatArray | None = None,
     ) -> FloatArray:
         """Final vectors. Shape: [n, ΣC_k + 1].
 
@@ -46,8 +47,10 @@ class Gates:
             views: K of [n, C_k], the graph's first.
             degree_feature: d̃ [n].
             recent: of users, means of their newest items' views, where the model has them.
+            graph_length: [n] to be read in place of the graph views' own.
         """
-        out = self._run(side, views[0], degree_feature)
+        length = np.linalg.norm(views[0], axis=1) if graph_length is None else graph_length
+        out = self._run(side, length, degree_feature)
         gamma, scale, bias = self._weights(side, out)
         units = [unit_rows(view) for view in views]
         if self.recent and side == "users":
@@ -61,10 +64,11 @@ class Gates:
 
     def gamma(self, side: Side, graph: FloatArray, degree_feature: FloatArray) -> FloatArray:
         """Weights of the views, which sum to one. Shape: [n, K]."""
-        return self._weights(side, self._run(side, graph, degree_feature))[0]
+        length = np.linalg.norm(graph, axis=1)
+        return self._weights(side, self._run(side, length, degree_feature))[0]
 
-    def _run(self, side: Side, graph: FloatArray, degree_feature: FloatArray) -> FloatArray:
-        d, length = degree_feature, np.log(np.maximum(np.linalg.norm(graph, axis=1), 1e-6))
+    def _run(self, side: Side, graph_length: FloatArray, degree_feature: FloatArray) -> FloatArray:
+        d, length = degree_feature, np.log(np.maximum(graph_length, 1e-6))
         x = np.stack([d, d * d, length], 1).astype(np.float32)
         if not self.degree_input:
             x = np.zeros_like(x)

@@ -34,7 +34,7 @@ RUN_BUNDLE = "bundle"
 NOTHING_KNOWN = "no interaction and no text"
 
 Seen: TypeAlias = Literal["exclude", "include"]
-TextQuery: TypeAlias = Callable[[Sequence[str]], FloatArray]
+Query: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Vectors of texts that items can be ranked by. Shape: [texts, C], the bundle's columns."""
 
 
@@ -43,10 +43,11 @@ class Recommender:
 
     Attributes:
         bundle: the opened bundle.
-        text_query: turns texts into vectors to rank by; None: texts are refused.
+        text_query: turns texts into vectors to rank by; None: the bundle's language model does,
+            read when the first text comes.
     """
 
-    def __init__(self, bundle: Bundle, text_query: TextQuery | None = None) -> None:
+    def __init__(self, bundle: Bundle, text_query: Query | None = None) -> None:
         self.bundle, self.text_query = bundle, text_query
         self._where = lru_cache(maxsize=64)(self._mask_of)
 
@@ -290,9 +291,11 @@ class Recommender:
     ) -> Profiles:
         if not isinstance(text, str):
             vectors = np.asarray(text, np.float32).reshape(1, -1)
-        elif self.text_query is None:
-            raise DataError(f"{self.bundle.path}: no language model is loaded to read texts with")
         else:
+            if self.text_query is None:
+                from recmind_dist.recommend.text_query import TextQuery
+
+                self.text_query = TextQuery(self.bundle)
             vectors = self.text_query([text])
         width = self.bundle.item_vectors.shape[1]
         if vectors.shape != (1, width) or not np.isfinite(vectors).all():

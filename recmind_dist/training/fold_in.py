@@ -68,7 +68,7 @@ class FoldIn:
         if self.items.base_states is not None:
             at = self._users
             s_uD = self._graph(self._histories(with_valid=False)).hop(self.items.base_states)
-            self.map_DD = _least_squares(s_uD, e_nD[at], operator.context)
+            self.map_DD = least_squares(s_uD, e_nD[at], operator.context)
             self.own_nD = e_nD.index_add(0, at, s_uD @ self.map_DD, alpha=-1)
 
     @torch.no_grad()
@@ -168,8 +168,10 @@ def _at(rows: Tensor | None, x_nD: Tensor, num_users: int) -> Tensor:
     return x_nD.index_select(0, rows)
 
 
-def _least_squares(x_uD: Tensor, y_uD: Tensor, context: DistContext) -> Tensor:
-    """W that brings x W nearest to y over all ranks' users. Collective: every rank must call."""
+def least_squares(x_uD: Tensor, y_uD: Tensor, context: DistContext) -> Tensor:
+    """W [D, D] that brings x W nearest to y over all ranks' rows. Collective: every rank must
+    call.
+    """
     dim = x_uD.shape[1]
     both = torch.zeros(dim, 2 * dim, dtype=torch.float64, device=x_uD.device)
     for x, y in zip(*(torch.split(t, _BLOCK_ROWS) for t in (x_uD, y_uD)), strict=True):

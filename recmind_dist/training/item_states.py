@@ -73,12 +73,12 @@ def item_states(
         messages = [message.index_select(0, items) for message in passed]
         base_states = torch.stack(messages).sum(0)
     elif model.num_layers and not isinstance(model, AlphaRec):
-        sums = _sum_of_states(operator, e_nD, model.num_layers)
+        sums = sum_of_states(operator, e_nD, model.num_layers)
         base_states = sums.index_select(0, items)
     if isinstance(model, AlphaRec | RecMind | PaperRecMind) and z_nD is not None:
-        num_layers, users_have_text = _text_layers(model)
+        num_layers, users_have_text = text_layers(model)
         if num_layers:
-            sums = _sum_of_states(operator, z_nD, num_layers, not users_have_text)
+            sums = sum_of_states(operator, z_nD, num_layers, not users_have_text)
             text_states = sums.index_select(0, items)
         if users_have_text and text_nT is not None:
             texts = text_nT.index_select(0, items).float()
@@ -109,7 +109,7 @@ def _items_by_node(operator: FullPropagation) -> Tensor:
     return order[~operator.is_user[order]]
 
 
-def _sum_of_states(
+def sum_of_states(
     operator: FullPropagation, x_nD: Tensor, num_layers: int, items_only: bool = False
 ) -> Tensor:
     """States 0..L−1 added up. Shape: [n, D]. Collective: every rank must call."""
@@ -128,7 +128,7 @@ def _messages(
     return [g * x + (1 - g) * z_nD for g, x in zip(made.gamma, states, strict=False)]
 
 
-def _text_layers(model: AlphaRec | RecMind | PaperRecMind) -> tuple[int, bool]:
+def text_layers(model: AlphaRec | RecMind | PaperRecMind) -> tuple[int, bool]:
     """Hops of the text views, and whether users have some of their own: the same on every rank."""
     if isinstance(model, AlphaRec):
         return model.num_layers, False

@@ -39,6 +39,7 @@ from recmind_dist.training.text_features import (
     load_text_features,
     text_scale,
 )
+from recmind_dist.training.user_states import UserStates, start_of_texts, user_states
 from recmind_dist.types import IntArray
 
 _BLOCK_ROWS = 65_536
@@ -153,6 +154,15 @@ class ModelShard:
             ConfigError: the model reads no histories.
         """
         return FoldIn(self._propagation, self.rows, self.model, *self.states())
+
+    @torch.no_grad()
+    def user_states(self) -> UserStates:
+        """What items that come later take from users. Collective: every rank must call."""
+        e_nD, z_nD, text_nT = self.states()
+        start = None
+        if text_nT is not None and self.config.model.init == "text":
+            start = start_of_texts(text_nT, self.config.model.embedding_dim)
+        return user_states(self._propagation, self.model, e_nD, z_nD, start)
 
     def operator(self, heldout: IntArray | None = None) -> FullPropagation:
         """Full propagation over all edges but the held-out ones, with the degrees of `degrees`.

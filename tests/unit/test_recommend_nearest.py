@@ -1,0 +1,78 @@
+"""An index of nearest neighbours: what it finds is measured, and refused where it is too little."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recmind_dist.cli.app import main
+from recmind_dist.errors import DataError
+from recmind_dist.recommend import nearest
+from recmind_dist.recommend.bundle import KIND, SCHEMA, Bundle, vector_column
+from recmind_dist.recommend.nearest import NearestItems, build_index
+from recmind_dist.recommend.parquet_files import write_items, write_users
+from recmind_dist.recommend.ranking import top_items
+from recmind_dist.storage.manifest import write_manifest
+
+faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+pa = pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """Vectors of very different lengths, where nearest by angle is not best by product."""
+    rng, path = np.random.default_rng(0), tmp_path / "bundle"
+    path.mkdir()
+    items = rng.normal(size=(400, 8)) * rng.lognormal(size=(400, 1))
+    users = rng.normal(size=(60, 8))
+    ids = pa.array([f"i{k}" for k in range(400)])
+    write_items(pa.table({"id": ids, "vector": vector_column(items)}), path / "items.parquet")
+    table = {"id": pa.array([f"u{k}" for k in range(60)]), "vector": vector_column(users)}
+    write_users(iter([pa.table(table)]), path / "users.parquet")
+    (path / "README.md").write_text("# A card\n")
+    content = {"num_users": 60, "num_items": 400, "name": "toy", "text": None}
+    write_manifest(path, KIND, SCHEMA, content)
+    return Bundle.open(path)
+
+
+@pytest.mark.parametrize("kind", nearest.KINDS)
+def test_an_index_finds_what_it_says_it_finds(
+    bundle: Bundle, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["index", str(bundle.path), "--kind", kind, "--min-recall", "0.3", "--k", "10"])
+    indexed = Bundle.open(bundle.path, verify=True)
+    recall = indexed.manifest["index"]["recall"]
+    assert f"{recall:.4f}" in capsys.readouterr().out
+    card = (bundle.path / "README.md").read_text()
+    assert card.startswith("# A card\n\nNearest neighbours: ")
+    assert f"recall@10 {recall:.4f}" in card
+
+    users = indexed.users.vectors(np.arange(60))
+    found, scores = NearestItems(indexed).top_items(users, 10)
+    exact, best = top_items(users, indexed.item_vectors, 10)
+    shares = [len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]
+    assert np.mean(shares) == pytest.approx(recall)
+    assert (kind != "hnsw") or recall > 0.99
+    same = found == exact
+    np.testing.assert_allclose(scores[same], best[same], rtol=1e-5)
+
+
+def test_hidden_items_leave_room_for_others(bundle: Bundle) -> None:
+    build_index(bundle)
+    indexed = Bundle.open(bundle.path)
+    users = indexed.users.vectors(np.arange(5))
+    hidden = [row[:4] for row in top_items(users, indexed.item_vectors, 4)[0]]
+    found, _ = NearestItems(indexed).top_items(users, 10, hidden)
+    expected, _ = top_items(users, indexed.item_vectors, 10, hidden)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_index_that_finds_too_little_is_not_kept(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "_SHARE_OF_LISTS", 0.05)
+    with pytest.raises(DataError, match=r"ivf finds 0\.\d+ of the exact 20 best"):
+        build_index(bundle, "ivf")
+    assert Bundle.open(bundle.path, verify=True).manifest == bundle.manifest
+    with pytest.raises(DataError, match="recmind index"):
+        NearestItems(bundle)
