@@ -81,7 +81,7 @@ def _sums(
 ) -> dict[str, Tensor]:
     """States 0..L−1, and 0..L−2, added up. Collective: every rank must call."""
     found = {}
-    for key, states in ((name, num_layers), (f"{name}_before", num_layers - 1)):
-        if states > int(items_only):  # users' state 0 is zero there
-            found[key] = sum_of_states(operator, x_nD, states, items_only)
+    for key, num_states in ((name, num_layers), (f"{name}_before", num_layers - 1)):
+        if num_states > int(items_only):  # users' state 0 is zero there
+            found[key] = sum_of_states(operator, x_nD, num_states, items_only)
     return found
