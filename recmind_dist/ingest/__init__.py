@@ -1,6 +1,6 @@
 """Raw files of many layouts → one data set: readers, quarantine, filters, fetch, synthetic data."""
 
-from recmind_dist.ingest.dataset import ingest_dataset
+from recmind_dist.ingest.dataset import dataset_summary, ingest_dataset
 from recmind_dist.ingest.fetch import ASSETS, fetch
 from recmind_dist.ingest.settings import DatasetSettings, LogColumns, LogSettings, TableSettings
 from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
@@ -12,6 +12,7 @@ __all__ = [
     "LogSettings",
     "SyntheticSettings",
     "TableSettings",
+    "dataset_summary",
     "fetch",
     "ingest_dataset",
     "synthesize",

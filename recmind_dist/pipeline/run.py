@@ -10,7 +10,7 @@ from recmind_dist.errors import StoreError
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.graph.prepare import held_out_are_drawn
-from recmind_dist.ingest import fetch, ingest_dataset
+from recmind_dist.ingest import dataset_summary, fetch, ingest_dataset
 from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.pipeline.replay import partition_report
@@ -85,6 +85,8 @@ class Pipeline:
         for name in self.config.fetch:
             self.say(f"{name}: at {fetch_asset(name)}")
         dataset = ingest_dataset(self.config.dataset, self.config.cache_dir)
+        for line in dataset_summary(dataset):
+            self.say(line)
         memory_mb = self.config.dataset.memory_mb
         graph = prepare_graph(dataset, self.config.graph, self.config.cache_dir, memory_mb)
         if self.config.graph.placement == "partitioned":
