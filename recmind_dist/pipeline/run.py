@@ -97,6 +97,9 @@ class Pipeline:
                 f"graph.split {self.config.graph.split}: the log has no column of times: what is "
                 "held out of each user is drawn, by graph.seed"
             )
+        opened = Graph.open(graph, edges=False)
+        if not opened.manifest["num_test"]:
+            self.say(nothing_held_out(self.config.graph.split))
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():
@@ -178,6 +181,15 @@ class Pipeline:
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)
         return fit(self.config, prepared, self.say, resume, allow_mismatch)
+
+
+def nothing_held_out(split: str) -> str:
+    """The line for a graph without a test edge."""
+    why = " (no user has three interactions)" if split == "leave-one-out" else ""
+    return (
+        f"warning: graph.split {split} holds nothing out for testing{why}: every metric will be "
+        "empty: set graph.split to ratio or global-time, or give dataset.test"
+    )
 
 
 def fetch_asset(name: str) -> Path:
