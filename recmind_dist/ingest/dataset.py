@@ -15,7 +15,7 @@ from recmind_dist import faults
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.ingest.columns import LogRules
 from recmind_dist.ingest.filters import by_rating, collapse_repeats, k_core
-from recmind_dist.ingest.ids import natural_order, point_is_pandas, without_point
+from recmind_dist.ingest.ids import natural_order, without_point
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import Quarantine, check_file
 from recmind_dist.ingest.settings import DatasetSettings
@@ -29,6 +29,7 @@ from recmind_dist.ingest.summary import (
     nothing_left,
     row_example,
     summary_lines,
+    takes_points_off,
     what_was_read,
 )
 from recmind_dist.ingest.tables import Table, empty_table, read_rows, take_point_off_table
@@ -142,7 +143,7 @@ def _clean(settings: DatasetSettings, inputs: Inputs, quarantine: Quarantine) ->
     if log.frame.is_empty():
         raise nothing_left(inputs["log"][0], counts, log.examples, quarantine)
     tables = _read_tables(settings, quarantine)
-    _take_points_off(log, tables)
+    _take_points_off(settings, log, tables)
     logged = {side: natural_order(log.frame.get_column(side)) for side in SIDES}
     check_tables(settings, tables, logged)
     rows = {side: _row_counts(log.frame, side) for side in SIDES}
@@ -158,10 +159,10 @@ def _row_counts(frame: pl.DataFrame, side: str) -> pl.DataFrame:
     return frame.group_by(pl.col(side).alias("id"), maintain_order=True).agg(pl.len().alias("rows"))
 
 
-def _take_points_off(log: Log, tables: dict[str, Table]) -> None:
+def _take_points_off(settings: DatasetSettings, log: Log, tables: dict[str, Table]) -> None:
     """12 for 12.0 where all files of a side agree that pandas wrote it so."""
     for side in SIDES:
-        if point_is_pandas(log.looks.get(side, []) + tables[side].looks):
+        if takes_points_off(settings, side, log, tables[side]):
             log.frame = log.frame.with_columns(without_point(log.frame[side]).alias(side))
             take_point_off_table(tables[side])
 

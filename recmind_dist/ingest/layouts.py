@@ -103,7 +103,7 @@ def with_partitions(
 ) -> pl.DataFrame:
     """Adds the wanted columns that stand in the names of the file's folders."""
     values = partition_columns(path)
-    extra = [name for name in wanted if name not in own and name in values]
+    extra = [name for name in dict.fromkeys(wanted) if name not in own and name in values]
     return frame.with_columns(pl.lit(values[name]).alias(name) for name in extra)
 
 

@@ -17,14 +17,14 @@ from recmind_dist.errors import DataError
 from recmind_dist.ingest.columns import LogRules, columns_of
 from recmind_dist.ingest.filters import by_rating
 from recmind_dist.ingest.id_codes import IdCodes
-from recmind_dist.ingest.ids import IdLook, natural_order, point_is_pandas, without_point
+from recmind_dist.ingest.ids import IdLook, natural_order, without_point
 from recmind_dist.ingest.layouts import columns_present, format_of
 from recmind_dist.ingest.log import FORMAT_KEY, no_time_in, note, sound_rows
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.spill import Block, Spill
 from recmind_dist.ingest.streamed_times import StreamedTimes, batches
-from recmind_dist.ingest.summary import SIDES, row_example
+from recmind_dist.ingest.summary import SIDES, row_example, takes_points_off
 from recmind_dist.ingest.tables import Table, take_point_off_table
 from recmind_dist.ingest.times import TimeRule
 from recmind_dist.types import BoolArray, IntArray
@@ -125,7 +125,7 @@ def sort_log(log: StreamedLog, settings: DatasetSettings, tables: dict[str, Tabl
     finals = []
     for side in SIDES:
         names = log.rows_of[side]["id"]
-        if point_is_pandas(log.looks.get(side, []) + tables[side].looks):
+        if takes_points_off(settings, side, log, tables[side]):
             names = without_point(names)
             take_point_off_table(tables[side])
             merged = log.rows_of[side].with_columns(names.alias("id"))

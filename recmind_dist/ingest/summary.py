@@ -30,6 +30,12 @@ REASONS = {
 """Counts that, with rows_kept, add up to rows_in."""
 
 
+def takes_points_off(settings: DatasetSettings, side: str, log: Any, table: Table) -> bool:
+    """Whether ids of a side like 12.0 are read as 12 (see `point_is_pandas`)."""
+    looks = log.looks.get(side, []) + table.looks
+    return settings.ids_of(side) == "auto" and point_is_pandas(looks)
+
+
 def row_example(user: str, item: str, row: int) -> str:
     """A row of the log, counted over all its files from 1."""
     return f"row {row}: {user} with {item}"
@@ -143,7 +149,7 @@ def _warnings(
 ) -> list[str]:
     """What may be wrong with the ids of one side."""
     lines = []
-    if point_is_pandas(log.looks.get(side, []) + tables[side].looks):
+    if takes_points_off(settings, side, log, tables[side]):
         lines.append(
             f"{side} ids written as 12.0 are read as 12 (dataset.{side}_ids: text keeps the .0)"
         )
