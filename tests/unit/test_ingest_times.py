@@ -1,4 +1,4 @@
-"""Times: instants, units told apart, what is no time named by line; without times a line says so."""
+"""Times: instants, units told apart, what is no time named by line; a log without them says so."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
