@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from recmind_dist.errors import RecmindError
 from recmind_dist.report import RunDirectory
@@ -32,9 +33,14 @@ def relocated_inputs(inputs: Inputs, run: RunDirectory) -> Inputs:
         return inputs  # whoever needs the config says what is wrong with it
     if not old.is_absolute() or old == run.path.absolute():
         return inputs
-    given = {"graph": inputs.graph, "text": inputs.text, "whitening": inputs.whitening}
-    given["texts"] = inputs.texts
-    paths = {
+    given: dict[str, Path | None] = {
+        "graph": inputs.graph,
+        "text": inputs.text,
+        "whitening": inputs.whitening,
+        "texts": inputs.texts,
+    }
+
+    paths: dict[str, Any] = {
         name: relocated(path, old, run.path) for name, path in given.items() if path is not None
     }
     return replace(inputs, **paths)
