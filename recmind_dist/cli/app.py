@@ -1,5 +1,6 @@
 """The program and its main commands. An error for users is a sentence and an exit code."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -213,18 +214,36 @@ def main(words: list[str] | None = None) -> None:
         words: the command line; None: from sys.argv
     """
     try:
+        _print_anywhere()
         app(words, standalone_mode=False)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(130)
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns both signals into SystemExit
+        if _reader_left(stop):
+            sys.exit(141)
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(143 if getattr(stop, "code", None) == SIGTERM else 130)
     except Exception as error:
         if os.environ.get("RECMIND_TRACEBACK"):
             raise
         sys.exit(_explain(error))
+
+
+def _print_anywhere() -> None:
+    from recmind_dist.report.printable import print_anywhere
+
+    print_anywhere()
+
+
+def _reader_left(stop: BaseException) -> bool:
+    """Whether the reader of our output is gone (`… | head -1`), which is no interruption."""
+    cause = stop.__context__
+    if not isinstance(cause, OSError) or cause.errno != errno.EPIPE:
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the end
+    return True
 
 
 def _explain(error: Exception) -> int:

@@ -34,6 +34,7 @@ from recmind_dist.storage.seals import NAME as SEALS
 from recmind_dist.text import Texts, Whitening, load_adapter, store_path
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.moved import relocated_inputs
 from recmind_dist.training.state import Cursor
 
 REMEDIES = {
@@ -278,8 +279,8 @@ def _examine_inputs(
     if trained and not path.exists() and not known:
         found.add("inputs", path, f"{path}: missing")
     if path.exists() and not known:
-        return Inputs.from_json(read_json(path))
-    return Inputs.from_json(saved) if isinstance(saved, dict) else None
+        return relocated_inputs(Inputs.from_json(read_json(path)), run)
+    return relocated_inputs(Inputs.from_json(saved), run) if isinstance(saved, dict) else None
 
 
 def _examine_graph(path: Path, found: Examination) -> None:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from recmind_dist.errors import DataError
+from recmind_dist.ingest.sources import is_there
 from recmind_dist.run_config.run_config import RunConfig
 
 
 def refuse_missing_data(config: RunConfig) -> None:
     """Raises DataError that names every missing file, except those that `fetch` downloads."""
-    missing = [path for path in _files(config) if not path.exists()]
+    missing = [path for path in _files(config) if not is_there(path)]
     if not missing or config.dataset.name in config.fetch:
         return
     names = ", ".join(str(path) for path in missing)
@@ -23,6 +24,8 @@ def refuse_missing_data(config: RunConfig) -> None:
 
 def _files(config: RunConfig) -> list[Path]:
     data = config.dataset
-    tables = [table.path for table in (data.items, data.users) if table is not None]
+    tables = [
+        path for table in (data.items, data.users) if table is not None for path in table.paths
+    ]
     splits = [path for path in (data.test, data.valid) if path is not None]
     return [*data.interactions.paths, *tables, *splits]

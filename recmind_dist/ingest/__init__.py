@@ -7,7 +7,7 @@ from recmind_dist.ingest.settings import DatasetSettings, LogColumns, LogSetting
 from recmind_dist.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from recmind_dist.ingest.dataset import ingest_dataset
+    from recmind_dist.ingest.dataset import dataset_summary, ingest_dataset
     from recmind_dist.ingest.synthetic import SyntheticSettings, synthesize
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LogSettings",
     "SyntheticSettings",
     "TableSettings",
+    "dataset_summary",
     "fetch",
     "ingest_dataset",
     "synthesize",
@@ -24,6 +25,7 @@ __all__ = [
 
 # need numba, which reading an item file does not
 _HOMES = {
+    "dataset_summary": "dataset",
     "ingest_dataset": "dataset",
     "SyntheticSettings": "synthetic",
     "synthesize": "synthetic",

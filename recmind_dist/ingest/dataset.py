@@ -13,12 +13,26 @@ import pyarrow.parquet as arrow_parquet
 
 from recmind_dist import faults
 from recmind_dist.errors import DataError, StoreError
+from recmind_dist.ingest.columns import LogRules
 from recmind_dist.ingest.filters import by_rating, collapse_repeats, k_core
+from recmind_dist.ingest.ids import natural_order, without_point
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import Quarantine, check_file
-from recmind_dist.ingest.settings import DatasetSettings, TableSettings
-from recmind_dist.ingest.streaming import kept_blocks, stream_log
-from recmind_dist.ingest.tables import empty_table, read_table
+from recmind_dist.ingest.settings import DatasetSettings
+from recmind_dist.ingest.sources import expand, partition_columns
+from recmind_dist.ingest.streaming import kept_blocks, sort_log, spill_log
+from recmind_dist.ingest.summary import (
+    REASONS,
+    SIDES,
+    check_tables,
+    first_bad,
+    nothing_left,
+    row_example,
+    summary_lines,
+    takes_points_off,
+    what_was_read,
+)
+from recmind_dist.ingest.tables import Table, empty_table, read_rows, take_point_off_table
 from recmind_dist.storage import (
     atomic_directory,
     building,
@@ -30,7 +44,9 @@ from recmind_dist.storage import (
 )
 
 KIND = "dataset"
-SCHEMA = 1
+SCHEMA = 2
+NO_ROWS = dict.fromkeys(REASONS, 0)
+KEYS = {"log": "dataset.interactions.path", "test": "dataset.test", "valid": "dataset.valid"}
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +62,8 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
     Returns:
         A directory with interactions.parquet (user, item, time, row, and split if given),
         items.parquet and users.parquet (id, then texts), quarantine.jsonl and manifest.json, where
-        rows_in = rows_kept + rows_quarantined + repeats_collapsed + filtered_by_rating +
-        filtered_by_k_core.
+        rows_in = rows_kept + rows_quarantined + rows_missing + filtered_by_keep +
+        repeats_collapsed + filtered_by_rating + filtered_by_k_core (`summary_lines` says it).
 
     Raises:
         DataError: a file or column is missing, more than `max_bad_rows` rows are malformed, or no
@@ -55,7 +71,10 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
         StoreError: the cache cannot be written.
     """
     inputs = _inputs(settings)
-    key = content_key([SCHEMA, _without_paths(settings), [sha256_file(path) for path in inputs]])
+    read = [path for paths in inputs.values() for path in paths]
+    key = content_key(
+        [SCHEMA, _without_paths(settings, inputs), [sha256_file(path) for path in read]]
+    )
     final = cache / settings.name / f"dataset-{key[:12]}"
     if is_complete(final, KIND, SCHEMA):
         return final
@@ -65,19 +84,35 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
     return final
 
 
-def _ingest(settings: DatasetSettings, inputs: list[Path], key: str, final: Path) -> None:
+def dataset_summary(directory: Path) -> list[str]:
+    """What was read of a data set that `ingest_dataset` made, as lines. Raises StoreError."""
+    return summary_lines(read_manifest(directory, KIND, SCHEMA))
+
+
+Inputs = dict[str, list[Path]]
+"""log, valid, test, items, users → files in the order of reading."""
+
+
+def _ingest(settings: DatasetSettings, inputs: Inputs, key: str, final: Path) -> None:
     faults.check("ingest")
     quarantine = Quarantine(settings.max_bad_rows)
-    clean = None if settings.memory_mb else _clean(settings, quarantine)
+    clean = None if settings.memory_mb else _clean(settings, inputs, quarantine)
     with writing(final.parent.parent), atomic_directory(final) as work:
-        written = _write(clean, settings, work) if clean else _stream(settings, quarantine, work)
+        if clean is not None:
+            written = _write(clean, settings, work)
+        else:
+            written = _stream(settings, inputs["log"], quarantine, work)
         quarantine.write(work / "quarantine.jsonl")
         content = {
             "name": settings.name,
             "key": key,
             **written,
             "has_valid": settings.valid is not None,
-            "sources": [{"file": str(path), "bytes": path.stat().st_size} for path in inputs],
+            "sources": [
+                {"file": str(path), "bytes": path.stat().st_size}
+                for paths in inputs.values()
+                for path in paths
+            ],
             "settings": settings.content(),
         }
         write_manifest(work, KIND, SCHEMA, content)
@@ -85,27 +120,51 @@ def _ingest(settings: DatasetSettings, inputs: list[Path], key: str, final: Path
 
 @dataclass(frozen=True)
 class _Clean:
-    """A data set in memory: the log as read, the rows kept, texts by side, row counts."""
+    """A data set in memory: the log as read, the rows kept, texts by side, what was read."""
 
     log: Log
     frame: pl.DataFrame
-    tables: dict[str, pl.DataFrame]
+    tables: dict[str, Table]
     counts: dict[str, int]
+    read: dict[str, Any]
 
 
-def _clean(settings: DatasetSettings, quarantine: Quarantine) -> _Clean:
-    log = _read_logs(settings, quarantine)
+def _clean(settings: DatasetSettings, inputs: Inputs, quarantine: Quarantine) -> _Clean:
+    held_out = {name: inputs[name] for name in ("valid", "test") if inputs[name]}
+    log = read_log(
+        inputs["log"],
+        settings.interactions,
+        LogRules.of(settings),
+        quarantine,
+        held_out if settings.test is not None else None,
+    )
+    counts = NO_ROWS | {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
+    counts |= log.dropped
     if log.frame.is_empty():
-        raise DataError(
-            f"{settings.interactions.paths[0]}: the log has no interaction: give a file with at "
-            "least one row"
-        )
-    counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
-    tables = _read_tables(settings, quarantine, log.frame["user"], log.frame["item"])
+        raise nothing_left(inputs["log"][0], counts, log.examples, quarantine)
+    tables = _read_tables(settings, quarantine)
+    _take_points_off(settings, log, tables)
+    logged = {side: natural_order(log.frame.get_column(side)) for side in SIDES}
+    check_tables(settings, tables, logged)
+    rows = {side: _row_counts(log.frame, side) for side in SIDES}
+    read = what_was_read(settings, inputs["log"][0], log, tables, logged, rows)
     frame, dropped = _filtered(settings, log)
     table_rows = len(quarantine.rows) - counts["rows_quarantined"]
     counts |= {"rows_kept": frame.height, **dropped, "table_rows_quarantined": table_rows}
-    return _Clean(log, frame, tables, counts)
+    read["examples"] = log.examples | first_bad(quarantine)
+    return _Clean(log, frame, tables, counts, read)
+
+
+def _row_counts(frame: pl.DataFrame, side: str) -> pl.DataFrame:
+    return frame.group_by(pl.col(side).alias("id"), maintain_order=True).agg(pl.len().alias("rows"))
+
+
+def _take_points_off(settings: DatasetSettings, log: Log, tables: dict[str, Table]) -> None:
+    """12 for 12.0 where all files of a side agree that pandas wrote it so."""
+    for side in SIDES:
+        if takes_points_off(settings, side, log, tables[side]):
+            log.frame = log.frame.with_columns(without_point(log.frame[side]).alias(side))
+            take_point_off_table(tables[side])
 
 
 def _write(clean: _Clean, settings: DatasetSettings, work: Path) -> dict[str, Any]:
@@ -115,26 +174,38 @@ def _write(clean: _Clean, settings: DatasetSettings, work: Path) -> dict[str, An
     for side, table in clean.tables.items():
         logged = clean.log.frame.get_column(side).unique()
         kept = clean.frame.get_column(side).unique()
-        counts |= _write_texts(work, table, kept, logged, settings, side)
+        counts |= _write_texts(work, table.texts, kept, logged, settings, side)
     return {
         "counts": counts,
         "has_time": clean.log.has_time,
         "given_split": "split" in clean.frame.columns,
+        "read": clean.read,
     }
 
 
-def _stream(settings: DatasetSettings, quarantine: Quarantine, work: Path) -> dict[str, Any]:
+def _stream(
+    settings: DatasetSettings, files: list[Path], quarantine: Quarantine, work: Path
+) -> dict[str, Any]:
     """As `_clean` and `_write`, in blocks of users."""
     with tempfile.TemporaryDirectory(dir=work.parent, prefix=".partial-spill-") as folder:
-        log = stream_log(settings, quarantine, Path(folder) / "log")
-        counts = {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows), **log.dropped}
-        tables = _read_tables(settings, quarantine, log.users, log.items)
+        log = spill_log(settings, files, quarantine, Path(folder) / "log")
+        counts = NO_ROWS | {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
+        if not log.num_users:
+            counts |= log.dropped
+            raise nothing_left(files[0], counts, log.examples, quarantine, settings.min_rating)
+        tables = _read_tables(settings, quarantine)
+        sort_log(log, settings, tables)
+        logged = {"user": log.users, "item": log.items}
+        check_tables(settings, tables, logged)
+        read = what_was_read(settings, files[0], log, tables, logged, log.rows_of)
+        counts |= log.dropped
         counts["rows_kept"] = write_frames(work / "interactions.parquet", kept_blocks(log))
-    for side, ids, keep in zip(("user", "item"), (log.users, log.items), log.keep, strict=True):
+    for side, ids, keep in zip(SIDES, (log.users, log.items), log.keep, strict=True):
         kept = ids.filter(pl.Series(keep))
-        counts |= _write_texts(work, tables[side], kept, ids, settings, side)
+        counts |= _write_texts(work, tables[side].texts, kept, ids, settings, side)
     counts["table_rows_quarantined"] = len(quarantine.rows) - counts["rows_quarantined"]
-    return {"counts": counts, "has_time": log.has_time, "given_split": False}
+    read["examples"] = log.examples | first_bad(quarantine)
+    return {"counts": counts, "has_time": log.has_time, "given_split": False, "read": read}
 
 
 def write_frames(path: Path, frames: Iterable[pl.DataFrame]) -> int:
@@ -152,16 +223,13 @@ def write_frames(path: Path, frames: Iterable[pl.DataFrame]) -> int:
     return rows
 
 
-def _read_tables(
-    settings: DatasetSettings, quarantine: Quarantine, users: pl.Series, items: pl.Series
-) -> dict[str, pl.DataFrame]:
+def _read_tables(settings: DatasetSettings, quarantine: Quarantine) -> dict[str, Table]:
     """The whole text files by side, items first."""
-    tables = {}
-    for side, table, logged in (("item", settings.items, items), ("user", settings.users, users)):
-        tables[side] = empty_table()
+    tables = {"item": empty_table(), "user": empty_table()}
+    for side, table in (("item", settings.items), ("user", settings.users)):
         if table is not None:
-            tables[side] = read_table(table, side, quarantine)
-            _require_common_ids(table, tables[side], logged, side)
+            how = settings.ids_of(side)
+            tables[side] = read_rows(table, side, quarantine, how, settings.missing)
     return tables
 
 
@@ -191,49 +259,31 @@ def writing(cache: Path) -> Iterator[None]:
         ) from error
 
 
-def _inputs(settings: DatasetSettings) -> list[Path]:
-    """All input files, in order. Raises DataError for the first that is missing or empty."""
-    items, users = settings.items, settings.users
-    named = [(path, "dataset.interactions.path") for path in settings.interactions.paths]
-    optional = [
-        (settings.valid, "dataset.valid"),
-        (settings.test, "dataset.test"),
-        (items.path if items else None, "dataset.items.path"),
-        (users.path if users else None, "dataset.users.path"),
-    ]
-    named += [(path, key) for path, key in optional if path is not None]
-    for path, key in named:
-        check_file(path, key)
-    return [path for path, _ in named]
+def _inputs(settings: DatasetSettings) -> Inputs:
+    """All input files. Raises DataError for the first that is missing or empty."""
+    log, items, users = settings.interactions, settings.items, settings.users
+    inputs: Inputs = {"log": log.files("dataset.interactions.path")}
+    for name, path in (("valid", settings.valid), ("test", settings.test)):
+        inputs[name] = expand(path, f"dataset.{name}") if path is not None else []
+    for name, table in (("items", items), ("users", users)):
+        inputs[name] = table.files(f"dataset.{name}.path") if table is not None else []
+    for name, paths in inputs.items():
+        for path in paths:
+            check_file(path, KEYS.get(name, f"dataset.{name}.path"))
+    return inputs
 
 
-def _without_paths(settings: DatasetSettings) -> dict[str, Any]:
+def _without_paths(settings: DatasetSettings, inputs: Inputs) -> dict[str, Any]:
     """Settings with names (`auto` reads them) for paths, so that a moved folder keeps its cache."""
     plain = settings.content()
-    plain["interactions"]["path"] = [path.name for path in settings.interactions.paths]
-    for side in ("items", "users"):
+    names = {
+        name: [[path.name, partition_columns(path)] for path in paths]
+        for name, paths in inputs.items()
+    }
+    for side in ("interactions", "items", "users"):
         if plain[side] is not None:
-            plain[side]["path"] = Path(plain[side]["path"]).name
-    return plain | {"test": settings.test is not None, "valid": settings.valid is not None}
-
-
-def _read_logs(settings: DatasetSettings, quarantine: Quarantine) -> Log:
-    """The log; of a given split, its three logs with column `split`."""
-    need_rating = settings.min_rating is not None
-    train = read_log(settings.interactions.paths, settings.interactions, need_rating, quarantine)
-    if settings.test is None:
-        return train
-    parts = [train.frame.with_columns(split=pl.lit("train"))]
-    rows_in, has_time = train.rows_in, train.has_time
-    for name, path in (("valid", settings.valid), ("test", settings.test)):
-        if path is not None:
-            log = read_log([path], settings.interactions, need_rating, quarantine, 1 + rows_in)
-            parts.append(log.frame.with_columns(split=pl.lit(name)))
-            rows_in += log.rows_in
-            has_time &= log.has_time
-    if not has_time:
-        parts = [part.with_columns(time=pl.col("row")) for part in parts]
-    return Log(pl.concat(parts, how="vertical_relaxed"), rows_in, has_time)
+            plain[side]["path"] = names["log" if side == "interactions" else side]
+    return plain | {"test": names["test"], "valid": names["valid"]}
 
 
 def _filtered(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -249,29 +299,26 @@ def _filtered(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[s
         )
     if kept.is_empty():
         raise DataError(f"dataset.k_core = {settings.k_core} leaves no interaction: lower it")
-    counts = {
-        "repeats_collapsed": rated.height - distinct.height,
-        "filtered_by_rating": log.frame.height - rated.height,
-        "filtered_by_k_core": distinct.height - kept.height,
+    steps = {
+        "filtered_by_rating": (log.frame, rated),
+        "repeats_collapsed": (rated, distinct),
+        "filtered_by_k_core": (distinct, kept),
     }
+    counts = {name: before.height - after.height for name, (before, after) in steps.items()}
+    for name, (before, after) in steps.items():
+        if counts[name]:
+            log.examples[name] = _first_lost(before, after)
     columns = ["user", "item", "time", "row", *(["split"] if "split" in kept.columns else [])]
     return kept.select(columns), counts
 
 
-def _require_common_ids(
-    settings: TableSettings, table: pl.DataFrame, logged: pl.Series, side: str
-) -> None:
-    """Raises DataError if a text file has no id of the log: a wrong file or id column."""
-    if table.is_empty():
-        raise DataError(
-            f"{settings.path}: no row with a {side} id: give a file with rows or unset "
-            f"dataset.{side}s"
-        )
-    if not table.get_column("id").is_in(logged.unique().implode()).any():
-        raise DataError(
-            f"{settings.path}: no {side} id in common with the log: {table['id'][0]!r} here, "
-            f"{logged[0]!r} there: check dataset.{side}s.id and dataset.interactions.columns.{side}"
-        )
+def _first_lost(before: pl.DataFrame, after: pl.DataFrame) -> str:
+    """The first row of `before` that `after` has not; both are sorted by row."""
+    rows = before["row"].head(after.height)
+    differs = (rows != after["row"]).arg_max() if after.height else 0
+    at = after.height if rows.equals(after["row"], check_names=False) else int(differs or 0)
+    lost = before.row(at, named=True)
+    return row_example(lost["user"], lost["item"], lost["row"])
 
 
 def _write_texts(

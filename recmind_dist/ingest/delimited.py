@@ -3,10 +3,13 @@ line by line.
 """
 
 import csv
+import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,8 +24,11 @@ from recmind_dist.ingest.rows import (
     BadRow,
     Rows,
     check_columns,
+    encoding_remedy,
+    not_of_encoding,
     numbered_lines,
 )
+from recmind_dist.ingest.sources import open_utf8
 
 CHUNK = 200_000  # rows held as Python objects at a time on the slow path
 BLOCK = 8 << 20  # bytes checked at a time on the fast path
@@ -36,25 +42,29 @@ NumberedLine = tuple[int, bytes]
 class Dialect:
     """How to parse a delimited file."""
 
-    separator: str
+    separator: str  # of one or several characters
     quoted: bool  # fields may be in double quotes (CSV); in TSV and atomic files a quote is text
     has_header: bool = True
     typed_header: bool = False  # RecBole: `user_id:token`
-    multiline: bool = False  # a quoted field may hold line breaks: in texts, never in logs
+    encoding: str = "utf-8"
+    escape: str | None = None  # before a quote that is text; None: such quotes are doubled
+    key: str = "dataset.interactions"  # of the file's settings, for errors
 
 
 def read_header(path: Path, dialect: Dialect) -> list[str]:
     """Column names: the header's, or numbers as text. Raises DataError for a repeated name."""
-    for number, raw in numbered_lines(path):
+    for number, raw in numbered_lines(path, dialect.encoding):
         if _is_blank(raw, dialect):
             continue
         try:
             fields = _split(raw.decode("utf-8"), dialect)
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
-                f"{path}:{number}: the header cannot be read ({error}): save the file as UTF-8"
+                f"{path}:{number}: the header cannot be read ({error}): set {dialect.key}.encoding "
+                "(latin-1, cp1252 …), or save the file as UTF-8"
             ) from error
         check_columns(path, fields)
+        _refuse_other_separator(path, number, raw, fields, dialect)
         if not dialect.has_header:
             return [str(i) for i in range(len(fields))]
         names = [name.strip() for name in fields]
@@ -67,6 +77,20 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
             )
         return names
     raise DataError(f"{path}: nothing but blank lines: give a file with rows")
+
+
+def _refuse_other_separator(
+    path: Path, number: int, raw: bytes, fields: list[str], dialect: Dialect
+) -> None:
+    """A line that is one field here, but several by another usual separator."""
+    others = [mark for mark in ("::", "\t", ";", "|", ",") if mark.encode() in raw]
+    if len(fields) == 1 and others and dialect.separator not in others:
+        mark = others[0]
+        raise DataError(
+            f"{path}:{number}: one field by {dialect.separator!r}, "
+            f"{1 + raw.count(mark.encode())} by {mark!r}: set {dialect.key}.separator: "
+            f"{json.dumps(mark)} if that separates fields"
+        )
 
 
 def read_delimited(path: Path, dialect: Dialect, wanted: list[str], limit: int) -> Rows:
@@ -83,10 +107,20 @@ def read_delimited(path: Path, dialect: Dialect, wanted: list[str], limit: int) 
     return _read_slow(path, dialect, names, wanted, limit)
 
 
+def head_records(path: Path, dialect: Dialect, count: int) -> tuple[list[str], list[list[str]]]:
+    """Column names, and the first sound records."""
+    names = read_header(path, dialect)
+    records = (record for _, record in _records(path, dialect))
+    whole = (record for record in records if isinstance(record, list) and len(record) == len(names))
+    return names, list(islice(whole, count))
+
+
 def _read_fast(
     path: Path, dialect: Dialect, names: list[str], wanted: list[str]
 ) -> pl.DataFrame | None:
     """None if any line is malformed: the slow path then finds out which."""
+    if len(dialect.separator) > 1:
+        return None  # pyarrow knows one character only
     header = int(dialect.has_header)
     lines = _count_sound_lines(path, dialect)
     if lines is None:
@@ -103,7 +137,7 @@ def _read_fast(
         strings_can_be_null=False,
     )
     try:
-        with pa.OSFile(str(path)) as file:
+        with open_utf8(path, dialect.encoding) as file:
             table = arrow_csv.read_csv(file, read, parse, convert)
     except pa.ArrowException:
         return None
@@ -120,13 +154,14 @@ def _count_sound_lines(path: Path, dialect: Dialect) -> int | None:
     """The number of lines; None if pyarrow would parse one of them unlike the slow path."""
     lines = 0
     last = b"\n"
-    with path.open("rb") as file:
-        start = len(BOM) if file.read(len(BOM)) == BOM else 0
-        file.seek(start)
-        if dialect.has_header and _is_blank(file.readline(MAX_LINE).rstrip(b"\n"), dialect):
+    with open_utf8(path, dialect.encoding) as file:
+        head = file.readline(MAX_LINE).removeprefix(BOM)
+        if dialect.has_header and _is_blank(head.rstrip(b"\n"), dialect):
             return None
-        file.seek(start)
-        while block := file.read(BLOCK) + file.readline(MAX_LINE):
+        while block := head + file.read(BLOCK) + file.readline(MAX_LINE):
+            head = b""
+            if dialect.escape is not None and dialect.escape.encode() in block:
+                return None
             if block.count(b"\r") != block.count(b"\r\n") or not _is_utf8(block):
                 return None
             if dialect.quoted and not _quotes_in_place(block, dialect.separator):
@@ -168,7 +203,9 @@ def _read_slow(
     for span, record in _records(path, dialect):
         first = span[0]
         if isinstance(record, str):
-            bad.append(BadRow(path, first, record))
+            is_text = not record.startswith("not ") or record.startswith("not CSV")
+            remedy = "" if is_text else encoding_remedy(dialect.encoding)
+            bad.append(BadRow(path, first, record, remedy=remedy))
         elif len(record) != len(names):
             reason = f"{len(record)} fields where the file has {len(names)}"
             bad.append(BadRow(path, first, reason))
@@ -196,8 +233,8 @@ def _frame(names: list[str], records: list[list[str]], lines: list[int]) -> pl.D
 class _Lines:
     """Numbered lines, some of which can be put back to be read again."""
 
-    def __init__(self, path: Path) -> None:
-        self._source = numbered_lines(path)
+    def __init__(self, path: Path, encoding: str) -> None:
+        self._source = numbered_lines(path, encoding)
         self._returned: deque[NumberedLine] = deque()
 
     def take(self) -> NumberedLine | None:
@@ -226,14 +263,14 @@ class _OpenRecord:
     def fields(self, dialect: Dialect) -> list[str] | None:
         """None if the quote is never closed."""
         try:
-            return next(csv.reader(self, delimiter=dialect.separator, strict=True))
+            return next(_csv_reader(self, dialect))
         except (csv.Error, UnicodeDecodeError):
             return None
 
 
 def _records(path: Path, dialect: Dialect) -> Iterator[tuple[range, list[str] | str]]:
     """The line numbers of each record, with its fields or the reason why it has none."""
-    lines = _Lines(path)
+    lines = _Lines(path, dialect.encoding)
     header_due = dialect.has_header
     while (head := lines.take()) is not None:
         line, raw = head
@@ -244,7 +281,7 @@ def _records(path: Path, dialect: Dialect) -> Iterator[tuple[range, list[str] | 
             continue
         taken: list[NumberedLine] = []
         record = _record(raw, dialect)
-        if record is None and dialect.multiline:
+        if record is None:
             open_record = _OpenRecord(raw, lines)
             record = open_record.fields(dialect)
             taken = open_record.taken
@@ -264,13 +301,19 @@ def _record(raw: bytes, dialect: Dialect) -> list[str] | str | None:
     try:
         return _split(raw.decode("utf-8"), dialect)
     except UnicodeDecodeError as error:
-        return f"not UTF-8 at byte {error.start} of the line"
+        return not_of_encoding(dialect.encoding, error.start)
     except csv.Error as error:
         return None if "unexpected end of data" in str(error) else f"not CSV ({error})"
 
 
 def _split(text: str, dialect: Dialect) -> list[str]:
-    if not dialect.quoted or '"' not in text:
+    plain = '"' not in text and (dialect.escape is None or dialect.escape not in text)
+    if not dialect.quoted or plain:
         return text.split(dialect.separator)
+    return next(_csv_reader([text], dialect))
+
+
+def _csv_reader(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
     csv.field_size_limit(MAX_RECORD)
-    return next(csv.reader([text], delimiter=dialect.separator, strict=True))
+    form: dict[str, Any] = {"delimiter": dialect.separator, "escapechar": dialect.escape}
+    return csv.reader(lines, strict=True, **form)

@@ -1,11 +1,31 @@
 """Filters of interactions: rating, repeats, k-core. Each keeps the order of rows."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
 from recmind_dist.types import BoolArray, IntArray
 
 SPLITS = ("train", "valid", "test")
+
+
+def keep_filter(column: pl.Series, values: list[Any]) -> pl.Series:
+    """Which rows have one of the values: numbers by value, true and false in any case, text as
+    written. Shape: as `column`, bool.
+    """
+    text = column.cast(pl.String).str.strip_chars()
+    number = text.cast(pl.Float64, strict=False)
+    kept = pl.Series([False]).new_from_index(0, len(column)) if len(column) else text.is_null()
+    for value in values:
+        if isinstance(value, bool):
+            found = text.str.to_lowercase() == ("true" if value else "false")
+        elif isinstance(value, int | float):
+            found = number == value
+        else:
+            found = text == value.strip()
+        kept = kept | found.fill_null(False)
+    return kept
 
 
 def by_rating(frame: pl.DataFrame, min_rating: float) -> pl.DataFrame:

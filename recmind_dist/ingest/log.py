@@ -1,48 +1,41 @@
 """Interaction logs of every layout → one frame (user, item, time, rating, row) and bad rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.delimited import Dialect, read_delimited, read_header
-from recmind_dist.ingest.ids import id_column, text_id
-from recmind_dist.ingest.lightgcn import read_lightgcn
-from recmind_dist.ingest.objects import (
-    flat_text,
-    jsonl_columns,
-    parquet_columns,
-    read_jsonl,
-    read_parquet,
-    unpaired,
+from recmind_dist.ingest.columns import KEEP, LogRules, columns_of
+from recmind_dist.ingest.filters import keep_filter
+from recmind_dist.ingest.ids import (
+    ROUNDED,
+    IdLook,
+    id_column,
+    is_rounded,
+    missing_rows,
+    text_id,
 )
-from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file, missing_column
+from recmind_dist.ingest.layouts import columns_present, format_of, read_raw, with_partitions
+from recmind_dist.ingest.lightgcn import read_lightgcn
+from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired
+from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file
 from recmind_dist.ingest.settings import LogSettings
+from recmind_dist.ingest.times import (
+    TimeLook,
+    TimeRule,
+    finite_numbers,
+    read_times,
+    remedy_for,
+    rule_of,
+)
 
-SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".inter": "atomic",
-    ".item": "atomic",
-    ".user": "atomic",
-}
-LIGHTGCN_NAMES = ("train.txt", "valid.txt", "test.txt")
-USUAL = {
-    "user": ("user", "user_id"),
-    "item": ("item", "item_id"),
-    "time": ("time", "timestamp", "order"),
-    "rating": ("rating",),
-}
-ROLES = tuple(USUAL)
-DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d")  # in UTC
+FORMAT_KEY = "dataset.interactions.format"
+HEADS = {"user": ("user", "user_id", "userid"), "item": ("item", "item_id", "itemid")}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Log:
     """A clean log.
 
@@ -50,112 +43,181 @@ class Log:
         frame: user and item (text), time (int64 or float64; equals row if the log has none), row,
             and rating (float64) if it was needed.
         rows_in: number of rows read, bad ones included.
+        dropped: number of rows by reason, before any filter that needs the whole log.
+        examples: the first row of each.
+        looks: of the ids of each file, by side.
+        columns: role → column of the first file.
+        present: all columns of the first file.
+        rule: of the times; None: there are none.
     """
 
     frame: pl.DataFrame
     rows_in: int
     has_time: bool
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    looks: dict[str, list[IdLook]] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    present: list[str] = field(default_factory=list)
+    rule: TimeRule | None = None
+
+    @property
+    def time_span(self) -> tuple[float, float] | None:
+        """The least and the largest time; None without a row."""
+        low, high = self.frame["time"].min(), self.frame["time"].max()
+        return None if low is None else (low, high)  # type: ignore[return-value]
 
 
-def format_of(path: Path, declared: str, key: str) -> str:
-    """The layout of a file: as declared, or by its name. Raises DataError if neither tells."""
-    if declared != "auto":
-        return declared
-    if path.name in LIGHTGCN_NAMES:
-        return "lightgcn"
-    known = SUFFIXES.get(path.suffix.lower())
-    if known is None:
-        raise DataError(
-            f"{path}: suffix {path.suffix!r} does not say the layout: "
-            f"set {key} (csv, tsv, jsonl, parquet, atomic, lightgcn)"
-        )
-    return known
+@dataclass
+class SoundRows:
+    """The rows of one file, or part of it, that can be used.
 
+    Attributes:
+        frame: user, item, LINE, `row` (0-based position among all rows of the file), and time as
+            read (see `read_times`) and rating, if the file has them.
+        dropped, examples: see `Log`.
+        looks: of the ids, by side.
+    """
 
-def dialect_of(
-    layout: str, separator: str | None, has_header: bool = True, multiline: bool = False
-) -> Dialect:
-    """How to parse a csv, tsv or atomic file."""
-    quoted = layout == "csv"
-    separator = separator or ("," if quoted else "\t")
-    return Dialect(separator, quoted, has_header, layout == "atomic", multiline)
+    frame: pl.DataFrame
+    bad: list[BadRow]
+    dropped: dict[str, int]
+    examples: dict[str, str]
+    looks: dict[str, IdLook]
+    time_look: TimeLook | None = None
+    is_dates: bool = False
 
 
 def read_log(
     paths: list[Path],
     settings: LogSettings,
-    need_rating: bool,
+    rules: LogRules | bool,
     quarantine: Quarantine,
-    first_row: int = 1,
+    held_out: dict[str, list[Path]] | None = None,
 ) -> Log:
     """Reads log files of one layout, one after the other.
 
     Args:
-        need_rating: the log must have a rating column.
-        first_row: the number of the first row, for logs that are concatenated.
+        rules: True, False: defaults, with a rating or not.
+        held_out: the files of "valid" and "test" of a given split, which need no times; the frame
+            then has a column `split`.
+
+    Raises:
+        DataError: a file or column is missing, too many rows are malformed, or one of several files
+            has no times.
     """
-    frames: list[pl.DataFrame] = []
-    rows_in = 0
-    has_time = True
-    for path in paths:
+    rules = rules if isinstance(rules, LogRules) else LogRules(need_rating=rules)
+    files = [("train", path) for path in paths]
+    files += [(name, path) for name, several in (held_out or {}).items() for path in several]
+    log = Log(pl.DataFrame(), 0, has_time=True)
+    parts: list[tuple[str, SoundRows]] = []
+    for split, path in files:
         check_file(path, "dataset.interactions.path")
-        rows = _read(path, settings, need_rating, quarantine.room)
-        good, bad = sound_rows(rows)
-        quarantine.add(rows.bad + bad)
-        has_time &= "time" in good.columns
-        frames.append(good.with_columns(row=pl.col("row") + first_row + rows_in).drop(LINE))
-        rows_in += rows.frame.height + len(rows.bad)
-    if not has_time:
-        frames = [frame.with_columns(time=pl.col("row")) for frame in frames]
-    return Log(pl.concat(frames, how="vertical_relaxed"), rows_in, has_time)
+        quarantine.encodings[path] = settings.encoding
+        rows, columns, present = read_file(path, settings, rules, quarantine.room)
+        if not parts:
+            log.columns, log.present = columns, present
+        elif split == "train" and ("time" in columns) != ("time" in log.columns):
+            raise no_time_in(*((paths[0], log.present) if "time" in columns else (path, present)))
+        good = sound_rows(rows, rules, columns, settings)
+        quarantine.add(rows.bad + good.bad)
+        good.frame = good.frame.with_columns(row=pl.col("row") + 1 + log.rows_in).drop(LINE)
+        log.rows_in += rows.frame.height + len(rows.bad)
+        note(log, good)
+        parts.append((split, good))
+    log.frame = _joined(parts, log, settings, with_split=held_out is not None)
+    return log
 
 
-def _read(path: Path, settings: LogSettings, need_rating: bool, limit: int) -> Rows:
-    layout = format_of(path, settings.format, "dataset.interactions.format")
-    if layout == "lightgcn":
-        if need_rating:
-            raise DataError(f"{path}: the lightgcn layout has no rating: unset dataset.min_rating")
-        return read_lightgcn(path, limit)
-    if layout == "jsonl":
-        columns = columns_of(path, settings, jsonl_columns(path), need_rating)
-        rows = read_jsonl(path, lambda value: _pick(value, columns), limit)
-        # all objects may have been bad, so that the frame has no columns
-        missing = [role for role in columns if role not in rows.frame.columns]
-        nulls = [pl.lit(None, pl.String).alias(role) for role in missing]
-        return Rows(path, rows.frame.with_columns(nulls), rows.bad)
-    if layout == "parquet":
-        columns = columns_of(path, settings, parquet_columns(path), need_rating)
-        rows = read_parquet(path, list(dict.fromkeys(columns.values())))
-    else:
-        dialect = dialect_of(layout, settings.separator, settings.has_header)
-        columns = columns_of(path, settings, read_header(path, dialect), need_rating)
-        rows = read_delimited(path, dialect, list(dict.fromkeys(columns.values())), limit)
-    frame = rows.frame.select(*(pl.col(name).alias(role) for role, name in columns.items()), LINE)
-    return Rows(path, frame, rows.bad, rows.textual)
+def no_time_in(path: Path, present: list[str]) -> DataError:
+    """The error for one of several files that has no column of times."""
+    return DataError(
+        f"{path}: no column of times, which the log's other files have (columns: "
+        f"{', '.join(present)[:200]}): file order over several files is no time: rename its "
+        "column, or leave the file out"
+    )
 
 
-def columns_of(
-    path: Path, settings: LogSettings, present: list[str], need_rating: bool
-) -> dict[str, str]:
-    """Role → column of this file. Raises DataError for a column that it does not have."""
-    by_key: dict[int | str, str] = {name: name for name in present}
-    by_key.update(enumerate(present))
-    found: dict[str, str] = {}
-    for role in ROLES:
-        declared = getattr(settings.columns, role)
-        wanted: Any = declared
-        if declared is not None:
-            column = by_key.get(declared)
-        elif role == "rating" and not need_rating:
-            continue
+def note(log: Any, good: SoundRows) -> None:
+    """Adds what one file, or part of it, dropped to a log's counts."""
+    for name, count in good.dropped.items():
+        log.dropped[name] = log.dropped.get(name, 0) + count
+    for name, text in good.examples.items():
+        log.examples.setdefault(name, text)
+    for side, look in good.looks.items():
+        log.looks.setdefault(side, []).append(look)
+
+
+def _joined(
+    parts: list[tuple[str, SoundRows]], log: Log, settings: LogSettings, with_split: bool
+) -> pl.DataFrame:
+    """All files as one frame, their times in one unit."""
+    log.has_time = all(good.time_look is not None for split, good in parts if split == "train")
+    looks = [good.time_look for _, good in parts if good.time_look is not None]
+    rule = rule_of(looks, settings.time_format) if log.has_time else None
+    frames = []
+    for split, good in parts:
+        frame = good.frame
+        if rule is None:
+            frame = frame.with_columns(time=pl.col("row"))
+        elif good.time_look is not None:
+            frame = frame.with_columns(rule.scaled(frame["time"], good.is_dates))
         else:
-            wanted = " or ".join(USUAL[role])
-            column = next((name for name in USUAL[role] if name in present), None)
-        if column is not None:
-            found[role] = column
-        elif declared is not None or role != "time":
-            raise missing_column(path, f"dataset.interactions.columns.{role}", wanted, present)
-    return found
+            kind = pl.Int64 if rule.integers else pl.Float64
+            frame = frame.with_columns(time=pl.lit(None, kind))
+        names = [name for name in ("user", "item", "rating", "row", "time") if name in frame]
+        frame = frame.select(names)
+        frames.append(frame.with_columns(split=pl.lit(split)) if with_split else frame)
+    joined = pl.concat(frames, how="vertical_relaxed")
+    log.rule = rule
+    # held-out rows without times come after all others
+    return joined.with_columns(pl.col("time").fill_null(pl.col("time").max()))
+
+
+def read_file(
+    path: Path, settings: LogSettings, rules: LogRules, limit: int
+) -> tuple[Rows, dict[str, str], list[str]]:
+    """The raw columns of one file by role, which column each is, and all columns there are."""
+    layout = format_of(path, settings.format, FORMAT_KEY, settings.encoding)
+    if layout == "lightgcn":
+        if rules.need_rating or rules.keep:
+            raise DataError(f"{path}: the lightgcn layout has no rating: unset dataset.min_rating")
+        return read_lightgcn(path, limit, settings.encoding), {}, ["user", "item"]
+    present = columns_present(path, layout, settings, "dataset.interactions")
+    columns = columns_of(path, settings, present, rules)
+    if layout in ("jsonl", "python"):
+        rows = read_jsonl(
+            path, lambda value: _pick(value, columns), limit, settings.encoding, layout == "python"
+        )
+        # all objects may have been bad, so that the frame has no columns
+        absent = [role for role in columns if role not in rows.frame.columns]
+        frame = rows.frame.with_columns(pl.lit(None, pl.String).alias(role) for role in absent)
+        folders = with_partitions(frame.select(LINE), path, set(columns.values()), [])
+        from_folder = [
+            folders[name].alias(role) for role, name in columns.items() if name in folders
+        ]
+        return Rows(path, frame.with_columns(from_folder), rows.bad), columns, present
+    rows = read_raw(path, layout, settings, list(dict.fromkeys(columns.values())), limit)
+    frame = rows.frame.select(*(pl.col(name).alias(role) for role, name in columns.items()), LINE)
+    _refuse_data_as_header(path, settings, columns, frame, rows.textual)
+    return Rows(path, frame, rows.bad, rows.textual), columns, present
+
+
+def _refuse_data_as_header(
+    path: Path, settings: LogSettings, columns: dict[str, str], frame: pl.DataFrame, textual: bool
+) -> None:
+    """Raises DataError where columns are named by number, and the header is a row like others."""
+    by_number = [
+        role for role in ("user", "item") if isinstance(getattr(settings.columns, role), int)
+    ]
+    if not textual or not settings.has_header:
+        return
+    for role in by_number:
+        if (frame[role] == columns[role]).any():
+            raise DataError(
+                f"{path}:1: {columns[role]!r} stands in the header and in rows below: set "
+                "dataset.interactions.has_header: false if the first line is a row"
+            )
 
 
 def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | None] | str:
@@ -165,52 +227,142 @@ def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | Non
         raw = value.get(name)
         if role in ("user", "item"):
             text = text_id(raw)
-            if text is None and raw is not None:
+            if text is None and raw is not None and not isinstance(raw, str):
                 return f"{role} is {type(raw).__name__}, not text or a number"
+            if is_rounded(raw):
+                return f"{role} {ROUNDED}"
         else:
-            is_scalar = isinstance(raw, str | int | float) and not isinstance(raw, bool)
-            text = flat_text(raw) if is_scalar else None
+            fits = isinstance(raw, str | int | float) and not (
+                role == "time" and isinstance(raw, bool)
+            )
+            text = (flat_text(raw) or str(raw)) if fits else None  # str: of NaN
         if unpaired(text):
             return f"{role} holds half a surrogate pair"
         picked[role] = text
     return picked
 
 
-def sound_rows(rows: Rows, whole: bool = True) -> tuple[pl.DataFrame, list[BadRow]]:
-    """Splits rows into sound ones, which have a user, an item and finite numbers, and bad ones.
+def sound_rows(
+    rows: Rows,
+    rules: LogRules,
+    columns: dict[str, str],
+    settings: LogSettings,
+    is_dates: bool | None = None,
+) -> SoundRows:
+    """Splits rows into those that count, which have a user, an item and finite numbers, those that
+    settings drop, and malformed ones.
 
     Args:
-        whole: the frame has all rows of the file (see `id_column`).
-
-    Returns:
-        The sound rows with `row`, their 0-based position among all rows of the file; the bad rows.
+        columns: role → column; none: a layout without names.
+        is_dates: whether times are dates; None: the rows decide.
     """
     frame = rows.frame
-    numbers = [role for role in ("time", "rating") if role in frame.columns]
-    for name in numbers:
-        if frame.schema[name].is_nested():
-            raise DataError(
-                f"{rows.file}: column {name!r} holds {frame.schema[name]}: give a number or a date"
-            )
-    columns = [_ids(frame.get_column(role), role, rows.file, whole) for role in ("user", "item")]
-    if "time" in numbers:
-        columns.append(_times(frame.get_column("time"), rows.file))
-    if "rating" in numbers:
-        columns.append(_floats(frame.get_column("rating")))
-    reasons = {"user": "no user", "item": "no item"}
-    reasons |= {name: f"{name} is not a finite number" for name in numbers}
-    reason = pl.coalesce(
-        pl.when(pl.col(name).is_null()).then(pl.lit(text)) for name, text in reasons.items()
-    )
-    lines = frame.get_column(LINE)
-    checked = pl.DataFrame([*columns, lines]).with_columns(
-        __reason=reason, row=_positions(lines, rows.bad)
-    )
-    bad = [
-        BadRow(rows.file, line, why, "" if rows.textual else str(frame.row(line - 1, named=True)))
-        for line, why in checked.select(LINE, "__reason").drop_nulls().iter_rows()
+    ids, reasons, looks = _read_ids(rows, rules)
+    made = list(ids)
+    reasons.insert(0, _header_again(frame, columns, settings))
+    time_look, dates = None, False
+    if "time" in frame.columns:
+        _refuse_kind(frame["time"], "time", rows.file)
+        times, time_look, dates = read_times(
+            frame["time"], frame[LINE], rows.file, settings.time_format, is_dates
+        )
+        made.append(times["time"])
+        reasons.append(times["reason"])
+    if "rating" in frame.columns:
+        _refuse_kind(frame["rating"], "rating", rows.file)
+        made.append(_ratings(frame["rating"]).alias("rating"))
+        reasons.append(_where(made[-1].is_null(), "rating is not a finite number"))
+    reason = pl.DataFrame([why.alias(str(k)) for k, why in enumerate(reasons)])
+    why = reason.select(pl.coalesce(pl.all())).to_series()
+    dropped, counts, examples = _dropped(rows, rules)
+    position = _positions(frame[LINE], rows.bad).alias("row")
+    sound = pl.DataFrame([*made, frame[LINE], position]).filter(why.is_null() & ~dropped)
+    bad = _bad_rows(rows, pl.select(pl.when(~dropped).then(why)).to_series())
+    return SoundRows(sound, bad, counts, examples, looks, time_look, dates)
+
+
+def _read_ids(
+    rows: Rows, rules: LogRules
+) -> tuple[list[pl.Series], list[pl.Series], dict[str, IdLook]]:
+    """The ids of both sides, why rows have none, and what they look like."""
+    found, reasons = [], []
+    looks = {"user": IdLook(), "item": IdLook()}
+    for role, look in looks.items():
+        _refuse_kind(rows.frame[role], role, rows.file)
+        ids, why = id_column(rows.frame[role], rules.ids_of(role))
+        look.add(ids)
+        found.append(ids.alias(role))
+        absent = pl.coalesce(pl.format(role + " {}", pl.col("why")), pl.lit(f"no {role}"))
+        reason = pl.DataFrame({"id": ids, "why": why}).select(
+            pl.when(pl.col("id").is_null()).then(absent)
+        )
+        reasons.append(reason.to_series())
+    return found, reasons, looks
+
+
+def _where(mask: pl.Series, text: str) -> pl.Series:
+    """The text where a mask is true, else null."""
+    return pl.select(pl.when(mask).then(pl.lit(text))).to_series()
+
+
+def _bad_rows(rows: Rows, reason: pl.Series) -> list[BadRow]:
+    bad = []
+    for place in reason.is_not_null().arg_true():
+        text = "" if rows.textual else str(_quoted(rows.frame.row(place, named=True)))
+        why = str(reason[place])
+        remedy = remedy_for(why.removeprefix("not a time: '")[:-1]) if "not a time" in why else ""
+        bad.append(BadRow(rows.file, int(rows.frame[LINE][place]), why, text, remedy))
+    return bad
+
+
+def _quoted(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != LINE}
+
+
+def _dropped(rows: Rows, rules: LogRules) -> tuple[pl.Series, dict[str, int], dict[str, str]]:
+    """Which rows `keep` and `missing` drop, how many each, and the first of them."""
+    gone = pl.repeat(False, rows.frame.height, eager=True)
+    counts: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    found = [
+        ("filtered_by_keep", name, ~keep_filter(rows.frame[KEEP + name], values))
+        for name, values in rules.keep.items()
     ]
-    return checked.filter(pl.col("__reason").is_null()).drop("__reason"), bad
+    if rules.missing:
+        found += [
+            ("rows_missing", role, missing_rows(rows.frame[role], rules.missing))
+            for role in ("user", "item", "time", "rating")
+            if role in rows.frame.columns
+        ]
+    for reason, name, mask in found:
+        lost = mask & ~gone
+        counts[reason] = counts.get(reason, 0) + int(lost.sum())
+        if lost.any():
+            at = int(lost.arg_max() or 0)
+            column = KEEP + name if reason == "filtered_by_keep" else name
+            value, line = rows.frame[column][at], rows.frame[LINE][at]
+            example = f"{rows.file}:{line}: {name} is {value!r}"
+            examples.setdefault(reason, example)
+        gone = gone | lost
+    return gone, counts, examples
+
+
+def _header_again(frame: pl.DataFrame, columns: dict[str, str], settings: LogSettings) -> pl.Series:
+    """Reasons for rows that repeat the names of columns, or look like names where none are."""
+    again = pl.lit(bool(columns) and settings.has_header)
+    like = pl.lit(not settings.has_header)
+    for role in ("user", "item"):
+        text = pl.col(role).cast(pl.String)
+        name = columns.get(role, "")
+        again &= (text == name) | text.str.starts_with(f"{name}:")
+        like &= text.str.to_lowercase().is_in(HEADS[role])
+    reason = (
+        pl.when(again)
+        .then(pl.lit("the header again"))
+        .when(like)
+        .then(pl.lit("looks like a header: set has_header: true if it is one"))
+    )
+    return frame.select(reason.alias("header")).to_series()
 
 
 def _positions(lines: pl.Series, bad: list[BadRow]) -> pl.Series:
@@ -220,44 +372,23 @@ def _positions(lines: pl.Series, bad: list[BadRow]) -> pl.Series:
     return position + bad_lines.search_sorted(lines).cast(pl.Int64) if bad else position
 
 
-def _ids(column: pl.Series, role: str, path: Path, whole: bool) -> pl.Series:
-    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Boolean):
+def _refuse_kind(column: pl.Series, role: str, path: Path) -> None:
+    nested = column.dtype.is_nested() or column.dtype == pl.Binary
+    if role in ("user", "item") and (nested or column.dtype == pl.Boolean):
         raise DataError(
             f"{path}: column {column.name!r} ({role}) holds {column.dtype}: ids are text or numbers"
         )
-    return id_column(column, whole).alias(role)
+    if nested or (role == "time" and column.dtype == pl.Boolean):
+        raise DataError(f"{path}: column {role!r} holds {column.dtype}: give a number or a date")
 
 
-def _floats(column: pl.Series) -> pl.Series:
-    """As float64, null where there is no finite number."""
-    raw = column.str.strip_chars() if column.dtype == pl.String else column
-    number = raw.cast(pl.Float64, strict=False)
-    return pl.select(pl.when(number.is_finite()).then(number)).to_series().alias(column.name)
-
-
-def _times(column: pl.Series, path: Path) -> pl.Series:
-    """As int64 if all are integers, else float64; dates as seconds since 1970; bad ones null."""
-    if column.dtype.is_temporal():
-        if column.dtype not in (pl.Date, pl.Datetime):
-            raise DataError(f"{path}: column 'time' holds {column.dtype}: give a number or a date")
-        return _seconds(column.cast(pl.Datetime("us")))
-    floats = _floats(column)
-    integers = column
+def _ratings(column: pl.Series) -> pl.Series:
+    """As float64, true as 1 and false as 0; null where there is no finite number."""
     if column.dtype == pl.String:
-        text = column.str.strip_chars()
-        if floats.null_count() == len(floats) > 0:
-            text = text.str.strip_suffix("Z")
-            dates = [text.str.to_datetime(form, time_unit="us", strict=False) for form in DATES]
-            return _seconds(pl.select(pl.coalesce(dates)).to_series())
-        integers = text.cast(pl.Int64, strict=False)
-    if integers.dtype.is_integer():
-        integers = integers.cast(pl.Int64, strict=False)
-        if integers.null_count() == floats.null_count():
-            return integers.alias(column.name)
-    return floats
-
-
-def _seconds(dates: pl.Series) -> pl.Series:
-    micros = dates.dt.epoch("us")
-    whole = (micros.drop_nulls() % 1_000_000 == 0).all()
-    return (micros // 1_000_000 if whole else micros / 1_000_000).alias("time")
+        known = {"true": "1", "false": "0"}
+        column = column.str.strip_chars()
+        lower = column.str.to_lowercase()
+        if lower.is_in(list(known)).any():
+            flags = lower.replace_strict(known, default=None)
+            column = pl.select(pl.coalesce(flags, column)).to_series()
+    return finite_numbers(column).cast(pl.Float64)

@@ -2,10 +2,13 @@
 share a column.
 """
 
+import ast
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,20 @@ import pyarrow.parquet as arrow_parquet
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.ids import text_id
-from recmind_dist.ingest.rows import LINE, BadRow, Rows, check_columns, numbered_lines
+from recmind_dist.ingest.rows import (
+    LINE,
+    BadRow,
+    Rows,
+    check_columns,
+    encoding_remedy,
+    not_of_encoding,
+    numbered_lines,
+)
+from recmind_dist.ingest.sources import packing_of
 
 CHUNK = 200_000  # objects held at a time
 HEAD = 1000  # objects whose keys make the header: the first may lack an optional key
+ONE_A_LINE = "write one object a line (jq -c '.[]' takes an array apart, jq -c . joins lines)"
 MAX_DEPTH = 8  # nesting of lists and objects in one text field
 MAX_KEYS = 512  # different keys of all objects: each becomes a column of every row
 # bytes of columns in memory: a Parquet file of a few kB may declare more
@@ -27,23 +40,30 @@ MAX_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def read_jsonl(
-    path: Path, pick: Callable[[dict[str, Any]], dict[str, str | None] | str], limit: int
+    path: Path,
+    pick: Callable[[dict[str, Any]], dict[str, str | None] | str],
+    limit: int,
+    encoding: str = "utf-8",
+    python: bool = False,
 ) -> Rows:
     """One object a line, as text columns: all keys of all picked rows, null where a row lacks one.
 
     Args:
         pick: what to keep of an object, or the reason why it is malformed.
         limit: the reader stops once more rows than this are bad.
+        python: lines are dicts as Python prints them.
     """
     bad: list[BadRow] = []
     frames: list[pl.DataFrame] = []
     chunk: list[dict[str, str | None]] = []
     lines: list[int] = []
     keys: set[str] = set()
-    for line, value in _objects(path):
-        picked = value if isinstance(value, str) else pick(value)
+    for line, value in _objects(path, encoding, python):
+        picked = value if isinstance(value, BadRow) else pick(value)
         if isinstance(picked, str):
-            bad.append(BadRow(path, line, picked))
+            picked = BadRow(path, line, picked)
+        if isinstance(picked, BadRow):
+            bad.append(picked)
             if len(bad) > limit:
                 break
             continue
@@ -59,19 +79,41 @@ def read_jsonl(
     return Rows(path, pl.concat(frames, how="diagonal"), bad)
 
 
-def jsonl_columns(path: Path) -> list[str]:
+def jsonl_columns(path: Path, encoding: str = "utf-8", python: bool = False) -> list[str]:
     """The keys of the first objects. Raises DataError if no line is an object."""
-    objects = (value for _, value in _objects(path) if isinstance(value, dict))
-    names = list(dict.fromkeys(name for value in islice(objects, HEAD) for name in value))
+    first_bad: BadRow | None = None
+    names: dict[str, None] = {}
+    count = 0
+    for _, value in _objects(path, encoding, python):
+        if isinstance(value, BadRow):
+            first_bad = first_bad or value
+            continue
+        names |= dict.fromkeys(value)
+        count += 1
+        if count == HEAD:
+            break
     if not names:
+        where = f":{first_bad.line}: {first_bad.reason}" if first_bad else ": blank"
+        remedy = first_bad.remedy if first_bad else ""
         raise DataError(
-            f"{path}: no line holds a JSON object: check the file's format, or set format by hand"
+            f"{path}{where}; no line holds a JSON object: "
+            f"{remedy or 'check the layout, or set format by hand'}"
         )
-    return names
+    return list(names)
+
+
+def head_objects(
+    path: Path, count: int, encoding: str = "utf-8", python: bool = False
+) -> list[dict[str, Any]]:
+    """The first objects of a file."""
+    found = (value for _, value in _objects(path, encoding, python) if isinstance(value, dict))
+    return list(islice(found, count))
 
 
 def parquet_columns(path: Path) -> list[str]:
     """Column names. Raises DataError for a file that is not Parquet, or for a repeated name."""
+    if packing_of(path) is not None:
+        raise DataError(f"{path}: packed, which Parquet does by itself: unpack it first")
     with refused(path):
         names = list(arrow_parquet.read_schema(path).names)
     check_columns(path, names)
@@ -82,8 +124,11 @@ def parquet_columns(path: Path) -> list[str]:
     return names
 
 
-def read_parquet(path: Path, wanted: list[str]) -> Rows:
+def read_parquet(path: Path, wanted: list[str], texts: Collection[str] = ()) -> Rows:
     """The wanted columns with their types; `LINE` is the row, from 1.
+
+    Args:
+        texts: columns that may also hold lists and structs.
 
     Raises:
         DataError: the file is damaged, a column's type cannot be an id, number, date or text, or
@@ -93,7 +138,7 @@ def read_parquet(path: Path, wanted: list[str]) -> Rows:
     with refused(path), arrow_parquet.ParquetFile(path) as file:
         schema = pa.schema([file.schema_arrow.field(name) for name in wanted])
         for field in schema:
-            if not _is_readable(field.type):
+            if not _is_readable(field.type) and not (field.name in texts and _is_text(field.type)):
                 raise DataError(
                     f"{path}: column {field.name!r} holds {field.type}: convert it or leave it out"
                 )
@@ -151,6 +196,15 @@ def _is_readable(kind: Any) -> bool:
     return any(test(kind) for test in plain)
 
 
+def _is_text(kind: Any) -> bool:
+    """Whether a column of this type, perhaps nested, can be written as text."""
+    if pa.types.is_struct(kind):
+        return all(_is_text(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_text(kind.value_type)
+    return _is_readable(kind)
+
+
 def stored_table(table: pa.Table) -> pa.Table:
     """Dictionary columns decoded: polars would read them as categories."""
     fields = []
@@ -170,6 +224,8 @@ def flat_text(value: Any, depth: int = 0) -> str | None:
         raise RecursionError
     if isinstance(value, str):
         return value.strip() or None
+    if isinstance(value, date | Decimal):
+        return str(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -188,21 +244,41 @@ def unpaired(text: str | None) -> bool:
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Each line that is not blank: its number, and its object or the reason why it is none."""
-    for line, raw in numbered_lines(path):
+def _objects(
+    path: Path, encoding: str, python: bool
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Each line that is not blank: its number, and its object or what is wrong with it."""
+    parse: Callable[[str], Any] = ast.literal_eval if python else json.loads
+    for line, raw in numbered_lines(path, encoding):
         if not raw.strip():
             continue
+        remedy = ""
         try:
-            value = json.loads(raw.decode("utf-8"))
+            value = parse(raw.decode("utf-8").strip())
+            if isinstance(value, dict):
+                yield line, value
+                continue
+            reason = "not a dict" if python else "not a JSON object"
+            if isinstance(value, list):
+                reason, remedy = "a list, not an object", ONE_A_LINE
         except UnicodeDecodeError as error:
-            yield line, f"not UTF-8 at byte {error.start} of the line"
-        except RecursionError:
-            yield line, "JSON nested too deep"
-        except ValueError as error:
-            yield line, f"not JSON ({error})"
-        else:
-            yield line, value if isinstance(value, dict) else "not a JSON object"
+            reason, remedy = not_of_encoding(encoding, error.start), encoding_remedy(encoding)
+        except (RecursionError, MemoryError):
+            reason = "JSON nested too deep"
+        except (ValueError, SyntaxError, TypeError) as error:
+            reason, remedy = _what_it_is(raw.strip(), error, python)
+        yield line, BadRow(path, line, reason, remedy=remedy)
+
+
+def _what_it_is(raw: bytes, error: Exception, python: bool) -> tuple[str, str]:
+    """Reason and remedy for a line that is no object."""
+    if python:
+        return "not a Python dict", ""
+    if raw.startswith((b"{'", b"{u'", b'{u"')):
+        return "a Python dict, not JSON", "set format: python"
+    if raw in (b"[", b"{") or (raw.startswith(b"[{") and raw.endswith((b",", b"{", b"}"))):
+        return "JSON over several lines", ONE_A_LINE
+    return f"not JSON ({error})", ""
 
 
 def _frame(chunk: list[dict[str, str | None]], lines: list[int]) -> pl.DataFrame:

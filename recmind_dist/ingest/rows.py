@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from recmind_dist.errors import DataError
+from recmind_dist.ingest.sources import open_utf8
 
 CLIP = 200  # characters of a bad row kept in quarantine.jsonl
 LINE = "__line"
@@ -25,6 +26,7 @@ class BadRow:
     line: int
     reason: str
     text: str = ""
+    remedy: str = ""  # beside mending the file or setting the row aside
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Quarantine:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.rows: list[BadRow] = []
+        self.encodings: dict[Path, str] = {}  # of files that are not UTF-8, to quote from
 
     @property
     def room(self) -> int:
@@ -54,9 +57,10 @@ class Quarantine:
         bad = sorted(bad, key=lambda row: row.line)
         if len(bad) > self.room:
             first = (self.rows + bad)[0]
+            remedy = f"{first.remedy}, mend the file" if first.remedy else "mend the file"
             raise DataError(
                 f"{first.file}:{first.line}: {first.reason}: more than dataset.max_bad_rows = "
-                f"{self.limit} bad rows: mend the file, or raise dataset.max_bad_rows to set such "
+                f"{self.limit} bad rows: {remedy}, or raise dataset.max_bad_rows to set such "
                 "rows aside"
             )
         self.rows += bad
@@ -66,7 +70,8 @@ class Quarantine:
         quotes: dict[tuple[Path, int], str] = {}
         for file in dict.fromkeys(row.file for row in self.rows if not row.text):
             lines = {row.line for row in self.rows if row.file == file}
-            quotes |= {(file, line): text for line, text in quote(file, lines)}
+            encoding = self.encodings.get(file, "utf-8")
+            quotes |= {(file, line): text for line, text in quote(file, lines, encoding)}
         with path.open("w", encoding="utf-8") as out:
             for row in self.rows:
                 text = (row.text or quotes.get((row.file, row.line), ""))[:CLIP]
@@ -74,19 +79,23 @@ class Quarantine:
                 out.write(json.dumps(record | {"text": text}, ensure_ascii=True) + "\n")
 
 
-def quote(path: Path, wanted: set[int]) -> Iterator[tuple[int, str]]:
+def quote(path: Path, wanted: set[int], encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """The beginning of each wanted line of a text file."""
     last = max(wanted, default=0)
-    for number, raw in numbered_lines(path):
+    for number, raw in numbered_lines(path, encoding):
         if number > last:
             return
         if number in wanted:
             yield number, raw[: 4 * CLIP].decode("utf-8", errors="replace")[:CLIP]
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines from 1, without line end and byte order mark. Raises DataError beyond `MAX_LINE`."""
-    with path.open("rb") as file:
+def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, bytes]]:
+    """Lines from 1 in UTF-8, without line end and byte order mark.
+
+    Raises:
+        DataError: a line is longer than `MAX_LINE`, or the file is no text.
+    """
+    with open_utf8(path, encoding) as file:
         for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
             if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
                 raise DataError(
@@ -112,6 +121,17 @@ def check_columns(path: Path, names: Collection[str], limit: int = MAX_COLUMNS) 
         )
     if LINE in names:
         raise DataError(f"{path}: column {LINE!r}: that name is reserved: rename it")
+
+
+def not_of_encoding(encoding: str, start: int) -> str:
+    """The reason for a line with bytes that are not of the file's encoding."""
+    name = "UTF-8" if encoding == "utf-8" else encoding
+    return f"not {name} at byte {start} of the line"
+
+
+def encoding_remedy(encoding: str) -> str:
+    """What may help against such lines."""
+    return "set encoding beside its path (latin-1, cp1252 …)" if encoding == "utf-8" else ""
 
 
 def missing_column(path: Path, key: str, wanted: Any, present: Iterable[str]) -> DataError:

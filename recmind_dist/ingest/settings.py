@@ -1,14 +1,17 @@
 """Settings of a data set: the log, the item and user files, and which rows are kept."""
 
+import codecs
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from recmind_dist.config import Settings
+from recmind_dist.ingest.sources import expand
 
-Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "atomic", "lightgcn"]
-TableFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet", "atomic"]
+Format = Literal["auto", "csv", "tsv", "jsonl", "python", "parquet", "atomic", "lightgcn"]
+TableFormat = Literal["auto", "csv", "tsv", "jsonl", "python", "parquet", "atomic"]
+Ids = Literal["auto", "text", "stripped", "integer"]
 ColumnName = str | int | None
 
 
@@ -26,22 +29,31 @@ class LogColumns(Settings):
     """unset: `rating`; read only if `min_rating` or this key is set"""
 
 
-class LogSettings(Settings):
-    """The interaction log. A path or list of paths stands for a log with defaults."""
+class FileSettings(Settings):
+    """How files of one layout are read."""
 
     path: Path | list[Path]
-    """one file, or several of one layout, read in this order; relative to the current directory"""
-    format: Format = "auto"
-    """auto: by suffix (.csv .tsv .jsonl .parquet .inter .txt)"""
-    columns: LogColumns = LogColumns()
-    separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """unset: comma for csv, tab for tsv and atomic"""
+    """a file, a folder (its files in sorted order, without names that begin with . or _), a pattern
+    (`log/*/part-*.parquet`), or a list of these, read in this order; relative to the current
+    directory; .gz, .zst, .bz2 and .xz are unpacked while they are read"""
+    separator: str | None = Field(default=None, min_length=1, max_length=8)
+    """one or several characters; unset: comma for csv, tab for tsv and atomic. With several (`::`),
+    quotes are text"""
     has_header: bool = True
+    """false: columns are named by number, from 0"""
+    encoding: str = "utf-8"
+    """of text files: utf-8, latin-1, cp1252, utf-16, …"""
+    escape: str | None = Field(default=None, min_length=1, max_length=1)
+    """the letter before a quote that is text, often a backslash; unset: such quotes are doubled"""
 
     @property
     def paths(self) -> list[Path]:
-        """The files, in the order of reading."""
+        """The paths as given, in the order of reading."""
         return self.path if isinstance(self.path, list) else [self.path]
+
+    def files(self, key: str) -> list[Path]:
+        """The files. Raises DataError, which names `key`, for a path that names none."""
+        return [file for path in self.paths for file in expand(path, key)]
 
     @model_validator(mode="before")
     @classmethod
@@ -55,35 +67,67 @@ class LogSettings(Settings):
             raise ValueError("no file named: give at least one path")
         return value
 
+    @field_validator("separator")
+    @classmethod
+    def _plain(cls, value: str | None) -> str | None:
+        if value is not None and set(value) & set('\n\r"'):
+            raise ValueError("a line end or quote cannot separate fields: choose another")
+        return value
 
-class TableSettings(Settings):
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            "".encode(value)
+            return codecs.lookup(value).name
+        except LookupError as error:
+            raise ValueError(f"no such encoding: {value!r}: utf-8, latin-1, cp1252 …") from error
+
+
+class LogSettings(FileSettings):
+    """The interaction log. A path or list of paths stands for a log with defaults."""
+
+    format: Format = "auto"
+    """auto: by suffix (.csv .tsv .jsonl .json .parquet .inter, LightGCN's train.txt), if the
+    content is of that layout; python: a dict a line, as Python prints it"""
+    columns: LogColumns = LogColumns()
+    time_format: str | None = None
+    """unset: numbers, and dates with the year first, of RFC 2822 or of JavaScript; otherwise as
+    strptime writes it (`%m/%d/%Y %H:%M`), or the unit of numbers: s, ms, us, ns"""
+
+    @field_validator("time_format")
+    @classmethod
+    def _form(cls, value: str | None) -> str | None:
+        if value is not None and value not in ("s", "ms", "us", "ns") and "%" not in value:
+            raise ValueError('give a form like "%d/%m/%Y %H:%M", or one of s, ms, us, ns')
+        return value
+
+
+class TableSettings(FileSettings):
     """The texts of items or users, one a line. A path stands for a file with defaults."""
 
-    path: Path
     format: TableFormat = "auto"
-    """auto: by suffix (.csv .tsv .jsonl .parquet .item .user)"""
-    id: str | None = None
+    """auto: by suffix (.csv .tsv .jsonl .json .parquet .item .user), if the content is of that
+    layout"""
+    id: ColumnName = None
     """the column that holds the id; unset: `id`, `item_id`/`user_id` or `item`/`user`"""
-    fields: list[str] | Literal["all"] = "all"
+    fields: list[str | int] | Literal["all"] = "all"
     """the text columns to keep, in this order"""
-    separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """unset: comma for csv, tab for tsv and atomic"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str | Path) else value
+    repeats: Literal["refuse", "first", "last"] = "refuse"
+    """which row of an id that stands on several to keep; rows alike in all kept fields are one"""
 
     @field_validator("fields")
     @classmethod
     def _distinct(cls, value: Any) -> Any:
-        if isinstance(value, list) and len(set(value)) < len(value):
+        if isinstance(value, list) and len(set(map(str, value))) < len(value):
             raise ValueError("a field stands twice: name each once")
         return value
 
 
 class DatasetSettings(Settings):
-    """Files of a data set, and filters in this order: quarantine, rating, repeats, k-core."""
+    """Files of a data set, and filters in this order: keep, missing, quarantine, rating, repeats,
+    k-core.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """letters, digits, dot, dash; the folder name under the cache"""
@@ -91,11 +135,23 @@ class DatasetSettings(Settings):
     items: TableSettings | None = None
     users: TableSettings | None = None
     test: Path | None = None
-    """held-out log of a given split, laid out as `interactions` (LightGCN: test.txt)"""
+    """held-out log of a given split, laid out as `interactions` (LightGCN: test.txt); needs no
+    times"""
     valid: Path | None = None
     """validation log of a given split; needs `test`"""
+    keep: dict[str, list[str | bool | float]] = Field(default_factory=dict)
+    """column of the log → the values whose rows are kept: `{event: [transaction]}`"""
+    missing: list[str] = Field(default_factory=list)
+    """texts that stand for none: `[NA, "", NULL]`. Rows of the log that have one of them as user,
+    item, time or rating are dropped and counted; "" is an empty field"""
+    user_ids: Ids = "auto"
+    """text: as written; stripped: without blanks around; integer: numbers, so that 007, 7.0 and 7
+    are one; auto: as text, but 7.0 is 7 where every id of each file has the .0 that pandas adds"""
+    item_ids: Ids = "auto"
+    """as user_ids"""
     min_rating: float | None = None
-    """rows with a lower rating are dropped; unset: every row is an interaction"""
+    """rows with a lower rating are dropped (true is 1, false 0); unset: every row is an
+    interaction"""
     repeats: Literal["first", "last"] = "first"
     """which of several interactions of a user with an item to keep"""
     k_core: int = Field(default=0, ge=0)
@@ -111,6 +167,18 @@ class DatasetSettings(Settings):
     def content(self) -> dict[str, Any]:
         """The settings that the data set's key depends on."""
         return self.model_dump(mode="json", exclude={"memory_mb"})
+
+    def ids_of(self, side: str) -> Ids:
+        """How the ids of a side ("user", "item") are read."""
+        return self.user_ids if side == "user" else self.item_ids
+
+    @field_validator("keep")
+    @classmethod
+    def _some_values(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        empty = next((name for name, values in value.items() if not values), None)
+        if empty is not None:
+            raise ValueError(f"{empty}: no value named: give at least one, or leave it out")
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> "DatasetSettings":

@@ -68,7 +68,8 @@ class Spill:
         """
         self._file.close()
         per_user = np.zeros(int(user_of.max(initial=-1)) + 1, np.int64)
-        np.add.at(per_user, user_of, self._per_user[: len(user_of)])
+        rows = self._per_user[: len(user_of)]
+        np.add.at(per_user, user_of[: len(rows)], rows)  # users behind them have no row
         ends = np.cumsum(per_user)
         self.block_of_user = (ends - per_user) // self.rows_at_once
         self.num_blocks = int(self.block_of_user[-1]) + 1 if len(per_user) else 0

@@ -7,23 +7,26 @@ log itself is in temporary files beside the result.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as arrow_parquet
 
 from recmind_dist.errors import DataError
+from recmind_dist.ingest.columns import LogRules, columns_of
 from recmind_dist.ingest.filters import by_rating
 from recmind_dist.ingest.id_codes import IdCodes
-from recmind_dist.ingest.ids import FLOAT_ID, natural_order
-from recmind_dist.ingest.log import columns_of, format_of, sound_rows
-from recmind_dist.ingest.objects import parquet_columns, refused, stored_table
+from recmind_dist.ingest.ids import IdLook, natural_order, without_point
+from recmind_dist.ingest.layouts import columns_present, format_of
+from recmind_dist.ingest.log import FORMAT_KEY, no_time_in, note, sound_rows
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.spill import Block, Spill
+from recmind_dist.ingest.streamed_times import StreamedTimes, batches
+from recmind_dist.ingest.summary import SIDES, row_example, takes_points_off
+from recmind_dist.ingest.tables import Table, take_point_off_table
+from recmind_dist.ingest.times import TimeRule
 from recmind_dist.types import BoolArray, IntArray
 
 BATCH_BYTES = 160  # memory of a row while it is read: texts in Arrow and polars, codes, hashes
@@ -36,59 +39,108 @@ class StreamedLog:
     Attributes:
         users: user ids in natural order; the position is the code.
         items: item ids in natural order.
-        dropped: number of rows by reason.
+        dropped, examples, looks, columns, present, rule: see `Log`.
+        rows_of: id and rows of each user and item, in order of first occurrence.
+        time_span: the least and the largest time.
+        first_lost: the row of each example that may still be replaced by an earlier one.
         keep: who is in the k-core, [U] and [I].
     """
 
     spill: Spill
     users: pl.Series = field(default_factory=pl.Series)
     items: pl.Series = field(default_factory=pl.Series)
+    num_users: int = 0
     rows_in: int = 0
     has_time: bool = True
     dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    looks: dict[str, list[IdLook]] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    present: list[str] = field(default_factory=list)
+    rule: TimeRule | None = None
+    rows_of: dict[str, pl.DataFrame] = field(default_factory=dict)
+    time_span: tuple[float, float] | None = None
+    first_lost: dict[str, int] = field(default_factory=dict)
     keep: list[BoolArray] = field(default_factory=list)
 
 
-def stream_log(settings: DatasetSettings, quarantine: Quarantine, folder: Path) -> StreamedLog:
-    """Reads the log, collapses repeats and takes the k-core, block by block.
+class _Side:
+    """The ids of a side as they come, and how many rows each has."""
+
+    def __init__(self) -> None:
+        self.codes = IdCodes()
+        self.rows = np.zeros(1024, np.int64)
+
+    def add(self, ids: pl.Series, counted: pl.Series) -> IntArray:
+        """The codes of `ids`; rows of `counted`, which may be more, are counted.
+
+        Ids that only `counted` has get codes too.
+        """
+        seen = np.bincount(self.codes.of(counted), minlength=self.codes.count)
+        if len(seen) > len(self.rows):
+            self.rows = np.pad(self.rows, (0, 2 * len(seen) - len(self.rows)))
+        self.rows[: len(seen)] += seen
+        return self.codes.of(ids)
+
+    def frame(self) -> pl.DataFrame:
+        """Columns: id and rows."""
+        return pl.DataFrame({"id": self.codes.names(), "rows": self.rows[: self.codes.count]})
+
+
+def spill_log(
+    settings: DatasetSettings, files: list[Path], quarantine: Quarantine, folder: Path
+) -> StreamedLog:
+    """Reads the log into a spill; `sort_log` does the rest.
 
     Raises:
         DataError: the log is not Parquet or has a given split, or as `ingest_dataset`.
     """
-    _refuse_unstreamed(settings)
+    _refuse_unstreamed(settings, files)
     log = StreamedLog(Spill(folder, settings.memory_mb))
-    log.dropped = {"filtered_by_rating": 0, "repeats_collapsed": 0}
-    users = IdCodes()
-    items = IdCodes()
-    for frame in _frames(settings, quarantine, log):
+    sides = {"user": _Side(), "item": _Side()}
+    for whole in _frames(settings, files, quarantine, log):
+        frame = whole
         if settings.min_rating is not None:
-            rated = by_rating(frame, settings.min_rating)
-            log.dropped["filtered_by_rating"] += frame.height - rated.height
-            frame = rated
-        user = users.of(frame.get_column("user"))
-        item = items.of(frame.get_column("item"))
+            frame = by_rating(whole, settings.min_rating)
+            log.dropped["filtered_by_rating"] += whole.height - frame.height
+            if frame.height < whole.height and "filtered_by_rating" not in log.examples:
+                lost = whole.filter(pl.col("rating") < settings.min_rating).row(0, named=True)
+                example = row_example(lost["user"], lost["item"], lost["row"])
+                log.examples["filtered_by_rating"] = example
+        user = sides["user"].add(frame["user"], whole["user"])
+        item = sides["item"].add(frame["item"], whole["item"])
         log.spill.append(Block(user, item, frame["time"].to_numpy(), frame["row"].to_numpy()))
-    if log.rows_in == 0:
-        raise DataError(
-            f"{settings.interactions.paths[0]}: the log has no interaction: give a file with at "
-            "least one row"
-        )
-    if not users.count:
-        raise DataError(
-            f"dataset.min_rating = {settings.min_rating:g} leaves no interaction: lower it"
-        )
-    log.users, user_of = _final_codes(users.names())
-    log.items, item_of = _final_codes(items.names())
-    log.spill.sort(user_of, item_of)
-    _collapse_repeats(log, settings.repeats)
-    _take_core(log, settings.k_core)
+    log.rows_of = {name: side.frame() for name, side in sides.items()}
+    log.num_users = log.spill.rows
     return log
 
 
-def _refuse_unstreamed(settings: DatasetSettings) -> None:
+def sort_log(log: StreamedLog, settings: DatasetSettings, tables: dict[str, Table]) -> None:
+    """Sorts the log into blocks of users, collapses repeats and takes the k-core.
+
+    Args:
+        tables: whose ids count as well when those of the log are looked at (see
+            `point_is_pandas`); ids in them may lose their .0.
+    """
+    finals = []
+    for side in SIDES:
+        names = log.rows_of[side]["id"]
+        if takes_points_off(settings, side, log, tables[side]):
+            names = without_point(names)
+            take_point_off_table(tables[side])
+            merged = log.rows_of[side].with_columns(names.alias("id"))
+            log.rows_of[side] = merged.group_by("id", maintain_order=True).agg(pl.col("rows").sum())
+        finals.append(_final_codes(names))
+    (log.users, user_of), (log.items, item_of) = finals
+    log.spill.sort(user_of, item_of)
+    _collapse_repeats(log, settings.repeats)
+    _take_core(log, settings.k_core)
+
+
+def _refuse_unstreamed(settings: DatasetSettings, files: list[Path]) -> None:
     log = settings.interactions
-    for path in log.paths:
-        if format_of(path, log.format, "dataset.interactions.format") != "parquet":
+    for path in files:
+        if format_of(path, log.format, FORMAT_KEY, log.encoding) != "parquet":
             raise DataError(
                 f"{path}: dataset.memory_mb streams only Parquet logs: convert it to Parquet, or "
                 "unset dataset.memory_mb"
@@ -98,59 +150,51 @@ def _refuse_unstreamed(settings: DatasetSettings) -> None:
 
 
 def _frames(
-    settings: DatasetSettings, quarantine: Quarantine, log: StreamedLog
+    settings: DatasetSettings, files: list[Path], quarantine: Quarantine, log: StreamedLog
 ) -> Iterator[pl.DataFrame]:
     """Sound rows batch by batch; `row` counts over all files."""
-    need_rating = settings.min_rating is not None
-    columns_by_path = {
-        path: columns_of(path, settings.interactions, parquet_columns(path), need_rating)
-        for path in settings.interactions.paths
-    }
-    log.has_time = all("time" in columns for columns in columns_by_path.values())
+    rules = LogRules.of(settings)
+    columns_by_path = {}
+    for path in files:
+        present = columns_present(path, "parquet", settings.interactions, "dataset.interactions")
+        columns = columns_of(path, settings.interactions, present, rules)
+        columns_by_path[path] = columns
+        log.columns = log.columns or columns
+        log.present = log.present or present
+        if ("time" in columns) != ("time" in log.columns):
+            raise no_time_in(*((files[0], log.present) if "time" in columns else (path, present)))
+    log.has_time = "time" in log.columns
+    log.dropped = {"filtered_by_rating": 0, "repeats_collapsed": 0}
     batch_rows = max(1, (settings.memory_mb << 20) // (4 * BATCH_BYTES))
-    time_type: pl.DataType | None = None
+    times = StreamedTimes(columns_by_path, settings.interactions.time_format, batch_rows)
+    log.rule = times.rule if log.has_time else None
     for path, columns in columns_by_path.items():
         bad: list[BadRow] = []
         before = 0
-        for frame in _batches(path, columns, batch_rows):
-            good, broken = sound_rows(Rows(path, frame, textual=False), whole=False)
-            bad += [replace(row, line=row.line + before) for row in broken]
-            good = good.with_columns(row=pl.col("row") + 1 + log.rows_in + before)
+        looks = {side: IdLook() for side in SIDES}
+        for frame in batches(path, columns, batch_rows):
+            lines = frame.with_columns(pl.col(LINE) + before)
+            rows = Rows(path, lines, textual=False)
+            good = sound_rows(rows, rules, columns, settings.interactions, times.is_dates(path))
+            bad += good.bad
+            for side, look in good.looks.items():
+                looks[side].join(look)
+            good.looks = {}
+            note(log, good)
+            yield times.scaled(good, log, 1 + log.rows_in + before)
             before += frame.height
-            if not log.has_time:
-                good = good.with_columns(time=pl.col("row"))
-            time_type = time_type or good.schema["time"]
-            if good.schema["time"] != time_type:
-                raise DataError(
-                    f"{path}: times are {good.schema['time']} near row {log.rows_in + before} and "
-                    f"{time_type} before: give them as whole numbers throughout, or unset "
-                    "dataset.memory_mb"
-                )
-            yield good
+        for side in SIDES:
+            log.looks.setdefault(side, []).append(looks[side])
         quarantine.add(bad)
         log.rows_in += before
-
-
-def _batches(path: Path, columns: dict[str, str], batch_rows: int) -> Iterator[pl.DataFrame]:
-    """Columns by role, and `LINE`, which counts from 1 in each batch."""
-    with refused(path), arrow_parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_rows, columns=list(dict.fromkeys(columns.values()))):
-            batch.validate(full=True)
-            raw = pl.from_arrow(stored_table(pa.Table.from_batches([batch])))
-            assert isinstance(raw, pl.DataFrame)
-            line = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)
-            roles = [pl.col(name).alias(role) for role, name in columns.items()]
-            yield raw.with_columns(line).select(*roles, LINE)
 
 
 def _final_codes(names: pl.Series) -> tuple[pl.Series, IntArray]:
     """Distinct ids in natural order, and the position there of each provisional code.
 
-    Whether ids like 12.0 are numbers (see `id_column`) is decided only here, where all are known.
+    Names may repeat, where ids have lost their .0.
     """
     names = names.alias("id")
-    if len(names) and names.str.contains(FLOAT_ID).all():
-        names = names.str.replace(r"\.0+$", "")
     ordered = natural_order(names)
     codes = pl.DataFrame({"id": ordered, "code": np.arange(len(ordered), dtype=np.int64)})
     joined = names.to_frame().join(codes, on="id", how="left", maintain_order="left")
@@ -168,6 +212,7 @@ def _collapse_repeats(log: StreamedLog, keep: str) -> None:
         item = block.item[order]
         is_new = np.ones(len(order), np.bool_)
         is_new[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+        _note_lost(log, "repeats_collapsed", block[order[~is_new]])
         kept = block[order[is_new]]
         kept = kept[np.lexsort((kept.row, kept.user))]
         log.dropped["repeats_collapsed"] += len(block.row) - len(kept.row)
@@ -195,9 +240,25 @@ def _take_core(log: StreamedLog, k: int) -> None:
         keep_user &= ~few_users
         keep_item &= ~few_items
     log.keep = [keep_user, keep_item]
+    for block in log.spill.blocks() if row_counts[0] > row_counts[-1] else ():
+        inside = keep_user[block.user] & keep_item[block.item]
+        _note_lost(log, "filtered_by_k_core", block[np.flatnonzero(~inside)])
+    log.first_lost.clear()
     log.dropped["filtered_by_k_core"] = row_counts[0] - row_counts[-1]
     if row_counts[-1] == 0:
         raise DataError(f"dataset.k_core = {k} leaves no interaction: lower it")
+
+
+def _note_lost(log: StreamedLog, name: str, lost: Block) -> None:
+    """Keeps the first dropped row of each reason as its example."""
+    if not len(lost.row):
+        return
+    at = int(lost.row.argmin())
+    row = int(lost.row[at])
+    if row < log.first_lost.get(name, row + 1):
+        log.first_lost[name] = row
+        user, item = log.users[int(lost.user[at])], log.items[int(lost.item[at])]
+        log.examples[name] = row_example(user, item, row)
 
 
 def kept_blocks(log: StreamedLog) -> Iterator[pl.DataFrame]:

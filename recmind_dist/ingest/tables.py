@@ -1,29 +1,56 @@
-"""Item and user files → one frame of texts, id first; bad rows set aside, repeated ids refused."""
+"""Item and user files → one frame of texts, id first; bad rows set aside, repeated ids told."""
 
+import html
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.delimited import read_delimited, read_header
-from recmind_dist.ingest.ids import id_column, text_id
-from recmind_dist.ingest.log import dialect_of, format_of
-from recmind_dist.ingest.objects import (
-    flat_text,
-    parquet_columns,
-    read_jsonl,
-    read_parquet,
-    unpaired,
+from recmind_dist.ingest.ids import (
+    ROUNDED,
+    IdLook,
+    id_column,
+    is_rounded,
+    missing_rows,
+    text_id,
+    without_point,
 )
+from recmind_dist.ingest.layouts import by_name_or_number, columns_present, format_of, read_raw
+from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file, missing_column
 from recmind_dist.ingest.settings import TableSettings
 
+FILE = "__file"
 
-def empty_table() -> pl.DataFrame:
+
+@dataclass
+class Table:
+    """The texts of a side.
+
+    Attributes:
+        frame: id, then the text fields as strings, null where there is no text, then LINE and FILE.
+        looks: of the ids of each file.
+        counts: rows in, missing, and repeats that are one.
+    """
+
+    frame: pl.DataFrame
+    files: list[Path] = field(default_factory=list)
+    looks: list[IdLook] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> pl.DataFrame:
+        """Id and texts alone."""
+        return self.frame.select(pl.exclude(LINE, FILE))
+
+
+def empty_table() -> Table:
     """The table of a data set without a text file."""
-    return pl.DataFrame(schema={"id": pl.String})
+    schema = {"id": pl.String, LINE: pl.Int64, FILE: pl.Int64}
+    return Table(pl.DataFrame(schema=schema))
 
 
 def read_table(settings: TableSettings, side: str, quarantine: Quarantine) -> pl.DataFrame:
@@ -35,37 +62,85 @@ def read_table(settings: TableSettings, side: str, quarantine: Quarantine) -> pl
     Raises:
         DataError: a file or column is missing, an id is repeated, or too many rows are malformed.
     """
-    check_file(settings.path, f"dataset.{side}s.path")
-    rows = _read(settings, side, quarantine.room)
-    ids = id_column(rows.frame.get_column("id"))
-    missing = [
-        BadRow(rows.file, line, f"no {side} id", "" if rows.textual else "null")
-        for line in rows.frame.get_column(LINE).filter(ids.is_null())
+    table = read_rows(settings, side, quarantine)
+    return without_repeats(table, settings, side).texts
+
+
+def read_rows(
+    settings: TableSettings,
+    side: str,
+    quarantine: Quarantine,
+    how: str = "auto",
+    missing: Iterable[str] = (),
+) -> Table:
+    """All rows with an id, of all files.
+
+    Args:
+        how: see `DatasetSettings.user_ids`.
+        missing: see `DatasetSettings.missing`.
+    """
+    table = Table(pl.DataFrame(), counts={"rows_in": 0, "rows_missing": 0})
+    frames = []
+    texts_none = list(missing)
+    for number, path in enumerate(settings.files(f"dataset.{side}s.path")):
+        check_file(path, f"dataset.{side}s.path")
+        quarantine.encodings[path] = settings.encoding
+        rows = _read(path, settings, side, quarantine.room)
+        table.counts["rows_in"] += rows.frame.height + len(rows.bad)
+        frame = rows.frame
+        if texts_none:
+            lost = missing_rows(frame["id"], texts_none)
+            table.counts["rows_missing"] += int(lost.sum())
+            frame = frame.filter(~lost)
+        ids, why = id_column(frame.get_column("id"), how)
+        quarantine.add(rows.bad + _without_id(rows, frame, ids, why, side))
+        table.files.append(path)
+        table.looks.append(IdLook())
+        table.looks[-1].add(ids)
+        frame = frame.with_columns(ids.alias("id"), pl.lit(number, pl.Int64).alias(FILE))
+        frames.append(frame.filter(pl.col("id").is_not_null()))
+    frame = pl.concat(frames, how="diagonal")
+    fields = [name for name in frame.columns if name not in ("id", LINE, FILE)]
+    none = pl.lit(None, pl.String)
+    texts = [
+        pl.when((pl.col(name) != "") & ~pl.col(name).is_in(texts_none))
+        .then(pl.col(name))
+        .otherwise(none)
+        .alias(name)
+        for name in fields
     ]
-    quarantine.add(rows.bad + missing)
-    frame = rows.frame.with_columns(ids.alias("id")).filter(pl.col("id").is_not_null())
-    _refuse_repeated_ids(frame, rows.file, side)
-    fields = [name for name in frame.columns if name not in ("id", LINE)]
-    texts = [pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in fields]
-    return frame.select("id", *texts)
+    table.frame = frame.select("id", *texts, LINE, FILE)
+    return table
 
 
-def _read(settings: TableSettings, side: str, limit: int) -> Rows:
-    path = settings.path
-    layout = format_of(path, settings.format, f"dataset.{side}s.format")
+def take_point_off_table(table: Table) -> None:
+    """12 for 12.0 in the ids."""
+    if len(table.frame):
+        table.frame = table.frame.with_columns(without_point(table.frame["id"]).alias("id"))
+
+
+def _without_id(
+    rows: Rows, frame: pl.DataFrame, ids: pl.Series, why: pl.Series, side: str
+) -> list[BadRow]:
+    found = []
+    for place in ids.is_null().arg_true():
+        reason = f"{side} id {why[place]}" if why[place] else f"no {side} id"
+        text = "" if rows.textual else "null"
+        found.append(BadRow(rows.file, int(frame[LINE][place]), reason, text))
+    return found
+
+
+def _read(path: Path, settings: TableSettings, side: str, limit: int) -> Rows:
+    key = f"dataset.{side}s"
+    layout = format_of(path, settings.format, f"{key}.format", settings.encoding)
     if layout == "lightgcn":
         raise DataError(
-            f"{path}: the lightgcn layout holds no texts: give another file in dataset.{side}s.path"
+            f"{path}: the lightgcn layout holds no texts: give another file in {key}.path"
         )
-    if layout == "jsonl":
-        return _read_objects(settings, side, limit)
-    if layout == "parquet":
-        identity, fields = _choose(settings, side, parquet_columns(path))
-        rows = read_parquet(path, [identity, *fields])
-    else:
-        dialect = dialect_of(layout, settings.separator, multiline=layout == "csv")
-        identity, fields = _choose(settings, side, read_header(path, dialect))
-        rows = read_delimited(path, dialect, [identity, *fields], limit)
+    if layout in ("jsonl", "python"):
+        return _read_objects(path, settings, side, limit, layout == "python")
+    identity, fields = _choose(path, settings, side, columns_present(path, layout, settings, key))
+    rows = read_raw(path, layout, settings, [identity, *fields], limit, fields, key)
     texts = [_text_column(rows.frame.get_column(name), path) for name in fields]
     ids = rows.frame.get_column(identity)
     if ids.dtype.is_nested() or ids.dtype in (pl.Binary, pl.Boolean):
@@ -76,41 +151,60 @@ def _read(settings: TableSettings, side: str, limit: int) -> Rows:
 
 def _text_column(column: pl.Series, path: Path) -> pl.Series:
     if column.dtype == pl.String:
-        return column.str.strip_chars()
-    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():
-        return column.cast(pl.List(pl.String)).list.drop_nulls().list.join(", ")
-    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        return _unescaped(column.str.strip_chars())
+    if column.dtype == pl.Binary:
         raise DataError(
             f"{path}: column {column.name!r} holds {column.dtype}: leave it out by naming the "
             "fields to keep"
         )
+    if column.dtype.is_nested():
+        texts = [flat_text(value) for value in column.to_list()]
+        return _unescaped(pl.Series(column.name, texts, dtype=pl.String))
     return column.cast(pl.String)
 
 
-def _usual_ids(settings: TableSettings, side: str) -> tuple[str, ...]:
-    return (settings.id,) if settings.id else ("id", f"{side}_id", side)
+def _unescaped(column: pl.Series) -> pl.Series:
+    """HTML's entities as the letters they stand for: & for &amp;."""
+    if not column.str.contains(r"&#?\w+;").any():
+        return column
+    return pl.Series(
+        column.name, [text and html.unescape(text).strip() for text in column], dtype=pl.String
+    )
+
+
+def _usual_ids(settings: TableSettings, side: str) -> tuple[str | int, ...]:
+    return (settings.id,) if settings.id is not None else ("id", f"{side}_id", side)
 
 
 def _fields(settings: TableSettings, names: Iterable[str], identity: str) -> list[str]:
     """The text columns to keep."""
+    present = list(names)
     if settings.fields == "all":
-        return [name for name in names if name != identity]
-    return list(settings.fields)
+        return [name for name in present if name != identity]
+    chosen = []
+    for wanted in settings.fields:
+        found = by_name_or_number(wanted, present) if isinstance(wanted, int) else wanted
+        chosen.append(str(wanted) if found is None else found)
+    return chosen
 
 
-def _choose(settings: TableSettings, side: str, present: list[str]) -> tuple[str, list[str]]:
+def _choose(
+    path: Path, settings: TableSettings, side: str, present: list[str]
+) -> tuple[str, list[str]]:
     """The id column and the text columns. Raises DataError if the file lacks one of them."""
     usual = _usual_ids(settings, side)
-    identity = next((name for name in usual if name in present), None)
+    found = (by_name_or_number(wanted, present) for wanted in usual)
+    identity = next((name for name in found if name is not None), None)
     if identity is None:
-        raise missing_column(settings.path, f"dataset.{side}s.id", " or ".join(usual), present)
+        wanted = " or ".join(map(str, usual))
+        raise missing_column(path, f"dataset.{side}s.id", wanted, present)
     fields = _fields(settings, present, identity)
     for name in fields:
         if name not in present:
-            raise missing_column(settings.path, f"dataset.{side}s.fields", name, present)
+            raise missing_column(path, f"dataset.{side}s.fields", name, present)
     if "id" in fields:
         raise DataError(
-            f"{settings.path}: text column 'id' clashes with the id, {identity!r}: "
+            f"{path}: text column 'id' clashes with the id, {identity!r}: "
             f"name the columns to keep in dataset.{side}s.fields"
         )
     return identity, fields
@@ -128,7 +222,7 @@ class _ObjectPicker:
     def __call__(self, value: dict[str, Any]) -> dict[str, str | None] | str:
         self.keys.update(dict.fromkeys(value))
         if self.identity is None:
-            usual = _usual_ids(self._settings, self._side)
+            usual = map(str, _usual_ids(self._settings, self._side))
             self.identity = next((name for name in usual if name in value), None)
         if self.identity is None or self.identity not in value:
             return f"no {self._side} id"
@@ -140,31 +234,59 @@ class _ObjectPicker:
         picked["id"] = text_id(value[self.identity])
         if picked["id"] is None:
             return "the id is not text or a number"
+        if is_rounded(value[self.identity]):
+            return f"the id {ROUNDED}"
         if any(map(unpaired, picked.values())) or any(map(unpaired, picked)):
             return "a text holds half a surrogate pair"
         return picked
 
 
-def _read_objects(settings: TableSettings, side: str, limit: int) -> Rows:
+def _read_objects(path: Path, settings: TableSettings, side: str, limit: int, python: bool) -> Rows:
     picker = _ObjectPicker(settings, side)
-    rows = read_jsonl(settings.path, picker, limit)
+    rows = read_jsonl(path, picker, limit, settings.encoding, python)
     if rows.bad and not picker.keys:  # no line is an object
         empty = pl.DataFrame(schema={"id": pl.String, LINE: pl.Int64})
         return Rows(rows.file, empty, rows.bad)
     present = list(picker.keys)
     chosen = settings.model_copy(update={"id": picker.identity or settings.id})
-    _, fields = _choose(chosen, side, present)
+    _, fields = _choose(path, chosen, side, present)
     missing = [name for name in ("id", *fields) if name not in rows.frame.columns]
     nulls = [pl.lit(None, pl.String).alias(name) for name in missing]
-    return Rows(rows.file, rows.frame.with_columns(nulls).select("id", *fields, LINE), rows.bad)
+    frame = rows.frame.with_columns(nulls).select("id", *fields, LINE)
+    texts = [_unescaped(frame.get_column(name)) for name in fields]
+    return Rows(rows.file, frame.with_columns(texts), rows.bad)
 
 
-def _refuse_repeated_ids(frame: pl.DataFrame, path: Path, side: str) -> None:
+def without_repeats(table: Table, settings: TableSettings, side: str) -> Table:
+    """One row an id: rows alike in all fields are one, others as `repeats` says.
+
+    Raises:
+        DataError: rows of one id differ, and `repeats` does not say which to keep.
+    """
+    fields = [name for name in table.frame.columns if name not in (LINE, FILE)]
+    distinct = table.frame.unique(fields, keep="first", maintain_order=True)
+    table.counts["rows_alike"] = table.frame.height - distinct.height
+    if settings.repeats == "refuse":
+        _refuse_repeated_ids(distinct, table.files, side)
+        kept = distinct
+    else:
+        source = table.frame if settings.repeats == "last" else distinct
+        kept = source.unique("id", keep=settings.repeats, maintain_order=True)
+    table.counts["repeats_collapsed"] = distinct.height - kept.height
+    table.frame = kept
+    return table
+
+
+def _refuse_repeated_ids(frame: pl.DataFrame, files: list[Path], side: str) -> None:
     repeated = frame.filter(pl.col("id").is_duplicated())
-    if repeated.height:
-        identity = repeated.get_column("id")[0]
-        first, second = repeated.filter(pl.col("id") == identity).get_column(LINE)[:2]
-        raise DataError(
-            f"{path}:{first} and {path}:{second}: {side} id {identity!r} stands on both lines: "
-            "remove one"
-        )
+    if not repeated.height:
+        return
+    identity = repeated.get_column("id")[0]
+    places = repeated.filter(pl.col("id") == identity).select(FILE, LINE).rows()[:2]
+    first, second = (f"{files[file]}:{line}" for file, line in places)
+    count = repeated.get_column("id").n_unique()
+    more = f" and differs (and {count - 1} other ids)" if count > 1 else " and differs"
+    raise DataError(
+        f"{first} and {second}: {side} id {identity!r} stands on both lines{more}: remove one, or "
+        f"set dataset.{side}s.repeats: first or last"
+    )

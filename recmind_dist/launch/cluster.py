@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 _ANSWER_S = 120.0  # a node that takes longer to import this package is not fit to train
 _CONNECT_S = 5.0
+MAX_SOCKET_BYTES = 107  # of a path of a Unix socket
+SOCKET_BYTES = 75
+"""Of what Ray puts behind the folder: /ray/session_<date>_<time>_<process>/sockets/plasma_store."""
+SHORT_FOLDER = "/tmp"  # noqa: S108 - a folder of the user's own is made in it
 START_ATTEMPTS = 10
 """Waits for the workers' start, of scaling.start_timeout_s each, before a run gives up."""
 
@@ -50,7 +55,35 @@ def start_ray(config: RunConfig) -> None:
         return
     # workers on one machine share its cores: there may be more of them than cores
     num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers, config.evaluation.num_workers)
+    if (folder := short_folder()) is not None:
+        options["_temp_dir"] = folder
     ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+
+
+def short_folder() -> str | None:
+    """A folder for Ray's sockets where the path of its own would be too long; None: it is not.
+
+    Raises:
+        ConfigError: it is, and /tmp cannot be written.
+    """
+    names = [name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(usual)) + SOCKET_BYTES <= MAX_SOCKET_BYTES:
+        return None
+    folder = Path(SHORT_FOLDER, f"ray-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        owned = folder.stat().st_uid == os.getuid() and not folder.is_symlink()
+    except OSError:
+        owned = False
+    if not owned:
+        raise ConfigError(
+            f"{names[0] if names else 'TMPDIR'}={usual}: too long for Ray's sockets, and {folder} "
+            "cannot be used: set RAY_TMPDIR to a path of at most "
+            f"{MAX_SOCKET_BYTES - SOCKET_BYTES} bytes"
+        )
+    log.info("%s is too long for Ray's sockets: %s instead", usual, folder)
+    return str(folder)
 
 
 def _join(address: str, setting: str, options: dict[str, Any]) -> None:

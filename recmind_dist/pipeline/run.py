@@ -12,7 +12,7 @@ from recmind_dist.errors import StoreError
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.graph.prepare import held_out_are_drawn
-from recmind_dist.ingest import fetch, ingest_dataset
+from recmind_dist.ingest import dataset_summary, fetch, ingest_dataset
 from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.pipeline.replay import partition_report
@@ -87,6 +87,8 @@ class Pipeline:
         for name in self.config.fetch:
             self.say(f"{name}: at {fetch_asset(name)}")
         dataset = ingest_dataset(self.config.dataset, self.config.cache_dir)
+        for line in dataset_summary(dataset):
+            self.say(line)
         memory_mb = self.config.dataset.memory_mb
         graph = prepare_graph(dataset, self.config.graph, self.config.cache_dir, memory_mb)
         if self.config.graph.placement == "partitioned":
@@ -97,6 +99,9 @@ class Pipeline:
                 f"graph.split {self.config.graph.split}: the log has no column of times: what is "
                 "held out of each user is drawn, by graph.seed"
             )
+        opened = Graph.open(graph, edges=False)
+        if not opened.manifest["num_test"]:
+            self.say(nothing_held_out(self.config.graph.split))
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():
@@ -198,6 +203,15 @@ class Pipeline:
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)
         return fit(self.config, prepared, self.say, resume, allow_mismatch)
+
+
+def nothing_held_out(split: str) -> str:
+    """The line for a graph without a test edge."""
+    why = " (no user has three interactions)" if split == "leave-one-out" else ""
+    return (
+        f"warning: graph.split {split} holds nothing out for testing{why}: every metric will be "
+        "empty: set graph.split to ratio or global-time, or give dataset.test"
+    )
 
 
 def fetch_asset(name: str) -> Path:

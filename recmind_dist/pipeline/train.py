@@ -12,10 +12,11 @@ from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.checkpoint.mirror import Mirror, open_mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import remove
-from recmind_dist.errors import CheckpointError, ConfigError, StoreError
+from recmind_dist.errors import CheckpointError, ConfigError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.text_dtype import decide_dtype, key_of_texts
 from recmind_dist.report import Progress, RunDirectory
+from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.edge_masks import heldout_slice
 from recmind_dist.storage import check_seal, read_json, write_sealed_json
@@ -30,6 +31,7 @@ from recmind_dist.text import (
     store_path,
 )
 from recmind_dist.training.inputs import Inputs, run_identity
+from recmind_dist.training.moved import relocated_inputs
 from recmind_dist.training.state import Cursor, refuse_other_run
 from recmind_dist.types import Say
 
@@ -221,13 +223,21 @@ def read_inputs(run: RunDirectory) -> Inputs:
     """What a run was trained on. Raises StoreError if it is not trained yet."""
     path = run.path / "inputs.json"
     if not path.is_file():
-        raise StoreError(
-            f"{run.path}: no inputs.json: not a trained run: run `recmind train` first"
-        )
+        raise StoreError(f"{run.path}: {_why_no_inputs(run)}")
     check_seal(path, DOCTOR)
-    inputs = Inputs.from_json(read_json(path))
+    inputs = relocated_inputs(Inputs.from_json(read_json(path)), run)
     Graph.open(inputs.graph, verify=True)  # once, not by every rank
     return inputs
+
+
+def _why_no_inputs(run: RunDirectory) -> str:
+    try:
+        config = config_of_run(run.config)
+    except (RecmindError, OSError):
+        config = None
+    if config is not None and not config.trains:
+        return f"variant {config.variant} trains no vectors: run another variant to recommend"
+    return "no inputs.json: not a trained run: run `recmind train` first"
 
 
 def _text_inputs(

@@ -10,6 +10,7 @@ from typing import Any
 from recmind_dist.report.metrics_log import parse_line
 from recmind_dist.report.printable import printable_lines
 from recmind_dist.report.progress import Progress
+from recmind_dist.report.tables import table_metrics
 
 
 @contextmanager
@@ -68,7 +69,7 @@ class _Display:
         elif kind == "step":
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
-            names = ("recall@20", "ndcg@20")
+            names = table_metrics({"": {"metrics": _scores(entry)}})[:2]
             of = f" of {entry['users']:,} users" if "users" in entry else ""  # a sample
             scores = {name + of: entry[name] for name in names if entry.get(name) is not None}
             self._bar.update(0, **scores)
@@ -86,6 +87,11 @@ class _Display:
         if self._bar is not None:
             self._bar.__exit__()
             self._bar = None
+
+
+def _scores(entry: dict[str, Any]) -> dict[str, Any]:
+    """The metrics at a cut-off among the values of a line."""
+    return {name: value for name, value in entry.items() if "@" in name}
 
 
 def _print(line: str) -> None:

@@ -13,9 +13,17 @@ DEFAULT_METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
 _PLAIN_WIDTH = 160  # without a terminal rich would clip at 80 columns
 
 
+def table_metrics(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Recall and NDCG at each cut-off of the results; the usual ones where they have none."""
+    names = dict.fromkeys(name for result in results.values() for name in result["metrics"])
+    cutoffs = sorted({int(k) for name in names if (k := name.partition("@")[2]).isdigit()})
+    found = [f"{kind}@{k}" for k in cutoffs for kind in ("recall", "ndcg")]
+    return tuple(name for name in found if name in names) or DEFAULT_METRICS
+
+
 def comparison_table(
     results: Mapping[str, Mapping[str, Any]],
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] | None = None,
     title: str = "",
 ) -> Table:
     """One row a model, one column a metric: over all users, then over those of cold items.
@@ -24,7 +32,9 @@ def comparison_table(
 
     Args:
         results: model name → content of its results.json.
+        metrics: None: see `table_metrics`.
     """
+    metrics = table_metrics(results) if metrics is None else metrics
     columns: dict[str, dict[str, float | None]] = {}
     for metric in metrics:
         columns[metric_label(metric)] = {
@@ -38,16 +48,18 @@ def comparison_table(
 
 
 def strata_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Recall@20: one row a model, one column a stratum of the held-out item's training degree."""
+    """Recall at the first cut-off: one row a model, one column a stratum of the held-out item's
+    training degree.
+    """
+    metric = table_metrics(results)[0]
     strata = {name: row for result in results.values() for name, row in result["strata"].items()}
     columns = {
         f"{name}\n({row['users']} users)": {
-            model: result["strata"].get(name, {}).get("recall@20")
-            for model, result in results.items()
+            model: result["strata"].get(name, {}).get(metric) for model, result in results.items()
         }
         for name, row in sorted(strata.items(), key=lambda item: _stratum_order(item[0]))
     }
-    return _table("Recall@20 by degree", list(results), columns)
+    return _table(f"{metric_label(metric)} by degree", list(results), columns)
 
 
 def print_table(table: Table, stream: TextIO | None = None) -> None:

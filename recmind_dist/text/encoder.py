@@ -14,9 +14,15 @@ from recmind_dist import faults
 from recmind_dist.errors import TextError
 from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
 from recmind_dist.text.attention import is_causal, whole_mask
+from recmind_dist.text.backbone import SAFE, load_backbone, refuse_long_texts
 from recmind_dist.text.batch_size import CPU_BATCH_TOKENS, bytes_per_token, gpu_batch_tokens
 from recmind_dist.text.settings import LoraSettings, TextSettings
-from recmind_dist.text.source import refuse_dtype_on, resolve_dtype, resolve_model
+from recmind_dist.text.source import (
+    refuse_dtype_on,
+    resolve_dtype,
+    resolve_model,
+    resolve_pooling,
+)
 from recmind_dist.text.tokens import Batch, SortedWindow, TextTokenizer, Tokens, window_sizes
 from recmind_dist.types import FloatArray
 
@@ -42,6 +48,7 @@ class TextEncoder(nn.Module):
         self.backbone: Any = backbone
         self.tokenizer = tokenizer
         self.settings = settings
+        self.pooling = resolve_pooling(settings)
         self.dim = int(backbone.config.get_text_config().hidden_size)
         self.batch_tokens = settings.batch_tokens or CPU_BATCH_TOKENS
         self.first_window = self.window = WINDOW
@@ -65,23 +72,19 @@ class TextEncoder(nn.Module):
             TextError: the directory is absent, incomplete, of another hash, or cannot be read.
         """
         from safetensors import SafetensorError
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         directory = resolve_model(settings)
         dtype = torch.bfloat16 if resolve_dtype(settings) == "bf16" else torch.float32
         refuse_dtype_on(device, resolve_dtype(settings))
-        safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        refuse_long_texts(directory, settings)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, **safe)
-            backbone = AutoModel.from_pretrained(
-                directory,
-                dtype=torch.float32 if adapter else dtype,
-                use_safetensors=True,
-                attn_implementation="sdpa",  # the fastest without a compile step
-                **safe,
-            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, **SAFE)
+            backbone = load_backbone(directory, torch.float32 if adapter else dtype)
+        except TextError:
+            raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise TextError(
@@ -141,7 +144,10 @@ class TextEncoder(nn.Module):
             attention_mask=self._attention_mask(mask_nS),
             **self._no_cache,
         ).last_hidden_state
-        if self.settings.pooling == "last":
+        if self.pooling == "cls":
+            first_nT: Tensor = hidden_nST[:, 0].float()
+            return first_nT
+        if self.pooling == "last":
             last_n = mask_nS.sum(1) - 1
             row_n = torch.arange(len(last_n), device=last_n.device)
             last_nT: Tensor = hidden_nST[row_n, last_n].float()

@@ -19,6 +19,7 @@ from typing import Any
 from recmind_dist.causes import cause_of
 from recmind_dist.errors import RecmindError, TextError
 from recmind_dist.storage import directory_lock
+from recmind_dist.text.backbone import refuse_long_texts
 from recmind_dist.text.embed_actor import EmbedActor
 from recmind_dist.text.plan import (
     ShardJob,
@@ -77,6 +78,7 @@ def embed_texts(
     complete = num_shards_if_complete(texts, settings, path, adapter)
     if complete is not None:  # needs no lock: many runs may read one store at a time
         return EmbedReport(path, 0, texts.count, complete)
+    refuse_long_texts(resolve_model(settings), settings)  # before Ray starts
     with directory_lock(path):  # before the plan: nothing may change between it and the work
         make_store(texts, settings, path, adapter)
         jobs, num_shards = plan_shards(texts, settings, path, adapter)

@@ -50,8 +50,9 @@ class TextSettings(Settings):
     the item text."""
     prompt: str | None = None
     """Goes around every text and is never clipped: 'This product: "{text}" means in one word:'."""
-    pooling: Literal["mean", "last"] = "mean"
-    """Mean over tokens, or the last token (decoders)."""
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    """Mean over tokens, the first token, or the last one (decoders); auto: as the model's own
+    1_Pooling/config.json of sentence-transformers says, else mean."""
     max_tokens: int = Field(64, ge=4, le=32768)
     """Token budget of an item text, prompt and special tokens included."""
     user_max_tokens: int = Field(96, ge=4, le=32768)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+POOLING = "1_Pooling/config.json"
+MODES = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -64,7 +66,13 @@ def _from_hub(settings: TextSettings) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, revision = settings.model, settings.model_revision
-    patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES]
+    patterns = [
+        POOLING,
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "config.json",
+        *TOKENIZER_FILES,
+    ]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -115,6 +123,32 @@ def resolve_dtype(settings: TextSettings) -> str:
     return "bf16" if fast else "fp32"
 
 
+def resolve_pooling(settings: TextSettings) -> str:
+    """Returns "mean", "cls" or "last".
+
+    Raises:
+        TextError: `auto`, and the model's own file asks for another pooling.
+    """
+    path = Path(settings.model).expanduser() / POOLING
+    if settings.pooling != "auto":
+        return settings.pooling
+    if not path.is_file() and not path.parent.parent.is_dir():
+        path = resolve_model(settings) / POOLING
+    if not path.is_file():
+        return "mean"
+    values = read_json(path, TextError)
+    wanted = [name for name, on in values.items() if name.startswith("pooling_mode_") and on]
+    if isinstance(values.get("pooling_mode"), str):  # as newer versions write it
+        wanted = [values["pooling_mode"].replace("mean", "mean_tokens").replace("cls", "cls_token")]
+    modes = [MODES.get(name.removeprefix("pooling_mode_")) for name in wanted]
+    if len(modes) != 1 or modes[0] is None:
+        raise TextError(
+            f"{path}: asks for {' and '.join(wanted) or 'no pooling'}, which this program does not "
+            "have: set text.pooling to mean, cls or last"
+        )
+    return modes[0]
+
+
 def fault_of_dtype(dtype: str, card: str, has_bf16: bool) -> str | None:
     """What is wrong with `text.dtype` on a GPU of this name; None if nothing."""
     if dtype != "bf16" or has_bf16:
@@ -150,7 +184,7 @@ def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -
         "adapter": adapter_sha256,
         "prompt": settings.prompt,
         "template_version": TEMPLATE_VERSION,
-        "pooling": settings.pooling,
+        "pooling": resolve_pooling(settings),
         "max_tokens": {"items": settings.max_tokens, "users": settings.user_max_tokens},
         "dtype": resolve_dtype(settings),
     }

@@ -34,6 +34,7 @@ from recmind_dist.training.final_embeddings import FinalEmbeddings
 from recmind_dist.training.fold_in import reads_histories
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.moved import relocated_config
 from recmind_dist.training.state import Cursor
 
 
@@ -43,7 +44,7 @@ def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
     if run.config.is_file():
         check_seal(run.config, DOCTOR, ConfigError)
     config = config_of_run(run.config)
-    return run, config.model_copy(update={"run_dir": path})
+    return run, relocated_config(config, run)
 
 
 def load_best(

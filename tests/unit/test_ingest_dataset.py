@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.ingest import DatasetSettings, ingest_dataset
+from recmind_dist.ingest.dataset import SCHEMA
 from recmind_dist.ingest.ids import natural_order
 from recmind_dist.storage import read_manifest, verify_manifest
 
@@ -27,7 +28,7 @@ def ingest(tmp_path: Path, **settings: Any) -> Path:
 
 
 def counts(directory: Path) -> dict[str, int]:
-    found: dict[str, int] = read_manifest(directory, "dataset", 1)["counts"]
+    found: dict[str, int] = read_manifest(directory, "dataset", SCHEMA)["counts"]
     lost = ("rows_quarantined", "repeats_collapsed", "filtered_by_rating", "filtered_by_k_core")
     assert found["rows_in"] == found["rows_kept"] + sum(found[name] for name in lost)
     assert found["rows_kept"] == pl.read_parquet(directory / "interactions.parquet").height
@@ -172,7 +173,7 @@ def test_a_truncated_cache_is_made_again(tmp_path: Path) -> None:
     directory = ingest(tmp_path, interactions=path)
     (directory / "items.parquet").write_bytes(b"")
     assert ingest(tmp_path, interactions=path) == directory
-    verify_manifest(directory, read_manifest(directory, "dataset", 1))
+    verify_manifest(directory, read_manifest(directory, "dataset", SCHEMA))
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
@@ -208,8 +209,9 @@ def test_a_missing_file_names_its_key(tmp_path: Path) -> None:
         DataError, match=r"no such file: give the path of a file in dataset\.items\.path"
     ):
         ingest(tmp_path, interactions=log, items=tmp_path / "none.csv")
-    with pytest.raises(DataError, match=r"is a directory.*dataset\.interactions\.path"):
-        ingest(tmp_path, interactions=tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no file.*dataset\.interactions\.path"):
+        ingest(tmp_path, interactions=tmp_path / "empty")
 
 
 @pytest.mark.parametrize(

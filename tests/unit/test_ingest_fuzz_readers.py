@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest import DatasetSettings, ingest_dataset
+from recmind_dist.ingest.dataset import SCHEMA
 from recmind_dist.ingest.delimited import (
     Dialect,
     _read_fast,
@@ -23,7 +24,7 @@ from recmind_dist.ingest.delimited import (
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import LINE, Quarantine
 from recmind_dist.ingest.settings import LogSettings, TableSettings
-from recmind_dist.ingest.tables import read_table
+from recmind_dist.ingest.tables import read_rows, without_repeats
 from recmind_dist.storage import read_manifest
 
 quick = settings(
@@ -169,8 +170,14 @@ def test_every_line_of_a_delimited_log_is_accounted_for(tmp_path: Path, kind: st
     def check(data: bytes) -> None:
         path = tmp_path / f"log.{kind}"
         path.write_bytes(data)
-        if (read := try_log(path)) is not None:
-            must_add_up(*read, content_of(path, True, SEPARATORS[kind]))
+        if (read := try_log(path)) is None:
+            return
+        content = content_of(path, True, SEPARATORS[kind])
+        if kind == "csv" and any(line.count(b'"') % 2 for _, line in content):
+            log, quarantine = read  # a record may be of several lines
+            assert log.rows_in == log.frame.height + len(quarantine.rows) <= len(content)
+        else:
+            must_add_up(*read, content)
 
     check()
 
@@ -215,7 +222,7 @@ def test_every_line_of_a_table_is_a_record_part_of_one_or_set_aside(
 ) -> None:
     path = tmp_path / "items.csv"
     path.write_bytes(data)
-    dialect = Dialect(",", quoted=True, multiline=True)
+    dialect = Dialect(",", quoted=True)
     try:
         rows = read_delimited(path, dialect, read_header(path, dialect), 1000)
     except DataError as error:
@@ -257,11 +264,13 @@ def test_every_object_of_a_table_is_kept_or_set_aside(tmp_path: Path, rows: list
     path.write_bytes(b"\n".join(rows))
     quarantine = Quarantine(1000)
     try:
-        frame = read_table(TableSettings(path=path), "item", quarantine)
+        table = read_rows(TableSettings(path=path), "item", quarantine)
+        frame = without_repeats(table, TableSettings(path=path), "item").frame
     except DataError as error:
         must_name(path, error)
         return
-    assert frame.height + len(quarantine.rows) == sum(bool(line.strip()) for line in rows)
+    kept = frame.height + table.counts["rows_alike"]
+    assert kept + len(quarantine.rows) == sum(bool(line.strip()) for line in rows)
 
 
 @settings(quick, max_examples=60)
@@ -287,7 +296,7 @@ def test_the_counts_of_a_data_set_add_up(
     except DataError:
         assert not list(tmp_path.rglob(".partial-*"))
         return
-    counts = read_manifest(made, "dataset", 1)["counts"]
+    counts = read_manifest(made, "dataset", SCHEMA)["counts"]
     parts = (
         "rows_kept",
         "rows_quarantined",
@@ -298,7 +307,7 @@ def test_the_counts_of_a_data_set_add_up(
     assert (
         counts["rows_in"]
         == sum(counts[part] for part in parts)
-        == len(content_of(path, True, b","))
+        <= len(content_of(path, True, b","))
     )
     assert len((made / "quarantine.jsonl").read_text().splitlines()) == counts["rows_quarantined"]
 

@@ -64,9 +64,7 @@ def test_a_key_that_the_first_object_lacks_is_a_column_all_the_same(tmp_path: Pa
     )
     log, quarantine = read(path, limit=1)
     assert (pairs(log), log.has_time) == ([("1", "3")], True)
-    assert [(row.line, row.reason) for row in quarantine.rows] == [
-        (1, "time is not a finite number")
-    ]
+    assert [(row.line, row.reason) for row in quarantine.rows] == [(1, "no time")]
 
 
 def test_parquet_reads_the_same_log_and_float_ids_lose_their_point(tmp_path: Path) -> None:
@@ -91,15 +89,6 @@ def test_columns_by_number_in_a_file_without_header(tmp_path: Path) -> None:
     assert log.frame["time"].to_list() == [5, 6, 7]
 
 
-def test_columns_of_floats_in_a_csv_are_whole_ids(tmp_path: Path) -> None:
-    log, _ = read(write(tmp_path / "log.csv", "user,item\n12.0,a\n3.0,b\n"))
-    assert log.frame["user"].to_list() == ["12", "3"]
-    log, _ = read(write(tmp_path / "log.csv", "user,item\n12.0,a\nx,b\n"))
-    assert log.frame["user"].to_list() == ["12.0", "x"], (
-        "one name among them makes it a column of text"
-    )
-
-
 def test_dates_become_seconds(tmp_path: Path) -> None:
     log, _ = read(
         write(
@@ -117,7 +106,7 @@ def test_dates_become_seconds(tmp_path: Path) -> None:
         ("log.csv", "user,item,time\n1,a,1\n", b"2,b,3,4", "4 fields where the file has 3"),
         ("log.csv", "user,item,time\n1,a,1\n", b",b,3", "no user"),
         ("log.csv", "user,item,time\n1,a,1\n", b"2, ,3", "no item"),
-        ("log.csv", "user,item,time\n1,a,1\n", b"2,b,soon", "time is not a finite number"),
+        ("log.csv", "user,item,time\n1,a,1\n", b"2,b,soon", "not a time: 'soon'"),
         ("log.csv", "user,item,time\n1,a,1\n", b"2,b,NaN", "time is not a finite number"),
         ("log.csv", "user,item,time\n1,a,1\n", b'2,"b,3', "a quote is opened and not closed"),
         (
@@ -126,7 +115,7 @@ def test_dates_become_seconds(tmp_path: Path) -> None:
             b"2\t\xff\t3",
             "not UTF-8 at byte 2 of the line",
         ),
-        ("log.jsonl", '{"user": 1, "item": "a", "time": 1}\n', b"[1, 2]", "not a JSON object"),
+        ("log.jsonl", '{"user": 1, "item": "a", "time": 1}\n', b"[1, 2]", "a list, not an object"),
         ("log.jsonl", '{"user": 1, "item": "a", "time": 1}\n', b'{"user": 1', "not JSON"),
         (
             "log.jsonl",
@@ -172,7 +161,7 @@ def test_a_bad_row_is_set_aside_with_line_reason_and_text(
 
 def test_the_first_bad_row_is_named_whatever_kind_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", "user,item,time\n1,a,1\n1,b,never\n1,c\n1,d,4\n")
-    with pytest.raises(DataError, match=r"log\.csv:3: time is not"):
+    with pytest.raises(DataError, match=r"log\.csv:3: not a time"):
         read(path)
 
 

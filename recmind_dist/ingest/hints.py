@@ -1,0 +1,58 @@
+"""What columns that nobody named look like, from the first rows of a file."""
+
+from itertools import islice
+from pathlib import Path
+
+import pyarrow.parquet as arrow_parquet
+
+from recmind_dist.ingest.delimited import head_records
+from recmind_dist.ingest.layouts import dialect_of, format_of
+from recmind_dist.ingest.objects import flat_text, head_objects, refused
+from recmind_dist.ingest.settings import FileSettings
+from recmind_dist.ingest.times import look_like_times
+
+HEAD = 100  # rows looked at
+RATING_WORDS = ("rating", "score", "overall", "stars")
+
+
+def time_like(path: Path, settings: FileSettings, declared: str, used: set[str]) -> list[str]:
+    """Columns whose first values look like times.
+
+    Args:
+        declared: the format.
+        used: columns not to look at.
+    """
+    head = head_of(path, settings, declared)
+    return [name for name, values in head.items() if name not in used and look_like_times(values)]
+
+
+def rating_like(present: list[str], used: set[str]) -> str | None:
+    """A column whose name says that it holds ratings, and which is not used."""
+    rest = (name for name in present if name not in used)
+    return next((name for name in rest if any(w in name.lower() for w in RATING_WORDS)), None)
+
+
+def head_of(path: Path, settings: FileSettings, declared: str) -> dict[str, list[str]]:
+    """Column → its values in the first rows, as text; without those that are empty."""
+    layout = format_of(path, declared, "format", settings.encoding)
+    head: dict[str, list[str]] = {}
+    if layout == "lightgcn":
+        return {}
+    if layout == "parquet":
+        with refused(path), arrow_parquet.ParquetFile(path) as file:
+            for batch in islice(file.iter_batches(HEAD), 1):
+                for name, column in batch.to_pydict().items():
+                    head[name] = [str(value) for value in column if value is not None]
+        return head
+    if layout in ("jsonl", "python"):
+        for value in head_objects(path, HEAD, settings.encoding, layout == "python"):
+            for name, raw in value.items():
+                plain = isinstance(raw, str | int | float) and not isinstance(raw, bool)
+                text = flat_text(raw) if plain else None
+                head.setdefault(name, []).append(text or "" if plain or raw is None else "-")
+        return head
+    dialect = dialect_of(layout, settings, "dataset.interactions")
+    names, records = head_records(path, dialect, HEAD)
+    for name, values in zip(names, zip(*records, strict=True), strict=False):
+        head[name] = list(values)
+    return head

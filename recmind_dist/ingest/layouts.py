@@ -1,0 +1,114 @@
+"""The layout of a file, and its raw columns: what logs, items and users have in common."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import polars as pl
+
+from recmind_dist.errors import DataError
+from recmind_dist.ingest.delimited import Dialect, read_delimited, read_header
+from recmind_dist.ingest.lightgcn import refuse_other_layout
+from recmind_dist.ingest.objects import jsonl_columns, parquet_columns, read_parquet
+from recmind_dist.ingest.rows import Rows
+from recmind_dist.ingest.settings import FileSettings
+from recmind_dist.ingest.sources import partition_columns, plain_suffix
+
+SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".inter": "atomic",
+    ".item": "atomic",
+    ".user": "atomic",
+}
+LIGHTGCN_NAMES = ("train.txt", "valid.txt", "test.txt")
+
+
+def format_of(path: Path, declared: str, key: str, encoding: str = "utf-8") -> str:
+    """The layout of a file: as declared, or by its name.
+
+    Raises:
+        DataError: neither tells, or a file of LightGCN's name has another layout.
+    """
+    if declared != "auto":
+        return declared
+    if path.name in LIGHTGCN_NAMES:
+        refuse_other_layout(path, encoding)
+        return "lightgcn"
+    suffix = plain_suffix(path)
+    known = SUFFIXES.get(suffix)
+    if known is None:
+        raise DataError(
+            f"{path}: suffix {suffix!r} does not say the layout: "
+            f"set {key} (csv, tsv, jsonl, parquet, atomic, lightgcn)"
+        )
+    return known
+
+
+def dialect_of(layout: str, settings: FileSettings, key: str) -> Dialect:
+    """How to parse a csv, tsv or atomic file."""
+    separator = settings.separator or ("," if layout == "csv" else "\t")
+    return Dialect(
+        separator,
+        quoted=layout == "csv" and len(separator) == 1,
+        has_header=settings.has_header,
+        typed_header=layout == "atomic",
+        encoding=settings.encoding,
+        escape=settings.escape,
+        key=key,
+    )
+
+
+def columns_present(path: Path, layout: str, settings: FileSettings, key: str) -> list[str]:
+    """Column names of a file and of its folders (`year=2020/`)."""
+    if layout in ("jsonl", "python"):
+        names = jsonl_columns(path, settings.encoding, layout == "python")
+    elif layout == "parquet":
+        names = parquet_columns(path)
+    else:
+        names = read_header(path, dialect_of(layout, settings, key))
+    return names + [name for name in partition_columns(path) if name not in names]
+
+
+def read_raw(
+    path: Path,
+    layout: str,
+    settings: FileSettings,
+    wanted: list[str],
+    limit: int,
+    texts: Collection[str] = (),
+    key: str = "dataset.interactions",
+) -> Rows:
+    """The wanted columns of a delimited or Parquet file.
+
+    Args:
+        wanted: of `columns_present`, each once.
+        texts: those that may hold lists and structs.
+    """
+    if layout == "parquet":
+        own = parquet_columns(path)
+        rows = read_parquet(path, [name for name in wanted if name in own], texts)
+    else:
+        dialect = dialect_of(layout, settings, key)
+        own = read_header(path, dialect)
+        rows = read_delimited(path, dialect, [name for name in wanted if name in own], limit)
+    return Rows(path, with_partitions(rows.frame, path, wanted, own), rows.bad, rows.textual)
+
+
+def with_partitions(
+    frame: pl.DataFrame, path: Path, wanted: Collection[str], own: Collection[str]
+) -> pl.DataFrame:
+    """Adds the wanted columns that stand in the names of the file's folders."""
+    values = partition_columns(path)
+    extra = [name for name in dict.fromkeys(wanted) if name not in own and name in values]
+    return frame.with_columns(pl.lit(values[name]).alias(name) for name in extra)
+
+
+def by_name_or_number(declared: str | int, present: list[str]) -> str | None:
+    """The column of a name, or of a number from 0; None: there is none."""
+    if isinstance(declared, int):
+        return present[declared] if 0 <= declared < len(present) else None
+    return declared if declared in present else None

@@ -1,0 +1,178 @@
+"""Which files a setting names, and their bytes: unpacked, and in UTF-8."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from recmind_dist.errors import DataError
+
+PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+}
+REFUSED = {
+    b"PK\x03\x04": ("a zip archive (or an Excel workbook)", "unpack it, or save it as CSV"),
+    b"PAR1": ("Parquet", "set format: parquet"),
+    b"\x89HDF": ("HDF5", "save it as CSV or Parquet"),
+    b"\x80\x04": ("a Python pickle", "save it as CSV or Parquet"),
+}
+PACKED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
+BLOCK = 1 << 20  # bytes
+MAX_GROWTH = 400  # bytes out of one byte in: logs never reach it, bombs do
+FREE_GROWTH = 256 << 20  # bytes that may come out before the growth counts
+
+
+def expand(path: Path, key: str) -> list[Path]:
+    """The files that a path names: itself, those of a folder, or those of a pattern, sorted.
+
+    Names that begin with a dot or an underscore (`_SUCCESS`) are left out of folders and patterns.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = path.expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [inner for inner in path.rglob("*") if _is_data(inner, path)]
+    elif any(letter in str(path) for letter in "*?["):
+        start = Path(path.anchor) if path.is_absolute() else Path()
+        pattern = str(path.relative_to(start)) if path.is_absolute() else str(path)
+        found = [inner for inner in start.glob(pattern) if _is_data(inner, start)]
+    else:
+        raise DataError(f"{path}: no such file: give the path of a file in {key}")
+    if not found:
+        what = "the folder holds no file" if path.is_dir() else "no file matches the pattern"
+        raise DataError(f"{path}: {what}: give the path of a file in {key}")
+    return sorted(found)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path names at least one file."""
+    try:
+        return bool(expand(path, ""))
+    except DataError:
+        return False
+
+
+def _is_data(path: Path, below: Path) -> bool:
+    inner = path.relative_to(below).parts if below != Path() else path.parts
+    hidden = any(part.startswith((".", "_")) and part not in ("..", ".") for part in inner)
+    return path.is_file() and not hidden
+
+
+def partition_columns(path: Path) -> dict[str, str]:
+    """Columns that Spark and Hive write into folder names: `year=2020/` is year → 2020."""
+    pairs = (part.partition("=") for part in path.parent.parts)
+    return {name: unquote(value) for name, mark, value in pairs if mark and name}
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix that names the layout, below that of a packed file: `.csv` of log.csv.gz."""
+    name = path.name.lower()
+    for suffix in PACKED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
+
+
+def packing_of(path: Path) -> str | None:
+    """How a file is packed, by its first bytes; None: it is not."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None)
+
+
+@contextmanager
+def open_utf8(path: Path, encoding: str = "utf-8") -> Iterator[IO[bytes]]:
+    """The bytes of a text file, unpacked and in UTF-8. Bytes that are not of `encoding` stay as
+    they are, so that the reader of lines finds them.
+
+    Raises:
+        DataError: the file is no text, or a packed file is damaged or grows without bounds.
+    """
+    _refuse_other_kinds(path, encoding)
+    with path.open("rb") as raw:
+        plain: Any = raw
+        kind = packing_of(path)
+        if kind is not None:
+            plain = io.BufferedReader(_Unpacked(path, raw, kind), BLOCK)
+        if codecs.lookup(encoding).name not in ("utf-8", "ascii"):
+            plain = io.BufferedReader(_Recoded(plain, encoding), BLOCK)
+        yield plain
+
+
+def _refuse_other_kinds(path: Path, encoding: str) -> None:
+    with path.open("rb") as file:
+        head = file.read(8)
+    for magic, (what, remedy) in REFUSED.items():
+        if head.startswith(magic):
+            raise DataError(f"{path}: is {what}, not text: {remedy}")
+    wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if wide and codecs.lookup(encoding).name == "utf-8":
+        raise DataError(f"{path}: is UTF-16, not UTF-8: set encoding: utf-16 beside its path")
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a packed file; DataError where it is damaged, or a bomb."""
+
+    def __init__(self, path: Path, raw: IO[bytes], kind: str) -> None:
+        self._path, self._raw, self._kind = path, raw, kind
+        openers = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+        opener: Any = openers.get(kind) or (lambda file: pa.CompressedInputStream(file, "zstd"))
+        self._stream = opener(raw)
+        self._size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except (OSError, EOFError, ValueError, lzma.LZMAError, pa.ArrowException) as error:
+            raise DataError(
+                f"{self._path}: the {self._kind} file is damaged or cut off ({error}): fetch it "
+                "again"
+            ) from error
+        self._size += len(data)
+        if self._size > FREE_GROWTH and self._size > MAX_GROWTH * self._raw.tell():
+            raise DataError(
+                f"{self._path}: grows to more than {MAX_GROWTH} times its size when unpacked: not "
+                "a log, refused"
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Recoded(io.RawIOBase):
+    """Text of another encoding as UTF-8."""
+
+    def __init__(self, source: Any, encoding: str) -> None:
+        self._source = source
+        self._decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+        self._ready = b""
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and not self._ended:
+            data = self._source.read(BLOCK)
+            self._ended = not data
+            text = self._decoder.decode(data, self._ended)
+            self._ready = text.encode("utf-8", "surrogateescape")
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size

@@ -1,0 +1,247 @@
+"""What was read of a data set: for its manifest, and as lines for people."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recmind_dist.errors import DataError
+from recmind_dist.ingest.hints import rating_like, time_like
+from recmind_dist.ingest.ids import (
+    missing_like,
+    near_twins,
+    point_is_pandas,
+    twins_within,
+)
+from recmind_dist.ingest.rows import Quarantine
+from recmind_dist.ingest.settings import DatasetSettings
+from recmind_dist.ingest.tables import Table, without_repeats
+from recmind_dist.ingest.times import NAMES, TimeRule, instant_text
+
+SIDES = ("user", "item")
+REASONS = {
+    "rows_quarantined": "set aside in quarantine.jsonl",
+    "rows_missing": "by dataset.missing",
+    "filtered_by_keep": "by dataset.keep",
+    "filtered_by_rating": "by dataset.min_rating",
+    "repeats_collapsed": "repeats of a user with an item",
+    "filtered_by_k_core": "by dataset.k_core",
+}
+"""Counts that, with rows_kept, add up to rows_in."""
+
+
+def takes_points_off(settings: DatasetSettings, side: str, log: Any, table: Table) -> bool:
+    """Whether ids of a side like 12.0 are read as 12 (see `point_is_pandas`)."""
+    looks = log.looks.get(side, []) + table.looks
+    return settings.ids_of(side) == "auto" and point_is_pandas(looks)
+
+
+def row_example(user: str, item: str, row: int) -> str:
+    """A row of the log, counted over all its files from 1."""
+    return f"row {row}: {user} with {item}"
+
+
+def first_bad(quarantine: Quarantine) -> dict[str, str]:
+    """The example of rows set aside."""
+    if not quarantine.rows:
+        return {}
+    row = quarantine.rows[0]
+    return {"rows_quarantined": f"{row.file}:{row.line}: {row.reason}"}
+
+
+def nothing_left(
+    path: Path,
+    counts: dict[str, int],
+    examples: dict[str, str],
+    quarantine: Quarantine,
+    min_rating: float | None = None,
+) -> DataError:
+    """The error for a log without an interaction."""
+    if counts.get("filtered_by_rating") and min_rating is not None:
+        return DataError(f"dataset.min_rating = {min_rating:g} leaves no interaction: lower it")
+    examples = examples | first_bad(quarantine)
+    parts = [
+        f"{counts[name]} {words} ({examples.get(name, '')})"
+        for name, words in REASONS.items()
+        if counts.get(name)
+    ]
+    if not parts:
+        return DataError(f"{path}: the log has no interaction: give a file with at least one row")
+    return DataError(
+        f"{path}: no interaction is left of {counts['rows_in']} rows: {'; '.join(parts)}"
+    )
+
+
+def check_tables(
+    settings: DatasetSettings, tables: dict[str, Table], logged: dict[str, pl.Series]
+) -> None:
+    """One row an id in each text file; each has ids in common with the log.
+
+    Raises:
+        DataError: rows of one id differ, or a file has no id of the log.
+    """
+    for side, table_settings in (("item", settings.items), ("user", settings.users)):
+        if table_settings is None:
+            continue
+        table = without_repeats(tables[side], table_settings, side)
+        path, ids = table.files[0], table.frame["id"]
+        if not len(ids):
+            raise DataError(
+                f"{path}: no row with a {side} id: give a file with rows or unset dataset.{side}s"
+            )
+        if ids.is_in(logged[side].implode()).any():
+            continue
+        twins = _twins_text(side, logged[side], ids)
+        raise DataError(
+            f"{path}: no {side} id in common with the log: {ids[0]!r} here, {logged[side][0]!r} "
+            f"there: check dataset.{side}s.id and dataset.interactions.columns.{side}"
+            f"{'; ' + twins if twins else ''}"
+        )
+
+
+def what_was_read(
+    settings: DatasetSettings,
+    path: Path,
+    log: Any,
+    tables: dict[str, Table],
+    logged: dict[str, pl.Series],
+    rows_of: dict[str, pl.DataFrame],
+) -> dict[str, Any]:
+    """The manifest's entry `read`.
+
+    Args:
+        path: the log's first file; log: a `Log` or `StreamedLog`.
+        logged: distinct ids of the log, by side, in natural order.
+        rows_of: id and rows, by side.
+    """
+    declared = settings.interactions.format
+    used = set(log.columns.values())
+    hints = [] if log.has_time else time_like(path, settings.interactions, declared, used)
+    files = {side: [str(file) for file in tables[side].files] for side in SIDES}
+    return {
+        "columns": {role: log.columns.get(role) for role in ("user", "item", "time", "rating")},
+        "present": log.present[:40],
+        "time": _span(log.time_span, log.rule) if log.has_time else None,
+        "time_like": hints,
+        "rating_unused": None if "rating" in log.columns else rating_like(log.present, used),
+        "tables": {side: {"files": files[side], **tables[side].counts} for side in SIDES},
+        "warnings": [
+            line
+            for side in SIDES
+            for line in _warnings(settings, side, log, tables, logged, rows_of)
+        ],
+    }
+
+
+def _span(span: tuple[float, float] | None, rule: TimeRule) -> dict[str, Any]:
+    first, last = (instant_text(time, rule.unit) for time in span or (0, 0))
+    unit = NAMES.get(rule.unit or "", "plain numbers")
+    return {"unit": unit, "mixed": rule.mixed, "first": first, "last": last}
+
+
+def _warnings(
+    settings: DatasetSettings,
+    side: str,
+    log: Any,
+    tables: dict[str, Table],
+    logged: dict[str, pl.Series],
+    rows_of: dict[str, pl.DataFrame],
+) -> list[str]:
+    """What may be wrong with the ids of one side."""
+    lines = []
+    if takes_points_off(settings, side, log, tables[side]):
+        lines.append(
+            f"{side} ids written as 12.0 are read as 12 (dataset.{side}_ids: text keeps the .0)"
+        )
+    none = missing_like(rows_of[side]["id"], rows_of[side]["rows"])
+    if none is not None:
+        lines.append(
+            f"{side} {none[0]!r} stands on {none[1]} rows, more than any other: if it means none, "
+            f'set dataset.missing: ["{none[0]}"]'
+        )
+    if tables[side].files and (twins := _twins_text(side, logged[side], tables[side].frame["id"])):
+        lines.append(twins)
+    count, pairs = twins_within(logged[side])
+    if count:
+        lines.append(
+            f"{count} {side} ids of the log differ from another by blanks, case, .0 or zeros in "
+            f"front alone: {_pairs(pairs)}: kept apart (dataset.{side}_ids: stripped or integer "
+            "joins them)"
+        )
+    return lines
+
+
+def _twins_text(side: str, logged: pl.Series, ids: pl.Series) -> str:
+    count, pairs = near_twins(logged, ids)
+    if not count:
+        return ""
+    return (
+        f"{count} {side} ids of the log are in the {side} file but for blanks, case, .0 or zeros "
+        f"in front: {_pairs(pairs)}: write them alike, or set dataset.{side}_ids: stripped or "
+        "integer"
+    )
+
+
+def _pairs(pairs: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{one!r} and {other!r}" for one, other in pairs)
+
+
+def summary_lines(manifest: dict[str, Any]) -> list[str]:
+    """What was read, for people.
+
+    Args:
+        manifest: of a data set.
+    """
+    counts, read = manifest["counts"], manifest["read"]
+    lines = [_rows_line(counts, read["examples"]), _columns_line(manifest)]
+    lines += [_side_line(side, counts, read["tables"][side]) for side in SIDES]
+    return lines + [f"warning: {line}" for line in read["warnings"]]
+
+
+def _rows_line(counts: dict[str, int], examples: dict[str, str]) -> str:
+    parts = [f"log: {counts['rows_in']} rows, {counts['rows_kept']} kept"]
+    for name, words in REASONS.items():
+        if counts.get(name):
+            example = f" ({examples[name]})" if name in examples else ""
+            parts.append(f"{counts[name]} {words}{example}")
+    return "; ".join(parts)
+
+
+def _columns_line(manifest: dict[str, Any]) -> str:
+    read = manifest["read"]
+    names, time = read["columns"], read["time"]
+    parts = [f"{role} is {names[role]}" for role in SIDES if names[role] is not None]
+    if time is None:
+        text = f"no time found among {', '.join(read['present'])}"
+        if read["time_like"]:
+            like = " or ".join(read["time_like"])
+            text += f" ({like} may be one: set dataset.interactions.columns.time)"
+        parts.append(text)
+    else:
+        mixed = ", several units told apart by size" if time["mixed"] else ""
+        span = f"{time['unit']}{mixed}, {time['first']} to {time['last']}"
+        parts.append(f"time is {names['time']} ({span})")
+    if names["rating"] is not None:
+        parts.append(f"rating is {names['rating']}")
+    elif read["rating_unused"]:
+        parts.append(f"{read['rating_unused']} is there and not used (dataset.min_rating)")
+    return "columns: " + "; ".join(parts)
+
+
+def _side_line(side: str, counts: dict[str, int], table: dict[str, Any]) -> str:
+    line = f"{side}s: {counts[f'{side}s_in_log']} in the log"
+    if not table["files"]:
+        return f"{line}, no {side} file"
+    name = Path(table["files"][0]).name if len(table["files"]) == 1 else f"{side} files"
+    line += (
+        f", {counts[f'{side}s_without_text']} of them not in {name}; "
+        f"{counts[f'{side}s_unseen']} only in {name}"
+    )
+    for key, words in (
+        ("rows_alike", "rows there are copies of another"),
+        ("repeats_collapsed", "rows there repeat an id with other texts"),
+        ("rows_missing", "rows there by dataset.missing"),
+    ):
+        if table.get(key):
+            line += f"; {table[key]} {words}"
+    return line

@@ -1,0 +1,87 @@
+"""Reads a transformers model as people have them: whole, with the attention that it knows, encoders
+of encoder–decoders alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recmind_dist.errors import TextError
+from recmind_dist.text.settings import TextSettings
+
+SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+# their positions begin behind that of the pad token
+OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "esm"),
+    *("roberta-prelayernorm", "data2vec-text", "ibert"),
+)
+UNUSED = ("pooler.", "lm_head.", "cls.", "classifier.")
+"""Parts whose tensors may be absent: vectors do not pass through them."""
+
+
+def load_backbone(directory: Path, dtype: torch.dtype) -> Any:
+    """The model of a directory, from safetensors alone; runs no code that comes with it.
+
+    Raises:
+        TextError: a tensor that the architecture needs is not in the files.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    config = AutoConfig.from_pretrained(directory, **SAFE)
+    names = getattr(config, "architectures", None) or [""]
+    two_parts = getattr(config, "is_encoder_decoder", False)
+    alone = two_parts or names[0].endswith("EncoderModel")
+    kind: Any = AutoModel
+    if alone and type(config) in AutoModelForTextEncoding._model_mapping:
+        kind = AutoModelForTextEncoding
+    options = {**SAFE, "dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    try:  # the fastest without a compile step
+        model, info = kind.from_pretrained(directory, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        model, info = kind.from_pretrained(directory, attn_implementation="eager", **options)
+    _refuse_missing(directory, info["missing_keys"])
+    return model.get_encoder() if two_parts and kind is AutoModel else model
+
+
+def _refuse_missing(directory: Path, keys: Any) -> None:
+    missing = sorted(key for key in keys if not key.startswith(UNUSED))
+    if missing:
+        raise TextError(
+            f"text.model: {directory} has no tensor {missing[0]!r} ({len(missing)} of the model's "
+            "are missing under the names that its config.json asks for): they would be random: "
+            "save the model again with save_pretrained"
+        )
+
+
+def refuse_long_texts(directory: Path, settings: TextSettings) -> None:
+    """Raises TextError if texts may have more tokens than the model has positions for."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, **SAFE).get_text_config()
+    positions = num_positions(config)
+    budgets = {
+        "text.max_tokens": settings.max_tokens,
+        "text.user_max_tokens": settings.user_max_tokens,
+    }
+    long = [f"{key} {value}" for key, value in budgets.items() if positions and value > positions]
+    if long:
+        raise TextError(
+            f"{', '.join(long)}: the model has {positions} positions: lower it, or take a model "
+            "for longer texts"
+        )
+
+
+def num_positions(config: Any) -> int | None:
+    """Positions that a model has learnt, each a row of a table; None where they are relative."""
+    positions = getattr(config, "max_position_embeddings", None)
+    turned = any(getattr(config, name, None) for name in ("rope_theta", "rope_parameters"))
+    relative = str(getattr(config, "position_embedding_type", "absolute")).startswith("relative")
+    biased = getattr(config, "position_biased_input", True)
+    if not isinstance(positions, int) or positions <= 0 or turned or relative or not biased:
+        return None
+    if config.model_type in OFFSET_POSITIONS:
+        positions -= int(config.pad_token_id or 0) + 1
+    return positions

@@ -1,0 +1,140 @@
+"""Runs that were moved, results at other cut-offs, output that is not UTF-8, long folders of
+temporary files.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recmind_dist.errors import ConfigError
+from recmind_dist.launch import cluster
+from recmind_dist.pipeline.run import nothing_held_out
+from recmind_dist.report import RunDirectory, comparison_table, print_table, strata_table
+from recmind_dist.report.tables import table_metrics
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.moved import relocated, relocated_config, relocated_inputs
+
+
+def run_of(folder: Path) -> tuple[RunDirectory, RunConfig, Inputs]:
+    """A run directory, its cache beside it and a file of its own, all empty."""
+    run = RunDirectory(folder / "runs" / "x")
+    run.create()
+    graph = folder / "cache" / "shop" / "graph-1"
+    graph.mkdir(parents=True)
+    (run.path / "whitening.safetensors").touch()
+    config = RunConfig.model_validate(
+        {
+            "run_dir": run.path,
+            "cache_dir": folder / "cache",
+            "dataset": {"name": "shop", "interactions": "log.csv"},
+        }
+    )
+    run.write_config(config.model_dump(mode="json"))
+    return run, config, Inputs(graph, whitening=run.path / "whitening.safetensors")
+
+
+@pytest.mark.parametrize("to", ["b", "deeper/still/b"])
+def test_a_run_that_was_moved_with_its_cache_finds_its_files(tmp_path: Path, to: str) -> None:
+    _, config, inputs = run_of(tmp_path / "a")
+    new = tmp_path / to
+    new.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "a").rename(new)
+    moved = RunDirectory(new / "runs" / "x")
+    found = relocated_inputs(inputs, moved)
+    assert found.graph == new / "cache" / "shop" / "graph-1"
+    assert found.whitening == moved.path / "whitening.safetensors"
+    assert relocated_config(config, moved).cache_dir == new / "cache"
+
+
+def test_a_run_directory_that_was_renamed_keeps_its_cache(tmp_path: Path) -> None:
+    run, config, inputs = run_of(tmp_path)
+    new = RunDirectory(tmp_path / "runs" / "y")
+    run.path.rename(new.path)
+    found = relocated_inputs(inputs, new)
+    assert (found.graph, found.whitening) == (inputs.graph, new.path / "whitening.safetensors")
+    assert relocated_config(config, new).cache_dir == tmp_path / "cache"
+
+
+def test_a_copy_reads_its_own_files_and_a_lost_one_keeps_its_name(tmp_path: Path) -> None:
+    old, new = tmp_path / "a", tmp_path / "b"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "w").touch()
+    assert relocated(old / "w", old, new) == new / "w"
+    assert relocated(old / "lost", old, new) == old / "lost"
+
+
+def results(ks: tuple[int, ...], **strata: Any) -> dict[str, Any]:
+    values = {f"{name}@{k}": k / 100 for k in ks for name in ("recall", "ndcg", "mrr")}
+    return {"m": {"metrics": values, "strata": {"cold": {"users": 3, **values}, **strata}}}
+
+
+@pytest.mark.parametrize("ks", [(5, 10), (1,), (20, 40), (3, 7, 50)])
+def test_tables_show_the_cut_offs_that_were_measured(ks: tuple[int, ...]) -> None:
+    found = results(ks)
+    assert table_metrics(found) == tuple(f"{n}@{k}" for k in ks for n in ("recall", "ndcg"))
+    out = io.StringIO()
+    print_table(comparison_table(found), out)
+    print_table(strata_table(found), out)
+    text = out.getvalue()
+    assert f"Recall@{ks[0]} by degree" in text
+    assert all(f"NDCG@{k}" in text and f"{k / 100:.4f}" in text for k in ks)
+    assert "–" not in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+@pytest.mark.parametrize("text", ["–", "Zoë 5", "東京", "a │ b", "💡"])
+def test_output_is_never_lost_to_an_encoding(encoding: str, text: str) -> None:
+    code = (
+        "import sys; from recmind_dist.report.printable import print_anywhere\n"
+        "print_anywhere(); print(sys.argv[1]); print('end')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, text],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    first, end = done.stdout.decode(encoding).split("\n")[:2]
+    assert end.strip() == "end"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        assert first.strip()
+    else:
+        assert first.strip() == text
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_long_folder_of_temporary_files_is_replaced_by_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    long = tmp_path / ("d" * 60)
+    long.mkdir()
+    monkeypatch.setenv(name, "/tmp")
+    assert cluster.short_folder() is None
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv(name, str(long))
+    short = cluster.short_folder()
+    assert short is not None
+    assert len(short) + cluster.SOCKET_BYTES <= cluster.MAX_SOCKET_BYTES
+    monkeypatch.setattr(cluster, "SHORT_FOLDER", str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match=f"{name}=.*set RAY_TMPDIR to a path of at most"):
+        cluster.short_folder()
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "ratio", "global-time"])
+def test_a_split_that_holds_nothing_out_names_the_way_out(split: str) -> None:
+    line = nothing_held_out(split)
+    assert split in line
+    assert "dataset.test" in line
+    assert ("three interactions" in line) == (split == "leave-one-out")

@@ -1,0 +1,173 @@
+"""Language models as people have them: tensors under other names, few positions, no fused
+attention, encoder–decoders, files that say how to pool.
+"""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from recmind_dist.errors import TextError
+from recmind_dist.text.backbone import num_positions, refuse_long_texts
+from recmind_dist.text.encoder import TextEncoder
+from recmind_dist.text.settings import TextSettings
+from recmind_dist.text.source import encoder_key, resolve_pooling
+from tests.tiny_language_model import WIDTH, make_bert
+
+TEXTS = ["space war", "a love story of a king and a queen", "night"]
+SMALL = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def load(directory: Path, **settings: Any) -> TextEncoder:
+    return TextEncoder.load(TextSettings(model=str(directory), dtype="fp32", **settings))
+
+
+def rename(directory: Path, new_name: Any) -> None:
+    """Saves the weights with other names; None drops a tensor."""
+    state = load_file(directory / "model.safetensors")
+    renamed = {name: tensor for k, tensor in state.items() if (name := new_name(k)) is not None}
+    save_file(renamed, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "new_name",
+    [
+        lambda name: f"0.auto_model.{name}",
+        lambda name: f"module.student.{name}",
+        lambda name: None if name.startswith("encoder.layer.1.") else name,
+        lambda name: None if name == "embeddings.word_embeddings.weight" else name,
+    ],
+)
+def test_tensors_that_are_not_there_are_refused_by_name(tmp_path: Path, new_name: Any) -> None:
+    directory = make_bert(tmp_path / "model")
+    rename(directory, new_name)
+    with pytest.raises(TextError, match=r"no tensor '(embeddings|encoder)\..* are missing"):
+        load(directory)
+
+
+def test_a_checkpoint_with_another_head_and_without_the_pooler_is_whole(tmp_path: Path) -> None:
+    directory = make_bert(tmp_path / "model")
+    before = load(directory).encode(TEXTS, 16)
+    rename(directory, lambda name: None if name.startswith("pooler.") else name)
+    state = load_file(directory / "model.safetensors")
+    state["cls.predictions.bias"] = torch.zeros(3)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    np.testing.assert_array_equal(load(directory).encode(TEXTS, 16), before)
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (transformers.BertConfig(max_position_embeddings=128), 128),
+        (transformers.RobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
+        (transformers.MPNetConfig(max_position_embeddings=130, pad_token_id=1), 128),
+        (transformers.GPT2Config(n_positions=96), 96),
+        (transformers.T5Config(), None),
+        (transformers.LlamaConfig(max_position_embeddings=64), None),
+    ],
+)
+def test_positions_are_those_that_a_text_can_use(config: Any, positions: int | None) -> None:
+    assert num_positions(config) == positions
+
+
+def test_longer_texts_than_positions_are_refused_with_both_keys(tmp_path: Path) -> None:
+    directory = make_bert(tmp_path / "model")
+    settings = TextSettings(model=str(directory), max_tokens=200, user_max_tokens=129)
+    with pytest.raises(
+        TextError, match=r"text\.max_tokens 200, text\.user_max_tokens 129: .* 128 positions"
+    ):
+        refuse_long_texts(directory, settings)
+    refuse_long_texts(directory, TextSettings(max_tokens=128, user_max_tokens=128))
+
+
+def replace_model(directory: Path, model: Any) -> Path:
+    """A model of another architecture beside the tokenizer of `make_bert`."""
+    make_bert(directory)
+    (directory / "model.safetensors").unlink()
+    model.save_pretrained(directory)
+    return directory
+
+
+def other_models(vocabulary: int) -> dict[str, Any]:
+    bart: dict[str, Any] = {"d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1}
+    bart |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    bart |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64}
+    t5 = transformers.T5Config(
+        vocab_size=vocabulary, d_model=WIDTH, d_ff=64, num_layers=1, num_heads=2, d_kv=16
+    )
+    mpnet = transformers.MPNetConfig(
+        vocab_size=vocabulary, intermediate_size=64, max_position_embeddings=130, **SMALL
+    )
+    return {
+        "mpnet": transformers.MPNetModel(mpnet),
+        "t5": transformers.T5Model(deepcopy(t5)),
+        "t5 encoder": transformers.T5EncoderModel(deepcopy(t5)),
+        "bart": transformers.BartModel(transformers.BartConfig(vocab_size=vocabulary, **bart)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "t5", "t5 encoder", "bart"])
+def test_models_without_fused_attention_and_encoder_decoders_give_vectors(
+    tmp_path: Path, kind: str
+) -> None:
+    torch.manual_seed(0)
+    directory = replace_model(tmp_path / "model", other_models(100)[kind])
+    settings = {"max_tokens": 16, "user_max_tokens": 16}
+    vectors = load(directory, **settings).encode(TEXTS, 16)
+    assert vectors.shape == (3, WIDTH)
+    assert np.isfinite(vectors).all()
+    np.testing.assert_array_equal(load(directory, **settings).encode(TEXTS, 16), vectors)
+    alone = load(directory, **settings).encode(TEXTS[2:], 16)
+    np.testing.assert_allclose(alone[0], vectors[2], atol=1e-5)
+
+
+def pooled_by(directory: Path, **values: object) -> Path:
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(values))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("values", "pooling"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_lasttoken": True, "word_embedding_dimension": 32}, "last"),
+        ({"pooling_mode": "cls"}, "cls"),
+    ],
+)
+def test_auto_pools_as_the_models_own_file_says(
+    tmp_path: Path, values: dict[str, object], pooling: str
+) -> None:
+    directory = pooled_by(make_bert(tmp_path / "model"), **values)
+    assert resolve_pooling(TextSettings(model=str(directory))) == pooling
+    by_hand = load(directory, pooling=pooling)
+    np.testing.assert_array_equal(load(directory).encode(TEXTS, 16), by_hand.encode(TEXTS, 16))
+    keys = [TextSettings(model=str(directory), dtype="fp32"), by_hand.settings]
+    assert encoder_key(keys[0]) == encoder_key(keys[1])
+
+
+def test_the_first_token_is_another_vector_than_the_mean(tmp_path: Path) -> None:
+    directory = make_bert(tmp_path / "model")
+    first = load(directory, pooling="cls").encode(TEXTS, 16)
+    assert np.abs(first - load(directory, pooling="mean").encode(TEXTS, 16)).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pooling_mode_max_tokens": True},
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+        {"pooling_mode_weightedmean_tokens": True},
+    ],
+)
+def test_a_pooling_that_is_not_ours_is_refused(tmp_path: Path, values: dict[str, object]) -> None:
+    directory = pooled_by(make_bert(tmp_path / "model"), **values)
+    with pytest.raises(TextError, match=r"set text\.pooling to mean, cls or last"):
+        resolve_pooling(TextSettings(model=str(directory)))
