@@ -28,13 +28,14 @@ _CATEGORIES = ("Books", "Games", "Kids", "Music", "Tools")
 
 @dataclass(frozen=True)
 class RandomBundle:
-    """Sizes: users, items, D of a view, items of a user; and the seed."""
+    """Users, items, D of a view, items drawn for a user; the seed; the title of the first item."""
 
     num_users: int
     num_items: int
     dim: int = 64
     history: int = 20
     seed: int = 0
+    first_title: str | None = None
 
     def write(self, to: Path) -> Path:
         """Writes the bundle, in place of what is at `to`, and returns `to`."""
@@ -95,6 +96,7 @@ class RandomBundle:
         at = np.arange(self.num_items)
         words = [_ADJECTIVES, _NOUNS]
         titles = [f"{words[0][i % 8]} {words[1][i // 8 % 8]} {i}" for i in at.tolist()]
+        titles[0] = self.first_title or titles[0]
         table = pa.table(
             {
                 "id": [f"i{i}" for i in at.tolist()],

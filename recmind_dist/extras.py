@@ -4,7 +4,7 @@ _TRAIN = (
     "deepspeed huggingface_hub jinja2 matplotlib numba optuna peft polars pydantic pymetis ray "
     "ruamel scipy tokenizers torch torch_geometric transformers zarr"
 )
-_SERVE = "fastapi httptools prometheus_client starlette uvicorn uvloop"
+_SERVE = "fastapi httptools prometheus_client pydantic_core starlette uvicorn uvloop"
 EXTRAS = {"train": _TRAIN.split(), "serve": _SERVE.split(), "faiss": ["faiss"], "gguf": ["gguf"]}
 """Extra → the modules that come with it. `[text]` has the part of `[train]` that reads texts."""
 

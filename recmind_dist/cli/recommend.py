@@ -109,14 +109,20 @@ def similar(
 
 
 def _load(source: Path) -> "Recommender":
-    """Makes a run's bundle where the run was evaluated by several workers, or by none."""
-    from recmind_dist.recommend.recommender import RUN_BUNDLE, load
+    from recmind_dist.recommend.recommender import load
+
+    make_missing_bundle(source)
+    return load(source)
+
+
+def make_missing_bundle(source: Path) -> None:
+    """Of a run that was evaluated by several workers, or by none."""
+    from recmind_dist.recommend.recommender import RUN_BUNDLE
 
     if (source / "checkpoints").is_dir() and not (source / RUN_BUNDLE).is_dir():
         from recmind_dist.pipeline.run import Pipeline
 
         Pipeline.of_run(source, say).export(source / RUN_BUNDLE)
-    return load(source)
 
 
 def _item_files(

@@ -116,7 +116,7 @@ class Bundle:
         """Of the data set."""
         return str(self.manifest["name"])
 
-    @property
+    @cached_property
     def views(self) -> list[View]:
         """Of the vectors, in the order of their columns. Columns past the last are the item's bias,
         or one of a user.
@@ -131,6 +131,12 @@ class Bundle:
     def item_vectors(self) -> FloatArray:
         """Shape: [I, C]."""
         return matrix_of_column(self._items(["vector"])["vector"])
+
+    @cached_property
+    def item_lengths(self) -> FloatArray:
+        """Of the items' vectors without their biases, by which cosines divide. Shape: [I]."""
+        views = self.item_vectors[:, : self.views[-1].stop]
+        return np.asarray(np.maximum(np.linalg.norm(views, axis=1), 1e-12), np.float32)
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -270,7 +276,7 @@ class Users:
         """Numbers in each vector of a column."""
         return int(self._file.schema_arrow.field(column).type.list_size)
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names."""
         return list(self._file.schema_arrow.names)

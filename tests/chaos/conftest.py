@@ -37,6 +37,8 @@ FAULTS = {
     21: "resume asked for, nothing to resume",
     22: "an abort right after a save",
     23: "two runs on one text store while one extracts",
+    24: "a bundle swapped under load",
+    25: "a served bundle with a flipped byte",
 }
 _ROW = re.compile(r"::test_row_(\d\d)_")
 LossTerms = tuple[str, float]
