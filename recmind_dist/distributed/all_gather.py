@@ -1,4 +1,4 @@
-"""Rows of all ranks: at once inside autograd, or one rank's at a time."""
+"""Rows of all ranks: at once inside autograd, one rank's at a time, or at rank 0 alone."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +47,30 @@ def rows_by_rank(
         send, receive = [0] * world_size, [0] * world_size
         send[to], receive[source] = len(x), counts[source]
         yield source, context.all_to_all_rows(x, send, receive, "rows")[source]
+
+
+def counts_of_ranks(count: int, context: DistContext) -> list[int]:
+    """A number of each rank: the same on every rank, [P]. Collective: every rank must call."""
+    counts = torch.zeros(context.world_size, dtype=torch.int64, device=context.device)
+    counts[context.rank] = count
+    found: list[int] = context.all_reduce(counts).tolist()
+    return found
+
+
+def rows_at_rank_0(x: Tensor, context: DistContext) -> Tensor:
+    """The rows of all ranks in rank order at rank 0, outside autograd; none at the others.
+
+    Collective: every rank must call.
+
+    Args:
+        x: [n, C].
+    """
+    counts, lead = counts_of_ranks(len(x), context), context.rank == 0
+    if context.world_size == 1:
+        return x
+    send = [len(x)] + [0] * (context.world_size - 1)
+    receive = counts if lead else [0] * context.world_size
+    return torch.cat(context.all_to_all_rows(x.contiguous(), send, receive, "rows"))
 
 
 class _AllGather(torch.autograd.Function):

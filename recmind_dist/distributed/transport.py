@@ -96,6 +96,9 @@ class Transport:
     def all_gather(self, x: Tensor, counts: list[int]) -> list[Tensor]:
         """The rows of all ranks. Collective: every rank must call.
 
+        Through a process group in a ring, so that a rank sends as much as it receives and holds no
+        copies of its rows; each rank's rows are padded to the most of any.
+
         Args:
             x: [counts[rank], ...] contiguous.
             counts: [P] rows of each rank.
@@ -103,9 +106,16 @@ class Transport:
         Returns: [counts[r], ...] of each rank r.
         """
         world = len(counts)
-        if self.mailboxes is None:
-            return self.all_to_all(torch.cat([x] * world), [len(x)] * world, counts)
-        return self.mailboxes.start_exchange(x, len(x), [0] * world, [len(x)] * world).wait()
+        if self.mailboxes is not None:
+            return self.mailboxes.start_exchange(x, len(x), [0] * world, [len(x)] * world).wait()
+        padded = x
+        if len(x) < max(counts):
+            padded = x.new_zeros(max(counts), *x.shape[1:])
+            padded[: len(x)] = x
+        out = x.new_empty(world * max(counts), *x.shape[1:])
+        dist.all_gather_single(out, padded, group=self.group)
+        parts = out.view(world, max(counts), *x.shape[1:])
+        return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
 
 def make_transport(rank: int, group: dist.ProcessGroup | None, pids: list[int] | None) -> Transport:

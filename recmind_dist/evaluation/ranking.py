@@ -1,9 +1,11 @@
-"""From final vectors to metrics over the full catalogue; ranks share the users.
+"""From final vectors to metrics over the full catalogue; each rank ranks its own users.
 
-Training items are masked, and on the test split validation items too, which came before. On a GPU
-all is computed there; the host waits a few times for each `USERS_AT_ONCE` users.
+Final vectors stay with their owners: blocks of items pass by (`ItemShare`). Training items are
+masked, and on the test split validation items too, which came before. On a GPU all is computed
+there; the host waits a few times for each `USERS_AT_ONCE` users.
 
-Legend: u users, v users with held-out items, I items, D dims, k ranked items, M metrics, S strata.
+Legend: u users, v users with held-out items, n nodes of this rank, N of all, C columns, k ranked
+items, M metrics, S strata.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmind_dist.distributed.all_gather import counts_of_ranks
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation.degree_bins import ALWAYS, strata_bins
+from recmind_dist.evaluation.item_shares import ItemShare, share_items
 from recmind_dist.evaluation.metrics import (
     Float64Array,
     HeldItems,
@@ -27,7 +31,6 @@ from recmind_dist.evaluation.metrics import (
 from recmind_dist.evaluation.popularity import rank_popular
 from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.evaluation.strata import row_of_sums, stratum_sums
-from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.graph.csr import entries_of_rows
 from recmind_dist.types import Int32Array, IntArray
@@ -58,26 +61,37 @@ class Evaluation:
 
 
 def evaluate_embeddings(
-    h_ND: Tensor,
+    h_nC: Tensor,
     graph: Graph,
     split: str,
     settings: EvaluationSettings,
     context: DistContext,
     norm_exponent: float | None = None,
     rows: EdgeRows | None = None,
+    nodes: IntArray | None = None,
+    users: IntArray | None = None,
 ) -> Evaluation:
-    """Ranks the catalogue for every user with held-out items. Collective: every rank must call.
+    """Ranks the catalogue for this rank's users with held-out items. Collective: every rank must
+    call.
 
     Args:
-        h_ND: final vectors in node order
+        h_nC: final vectors of `nodes`
         norm_exponent: p chosen before; None: from the settings, or the best on "valid"
-        rows: of a partitioned graph, where each rank evaluates its own users
+        rows: edges, of this rank's users at least; default: those of the graph
+        nodes: [n] this rank's, ascending; default: all, on one rank alone
+        users: ascending, to be judged by these alone (`sampled_users`); default: all
     """
     fixed = settings.norm_exponent if norm_exponent is None else norm_exponent
     assert fixed is not None or split == "valid", "the norm exponent is chosen on validation"
     exponents = NORM_EXPONENTS if fixed is None else (fixed,)
-    rankings = [partial(_rank_by_score, h_ND, graph, settings, p) for p in exponents]
-    evaluations = _evaluate_rankings(rankings, graph, split, settings, context, rows)
+    nodes = np.arange(graph.num_nodes) if nodes is None else nodes
+    assert len(nodes) == len(h_nC), "a vector for each of this rank's nodes"
+    own = nodes[: np.searchsorted(nodes, graph.num_users)]
+    h_uC, h_iC = h_nC[: len(own)], h_nC[len(own) :]
+    items = share_items(nodes[len(own) :] - graph.num_users, h_iC, context)
+    rankings = [partial(_rank_by_score, h_uC, own, items, settings, p) for p in exponents]
+    judged = own if users is None else np.intersect1d(own, users, assume_unique=True)
+    evaluations = _evaluate_rankings(rankings, graph, split, settings, context, rows, judged)
     found = dict(zip(exponents, evaluations, strict=True))
     scores = {p: evaluation.metrics.get(settings.metric, 0.0) for p, evaluation in found.items()}
     best = max(exponents, key=lambda p: scores[p])  # the first of equal ones
@@ -104,15 +118,15 @@ def evaluate_ranking(
     split: str,
     settings: EvaluationSettings,
     context: DistContext,
-    rows: EdgeRows | None = None,
 ) -> Evaluation:
-    """Measures any ranking. Collective: every rank must call.
+    """Measures any ranking; ranks share the users evenly. Collective: every rank must call.
 
     Args:
         rank_users: called with up to `USERS_AT_ONCE` users at a time
-        rows: as in `evaluate_embeddings`
     """
-    return _evaluate_rankings([rank_users], graph, split, settings, context, rows)[0]
+    rank, world = context.rank, context.world_size
+    users = np.arange(graph.num_users * rank // world, graph.num_users * (rank + 1) // world)
+    return _evaluate_rankings([rank_users], graph, split, settings, context, None, users)[0]
 
 
 def _evaluate_rankings(
@@ -122,18 +136,14 @@ def _evaluate_rankings(
     settings: EvaluationSettings,
     context: DistContext,
     rows: EdgeRows | None,
+    users: IntArray,
 ) -> list[Evaluation]:
-    """Collective: every rank must call."""
-    if rows is None or rows.whole:
-        rows = EdgeRows.of_graph(graph)
-        share = range(context.world_size + 1)
-        bounds = [graph.num_users * rank // context.world_size for rank in share]
-        users = np.arange(bounds[context.rank], bounds[context.rank + 1])
-    else:
-        users = np.sort(rows.nodes[rows.nodes < graph.num_users])
+    """Collective: every rank must call, with its own users."""
+    rows = rows or EdgeRows.of_graph(graph)
     held_out = graph.held_out(split)
     tallies = [_Tally(graph, settings, context.device) for _ in rankings]
-    for start in range(0, len(users), USERS_AT_ONCE):
+    # as often on every rank, because items pass by in each round
+    for start in range(0, max(counts_of_ranks(len(users), context)), USERS_AT_ONCE):
         block = users[start : start + USERS_AT_ONCE]
         held = _csr_of_rows(held_out.indptr, held_out.indices, block, graph.num_users)
         seen = _seen(rows, split, block)
@@ -226,23 +236,23 @@ def _joined(left: Csr, right: Csr) -> Csr:
 
 
 def _rank_by_score(
-    h_ND: Tensor,
-    graph: Graph,
+    h_uC: Tensor,
+    own: IntArray,
+    items: ItemShare,
     settings: EvaluationSettings,
     exponent: float,
     users: IntArray,
     seen_indptr: IntArray,
     seen: Int32Array,
 ) -> Tensor:
-    k = max(settings.ks)
-    ids, _ = rank_items(
-        h_ND[_index(users, h_ND.device)],
-        h_ND[graph.num_users :],
-        min(k, graph.num_items),
-        seen_indptr,
-        seen,
-        norm_exponent=exponent,
-    )
+    """Collective: every rank must call.
+
+    Args:
+        own: whose vectors `h_uC` are.
+    """
+    k, num_items = max(settings.ks), sum(items.counts)
+    h = h_uC[_index(np.searchsorted(own, users), h_uC.device)]
+    ids = items.rank_catalogue(h, min(k, num_items), seen_indptr, seen, exponent)
     return torch.nn.functional.pad(ids, (0, k - ids.shape[1]), value=-1)
 
 

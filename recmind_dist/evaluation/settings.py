@@ -17,6 +17,16 @@ class EvaluationSettings(Settings):
     """Epochs between validations; the last epoch is always validated; 0: a tenth of train.epochs.
     """
 
+    max_users: int = Field(default=0, ge=0)
+    """Users with held-out items that a validation ranks the catalogue for: a sample drawn once, by
+    graph.seed, and said to be one where its metrics are written; 0: all.
+    """
+
+    whole_at_end: bool = False
+    """Where max_users samples: validate over all users once more after the last epoch, for the
+    record `whole_validation`; it chooses nothing.
+    """
+
     metric: str = "ndcg@20"
     """Validation metric that chooses checkpoint and norm exponent; its K is one of `ks`."""
 

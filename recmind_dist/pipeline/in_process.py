@@ -56,7 +56,10 @@ def train_in_process(
             leave_ray()
     metric = config.evaluation.metric
     for record in validation_curve(run)[-1:]:
-        say(f"{run.path}: epoch {record['epoch']}: {metric} {record[metric]:.4f}")
+        of = ""
+        if "users" in record:
+            of = f" on a sample of {record['users']:,} of {record['of_users']:,} users"
+        say(f"{run.path}: epoch {record['epoch']}: {metric} {record[metric]:.4f}{of}")
     return run
 
 
@@ -75,7 +78,9 @@ def _train_here(
 
 
 def validation_curve(run: RunDirectory) -> list[dict[str, Any]]:
-    """A run's validations by epoch: {"epoch", "norm_exponent", "recall@20", …}."""
+    """A run's validations by epoch: {"epoch", "norm_exponent", "recall@20", …}, and on a sample
+    {"users", "of_users"}.
+    """
     if not run.metrics.exists():
         return []
     by_epoch = {record["epoch"]: record for record in read_metrics(run.metrics, "validation")}

@@ -55,8 +55,7 @@ class FullPropagation:
         rows: EdgeRows | None = None,
     ) -> None:
         self.context, self._graph = context, graph
-        self.counts = np.diff(bounds).tolist()
-        self.row_of_node = torch.from_numpy(np.array(graph.row_of_node)).to(context.device)
+        self.bounds, self.counts = bounds, np.diff(bounds).tolist()
         node_of_row = np.argsort(graph.row_of_node)
         self._own = node_of_row[bounds[context.rank] : bounds[context.rank + 1]]
         assert absent is None or rows is None or rows.whole, (
@@ -92,6 +91,11 @@ class FullPropagation:
     def own_nodes(self) -> IntArray:
         """[n] global ids of this rank's rows."""
         return self._own
+
+    @cached_property
+    def by_node(self) -> Tensor:
+        """[n] this rank's rows, ascending by node. Of one rank: the row of each node."""
+        return torch.from_numpy(np.argsort(self._own)).to(self.context.device)
 
     def item_means(self, decay: float) -> NeighbourMeans:
         """Means of users' items over the edges that are not absent, made once."""

@@ -69,7 +69,8 @@ class _Display:
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
             names = ("recall@20", "ndcg@20")
-            scores = {name: entry[name] for name in names if entry.get(name) is not None}
+            of = f" of {entry['users']:,} users" if "users" in entry else ""  # a sample
+            scores = {name + of: entry[name] for name in names if entry.get(name) is not None}
             self._bar.update(0, **scores)
 
     def _step(self, entry: dict[str, Any]) -> None:

@@ -5,16 +5,16 @@ and per_user.parquet.
 import io
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint
-from recmind_dist.distributed.all_gather import all_gather_rows
+from recmind_dist.distributed.all_gather import rows_at_rank_0
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.evaluation import gate_statistics
@@ -30,6 +30,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import check_seal, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
+from recmind_dist.training.final_embeddings import FinalEmbeddings
 from recmind_dist.training.fold_in import reads_histories
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
@@ -72,8 +73,8 @@ def evaluate_run(
     split: str = "test",
     then: Evaluated | None = None,
 ) -> dict[str, Any]:
-    """Content of results.json. Every rank must call; rank 0 writes it, and the users' own metrics
-    beside it.
+    """Content of results.json; "gate" is empty but on rank 0. Every rank must call; rank 0 writes
+    it, and the users' own metrics beside it.
 
     On the test split rankings are measured twice: by histories to the training edge, and with the
     validation items folded in.
@@ -83,17 +84,13 @@ def evaluate_run(
     """
     model, cursor = load_best(config, inputs, run, context)
     vectors = model.final_embeddings()
-    found, folded = _evaluate(vectors.final, model, cursor, split), None
+    found, folded = _evaluate(vectors, model, cursor, split), None
     if _has_newer_items(model.graph, split):
         folded = found
         if reads_histories(model.model):
-            h_ND = model.fold_in().with_validation_items(vectors.final)
-            folded = _evaluate(h_ND, model, cursor, split)
-    gate = (
-        gate_statistics(vectors.gamma.cpu().numpy(), model.graph.degree, model.graph.num_users)
-        if len(vectors.gamma)
-        else []
-    )
+            h_nC = model.fold_in().with_validation_items(vectors.final)
+            folded = _evaluate(replace(vectors, final=h_nC), model, cursor, split)
+    gate = _gate_statistics(vectors, model)
     results = _results(config, split, found, gate, folded) | {
         "norm_exponent": cursor.norm_exponent,
         "epoch": cursor.epoch,
@@ -107,12 +104,31 @@ def evaluate_run(
     return results
 
 
-def _evaluate(h_ND: Tensor, model: ModelShard, cursor: Cursor, split: str) -> Evaluation:
+def _evaluate(
+    vectors: FinalEmbeddings, model: ModelShard, cursor: Cursor, split: str
+) -> Evaluation:
     """Collective: every rank must call."""
-    settings, exponent = model.config.evaluation, cursor.norm_exponent
     return evaluate_embeddings(
-        h_ND, model.graph, split, settings, model.context, exponent, model.rows
+        vectors.final,
+        model.graph,
+        split,
+        model.config.evaluation,
+        model.context,
+        cursor.norm_exponent,
+        model.rows,
+        vectors.nodes,
     )
+
+
+def _gate_statistics(vectors: FinalEmbeddings, model: ModelShard) -> list[dict[str, Any]]:
+    """Of all nodes, at rank 0; nothing at the others. Collective: every rank must call."""
+    nodes = torch.from_numpy(vectors.nodes).to(vectors.gamma.device)
+    own = torch.cat([nodes[:, None].double(), vectors.gamma.T.double()], 1)
+    of_all = rows_at_rank_0(own, model.context).cpu().numpy()
+    if of_all.shape[1] == 1 or not len(of_all):
+        return []
+    gamma = of_all[np.argsort(of_all[:, 0]), 1:].T
+    return gate_statistics(gamma, model.graph.degree, model.graph.num_users)
 
 
 def _has_newer_items(graph: Graph, split: str = "test") -> bool:
@@ -153,7 +169,7 @@ def evaluate_text_run(
     own = torch.from_numpy(operator.own_nodes).to(context.device)
     content, recent = content_view(operator, vectors[own], config.recent_decay)
     h = torch.where(operator.is_user[:, None], recent[0], content[0]) if recent else content[0]
-    in_node_order, folded = h[operator.row_of_node], None
+    in_node_order, folded = h[operator.by_node], None
     found = evaluate_embeddings(in_node_order, graph, "test", config.evaluation, context, 0.0)
     if _has_newer_items(graph):
         users, items = np.arange(graph.num_users), in_node_order[graph.num_users :]
@@ -178,24 +194,22 @@ def _write_untrained(
 def gather_per_user(
     found: Evaluation, context: DistContext, folded: Evaluation | None = None
 ) -> pl.DataFrame:
-    """The metrics of each user with held-out items, in node order. Every rank must call.
+    """The metrics of each user with held-out items, in node order, at rank 0; none at the others.
 
-    Columns: user (node), degree (of her held-out item, null where there are several), recall@20, …,
-    folded_recall@20, … (with the validation item in the history).
+    Every rank must call. Columns: user (node), degree (of her held-out item, null where there are
+    several), recall@20, …, folded_recall@20, … (with the validation item in the history).
     """
     per_user = dict(found.per_user)
     if folded is not None:
         per_user |= {FOLDED + name: folded.per_user[name] for name in folded.metrics}
-    counts = torch.zeros(context.world_size, dtype=torch.int64, device=context.device)
-    counts[context.rank] = len(per_user["user"])
     columns = torch.stack([torch.from_numpy(values) for values in per_user.values()], 1).to(
         context.device
     )
-    rows = all_gather_rows(columns, context.all_reduce(counts).tolist(), context).cpu().numpy()
+    rows = rows_at_rank_0(columns, context).cpu().numpy()
     frame = pl.DataFrame(dict(zip(per_user, rows.T, strict=True)))
     return frame.with_columns(
         pl.col("user").cast(pl.Int64), pl.col("degree").fill_nan(None).cast(pl.Int64)
-    )
+    ).sort("user")
 
 
 def write_per_user(users: pl.DataFrame, run: RunDirectory) -> None:

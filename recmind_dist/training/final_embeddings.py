@@ -1,6 +1,6 @@
-"""Final embeddings of all nodes, by exact propagation with the present parameters.
+"""Final embeddings, by exact propagation with the present parameters: each rank has its own nodes'.
 
-Legend: n rows of this rank, N nodes, C columns.
+Legend: n nodes of this rank, C columns.
 """
 
 from dataclasses import dataclass
@@ -8,22 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.model.models import Model
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.item_means import content_view, newest_item_views
+from recmind_dist.types import IntArray
 
 
 @dataclass(frozen=True)
 class FinalEmbeddings:
-    """Final embeddings in node order.
+    """Of this rank's nodes, ascending; on one rank alone, of all nodes in their order.
 
     Attributes:
-        final: [N, C], whose inner products are scores.
-        gamma: [layers, N] weight of the graph in each gate, empty without gates.
+        nodes: [n] global ids.
+        final: [n, C], whose inner products are scores.
+        gamma: [layers, n] weight of the graph in each gate, empty without gates.
     """
 
+    nodes: IntArray
     final: Tensor
     gamma: Tensor
 
@@ -56,10 +58,9 @@ def final_embeddings(
     else:
         made = model(graph, e_nD, z_nD)
         final, gamma = made.final, made.gamma
-    rows = torch.cat([final, *gamma], 1)
-    everybody = all_gather_rows(rows, operator.counts, operator.context)
-    in_node_order = everybody[operator.row_of_node.to(everybody.device)]
-    dim = final.shape[1]
+    order = operator.by_node
+    nodes = operator.own_nodes[order.cpu().numpy()]
+    weights = torch.cat([final[:, :0], *gamma], 1)
     return FinalEmbeddings(
-        in_node_order[:, :dim].contiguous(), in_node_order[:, dim:].T.contiguous()
+        nodes, final.index_select(0, order), weights.index_select(0, order).T.contiguous()
     )

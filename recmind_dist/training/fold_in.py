@@ -5,9 +5,10 @@ anew at the length of the history (docs/model.md). A user's row of the table mov
 as rows of users do over the training graph: E⁰_u ≈ s_u W, where s_u is the sum of what hops bring
 and W the least-squares map. Of a new user that is all; a known user keeps what W leaves of theirs.
 
-Legend: u users, n rows of this rank, N nodes, D dims, C columns.
+Legend: u users, n rows of this rank, i items of this rank, D dims, C columns.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from recmind_dist.model.models import Model
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.model.text_view import TextRows, TextView
 from recmind_dist.propagation.full_graph import FullPropagation
-from recmind_dist.propagation.histories import Histories, HistoryGraph
-from recmind_dist.training.item_states import gather_side, item_states
+from recmind_dist.propagation.histories import Histories, HistoryGraph, ItemPlaces
+from recmind_dist.training.item_states import item_states
 from recmind_dist.training.text_features import degree_feature
+from recmind_dist.types import IntArray
 
 _RIDGE = 1e-6  # of the mean square, so that the map exists where states span less than D dims
 
@@ -33,7 +35,7 @@ _BLOCK_ROWS = 65_536
 
 class FoldIn:
     """Final vectors of this rank's users, or of new ones, from any history. Collective: every rank
-    must build one.
+    must build one, and call it, with users of its own or none.
 
     Args:
         rows: edges, of this rank's users at least.
@@ -58,6 +60,9 @@ class FoldIn:
             )
         self._operator, self._rows, self._model = operator, rows, model
         self.own_nD, self.z_nD = e_nD, z_nD
+        self._places: ItemPlaces | None = None
+        if operator.context.world_size > 1:
+            self._places = ItemPlaces.of(rows.graph, operator.bounds, operator.context)
         self.items = item_states(operator, rows.graph, model, e_nD, z_nD, text_nT)
         self.map_DD: Tensor | None = None
         if self.items.base_states is not None:
@@ -68,7 +73,7 @@ class FoldIn:
 
     @torch.no_grad()
     def __call__(self, histories: Histories, rows: Tensor | None = None) -> Tensor:
-        """Final vectors. Shape: [u, C].
+        """Final vectors. Shape: [u, C]. Collective: every rank must call.
 
         Args:
             rows: [u] the users' rows of this rank; None: new users.
@@ -77,42 +82,47 @@ class FoldIn:
         beside: dict[str, Any] = {}
         if isinstance(model, RecMind):
             decay, content = model.settings.recent_decay, items.content
-            beside["recent"] = [histories.item_means(view, decay) for view in items.newest]
+            means = partial(histories.item_means, places=self._places)
+            beside["recent"] = [means(view, decay) for view in items.newest]
             if content is not None:
-                beside["content"] = [histories.item_means(content)]
+                beside["content"] = [means(content)]
         e, z = self._base(graph, rows), self._text(graph, histories, rows)
         final: Tensor = model(graph, e, z, **beside).final
         return final
 
     @torch.no_grad()
-    def with_validation_items(self, final_NC: Tensor) -> Tensor:
-        """Final vectors in node order, users' with their validation items in their histories.
-        Shape: [N, C]. Collective: every rank must call.
+    def with_validation_items(self, final_nC: Tensor) -> Tensor:
+        """Final vectors of this rank's nodes, ascending, users' with their validation items in
+        their histories. Shape: [n, C]. Collective: every rank must call.
 
         Args:
-            final_NC: without these items.
+            final_nC: without these items, as `FinalEmbeddings.final`.
         """
         folded = self(self._histories(with_valid=True), self._users)
-        graph = self._rows.graph
-        users = gather_side(
-            self._operator, folded, np.asarray(graph.row_of_node)[: graph.num_users]
-        )
-        return torch.cat([users, final_NC[graph.num_users :]])
+        order = torch.from_numpy(np.argsort(self._user_nodes)).to(folded.device)
+        return torch.cat([folded.index_select(0, order), final_nC[len(order) :]])
 
     @property
     def _users(self) -> Tensor:
         """This rank's rows that are users'."""
         return self._operator.is_user.nonzero().squeeze(1)
 
+    @property
+    def _user_nodes(self) -> IntArray:
+        """Whose rows they are."""
+        return self._operator.own_nodes[self._users.cpu().numpy()]
+
     def _histories(self, with_valid: bool) -> Histories:
         """Those of this rank's users."""
-        nodes = self._operator.own_nodes[self._users.cpu().numpy()]
-        return Histories.of_graph(self._rows, nodes, with_valid)
+        return Histories.of_graph(self._rows, self._user_nodes, with_valid)
 
     def _graph(self, histories: Histories) -> HistoryGraph:
         items = self.items
         feature = degree_feature(torch.from_numpy(histories.degree), items.max_degree)
-        return HistoryGraph(histories, items.degree, feature.to(self.own_nD.device), items.messages)
+        device = self.own_nD.device
+        return HistoryGraph(
+            histories, items.degree, feature.to(device), items.messages, self._places
+        )
 
     def _base(self, graph: HistoryGraph, rows: Tensor | None) -> Tensor:
         """States 0 of the users, then what `mean_of_states` wants of their items. Shape: [u + m,
@@ -135,11 +145,11 @@ class FoldIn:
         if rows is None and items.texts is not None and items.has_text is not None:
             text_view = self._model.text_view
             assert isinstance(text_view, TextView)
-            share = histories.item_means(items.has_text).clamp(min=1e-9)
-            means = histories.item_means(items.texts) / share
-            absent = torch.ones(len(means), dtype=torch.bool, device=means.device)
+            means = partial(histories.item_means, places=self._places)
+            means_uT = means(items.texts) / means(items.has_text).clamp(min=1e-9)
+            absent = torch.ones(len(means_uT), dtype=torch.bool, device=means_uT.device)
             feature = graph.select(graph.degree_feature)
-            z_uD = text_view(TextRows(torch.zeros_like(means), absent, feature, means))
+            z_uD = text_view(TextRows(torch.zeros_like(means_uT), absent, feature, means_uT))
         return z_uD if items.text_states is None else graph.with_items(z_uD, items.text_states)
 
 

@@ -1,6 +1,6 @@
-"""What users take from items, whatever their histories: kept once, of every item.
+"""What users take from items, whatever their histories: kept once, of each item at its owner.
 
-Legend: n rows of this rank, N nodes, I items, D dims, T text dims, C columns.
+Legend: n rows of this rank, i items of this rank, I of all, D dims, T text dims, C columns.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.graph import Graph
 from recmind_dist.model.alpharec import AlphaRec
 from recmind_dist.model.models import Model, acts_between_hops
@@ -23,20 +22,20 @@ from recmind_dist.types import IntArray
 
 @dataclass(frozen=True)
 class ItemStates:
-    """In the order of items.
+    """Of this rank's items, ascending; on one rank alone, of all items in their order.
 
     Attributes:
-        degree: [I] in the training graph.
+        degree: [I] of all items, in the training graph.
         max_degree: of any node in training.
-        base_states: [I, D] E⁰ + … + E^{L−1}, or the sum of `messages`; None where users take
+        base_states: [i, D] E⁰ + … + E^{L−1}, or the sum of `messages`; None where users take
             nothing of the table.
-        text_states: [I, D] text views and what hops make of them, added up in the same way; None
+        text_states: [i, D] text views and what hops make of them, added up in the same way; None
             without a hop.
-        messages: [I, D] what items pass on in each hop, of models that act between hops.
-        newest: [I, C_k] the views that newest items' means are made of, at unit length.
-        content: [I, T] whitened texts at unit length; None without a content view.
-        texts: [I, T] whitened texts, zero where absent; None where users' own are not read.
-        has_text: [I, 1] one or zero, beside them.
+        messages: [i, D] what items pass on in each hop, of models that act between hops.
+        newest: [i, C_k] the views that newest items' means are made of, at unit length.
+        content: [i, T] whitened texts at unit length; None without a content view.
+        texts: [i, T] whitened texts, zero where absent; None where users' own are not read.
+        has_text: [i, 1] one or zero, beside them.
     """
 
     degree: IntArray
@@ -59,38 +58,36 @@ def item_states(
     z_nD: Tensor | None,
     text_nT: Tensor | None,
 ) -> ItemStates:
-    """Those of everybody's items, by exact propagation. Collective: every rank must call.
+    """Those of this rank's items, by exact propagation. Collective: every rank must call.
 
     Args:
         graph: what the operator is of.
         e_nD, z_nD, text_nT: as for `final_embeddings`.
     """
     base_states = text_states = content = texts = None
+    items = _items_by_node(operator)
     messages: list[Tensor] = []
     newest: list[Tensor] = []
     if acts_between_hops(model):
         passed = _messages(model, operator, e_nD, z_nD)
-        together = _gather_items(operator, graph, torch.cat(passed, 1))
-        messages = list(together.chunk(len(passed), dim=1))
+        messages = [message.index_select(0, items) for message in passed]
         base_states = torch.stack(messages).sum(0)
     elif model.num_layers and not isinstance(model, AlphaRec):
         sums = _sum_of_states(operator, e_nD, model.num_layers)
-        base_states = _gather_items(operator, graph, sums)
+        base_states = sums.index_select(0, items)
     if isinstance(model, AlphaRec | RecMind | PaperRecMind) and z_nD is not None:
         num_layers, users_have_text = _text_layers(model)
         if num_layers:
             sums = _sum_of_states(operator, z_nD, num_layers, not users_have_text)
-            text_states = _gather_items(operator, graph, sums)
+            text_states = sums.index_select(0, items)
         if users_have_text and text_nT is not None:
-            texts = _gather_items(operator, graph, text_nT.float())
+            texts = text_nT.index_select(0, items).float()
     if isinstance(model, RecMind):
         if model.settings.content_view and text_nT is not None:
-            unit = functional.normalize(text_nT.float(), dim=1)
-            content = _gather_items(operator, graph, unit)
+            content = functional.normalize(text_nT.index_select(0, items).float(), dim=1)
         if model.settings.recent_decay:
             views = model.views(operator.view(model.num_layers), e_nD, z_nD)
-            units = torch.cat([functional.normalize(view, dim=1) for view in views], 1)
-            newest = list(_gather_items(operator, graph, units).chunk(len(views), dim=1))
+            newest = [functional.normalize(view.index_select(0, items), dim=1) for view in views]
             newest += [] if content is None else [content]
     degree = np.asarray(graph.degree)
     return ItemStates(
@@ -106,25 +103,10 @@ def item_states(
     )
 
 
-def gather_side(operator: FullPropagation, own: Tensor, row_of_node: IntArray) -> Tensor:
-    """Everybody's rows of users, or of items, in node order. Collective: every rank must call.
-
-    Args:
-        own: this rank's, in table order.
-        row_of_node: table rows of all nodes of the side.
-    """
-    order = np.argsort(row_of_node)
-    ends = np.searchsorted(row_of_node[order], np.cumsum([0, *operator.counts]))
-    everybody = all_gather_rows(own, np.diff(ends).tolist(), operator.context)
-    return torch.empty_like(everybody).index_copy_(
-        0, torch.from_numpy(order).to(everybody.device), everybody
-    )
-
-
-def _gather_items(operator: FullPropagation, graph: Graph, x_nC: Tensor) -> Tensor:
-    """Everybody's items' rows. Shape: [I, C]. Collective: every rank must call."""
-    own = x_nC.index_select(0, operator.items)
-    return gather_side(operator, own, np.asarray(graph.row_of_node)[graph.num_users :])
+def _items_by_node(operator: FullPropagation) -> Tensor:
+    """This rank's rows that are items', ascending by node. Shape: [i]."""
+    order = operator.by_node
+    return order[~operator.is_user[order]]
 
 
 def _sum_of_states(

@@ -18,7 +18,8 @@ from recmind_dist.distributed.accelerator import import_deepspeed
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.errors import CheckpointError
-from recmind_dist.evaluation.ranking import evaluate_embeddings
+from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings
+from recmind_dist.evaluation.sample import sampled_users, users_with_held_out
 from recmind_dist.kernels.memory import keep_freed_memory
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
@@ -41,6 +42,7 @@ from recmind_dist.training.state import (
     refuse_other_run,
 )
 from recmind_dist.training.step_input import StepInput
+from recmind_dist.types import IntArray
 
 log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
@@ -90,6 +92,8 @@ class Trainer:
         )
         self.checkpoint = self._find_checkpoint(resume, allow_mismatch)
         self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()
+        max_users, seed = config.evaluation.max_users, config.graph.seed
+        self._sample = sampled_users(self.shard.graph, "valid", max_users, seed)
         self._losses: dict[str, float] = {}
         self._stream = make_stream(context.device)
 
@@ -224,17 +228,42 @@ class Trainer:
         due = cursor.epoch % settings.every_epochs == 0 or cursor.epoch == phase.epochs
         if phase.name != "joint" or not due or not self.shard.graph.held_out("valid").num_edges:
             return
-        with phase.engine.gathered_parameters():
-            final = self.shard.final_embeddings().final
-            graph, rows = self.shard.graph, self.shard.rows
-            found = evaluate_embeddings(final, graph, "valid", settings, self.context, rows=rows)
+        found = self._evaluate(phase, None, self._sample)
         cursor.score = found.metrics[settings.metric]
         cursor.norm_exponent, cursor.metrics = found.norm_exponent, found.metrics
         better = cursor.best is None or cursor.score > cursor.best
         cursor.bad_validations = 0 if better else cursor.bad_validations + 1
         cursor.best = cursor.score if better else cursor.best
-        exponent = found.norm_exponent
-        self._log("validation", epoch=cursor.epoch, norm_exponent=exponent, **found.metrics)
+        of_users = len(users_with_held_out(self.shard.graph, "valid"))
+        sampled = {} if self._sample is None else {"users": len(self._sample), "of_users": of_users}
+        about = {"epoch": cursor.epoch, "norm_exponent": found.norm_exponent, **sampled}
+        self._log("validation", **about, **found.metrics)
+
+    def _validate_whole(self, phase: Phase) -> None:
+        """Ranks the validation items of all users where a sample was validated by, for the log
+        alone. Collective: every rank must call.
+        """
+        if self.config.evaluation.whole_at_end and self._sample is not None:
+            found = self._evaluate(phase, self.cursor.norm_exponent, None)
+            self._log("whole_validation", epoch=self.cursor.epoch, **found.metrics)
+
+    def _evaluate(
+        self, phase: Phase, norm_exponent: float | None, users: IntArray | None
+    ) -> Evaluation:
+        """Metrics on the validation items of these users. Collective: every rank must call."""
+        with phase.engine.gathered_parameters():
+            vectors = self.shard.final_embeddings()
+        return evaluate_embeddings(
+            vectors.final,
+            self.shard.graph,
+            "valid",
+            self.config.evaluation,
+            self.context,
+            norm_exponent,
+            self.shard.rows,
+            vectors.nodes,
+            users,
+        )
 
     def _choose_phase(self, phase: Phase) -> None:
         """Moves the cursor to the next phase where this one is over. Collective: every rank must
@@ -249,6 +278,7 @@ class Trainer:
         if phase.name == "warmup":
             cursor.phase, cursor.epoch = "joint", 0
         else:
+            self._validate_whole(phase)
             cursor.phase = "done"
 
     def _save_adapter(self, phase: Phase) -> None:

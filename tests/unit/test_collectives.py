@@ -96,6 +96,7 @@ GLOBAL = {
     "_gate_edges",
     "_loaders",
     "_rows_of_all",
+    "_sample",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that
 is in them.
