@@ -110,7 +110,8 @@ class FoldIn:
     @property
     def _user_nodes(self) -> IntArray:
         """Whose rows they are."""
-        return self._operator.own_nodes[self._users.cpu().numpy()]
+        nodes: IntArray = self._operator.own_nodes[self._users.cpu().numpy()]
+        return nodes
 
     def _histories(self, with_valid: bool) -> Histories:
         """Those of this rank's users."""
