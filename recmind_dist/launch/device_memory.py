@@ -1,6 +1,6 @@
 """What a rank keeps on its device, by part, and whether a GPU has room for it (docs/gpu.md).
 
-Legend: n rows of this rank, N nodes, E' entries in its rows, D dims, T text dims.
+Legend: n rows of this rank, E' entries in its rows, D dims, T text dims.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ _GIB = 1 << 30
 
 
 def kept_bytes(
-    rows: int, nodes: int, entries: int, dim: int, text_dim: int = 0, optimizer: str = "adam"
+    rows: int, entries: int, dim: int, text_dim: int = 0, optimizer: str = "adam"
 ) -> dict[str, int]:
     """Bytes by part that stay on a rank's device: what steps and extraction take comes on top.
 
     Args:
-        rows, nodes, entries, dim, text_dim: n, N, E', D and T of the legend
+        rows, entries, dim, text_dim: n, E', D and T of the legend
         optimizer: table.optimizer
     """
     row = 4 * dim
@@ -31,7 +31,7 @@ def kept_bytes(
         "its optimizer": rows * (2 * row + 8 if optimizer == "adam" else 4),
         "edges": entries * (index + 4) + (rows + 1) * index,
         "texts": rows * 2 * text_dim,
-        "final vectors": nodes * row,
+        "final vectors": rows * row,
     }
 
 
@@ -48,7 +48,7 @@ def kept_bytes_of_run(
     if config.model.reads_text and inputs.whitening:
         text_dim = Whitening.load(inputs.whitening).dim
     dim, optimizer = config.model.embedding_dim, config.table.optimizer
-    return kept_bytes(last - first, graph.num_nodes, entries, dim, text_dim, optimizer)
+    return kept_bytes(last - first, entries, dim, text_dim, optimizer)
 
 
 def shortage(parts: Mapping[str, int], free: int, gpu: str) -> str | None:

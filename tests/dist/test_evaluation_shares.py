@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation import ranking
 from recmind_dist.evaluation.item_shares import share_items
@@ -15,9 +16,12 @@ from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings
 from recmind_dist.evaluation.sample import sampled_users
 from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.evaluation.topk import rank_items
-from recmind_dist.graph import Graph
+from recmind_dist.graph import Graph, prepare_rows
+from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.training.model_shard import ModelShard
 from tests.graphs import make_graph, random_pairs
 from tests.processes import run_ranks
+from tests.training_runs import config_of, make_inputs, train_rank
 
 USERS, ITEMS, K = 40, 90, 12
 SETTINGS = EvaluationSettings(ks=(3, K), metric="ndcg@3", norm_exponent=0.0)
@@ -110,3 +114,37 @@ def test_a_sample_is_drawn_by_the_seed_among_those_who_are_judged(graph: Graph) 
     assert not np.array_equal(nine, sampled_users(graph, "valid", 9, 1))
     assert sampled_users(graph, "valid", 0, 0) is None
     assert sampled_users(graph, "valid", USERS - 5, 0) is None
+
+
+def test_a_run_says_that_a_sample_validated_it_and_at_its_end_asks_all_users(
+    tmp_path: Path,
+) -> None:
+    inputs = make_inputs(tmp_path)
+    prepare_rows(inputs.graph)
+    config = config_of(
+        tmp_path,
+        "run",
+        graph={"placement": "partitioned"},
+        scaling={"num_workers": 2},
+        train={"epochs": 2, "warmup_epochs": 0},
+        evaluation={"max_users": 20, "whole_at_end": True, "norm_exponent": 0.0},
+    )
+    cursor = run_ranks(train_rank, 2, config, inputs, "attempt1")[0]["cursor"]
+    run = RunDirectory(config.run_dir)
+    records = list(read_metrics(run.metrics, "validation"))
+    (whole,) = read_metrics(run.metrics, "whole_validation")
+    graph, alone = Graph.open(inputs.graph), DistContext.alone()
+    of_users = int(np.count_nonzero(np.diff(graph.held_out("valid").indptr)))
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert {(record["users"], record["of_users"]) for record in records} == {(20, of_users)}
+    checkpoint = find_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    model = ModelShard(config, inputs, alone)
+    model.load_for_inference(checkpoint)
+    h, seed = model.final_embeddings().final, config.graph.seed
+    for users, said in ((None, whole), (sampled_users(graph, "valid", 20, seed), records[-1])):
+        found = evaluate_embeddings(
+            h, graph, "valid", config.evaluation, alone, rows=model.rows, users=users
+        )
+        assert {name: said[name] for name in found.metrics} == pytest.approx(found.metrics)
+    assert cursor["metrics"] == {name: records[-1][name] for name in found.metrics}
