@@ -157,7 +157,8 @@ class TextStore:
                 f"{self.path}: {stop - start} rows of {side} do not fit in memory: use more workers"
             ) from error
         shard_rows = self.shard_rows(side)
-        for shard in range(start // shard_rows, -(-stop // shard_rows)):
+        end = -(-stop // shard_rows) if stop > start else 0
+        for shard in range(start // shard_rows, end):
             first, last = self.shard_range(side, shard)
             low, high = max(first, start), min(last, stop)
             if (side, shard) in self._verified:

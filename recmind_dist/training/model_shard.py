@@ -215,7 +215,7 @@ class ModelShard:
             )
         device, means = self.context.device, self._neighbour_means(self._heldout_mask())
         self.text = load_text_features(
-            self.rows, store, self.whitening, self.nodes, means(None), device
+            self.rows, store, self.whitening, self.nodes, self.bounds, means(None), self.context
         )
         model = self.config.model
         if isinstance(model, RecMindSettings) and model.content_view:

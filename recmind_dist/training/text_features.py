@@ -4,25 +4,23 @@ its nodes.
 Legend: n rows of this rank, T text dims, D embedding dims.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recmind_dist.errors import StoreError
-from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.distributed.context import DistContext
+from recmind_dist.graph import EdgeRows
 from recmind_dist.kernels import random_words
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.randomness import normals, stream_key, uniforms
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.text.store import HalfArray
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.training.own_vectors import read_own_vectors
+from recmind_dist.types import IntArray
 
-_BLOCK_ROWS = 65_536
 BLOCK_COLUMNS = 64
 """Columns of another rank's text vectors that are here at a time."""
 INIT_SCALE = 0.1
@@ -86,20 +84,23 @@ def load_text_features(
     store: TextStore,
     whitening: Whitening,
     nodes: IntArray,
+    bounds: IntArray,
     neighbours: NeighbourMeans,
-    device: torch.device,
+    context: DistContext,
 ) -> TextFeatures:
-    """Reads this rank's text vectors from the store, once, and derives what the fallback needs.
+    """Takes this rank's text vectors from the store, which ranks read together once, and derives
+    what the fallback needs.
 
     Collective: every rank must call.
 
     Args:
         rows: edges, of these nodes at least.
         nodes: [n] global ids in row order.
+        bounds: [P + 1] table rows of the ranks.
         neighbours: over the edges that the means may see.
     """
-    graph = rows.graph
-    own = _own_vectors(graph, store, whitening, nodes)
+    graph, device = rows.graph, context.device
+    own = read_own_vectors(graph, store, whitening, nodes, bounds, context)
     text, absent = (torch.from_numpy(x).to(device) for x in own)
     degree = torch.from_numpy(np.asarray(graph.degree)[nodes])
     features = degree_feature(degree, int(graph.degree.max())).to(device)
@@ -139,32 +140,3 @@ def text_scale(text_dim: int) -> float:
     of E⁰.
     """
     return float(INIT_SCALE * np.sqrt(text_dim))
-
-
-def _own_vectors(
-    graph: Graph, store: TextStore, whitening: Whitening, nodes: IntArray
-) -> tuple[HalfArray, BoolArray]:
-    """Whitened vectors of `nodes`, [n, T] float16, and which have no text, [n]."""
-    out = np.zeros((len(nodes), whitening.dim), np.float16)
-    absent = np.ones(len(nodes), np.bool_)
-    for side, start, block in _blocks(graph, store):
-        inside = np.flatnonzero((nodes >= start) & (nodes < start + len(block)))
-        vectors = block[nodes[inside] - start]
-        absent[inside] = np.isnan(vectors[:, 0])
-        out[inside] = whitening.apply(side, vectors)
-    return out, absent
-
-
-def _blocks(graph: Graph, store: TextStore) -> Iterator[tuple[str, int, HalfArray]]:
-    """The whole store in blocks: side, global id of the first row, raw vectors."""
-    for side, first, rows in (
-        ("users", 0, graph.num_users),
-        ("items", graph.num_users, graph.num_items),
-    ):
-        if store.num_rows(side) != rows:
-            raise StoreError(
-                f"{store.path}: {store.num_rows(side)} {side}, the graph has {rows}: run `recmind "
-                "embed`"
-            )
-        for start in range(0, rows, _BLOCK_ROWS):
-            yield side, first + start, store.read(side, start, min(start + _BLOCK_ROWS, rows))

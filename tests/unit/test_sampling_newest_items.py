@@ -128,7 +128,9 @@ def test_content_is_an_items_own_text_and_the_means_of_a_user(tmp_path: Path) ->
         NeighbourMeans(rows, by_row, seen_by_row, counts, context, decay)
         for decay in (None, 1.0, DECAY)
     )
-    loaded = load_text_features(rows, store, whitening, by_row, everybody, context.device).rows
+    loaded = load_text_features(
+        rows, store, whitening, by_row, np.array([0, len(by_row)]), everybody, context
+    ).rows
     is_user = torch.from_numpy(by_row < graph.num_users)
     content = make_content_views(loaded.text, is_user, alike, newer)
     view, [newest] = content.select(torch.from_numpy(row_of_node))
