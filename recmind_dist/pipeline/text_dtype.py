@@ -9,7 +9,7 @@ from typing import Any
 
 from recmind_dist.errors import RecmindError
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.storage import content_key, read_json
+from recmind_dist.storage import read_json
 from recmind_dist.text import Texts, encoder_key, store_path
 from recmind_dist.text.source import resolve_dtype
 from recmind_dist.text.store import META
@@ -19,7 +19,7 @@ DTYPES = ("bf16", "fp32")
 
 def key_of_texts(config: RunConfig, texts: Texts) -> str:
     """A key of what decides the vectors before adapters: encoder settings and texts."""
-    return content_key([encoder_key(config.text), texts.items, texts.users])
+    return texts.key_with(encoder_key(config.text))
 
 
 def with_dtype(config: RunConfig, dtype: str) -> RunConfig:

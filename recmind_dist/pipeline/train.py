@@ -65,7 +65,8 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
         seed = config.graph.seed
         heldout = heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
     users = config.users_have_text
-    return Prepared(graph_path, build_texts(graph, config.text, heldout, users=users))
+    texts = build_texts(graph, config.text, heldout, users=users, spool=config.cache_dir)
+    return Prepared(graph_path, texts)
 
 
 def settle_dtype(

@@ -8,10 +8,15 @@ from typing import Any
 
 def content_key(value: Any) -> str:
     """sha256 (hex) of plain data in canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The same bytes for equal plain data."""
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text.encode()
 
 
 def sha256_file(path: Path, num_bytes: int | None = None) -> str:

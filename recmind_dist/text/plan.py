@@ -13,6 +13,7 @@ from pathlib import Path
 from recmind_dist.errors import StoreError
 from recmind_dist.storage import content_key
 from recmind_dist.text.adapter import adapter_hash
+from recmind_dist.text.columns import Column, num_texts, part_of
 from recmind_dist.text.prompts import Texts
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import encoder_content, encoder_key, hidden_size, resolve_model
@@ -24,6 +25,8 @@ class ShardJob:
     """One task: the texts of one shard.
 
     Attributes:
+        texts: read from their file when they are used; a list where they are in memory, as at an
+            actor.
         content_key: of encoder and texts; the ledger keeps it.
         max_tokens: budget of each text.
         attempt: workers that died on the shard; each halves the batch.
@@ -32,7 +35,7 @@ class ShardJob:
 
     side: str
     shard: int
-    texts: list[str | None] = field(repr=False)
+    texts: Column = field(repr=False)
     content_key: str
     max_tokens: int
     attempt: int = 0
@@ -41,7 +44,7 @@ class ShardJob:
     @property
     def num_texts(self) -> int:
         """Rows that have a text."""
-        return sum(text is not None for text in self.texts)
+        return num_texts(self.texts)
 
 
 def store_path(
@@ -106,8 +109,8 @@ def _jobs(
     rows = {"items": texts.items, "users": texts.users}
     for side in SIDES:
         for shard in range(store.num_shards(side)):
-            shard_texts = rows[side][slice(*store.shard_range(side, shard))]
-            shard_key = content_key([key, shard_texts])
+            shard_texts = part_of(rows[side], *store.shard_range(side, shard))
+            shard_key = content_key([key, [*shard_texts]])
             yield ShardJob(side, shard, shard_texts, shard_key, max_tokens[side])
 
 

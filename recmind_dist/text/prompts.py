@@ -1,8 +1,9 @@
 """Item and user texts from a graph. User texts name training items only, so nothing leaks."""
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,19 @@ import numpy as np
 import polars as pl
 
 from recmind_dist.errors import StoreError, TextError
-from recmind_dist.storage import check_seal, content_key, write_sealed
+from recmind_dist.storage import check_seal, write_sealed
+from recmind_dist.storage.keys import canonical_json
 from recmind_dist.storage.seals import DOCTOR
+from recmind_dist.text.columns import (
+    BLOCK_ROWS,
+    Block,
+    Column,
+    blocks_of,
+    has_text,
+    num_texts,
+    spooled,
+    take,
+)
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.template import Template
 from recmind_dist.text.word_fields import template_of, word_fields
@@ -25,7 +37,6 @@ if TYPE_CHECKING:
 ITEMS = "items"
 CHARS_PER_TOKEN = 16  # more than ordinary tokens have: the tokenizer's own clip is the tighter one
 TITLE_CHARS = 200
-BLOCK_USERS = 65536
 # control characters, lone surrogates and invisible format marks: some tokenizers refuse them
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff\ud800-\udfff\\s]+"
@@ -36,22 +47,34 @@ _UNPRINTABLE = re.compile(
 class Texts:
     """One text for each item and user, by local id; None where there is none."""
 
-    items: list[str | None]
-    users: list[str | None]
+    items: Column
+    users: Column
 
     @property
     def count(self) -> int:
         """Number of texts that are not None."""
-        return sum(text is not None for text in (*self.items, *self.users))
+        return num_texts(self.items) + num_texts(self.users)
 
     @cached_property
     def key(self) -> str:
         """Content key (hex) of all texts."""
-        return content_key([self.items, self.users])
+        return self.key_with()
+
+    def key_with(self, *before: str) -> str:
+        """`content_key([*before, items, users])`, a block at a time."""
+        digest = hashlib.sha256(b"[")
+        for value in before:
+            digest.update(canonical_json(value) + b",")
+        for column, end in ((self.items, b"],"), (self.users, b"]]")):
+            digest.update(b"[")
+            for number, block in enumerate(blocks_of(column)):
+                digest.update((b"," if number else b"") + canonical_json(block)[1:-1])
+            digest.update(end)
+        return digest.hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes sealed JSON."""
-        values = {"items": self.items, "users": self.users}
+        values = {"items": [*self.items], "users": [*self.users]}
         write_sealed(path, json.dumps(values, ensure_ascii=False).encode())
 
     @classmethod
@@ -79,6 +102,7 @@ def build_texts(
     hidden_edge: BoolArray | None = None,
     *,
     users: bool = True,
+    spool: Path | None = None,
 ) -> Texts:
     """Renders all texts of a graph.
 
@@ -87,6 +111,8 @@ def build_texts(
         hidden_edge: [E] over the user half of `graph.indices`; user texts leave out edges that are
             True, from which gates learn.
         users: whether users have texts at all.
+        spool: a folder; texts are written to files there, which leave with them, a block at a time.
+            Default: they are held in memory.
 
     Raises:
         TextError: a template names a field that the item or user file lacks.
@@ -95,12 +121,13 @@ def build_texts(
     max_chars = settings.max_tokens * CHARS_PER_TOKEN
     fields = word_fields(frame)
     template = settings.item_template or template_of(fields)
-    items = _render(frame, template, "item_template", max_chars)
+    items = spooled(_render(frame, template, "item_template", max_chars), spool)
     if not users:
-        return Texts(items=items, users=[None] * graph.num_users)
+        return Texts(items=items, users=spooled(_without_texts(graph.num_users), spool))
     title = settings.item_title or template_of(fields[:1])
-    titles = _render(frame, title, "item_title", TITLE_CHARS)
-    return Texts(items=items, users=_user_texts(graph, settings, titles, hidden_edge))
+    titles = spooled(_render(frame, title, "item_title", TITLE_CHARS), spool)
+    of_users = _user_texts(graph, settings, titles, hidden_edge)
+    return Texts(items=items, users=spooled(of_users, spool))
 
 
 def clean(value: object, max_chars: int) -> str | None:
@@ -112,14 +139,25 @@ def clean(value: object, max_chars: int) -> str | None:
     return text[:max_chars].rstrip() or None
 
 
-def _render(
-    frame: pl.DataFrame, template: str | None, key: str, max_chars: int
-) -> list[str | None]:
-    if template is None:
-        return [None] * frame.height
-    parsed = Template.parse(template)
-    rows = _rows(frame, parsed.fields, key, max_chars)
-    return [text[:max_chars] if (text := parsed.render(row)) else None for row in rows]
+def _render(frame: pl.DataFrame, template: str | None, key: str, max_chars: int) -> Iterator[Block]:
+    """A block of texts at a time."""
+    parsed = None if template is None else Template.parse(template)
+    for block in _blocks_of_range(frame.height):
+        if parsed is None:
+            yield [None] * len(block)
+            continue
+        rows = _rows(frame[block.start : block.stop], parsed.fields, key, max_chars)
+        yield [text[:max_chars] if (text := parsed.render(row)) else None for row in rows]
+
+
+def _without_texts(count: int) -> Iterator[Block]:
+    for block in _blocks_of_range(count):
+        yield [None] * len(block)
+
+
+def _blocks_of_range(count: int) -> Iterator[range]:
+    for first in range(0, count, BLOCK_ROWS):
+        yield range(first, min(first + BLOCK_ROWS, count))
 
 
 def _rows(
@@ -139,40 +177,43 @@ def _rows(
 
 
 def _user_texts(
-    graph: "Graph", settings: TextSettings, titles: list[str | None], hidden_edge: BoolArray | None
-) -> list[str | None]:
+    graph: "Graph", settings: TextSettings, titles: Column, hidden_edge: BoolArray | None
+) -> Iterator[Block]:
+    """A block of texts at a time."""
     max_chars = settings.user_max_tokens * CHARS_PER_TOKEN
     template = Template.parse(settings.user_template)
     fields = [field for field in template.fields if field != ITEMS]
-    if fields:
-        rows = _rows(graph.users_frame(), fields, "user_template", max_chars)
-    else:
-        rows = iter({} for _ in range(graph.num_users))
-    liked = _newest_titles(graph, settings.max_user_items, max_chars, titles, hidden_edge)
-    texts = []
-    for row, items in zip(rows, liked, strict=True):
-        text = template.render({**row, ITEMS: items})
-        texts.append(text[:max_chars] if text else None)
-    return texts
+    frame = graph.users_frame() if fields else None
+    titled = has_text(titles)
+    for block in _blocks_of_range(graph.num_users):
+        rows: Iterable[dict[str, str | None]] = ({} for _ in block)
+        if frame is not None:
+            part = frame[block.start : block.stop]
+            rows = _rows(part, fields, "user_template", max_chars)
+        edges = _newest_edges(graph, block.start, block.stop, titled, hidden_edge)
+        liked = _newest_titles(len(block), edges, settings.max_user_items, titles)
+        texts = (
+            template.render({**row, ITEMS: items[:max_chars] or None})
+            for row, items in zip(rows, liked, strict=True)
+        )
+        yield [text[:max_chars] if text else None for text in texts]
 
 
 def _newest_titles(
-    graph: "Graph",
-    max_items: int,
-    max_chars: int,
-    titles: list[str | None],
-    hidden_edge: BoolArray | None,
-) -> Iterator[str | None]:
-    """For each user, joined titles of the newest training items; None if there are none."""
-    has_title = np.array([title is not None for title in titles], dtype=bool)
-    for first in range(0, graph.num_users, BLOCK_USERS):
-        last = min(first + BLOCK_USERS, graph.num_users)
-        user_e, item_e = _newest_edges(graph, first, last, has_title, hidden_edge)
-        bounds = np.searchsorted(user_e, np.arange(last - first + 1)).tolist()
-        items = item_e.tolist()
-        for user in range(last - first):
-            chosen = items[bounds[user] : min(bounds[user + 1], bounds[user] + max_items)]
-            yield "; ".join(str(titles[item]) for item in chosen)[:max_chars] or None
+    num_users: int, edges: tuple[IntArray, IntArray], max_items: int, titles: Column
+) -> Iterator[str]:
+    """For each user of a block, joined titles of the newest training items, empty without any.
+
+    Args:
+        edges: (user in the block, item), by user, newest first.
+    """
+    user_e, item_e = edges
+    bounds = np.searchsorted(user_e, np.arange(num_users + 1))
+    age = np.arange(len(user_e)) - bounds[user_e]
+    named = take(titles, item_e[age < max_items])
+    ends = np.cumsum(np.minimum(np.diff(bounds), max_items)).tolist()
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield "; ".join(str(title) for title in named[start:end])
 
 
 def _newest_edges(
