@@ -63,7 +63,7 @@ SEALED = {
     "config.yaml": "config",
     "inputs.json": "inputs",
     "whitening.safetensors": "whitening",
-    "texts.json": "texts",
+    "texts.arrow": "texts",
     "results.json": "results",
     "per_user.parquet": "results",
 }
@@ -169,7 +169,7 @@ def _examine_files(run: RunDirectory, found: Examination) -> None:
     readers: dict[str, Callable[[Path], object]] = {
         "config.yaml": lambda path: read_run(path.parent),
         "whitening.safetensors": Whitening.load,
-        "texts.json": Texts.load,
+        "texts.arrow": Texts.load,
         "results.json": lambda path: run.read_results(),
     }
     sums, damaged = read_seals(run.path)

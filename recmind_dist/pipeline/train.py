@@ -241,7 +241,7 @@ def _text_inputs(
         fit_whitening(config, base.path).save(whitening)
     lora_texts = None
     if config.text.lora is not None:
-        lora_texts = (run.path / "texts.json").absolute()
+        lora_texts = (run.path / "texts.arrow").absolute()
         prepared.texts.save(lora_texts)
     return Inputs(
         graph=prepared.graph.absolute(),

@@ -8,12 +8,13 @@ import fcntl
 import hashlib
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from recmind_dist.errors import RecmindError, StoreError
-from recmind_dist.storage.atomic import json_bytes, write_bytes
+from recmind_dist.storage.atomic import PARTIAL, fsync_directory, json_bytes, write_bytes
 from recmind_dist.storage.keys import sha256_file
 
 NAME = "SHA256SUMS"
@@ -31,6 +32,25 @@ def write_sealed(path: Path, data: bytes) -> None:
         _write(path.parent, sums | {path.name: [*sums.get(path.name, []), digest]})
         write_bytes(path, data)
         _write(path.parent, sums | {path.name: [digest]})
+
+
+@contextmanager
+def sealed_file(path: Path) -> Iterator[Path]:
+    """Yields the name of a file to write, which replaces `path` as `write_sealed` does."""
+    temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        digest = sha256_file(temporary)
+        with _locked(path.parent):
+            sums, _ = read_seals(path.parent)
+            _write(path.parent, sums | {path.name: [*sums.get(path.name, []), digest]})
+            temporary.replace(path)
+            fsync_directory(path.parent)
+            _write(path.parent, sums | {path.name: [digest]})
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_sealed_json(path: Path, value: object) -> None:

@@ -113,22 +113,33 @@ def spooled(blocks: Iterable[Block], folder: Path | None) -> Column:
     os.close(handle)
     try:
         write_column(Path(name), blocks)
-        return read_column(Path(name))
+        return read_column(Path(name))[0]
     finally:
         os.unlink(name)  # what is mapped stays
 
 
-def write_column(path: Path, blocks: Iterable[Block]) -> None:
-    """Writes a file of texts, a block at a time."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+def write_column(path: Path, blocks: Iterable[Block], about: dict[str, str] | None = None) -> None:
+    """Writes a file of texts, a block at a time, with a few words on it."""
+    schema = SCHEMA.with_metadata(about)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for block in blocks:
-            writer.write_batch(pa.record_batch([pa.array(block, pa.large_string())], SCHEMA))
+            writer.write_batch(pa.record_batch([pa.array(block, pa.large_string())], schema))
 
 
-def read_column(path: Path) -> MappedTexts:
-    """Maps a file of `write_column`. Raises ValueError, OSError: it is none."""
+def read_column(path: Path, verify: bool = False) -> tuple[MappedTexts, dict[str, str]]:
+    """Maps a file of `write_column`. Returns its texts, and what it says of itself.
+
+    Args:
+        verify: read everything; without it only a file that was verified is safe to read.
+    Raises:
+        ValueError, OSError: it is no such file.
+    """
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
-    if table.schema != SCHEMA:
+    if not table.schema.equals(SCHEMA):
         raise ValueError(f"columns {table.schema.names}, not the texts'")
-    return MappedTexts(table.column(0))
+    if verify:
+        table.validate(full=True)
+    about = table.schema.metadata or {}
+    words = {name.decode(): value.decode() for name, value in about.items()}
+    return MappedTexts(table.column(0)), words

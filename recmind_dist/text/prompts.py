@@ -1,11 +1,11 @@
 """Item and user texts from a graph. User texts name training items only, so nothing leaks."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from recmind_dist.errors import StoreError, TextError
-from recmind_dist.storage import check_seal, write_sealed
+from recmind_dist.storage import check_seal
 from recmind_dist.storage.keys import canonical_json
-from recmind_dist.storage.seals import DOCTOR
+from recmind_dist.storage.seals import DOCTOR, sealed_file
 from recmind_dist.text.columns import (
     BLOCK_ROWS,
     Block,
@@ -23,8 +23,10 @@ from recmind_dist.text.columns import (
     blocks_of,
     has_text,
     num_texts,
+    read_column,
     spooled,
     take,
+    write_column,
 )
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.template import Template
@@ -73,27 +75,34 @@ class Texts:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes sealed JSON."""
-        values = {"items": [*self.items], "users": [*self.users]}
-        write_sealed(path, json.dumps(values, ensure_ascii=False).encode())
+        """Writes a sealed file, a block at a time: items, then users."""
+        with sealed_file(path) as file:
+            blocks = chain(blocks_of(self.items), blocks_of(self.users))
+            write_column(file, blocks, {"items": str(len(self.items))})
 
     @classmethod
-    def load(cls, path: Path) -> "Texts":
-        """Reads a file of `save`. Raises StoreError if it is absent or damaged."""
+    def load(cls, path: Path, verify: bool = True) -> "Texts":
+        """Maps a file of `save`, of which only what is used is in memory.
+
+        Args:
+            verify: reads all of it first. Without that it must have been verified just before.
+        Raises:
+            StoreError: it is absent or damaged.
+        """
         try:
-            check_seal(path, DOCTOR)
-            values = json.loads(path.read_bytes())
-            items, users = values["items"], values["users"]
-            for texts in (items, users):
-                if not isinstance(texts, list) or not all(isinstance(t, str | None) for t in texts):
-                    raise ValueError("not lists of texts")
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            if verify:
+                check_seal(path, DOCTOR)
+            texts, about = read_column(path, verify)
+            count = int(about["items"])
+            if not 0 <= count <= len(texts):
+                raise ValueError(f"{count} items among {len(texts)} texts")
+        except (OSError, ValueError, LookupError) as error:
             if isinstance(error, StoreError):
                 raise
             raise StoreError(
                 f"{path}: not a file of texts ({str(error)[:80]}): {DOCTOR}"
             ) from error
-        return cls(items, users)
+        return cls(texts.part(0, count), texts.part(count, len(texts)))
 
 
 def build_texts(

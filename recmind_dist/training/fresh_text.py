@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recmind_dist.model.models import Model
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.text import TextEncoder, Texts, Whitening
+from recmind_dist.text.columns import num_texts
 from recmind_dist.text.tokens import to_device
 
 SIDES = ("user", "item")
@@ -42,7 +43,7 @@ class FreshTextPicker:
     def __init__(self, texts: Texts, encoder: TextEncoder, texts_per_step: int) -> None:
         self._texts = {"user": texts.users, "item": texts.items}
         self._encoder = encoder
-        self._sides = [side for side in SIDES if any(t is not None for t in self._texts[side])]
+        self._sides = [side for side in SIDES if num_texts(self._texts[side])]
         self._per_side = max(1, texts_per_step // max(len(self._sides), 1))
 
     def pick(self, batch: Batch, stride: int) -> FreshText:

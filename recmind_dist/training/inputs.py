@@ -14,7 +14,7 @@ class Inputs:
     """A run's prepared stores, as paths and keys that travel to workers.
 
     Attributes:
-        texts: JSON of all texts, which the warm-up's adapters read.
+        texts: file of all texts, which the warm-up's adapters read.
         texts_key: key of texts and language model.
         store_key: `TextStore.content_key` when the vectors were made.
     """

@@ -169,7 +169,9 @@ class Phase:
         lora, texts = self.config.text.lora, self.shard.inputs.texts
         if fresh_encoder is None or lora is None or texts is None:
             return None
-        return FreshTextPicker(Texts.load(texts), fresh_encoder.encoder, lora.texts_per_step)
+        # rank 0 reads all of the file once; others map it, and read the texts that they need
+        found = Texts.load(texts, verify=self.shard.context.rank == 0)
+        return FreshTextPicker(found, fresh_encoder.encoder, lora.texts_per_step)
 
     def _lr_factor(self, step: int) -> float:
         """The schedule's multiple of the learning rates."""

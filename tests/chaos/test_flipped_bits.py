@@ -209,7 +209,7 @@ def test_every_flipped_bit_is_found_or_harmless_and_none_is_read_in_silence(
         "results.json",
         "per_user.parquet",
         "metrics.jsonl",
-        "texts.json",
+        "texts.arrow",
         "SHA256SUMS",
     }
     expected |= {
@@ -284,7 +284,7 @@ def test_everything_damaged_at_once_is_named_and_mended(
         "config.yaml",
         "inputs.json",
         "whitening.safetensors",
-        "texts.json",
+        "texts.arrow",
         "results.json",
         "SHA256SUMS",
     )

@@ -310,7 +310,9 @@ def test_a_damaged_checkpoint_is_removed_and_the_files_of_nobody_are_named(run: 
 
 
 def test_what_the_inputs_name_and_is_lost_is_found(run: Path) -> None:
-    inputs = Inputs(run / "graph", run / "store", run / "whitening.safetensors", run / "texts.json")
+    inputs = Inputs(
+        run / "graph", run / "store", run / "whitening.safetensors", run / "texts.arrow"
+    )
     seals.write_sealed_json(run / "inputs.json", inputs.to_json())
     parts = {finding.part for finding in examine(run).findings}
     assert parts == {"whitening", "texts", "adapter", "graph", "text vectors"}
@@ -329,11 +331,11 @@ def test_exports_are_verified_at_any_depth(run: Path) -> None:
 
 def test_texts_of_any_length_are_verified(tmp_path: Path) -> None:
     texts = Texts(["x" * 100] * 200_000, [None, "y"])  # more than a manifest may have
-    texts.save(tmp_path / "texts.json")
-    assert (tmp_path / "texts.json").stat().st_size > manifests.MAX_BYTES
-    assert Texts.load(tmp_path / "texts.json") == texts
+    texts.save(tmp_path / "texts.arrow")
+    assert (tmp_path / "texts.arrow").stat().st_size > manifests.MAX_BYTES
+    assert Texts.load(tmp_path / "texts.arrow") == texts
     assert examine(tmp_path).findings == []
-    (tmp_path / "texts.json").write_bytes(b"{}")
+    (tmp_path / "texts.arrow").write_bytes(b"{}")
     assert [finding.part for finding in examine(tmp_path).findings] == ["texts"]
 
 
@@ -380,7 +382,7 @@ def test_a_line_of_the_log_without_its_crc_is_damaged(tmp_path: Path) -> None:
 
 
 def test_a_lost_hash_is_damage(tmp_path: Path) -> None:
-    for name in ("texts.json", "more.json"):
+    for name in ("texts.arrow", "more.json"):
         Texts(["a"], []).save(tmp_path / name)
     assert examine(tmp_path).findings == []
     sums = tmp_path / "SHA256SUMS"

@@ -177,10 +177,10 @@ def run(tmp_path: Path) -> Path:
     directory.create()
     directory.write_config(config.model_dump(mode="json"))
     inputs = Inputs(
-        tmp_path / "graph", tmp_path / "text", home / "whitening.safetensors", home / "texts.json"
+        tmp_path / "graph", tmp_path / "text", home / "whitening.safetensors", home / "texts.arrow"
     )
     (home / "inputs.json").write_text(json.dumps(inputs.to_json()))
-    Texts(["a", None], ["b"]).save(home / "texts.json")
+    Texts(["a", None], ["b"]).save(home / "texts.arrow")
     save_adapter(home / "adapter", {"lora_A": torch.ones(2, 3)}, LoraSettings())
     results = {"dataset": "x", "variant": "recmind", "seed": 0, "commit": None, "split": "test"}
     directory.write_results(
@@ -205,7 +205,6 @@ def run(tmp_path: Path) -> Path:
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "inputs.json": lambda home: read_inputs(RunDirectory(home)),
-    "texts.json": lambda home: Texts.load(home / "texts.json"),
     "results.json": lambda home: RunDirectory(home).read_results(),
     "config.yaml": lambda home: read_run(home),
     "adapter/manifest.json": lambda home: load_adapter(home / "adapter"),
@@ -236,6 +235,28 @@ def test_a_run_file_of_any_json_is_refused_in_a_sentence(run: Path, name: str) -
             path.write_bytes(whole)
 
     check()
+
+
+@few
+@given(places=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=4))
+def test_a_file_of_texts_with_other_bytes_is_read_or_refused(
+    run: Path, places: list[tuple[int, int]]
+) -> None:
+    path = run / "texts.arrow"
+    sums, whole = (run / "SHA256SUMS").read_bytes(), path.read_bytes()
+    (run / "SHA256SUMS").unlink()  # so that nothing but the content tells
+    changed = bytearray(whole)
+    for place, value in places:
+        changed[place % len(changed)] = value
+    path.write_bytes(bytes(changed))
+    try:
+        texts = may_refuse(lambda: Texts.load(path))
+        if texts is not None:
+            assert len(texts.key) == 64
+        assert may_refuse(lambda: examine(run)) is not None
+    finally:
+        path.write_bytes(whole)
+        (run / "SHA256SUMS").write_bytes(sums)
 
 
 @few

@@ -1,6 +1,6 @@
 """Texts in mapped files are the texts of lists, with the same keys, in the memory of a block."""
 
-import pickle
+import copy
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from recmind_dist.errors import StoreError
 from recmind_dist.storage import content_key
 from recmind_dist.text import Texts, TextSettings, build_texts, columns
 from recmind_dist.text.columns import MappedTexts, has_text, num_texts, part_of, spooled, take
@@ -38,8 +39,9 @@ def test_a_mapped_column_is_the_list(tmp_path: Path) -> None:
     assert found[5:3] == []
     assert found != TEXTS[:-1]
     assert found != [*TEXTS[:-1], "c"]
-    part = part_of(found, 2, 6)
-    assert pickle.loads(pickle.dumps(part)) == TEXTS[2:6]
+    sent = copy.copy(part_of(found, 2, 6))  # as a pickle on its way to an actor
+    assert isinstance(sent, list)
+    assert sent == TEXTS[2:6]
     for column in (found, TEXTS):
         assert num_texts(column) == 5
         assert has_text(column).tolist() == [text is not None for text in TEXTS]
@@ -93,3 +95,23 @@ def test_memory_does_not_grow_with_the_texts(
     few, many = peak_of(2_000, tmp_path), peak_of(20_000, tmp_path)
     assert many < 1.5 * few
     assert pa.total_allocated_bytes() - before < 100_000
+
+
+def test_a_saved_file_is_mapped_and_damage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "texts.arrow"
+    for items in (TEXTS, TEXTS[:2]):  # the second time the file is replaced
+        Texts(mapped(items, tmp_path), TEXTS[:4]).save(path)
+        for verify in (True, False):
+            found = Texts.load(path, verify)
+            assert isinstance(found.items, MappedTexts)
+            assert found == Texts(items, TEXTS[:4])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["SHA256SUMS", "texts.arrow"]
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"texts\.arrow: sha256 differs"):
+        Texts.load(path)
+    path.write_bytes(b"{}")
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(StoreError, match=r"texts\.arrow: not a file of texts"):
+        Texts.load(path)
