@@ -250,7 +250,9 @@ class Recommender:
 
     @cached_property
     def fold_in(self) -> FoldIn:
-        """Made when the first history comes. Raises DataError: the model folds nobody in."""
+        """Made when the first history comes, on one rank alone. Raises DataError: the model folds
+        nobody in.
+        """
         return FoldIn(self.bundle)
 
     @cached_property
