@@ -129,6 +129,7 @@ def _made(items_IC: FloatArray, kind: str) -> Any:
         import faiss
     items = np.ascontiguousarray(items_IC, np.float32)
     width = items.shape[1]
+    index: Any
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(width, _NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = _EF_CONSTRUCTION, _EF_SEARCH

@@ -51,7 +51,11 @@ def rewriting(
                 shutil.copy2(bundle.path / name, directory / name)
         yield directory
         merged = {**content_of(bundle), **content}
-        kept = {key: value for key, value in merged.items() if value is not None or key == "text"}
+        kept = {
+            key: value
+            for key, value in merged.items()
+            if value is not None or (key in bundle.manifest and key != "index")
+        }
         write_manifest(directory, KIND, SCHEMA, kept)
 
 

@@ -26,11 +26,15 @@ def bundle(tmp_path: Path) -> Bundle:
     items = rng.normal(size=(400, 8)) * rng.lognormal(size=(400, 1))
     users = rng.normal(size=(60, 8))
     ids = pa.array([f"i{k}" for k in range(400)])
-    write_items(pa.table({"id": ids, "vector": vector_column(items)}), path / "items.parquet")
+    columns = {"title": ids, "degree": pa.array(np.ones(400, np.int64))}
+    table = {"id": ids, "vector": vector_column(items), **columns}
+    write_items(pa.table(table), path / "items.parquet")
     table = {"id": pa.array([f"u{k}" for k in range(60)]), "vector": vector_column(users)}
+    table["history"] = pa.array([[]] * 60, pa.list_(pa.int32()))
     write_users(iter([pa.table(table)]), path / "users.parquet")
     (path / "README.md").write_text("# A card\n")
     content = {"num_users": 60, "num_items": 400, "name": "toy", "text": None}
+    content |= {"views": [("graph", 8)], "model": "mf", "fold_in": None}
     write_manifest(path, KIND, SCHEMA, content)
     return Bundle.open(path)
 
