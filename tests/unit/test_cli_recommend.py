@@ -142,7 +142,7 @@ def test_all_users_or_a_list_are_written_to_a_file(
         (["--user", "u1", "--where", "color == 1"], "no column 'color': the items have id, title"),
         (["--history", ""], "the history is empty: give item ids"),
         (["--history", "i1,i99"], "item 'i99' of the history is not in random"),
-        (["--text", "a lamp"], "reads no texts"),
+        (["--text", "a lamp"], "a model of kind recmind that reads no texts"),
         (["--user", "u1", "--items", "none.txt"], "none.txt: no such file"),
         (["--out", "nowhere/recs.parquet"], "nowhere"),
     ],

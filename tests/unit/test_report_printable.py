@@ -3,14 +3,18 @@
 import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.random_bundle import RandomBundle
 from recmind_dist.cli.app import main
 from recmind_dist.errors import DataError
-from recmind_dist.recommend.recommender import Recommendation
+from recmind_dist.recommend.bundle import KIND, SCHEMA
 from recmind_dist.report import MetricsLog
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.printable import printable, printable_lines
+from recmind_dist.storage import read_manifest, write_manifest
 
 HOSTILE = [
     "\x1b[2J",  # clears the screen
@@ -47,28 +51,30 @@ def test_what_people_write_is_unchanged() -> None:
     assert printable_lines("one\ntwo\x1b[0m") == "one\ntwo\\x1b[0m"
 
 
-class Shelf:
-    """Recommends items with hostile titles."""
-
-    def recommend(self, user_id: str, k: int) -> list[Recommendation]:
-        return [Recommendation(text, text, 1.0) for text in HOSTILE]
-
-
 def test_recommended_titles_and_ids_are_one_harmless_line_each(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recmind_dist.recommend.recommender.load", lambda run: Shelf())
-    main(["recommend", "run", "--user", "\x1b[1mme"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(HOSTILE)
-    for line in lines:
+    bundle = RandomBundle(2, len(HOSTILE), dim=2, history=2).write(tmp_path / "bundle")
+    hostile = pa.array(text.encode("utf-8", "replace").decode() for text in HOSTILE)
+    items = pq.read_table(bundle / "items.parquet")
+    for name in ("id", "title"):
+        items = items.set_column(items.column_names.index(name), name, hostile)
+    pq.write_table(items, bundle / "items.parquet")
+    manifest = read_manifest(bundle, KIND, SCHEMA)
+    content = {key: manifest[key] for key in manifest if key not in ("kind", "schema", "files")}
+    write_manifest(bundle, KIND, SCHEMA, content)
+    words = ["recommend", str(bundle), "--user", "u1", "--user", "\x1b[1mme", "--seen", "include"]
+    main([*words, "--why", "--k", str(len(items))])
+    said = capsys.readouterr()
+    assert len([line for line in said.out.splitlines() if line[:3].strip().isdigit()]) == len(items)
+    for line in [*said.out.splitlines(), *said.err.splitlines()]:
         assert_harmless(line)
 
 
 def test_an_error_that_quotes_a_file_is_harmless(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(run: Path) -> Shelf:
+    def refuse(run: Path) -> None:
         raise DataError(f"log.csv:3: no user in {HOSTILE[0]}")
 
     monkeypatch.setattr("recmind_dist.recommend.recommender.load", refuse)
