@@ -1,7 +1,17 @@
 """`recmind …`: thin commands over the rooms, a file for each group of them."""
 
 # each adds its commands
-from recmind_dist.cli import bundles, cache, doctor, experiment, importer, recommend, serve, tune
+from recmind_dist.cli import (
+    bundles,
+    cache,
+    doctor,
+    experiment,
+    importer,
+    init,
+    recommend,
+    serve,
+    tune,
+)
 from recmind_dist.cli.app import main
 
 __all__ = [
@@ -10,6 +20,7 @@ __all__ = [
     "doctor",
     "experiment",
     "importer",
+    "init",
     "main",
     "recommend",
     "serve",

@@ -9,7 +9,7 @@ from recmind_dist.ingest.importers.lastfm import LASTFM
 from recmind_dist.ingest.importers.mind import MIND
 from recmind_dist.ingest.importers.movielens import MOVIELENS
 from recmind_dist.ingest.importers.retailrocket import RETAILROCKET
-from recmind_dist.ingest.importers.run import import_files
+from recmind_dist.ingest.importers.run import import_files, import_sources
 from recmind_dist.ingest.importers.steam import STEAM
 from recmind_dist.ingest.importers.yelp import YELP
 
@@ -21,4 +21,4 @@ IMPORTERS = {
     )
 }
 
-__all__ = ["IMPORTERS", "Importer", "import_files"]
+__all__ = ["IMPORTERS", "Importer", "import_files", "import_sources"]

@@ -25,7 +25,7 @@ def config_text(importer: Importer, to: Path, tables: set[str], rows: int) -> st
     """
     name = data_name(to)
     lines = [
-        f"# {importer.title}, imported by `recmind import {importer.name}`; paths as from there",
+        f"# {importer.title}, written by `{importer.command}`. Paths: from where that was run.",
         f"run_dir: {quoted(f'runs/{name}')}",
         "dataset:",
         f"  name: {quoted(name)}",

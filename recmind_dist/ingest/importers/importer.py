@@ -90,6 +90,7 @@ class Importer:
         kinds: the first that recognises a file counts.
         template: text of an item, by columns of its table; "": none has texts.
         remarks: comments of the config, each a key that is worth setting and why.
+        by: the command, if it is not `recmind import`.
     """
 
     name: str
@@ -97,6 +98,12 @@ class Importer:
     kinds: tuple[Kind, ...]
     template: str = ""
     remarks: tuple[str, ...] = ()
+    by: str = ""
+
+    @property
+    def command(self) -> str:
+        """What writes the config."""
+        return self.by or f"recmind import {self.name}"
 
     def kind_of(self, source: Source) -> Kind | None:
         """What a file is, by its first lines."""

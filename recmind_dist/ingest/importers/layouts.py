@@ -77,7 +77,7 @@ class JsonLines:
 
     def recognises(self, head: list[str]) -> bool:
         """Whether most of the first lines are objects, which have the keys between them."""
-        records = [record for line in head if isinstance(record := self._record(line), dict)]
+        records = [record for line in head if isinstance(record := self.record(line), dict)]
         present = {key for record in records for key in record}
         all_keys = present.issuperset(self.keys) and present.isdisjoint(self.absent)
         return all_keys and 2 * len(records) > len(head)
@@ -132,7 +132,7 @@ class JsonLines:
 
     def _rows(self, text: str) -> Iterator[dict[str, str | None] | str]:
         """The rows of a line, each picked or the reason why it is malformed."""
-        record = self._record(text)
+        record = self.record(text)
         if isinstance(record, str):
             yield record
             return
@@ -142,7 +142,7 @@ class JsonLines:
             return
         yield from map(self._pick, records)
 
-    def _record(self, text: str) -> Record | str:
+    def record(self, text: str) -> Record | str:
         """The object of a line, or the reason why there is none."""
         try:
             value = json.loads(text)

@@ -27,7 +27,8 @@ def _clicks(frame: pl.DataFrame) -> pl.DataFrame:
     clicked = shown.list.eval(
         pl.element().filter(pl.element().str.ends_with("-1")).str.strip_suffix("-1")
     )
-    rows = frame.with_columns(clicked.alias("item")).explode("item", keep_nulls=True)
+    some = pl.when(clicked.list.len() > 0).then(clicked)  # an empty list would lose its line
+    rows = frame.with_columns(some.alias("item")).explode("item")
     no_click = pl.when(pl.col("item").is_null()).then(pl.lit(NO_CLICK))
     return rows.with_columns(no_click.alias(REASON))
 

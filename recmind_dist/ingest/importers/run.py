@@ -66,9 +66,22 @@ def import_files(
             allowed; the log is missing, or no row of it is left.
         StoreError: the directory cannot be written.
     """
+    chosen = _chosen(importer, sources_of(files), say)
+    return import_sources(importer, chosen, to, max_bad_rows, say, progress_stream)
+
+
+def import_sources(
+    importer: Importer,
+    chosen: list[tuple[Source, Kind]],
+    to: Path,
+    max_bad_rows: int,
+    say: Say,
+    progress_stream: TextIO | None = None,
+) -> Path:
+    """As `import_files`, of files whose kinds are known."""
+    chosen = sorted(chosen, key=lambda pair: (bool(pair[1].tables), bool(pair[1].interactions)))
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise DataError(f"{to}: exists and is not empty: name another directory, or remove it")
-    chosen = _chosen(importer, sources_of(files), say)
     total = sum(source.size for source, _ in chosen)
     with (
         writing(to.absolute().parent),
@@ -87,7 +100,7 @@ def import_files(
 
 
 def _chosen(importer: Importer, sources: list[Source], say: Say) -> list[tuple[Source, Kind]]:
-    """The files to read with their kinds: first look-ups, then items and users."""
+    """The files to read with their kinds."""
     found: list[tuple[Source, Kind]] = []
     for source in sources:
         kind = importer.kind_of(source)
@@ -107,7 +120,7 @@ def _chosen(importer: Importer, sources: list[Source], say: Say) -> list[tuple[S
         if (source, kind) not in chosen:
             say(f"{source.name}: not read: {kind.unused}")
     _check(importer, [kind for _, kind in chosen])
-    return sorted(chosen, key=lambda pair: (bool(pair[1].tables), bool(pair[1].interactions)))
+    return chosen
 
 
 def _check(importer: Importer, kinds: list[Kind]) -> None:
