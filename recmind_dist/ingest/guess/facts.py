@@ -69,11 +69,6 @@ class Facts:
         return small and self.distinct <= RATINGS and self.distinct < self.filled
 
     @property
-    def may_be_id(self) -> bool:
-        """Neither an instant, nor fractions, nor sentences."""
-        return self.filled > 0 and self.words <= 1.5 and not self.date_formats
-
-    @property
     def may_be_text(self) -> bool:
         """Words, no address and not one value for all."""
         return self.letters > 0.5 and not self.is_address and self.distinct > 1

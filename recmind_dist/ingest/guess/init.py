@@ -15,13 +15,15 @@ from recmind_dist.ingest.guess.samples import Sample, joined, sample
 from recmind_dist.ingest.importers import IMPORTERS, Importer, import_files, import_sources
 from recmind_dist.ingest.importers.columns import Column, ident, instant, number, text, whole
 from recmind_dist.ingest.importers.config_file import data_name, quoted
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Kind
-from recmind_dist.ingest.importers.layouts import Delimited, JsonLines
+from recmind_dist.ingest.importers.json_lines import JsonLines
 from recmind_dist.ingest.importers.sources import Source, sources_of
 from recmind_dist.storage import write_bytes
 from recmind_dist.types import Say
 
 COMMAND = "recmind init"
+COLUMNS: tuple[str, ...] = ("user", "item", "time")  # of the log, as the config has them
 IN_TEMPLATE = 3  # fields of an item's text
 
 __all__ = ["Answers", "Unclear", "init_config"]
@@ -124,7 +126,7 @@ def _must_convert(roles: Roles) -> bool:
 
 def _config(roles: Roles, name: str) -> str:
     """The YAML text for files that stay where they are."""
-    columns = {role: name for role, name in roles.columns.items() if role != "rating"}
+    columns = {r: roles.columns[r] for r in COLUMNS if r in roles.columns}
     log = roles.log.sample
     lines = [
         f"# Written by `{COMMAND}`: look it over. Paths: from where that was run.",
@@ -181,16 +183,28 @@ def _template(fields: list[str]) -> str:
     return ". ".join(f"{{{name}}}" for name in fields[:IN_TEMPLATE])
 
 
-def _remarks(roles: Roles) -> list[str]:
-    """What is worth setting."""
-    rating = roles.columns.get("rating")
-    if rating is None:
-        return []
-    one = roles.log.facts[rating]
-    return [
-        f"min_rating: {one.high:g}  # with columns.rating: {quoted(rating)} ({one.low:g} to "
-        f"{one.high:g}) drops rows below; unset: every row is an interaction"
-    ]
+def _remarks(roles: Roles, converted: bool = False) -> list[str]:
+    """What is worth setting.
+
+    Args:
+        converted: columns have the names of the roles.
+    """
+    remarks = []
+    if (rating := roles.columns.get("rating")) is not None:
+        one = roles.log.facts[rating]
+        assert one.low is not None
+        assert one.high is not None
+        named = "" if converted or rating == "rating" else f" with columns.rating: {quoted(rating)}"
+        least = round(one.low + 0.75 * (one.high - one.low))
+        remarks.append(
+            f"min_rating: {least}  #{named} drops rows below ({one.low:g} to {one.high:g})"
+        )
+    if (event := roles.columns.get("event")) is not None:
+        values = sorted(roles.log.values(event))
+        name = "event" if converted else event
+        kept = ", ".join(map(quoted, values[:5]))
+        remarks.append(f"keep: {{{quoted(name)}: [{kept}]}}  # unset: rows of every {name} count")
+    return remarks
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -218,9 +232,9 @@ def _importer(roles: Roles) -> tuple[Importer, list[tuple[Source, Kind]]]:
         pairs += [(source, kind) for source in texts.table.sample.sources]
         if side == "items" and names:
             template = _template(list(names.values()))
-    remarks = [one.replace("with columns.rating: ", "of column ") for one in _remarks(roles)]
+    remarks = tuple(_remarks(roles, converted=True))
     kinds = tuple(dict.fromkeys(kind for _, kind in pairs))
-    return Importer("init", "Files", kinds, template, tuple(remarks), by=COMMAND), pairs
+    return Importer("init", "Files", kinds, template, remarks, by=COMMAND), pairs
 
 
 def _safe(fields: list[str]) -> dict[str, str]:
@@ -239,6 +253,8 @@ def _log_columns(roles: Roles) -> tuple[Column, ...]:
             found.append(replace(number("time", time), needed=True))
     if (rating := roles.columns.get("rating")) is not None:
         found.append(number("rating", rating))
+    if (event := roles.columns.get("event")) is not None:
+        found.append(text("event", event))
     return tuple(found)
 
 
@@ -248,10 +264,9 @@ def _layout(one: Sample, columns: tuple[Column, ...]) -> JsonLines | Delimited:
         ids, texts = _sources(columns, "id"), _sources(columns, "text")
         plain = tuple(s for c in columns if c.reads not in ("id", "text") for s in c.sources)
         return JsonLines(ids, ids, plain, texts, python=one.format == "python")
-    names = tuple(one.columns)
-    patterns = None if one.has_header else (".*",) * len(names)
-    separator = one.separator or ","
-    return Delimited(separator, names, patterns, separator != "\t", encoding="latin-1")
+    if one.layout is None:
+        raise DataError(f"{one.source.name}: {one.format} files are not converted: unpack it first")
+    return one.layout
 
 
 def _sources(columns: tuple[Column, ...], reads: str) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ from functools import cached_property
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.guess.facts import DAY_FIRST, MONTH_FIRST, Facts, facts
 from recmind_dist.ingest.guess.samples import SAMPLE_ROWS, Sample
-from recmind_dist.ingest.guess.vocabulary import speaks_for, words
+from recmind_dist.ingest.guess.vocabulary import is_later, speaks_for, words
 
 MET = 0.5  # share of a log's ids that a table of texts must have
 MET_NAMED = 0.1  # the same where the names agree
 MAX_FIELDS = 6
+ONE_WORD, FEW_WORDS = 1.5, 5  # mean words of ids, and of names that are ids
+EVENTS = 20  # different events at most
 NONE = "none"  # the answer that there is no such column
 
 
@@ -61,11 +63,27 @@ class Table:
         texts = self.sample.frame.get_column(column).str.strip_chars().drop_nulls()
         return set(texts.unique())
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
-        """Columns that may be a log's ids, in order."""
-        nested = self.sample.nested
-        return [n for n, f in self.facts.items() if f.may_be_id and n not in nested]
+        """Columns that may be a log's ids, in order: of one word, or called so."""
+        return [name for name, one in self.facts.items() if self._may_be_id(name, one)]
+
+    @property
+    def repeated(self) -> list[str]:
+        """Columns of any words whose values stand several times, as names of wines do."""
+        return [
+            name
+            for name, one in self.facts.items()
+            if 1 < one.distinct < one.filled
+            and not one.is_instant
+            and name not in self.sample.nested
+        ]
+
+    def _may_be_id(self, name: str, one: Facts) -> bool:
+        if name in self.sample.nested or one.date_formats or not one.filled:
+            return False
+        called = any(speaks_for(name, role) for role in ("user", "item"))
+        return one.words <= ONE_WORD or (called and one.words <= FEW_WORDS and not one.is_unique)
 
 
 @dataclass(frozen=True)
@@ -82,7 +100,7 @@ class Roles:
     """What the files are.
 
     Attributes:
-        columns: of the log, by role: user, item, and time and rating if there are any.
+        columns: of the log, by role: user, item, and time, rating, event if there are any.
         time_format: of dates.
     """
 
@@ -103,6 +121,7 @@ def roles_of(samples: list[Sample], answers: Answers) -> Roles:
     _take_time(roles, answers)
     _take_ids(roles, others)
     _take_rating(roles)
+    _take_event(roles)
     for table in others:
         _take_texts(roles, table)
     return roles
@@ -156,10 +175,12 @@ def _take_time(roles: Roles, answers: Answers) -> None:
             for one in roles.log.facts.values()
             if one.is_instant
             and one.name not in roles.columns.values()
-            and not any(speaks_for(one.name, role) for role in ("user", "item", "rating"))
+            and (speaks_for(one.name, "time") or not _speaks_for_other(one.name))
         ]
         named = [one for one in found if speaks_for(one.name, "time")]
-        best = named or found or _in_order(roles)
+        named = [one for one in named if not _speaks_for_other(one.name)] or named
+        named = [one for one in named if not is_later(one.name)] or named
+        best = named or found or _called_time(roles)
         if len(best) > 1:
             names = [one.name for one in best]
             raise Unclear(
@@ -173,10 +194,15 @@ def _take_time(roles: Roles, answers: Answers) -> None:
         _take_format(roles, answers)
 
 
-def _in_order(roles: Roles) -> list[Facts]:
-    """Columns that are called time and hold numbers, though not of a known unit."""
+def _speaks_for_other(name: str) -> bool:
+    return any(speaks_for(name, role) for role in ("user", "item", "rating"))
+
+
+def _called_time(roles: Roles) -> list[Facts]:
+    """Columns that are called time but hold numbers of no known unit, or dates of no one format."""
     named = [one for name, one in roles.log.facts.items() if speaks_for(name, "time")]
-    return [one for one in named if one.is_number and one.distinct > 1]
+    named = [one for one in named if one.distinct > 1 and not _speaks_for_other(one.name)]
+    return [one for one in named if one.is_number] or named
 
 
 def _take_format(roles: Roles, answers: Answers) -> None:
@@ -190,9 +216,10 @@ def _take_format(roles: Roles, answers: Answers) -> None:
     if not formats:
         raise Unclear(
             f"In what format are the dates of column {time.name} "
-            f"({_example(roles.log, time.name)!r})?",
+            f"({_example(roles.log, time.name)!r}), if it is the time? No format that this program "
+            f"knows reads them all.",
             "time_format",
-            ["a format as '%d.%m.%Y %H:%M'"],
+            ["'%d.%m.%Y %H:%M' (for example; --time none: it is not the time)"],
         )
     if any(form in DAY_FIRST for form in formats) and any(f in MONTH_FIRST for f in formats):
         raise Unclear(
@@ -221,6 +248,9 @@ def _take_ids(roles: Roles, others: list[Table]) -> None:
     if not missing:
         return
     left = _left(roles)
+    if len(left) < len(missing):
+        taken = roles.columns.values()
+        left = [n for n in roles.log.repeated if n not in taken and not speaks_for(n, "rating")]
     if len(missing) == 1 and len(left) == 1:
         roles.columns[missing[0]] = left[0]
         return
@@ -256,6 +286,9 @@ def _named(roles: Roles, role: str, others: list[Table]) -> str | None:
     names = [n for n in roles.log.ids if n not in taken and speaks_for(n, role)]
     other = "item" if role == "user" else "user"
     names = [n for n in names if not speaks_for(n, other)] or names
+    if not names:
+        names = [n for n in roles.log.ids if n not in taken and speaks_for(n, role, weakly=True)]
+        names = [n for n in names if not speaks_for(n, other)]
     for better in (
         lambda n: any(_meeting(roles.log, n, table) for table in others),
         lambda n: words(n)[-1:] in (["id"], ["code"], ["no"]) or n.lower().endswith("id"),
@@ -313,8 +346,30 @@ def _take_rating(roles: Roles) -> None:
         roles.columns["rating"] = named[0]
 
 
+def _take_event(roles: Roles) -> None:
+    """A column of few words that says what happened: view, transaction."""
+    for name, one in roles.log.facts.items():
+        few = 1 < one.distinct <= EVENTS and one.letters == 1 and one.words <= ONE_WORD
+        if few and speaks_for(name, "event") and name not in roles.columns.values():
+            roles.columns["event"] = name
+            return
+
+
 def _take_texts(roles: Roles, table: Table) -> None:
     """Takes a table as texts of items or users, by the column that it meets, or by its name."""
+    user, item = roles.columns["user"], roles.columns["item"]
+    if {user, item} <= set(table.facts):
+        raise DataError(
+            f"{table.sample.source.name} has the log's columns {user} and {item} too, but not all "
+            f"columns of {roles.log.sample.source.name}: is it a part of the log? Give all parts "
+            "the same columns, or leave it out"
+        )
+    if not table.sample.has_header and len(table.facts) == len(roles.log.facts):
+        raise DataError(
+            f"{table.sample.source.name} has as many columns as "
+            f"{roles.log.sample.source.name} and no header: if it is a part of the log, give it "
+            "the same header, or leave it out"
+        )
     meetings = {
         role: meeting
         for role in ("item", "user")

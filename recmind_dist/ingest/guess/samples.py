@@ -9,7 +9,8 @@ import pyarrow.parquet as arrow_parquet
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.guess.vocabulary import is_known
-from recmind_dist.ingest.importers.layouts import Delimited, JsonLines, parser_of
+from recmind_dist.ingest.importers.delimited import Delimited
+from recmind_dist.ingest.importers.json_lines import JsonLines
 from recmind_dist.ingest.importers.sources import MAGIC, Source
 from recmind_dist.ingest.objects import refused, stored_table
 from recmind_dist.ingest.rows import LINE, check_columns
@@ -34,6 +35,7 @@ class Sample:
         nested: columns with lists or objects.
         plain: UTF-8, neither compressed nor in an archive, separators of one character.
         more: other files of the same columns, which follow this one.
+        layout: how an import reads csv and tsv.
     """
 
     source: Source
@@ -44,6 +46,7 @@ class Sample:
     nested: frozenset[str] = frozenset()
     plain: bool = True
     more: tuple[Source, ...] = ()
+    layout: Delimited | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -146,37 +149,37 @@ def _rows(source: Source, layout: JsonLines | Delimited) -> pl.DataFrame:
     """The first rows, text columns only."""
     block = next(source.blocks(SAMPLE_BYTES), None)
     assert block is not None
-    return parser_of(layout)(block).frame.drop(LINE).head(SAMPLE_ROWS)
+    return layout.reader().parse(block).frame.drop(LINE).head(SAMPLE_ROWS)
 
 
 def _of_lines(source: Source, head: list[str], plain: bool) -> Sample:
-    separator = _separator(head)
-    if separator is None:
+    found = _separated(head)
+    if found is None:
         if _is_lists(head):
             return _lists(source, plain)
         raise DataError(
             f"{source.name}: its first lines have no separator in common (tab, comma, semicolon, "
             "bar, '::', space): is it a table? Leave it out, or convert it to CSV"
         )
-    quoted = separator != "\t" and any('"' in line for line in head)
-    first = _fields(head[0], separator, quoted)
-    if separator == "\t" and all(name.rpartition(":")[2] in ATOMIC for name in first):
+    layout, records = found
+    first = [name.strip() for name in records[0]]
+    if layout.separator == "\t" and all(name.rpartition(":")[2] in ATOMIC for name in first):
         names = tuple(name.rpartition(":")[0] for name in first)
-        layout = Delimited(separator, tuple(first))
+        layout = replace(layout, names=names, patterns=None, typed=True)
         frame = _rows(source, layout)
-        frame.columns = list(names)
-        return Sample(source, "atomic", frame, separator, plain=plain)
-    has_header = _has_header(first, [_fields(line, separator, quoted) for line in head[1:]])
-    names = tuple(n.strip() for n in first) if has_header else tuple(map(str, range(len(first))))
+        return Sample(source, "atomic", frame, layout.separator, layout=layout, plain=plain)
+    has_header = _has_header(first, records[1:])
+    names = tuple(first) if has_header else tuple(map(str, range(len(first))))
     repeated = next((name for name, n in Counter(names).items() if n > 1), None)
     if repeated is not None:
         raise DataError(f"{source.name}: column {repeated!r} stands twice: rename one")
     patterns = None if has_header else (".*",) * len(names)
-    layout = Delimited(separator, names, patterns, quoted, encoding="latin-1")
-    layout_format = "tsv" if separator == "\t" else "csv"
-    is_plain = plain and len(separator) == 1 and _is_utf8(source)
+    layout = replace(layout, names=names, patterns=patterns, encoding="latin-1")
+    form = "tsv" if layout.separator == "\t" else "csv"
     frame = _rows(source, layout)
-    return Sample(source, layout_format, frame, separator, has_header, plain=is_plain)
+    is_plain = plain and len(layout.separator) == 1 and not layout.escape and _is_utf8(source)
+    is_plain &= not (layout.quoted and _has_breaks(frame))
+    return Sample(source, form, frame, layout.separator, has_header, layout=layout, plain=is_plain)
 
 
 ATOMIC = {"token", "token_seq", "float", "float_seq"}
@@ -190,19 +193,23 @@ def _is_utf8(source: Source) -> bool:
         return False
 
 
-def _fields(line: str, separator: str, quoted: bool) -> list[str]:
-    fields = Delimited(separator, (), quoted=quoted).fields(line)
-    return fields if isinstance(fields, list) else []
+def _has_breaks(frame: pl.DataFrame) -> bool:
+    """Whether a field has line breaks, which logs may not have."""
+    return any(column.str.contains("\n", literal=True).any() for column in frame)
 
 
-def _separator(head: list[str]) -> str | None:
-    """The separator that gives most of the lines the same number of fields, of two or more."""
+def _separated(head: list[str]) -> tuple[Delimited, list[list[str]]] | None:
+    """The separator that gives most records the same number of fields, of two or more."""
+    has_quotes = any('"' in line for line in head)
     for separator in SEPARATORS:
-        quoted = separator != "\t" and any('"' in line for line in head)
-        counts = Counter(len(_fields(line, separator, quoted)) for line in head)
-        fields, lines = counts.most_common(1)[0]
-        if fields > 1 and lines >= SOUND * len(head):
-            return separator
+        quoted = has_quotes and separator != "\t" and len(separator) == 1
+        for escape in (None, "\\") if quoted else (None,):
+            layout = Delimited(separator, (), (), quoted, escape=escape)
+            records = layout.reader().split(head)
+            counts = Counter(map(len, records))
+            fields, usual = counts.most_common(1)[0] if counts else (0, 0)
+            if fields > 1 and usual >= SOUND * len(records) and len(records[0]) == fields:
+                return layout, records
     return None
 
 

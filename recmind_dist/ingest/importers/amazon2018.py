@@ -3,8 +3,9 @@ metadata of 2014 are Python dicts.
 """
 
 from recmind_dist.ingest.importers.columns import ident, number, text, whole
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Delimited, JsonLines
+from recmind_dist.ingest.importers.json_lines import JsonLines
 
 ITEM = r"[B0-9][A-Z0-9]{9}"
 USER = r"A[A-Z0-9]{7,24}"

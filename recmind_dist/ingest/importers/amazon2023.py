@@ -3,8 +3,9 @@ of a product, whose `asin` differs, are one item.
 """
 
 from recmind_dist.ingest.importers.columns import ident, number, text, whole
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Delimited, JsonLines
+from recmind_dist.ingest.importers.json_lines import JsonLines
 
 LOG = (
     ident("user", "user_id"),

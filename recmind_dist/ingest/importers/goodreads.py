@@ -4,8 +4,9 @@ goodreads_interactions.csv numbers books by itself; book_id_map.csv has their id
 """
 
 from recmind_dist.ingest.importers.columns import ident, instant, number, text
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind, Lookup
-from recmind_dist.ingest.importers.layouts import Delimited, JsonLines
+from recmind_dist.ingest.importers.json_lines import JsonLines
 
 DATE = "%a %b %d %H:%M:%S %z %Y"
 

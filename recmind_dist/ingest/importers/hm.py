@@ -1,8 +1,8 @@
 """H&M Personalized Fashion Recommendations (kaggle.com/c/h-and-m-personalized-fashion-…)."""
 
 from recmind_dist.ingest.importers.columns import ident, instant, number, text
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Delimited
 
 NAMES = (
     *("product_type_name", "product_group_name", "graphical_appearance_name"),

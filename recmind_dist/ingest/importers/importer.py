@@ -7,7 +7,8 @@ from typing import Protocol
 import polars as pl
 
 from recmind_dist.ingest.importers.columns import Column
-from recmind_dist.ingest.importers.layouts import Delimited, JsonLines
+from recmind_dist.ingest.importers.delimited import Delimited
+from recmind_dist.ingest.importers.json_lines import JsonLines
 from recmind_dist.ingest.importers.sources import Source
 
 TABLES = ("items", "users", "interactions")

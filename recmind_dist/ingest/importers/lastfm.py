@@ -4,8 +4,8 @@ Items are artists. An artist without a MusicBrainz id is told by the name.
 """
 
 from recmind_dist.ingest.importers.columns import ident, instant, number, text
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Delimited
 
 MBID = r"([0-9a-f-]{36})?"
 SHA1 = r"[0-9a-f]{40}"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import polars as pl
 
 from recmind_dist.ingest.importers.columns import REASON, Column, ident, instant, text
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Delimited
 
 FORMAT = "%m/%d/%Y %I:%M:%S %p"
 DATE = r"\d{1,2}/\d{1,2}/\d{4} \d{1,2}:\d\d:\d\d [AP]M"

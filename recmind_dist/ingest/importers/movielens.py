@@ -3,8 +3,8 @@
 import polars as pl
 
 from recmind_dist.ingest.importers.columns import Column, ident, number, text, whole
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Delimited
 from recmind_dist.ingest.movielens import GENRES
 
 RATING = r"[0-5](\.\d)?"

@@ -1,8 +1,8 @@
 """RetailRocket (kaggle.com/datasets/retailrocket/ecommerce-dataset)."""
 
 from recmind_dist.ingest.importers.columns import ident, text, whole
+from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Delimited
 
 HASHED = "the publisher has hashed its words: no texts"
 
@@ -31,4 +31,5 @@ RETAILROCKET = Importer(
             unused="categories are numbers: no texts",
         ),
     ),
+    remarks=("keep: {event: [transaction]}  # unset: views, carts and purchases all count",),
 )

@@ -13,7 +13,7 @@ from recmind_dist.ingest.importers.columns import REASON, Column, converted
 from recmind_dist.ingest.importers.config_file import config_text
 from recmind_dist.ingest.importers.counts import FileCounts, SetAside
 from recmind_dist.ingest.importers.importer import TABLES, Gatherer, Importer, Kind, Lookup
-from recmind_dist.ingest.importers.layouts import Parsed, parser_of
+from recmind_dist.ingest.importers.parsed import Parsed
 from recmind_dist.ingest.importers.sources import Block, Source, sources_of
 from recmind_dist.ingest.importers.tables import SideIds, TableWriter
 from recmind_dist.ingest.importers.words import described_bounds, described_side
@@ -169,22 +169,31 @@ def _read_all(run: Import, chosen: list[tuple[Source, Kind]], stack: ExitStack) 
 def _read_file(run: Import, source: Source, kind: Kind, gatherer: Gatherer | None) -> None:
     counts = FileCounts(source.name, kind.name)
     run.counts.append(counts)
-    parse = parser_of(kind.layout)
+    reader = kind.layout.reader()
     position, before = [0], run.progress.done
     for block in source.blocks(position=position):
-        parsed = parse(block)
-        _read_block(run, kind, counts, parsed, block)
-        if gatherer is not None:
-            gatherer.take(parsed.frame)
+        _read_block(run, kind, counts, reader.parse(block), block, gatherer)
         run.progress.update(
             before + position[0] // MB - run.progress.done,
             stage=source.path.name,
             rows=f"{sum(one.rows_in for one in run.counts):,}",
         )
+    _read_block(run, kind, counts, reader.finish(), Block(1, b""), gatherer)
 
 
-def _read_block(run: Import, kind: Kind, counts: FileCounts, parsed: Parsed, block: Block) -> None:
-    raw = kind.rows(parsed.frame) if kind.rows else parsed.frame
+def _read_block(
+    run: Import,
+    kind: Kind,
+    counts: FileCounts,
+    parsed: Parsed,
+    block: Block,
+    gatherer: Gatherer | None,
+) -> None:
+    if gatherer is not None and parsed.frame.height:
+        gatherer.take(parsed.frame)
+    raw = parsed.frame
+    if kind.rows and raw.height:
+        raw = kind.rows(raw)
     if kind.lookup and kind.lookup.kind in run.lookups:
         raw = _looked_up(raw, kind.lookup, run.lookups[kind.lookup.kind])
     counts.rows_in += len(parsed.bad) + raw.height
@@ -211,8 +220,8 @@ def _read_block(run: Import, kind: Kind, counts: FileCounts, parsed: Parsed, blo
 
 def _lookup(source: Source, kind: Kind) -> pl.DataFrame:
     """All rows of a look-up file, which is as small as a catalogue."""
-    parse = parser_of(kind.layout)
-    return pl.concat([parse(block).frame.drop(LINE) for block in source.blocks()])
+    reader = kind.layout.reader()
+    return pl.concat([reader.parse(block).frame.drop(LINE) for block in source.blocks()])
 
 
 def _looked_up(frame: pl.DataFrame, lookup: Lookup, table: pl.DataFrame) -> pl.DataFrame:
@@ -235,7 +244,10 @@ class _Lines:
         """Of the line with this number."""
         if self._lines is None:
             self._lines = self._block.lines
-        return self._lines[line - self._block.first][: 4 * CLIP].decode("utf-8", "replace")[:CLIP]
+        place = line - self._block.first
+        if not 0 <= place < len(self._lines):  # a record that began in the block before
+            return ""
+        return self._lines[place][: 4 * CLIP].decode("utf-8", "replace")[:CLIP]
 
 
 def _sound(raw: pl.DataFrame, columns: tuple[Column, ...]) -> pl.DataFrame:

@@ -136,8 +136,10 @@ def sources_of(paths: list[Path]) -> list[Source]:
     found: list[Source] = []
     for path in map(Path.expanduser, paths):
         if path.is_dir():
-            inside = [p for p in sorted(path.iterdir()) if p.is_file() and p.stat().st_size]
-            found += [one for p in inside for one in _of_file(p, searched=True)]
+            inside = [one for p in _inside(path) for one in _of_file(p, searched=True)]
+            if not inside:
+                raise DataError(f"{path}: no file in this folder: give one with data")
+            found += inside
         else:
             check_file(path, "the command line")
             found += _of_file(path, searched=False)
@@ -145,6 +147,13 @@ def sources_of(paths: list[Path]) -> list[Source]:
         twice = next(one for k, one in enumerate(found) if one in found[:k])
         raise DataError(f"{twice.name}: named twice: name each file once")
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """All files below a folder but empty and hidden ones (`_SUCCESS`, `.crc`)."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    hidden = (".", "_")
+    return [p for p in files if not any(x.startswith(hidden) for x in p.relative_to(folder).parts)]
 
 
 def _of_file(path: Path, searched: bool) -> list[Source]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from recmind_dist.ingest.importers.columns import ident, instant, number, text
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import Explode, JsonLines
+from recmind_dist.ingest.importers.json_lines import Explode, JsonLines
 
 EMPTY = "an empty list"
 POSTED = "%B %d, %Y"

@@ -2,7 +2,7 @@
 
 from recmind_dist.ingest.importers.columns import ident, instant, number, text
 from recmind_dist.ingest.importers.importer import Importer, Kind
-from recmind_dist.ingest.importers.layouts import JsonLines
+from recmind_dist.ingest.importers.json_lines import JsonLines
 
 DATE = "%Y-%m-%d %H:%M:%S"
 
