@@ -37,7 +37,8 @@ AMAZON2023 = Importer(
             JsonLines(
                 keys=("parent_asin", "title"),
                 ids=("parent_asin",),
-                texts=("title", "store", "main_category", "categories", "features", "description"),
+                texts=("title", "store", "main_category"),
+                lists=("categories", "features", "description"),
                 absent=("user_id",),
             ),
             items=(

@@ -21,6 +21,8 @@ from recmind_dist.ingest.objects import flat_text, unpaired
 from recmind_dist.ingest.rows import CLIP, LINE
 
 MAX_LITERAL = 4 << 20  # bytes of a Python dict: its syntax tree takes a hundred times as much
+ODD = r"^[\[{]|\x00"
+ODD_TEXT = r'^(\{|\[(["\[\]{tfn-]|\d))|\x00'  # a title may begin with a bracket
 Record = dict[str, Any]
 Explode = Callable[[Record], list[Record] | str]
 
@@ -34,6 +36,7 @@ class JsonLines:
         ids: columns that must be text or numbers.
         plain: other columns of plain values.
         texts: columns of any value, flattened to one text.
+        lists: columns of lists of plain values, which become one text too.
         python: lines may be Python dicts, as `repr` writes them.
         explode: an object → its rows, or why it has none.
         absent: keys that tell another kind apart.
@@ -43,6 +46,7 @@ class JsonLines:
     ids: tuple[str, ...]
     plain: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
     python: bool = False
     explode: Explode | None = None
     absent: tuple[str, ...] = ()
@@ -50,7 +54,7 @@ class JsonLines:
     @property
     def columns(self) -> tuple[str, ...]:
         """Of the frames."""
-        return (*self.ids, *self.plain, *self.texts)
+        return (*self.ids, *self.plain, *self.texts, *self.lists)
 
     def recognises(self, head: list[str]) -> bool:
         """Whether most of the first lines are objects, which have the keys between them."""
@@ -68,8 +72,8 @@ class JsonLines:
         return Parsed()
 
     def parse(self, block: Block) -> Parsed:
-        """Text columns: `ids`, `plain`, `texts`."""
-        if not (self.texts or self.python or self.explode):
+        """Text columns: `ids`, `plain`, `texts`, `lists`."""
+        if not (self.python or self.explode):
             frame = self._fast(block)
             if frame is not None:
                 return Parsed(frame)
@@ -77,20 +81,28 @@ class JsonLines:
 
     def _fast(self, block: Block) -> pl.DataFrame | None:
         """None where a line is malformed or polars might read it unlike the slow path."""
-        schema = {name: pl.String() for name in self.columns}
+        text_list = pl.List(pl.String)
+        schema = {n: text_list if n in self.lists else pl.String() for n in self.columns}
         try:
             frame = pl.read_ndjson(io.BytesIO(block.data), schema=schema)
         except pl.exceptions.PolarsError:
             return None
-        ends = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
-        if frame.height != ends:  # polars skips blank lines
+        if frame.height != block.num_lines:  # polars skips blank lines
             return None
-        for name in self.columns:  # lists, objects, and what polars makes of half a surrogate
-            odd = r"^[\[{]|\x00|^(true|false)$" if name in self.ids else r"^[\[{]|\x00"
-            if frame.get_column(name).str.contains(odd).any():
-                return None
+        odd = [self._is_odd(name) for name in self.columns]
+        if frame.select(pl.any_horizontal(odd)).item():
+            return None
         line = pl.int_range(block.first, block.first + pl.len(), dtype=pl.Int64)
-        return frame.with_columns(line.alias(LINE))
+        frame = frame.with_columns(*map(_joined, self.lists), line.alias(LINE))
+        return frame.with_columns(*map(_readable, (*self.texts, *self.lists)))
+
+    def _is_odd(self, name: str) -> pl.Expr:
+        """Whether values may be lists or objects, or what polars makes of half a surrogate."""
+        column = pl.col(name).explode() if name in self.lists else pl.col(name)
+        pattern = ODD_TEXT if name in self.texts else ODD
+        if name in self.ids:
+            pattern = f"{ODD}|^(true|false)$"
+        return column.str.contains(pattern).any()
 
     def _slow(self, block: Block) -> Parsed:
         rows: list[dict[str, str | None]] = []
@@ -150,13 +162,30 @@ class JsonLines:
                 if isinstance(value, list | dict):
                     return f"{name} is {type(value).__name__}, not a plain value"
                 picked[name] = flat_text(value)
-            for name in self.texts:
+            for name in (*self.texts, *self.lists):
                 picked[name] = readable(flat_text(record.get(name)))
         except RecursionError:
             return "JSON nested too deep"
         if any(map(unpaired, picked.values())):
             return "a text holds half a surrogate pair"
         return picked
+
+
+def _joined(name: str) -> pl.Expr:
+    """Lists as `flat_text` joins them."""
+    words = pl.element().str.strip_chars()
+    return pl.col(name).list.eval(words.filter(words != "")).list.join(", ", ignore_nulls=True)
+
+
+def _readable(name: str) -> pl.Expr:
+    """As `readable`, which only texts with an entity go through."""
+    column = pl.col(name)
+    return (
+        pl.when(column.str.contains("&", literal=True))
+        .then(column.map_batches(lambda texts: texts.map_elements(readable, pl.String), pl.String))
+        .otherwise(column)
+        .alias(name)
+    )
 
 
 def readable(text: str | None) -> str | None:

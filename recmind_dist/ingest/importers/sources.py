@@ -28,6 +28,11 @@ class Block:
     first: int
     data: bytes
 
+    @cached_property
+    def num_lines(self) -> int:
+        """Blank ones included, and one without a line end."""
+        return self.data.count(b"\n") + (self.data[-1:] not in (b"", b"\n"))
+
     @property
     def lines(self) -> list[bytes]:
         """Without line ends."""
@@ -87,9 +92,10 @@ class Source:
                         "format?"
                     )
                 if end:
-                    yield Block(line, rest[:end])
-                    line += rest.count(b"\n", 0, end)
+                    block = Block(line, rest[:end])
                     rest = rest[end:]
+                    line += block.num_lines
+                    yield block
         if rest:
             yield Block(line, rest)
 
