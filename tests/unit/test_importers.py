@@ -191,8 +191,8 @@ def test_the_fast_and_the_slow_reading_of_json_agree() -> None:
     fast = layout.parse(Block(5, "\n".join(sound).encode())).frame
     slow = layout.parse(Block(5, "\n".join([*sound, "broken"]).encode()))
     assert [line for line, _, _ in slow.bad] == [8]
-    strip = pl.all().exclude("__line").str.strip_chars()
-    assert fast.with_columns(strip).equals(slow.frame)
+    assert fast.equals(slow.frame)
+    assert fast["u"].to_list() == ["007", " a b ", "9007199254740993"]  # as written
     assert fast["__line"].to_list() == [5, 6, 7]
 
 

@@ -41,9 +41,12 @@ class Column:
         return TYPES[self.reads]
 
     def raw(self) -> pl.Expr:
-        """The stripped text, null where there is none."""
-        texts = [pl.col(name).str.strip_chars() for name in self.sources]
-        return pl.coalesce(pl.when(text != "").then(text) for text in texts)
+        """The text, null where there is none: ids as written, others stripped."""
+        texts = []
+        for column in map(pl.col, self.sources):
+            stripped = column.str.strip_chars()
+            texts.append(pl.when(stripped != "").then(column if self.reads == "id" else stripped))
+        return pl.coalesce(texts)
 
     def value(self) -> pl.Expr:
         """The value, null where there is none or where it cannot be read."""
