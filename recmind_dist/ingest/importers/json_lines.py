@@ -6,7 +6,6 @@ are read line by line.
 
 import ast
 import html
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ class JsonLines:
         text_list = pl.List(pl.String)
         schema = {n: text_list if n in self.lists else pl.String() for n in self.columns}
         try:
-            frame = pl.read_ndjson(io.BytesIO(block.data), schema=schema)
+            frame = pl.read_ndjson(block.data, schema=schema)
         except pl.exceptions.PolarsError:
             return None
         if frame.height != block.num_lines:  # polars skips blank lines

@@ -26,7 +26,10 @@ class TableWriter:
         self._schema = {column.name: column.dtype for column in columns}
         empty = pl.DataFrame(schema=self._schema)
         self._arrow = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-        self._writer = arrow_parquet.ParquetWriter(path, self._arrow, compression="zstd")
+        few = [column.name for column in columns if column.reads in ("number", "text")]
+        self._writer = arrow_parquet.ParquetWriter(
+            path, self._arrow, compression="zstd", use_dictionary=few
+        )
         self._waiting: list[pl.DataFrame] = []
         self._bytes = 0
 
