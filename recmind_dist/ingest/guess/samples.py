@@ -1,0 +1,240 @@
+"""The first rows of a file of any layout, as text columns, with how the file is to be read."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as arrow_parquet
+
+from recmind_dist.errors import DataError
+from recmind_dist.ingest.guess.vocabulary import is_known
+from recmind_dist.ingest.importers.delimited import Delimited
+from recmind_dist.ingest.importers.json_lines import JsonLines
+from recmind_dist.ingest.importers.sources import MAGIC, Source
+from recmind_dist.ingest.objects import refused, stored_table
+from recmind_dist.ingest.rows import LINE, check_columns
+
+SAMPLE_BYTES = 4 << 20
+SAMPLE_ROWS = 20_000
+SEPARATORS = ("\t", "::", ",", ";", "|", " ")
+PARQUET = b"PAR1"
+NUMBER = r"^[+-]?\d+(\.\d+)?([eE][+-]?\d+)?$"
+SOUND = 0.9  # share of the first lines that must have the usual number of fields
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The beginning of a file.
+
+    Attributes:
+        format: as in a config: csv, tsv, jsonl, parquet, atomic, lightgcn; python: dicts.
+        frame: text columns, at most `SAMPLE_ROWS` rows.
+        separator: of csv and tsv.
+        has_header: its columns have names; else they are numbered from 0.
+        nested: columns with lists or objects.
+        plain: UTF-8, neither compressed nor in an archive, separators of one character.
+        more: other files of the same columns, which follow this one.
+        layout: how an import reads csv and tsv.
+    """
+
+    source: Source
+    format: str
+    frame: pl.DataFrame
+    separator: str | None = None
+    has_header: bool = True
+    nested: frozenset[str] = frozenset()
+    plain: bool = True
+    more: tuple[Source, ...] = ()
+    layout: Delimited | None = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The file, and the others of the same columns."""
+        return (self.source, *self.more)
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names, or numbers as text."""
+        return self.frame.columns
+
+    @property
+    def stem(self) -> str:
+        """Of the file's name, without suffixes."""
+        return (self.source.member or self.source.path.name).rpartition("/")[2].partition(".")[0]
+
+
+def sample(source: Source) -> Sample:
+    """Looks at the beginning of a file.
+
+    Raises:
+        DataError: no layout that this program reads: says what it is and what to do.
+    """
+    with source.path.open("rb") as file:
+        start = file.read(4)
+    compressed = source.member is not None or any(map(start.startswith, MAGIC))
+    if start == PARQUET:
+        return _of_parquet(source)
+    head = source.head
+    if not head:
+        raise DataError(f"{source.name}: nothing but blank lines: leave it out")
+    if head[0].lstrip().startswith("{"):
+        return _of_objects(source, not compressed)
+    if head[0].lstrip().startswith("["):
+        raise DataError(
+            f"{source.name}: a JSON array, not one object a line: write it as lines "
+            "(jq -c '.[]' FILE > FILE.jsonl)"
+        )
+    return _of_lines(source, head, not compressed)
+
+
+def joined(samples: list[Sample]) -> list[Sample]:
+    """Files of one layout and the same named columns are parts of one table."""
+    tables: dict[object, Sample] = {}
+    for one in samples:
+        named = one.has_header and one.format != "lightgcn"
+        key = (one.format, one.separator, tuple(one.columns)) if named else one.source
+        first = tables.get(key)
+        tables[key] = one if first is None else _with(first, one)
+    return list(tables.values())
+
+
+def _with(first: Sample, other: Sample) -> Sample:
+    frame = pl.concat([first.frame, other.frame]).head(SAMPLE_ROWS)
+    plain = first.plain and other.plain
+    more = (*first.more, other.source)
+    return replace(first, frame=frame, plain=plain, more=more)
+
+
+def _of_parquet(source: Source) -> Sample:
+    with refused(source.path), arrow_parquet.ParquetFile(source.path) as file:
+        batch = next(file.iter_batches(SAMPLE_ROWS), None)
+        schema = file.schema_arrow
+        table = pa.Table.from_batches([] if batch is None else [batch], schema)
+        frame = pl.from_arrow(stored_table(table))
+    assert isinstance(frame, pl.DataFrame)
+    nested = frozenset(name for name, kind in frame.schema.items() if kind.is_nested())
+    usable = [name for name in frame.columns if frame.schema[name] != pl.Binary]
+    texts = [_texts(frame.get_column(name)) for name in usable]
+    return Sample(source, "parquet", pl.DataFrame(texts), nested=nested)
+
+
+def _texts(column: pl.Series) -> pl.Series:
+    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():
+        return column.cast(pl.List(pl.String)).list.join(", ")
+    if column.dtype.is_nested():
+        return pl.Series(column.name, [None] * len(column), pl.String)
+    return column.cast(pl.String)
+
+
+def _of_objects(source: Source, plain: bool) -> Sample:
+    """JSON lines, or Python dicts."""
+    look = JsonLines(keys=(), ids=())
+    is_json = look.recognises(source.head)
+    reader = JsonLines(keys=(), ids=(), python=not is_json)
+    records = [one for line in source.head if isinstance(one := reader.record(line), dict)]
+    if not records:
+        raise DataError(f"{source.name}: its lines are neither JSON objects nor Python dicts")
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    check_columns(source.path, keys, 512)
+    nested = frozenset(
+        key for key in keys if any(isinstance(one.get(key), list | dict) for one in records)
+    )
+    layout = JsonLines(keys=(), ids=(), texts=tuple(keys), python=not is_json)
+    frame = _rows(source, layout)
+    return Sample(source, "jsonl" if is_json else "python", frame, nested=nested, plain=plain)
+
+
+def _rows(source: Source, layout: JsonLines | Delimited) -> pl.DataFrame:
+    """The first rows, text columns only."""
+    block = next(source.blocks(SAMPLE_BYTES), None)
+    assert block is not None
+    return layout.reader().parse(block).frame.drop(LINE).head(SAMPLE_ROWS)
+
+
+def _of_lines(source: Source, head: list[str], plain: bool) -> Sample:
+    found = _separated(head)
+    if found is None:
+        if _is_lists(head):
+            return _lists(source, plain)
+        raise DataError(
+            f"{source.name}: its first lines have no separator in common (tab, comma, semicolon, "
+            "bar, '::', space): is it a table? Leave it out, or convert it to CSV"
+        )
+    layout, records = found
+    first = [name.strip() for name in records[0]]
+    if layout.separator == "\t" and all(name.rpartition(":")[2] in ATOMIC for name in first):
+        names = tuple(name.rpartition(":")[0] for name in first)
+        layout = replace(layout, names=names, patterns=None, typed=True)
+        frame = _rows(source, layout)
+        return Sample(source, "atomic", frame, layout.separator, layout=layout, plain=plain)
+    has_header = _has_header(first, records[1:])
+    names = tuple(first) if has_header else tuple(map(str, range(len(first))))
+    repeated = next((name for name, n in Counter(names).items() if n > 1), None)
+    if repeated is not None:
+        raise DataError(f"{source.name}: column {repeated!r} stands twice: rename one")
+    patterns = None if has_header else (".*",) * len(names)
+    layout = replace(layout, names=names, patterns=patterns, encoding="latin-1")
+    form = "tsv" if layout.separator == "\t" else "csv"
+    frame = _rows(source, layout)
+    is_plain = plain and len(layout.separator) == 1 and not layout.escape and _is_utf8(source)
+    is_plain &= not (layout.quoted and _has_breaks(frame))
+    return Sample(source, form, frame, layout.separator, has_header, layout=layout, plain=is_plain)
+
+
+ATOMIC = {"token", "token_seq", "float", "float_seq"}
+
+
+def _is_utf8(source: Source) -> bool:
+    block = next(source.blocks(SAMPLE_BYTES), None)
+    try:
+        return block is None or block.data.decode("utf-8") is not None
+    except UnicodeDecodeError:
+        return False
+
+
+def _has_breaks(frame: pl.DataFrame) -> bool:
+    """Whether a field has line breaks, which logs may not have."""
+    return any(column.str.contains("\n", literal=True).any() for column in frame)
+
+
+def _separated(head: list[str]) -> tuple[Delimited, list[list[str]]] | None:
+    """The separator that gives most records the same number of fields, of two or more."""
+    has_quotes = any('"' in line for line in head)
+    for separator in SEPARATORS:
+        quoted = has_quotes and separator != "\t" and len(separator) == 1
+        for escape in (None, "\\") if quoted else (None,):
+            layout = Delimited(separator, (), (), quoted, escape=escape)
+            records = layout.reader().split(head)
+            counts = Counter(map(len, records))
+            fields, usual = counts.most_common(1)[0] if counts else (0, 0)
+            if fields > 1 and usual >= SOUND * len(records) and len(records[0]) == fields:
+                return layout, records
+    return None
+
+
+def _has_header(first: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first line names the columns."""
+    names = [name.strip() for name in first]
+    numbers = pl.Series(names, dtype=pl.String).str.contains(NUMBER)
+    if not rows or numbers.any() or "" in names:
+        return False
+    if any(map(is_known, names)):
+        return True
+    same = [row for row in rows if len(row) == len(first)]
+    columns = [pl.Series([row[k] for row in same], dtype=pl.String) for k in range(len(first))]
+    return any(len(column) and column.str.contains(NUMBER).all() for column in columns)
+
+
+def _is_lists(head: list[str]) -> bool:
+    """A user and all their items a line, as LightGCN's files have them."""
+    return all(word.isdigit() for line in head for word in line.split(" ") if word)
+
+
+def _lists(source: Source, plain: bool) -> Sample:
+    block = next(source.blocks(SAMPLE_BYTES), None)
+    assert block is not None
+    rows = [line.decode("ascii").split() for line in block.lines if line.strip()]
+    pairs = [(row[0], item) for row in rows for item in row[1:]][:SAMPLE_ROWS]
+    frame = pl.DataFrame(pairs, {"user": pl.String, "item": pl.String}, orient="row")
+    return Sample(source, "lightgcn", frame, plain=plain)
