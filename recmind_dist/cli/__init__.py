@@ -1,7 +1,17 @@
 """`recmind …`: thin commands over the rooms, a file for each group of them."""
 
 # each adds its commands
-from recmind_dist.cli import bundles, cache, doctor, experiment, recommend, serve, tune
+from recmind_dist.cli import bundles, cache, doctor, experiment, recommend, serve, tune, update
 from recmind_dist.cli.app import main
 
-__all__ = ["bundles", "cache", "doctor", "experiment", "main", "recommend", "serve", "tune"]
+__all__ = [
+    "bundles",
+    "cache",
+    "doctor",
+    "experiment",
+    "main",
+    "recommend",
+    "serve",
+    "tune",
+    "update",
+]
