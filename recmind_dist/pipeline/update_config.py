@@ -124,12 +124,9 @@ def dataset_with(config: RunConfig, logs: list[Path], items: list[Path]) -> dict
     more = {"interactions": logs, "items": items if settings.items else items[1:], "users": []}
     for name, paths in more.items():
         if plain[name] is not None:
-            old = (
-                plain[name]["path"]
-                if isinstance(plain[name]["path"], list)
-                else [plain[name]["path"]]
-            )
-            plain[name]["path"] = [str(Path(path).absolute()) for path in (*old, *paths)]
+            old = getattr(settings, name)
+            before = old.paths if old is not None else items[:1]
+            plain[name]["path"] = [str(path.absolute()) for path in (*before, *paths)]
     if items:
         plain["items"]["repeats"] = "last"
     return plain

@@ -331,7 +331,9 @@ def refused(home: Path, name: str) -> None:
     elif name == "nothing to compare on":
         update_run(run, to, logs, [], compare=True)
     elif name == "old log":
-        write_log(home / "old.csv", [("u05", "a-new", 1_000), ("u06", "a-new", 2_000)])
+        write_log(
+            home / "old.csv", [("u05", "a-new", 1_600_000_000), ("u06", "a-new", 1_600_000_060)]
+        )
         update_run(run, to, [home / "old.csv"], [], test_share=0.5)
     update_run(run, to, logs, [], overrides)
 
