@@ -34,8 +34,8 @@ FREE = (
     "profile",
 )
 """Settings that an update may change."""
-SHARE_OF_EPOCHS = 0.2
-"""Of the epochs of the run that was trained from nothing, in an update."""
+SHARE_OF_EPOCHS = 0.3
+"""Of the epochs of the run that was trained from nothing, in an update: docs/update.md."""
 
 
 def config_of_update(

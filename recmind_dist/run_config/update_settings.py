@@ -14,8 +14,8 @@ class UpdateSettings(Settings):
     """The run whose rows, optimizer state and dense parameters this run begins from; written by
     `recmind update`."""
     epochs: int = Field(0, ge=0)
-    """Epochs of an update, over old and new interactions; 0: a fifth of those of the run that it
-    begins from, at least one."""
+    """Epochs of an update, over old and new interactions; 0: three tenths of those of the run that
+    it begins from, at least one."""
     refresh_after_events: int = Field(5, ge=1)
     """A user's text that would change is made anew once they have so many new interactions…"""
     refresh_every_days: float = Field(30.0, ge=0)
