@@ -13,11 +13,11 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.ingest import SyntheticSettings, synthesize
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.pipeline.train import read_inputs
 from recmind_dist.propagation.histories import Histories
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.training.evaluate import load_best, read_run
+from recmind_dist.training.moved import read_inputs
 from recmind_dist.types import Int32Array
 
 CONFIG = """

@@ -11,6 +11,7 @@ from recmind_dist.cli import (
     recommend,
     serve,
     tune,
+    update,
 )
 from recmind_dist.cli.app import main
 
@@ -25,4 +26,5 @@ __all__ = [
     "recommend",
     "serve",
     "tune",
+    "update",
 ]

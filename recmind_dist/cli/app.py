@@ -53,7 +53,7 @@ def run(
     allow_mismatch: Mismatch = False,
 ) -> None:
     """Fetches, prepares, embeds, trains, evaluates; then the variants to compare. Skips what is
-    done.
+    done; a higher train.epochs trains a finished run on.
     """
     from recmind_dist.experiments.comparison import gain_line
     from recmind_dist.pipeline.run import Pipeline
@@ -138,7 +138,9 @@ def train(
     resume: Resume = "auto",
     allow_mismatch: Mismatch = False,
 ) -> None:
-    """Trains to the end of the joint phase, from the last checkpoint."""
+    """Trains to the end of the joint phase, from the last checkpoint. A higher train.epochs trains
+    a finished run on.
+    """
     _check_resume(resume)
     pipeline = _pipeline(config, overrides)
     if not pipeline.config.trains:

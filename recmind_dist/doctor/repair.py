@@ -18,9 +18,12 @@ from recmind_dist.doctor.examine import (
 from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
+from recmind_dist.pipeline.carry_over import copy_whitening
+from recmind_dist.pipeline.embed import embed
+from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.text_dtype import key_of_texts, with_dtype_of_store
-from recmind_dist.pipeline.train import embed, fit_whitening, prepare_texts
+from recmind_dist.pipeline.train import fit_whitening, prepare_texts
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import (
@@ -149,6 +152,9 @@ class _Repair:
     def _whitening(self, finding: Finding) -> str:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
+        if config.update.of is not None:
+            copy_whitening(PreviousRun.open(config.update.of), finding.path)
+            return f"taken from {config.update.of}"
         base = inputs.text
         if inputs.texts is not None:  # adapters: it was fitted to the untouched model's vectors
             texts = self._rendered(config, inputs)

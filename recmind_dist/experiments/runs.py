@@ -10,10 +10,11 @@ from pathlib import Path
 
 from recmind_dist.errors import TrainingError
 from recmind_dist.launch.in_process import leave_ray
+from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.text_dtype import same_config
-from recmind_dist.pipeline.train import embed, prepare_texts
+from recmind_dist.pipeline.train import prepare_texts
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import store_path

@@ -83,7 +83,7 @@ def draws_order(dataset: dict[str, Any], settings: GraphSettings) -> bool:
     Args:
         dataset: manifest of the data set.
     """
-    return settings.split != "given" and not dataset["has_time"]
+    return settings.split not in ("given", "none") and not dataset["has_time"]
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,8 @@ def _codes(frame: pl.DataFrame, side: str, nodes: pl.DataFrame) -> IntArray:
 
 def _label(log: Interactions, frame: pl.DataFrame, num_items: int, source: _Source) -> Labels:
     settings = source.settings
+    if settings.split == "none":
+        return np.full(len(log.user), TRAIN, np.int8)
     if settings.split == "leave-one-out":
         return splits.leave_one_out(log)
     if settings.split == "ratio":

@@ -10,9 +10,10 @@ from recmind_dist.config import Settings
 class GraphSettings(Settings):
     """Split and partition."""
 
-    split: Literal["leave-one-out", "ratio", "global-time", "given"] = "leave-one-out"
+    split: Literal["leave-one-out", "ratio", "global-time", "given", "none"] = "leave-one-out"
     """leave-one-out: the newest of each user is test, the second newest valid; ratio: newest shares
-    of each user; global-time: newest shares of the whole log; given: the data set's test file.
+    of each user; global-time: newest shares of the whole log; given: the data set's test file;
+    none: nothing is held out, as for a model that goes to work (`recmind update`).
     Without a column of times what is held out of each user is drawn, by `seed`"""
     valid_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     """share of interactions held out for validation (ratio, global-time, or given without a valid

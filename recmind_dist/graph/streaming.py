@@ -119,6 +119,8 @@ class GraphWriter:
             first = last
 
     def _label(self, log: Interactions) -> Labels:
+        if self._settings.split == "none":
+            return np.full(len(log.user), TRAIN, np.int8)
         if self._settings.split == "leave-one-out":
             return splits.leave_one_out(log)
         return splits.ratio(log, self._settings.valid_share, self._settings.test_share)
@@ -129,8 +131,8 @@ class GraphWriter:
 
 def refuse_unstreamed(settings: GraphSettings) -> None:
     """Raises DataError for settings that need the whole log in memory."""
-    remedy = "set graph.split: leave-one-out or ratio, or unset dataset.memory_mb"
-    if settings.split not in ("leave-one-out", "ratio"):
+    remedy = "set graph.split: leave-one-out, ratio or none, or unset dataset.memory_mb"
+    if settings.split not in ("leave-one-out", "ratio", "none"):
         raise DataError(f"graph.split: {settings.split} is not streamed: {remedy}")
     if settings.withhold_items:
         raise DataError("graph.withhold_items is not streamed: unset it, or dataset.memory_mb")

@@ -15,14 +15,9 @@ from recmind_dist.graph.prepare import held_out_are_drawn
 from recmind_dist.ingest import dataset_summary, fetch, ingest_dataset
 from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import context_to_rank
+from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.replay import partition_report
-from recmind_dist.pipeline.train import (
-    embed,
-    fit,
-    prepare_texts,
-    read_inputs,
-    sync_with_storage,
-)
+from recmind_dist.pipeline.train import fit, prepare_texts, sync_with_storage
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.data_facts import read_facts
 from recmind_dist.run_config.defaults import resolve
@@ -39,6 +34,7 @@ from recmind_dist.training.evaluate import (
 )
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.moved import read_inputs
 from recmind_dist.training.state import Cursor
 from recmind_dist.types import Say
 

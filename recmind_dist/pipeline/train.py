@@ -5,34 +5,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from recmind_dist.causes import telling_line
 from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.checkpoint.mirror import Mirror, open_mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import remove
-from recmind_dist.errors import CheckpointError, ConfigError, RecmindError, StoreError
+from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.graph import Graph
-from recmind_dist.pipeline.text_dtype import decide_dtype, key_of_texts
-from recmind_dist.report import Progress, RunDirectory
-from recmind_dist.run_config.load import config_of_run
+from recmind_dist.pipeline.carry_over import inputs_of_update
+from recmind_dist.pipeline.embed import embed, settle_dtype
+from recmind_dist.pipeline.text_dtype import key_of_texts
+from recmind_dist.pipeline.texts import texts_of_run
+from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.sampling.edge_masks import heldout_slice
-from recmind_dist.storage import check_seal, read_json, write_sealed_json
-from recmind_dist.storage.seals import DOCTOR
-from recmind_dist.text import (
-    EmbedReport,
-    Texts,
-    TextStore,
-    Whitening,
-    build_texts,
-    embed_texts,
-    store_path,
-)
+from recmind_dist.storage import write_sealed_json
+from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.training.inputs import Inputs, run_identity
-from recmind_dist.training.moved import relocated_inputs
-from recmind_dist.training.state import Cursor, refuse_other_run
+from recmind_dist.training.state import Cursor, cursor_of, refuse_other_run
 from recmind_dist.types import Say
 
 log = logging.getLogger(__name__)
@@ -49,10 +38,7 @@ class Prepared:
 
 
 def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
-    """Renders all texts, after a check that every worker gets users and items.
-
-    Titles of edges held out for the gates are left out of user texts.
-    """
+    """Renders all texts, after a check that every worker gets users and items."""
     graph = Graph.open(graph_path)
     workers = config.scaling.max_workers
     if workers > min(graph.num_users, graph.num_items):
@@ -62,79 +48,7 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
         )
     if not config.model.reads_text:
         return Prepared(graph_path, None)
-    heldout, gate = None, config.gate
-    if config.heldout_gates and gate is not None:
-        seed = config.graph.seed
-        heldout = heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
-    users = config.users_have_text
-    texts = build_texts(graph, config.text, heldout, users=users, spool=config.cache_dir)
-    return Prepared(graph_path, texts)
-
-
-def settle_dtype(
-    config: RunConfig, texts: Texts, say: Say, checkpoint: dict[str, Any] | None = None
-) -> RunConfig:
-    """As `decide_dtype`; reports a dtype that this machine would not take."""
-    config, sentence = decide_dtype(config.absolute(), texts, checkpoint)
-    if sentence is not None:
-        say(sentence)
-    return config
-
-
-def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> EmbedReport:
-    """Brings the text store up to date, with Ray actors if there is something to embed."""
-    config = settle_dtype(config, texts, say)
-    cache = config.cache_dir / config.dataset.name
-    path = store_path(texts, config.text, cache, adapter)
-    mirror = Mirror.of(config.storage_uri, config.run_dir)
-    if mirror is not None and mirror.pull_store(path):
-        say(f"{mirror.remote.uri}: brought the vectors of {path.name}")
-    with _Extraction(config) as extraction:
-        report = embed_texts(
-            texts, config.text, cache, adapter, extraction.progress, extraction.start
-        )
-    if mirror is not None:
-        _push_vectors(mirror, report.path)
-    adapted = " with the adapter" if adapter else ""
-    say(f"embedded {report.embedded} of {report.total} texts{adapted}")
-    return report
-
-
-class _Extraction:
-    """Ray and a progress bar, started only when there is something to embed."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._bar: Progress | None = None
-
-    def start(self, num_texts: int) -> None:
-        from recmind_dist.launch.cluster import check_nodes, publish_requirements, start_ray
-
-        start_ray(self._config)
-        with publish_requirements(self._config, None) as requirements:
-            check_nodes(requirements)
-        self._bar = Progress("embed", num_texts, unit="text").__enter__()
-
-    def progress(self, done: int, total: int) -> None:
-        assert self._bar is not None
-        self._bar.update(done - self._bar.done)
-
-    def __enter__(self) -> "_Extraction":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-
-
-def _push_vectors(mirror: Mirror, path: Path) -> None:
-    try:
-        mirror.push_store(path)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: not uploaded to {mirror.remote.uri} ({telling_line(str(error))}): run again "
-            "when it is well"
-        ) from error
+    return Prepared(graph_path, texts_of_run(config, graph))
 
 
 def fit(
@@ -171,7 +85,9 @@ def fit(
     if found is not None and not allow_mismatch:
         refuse_other_run(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
     inputs = Inputs(prepared.graph.absolute())
-    if prepared.texts is not None:
+    if config.updates:
+        inputs = inputs_of_update(config, run, prepared.graph, prepared.texts, texts_key, say)
+    elif prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
     run.write_config(config.model_dump(mode="json"))
     train = train or partial(_train_on_ray, say)
@@ -208,36 +124,15 @@ def _train_past(
     train: TrainPhases,
 ) -> None:
     """Trains until the run's newest good checkpoint is past `phases`, if it is not yet."""
-    cursor = _cursor(run)
+    cursor = _cursor(run, config)
     if cursor is not None and cursor.phase not in phases:
         return
     train(config, inputs, phases, "auto", allow_mismatch)
-    cursor = _cursor(run)
+    cursor = _cursor(run, config)
     if cursor is None or cursor.phase in phases:
         raise CheckpointError(
             f"{run.checkpoints}: the end of training could not be saved: free space, then run again"
         )
-
-
-def read_inputs(run: RunDirectory) -> Inputs:
-    """What a run was trained on. Raises StoreError if it is not trained yet."""
-    path = run.path / "inputs.json"
-    if not path.is_file():
-        raise StoreError(f"{run.path}: {_why_no_inputs(run)}")
-    check_seal(path, DOCTOR)
-    inputs = relocated_inputs(Inputs.from_json(read_json(path)), run)
-    Graph.open(inputs.graph, verify=True)  # once, not by every rank
-    return inputs
-
-
-def _why_no_inputs(run: RunDirectory) -> str:
-    try:
-        config = config_of_run(run.config)
-    except (RecmindError, OSError):
-        config = None
-    if config is not None and not config.trains:
-        return f"variant {config.variant} trains no vectors: run another variant to recommend"
-    return "no inputs.json: not a trained run: run `recmind train` first"
 
 
 def _text_inputs(
@@ -297,6 +192,6 @@ def sync_with_storage(config: RunConfig) -> None:
         ) from error
 
 
-def _cursor(run: RunDirectory) -> Cursor | None:
+def _cursor(run: RunDirectory, config: RunConfig) -> Cursor | None:
     found = find_checkpoint(run.checkpoints)
-    return Cursor.from_info(found.info) if found else None
+    return cursor_of(found, config.train.epochs) if found else None

@@ -26,6 +26,7 @@ from recmind_dist.model.settings import (
     TextModelSettings,
 )
 from recmind_dist.run_config.train_settings import TrainSettings
+from recmind_dist.run_config.update_settings import UpdateSettings
 from recmind_dist.sampling.settings import SamplerSettings
 from recmind_dist.text.settings import TextSettings
 
@@ -84,6 +85,7 @@ class RunConfig(Settings):
     zero: ZeroSettings = ZeroSettings()
     scaling: ScalingSettings = ScalingSettings()
     train: TrainSettings = Field(default_factory=TrainSettings)
+    update: UpdateSettings = UpdateSettings()
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
 
@@ -133,7 +135,16 @@ class RunConfig(Settings):
         """Whether gates learn from held-out edges: only then is a slice held out, and its titles
         kept from user texts.
         """
+        if self.updates:
+            return False
         return self.trains and self.gate is not None and self.gate.learn_on == "heldout"
+
+    @property
+    def updates(self) -> bool:
+        """Whether the run begins from another one. Its gates stay as they are: they know what a
+        degree is worth, and would learn from edges that the rows have seen.
+        """
+        return self.update.of is not None
 
     @property
     def aligns(self) -> bool:
@@ -217,7 +228,8 @@ class RunConfig(Settings):
         judged = {"metric", "ks", "norm_exponent"}
         values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)
         lora = self.text.lora if self.model.reads_text else None
-        return {**values, "lora": lora.model_dump(mode="json") if lora else None}
+        values["lora"] = lora.model_dump(mode="json") if lora else None
+        return {**values, "updates": True} if self.updates else values
 
     def overrides_beside(self, variant: str) -> list[str]:
         """key=value words that give another variant's run places of its own beside this one's."""
@@ -239,6 +251,9 @@ class RunConfig(Settings):
             "run_dir": self.run_dir.absolute(),
             "cache_dir": self.cache_dir.absolute(),
         }
+        if self.update.of is not None:
+            of = self.update.of.absolute()
+            paths["update"] = self.update.model_copy(update={"of": of})
         if self.storage_uri and "://" not in self.storage_uri:
             paths["storage_uri"] = str(Path(self.storage_uri).absolute())
         return self.model_copy(update={**paths, "text": text})

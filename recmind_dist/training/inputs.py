@@ -17,6 +17,7 @@ class Inputs:
         texts: file of all texts, which the warm-up's adapters read.
         texts_key: key of texts and language model.
         store_key: `TextStore.content_key` when the vectors were made.
+        start: what an update starts from, a directory of `WarmStart`.
     """
 
     graph: Path
@@ -25,6 +26,7 @@ class Inputs:
     texts: Path | None = None
     texts_key: str = ""
     store_key: str = ""
+    start: Path | None = None
 
     def to_json(self) -> dict[str, str | None]:
         """Plain data, for inputs.json and for workers."""
@@ -38,9 +40,11 @@ class Inputs:
         plain = all(v is None or (isinstance(v, str) and "\0" not in v) for v in given)
         if not given[0] or not plain:
             raise StoreError(f"inputs.json: not the inputs of a run: {DOCTOR}")
-        graph, text, whitening, texts = (Path(str(v)) if v else None for v in given[:4])
+        paths = (Path(str(v)) if v else None for v in (*given[:4], given[6]))
+        graph, text, whitening, texts, start = paths
         assert graph is not None
-        return Inputs(graph, text, whitening, texts, str(given[4] or ""), str(given[5] or ""))
+        keys = str(given[4] or ""), str(given[5] or "")
+        return Inputs(graph, text, whitening, texts, *keys, start)
 
 
 def run_identity(config: RunConfig, graph_key: str, texts_key: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class TrainingLoss(nn.Module):
         self.model, self.fresh_encoder = model, fresh_encoder
         self.joint, self.aligns = phase == "joint", config.aligns
         self.loss, self.alignment = config.loss, config.alignment
-        self.heldout_gates = config.heldout_gates
+        self._gates_apart = config.heldout_gates or config.updates
         self._num_items, self._world_size = graph.num_items, context.world_size
         self._gate = config.gate
         self.users_have_text = config.users_have_text
@@ -98,7 +98,7 @@ class TrainingLoss(nn.Module):
         `loss_terms`. Collective: every rank must call, in forward and in backward.
         """
         out = self.loss_terms = LossTerms()
-        trainable: Trainable = "embeddings" if self.heldout_gates or not self.joint else "all"
+        trainable: Trainable = "embeddings" if self._gates_apart or not self.joint else "all"
         key_model = key_model if self.aligns else None
         outputs = self._forward(self.model, step, e_uD, text_u, key_model, trainable)
         if self.joint:
@@ -124,7 +124,7 @@ class TrainingLoss(nn.Module):
         terms = {"rank": self._rank(main.graph, batch, temperature)}
         if self.model.text_view is not None:
             terms["rank_text"] = self._rank(main.text, batch, temperature)
-        if not self.heldout_gates:
+        if not self._gates_apart:
             terms["gate"] = self._rank(main.final, batch, None, self._tail_exponent)
         return terms
 
@@ -187,7 +187,7 @@ class TrainingLoss(nn.Module):
         indices = [batch.src_index, batch.dst_pos_index, batch.dst_neg_index.flatten()]
         penalty = losses.base_row_penalty(base_SD, torch.cat(indices), batch.global_batch_size)
         gates = [] if isinstance(self.model, RecMind) else gate_parameters(self.model)
-        if gates and (step.gate is not None or not self.heldout_gates):
+        if gates and (step.gate is not None or not self._gates_apart):
             squares = torch.stack([p.square().sum() for p in gates])
             penalty = penalty + 0.5 * squares.sum() / self._world_size
         return scale * penalty

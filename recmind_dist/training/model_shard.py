@@ -40,6 +40,7 @@ from recmind_dist.training.text_features import (
     text_scale,
 )
 from recmind_dist.training.user_states import UserStates, start_of_texts, user_states
+from recmind_dist.training.warm_start import WarmStart, carry_rows
 from recmind_dist.types import IntArray
 
 _BLOCK_ROWS = 65_536
@@ -128,6 +129,12 @@ class ModelShard:
             rows = slice(start, start + _BLOCK_ROWS)
             text = self.text.select(rows) if self.text is not None else None
             self.table.weight[rows] = initial_rows(self.nodes[rows], text, model, seed)
+
+    def carry_over(self, checkpoint: Checkpoint, start: WarmStart) -> None:
+        """Takes rows of a checkpoint by external id, over those of `initialise`, which stay where a
+        node is new: measured, a mean of its neighbours' trained rows ranks worse (docs/update.md).
+        """
+        carry_rows(checkpoint, start.old_rows[slice(*self.row_range)], self.table)
 
     def load_for_inference(self, checkpoint: Checkpoint) -> None:
         """Takes rows and dense parameters of a checkpoint, without optimizers."""

@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recmind_dist.errors import RecmindError
+from recmind_dist.errors import RecmindError, StoreError
+from recmind_dist.graph import Graph
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import check_seal, read_json
+from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.training.inputs import Inputs
 
 
@@ -38,6 +41,7 @@ def relocated_inputs(inputs: Inputs, run: RunDirectory) -> Inputs:
         "text": inputs.text,
         "whitening": inputs.whitening,
         "texts": inputs.texts,
+        "start": inputs.start,
     }
 
     paths: dict[str, Any] = {
@@ -57,3 +61,24 @@ def relocated_config(config: RunConfig, run: RunDirectory) -> RunConfig:
             moved = str(relocated(model, old, run.path))
             changed["text"] = config.text.model_copy(update={"model": moved})
     return config.model_copy(update=changed)
+
+
+def read_inputs(run: RunDirectory) -> Inputs:
+    """What a run was trained on. Raises StoreError if it is not trained yet."""
+    path = run.path / "inputs.json"
+    if not path.is_file():
+        raise StoreError(f"{run.path}: {_why_no_inputs(run)}")
+    check_seal(path, DOCTOR)
+    inputs = relocated_inputs(Inputs.from_json(read_json(path)), run)
+    Graph.open(inputs.graph, verify=True)  # once, not by every rank
+    return inputs
+
+
+def _why_no_inputs(run: RunDirectory) -> str:
+    try:
+        config = config_of_run(run.config)
+    except (RecmindError, OSError):
+        config = None
+    if config is not None and not config.trains:
+        return f"variant {config.variant} trains no vectors: run another variant to recommend"
+    return "no inputs.json: not a trained run: run `recmind train` first"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # DeepSpeed is for workers: the driver need not wait for it
     from recmind_dist.distributed.zero_engine import Engine
 
 PHASES = ("warmup", "joint", "done")
+_EPOCHS = "settings.train.epochs:"
 
 
 @dataclass
@@ -50,6 +51,28 @@ class Cursor:
                 "checkpoint has no cursor that this program knows: use the version that wrote it"
             )
         return Cursor(**cursor)
+
+
+def cursor_of(checkpoint: Checkpoint, epochs: int) -> Cursor:
+    """Where training goes on from a checkpoint. A run that has ended goes on where more epochs are
+    asked for than it had, wherever validation ended it.
+
+    Args:
+        epochs: train.epochs as it is now.
+    """
+    cursor = Cursor.from_info(checkpoint.info)
+    before = saved_epochs(checkpoint)
+    if cursor.phase == "done" and before is not None and epochs > before:
+        return dataclasses.replace(cursor, phase="joint", bad_validations=0)
+    return cursor
+
+
+def saved_epochs(checkpoint: Checkpoint) -> int | None:
+    """train.epochs when a checkpoint was saved."""
+    value: Any = checkpoint.info.get("identity")
+    for key in ("settings", "train", "epochs"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, int) else None
 
 
 def gather_dense_state(engine: "Engine", keys: MomentumEncoder | None) -> dict[str, Tensor]:
@@ -98,9 +121,12 @@ def load_table(checkpoint: Checkpoint, table: ShardedTable) -> None:
 
 def refuse_other_run(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
     """Raises CheckpointError with the differences if config, graph or texts are not those of the
-    checkpoint.
+    checkpoint. A run that has ended may get more epochs.
     """
     differences = compare_identity(checkpoint.info.get("identity", {}), identity)
+    epochs = identity["settings"]["train"]["epochs"]
+    if Cursor.from_info(checkpoint.info).phase != cursor_of(checkpoint, epochs).phase:
+        differences = [line for line in differences if not line.startswith(_EPOCHS)]
     if differences:
         shown = "; ".join(differences[:5]) + (
             f"; and {len(differences) - 5} more" if len(differences) > 5 else ""

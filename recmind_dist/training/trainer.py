@@ -12,7 +12,7 @@ from recmind_dist.checkpoint import attempt_name
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_whole
 from recmind_dist.checkpoint.mirror import Mirror
-from recmind_dist.checkpoint.reader import Checkpoint
+from recmind_dist.checkpoint.reader import Checkpoint, open_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.distributed.accelerator import import_deepspeed
 from recmind_dist.distributed.context import DistContext
@@ -21,6 +21,7 @@ from recmind_dist.errors import CheckpointError
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings
 from recmind_dist.evaluation.sample import sampled_users, users_with_held_out
 from recmind_dist.kernels.memory import keep_freed_memory
+from recmind_dist.model.models import gate_parameters
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
 from recmind_dist.run_config.run_config import RunConfig
@@ -36,12 +37,14 @@ from recmind_dist.training.profile import StepProfile, named
 from recmind_dist.training.side_stream import SideStream, make_stream
 from recmind_dist.training.state import (
     Cursor,
+    cursor_of,
     gather_dense_state,
     load_dense_state,
     load_table,
     refuse_other_run,
 )
 from recmind_dist.training.step_input import StepInput
+from recmind_dist.training.warm_start import WarmStart, dense_state_at_start
 from recmind_dist.types import IntArray
 
 log = logging.getLogger(__name__)
@@ -91,7 +94,9 @@ class Trainer:
             Mirror.of(config.storage_uri, run.path),
         )
         self.checkpoint = self._find_checkpoint(resume, allow_mismatch)
-        self.cursor = Cursor.from_info(self.checkpoint.info) if self.checkpoint else self._start()
+        self.cursor = self._start()
+        if self.checkpoint is not None:
+            self.cursor = cursor_of(self.checkpoint, config.train.epochs)
         max_users, seed = config.evaluation.max_users, config.graph.seed
         self._sample = sampled_users(self.shard.graph, "valid", max_users, seed)
         self._losses: dict[str, float] = {}
@@ -136,13 +141,28 @@ class Trainer:
         )
         if self.checkpoint is None:
             self.shard.initialise()
-            return None
+            return self._start_from_another_run()
         table = self.shard.table
         load_table(self.checkpoint, table)
         rows = self.context.sum_uint64(fingerprint_rows(table.rows(), table.start))
         name, world_size = self.checkpoint.name, self.context.world_size
         self._log("loaded", checkpoint=name, world_size=world_size, rows=f"{rows:016x}")
         return self.checkpoint.dense()
+
+    def _start_from_another_run(self) -> dict[str, Tensor] | None:
+        """Of an update: carries rows over, and returns the dense state."""
+        path = self.shard.inputs.start
+        if path is None:
+            return None
+        start = WarmStart.open(path)
+        checkpoint = open_checkpoint(start.checkpoint, verify=self.context.rank == 0)
+        self.shard.carry_over(checkpoint, start)
+        self._log("carried over", checkpoint=str(checkpoint.path))
+        self.cursor.norm_exponent = Cursor.from_info(checkpoint.info).norm_exponent
+        model = self.shard.model
+        gates = {id(p) for p in gate_parameters(model)}
+        names = [name for name, p in model.named_parameters() if id(p) in gates]
+        return dense_state_at_start(checkpoint.dense(), names, self.config)
 
     def _begin_phase(self, dense: dict[str, Tensor] | None) -> Phase:
         """The cursor's phase. Collective: every rank must call.
@@ -153,10 +173,13 @@ class Trainer:
         phase = Phase(
             self.config, self.shard, self.exchange, self.cursor.phase, self.cursor.steps_done
         )
-        if dense is None:
+        is_start = self.checkpoint is None and self.cursor.steps_done == 0
+        if dense is not None:
+            load_dense_state(dense, phase.engine, phase.momentum)
+        if is_start:
             self._save(phase)  # a run that dies in its first epoch has something to go on from
+        if dense is None:
             return phase
-        load_dense_state(dense, phase.engine, phase.momentum)
         whole = fingerprint_whole(gather_dense_state(phase.engine, phase.momentum))
         world_size = self.context.world_size
         self._log("loaded", phase=phase.name, world_size=world_size, dense=f"{whole:016x}")

@@ -23,7 +23,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.doctor.examine import examine
 from recmind_dist.errors import RecmindError
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.pipeline.train import fit, prepare_texts, read_inputs
+from recmind_dist.pipeline.train import fit, prepare_texts
 from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
@@ -41,6 +41,7 @@ from recmind_dist.text import (
 from recmind_dist.text.embed_actor import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.moved import read_inputs
 from tests.processes import run_ranks
 from tests.shop import make_shop, recmind
 from tests.tiny_language_model import make_bert

@@ -23,7 +23,6 @@ from recmind_dist.doctor.examine import examine
 from recmind_dist.doctor.graphs import audit_graph
 from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import ConfigError, RecmindError
-from recmind_dist.pipeline.train import read_inputs
 from recmind_dist.report import MetricsLog, RunDirectory, read_metrics
 from recmind_dist.report.metrics_log import _with_crc
 from recmind_dist.report.run_directory import SCHEMA
@@ -32,6 +31,7 @@ from recmind_dist.storage.manifest import SELF
 from recmind_dist.text import LoraSettings, Texts, TextStore, Whitening, load_adapter, save_adapter
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.moved import read_inputs
 from tests.graphs import make_graph, random_pairs
 from tests.training_runs import config_of
 

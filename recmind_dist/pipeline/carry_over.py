@@ -1,0 +1,114 @@
+"""What the run of an update takes from the run before it, but for the rows, which each rank reads
+itself: vectors of unchanged texts, whitening, adapters, and the numbers of the rows.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from recmind_dist.graph import Graph
+from recmind_dist.pipeline.embed import embed
+from recmind_dist.pipeline.previous_run import PreviousRun
+from recmind_dist.pipeline.texts import (
+    render_texts,
+    texts_of_previous,
+    user_ledger,
+    write_ledger,
+)
+from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import atomic_directory
+from recmind_dist.text import Texts, TextStore, Whitening
+from recmind_dist.text.cache import remove_store
+from recmind_dist.text.plan import num_shards_if_complete, store_path
+from recmind_dist.text.reuse import EmbeddedTexts, gather_vectors, texts_to_embed
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.warm_start import WarmStart
+from recmind_dist.types import Say
+
+
+def inputs_of_update(
+    config: RunConfig, run: RunDirectory, graph: Path, texts: Texts | None, texts_key: str, say: Say
+) -> Inputs:
+    """The inputs of an update, made once. Needs Ray if there are new texts.
+
+    Args:
+        config: with absolute paths, and `update.of`.
+        graph: of the old and the new log.
+        texts: of that graph, by policy; None where the model reads none.
+    """
+    assert config.update.of is not None, "not an update"
+    previous, new = PreviousRun.open(config.update.of), Graph.open(graph)
+    start = run.path / "start"
+    if not start.is_dir():
+        WarmStart.write(start, previous.checkpoint.path, previous.graph, new)
+    inputs = Inputs(graph.absolute(), start=start)
+    if texts is None:
+        return inputs
+    if config.users_have_text:
+        write_ledger(run, user_ledger(config, new, render_texts(config, new)))
+    whitening, store = run.path / "whitening.safetensors", _embed(config, run, texts, previous, say)
+    if not whitening.is_file():
+        copy_whitening(previous, whitening)
+    return replace(
+        inputs,
+        text=store.path.absolute(),
+        whitening=whitening,
+        texts_key=texts_key,
+        store_key=store.content_key(),
+    )
+
+
+def copy_whitening(previous: PreviousRun, path: Path) -> None:
+    """Keeps the map of the run before, in whose coordinates the projection has learnt."""
+    assert previous.inputs.whitening is not None, "the model reads texts"
+    Whitening.load(previous.inputs.whitening).save(path)
+
+
+def _embed(
+    config: RunConfig, run: RunDirectory, texts: Texts, previous: PreviousRun, say: Say
+) -> TextStore:
+    """The vectors of all texts: those of unchanged ones from the run before."""
+    cache, adapter = config.cache_dir / config.dataset.name, _copied_adapter(run, previous)
+    path = store_path(texts, config.text, cache, adapter)
+    if num_shards_if_complete(texts, config.text, path, adapter) is not None:
+        return TextStore.open(path)
+    sources: list[EmbeddedTexts] = []
+    before = _embedded(config, previous, adapter)
+    if before is not None:
+        sources.append(before)
+        lacking = texts_to_embed(texts, before)
+        delta = embed(config, lacking, adapter, _silent).path if lacking.count else None
+        if delta is not None:
+            sources.append(EmbeddedTexts(lacking, TextStore.open(delta)))
+        gather_vectors(texts, config.text, cache, sources, adapter)
+        if delta not in (None, path):
+            remove_store(delta)
+        say(f"text vectors: {texts.count - lacking.count} kept, {lacking.count} new")
+    return TextStore.open(embed(config, texts, adapter, say if before is None else _silent).path)
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""
+
+
+def _embedded(
+    config: RunConfig, previous: PreviousRun, adapter: Path | None
+) -> EmbeddedTexts | None:
+    """The run's texts and vectors; None where its store is not of these texts and this encoder."""
+    path = previous.inputs.text
+    texts = texts_of_previous(previous)
+    if path is None or num_shards_if_complete(texts, config.text, path, adapter) is None:
+        return None
+    return EmbeddedTexts(texts, TextStore.open(path))
+
+
+def _copied_adapter(run: RunDirectory, previous: PreviousRun) -> Path | None:
+    """The adapters, in this run's directory; None where there are none."""
+    if previous.adapter is None:
+        return None
+    path = run.path / "adapter"
+    if not path.is_dir():
+        with atomic_directory(path) as work:
+            shutil.copytree(previous.adapter, work, dirs_exist_ok=True)
+    return path
