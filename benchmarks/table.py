@@ -50,7 +50,13 @@ def _table(runs: list[dict[str, Any]]) -> list[str]:
         machine = f"{measured['cpu']}, {measured['cores']} cores, {measured['load_1min']}"
         name = run["benchmark"] + (" (quick)" if run["quick"] else "")
         for figure, value in run["figures"].items():
-            shown = "–" if value is None else f"{value:.4g}"
+            shown = (
+                "–"
+                if value is None
+                else f"{value:.4g}"
+                if isinstance(value, float | int)
+                else value
+            )
             lines.append(f"| {name} | {figure} | {shown} | {run['commit'] or '–'} | {machine} |")
     notes = [f"- {run['benchmark']}: {note}" for run in runs for note in run["notes"]]
     return [*lines, "", *notes]
