@@ -51,6 +51,8 @@ def rows_by_rank(
 
 def counts_of_ranks(count: int, context: DistContext) -> list[int]:
     """A number of each rank: the same on every rank, [P]. Collective: every rank must call."""
+    if context.world_size == 1:
+        return [count]
     counts = torch.zeros(context.world_size, dtype=torch.int64, device=context.device)
     counts[context.rank] = count
     found: list[int] = context.all_reduce(counts).tolist()

@@ -57,10 +57,15 @@ def _refuse_missing(directory: Path, keys: Any) -> None:
 
 
 def refuse_long_texts(directory: Path, settings: TextSettings) -> None:
-    """Raises TextError if texts may have more tokens than the model has positions for."""
+    """Raises TextError if texts may have more tokens than the model has positions for, or if its
+    config cannot be read without running code that comes with it.
+    """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(directory, **SAFE).get_text_config()
+    try:
+        config = AutoConfig.from_pretrained(directory, **SAFE).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_be_loaded(directory, error) from error
     positions = num_positions(config)
     budgets = {
         "text.max_tokens": settings.max_tokens,
@@ -72,6 +77,12 @@ def refuse_long_texts(directory: Path, settings: TextSettings) -> None:
             f"{', '.join(long)}: the model has {positions} positions: lower it, or take a model "
             "for longer texts"
         )
+
+
+def cannot_be_loaded(directory: Path, error: Exception) -> TextError:
+    """The sentence for users, with the first line of a library's."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return TextError(f"text.model: {directory} cannot be loaded ({reason}): fetch the model again")
 
 
 def num_positions(config: Any) -> int | None:

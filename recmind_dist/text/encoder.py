@@ -14,7 +14,7 @@ from recmind_dist import faults
 from recmind_dist.errors import TextError
 from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
 from recmind_dist.text.attention import is_causal, whole_mask
-from recmind_dist.text.backbone import SAFE, load_backbone, refuse_long_texts
+from recmind_dist.text.backbone import SAFE, cannot_be_loaded, load_backbone, refuse_long_texts
 from recmind_dist.text.batch_size import CPU_BATCH_TOKENS, bytes_per_token, gpu_batch_tokens
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import (
@@ -86,10 +86,7 @@ class TextEncoder(nn.Module):
         except TextError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise TextError(
-                f"text.model: {directory} cannot be loaded ({reason}): fetch the model again"
-            ) from error
+            raise cannot_be_loaded(directory, error) from error
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # unused: its parameters would never get a gradient
         encoder = cls(backbone, _prepare(tokenizer, directory), settings).requires_grad_(False)

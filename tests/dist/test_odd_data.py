@@ -74,7 +74,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_shop(tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shop]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("recmind_dist.pipeline.train.embed_texts", embed_texts)
+    monkeypatch.setattr("recmind_dist.pipeline.embed.embed_texts", embed_texts)
     size = {"num_users": 300, "num_items": 150, "num_edges": 5000}
     return lambda **changes: Shop(tmp_path, bert, **(size | changes))
 
