@@ -48,11 +48,11 @@ def read_own_vectors(
         vectors = _read(store, whitening, side, blocks, order, context)
         ends = np.searchsorted(nodes, np.array(blocks) + first, sorter=by_node)
         places = [np.sort(by_node[slice(*end)]) for end in ends]
-        receive = [len(place) for place in places]
-        x = torch.from_numpy(vectors).to(context.device)
-        parts = [x]
-        if context.world_size > 1:
-            parts = context.all_to_all_rows(x, send, receive, "rows")
+        if context.world_size == 1:
+            out[places[0]] = vectors
+            continue
+        x, receive = torch.from_numpy(vectors).to(context.device), [len(place) for place in places]
+        parts = context.all_to_all_rows(x, send, receive, "rows")
         for place, part in zip(places, parts, strict=True):
             out[place] = part.cpu().numpy()
     absent = np.isnan(out[:, 0])

@@ -138,7 +138,9 @@ def test_bad_lines_of_the_item_file(home: Path, fails: Fails) -> None:
     things.write_bytes(b"".join([*lines, other]))
     said = fails("prepare", "shop.yaml")
     assert (
-        said == "things.jsonl:5 and things.jsonl:80: item id 'i5' stands on both lines: remove one"
+        said
+        == "things.jsonl:5 and things.jsonl:80: item id 'i5' stands on both lines and differs: "
+        "remove one, or set dataset.items.repeats: first or last"
     )
     things.write_bytes(b'{"code": "i1", "label": "caf\xe9"}\n')
     assert fails("prepare", "shop.yaml").startswith(
@@ -160,8 +162,8 @@ def test_duplicate_users_of_a_parquet_file(home: Path, fails: Fails) -> None:
     pl.concat([users, other]).write_parquet(home / "people.parquet")
     said = fails("prepare", "shop.yaml")
     assert (
-        said
-        == "people.parquet:4 and people.parquet:202: user id 'u3' stands on both lines: remove one"
+        said == "people.parquet:4 and people.parquet:202: user id 'u3' stands on both lines and "
+        "differs: remove one, or set dataset.users.repeats: first or last"
     )
 
 
