@@ -76,7 +76,9 @@ def test_a_user_is_found_and_ranked_for_by_keyboard_alone(
     visit: Visit, server: ServerProcess
 ) -> None:
     keys = visit.page.keyboard
-    visit.page.wait_for_function("document.querySelector('#about').textContent.includes('400')")
+    from playwright.sync_api import expect  # whose own waiting needs no eval, which the page bans
+
+    expect(visit.page.locator("#about")).to_contain_text("400")
     keys.press("Tab")  # to the kinds
     keys.press("Tab")  # to the user
     keys.type("u5")
@@ -115,8 +117,10 @@ def test_a_history_with_an_unknown_item_and_a_filter(visit: Visit) -> None:
     assert len(visit.results()) == 4
     assert "left out: gone" in page.inner_text("#message")
     page.locator("#results button").first.click()  # items like this
-    page.wait_for_function("document.querySelector('#go').textContent.includes('similar')")
-    page.wait_for_function("document.querySelectorAll('.shares').length === 0")
+    from playwright.sync_api import expect
+
+    expect(page.locator("#go")).to_contain_text("similar")
+    expect(page.locator(".shares")).to_have_count(0)
     visit.shot("similar")
 
 
