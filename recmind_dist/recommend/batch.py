@@ -1,6 +1,6 @@
 """Recommendations for all users of a bundle, or a list of them, into a Parquet file.
 
-A row group of users is in memory at a time: a million users take no more than four thousand.
+A row group of users is in memory at a time, however many there are; a list of wanted ids is whole.
 """
 
 import uuid
