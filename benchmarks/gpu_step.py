@@ -44,8 +44,8 @@ _ALONE = ("train.epochs=100", "train.log_every_steps=100", "scaling.threads_per_
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a step: milliseconds, share of them that the trainer waited for a batch, milliseconds and
-    number of kernels, and of copies between host and device.
+    """Of a step: milliseconds, share of them that the training stream stood still before it,
+    milliseconds and number of kernels, and of copies between host and device.
     """
 
     ms: Spread
@@ -79,7 +79,7 @@ def main(
         _large(report, there, quick)
     card = torch.cuda.get_device_name(there) if there.type == "cuda" else "none: on the CPU"
     report.figures["card"] = card
-    report.note(f"device: {card}; batches are made in a thread, on a stream of their own")
+    report.note(f"device: {card}; batches are made on a stream of their own")
     report.publish(output) if output else report.publish()
 
 
@@ -177,19 +177,22 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
     phase = Phase(worker.config, worker.shard, worker.exchange, "joint", 0)
     every = (step for epoch in range(1 << 20) for step in phase.step_inputs(epoch, 0))
     beside = SideStream[StepInput](make_stream(device))
-    batches = Prefetcher(beside.make(every), worker.config.sampler.batches_ahead)
+    batches = Prefetcher(beside.make(every), phase.batches_ahead)
     prepared = beside.take(batches)
 
     replays_some = phase.step.find_gradients
 
+    def stall_s() -> float:
+        return beside.stall_s if device.type == "cuda" else batches.stall_s
+
     def turn(count: int, replays: bool) -> tuple[float, float]:
         phase.step.find_gradients = replays_some if replays else phase.step.run_gradients
         wait(device)
-        stalled, start = batches.stall_s, time.perf_counter()
+        stalled, start = stall_s(), time.perf_counter()
         for _ in range(count):
             phase.step.run(next(prepared))
         wait(device)
-        return time.perf_counter() - start, batches.stall_s - stalled
+        return time.perf_counter() - start, stall_s() - stalled
 
     try:
         yield turn

@@ -6,6 +6,7 @@ Legend: u rows of this shard that the step touches, n rows of this shard, D dims
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
@@ -75,7 +76,8 @@ class TrainingStep:
     def _can_replay(self) -> bool:
         """Plain LightGCN of one rank: no dense part, nothing drawn in a step, no texts."""
         alone = self.context.device.type == "cuda" and self.context.world_size == 1
-        return alone and type(self.loss.model) is LightGCN
+        plain = type(self.loss.model) is LightGCN
+        return alone and plain and not torch.are_deterministic_algorithms_enabled()
 
     def run(self, step: StepInput) -> dict[str, float]:
         """One step; returns the global batch's loss terms, on a GPU those that were read last.
