@@ -40,11 +40,6 @@ class DeviceLoader(NeighborLoader):
         self._device = device
         super().__init__(graph, *args, **options)
 
-    @property
-    def asks_host(self) -> bool:
-        """See `NeighborLoader`."""
-        return self._newest is not None
-
     def _prepare(self, newest_decay: float) -> None:
         """See `NeighborLoader`. Collective of `NeighborLoader`, not here: every rank must call."""
         self._device_graph = DeviceGraph(self.graph, self._device, self._degree)

@@ -131,11 +131,6 @@ class NeighborLoader:
         self._negatives = NegativeSampler(graph, settings.negatives, rows)
         self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives, rows)
 
-    @property
-    def asks_host(self) -> bool:
-        """Whether the host makes a part of a batch."""
-        return True
-
     def _prepare(self, newest_decay: float) -> None:
         """Makes the sampler. Collective with a partitioned graph: every rank must call."""
         self._sampler: NeighborSampler | None = None

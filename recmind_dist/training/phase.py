@@ -102,11 +102,14 @@ class Phase:
 
     @property
     def batches_ahead(self) -> int:
-        """Depth of the prefetch: 0 where a GPU makes batches by itself, whose kernels two threads
-        would only take turns to start.
+        """Depth of the prefetch; 0 under full propagation where a GPU makes batches: two threads
+        would only take turns at starting its kernels.
         """
-        on_gpu = isinstance(self._loader, DeviceLoader) and self.shard.context.device.type == "cuda"
-        if on_gpu and not self._loader.asks_host:
+        if (
+            isinstance(self._loader, DeviceLoader)
+            and self._operator is not None
+            and self.shard.context.device.type == "cuda"
+        ):
             return 0
         return self.config.sampler.batches_ahead
 
