@@ -231,9 +231,11 @@ def run(
     jobs: Annotated[int, typer.Option(help="RecMinds trained at once; 0: none")] = 0,
     keep: Annotated[str, typer.Option(help="arms whose vectors stay in OUT as .npy")] = "",
     budget_s: Annotated[float, typer.Option(help="no arm is begun later")] = 150.0,
+    end_s: Annotated[float, typer.Option(help="RecMinds still trained then are left out")] = 1e6,
 ) -> None:
     """Trains and ranks all arms at each seed, one after another."""
     torch.backends.cuda.matmul.allow_tf32 = True  # in this process: RecMind has others
+    end = time.monotonic() + end_s
     out.mkdir(parents=True, exist_ok=True)
     data = Data(folder, "cuda" if torch.cuda.is_available() else "cpu")
     log = Log(out, data.graph.name)
@@ -261,14 +263,14 @@ def run(
                     kept = found[arm].half().cpu().numpy()
                     np.save(out / f"{data.graph.name}-{arm}-{seed}.npy", kept)
                 recmind.begin(arm, found[arm], seed)
-                _log_finished(recmind, log, wait_for_all=False)
-        _log_finished(recmind, log, wait_for_all=True)
-    log.say(f"rates {choices.rate}, k of the fading {choices.fade}")
-    log.summary()
+                _log_finished(recmind, log, until=0.0)
+        _log_finished(recmind, log, until=end)
+        log.say(f"rates {choices.rate}, k of the fading {choices.fade}")
+        log.summary()
 
 
-def _log_finished(recmind: RecMindRuns, log: Log, wait_for_all: bool) -> None:
-    for arm, seed, outcome in recmind.finished(wait_for_all):
+def _log_finished(recmind: RecMindRuns, log: Log, until: float) -> None:
+    for arm, seed, outcome in recmind.finished(until):
         if isinstance(outcome, BaseException):
             log.say(f"seed {seed}  RecMind on {arm}: {type(outcome).__name__}: {outcome}")
             continue

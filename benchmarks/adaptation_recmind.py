@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from functools import lru_cache
@@ -44,10 +45,15 @@ class RecMindRuns:
         future = self._pool.submit(train_and_rank, folder, vectors, seed, device)
         self._futures[future] = arm, seed
 
-    def finished(self, wait_for_all: bool) -> Iterator[tuple[str, int, Rankings | BaseException]]:
-        """Arm, seed and outcome of the runs that have ended since the last call."""
+    def finished(self, until: float) -> Iterator[tuple[str, int, Rankings | BaseException]]:
+        """Arm, seed and outcome of the runs that have ended since the last call.
+
+        Args:
+            until: of time.monotonic, when no run is waited for any longer.
+        """
         while self._futures:
-            done, _ = wait(self._futures, None if wait_for_all else 0.0, "FIRST_COMPLETED")
+            left = max(until - time.monotonic(), 0.0)
+            done, _ = wait(self._futures, left, "FIRST_COMPLETED")
             if not done:
                 return
             for future in done:
@@ -58,7 +64,7 @@ class RecMindRuns:
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=not self._futures, cancel_futures=True)
         shutil.rmtree(self._home)
 
 

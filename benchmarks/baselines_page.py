@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.defaults_page import defaults_section
+from benchmarks.effects import effects_section
 from benchmarks.measure import RESULTS
 from benchmarks.rank_store import RankStore, Row
 from recmind_dist.report.tables import markdown_table
@@ -33,6 +34,7 @@ _HEAD = (
 def write_page(store: RankStore, page: Path = PAGE) -> None:
     """The defaults against baselines; then a table a data set, two lines a model."""
     rows, parts = store.rows(), [_HEAD, *defaults_section(store.folder)]
+    parts += effects_section(store.folder)
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         own = [row for row in rows if row["dataset"] == dataset]
         parts += [f"## {dataset}\n\n{own[0]['users']:,} users.\n", _table(own)]

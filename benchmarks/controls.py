@@ -7,13 +7,16 @@ RecMind's config, so only this file can evaluate it anew.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from recmind_dist.experiments.runs import train_and_evaluate
 from recmind_dist.model import recmind
+from recmind_dist.model.node_embeddings import NodeEmbeddings
 from recmind_dist.model.recmind import Mix
+from recmind_dist.training import alignment
 
 
 class GraphAlone(Mix):
@@ -44,6 +47,28 @@ def train_graph_alone(values: dict[str, object]) -> tuple[str, float]:
     """As `train_and_evaluate`, of `GraphAlone`."""
     with mixed_by(GraphAlone):
         return train_and_evaluate(values)
+
+
+@contextmanager
+def still(view: str | None) -> Iterator[None]:
+    """Alignment that is trained meanwhile moves the other view alone.
+
+    Args:
+        view: "graph" or "text"; None: it moves both, as always.
+    """
+    views = alignment._views
+
+    def without_gradient(
+        embeddings: NodeEmbeddings, users: Tensor, items: Tensor
+    ) -> dict[str, Tensor]:
+        held = {} if view is None else {view: getattr(embeddings, view).detach()}
+        return views(replace(embeddings, **held), users, items)
+
+    alignment._views = without_gradient
+    try:
+        yield
+    finally:
+        alignment._views = views
 
 
 CONTROLS: dict[str | None, Callable[[dict[str, object]], tuple[str, float]]] = {

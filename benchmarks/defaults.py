@@ -2,6 +2,7 @@
 
     python benchmarks/defaults.py beauty toys --device cuda    # three seeds of both, stored
     python benchmarks/defaults.py beauty --model sampled --seed 0
+    python benchmarks/defaults.py beauty yelp ml-100k --effects    # of each part, stored apart
     python benchmarks/defaults.py                              # comparisons and page, from results
 
 Every run is tested with two histories: `train`, to the last training edge, and `train+valid`, with
@@ -19,7 +20,9 @@ import torch
 import typer
 
 from benchmarks.baselines_page import write_page
+from benchmarks.controls import still
 from benchmarks.defaults_compare import write_comparisons
+from benchmarks.effects import write_effects
 from benchmarks.measure import commit, machine
 from benchmarks.rank_store import RankStore, ranks_of
 from recmind_dist.config.yaml import load_yaml
@@ -43,41 +46,58 @@ def main(
     models: Annotated[
         list[str] | None, typer.Option("--model", help="default: recmind, lightgcn")
     ] = None,
+    effects: Annotated[
+        bool, typer.Option(help="models are those of `effects`: all of them")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     home: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/defaults"),
 ) -> None:
     """Trains, tests and stores one run after another, then writes comparisons and page."""
-    store = RankStore(name="defaults")
+    kind = "effects" if effects else "models"
+    store = RankStore(name="effects" if effects else "defaults")
+    every = list(load_yaml(PLAN).values["effects"]) if effects else ["recmind", "lightgcn"]
     running = commit()  # files may change while this runs
     try:
         for dataset in datasets or []:
-            for model in models or ["recmind", "lightgcn"]:
+            for model in models or every:
                 for seed in seeds or [0, 1, 2]:
-                    config = config_of(dataset, model, seed, device, home)
+                    config = config_of(dataset, model, seed, device, home, kind)
                     row = {"dataset": dataset, "model": model, "seed": seed, "commit": running}
-                    store_run(train(config), row | {"device": card_of(config)}, store)
+                    with still(chosen(kind, model).get("still")):
+                        run = train(config)
+                    store_run(run, row | {"device": card_of(config)}, store)
         write_comparisons()
+        write_effects()
         write_page(RankStore())
     except RecmindError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
 
 
-def config_of(dataset: str, model: str, seed: int, device: str, home: Path) -> RunConfig:
-    """Data, language model, variant and seed, and nothing else.
+def config_of(
+    dataset: str, model: str, seed: int, device: str, home: Path, kind: str = "models"
+) -> RunConfig:
+    """Data, language model, variant and seed, and nothing else but an effect's own change.
 
+    Args:
+        kind: "models" or "effects".
     Raises:
         ConfigError: defaults.yaml has no such data set or model.
     """
-    plan = load_yaml(PLAN).values
-    for kind, name in (("datasets", dataset), ("models", model)):
-        if name not in plan[kind]:
-            raise ConfigError(f"{PLAN}: {kind} has no {name!r}: it has {', '.join(plan[kind])}")
-    chosen = plan["models"][model]
     own = [f"train.seed={seed}", f"scaling.device={device}", "compare=[]"]
     own += [f"run_dir={home / dataset}/{model}-seed{seed}", "fetch=[minilm]"]
-    words = [*own, *plan["datasets"][dataset], *chosen.get("overrides", [])]
-    return load_run_config(Path(plan["config"]), words, chosen.get("variant", "recmind"))
+    of_model = chosen(kind, model)
+    words = [*own, *chosen("datasets", dataset), *of_model.get("overrides", [])]
+    config = Path(load_yaml(PLAN).values["config"])
+    return load_run_config(config, words, of_model.get("variant", "recmind"))
+
+
+def chosen(kind: str, name: str) -> Any:
+    """A line of defaults.yaml. Raises ConfigError if there is none."""
+    lines = load_yaml(PLAN).values[kind]
+    if name not in lines:
+        raise ConfigError(f"{PLAN}: {kind} has no {name!r}: it has {', '.join(lines)}")
+    return lines[name]
 
 
 def train(config: RunConfig) -> RunDirectory:

@@ -16,14 +16,11 @@ confine(THREADS)
 
 import contextlib
 
-import numpy as np
 import torch
 
+from benchmarks.timed_training import Reached, TimedTrainer
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import RecmindError
-from recmind_dist.evaluation.metrics import ranking_metrics
-from recmind_dist.evaluation.ranking import seen_items
-from recmind_dist.evaluation.topk import rank_items
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
@@ -32,46 +29,6 @@ from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.trainer import Trainer
-
-K = 20
-
-
-class Reached(Exception):
-    """The last of the wanted qualities is there."""
-
-
-class TimedWorker(Trainer):
-    """Notes Recall@20 on the test split after epochs, outside the clock. Nothing is chosen by it.
-
-    Attributes:
-        curve: (seconds of training, epoch, recall).
-    """
-
-    def __init__(self, *words: Any, until: float, every: int) -> None:
-        super().__init__(*words)
-        self.until, self.every = until, every
-        self.trained_s, self.curve = 0.0, []  # type: ignore[var-annotated]
-
-    def _log(self, kind: str, **fields: Any) -> None:
-        super()._log(kind, **fields)
-        if kind != "epoch":
-            return
-        self.trained_s += fields["seconds"]
-        if (fields["epoch"] + 1) % self.every == 0:
-            self.curve.append((self.trained_s, fields["epoch"] + 1, self._test_recall()))
-            if self.curve[-1][2] >= self.until:
-                raise Reached
-
-    def _test_recall(self) -> float:
-        graph, h = self.shard.graph, self.shard.final_embeddings().final
-        held, users = graph.held_out("test"), graph.num_users
-        seen_indptr, seen = seen_items(graph, "test", 0, users)
-        exponent = self.config.evaluation.norm_exponent or 0.0
-        ranked, _ = rank_items(h[:users], h[users:], K, seen_indptr, seen, norm_exponent=exponent)
-        items = np.asarray(held.indices, np.int64) - users
-        return ranking_metrics(ranked.numpy(), np.asarray(held.indptr), items, (K,)).means()[
-            f"recall@{K}"
-        ]
 
 
 def prepare() -> dict[str, Work]:
@@ -86,7 +43,7 @@ def prepare() -> dict[str, Work]:
         run = RunDirectory(config.run_dir)
         run.create()
         words = (config, inputs, DistContext.alone(), run, "benchmark", lambda _: None, "never")
-        worker = TimedWorker(*words, until=order["until"], every=order["every"])
+        worker = TimedTrainer(*words, until=order["until"], every=order["every"])
         with contextlib.suppress(Reached):
             worker.train(("warmup", "joint"))
         return {"curve": worker.curve}

@@ -1,8 +1,9 @@
 """Weighted sums of gathered rows, `y = A x` for a sparse A: one hop of propagation.
 
 `torch.nn.functional.embedding_bag` does the work on a CPU, in float32, float64, bfloat16 and
-float16, torch's sparse CSR product (cuSPARSE) on CUDA. The backward is the same sum through the
-transposed matrix: embedding_bag's own adds edge by edge, an order of magnitude slower.
+float16, and on CUDA where sums must be the same bits run for run; elsewhere on CUDA torch's sparse
+CSR product (cuSPARSE). The backward is the same sum through the transposed matrix: embedding_bag's
+own adds edge by edge, an order of magnitude slower.
 
 Legend: R rows and C columns of A, E entries, D columns of x.
 """
@@ -72,7 +73,7 @@ class CsrMatrix:
         """A x, outside autograd. Shape: [R, D]."""
         if not len(self.indices):  # embedding_bag refuses a table without rows
             return x_CD.new_zeros(self.num_rows, x_CD.shape[1])
-        if x_CD.is_cuda:
+        if x_CD.is_cuda and not torch.are_deterministic_algorithms_enabled():
             return self._sparse.to(x_CD.dtype) @ x_CD
         weight = None if self.weight is None else self.weight.to(x_CD.dtype)
         with torch.no_grad():

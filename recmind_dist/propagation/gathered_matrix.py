@@ -91,7 +91,7 @@ class GatheredMatrix:
         """
         at = entries if self._place is None else self._place[entries]
         kept = self._weight[at]
-        self._weight[at] = 0.0
+        self._weight.index_fill_(0, at, 0.0)  # a number by `[at] =` would come from the host
         try:
             yield
         finally:

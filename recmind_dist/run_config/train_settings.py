@@ -31,3 +31,6 @@ class TrainSettings(Settings):
     schedule: Literal["constant", "cosine"] = "cosine"
     """Of the joint phase's learning rates."""
     log_every_steps: int = Field(20, ge=1)
+    deterministic: bool = False
+    """On GPUs the same bits run for run, and after a resume, at a price in time (docs/gpu.md); on
+    CPUs that is so without it."""

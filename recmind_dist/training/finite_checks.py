@@ -17,6 +17,7 @@ from recmind_dist.errors import TrainingError
 from recmind_dist.storage import write_json
 
 if TYPE_CHECKING:
+    from recmind_dist.training.replayed_step import Gradients
     from recmind_dist.training.step_input import StepInput
 
 KINDS = ("loss", "gradient of its rows", "gradient of the dense part")
@@ -57,30 +58,23 @@ class StepChecks:
     followed; what they made is not saved.
 
     Args:
-        every: steps between readings, off the CPU.
+        every: steps between readings, 1 on a CPU.
     """
 
-    def __init__(self, context: DistContext, every: int) -> None:
-        self._context = context
-        self._every = 1 if context.device.type == "cpu" else min(every, _MOST_UNREAD)
+    def __init__(self, every: int) -> None:
+        self._every = min(every, _MOST_UNREAD)
         self._unread: list[_Unread] = []
         self._last: dict[str, float] = {}
 
-    def watch(
-        self, terms: dict[str, Tensor], row_grad: Tensor, broken_dense: Tensor, step: "StepInput"
-    ) -> dict[str, float]:
-        """Takes a step's losses and gradients; reads where that is due.
-
-        Every rank must call, before any update.
+    def take(self, found: "Gradients", step: "StepInput") -> dict[str, float]:
+        """Takes what a step has found, before its update; reads where that is due.
 
         Returns: the losses that were read last, none before.
 
         Raises:
-            NotFiniteError: see `losses_of`.
+            NotFiniteError: see `losses_of`. Raised on every rank alike.
         """
-        values = sum_losses(terms, row_grad, broken_dense, self._context)
-        ids = batch_ids(step)
-        self._unread.append(_Unread(step.step, tuple(terms), values, ids))
+        self._unread.append(_Unread(step.step, found.names, found.sums, batch_ids(step)))
         return self.read() if (step.step + 1) % self._every == 0 else self._last
 
     def read(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.randomness import stream_key
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import StepBatches
+from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.loader import NeighborLoader, steps_per_epoch
 from recmind_dist.text import TextEncoder, Texts
 from recmind_dist.training import faults
@@ -98,6 +99,19 @@ class Phase:
     @property
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def batches_ahead(self) -> int:
+        """Depth of the prefetch; 0 under full propagation where a GPU makes batches: two threads
+        would only take turns at starting its kernels.
+        """
+        if (
+            isinstance(self._loader, DeviceLoader)
+            and self._operator is not None
+            and self.shard.context.device.type == "cuda"
+        ):
+            return 0
+        return self.config.sampler.batches_ahead
 
     def step_inputs(
         self, epoch: int, first_step: int, count: int | None = None

@@ -1,10 +1,11 @@
 """Step inputs made on a CUDA stream of their own, beside the stream that trains.
 
-Without it a wait of the sampler's thread for a number would be a wait for all of training, too.
+Without it a wait of the sampler for a number would be a wait for all of training, too.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -24,14 +25,18 @@ class SideStream(Generic[T]):
 
     Args:
         stream: of `make_stream`. One serves a process: torch keeps freed memory by stream.
+
+    Attributes:
+        stall_s: on a GPU, the time that its training stream stood still between two items.
     """
 
     def __init__(self, stream: torch.cuda.Stream | None) -> None:
         self._stream = stream
         if stream is not None:  # after what the consumer has put there
             stream.wait_stream(torch.cuda.current_stream(stream.device))
+        self.stall_s = 0.0
         self._ready: deque[torch.cuda.Event] = deque()
-        self._in_use: deque[tuple[torch.cuda.Event, T]] = deque()
+        self._in_use: deque[tuple[_Use, T]] = deque()
 
     def make(self, items: Iterable[T]) -> Iterator[T]:
         """The same items, made on the stream; iterated by the maker's thread."""
@@ -57,10 +62,40 @@ class SideStream(Generic[T]):
         if self._stream is None:
             yield from items
             return
+        consumer, last = torch.cuda.current_stream(self._stream.device), None
         for item in items:
-            torch.cuda.current_stream(self._stream.device).wait_event(self._ready.popleft())
+            consumer.wait_event(self._ready.popleft())
+            use = _Use(last, _event_on(consumer))
             yield item
-            done = torch.cuda.current_stream(self._stream.device).record_event()
-            self._in_use.append((done, item))
-            while len(self._in_use) > 1 and self._in_use[0][0].query():  # type: ignore[no-untyped-call]
-                self._in_use.popleft()
+            last = use.end = _event_on(consumer)
+            self._in_use.append((use, item))
+            while len(self._in_use) > 1 and self._in_use[0][0].is_over:
+                self.stall_s += self._in_use.popleft()[0].waited_s
+        consumer.synchronize()
+        self.stall_s += sum(use.waited_s for use, _ in self._in_use)
+        self._in_use.clear()
+
+
+@dataclass
+class _Use:
+    """When the consumer's stream began and ended with an item, and ended with the one before."""
+
+    before: torch.cuda.Event | None
+    start: torch.cuda.Event
+    end: torch.cuda.Event | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.end is not None and self.end.query()  # type: ignore[no-untyped-call]
+
+    @property
+    def waited_s(self) -> float:
+        if self.before is None:
+            return 0.0
+        return self.before.elapsed_time(self.start) / 1000  # type: ignore[no-untyped-call]
+
+
+def _event_on(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(stream)  # type: ignore[no-untyped-call]
+    return event

@@ -6,19 +6,22 @@ Legend: u rows of this shard that the step touches, n rows of this shard, D dims
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.table import ShardedTable
+from recmind_dist.model.lightgcn import LightGCN
 from recmind_dist.model.queue import KeyQueue
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.randomness import stream_key
 from recmind_dist.training import faults
 from recmind_dist.training.alignment import VIEWS
-from recmind_dist.training.finite_checks import StepChecks
+from recmind_dist.training.finite_checks import StepChecks, sum_losses
 from recmind_dist.training.loss import LossTerms, TrainingLoss
 from recmind_dist.training.momentum import MomentumEncoder
 from recmind_dist.training.profile import region
+from recmind_dist.training.replayed_step import Gradients, ReplayedGradients
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.text_features import TextFeatures
 
@@ -62,30 +65,45 @@ class TrainingStep:
         self.table, self.text, self.momentum, self.context = table, text, momentum, context
         self.hide_share, self.nodes, self.seed = hide_share, nodes, seed
         self.lr_factor, self.steps_done = lr_factor, steps_done
-        self.checks = StepChecks(context, read_every)
+        self.checks = StepChecks(read_every if context.device.type != "cpu" else 1)
+        self.find_gradients: Callable[[StepInput], Gradients] = self.run_gradients
+        if self._can_replay:
+            self.find_gradients = ReplayedGradients(self.run_gradients)
         no_keys = {view: KeyQueue(0, table.dim, context.device) for view in VIEWS}
         self._queues = momentum.queues if momentum else no_keys
+
+    @property
+    def _can_replay(self) -> bool:
+        """Plain LightGCN of one rank: no dense part, nothing drawn in a step, no texts."""
+        alone = self.context.device.type == "cuda" and self.context.world_size == 1
+        plain = type(self.loss.model) is LightGCN
+        return alone and plain and not torch.are_deterministic_algorithms_enabled()
 
     def run(self, step: StepInput) -> dict[str, float]:
         """One step; returns the global batch's loss terms, on a GPU those that were read last.
 
         Collective: every rank must call.
         """
+        found = self.find_gradients(step)
+        losses = self.checks.take(found, step)
+        with region("update"):
+            self._update(step, found.rows)
+        with region("queue"):
+            self._enqueue(step, found.keys)
+        self.steps_done += 1
+        return losses
+
+    def run_gradients(self, step: StepInput) -> Gradients:
+        """Forward and backward, before any update. Collective: every rank must call."""
         with region("gather"):
             e_uD, text_u = self._gather_rows(step)
         with region("forward"):
             loss_terms = self._forward(step, e_uD, text_u)
         with region("backward"):
             self.engine.backward(loss_terms.total)
-        grad_uD = self._row_gradient(e_uD)
-        broken = self.engine.broken_gradients()
-        losses = self.checks.watch(loss_terms.terms, grad_uD, broken, step)
-        with region("update"):
-            self._update(step, grad_uD)
-        with region("queue"):
-            self._enqueue(step, loss_terms)
-        self.steps_done += 1
-        return losses
+        grad_uD, broken = self._row_gradient(e_uD), self.engine.broken_gradients()
+        sums = sum_losses(loss_terms.terms, grad_uD, broken, self.context)
+        return Gradients(tuple(loss_terms.terms), sums, grad_uD, loss_terms.keys)
 
     def _gather_rows(self, step: StepInput) -> tuple[Tensor, TextRows | None]:
         """Rows of the table, a leaf that takes gradient, and their texts."""
@@ -127,13 +145,13 @@ class TrainingStep:
         self.engine.step(lr_factor)
         self.context.traffic.add("dense", self.engine.bytes_a_step)
 
-    def _enqueue(self, step: StepInput, loss_terms: LossTerms) -> None:
+    def _enqueue(self, step: StepInput, keys: dict[str, Tensor]) -> None:
         """Moves the momentum copy and its queues on. Collective: every rank must call."""
         if self.momentum is None:
             return
         self.momentum.follow(self.engine.gather_parameters("model."))
         if step.anchor_pairs is not None:
-            self.momentum.enqueue(loss_terms.keys, step.anchor_pairs, self.steps_done)
+            self.momentum.enqueue(keys, step.anchor_pairs, self.steps_done)
 
     def staleness(self) -> dict[str, float]:
         """Mean age of the queue's keys in steps; nothing without a queue."""

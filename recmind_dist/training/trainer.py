@@ -14,7 +14,7 @@ from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_wh
 from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.reader import Checkpoint, open_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
-from recmind_dist.distributed.accelerator import import_deepspeed
+from recmind_dist.distributed.accelerator import import_deepspeed, use_deterministic_operations
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.errors import CheckpointError
@@ -78,6 +78,8 @@ class Trainer:
         keep_freed_memory()
         # before a library that the model or its texts need imports it, for whatever GPU is there
         import_deepspeed(context.device)
+        if config.train.deterministic and context.device.type == "cuda":
+            use_deterministic_operations()
         self.config, self.context, self.run = config, context, run
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, context.rank, config.profile)
@@ -197,19 +199,20 @@ class Trainer:
         inputs = beside.make(named(phase.step_inputs(self.cursor.epoch, first), "sample"))
         # the thread's own exchanges time out before its consumer does
         timeout_s = 2 * self.config.scaling.collective_timeout_s
-        steps = Prefetcher(inputs, self.config.sampler.batches_ahead, timeout_s=timeout_s)
+        steps = Prefetcher(inputs, phase.batches_ahead, timeout_s=timeout_s)
         for step in self.profile.follow(beside.take(steps), phase.name):
             faults.check("step", self.context.rank, self.cursor.steps_done)
             yield step
         self._read_losses(phase)
         self._log_traffic(phase.name, self.cursor.step_in_epoch - first)
         seconds = time.perf_counter() - start
+        stalled = steps.stall_s if self._stream is None else beside.stall_s
         self._log(
             "epoch",
             phase=phase.name,
             epoch=self.cursor.epoch,
             seconds=seconds,
-            sampler_stall_percent=100.0 * steps.stall_s / max(seconds, 1e-9),
+            sampler_stall_percent=100.0 * stalled / max(seconds, 1e-9),
             loss=self._losses.get("loss"),
         )
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from benchmarks.accuracy_store import AccuracyStore
+from benchmarks.controls import still
 from benchmarks.defaults import config_of, store_run
 from benchmarks.defaults_compare import (
     LIGHTGCN,
@@ -16,9 +18,12 @@ from benchmarks.defaults_compare import (
     write_comparisons,
 )
 from benchmarks.defaults_page import defaults_section
+from benchmarks.effects import effects_section, write_effects
 from benchmarks.rank_store import RankStore, ranks_of, users_metric
 from recmind_dist.errors import ConfigError
+from recmind_dist.model.node_embeddings import NodeEmbeddings
 from recmind_dist.report import RunDirectory
+from recmind_dist.training import alignment
 from recmind_dist.training.evaluate import write_per_user
 
 USERS = np.arange(200)
@@ -123,3 +128,45 @@ def test_a_best_baseline_without_ranks_has_no_p_and_the_next_one_is_compared(fol
     assert ("train+valid", "recall@20", "gcn, tuned") not in of
     assert of["train", "ndcg@20", "ease"]["best"]
     assert of["train", "ndcg@20", LIGHTGCN]["seeds"] == 3
+
+
+def test_an_effect_is_compared_with_the_defaults_and_with_the_model_it_names(
+    tmp_path: Path,
+) -> None:
+    store = RankStore(tmp_path, "effects")
+    for model, share in (("recmind", 0.5), ("aligned", 0.3), ("aligned_queue", 0.4)):
+        put(store, model, "train", share, seeds=3)
+    write_effects(tmp_path)
+    page = "".join(effects_section(tmp_path))
+    assert "| beauty | alignment on, .02, negatives of the batch | defaults | 3 | 0." in page
+    over = [line for line in page.splitlines() if "momentum queue" in line]
+    assert [line.split(" | ")[2] for line in over] == [
+        "alignment on, .02, negatives of the batch",
+        "defaults",
+    ]
+    assert "**+" in over[0]
+    assert "**-" in over[1]
+
+
+def test_an_effect_is_the_defaults_but_for_its_own_change() -> None:
+    plain, off = (
+        config_of("beauty", model, 0, "cpu", Path("runs"), "effects")
+        for model in ("recmind", "no_newest_items")
+    )
+    assert plain.model.recent_decay == -1.0
+    assert off.model == plain.model.model_copy(update={"recent_decay": 0.0})
+    assert off.train == plain.train
+
+
+@pytest.mark.parametrize(("view", "moved"), [("graph", "text"), ("text", "graph")])
+def test_a_view_that_stands_still_takes_no_gradient_of_alignment(view: str, moved: str) -> None:
+    graph, text = (torch.ones(4, 2, requires_grad=True) for _ in range(2))
+    one, two = torch.tensor([0, 1]), torch.tensor([2, 3])
+    with still(view):
+        views = alignment._views(NodeEmbeddings(graph, graph, text), one, two)
+    sum(x.sum() for x in views.values()).backward()
+    by_view = {"graph": graph, "text": text}
+    assert by_view[view].grad is None
+    assert by_view[moved].grad is not None
+    after = alignment._views(NodeEmbeddings(graph, graph, text), one, two)
+    assert all(x.requires_grad for x in after.values())
