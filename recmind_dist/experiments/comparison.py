@@ -10,8 +10,8 @@ from recmind_dist.errors import StoreError
 from recmind_dist.evaluation.degree_bins import COLD_MAX
 from recmind_dist.evaluation.significance import Comparison, Float64Array, paired_bootstrap
 from recmind_dist.report import RunDirectory
+from recmind_dist.report.metric_names import metric_label
 from recmind_dist.report.results import FOLDED
-from recmind_dist.report.tables import metric_label
 from recmind_dist.storage import check_seal
 from recmind_dist.types import IntArray
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import StoreError
+from recmind_dist.evaluation.groups import check_groups
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.graph.prepare import held_out_are_drawn
@@ -98,6 +99,8 @@ class Pipeline:
         opened = Graph.open(graph, edges=False)
         if not opened.manifest["num_test"]:
             self.say(nothing_held_out(self.config.graph.split))
+        else:
+            check_groups(opened, self.config.evaluation.groups)
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from recmind_dist.report.metric_names import metric_label
+
 DEFAULT_METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
 _PLAIN_WIDTH = 160  # without a terminal rich would clip at 80 columns
 
@@ -111,13 +113,6 @@ def _cell(value: float | None, best: float | None) -> str:
         return "–"
     text = f"{value:.4f}"
     return f"[bold]{text}*[/bold]" if best is not None and text == f"{best:.4f}" else f"{text} "
-
-
-def metric_label(metric: str) -> str:
-    """ "Recall@20" for "recall@20"."""
-    name, _, k = metric.partition("@")
-    label = {"recall": "Recall", "ndcg": "NDCG", "hitrate": "HitRate", "mrr": "MRR"}.get(name, name)
-    return f"{label}@{k}" if k else label
 
 
 def _stratum_order(name: str) -> tuple[int, int]:
