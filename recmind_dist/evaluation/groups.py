@@ -113,12 +113,8 @@ def item_groups(graph: Graph, names: Sequence[str]) -> list[Groups]:
 def _of_users(graph: Graph, name: str) -> Groups:
     if name != ACTIVITY:
         return _of_column(graph, "users", name)
-    labels, codes = quarters(np.asarray(graph.degree)[: graph.num_users].astype(np.float64))
-    if len(labels) < 2:
-        raise ConfigError(
-            f"evaluation.groups.users: {ACTIVITY}: all users have one degree: leave it out"
-        )
-    return Groups.of_codes(name, labels, codes)
+    degree = np.asarray(graph.degree)[: graph.num_users]
+    return _of_numbers(name, "users", degree.astype(np.float64))
 
 
 def _of_items(graph: Graph, name: str) -> Groups:
@@ -149,12 +145,22 @@ def popularity_codes(degree_I: IntArray) -> IntArray:
 
 def quarters(values: NDArray[np.float64]) -> tuple[list[str], IntArray]:
     """Labels such as "18–24", and the group of each value, −1 for NaN. Ties fall in one group."""
-    cuts = np.unique(np.nanquantile(values, [0.25, 0.5, 0.75], method="higher"))
-    codes = np.where(np.isfinite(values), np.searchsorted(cuts, values, side="right"), -1)
+    cuts = np.unique(np.nanquantile(values, [0.25, 0.5, 0.75], method="lower"))
+    codes = np.where(np.isfinite(values), np.searchsorted(cuts, values), -1)
     present, codes_of = np.unique(codes[codes >= 0], return_inverse=True)
     labels = [_span(values[codes == code]) for code in present.tolist()]
     codes[codes >= 0] = codes_of
     return labels, codes
+
+
+def _of_numbers(name: str, side: str, values: NDArray[np.float64]) -> Groups:
+    labels, codes = quarters(values)
+    if len(labels) < 2:
+        raise ConfigError(
+            f"evaluation.groups.{side}: {name}: three of four have the same value, {labels[0]}: "
+            "leave it out"
+        )
+    return Groups.of_codes(name, labels, codes)
 
 
 def _span(values: NDArray[np.float64]) -> str:
@@ -166,8 +172,7 @@ def _of_column(graph: Graph, side: str, name: str) -> Groups:
     column = _read(graph, side, name)
     numbers = column.cast(pl.Float64, strict=False)
     if numbers.null_count() == column.null_count() and numbers.n_unique() > _FEW_VALUES:
-        labels, codes = quarters(numbers.fill_null(np.nan).to_numpy())
-        return Groups.of_codes(name, labels, codes)
+        return _of_numbers(name, side, numbers.fill_null(np.nan).to_numpy())
     pairs = pl.DataFrame(
         {"node": pl.int_range(len(column), eager=True), "value": column}
     ).drop_nulls()

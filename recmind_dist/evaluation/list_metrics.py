@@ -118,7 +118,7 @@ class Categories:
         inside = torch.arange(len(each), device=item.device) - (count.cumsum(0) - count)[each]
         group = self.group[self.indptr[item[each]] + inside]
         sums = torch.zeros(size * self.num, dtype=torch.float64, device=item.device)
-        sums.index_add_(0, row[each] * self.num + group, 1.0 / count[each])
+        sums.index_add_(0, row[each] * self.num + group, count.double().reciprocal()[each])
         sums = sums.view(size, self.num)
         return sums / sums.sum(1, keepdim=True).clamp(min=1e-12)
 
