@@ -141,11 +141,11 @@ class Pipeline:
             store = embed(self.config, prepared.texts, None, self.say).path
             inputs = Inputs(prepared.graph)
             return evaluate_text_run(
-                self.config, prepared.graph, store, self.directory, self._context_to_rank(inputs)
+                self.config, prepared.graph, store, self.directory, self.context_to_rank(inputs)
             )
         inputs = read_inputs(self.directory)
         if self.config.evaluation.num_workers == 1:
-            context = self._context_to_rank(inputs)
+            context = self.context_to_rank(inputs)
             then = partial(self._write_bundle, self.directory.bundle)
             return evaluate_run(self.config, inputs, self.directory, context, then=then)
         from recmind_dist.launch.ray_train import evaluate_on_workers
@@ -165,7 +165,7 @@ class Pipeline:
         if to.exists() and not (to / MANIFEST).is_file():
             raise StoreError(f"{to}: exists and is no bundle: export to another directory")
         inputs = read_inputs(self.directory)
-        context = self._context_to_rank(inputs)
+        context = self.context_to_rank(inputs)
         model, cursor = load_best(self.config, inputs, self.directory, context)
         results = self.directory.read_results() if self.directory.results.is_file() else {}
         self._write_bundle(to, model, cursor, results, text_model)
@@ -193,7 +193,8 @@ class Pipeline:
             per_user=pl.read_parquet(users) if results and users.is_file() else None,
         )
 
-    def _context_to_rank(self, inputs: Inputs) -> DistContext:
+    def context_to_rank(self, inputs: Inputs) -> DistContext:
+        """One rank alone in this process, on a GPU if there is one with room."""
         kept = partial(kept_bytes_of_run, self.config, inputs)
         return context_to_rank(self.config.scaling, kept, self.say)
 

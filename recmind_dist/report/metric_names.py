@@ -29,6 +29,8 @@ CATALOGUE = {"coverage": "Coverage", "gini": "Gini"}
 
 def metric_label(metric: str) -> str:
     """ "Recall@20" for "recall@20"."""
+    if metric.startswith("cold "):
+        return f"cold {metric_label(metric.removeprefix('cold '))}"
     name, _, k = metric.partition("@")
     label = (ACCURACY | LISTS | CATALOGUE).get(name, name)
     return f"{label}@{k}" if k else label
