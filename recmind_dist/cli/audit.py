@@ -110,7 +110,7 @@ def _print_curve(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _mean(row: Mapping[str, float]) -> str:
-    return f"{row['mean']:.4g} ({row['low']:.4g} … {row['high']:.4g})"
+    return f"{row['mean']:.3g} ({row['low']:.3g} … {row['high']:.3g})"
 
 
 def _gaps(row: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
@@ -119,4 +119,4 @@ def _gaps(row: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
 
 def _gap(gap: Mapping[str, Any]) -> str:
     star = "*" if gap["significant"] else " "
-    return f"{gap['gap']:+.4g} ({gap['low']:+.4g} … {gap['high']:+.4g}){star}"
+    return f"{gap['gap']:+.3g} ({gap['low']:+.3g} … {gap['high']:+.3g}){star}"

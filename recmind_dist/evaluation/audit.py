@@ -93,13 +93,18 @@ def user_gaps(
 
 
 def item_gaps(
-    a: AuditedLists, b: AuditedLists | None, groups: Groups, graph: Graph, split: str
+    a: AuditedLists,
+    b: AuditedLists | None,
+    groups: Groups,
+    graph: Graph,
+    split: str,
+    min_users: int,
 ) -> list[dict[str, Any]]:
     """A row a group: its shares of the catalogue, of held-out items and of the slots shown, what
     exposure is above relevance and above the catalogue's share and, beside another run, above its.
 
     Shares are means over users of the shares of their items; an item of several groups counts for
-    each in equal parts.
+    each in equal parts. Groups whose held-out items have fewer users are left out.
     """
     categories = Categories.of(groups, torch.device("cpu"))
     held = graph.held_out(split)
@@ -115,6 +120,8 @@ def item_gaps(
     known = (relevance.sum(1) > 0) & (shown.sum(1) > 0)
     rows = []
     for g, label in enumerate(groups.labels):
+        if np.count_nonzero(relevance[:, g]) < min_users:
+            continue
         exposure = shown[known, g]
         found: dict[str, Any] = {
             "group": label,

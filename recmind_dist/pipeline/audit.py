@@ -26,18 +26,19 @@ from recmind_dist.evaluation.groups import (
 )
 from recmind_dist.evaluation.list_details import describe_lists
 from recmind_dist.evaluation.ranking import evaluate_embeddings
-from recmind_dist.evaluation.settings import GroupSettings
+from recmind_dist.evaluation.settings import EvaluationSettings, GroupSettings
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import check_seal, write_json
 from recmind_dist.training.evaluate import load_best, read_run
+from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.moved import read_inputs
 from recmind_dist.types import Say
 
 METRICS = ("recall", "ndcg", "popularity", "tail")
-PENALTIES = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+PENALTIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 """Of `penalty_curve`."""
 
 
@@ -118,7 +119,7 @@ def audit(
             for groups in user_groups(own.graph, settings.users)
         },
         "item_groups": {
-            groups.name: item_gaps(a, b, groups, own.graph, split)
+            groups.name: item_gaps(a, b, groups, own.graph, split, settings.min_users)
             for groups in item_groups(own.graph, settings.items)
         },
         "curve": penalty_curve(own, say) if curve else [],
@@ -171,23 +172,29 @@ def _of_all(a: AuditedLists, b: AuditedLists | None) -> list[dict[str, Any]]:
 
 
 def penalty_curve(own: AuditedRun, say: Say = print) -> list[dict[str, Any]]:
-    """A row a penalty: accuracy, its paired change against no penalty, and what is shown.
+    """`curve_of` the run's best checkpoint, on one rank alone.
 
-    Ranks the catalogue once a penalty, on one rank alone. Raises ConfigError: nothing was trained.
+    Raises ConfigError: nothing was trained.
     """
     if not own.config.trains:
         raise ConfigError(
             f"{own.run.path}: variant {own.config.variant} trains no vectors: leave --curve out"
         )
-    pipeline = Pipeline(own.config, say)
     inputs = read_inputs(own.run)
-    context = pipeline.context_to_rank(inputs)
+    context = Pipeline(own.config, say).context_to_rank(inputs)
     model, cursor = load_best(own.config, inputs, own.run, context)
-    vectors = model.final_embeddings()
-    settings = own.config.evaluation.model_copy(update={"ks": (own.k,), "groups": GroupSettings()})
     split = own.run.read_results()["split"]
-    base: dict[str, Any] = {}
+    return curve_of(model, cursor.norm_exponent, split, own.k)
+
+
+def curve_of(model: ModelShard, exponent: float, split: str, k: int) -> list[dict[str, Any]]:
+    """A row a penalty: accuracy, its paired change against no penalty, and what is shown. The
+    catalogue is ranked once for each.
+    """
+    vectors, context = model.final_embeddings(), model.context
+    settings = EvaluationSettings(ks=(k,), metric=f"ndcg@{k}")
     rows: list[dict[str, Any]] = []
+    base: dict[str, Any] = {}
     for penalty in PENALTIES:
         found = evaluate_embeddings(
             vectors.final,
@@ -195,7 +202,7 @@ def penalty_curve(own: AuditedRun, say: Say = print) -> list[dict[str, Any]]:
             split,
             settings,
             context,
-            cursor.norm_exponent,
+            exponent,
             model.rows,
             vectors.nodes,
             penalty=penalty,
@@ -205,9 +212,9 @@ def penalty_curve(own: AuditedRun, say: Say = print) -> list[dict[str, Any]]:
         base = base or found.per_user
         row: dict[str, Any] = {"penalty": penalty}
         for name in ("recall", "ndcg"):
-            column = f"{name}@{own.k}"
+            column = f"{name}@{k}"
             row[name] = found.metrics[column]
             row[f"{name}_change"] = paired(found.per_user[column] - base[column])
         names = ("popularity", "tail", "coverage", "gini", "novelty")
-        rows.append(row | {name: lists[f"{name}@{own.k}"] for name in names})
+        rows.append(row | {name: lists[f"{name}@{k}"] for name in names})
     return corrected(rows, ["recall_change", "ndcg_change"])

@@ -77,7 +77,8 @@ def lists_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     k = table_metrics(results)[0].partition("@")[2]
     found = {name for result in results.values() for name in result.get("lists", {})}
     names = [f"{kind}@{k}" for kind in (LISTS | CATALOGUE) if f"{kind}@{k}" in found]
-    table = _empty_table("What the lists are like", "model", [metric_label(n) for n in names])
+    headers = [metric_label(name).replace(" ", "\n") for name in names]
+    table = _empty_table("What the lists are like", "model", headers)
     for model, result in results.items():
         values = (result.get("lists", {}).get(name) for name in names)
         table.add_row(escape(model), *("–" if x is None else f"{x:.4g}" for x in values))
@@ -157,7 +158,7 @@ def _markdown_cell(value: Any) -> str:
 
 def _empty_table(title: str, corner: str, headers: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE, title=escape(title) or None, title_justify="left")
-    table.add_column(escape(corner))
+    table.add_column(escape(corner), no_wrap=True)
     for header in headers:
         table.add_column(escape(header), justify="right", no_wrap=True)
     return table

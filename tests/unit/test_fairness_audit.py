@@ -1,12 +1,24 @@
 """The audit finds a planted disparity at its size, and none where none is planted."""
 
+import io
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 
+from recmind_dist.cli import main
+from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation.audit import AuditedLists, item_gaps, mean_history, user_gaps
 from recmind_dist.evaluation.groups import Groups, item_degree
 from recmind_dist.graph import Graph
-from tests.graphs import make_graph
+from recmind_dist.pipeline.audit import PENALTIES, curve_of
+from recmind_dist.storage import write_sealed
+from recmind_dist.training.model_shard import ModelShard
+from tests.graphs import dataset_of, make_graph, random_pairs
+from tests.training_runs import config_of, make_inputs
 
 USERS, ITEMS, K = 600, 60, 10
 LABELS = ["new", "old"]
@@ -68,7 +80,7 @@ def test_without_a_planted_gap_tables_with_a_significant_one_are_as_rare_as_said
     for seed in range(20):
         a = shown(graph, (0.4, 0.4), 0.5, seed)
         of_users = user_gaps(a, None, groups_of_users(), ("recall", "popularity", "lift"), 30)
-        of_items = item_gaps(a, None, groups_of_items(), graph, "test")
+        of_items = item_gaps(a, None, groups_of_items(), graph, "test", 30)
         tables = [
             [row["gap"] for row in of_users if "gap" in row],
             [row["against_catalogue"] for row in of_items],
@@ -84,7 +96,7 @@ def test_without_a_planted_gap_tables_with_a_significant_one_are_as_rare_as_said
 def test_planted_exposure_is_found_against_relevance_and_against_the_catalogue(
     graph: Graph,
 ) -> None:
-    new = item_gaps(shown(graph, (0.4, 0.4), 0.7, 2), None, groups_of_items(), graph, "test")[0]
+    new = item_gaps(shown(graph, (0.4, 0.4), 0.7, 2), None, groups_of_items(), graph, "test", 30)[0]
     assert (new["group"], new["items"], new["catalogue"]) == ("new", 30, 0.5)
     held = np.asarray(graph.held_out("test").indices) - USERS
     assert new["relevance"] == pytest.approx((held < ITEMS // 2).mean())
@@ -115,3 +127,107 @@ def test_lift_is_the_mean_shown_over_the_mean_of_histories(graph: Graph) -> None
     everyone = np.ones(USERS, np.bool_)
     lift = a.values["popularity"].mean() / np.mean(own) - 1
     assert a.sample("lift", everyone).mean() == pytest.approx(lift)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of popularity by the command: `whole` and, of another split, `other`."""
+    home = tmp_path_factory.mktemp("shop")
+    pairs = random_pairs(80, 40, 900, seed=1)
+    dataset_of(home, pairs, 80, 40)
+    lines = [json.dumps({"id": str(u), "gender": "FM"[u % 2], "of": "x"}) for u in range(80)]
+    (home / "users.jsonl").write_text("\n".join(lines) + "\n")
+    config = home / "shop.yaml"
+    config.write_text(
+        f"run_dir: {home}/whole\ncache_dir: {home}/cache\nvariant: popularity\n"
+        f"dataset: {{name: toy, interactions: {home}/train.tsv, items: {home}/items.jsonl, "
+        f"users: {home}/users.jsonl}}\n"
+        "evaluation: {ks: [5], metric: ndcg@5, groups: {users: [gender], items: [genre]}}\n"
+    )
+    main(["run", str(config)])
+    main(["run", str(config), f"run_dir={home}/other", "graph.split=ratio"])
+    return home
+
+
+def test_the_command_prints_tables_and_writes_them_into_the_run(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(shop / "whole")
+    main(["audit", run, "--against", run, "--users", "gender", "--users", "activity"])
+    out = capsys.readouterr().out
+    assert "users by gender: gap to the others" in out
+    assert "items by genre: exposure above relevance" in out
+    main(["audit", run, "--against", run, "--users", "gender", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((shop / "whole" / "audit.json").read_text())
+    results = json.loads((shop / "whole" / "results.json").read_text())
+    rows = {(row["group"], row["metric"]): row for row in found["user_groups"]["gender"]}
+    assert rows["F", "recall"]["mean"] == pytest.approx(
+        results["groups"]["users"]["gender"]["F"]["metrics"]["recall@5"]["mean"]
+    )
+    assert rows["F", "recall"]["change"]["gap"] == 0  # against itself
+    assert sum(row["exposure"] for row in found["item_groups"]["genre"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "sentence"),
+    [
+        ("whole", ["--users", "age"], "no column 'age': the users of toy have gender, of and act"),
+        ("whole", ["--users", "of"], "column 'of' has one value, 'x': name one with 2 to 200"),
+        ("whole", ["--items", "title", "--users", "gender"], "largest group of title has"),
+        ("whole", ["--against", "{home}/other"], "other: on other data or another split than"),
+        ("whole", ["--curve"], "whole: variant popularity trains no vectors: leave --curve out"),
+        ("none", [], "config.yaml"),
+    ],
+)
+def test_what_cannot_be_audited_ends_in_a_sentence(
+    shop: Path,
+    capsys: pytest.CaptureFixture[str],
+    run: str,
+    words: list[str],
+    sentence: str,
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["audit", str(shop / run), *(word.format(home=shop) for word in words)])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_of_a_version_without_lists_is_to_be_evaluated_again(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shop / "whole", tmp_path / "old")
+    path = tmp_path / "old" / "per_user.parquet"
+    out = io.BytesIO()
+    pl.read_parquet(path).drop("items").write_parquet(out)
+    write_sealed(path, out.getvalue())
+    with pytest.raises(SystemExit):
+        main(["audit", str(tmp_path / "old")])
+    assert "has no column 'items': run `recmind evaluate" in capsys.readouterr().err
+
+
+def test_groups_are_refused_before_anything_is_trained(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluation.groups.users=[colour]", f"run_dir={shop}/refused"]
+    with pytest.raises(SystemExit):
+        main(["run", str(shop / "shop.yaml"), *words, "variant=lightgcn"])
+    assert "evaluation.groups.users: no column 'colour'" in capsys.readouterr().err
+    assert not (shop / "refused" / "checkpoints").exists() or not list(
+        (shop / "refused" / "checkpoints").iterdir()
+    )
+
+
+def test_a_curve_goes_from_no_penalty_to_lists_without_popular_items(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path, num_tested=50)
+    config = config_of(tmp_path, "run", model={"kind": "lightgcn"})
+    model = ModelShard(config, inputs, DistContext.alone())
+    model.initialise()
+    rows = curve_of(model, 0.5, "test", 5)
+    assert [row["penalty"] for row in rows] == list(PENALTIES)
+    assert rows[0]["ndcg_change"].gap == 0
+    popularity = [row["popularity"] for row in rows]
+    assert popularity == sorted(popularity, reverse=True)
+    assert popularity[-1] < popularity[0] / 2
