@@ -49,7 +49,7 @@ def comparison_table(
 ) -> Table:
     """One row a model, one column a metric: over all users, then over those of cold items.
 
-    Values are followed by ± half their 95 % interval; one that is significantly above all others of
+    Below a value is ± half its 95 % interval; one that is significantly above all others of
     its column is bold and has a star; missing values are –.
 
     Args:
@@ -59,7 +59,8 @@ def comparison_table(
     """
     metrics = table_metrics(results) if metrics is None else metrics
     names = [*metrics, *(COLD + metric for metric in metrics)]
-    table = _empty_table(title, "model", [metric_label(name) for name in names])
+    headers = [metric_label(name).replace(" ", "\n") for name in names]
+    table = _empty_table(title, "model", headers)
     for model, result in results.items():
         known = (evidence or {}).get(model, Evidence())
         cells = []
@@ -67,7 +68,7 @@ def comparison_table(
             cold = name.startswith(COLD)
             values = result["strata"]["cold"] if cold else result["metrics"]
             value = values.get(name.removeprefix(COLD))
-            cells.append(_cell(value, known.half.get(name), name in known.best))
+            cells.append(_cell(value, known.half.get(name), name in known.best, "\n"))
         table.add_row(escape(model), *cells)
     return table
 
@@ -158,17 +159,20 @@ def _markdown_cell(value: Any) -> str:
 
 def _empty_table(title: str, corner: str, headers: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE, title=escape(title) or None, title_justify="left")
-    table.add_column(escape(corner), no_wrap=True)
+    table.add_column(escape(corner), no_wrap=" " not in corner)
     for header in headers:
         table.add_column(escape(header), justify="right", no_wrap=True)
     return table
 
 
-def _cell(value: float | None, half: float | None = None, best: bool = False) -> str:
+def _cell(
+    value: float | None, half: float | None = None, best: bool = False, between: str = " "
+) -> str:
+    """A mean and, behind `between`, half its interval."""
     if value is None:
         return "–"
-    text = f"{value:.4f}" if half is None else f"{value:.4f} ±{half:.4f}"
-    return f"[bold]{text}*[/bold]" if best else f"{text} "
+    text = f"[bold]{value:.4f}*[/bold]" if best else f"{value:.4f} "
+    return text if half is None else f"{text}{between}±{half:.4f} "
 
 
 def _stratum_order(name: str) -> tuple[int, int]:
