@@ -2,6 +2,7 @@
 
 # each adds its commands
 from recmind_dist.cli import (
+    audit,
     bundles,
     cache,
     doctor,
@@ -16,6 +17,7 @@ from recmind_dist.cli import (
 from recmind_dist.cli.app import main
 
 __all__ = [
+    "audit",
     "bundles",
     "cache",
     "doctor",

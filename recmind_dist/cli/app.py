@@ -15,6 +15,7 @@ from recmind_dist.extras import remedy_of
 
 if TYPE_CHECKING:
     from recmind_dist.pipeline.run import Pipeline
+    from recmind_dist.report import RunDirectory
     from recmind_dist.run_config.run_config import RunConfig
 
 app = typer.Typer(
@@ -66,14 +67,17 @@ def run(
         words = [*(overrides or []), *first.overrides_beside(variant)]
         others.append(_load(config, words, variant))
     results: dict[str, Any] = {}
+    runs: dict[str, RunDirectory] = {
+        one.variant: RunDirectory(one.run_dir) for one in (first, *others)
+    }
     for one in (first, *others):
         say(f"variant {one.variant}: in {one.run_dir}")
         results[one.variant] = Pipeline(one, say).run(resume, allow_mismatch)
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
-    _print_results(results, title)
+    _print_results(results, runs, title)
     metrics = [f"{name}@{first.evaluation.ks[0]}" for name in ("recall", "ndcg")]
     for other in others:
-        line = gain_line(RunDirectory(first.run_dir), RunDirectory(other.run_dir), metrics)
+        line = gain_line(runs[first.variant], runs[other.variant], metrics)
         say(f"{first.variant} over {other.variant}: {line or 'no held-out items'}")
 
 
@@ -156,7 +160,9 @@ def evaluate(run_dir: Run) -> None:
     from recmind_dist.pipeline.run import Pipeline
 
     pipeline = Pipeline.of_run(run_dir, say)
-    _print_results({pipeline.config.variant: pipeline.evaluate()}, pipeline.config.dataset.name)
+    variant, results = pipeline.config.variant, pipeline.evaluate()
+    name = pipeline.config.dataset.name
+    _print_results({variant: results}, {variant: pipeline.directory}, name)
 
 
 @app.command()
@@ -174,14 +180,22 @@ def export(
     say(f"bundle: at {to}")
 
 
-def _print_results(results: dict[str, Any], title: str) -> None:
+def _print_results(results: dict[str, Any], runs: "dict[str, RunDirectory]", title: str) -> None:
+    from recmind_dist.experiments.comparison import evidence_of
     from recmind_dist.report import comparison_table, folded_results, print_table, strata_table
+    from recmind_dist.report.results import FOLDED
+    from recmind_dist.report.tables import group_tables, lists_table, table_metrics
 
-    print_table(comparison_table(results, title=title))
+    measured = any(result["metrics"] for result in results.values())
+    metrics = table_metrics(results) if measured else ()
+    print_table(comparison_table(results, None, title, evidence_of(runs, metrics)))
     if folded := folded_results(results):
         title = "The same, with the validation item in the user's history (folded in, not trained)"
-        print_table(comparison_table(folded, title=title))
-    print_table(strata_table(results))
+        evidence = evidence_of({name: runs[name] for name in folded}, metrics, FOLDED)
+        print_table(comparison_table(folded, None, title, evidence))
+    for table in (strata_table(results), lists_table(results), *group_tables(results)):
+        print_table(table)
+    say("±: half a 95 % interval over users; *: significantly above all others of its column")
 
 
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":

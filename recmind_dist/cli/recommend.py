@@ -29,6 +29,9 @@ Items = Annotated[
 ]
 Exclude = Annotated[Path | None, typer.Option(help="not these items: as --items")]
 Count = Annotated[int, typer.Option(min=1, help="items")]
+Penalty = Annotated[
+    float, typer.Option(min=0.0, help="λ: above 0 popular items are shown less; docs/audit.md")
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object, with reasons")]
 
 
@@ -48,6 +51,7 @@ def recommend(
         Literal["exclude", "include"], typer.Option(help="what is done with items of the history")
     ] = "exclude",
     k: Count = 10,
+    popularity_penalty: Penalty = 0.0,
     why: Annotated[bool, typer.Option("--why", help="print what each score is made of")] = False,
     as_json: Json = False,
     out: Annotated[
@@ -65,7 +69,7 @@ def recommend(
         raise typer.BadParameter("give --user, --history or --text, or --out for many users")
     if users is not None and out is None:
         raise typer.BadParameter("--users: give --out FILE, too")
-    recommender = _load(source)
+    recommender = _load(source, popularity_penalty)
     allowed = recommender.allowed(where, *_item_files(recommender, items, exclude))
     if out is not None:
         _write(recommender, out, users, k, allowed, seen)
@@ -108,11 +112,11 @@ def similar(
         _print_row(rank, one.cosine, one.item_id, one.title)
 
 
-def _load(source: Path) -> "Recommender":
+def _load(source: Path, popularity_penalty: float = 0.0) -> "Recommender":
     from recmind_dist.recommend.recommender import load
 
     make_missing_bundle(source)
-    return load(source)
+    return load(source, popularity_penalty)
 
 
 def make_missing_bundle(source: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recmind_dist.cli.app import app, say
-from recmind_dist.cli.recommend import make_missing_bundle
+from recmind_dist.cli.recommend import Penalty, make_missing_bundle
 
 
 @app.command()
@@ -26,6 +26,7 @@ def serve(
             help="where POST /bundle finds bundles; else beside BUNDLE", show_default=False
         ),
     ] = None,
+    popularity_penalty: Penalty = 0.0,
     max_k: Annotated[int, typer.Option(min=1, help="items of a ranking")] = 1000,
     max_history: Annotated[int, typer.Option(min=1, help="items of a history")] = 1000,
     max_text: Annotated[int, typer.Option(min=1, help="characters of a text")] = 10_000,
@@ -44,6 +45,7 @@ def serve(
         port=port,
         token=read_token(token_file),
         limits=Limits(body_bytes=max_body, k=max_k, history=max_history, text=max_text),
+        popularity_penalty=popularity_penalty,
     )
     make_missing_bundle(bundle)
     with suppress(KeyboardInterrupt):  # Ctrl-C is how a server ends

@@ -1,11 +1,13 @@
-"""Recall, NDCG, HitRate and MRR at K of each user, so that differences can be bootstrapped over
-users.
+"""Recall, NDCG, HitRate, MRR, MAP and precision at K of each user, so that differences can be
+bootstrapped over users.
 
 For a user with n held-out items and hits at positions j (1-based) of the ranked list:
     Recall@K  = hits in the first K / n        (denominator n, as in LightGCN, not min(K, n))
     NDCG@K    = Σ_{hits j ≤ K} 1/log2(j + 1) / Σ_{j ≤ min(K, n)} 1/log2(j + 1)
     HitRate@K = 1 if there is a hit in the first K
     MRR@K     = 1 / position of the first hit if that is ≤ K, else 0
+    MAP@K     = Σ_{hits j ≤ K} (hits in the first j) / j / n
+    Precision@K = hits in the first K / K
 Users without held-out items have no metrics and count in no mean.
 Shapes: u users, v users with held-out items, h distinct held-out items, k ranked items, M metrics.
 """
@@ -18,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recmind_dist.report.metric_names import ACCURACY
 from recmind_dist.types import IndexArray, IntArray
 
-KINDS = ("recall", "ndcg", "hitrate", "mrr")
 Float64Array = NDArray[np.float64]
 
 
@@ -87,7 +89,7 @@ class HeldItems:
 
 def metric_names(ks: Sequence[int]) -> list[str]:
     """Such as "recall@20", in the order of `metrics_of_hits`."""
-    return [f"{kind}@{k}" for k in ks for kind in KINDS]
+    return [f"{kind}@{k}" for k in ks for kind in ACCURACY]
 
 
 def metrics_of_hits(hits_vk: Tensor, counts_v: Tensor, ks: Sequence[int]) -> Tensor:
@@ -105,6 +107,7 @@ def metrics_of_hits(hits_vk: Tensor, counts_v: Tensor, ks: Sequence[int]) -> Ten
     hits = hits_vk.to(torch.float64)
     found, gain = hits.cumsum(1), (hits * discount.to(hits.device)).cumsum(1)
     reciprocal = hits / place.to(hits.device)
+    precise = (reciprocal * found).cumsum(1)
     columns = []
     for k in ks:
         hits_k = found[:, k - 1]
@@ -114,6 +117,8 @@ def metrics_of_hits(hits_vk: Tensor, counts_v: Tensor, ks: Sequence[int]) -> Ten
             ndcg.clamp(max=1.0),  # the two sums may be rounded differently
             (hits_k > 0).to(torch.float64),
             reciprocal[:, :k].amax(1),
+            precise[:, k - 1] / counts_v,
+            hits_k / k,
         ]
     return torch.stack(columns, 1)
 

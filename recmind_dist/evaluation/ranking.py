@@ -20,6 +20,7 @@ from torch import Tensor
 from recmind_dist.distributed.all_gather import counts_of_ranks
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation.degree_bins import ALWAYS, strata_bins
+from recmind_dist.evaluation.groups import item_degree
 from recmind_dist.evaluation.item_shares import ItemShare, share_items
 from recmind_dist.evaluation.metrics import (
     Float64Array,
@@ -29,6 +30,7 @@ from recmind_dist.evaluation.metrics import (
     metrics_of_hits,
 )
 from recmind_dist.evaluation.popularity import rank_popular
+from recmind_dist.evaluation.popularity_penalty import penalised
 from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.evaluation.strata import row_of_sums, stratum_sums
 from recmind_dist.graph import EdgeRows, Graph
@@ -58,6 +60,8 @@ class Evaluation:
     """Of this rank's users with held-out items, [v] each: "user" (node), "degree" (of the held-out
     item in training, NaN if they have several), then the metrics.
     """
+    lists: Int32Array = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    """[v, k] their ranked items, best first, −1 for none, where they were kept."""
 
 
 def evaluate_embeddings(
@@ -70,6 +74,8 @@ def evaluate_embeddings(
     rows: EdgeRows | None = None,
     nodes: IntArray | None = None,
     users: IntArray | None = None,
+    penalty: float = 0.0,
+    keep_lists: bool = False,
 ) -> Evaluation:
     """Ranks the catalogue for this rank's users with held-out items. Collective: every rank must
     call.
@@ -80,6 +86,8 @@ def evaluate_embeddings(
         rows: edges, of this rank's users at least; default: those of the graph
         nodes: [n] this rank's, ascending; default: all, on one rank alone
         users: ascending, to be judged by these alone (`sampled_users`); default: all
+        penalty: of popularity; see `penalised`
+        keep_lists: `Evaluation.lists` are wanted
     """
     fixed = settings.norm_exponent if norm_exponent is None else norm_exponent
     assert fixed is not None or split == "valid", "the norm exponent is chosen on validation"
@@ -89,9 +97,17 @@ def evaluate_embeddings(
     own = nodes[: np.searchsorted(nodes, graph.num_users)]
     h_uC, h_iC = h_nC[: len(own)], h_nC[len(own) :]
     items = share_items(nodes[len(own) :] - graph.num_users, h_iC, context)
-    rankings = [partial(_rank_by_score, h_uC, own, items, settings, p) for p in exponents]
     judged = own if users is None else np.intersect1d(own, users, assume_unique=True)
-    evaluations = _evaluate_rankings(rankings, graph, split, settings, context, rows, judged)
+    k = max(settings.ks)
+    if penalty:
+        assert fixed is not None, "the norm exponent is chosen without a penalty"
+        h_uC, items = penalised(h_uC, items, item_degree(graph), fixed, penalty)
+        rankings = [partial(_rank_by_score, h_uC, own, items, k, 0.0)]
+    else:
+        rankings = [partial(_rank_by_score, h_uC, own, items, k, p) for p in exponents]
+    evaluations = _evaluate_rankings(
+        rankings, graph, split, settings, context, rows, judged, keep_lists
+    )
     found = dict(zip(exponents, evaluations, strict=True))
     scores = {p: evaluation.metrics.get(settings.metric, 0.0) for p, evaluation in found.items()}
     best = max(exponents, key=lambda p: scores[p])  # the first of equal ones
@@ -99,7 +115,11 @@ def evaluate_embeddings(
 
 
 def evaluate_popularity(
-    graph: Graph, split: str, settings: EvaluationSettings, context: DistContext
+    graph: Graph,
+    split: str,
+    settings: EvaluationSettings,
+    context: DistContext,
+    keep_lists: bool = False,
 ) -> Evaluation:
     """Measures the items of highest training degree. Collective: every rank must call."""
     degree, k = np.asarray(graph.degree)[graph.num_users :], max(settings.ks)
@@ -109,6 +129,7 @@ def evaluate_popularity(
         split,
         settings,
         context,
+        keep_lists,
     )
 
 
@@ -118,6 +139,7 @@ def evaluate_ranking(
     split: str,
     settings: EvaluationSettings,
     context: DistContext,
+    keep_lists: bool = False,
 ) -> Evaluation:
     """Measures any ranking; ranks share the users evenly. Collective: every rank must call.
 
@@ -126,7 +148,9 @@ def evaluate_ranking(
     """
     rank, world = context.rank, context.world_size
     users = np.arange(graph.num_users * rank // world, graph.num_users * (rank + 1) // world)
-    return _evaluate_rankings([rank_users], graph, split, settings, context, None, users)[0]
+    return _evaluate_rankings(
+        [rank_users], graph, split, settings, context, None, users, keep_lists
+    )[0]
 
 
 def _evaluate_rankings(
@@ -137,15 +161,16 @@ def _evaluate_rankings(
     context: DistContext,
     rows: EdgeRows | None,
     users: IntArray,
+    keep_lists: bool,
 ) -> list[Evaluation]:
     """Collective: every rank must call, with its own users."""
     rows = rows or EdgeRows.of_graph(graph)
     held_out = graph.held_out(split)
-    tallies = [_Tally(graph, settings, context.device) for _ in rankings]
+    tallies = [_Tally(graph, settings, context.device, keep_lists) for _ in rankings]
     # as often on every rank, because items pass by in each round
     for start in range(0, max(counts_of_ranks(len(users), context)), USERS_AT_ONCE):
         block = users[start : start + USERS_AT_ONCE]
-        held = _csr_of_rows(held_out.indptr, held_out.indices, block, graph.num_users)
+        held = csr_of_rows(held_out.indptr, held_out.indices, block, graph.num_users)
         seen = _seen(rows, split, block)
         for tally, rank_users in zip(tallies, rankings, strict=True):
             tally.add(block, rank_users(block, *seen), held)
@@ -161,8 +186,11 @@ class _Tally:
             sums of metrics.
     """
 
-    def __init__(self, graph: Graph, settings: EvaluationSettings, device: torch.device) -> None:
+    def __init__(
+        self, graph: Graph, settings: EvaluationSettings, device: torch.device, keep_lists: bool
+    ) -> None:
         self.ks, self.device = settings.ks, device
+        self._lists: list[Int32Array] | None = [] if keep_lists else None
         self._degree = np.asarray(graph.degree)[graph.num_users :]
         self._degree_I = torch.from_numpy(self._degree).to(device)
         self._strata = strata_bins(int(self._degree.max(initial=0)))
@@ -191,6 +219,8 @@ class _Tally:
         nodes = users[held.users].astype(np.float64)
         found = checked_metrics(held, metrics, self.ks)
         self._per_user.append({"user": nodes, "degree": degree, **found.per_user})
+        if self._lists is not None:
+            self._lists.append(ranked_vk[:, : max(self.ks)].int().cpu().numpy())
 
     def evaluation(self, total: Tensor) -> Evaluation:
         """Means. Args: total: `sums` over all ranks."""
@@ -207,6 +237,7 @@ class _Tally:
                 name: np.concatenate([part[name] for part in self._per_user or nothing])
                 for name in columns
             },
+            lists=np.concatenate([np.empty((0, max(self.ks)), np.int32), *(self._lists or ())]),
         )
 
 
@@ -217,11 +248,11 @@ def seen_items(graph: Graph, split: str, start: int, stop: int) -> Csr:
 
 def _seen(rows: EdgeRows, split: str, users: IntArray) -> Csr:
     num_users = rows.graph.num_users
-    train = _csr_of_rows(rows.indptr, rows.indices, rows.rows_of(users), num_users)
+    train = csr_of_rows(rows.indptr, rows.indices, rows.rows_of(users), num_users)
     if split != "test":
         return train
     valid = rows.graph.held_out("valid")
-    return _joined(train, _csr_of_rows(valid.indptr, valid.indices, users, num_users))
+    return _joined(train, csr_of_rows(valid.indptr, valid.indices, users, num_users))
 
 
 def _joined(left: Csr, right: Csr) -> Csr:
@@ -239,7 +270,7 @@ def _rank_by_score(
     h_uC: Tensor,
     own: IntArray,
     items: ItemShare,
-    settings: EvaluationSettings,
+    k: int,
     exponent: float,
     users: IntArray,
     seen_indptr: IntArray,
@@ -250,7 +281,7 @@ def _rank_by_score(
     Args:
         own: whose vectors `h_uC` are.
     """
-    k, num_items = max(settings.ks), sum(items.counts)
+    num_items = sum(items.counts)
     h = h_uC[_index(np.searchsorted(own, users), h_uC.device)]
     ids = items.rank_catalogue(h, min(k, num_items), seen_indptr, seen, exponent)
     return torch.nn.functional.pad(ids, (0, k - ids.shape[1]), value=-1)
@@ -263,7 +294,7 @@ def _index(rows: IntArray, device: torch.device) -> slice | Tensor:
     return torch.from_numpy(rows).to(device)
 
 
-def _csr_of_rows(indptr: IntArray, indices: Int32Array, rows: IntArray, num_users: int) -> Csr:
+def csr_of_rows(indptr: IntArray, indices: Int32Array, rows: IntArray, num_users: int) -> Csr:
     """CSR of some rows, with local item ids."""
     starts = np.asarray(indptr)[rows]
     counts = np.asarray(indptr)[rows + 1] - starts

@@ -5,6 +5,25 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from recmind_dist.config import Settings
+from recmind_dist.report.metric_names import ACCURACY
+
+
+class GroupSettings(Settings):
+    """Groups that metrics are reported by, beside all users and strata."""
+
+    users: tuple[str, ...] = ()
+    """Columns of the users' file, such as gender; `activity` is the user's training degree. Numbers
+    of more than ten values are cut into quarters.
+    """
+
+    items: tuple[str, ...] = ()
+    """Columns of the items' file, such as genres, whose lists are taken apart; `popularity` is
+    head, middle and tail, by the share of training edges. The first column gives the categories
+    that diversity and calibration are measured by.
+    """
+
+    min_users: int = Field(default=30, ge=2)
+    """Users with held-out items that a group has at least; smaller ones are not reported."""
 
 
 class EvaluationSettings(Settings):
@@ -36,6 +55,14 @@ class EvaluationSettings(Settings):
     much an item's length counts, else null.
     """
 
+    popularity_penalty: float = Field(default=0.0, ge=0.0)
+    """λ of s(u, i) − λ σ_u z_i in the test: z_i is the standardised log(1 + degree) of an item, σ_u
+    the standard deviation of the user's scores over all items. Above 0 popular items are shown
+    less; `recmind audit --curve` says at what price.
+    """
+
+    groups: GroupSettings = GroupSettings()
+
     num_workers: int = Field(default=1, ge=1)
     """Processes that share the users of an evaluation."""
 
@@ -48,8 +75,8 @@ class EvaluationSettings(Settings):
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> "EvaluationSettings":
-        match = re.fullmatch(r"(recall|ndcg|hitrate|mrr)@(\d+)", self.metric)
+        match = re.fullmatch(rf"({'|'.join(ACCURACY)})@(\d+)", self.metric)
         if match is None or int(match.group(2)) not in self.ks:
-            choices = f"recall, ndcg, hitrate or mrr @ one of {list(self.ks)}"
+            choices = f"{', '.join(ACCURACY)} @ one of {list(self.ks)}"
             raise ValueError(f"metric {self.metric!r} is not measured: write {choices}")
         return self

@@ -1,6 +1,6 @@
 """Compares models user by user, from the per_user.parquet of their runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -8,10 +8,12 @@ import polars as pl
 
 from recmind_dist.errors import StoreError
 from recmind_dist.evaluation.degree_bins import COLD_MAX
+from recmind_dist.evaluation.gaps import corrected, paired
 from recmind_dist.evaluation.significance import Comparison, Float64Array, paired_bootstrap
 from recmind_dist.report import RunDirectory
+from recmind_dist.report.metric_names import metric_label
 from recmind_dist.report.results import FOLDED
-from recmind_dist.report.tables import metric_label
+from recmind_dist.report.tables import COLD, Evidence
 from recmind_dist.storage import check_seal
 from recmind_dist.types import IntArray
 
@@ -97,6 +99,50 @@ def gain_line(ours: RunDirectory, theirs: RunDirectory, metrics: Sequence[str]) 
             gain = f"{metric_label(metric)} {100 * found.gain:+.1f} % ({low:.1f} … {high:.1f})"
         parts.append(gain)
     return f"{', '.join(parts)}: 95 % intervals over the same {users:,} users, one seed"
+
+
+def evidence_of(
+    runs: Mapping[str, RunDirectory], metrics: Sequence[str], prefix: str = ""
+) -> dict[str, Evidence]:
+    """For a table: intervals over users, and which model is significantly the best in a column, by
+    paired t-tests against every other one over the same users (Holm), one seed each.
+
+    Args:
+        runs: by model.
+        prefix: `FOLDED` for histories with the validation item.
+    Raises:
+        StoreError: as `read_users`.
+    """
+    half: dict[str, dict[str, float]] = {name: {} for name in runs}
+    best: dict[str, set[str]] = {name: set() for name in runs}
+    for metric in metrics:
+        users = {name: read_users([run], prefix + metric) for name, run in runs.items()}
+        degree = next(iter(users.values()))[2]
+        for cold in (False, True):
+            if cold and degree is None:
+                continue
+            values = {
+                name: x_SU[0][degree <= COLD_MAX] if cold and degree is not None else x_SU[0]
+                for name, (x_SU, _, _) in users.items()
+            }
+            name = COLD + metric if cold else metric
+            for model, x in values.items():
+                found = paired(x)
+                half[model][name] = (found.high - found.low) / 2
+            if (leader := _leader(values)) is not None:
+                best[leader].add(name)
+    return {name: Evidence(half[name], frozenset(best[name])) for name in runs}
+
+
+def _leader(values: Mapping[str, Float64Array]) -> str | None:
+    """The model that is significantly above all others, if one is."""
+    if len(values) < 2 or len({len(x) for x in values.values()}) > 1:
+        return None  # of other users, who cannot be paired
+    first = max(values, key=lambda name: values[name].sum())
+    others = [name for name in values if name != first]
+    rows = [{"gap": paired(values[first] - values[name])} for name in others]
+    significant = (row["gap"].significant for row in corrected(rows, ["gap"]))
+    return first if all(significant) else None
 
 
 def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:

@@ -54,7 +54,7 @@ def model_card(
 
 def intervals(per_user: pl.DataFrame, seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % intervals of the means over users, by bootstrap of users; by column."""
-    names = [name for name in per_user.columns if name not in ("user", "degree")]
+    names = [name for name in per_user.columns if name not in ("user", "degree", "items")]
     x_UM = per_user.select(names).to_numpy().astype(np.float64)
     rng, size = np.random.default_rng(seed), len(x_UM)
     if not size:

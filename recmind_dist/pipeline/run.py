@@ -9,6 +9,7 @@ import polars as pl
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import StoreError
+from recmind_dist.evaluation.groups import check_groups
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.graph.prepare import held_out_are_drawn
@@ -98,6 +99,8 @@ class Pipeline:
         opened = Graph.open(graph, edges=False)
         if not opened.manifest["num_test"]:
             self.say(nothing_held_out(self.config.graph.split))
+        else:
+            check_groups(opened, self.config.evaluation.groups)
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():
@@ -138,11 +141,11 @@ class Pipeline:
             store = embed(self.config, prepared.texts, None, self.say).path
             inputs = Inputs(prepared.graph)
             return evaluate_text_run(
-                self.config, prepared.graph, store, self.directory, self._context_to_rank(inputs)
+                self.config, prepared.graph, store, self.directory, self.context_to_rank(inputs)
             )
         inputs = read_inputs(self.directory)
         if self.config.evaluation.num_workers == 1:
-            context = self._context_to_rank(inputs)
+            context = self.context_to_rank(inputs)
             then = partial(self._write_bundle, self.directory.bundle)
             return evaluate_run(self.config, inputs, self.directory, context, then=then)
         from recmind_dist.launch.ray_train import evaluate_on_workers
@@ -162,7 +165,7 @@ class Pipeline:
         if to.exists() and not (to / MANIFEST).is_file():
             raise StoreError(f"{to}: exists and is no bundle: export to another directory")
         inputs = read_inputs(self.directory)
-        context = self._context_to_rank(inputs)
+        context = self.context_to_rank(inputs)
         model, cursor = load_best(self.config, inputs, self.directory, context)
         results = self.directory.read_results() if self.directory.results.is_file() else {}
         self._write_bundle(to, model, cursor, results, text_model)
@@ -190,7 +193,8 @@ class Pipeline:
             per_user=pl.read_parquet(users) if results and users.is_file() else None,
         )
 
-    def _context_to_rank(self, inputs: Inputs) -> DistContext:
+    def context_to_rank(self, inputs: Inputs) -> DistContext:
+        """One rank alone in this process, on a GPU if there is one with room."""
         kept = partial(kept_bytes_of_run, self.config, inputs)
         return context_to_rank(self.config.scaling, kept, self.say)
 

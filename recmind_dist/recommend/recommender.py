@@ -11,6 +11,7 @@ from recmind_dist.errors import DataError, StoreError
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.explain import explained, gates_of, has_gates, unit_views
 from recmind_dist.recommend.fold_in import FoldIn
+from recmind_dist.recommend.popularity import PopularityPenalty
 from recmind_dist.recommend.profiles import (
     ExternalId,
     Profiles,
@@ -24,7 +25,7 @@ from recmind_dist.recommend.profiles import (
 from recmind_dist.recommend.ranking import top_items
 from recmind_dist.recommend.replies import Neighbor, Ranking, Rankings, Recommendation
 from recmind_dist.storage.manifest import NAME as MANIFEST
-from recmind_dist.types import BoolArray, FloatArray, IntArray
+from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
 __all__ = ["Neighbor", "Ranking", "Rankings", "Recommendation", "Recommender", "load"]
 
@@ -45,10 +46,16 @@ class Recommender:
         bundle: the opened bundle.
         text_query: turns texts into vectors to rank by; None: the bundle's language model does,
             read when the first text comes.
+        popularity_penalty: λ, by which popular items are shown less; see `PopularityPenalty`.
     """
 
-    def __init__(self, bundle: Bundle, text_query: Query | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, text_query: Query | None = None, popularity_penalty: float = 0.0
+    ) -> None:
         self.bundle, self.text_query = bundle, text_query
+        self.penalty: PopularityPenalty | None = None
+        if popularity_penalty:
+            self.penalty = PopularityPenalty(bundle, popularity_penalty)
         self._where = lru_cache(maxsize=64)(self._mask_of)
 
     @overload
@@ -197,9 +204,7 @@ class Recommender:
         if seen not in ("exclude", "include"):
             raise DataError(f"seen: {seen!r}: choose exclude or include")
         hidden = profiles.histories if seen == "exclude" else None
-        positions, scores = top_items(
-            profiles.vectors, self.bundle.item_vectors, self.size(k), hidden, allowed
-        )
+        positions, scores = self.top_items(profiles.vectors, self.size(k), hidden, allowed)
 
         def explain(row: int) -> Ranking:
             at = positions[row] >= 0
@@ -214,6 +219,19 @@ class Recommender:
 
         left = left_out or {}
         return Rankings(profiles.user_ids, positions, scores, left, self.bundle, explain)
+
+    def top_items(
+        self,
+        vectors_uC: FloatArray,
+        k: int,
+        hidden: Sequence[Int32Array] | None = None,
+        allowed: BoolArray | None = None,
+    ) -> tuple[IntArray, FloatArray]:
+        """As `ranking.top_items`, over the bundle's items and with its penalty on popularity."""
+        if self.penalty is None:
+            return top_items(vectors_uC, self.bundle.item_vectors, k, hidden, allowed)
+        vectors = self.penalty.vectors(vectors_uC)
+        return top_items(vectors, self.penalty.items_IC, k, hidden, allowed)
 
     def allowed(
         self,
@@ -312,10 +330,13 @@ class Recommender:
         return Profiles([name], np.array([row]), vectors, [seen], by_text=True)
 
 
-def load(path: str | Path) -> Recommender:
+def load(path: str | Path, popularity_penalty: float = 0.0) -> Recommender:
     """Opens a bundle, or the bundle that a finished run has.
 
+    Args:
+        popularity_penalty: see `Recommender`.
     Raises:
+        DataError: the penalty is below 0.
         StoreError: neither, or damaged.
     """
     path = Path(path)
@@ -328,4 +349,4 @@ def load(path: str | Path) -> Recommender:
                 f"{path} --to {path / RUN_BUNDLE}`"
             )
         path = path / RUN_BUNDLE
-    return Recommender(Bundle.open(path))
+    return Recommender(Bundle.open(path), popularity_penalty=popularity_penalty)

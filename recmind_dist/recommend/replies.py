@@ -30,7 +30,8 @@ class Recommendation:
     Attributes:
         item_id: external id.
         title: empty without one.
-        score: inner product of the user's and the item's vector.
+        score: inner product of the user's and the item's vector, less a penalty on popularity
+            where there is one.
         shares: what each view adds to the score, and "bias", what the item adds for everybody.
         nearest: items of the user's history, the nearest to this one first.
     """

@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-_METRIC = r"^(recall|ndcg|hitrate|mrr)@[1-9]\d*$"
+from recmind_dist.report.metric_names import ACCURACY
+
+_METRIC = rf"^({'|'.join(ACCURACY)})@[1-9]\d*$"
 FOLDED = "folded_"
 """Before the name of a metric, e.g. in per_user.parquet: of histories with the validation item."""
 
@@ -52,7 +54,7 @@ class Rankings(BaseModel):
         for name, value in metrics.items():
             if not re.match(_METRIC, name):
                 raise ValueError(
-                    f"{name!r} is no metric: write recall@20, ndcg@20, hitrate@20 or mrr@20"
+                    f"{name!r} is no metric: write {', '.join(ACCURACY)} with @20 or such"
                 )
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} is {value}, outside [0, 1]")
@@ -64,6 +66,16 @@ class Rankings(BaseModel):
         if missing := [name for name in ("0", "1-3", "cold") if name not in strata]:
             raise ValueError(f"no stratum {missing[0]!r}: empty strata are listed too")
         return strata
+
+
+class GroupResult(BaseModel):
+    """Metrics of a group of users, or over the held-out items of a group of items."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    users: int = Field(ge=0)
+    metrics: dict[str, dict[str, float]]
+    """Mean, and low and high of its 95 % interval over users."""
 
 
 class Results(Rankings):
@@ -80,6 +92,10 @@ class Results(Rankings):
     split: str = Field(pattern="^(test|valid)$")
     gate: list[GateRow]
     folded: Rankings | None = None
+    lists: dict[str, float] = {}
+    """Of the lists: "novelty@20", "coverage@20"."""
+    groups: dict[str, dict[str, dict[str, GroupResult]]] = {}
+    """users or items → column → label."""
 
 
 def folded_results(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

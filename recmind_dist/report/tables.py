@@ -1,7 +1,8 @@
-"""Tables of results: models as rows, metrics as columns, the best of each column marked."""
+"""Tables of results, with 95 % intervals; a best value is marked where it is significant."""
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from rich import box
@@ -9,8 +10,27 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from recmind_dist.report.metric_names import CATALOGUE, LISTS, metric_label
+
 DEFAULT_METRICS = ("recall@20", "ndcg@20", "recall@40", "ndcg@40")
 _PLAIN_WIDTH = 160  # without a terminal rich would clip at 80 columns
+
+
+COLD = "cold "
+"""Before the name of a metric over users of cold items."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the users of a run say of its means.
+
+    Attributes:
+        half: half the width of a mean's 95 % interval, by "recall@20" and "cold recall@20".
+        best: those of them that are significantly above every other model's.
+    """
+
+    half: dict[str, float] = field(default_factory=dict)
+    best: frozenset[str] = frozenset()
 
 
 def table_metrics(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -25,26 +45,75 @@ def comparison_table(
     results: Mapping[str, Mapping[str, Any]],
     metrics: Sequence[str] | None = None,
     title: str = "",
+    evidence: Mapping[str, Evidence] | None = None,
 ) -> Table:
     """One row a model, one column a metric: over all users, then over those of cold items.
 
-    The best value of a column is bold and has a star; missing values are –.
+    Below a value is ± half its 95 % interval; one that is significantly above all others of
+    its column is bold and has a star; missing values are –.
 
     Args:
         results: model name → content of its results.json.
         metrics: None: see `table_metrics`.
+        evidence: by model; None: neither intervals nor stars.
     """
     metrics = table_metrics(results) if metrics is None else metrics
-    columns: dict[str, dict[str, float | None]] = {}
-    for metric in metrics:
-        columns[metric_label(metric)] = {
-            name: result["metrics"].get(metric) for name, result in results.items()
-        }
-    for metric in metrics:
-        columns[f"cold {metric_label(metric)}"] = {
-            name: result["strata"]["cold"].get(metric) for name, result in results.items()
-        }
-    return _table("model", list(results), columns, title)
+    names = [*metrics, *(COLD + metric for metric in metrics)]
+    headers = [metric_label(name).replace(" ", "\n") for name in names]
+    table = _empty_table(title, "model", headers)
+    for model, result in results.items():
+        known = (evidence or {}).get(model, Evidence())
+        cells = []
+        for name in names:
+            cold = name.startswith(COLD)
+            values = result["strata"]["cold"] if cold else result["metrics"]
+            value = values.get(name.removeprefix(COLD))
+            cells.append(_cell(value, known.half.get(name), name in known.best, "\n"))
+        table.add_row(escape(model), *cells)
+    return table
+
+
+def lists_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a model, one column a metric of lists at the first cut-off."""
+    k = table_metrics(results)[0].partition("@")[2]
+    found = {name for result in results.values() for name in result.get("lists", {})}
+    names = [f"{kind}@{k}" for kind in (LISTS | CATALOGUE) if f"{kind}@{k}" in found]
+    headers = [metric_label(name).replace(" ", "\n") for name in names]
+    table = _empty_table("What the lists are like", "model", headers)
+    for model, result in results.items():
+        values = (result.get("lists", {}).get(name) for name in names)
+        table.add_row(escape(model), *("–" if x is None else f"{x:.4g}" for x in values))
+    return table
+
+
+def group_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """A table a column of `evaluation.groups`: recall at the first cut-off, by group and model."""
+    metric, tables = table_metrics(results)[0], []
+    first = next(iter(results.values())).get("groups", {})
+    for column, groups in ((c, g) for side in first.values() for c, g in side.items()):
+        title = f"{metric_label(metric)} by {column}"
+        table = _empty_table(title, column, ["users", *results])
+        for label, row in groups.items():
+            cells = (_group_cell(result, column, label, metric) for result in results.values())
+            table.add_row(escape(label), str(row["users"]), *cells)
+        tables.append(table)
+    return tables
+
+
+def _group_cell(result: Mapping[str, Any], column: str, label: str, metric: str) -> str:
+    for side in result.get("groups", {}).values():
+        if found := side.get(column, {}).get(label):
+            value = found["metrics"][metric]
+            return _cell(value["mean"], (value["high"] - value["low"]) / 2)
+    return _cell(None)
+
+
+def print_rows(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table of texts and numbers, its first column at the left."""
+    table = _empty_table(title, headers[0], headers[1:])
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    print_table(table)
 
 
 def strata_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -53,13 +122,13 @@ def strata_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """
     metric = table_metrics(results)[0]
     strata = {name: row for result in results.values() for name, row in result["strata"].items()}
-    columns = {
-        f"{name}\n({row['users']} users)": {
-            model: result["strata"].get(name, {}).get(metric) for model, result in results.items()
-        }
-        for name, row in sorted(strata.items(), key=lambda item: _stratum_order(item[0]))
-    }
-    return _table(f"{metric_label(metric)} by degree", list(results), columns)
+    names = sorted(strata, key=_stratum_order)
+    headers = [f"{name}\n({strata[name]['users']} users)" for name in names]
+    table = _empty_table("", f"{metric_label(metric)} by degree", headers)
+    for model, result in results.items():
+        cells = (_cell(result["strata"].get(name, {}).get(metric)) for name in names)
+        table.add_row(escape(model), *cells)
+    return table
 
 
 def print_table(table: Table, stream: TextIO | None = None) -> None:
@@ -88,36 +157,22 @@ def _markdown_cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _table(
-    corner: str,
-    models: list[str],
-    columns: Mapping[str, Mapping[str, float | None]],
-    title: str = "",
-) -> Table:
-    table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
-    table.add_column(corner)
-    best = {}
-    for label, values in columns.items():
-        table.add_column(label, justify="right", no_wrap=True)
-        best[label] = max((value for value in values.values() if value is not None), default=None)
-    for model in models:
-        cells = (_cell(values.get(model), best[label]) for label, values in columns.items())
-        table.add_row(escape(model), *cells)
+def _empty_table(title: str, corner: str, headers: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE, title=escape(title) or None, title_justify="left")
+    table.add_column(escape(corner), no_wrap=" " not in corner)
+    for header in headers:
+        table.add_column(escape(header), justify="right", no_wrap=True)
     return table
 
 
-def _cell(value: float | None, best: float | None) -> str:
+def _cell(
+    value: float | None, half: float | None = None, best: bool = False, between: str = " "
+) -> str:
+    """A mean and, behind `between`, half its interval."""
     if value is None:
         return "–"
-    text = f"{value:.4f}"
-    return f"[bold]{text}*[/bold]" if best is not None and text == f"{best:.4f}" else f"{text} "
-
-
-def metric_label(metric: str) -> str:
-    """ "Recall@20" for "recall@20"."""
-    name, _, k = metric.partition("@")
-    label = {"recall": "Recall", "ndcg": "NDCG", "hitrate": "HitRate", "mrr": "MRR"}.get(name, name)
-    return f"{label}@{k}" if k else label
+    text = f"[bold]{value:.4f}*[/bold]" if best else f"{value:.4f} "
+    return text if half is None else f"{text}{between}±{half:.4f} "
 
 
 def _stratum_order(name: str) -> tuple[int, int]:

@@ -15,13 +15,15 @@ _log = logging.getLogger(__name__)
 Mark = tuple[Path, int, int]
 
 
-def open_served(path: Path) -> Served:
+def open_served(path: Path, popularity_penalty: float = 0.0) -> Served:
     """Reads a bundle, or the bundle of a run, into memory; every file is checked first.
 
+    Args:
+        popularity_penalty: see `Served`.
     Raises:
         StoreError: no bundle, of another version, or damaged.
     """
-    return Served(Bundle.open(bundle_directory(path), verify=True))
+    return Served(Bundle.open(bundle_directory(path), verify=True), popularity_penalty)
 
 
 def bundle_directory(path: Path) -> Path:
@@ -52,7 +54,7 @@ class Current:
         """
         async with self._one_at_a_time:
             try:
-                new = await asyncio.to_thread(open_served, path)
+                new = await asyncio.to_thread(open_served, path, self.served.popularity_penalty)
             except Exception:
                 self.refused += 1
                 raise

@@ -25,7 +25,7 @@ def serve(settings: ServeSettings, say: Say) -> None:
     """
     listening = _listen(settings)
     try:
-        served = open_served(settings.bundle)
+        served = open_served(settings.bundle, settings.popularity_penalty)
         config = uvicorn.Config(
             make_app(Current(settings.bundle, served), settings),
             loop="uvloop",

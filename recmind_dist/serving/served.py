@@ -56,11 +56,13 @@ class Served:
     Attributes:
         name: of the data set.
         version: the first digits of the manifest's hash.
+        popularity_penalty: see `Recommender`.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, popularity_penalty: float = 0.0) -> None:
         bundle.users = UsersInMemory(bundle)
-        self._recommender = Recommender(bundle, text_query_of(bundle))
+        self.popularity_penalty = popularity_penalty
+        self._recommender = Recommender(bundle, text_query_of(bundle), popularity_penalty)
         self._bundle = bundle
         self.name, self.num_users, self.num_items = bundle.name, bundle.num_users, bundle.num_items
         self.version = content_key(bundle.manifest)[:12]
@@ -229,6 +231,7 @@ class Served:
         """
         n = len(owners)
         scores_nI = np.matmul(profiles.vectors, self._items_CI, out=self._scores[:n])
+        self._penalise(scores_nI, owners, profiles.vectors)
         for scores, one, history in zip(scores_nI, owners, profiles.histories, strict=True):
             self._hide(scores, one, history)
         columns = best_columns(scores_nI, max(one.body.k for one in owners))
@@ -268,6 +271,15 @@ class Served:
             ]
             for row in zip(shares, nearest, strict=True)
         ]
+
+    def _penalise(
+        self, scores_nI: FloatArray, owners: list[_Asked], vectors_nC: FloatArray
+    ) -> None:
+        """Takes the penalty on popularity from scores that are not of similar items."""
+        if (penalty := self._recommender.penalty) is None:
+            return
+        ranked = [isinstance(one.body, RecommendBody) for one in owners]
+        scores_nI -= (penalty.spread(vectors_nC) * ranked)[:, None] * penalty.cost_I
 
     def _hide(self, scores_I: FloatArray, one: _Asked, history: Int32Array) -> None:
         """Scores of items that are not to be shown become -inf; those of similar items cosines."""

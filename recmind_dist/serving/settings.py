@@ -49,6 +49,7 @@ class ServeSettings:
         host, port: where to listen; port 0: any free one, which is printed.
         token: that every request must bear; None: nobody needs one, which loopback alone allows.
         limits: see `Limits`.
+        popularity_penalty: λ, by which popular items are shown less.
         watch_s: seconds between two looks at `bundle`; 0: it is not looked at again.
 
     Raises:
@@ -61,6 +62,7 @@ class ServeSettings:
     port: int = 8000
     token: str | None = field(default=None, repr=False)
     limits: Limits = Limits()
+    popularity_penalty: float = 0.0
     watch_s: float = 1.0
 
     def __post_init__(self) -> None:

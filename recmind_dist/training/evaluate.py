@@ -6,6 +6,7 @@ import io
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from recmind_dist.distributed.all_gather import rows_at_rank_0
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import CheckpointError, ConfigError
 from recmind_dist.evaluation import gate_statistics
+from recmind_dist.evaluation.item_shares import ItemShare, share_items
+from recmind_dist.evaluation.list_details import ListDetails, describe_lists
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings, evaluate_popularity
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
 from recmind_dist.propagation.full_graph import FullPropagation
@@ -92,11 +95,14 @@ def evaluate_run(
             h_nC = model.fold_in().with_validation_items(vectors.final)
             folded = _evaluate(replace(vectors, final=h_nC), model, cursor, split)
     gate = _gate_statistics(vectors, model)
-    results = _results(config, split, found, gate, folded) | {
+    details = describe_lists(
+        found, model.graph, split, config.evaluation, context, model.rows, _items_by_text(model)
+    )
+    results = _results(config, split, found, gate, folded, details) | {
         "norm_exponent": cursor.norm_exponent,
         "epoch": cursor.epoch,
     }
-    users = gather_per_user(found, context, folded)
+    users = gather_per_user(found, context, folded, details)
     if context.rank == 0:
         write_per_user(users, run)
         run.write_results(results)
@@ -118,7 +124,23 @@ def _evaluate(
         cursor.norm_exponent,
         model.rows,
         vectors.nodes,
+        penalty=model.config.evaluation.popularity_penalty,
+        keep_lists=True,
     )
+
+
+def _items_by_text(model: ModelShard) -> ItemShare | None:
+    """This rank's items by their unit text vectors; None: the model reads no texts. Collective:
+    every rank must call.
+    """
+    if model.text is None:
+        return None
+    order = np.argsort(model.nodes)
+    absent = model.text.rows.absent.cpu().numpy()[order]
+    order = order[(model.nodes[order] >= model.graph.num_users) & ~absent]
+    rows = torch.from_numpy(order).to(model.context.device)
+    x_iT = torch.nn.functional.normalize(model.text.rows.text[rows].float())
+    return share_items(model.nodes[order] - model.graph.num_users, x_iT, model.context)
 
 
 def _gate_statistics(vectors: FinalEmbeddings, model: ModelShard) -> list[dict[str, Any]]:
@@ -142,9 +164,9 @@ def _has_newer_items(graph: Graph, split: str = "test") -> bool:
 def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -> dict[str, Any]:
     """The same for the popularity baseline, which needs no training, on one rank alone."""
     opened = Graph.open(graph)
-    found = evaluate_popularity(opened, "test", config.evaluation, DistContext.alone())
+    found = evaluate_popularity(opened, "test", config.evaluation, DistContext.alone(), True)
     folded = found if _has_newer_items(opened) else None  # it reads no histories
-    return _write_untrained(config, found, run, folded)
+    return _write_untrained(config, opened, found, run, folded)
 
 
 def evaluate_text_run(
@@ -171,36 +193,60 @@ def evaluate_text_run(
     content, recent = content_view(operator, vectors[own], config.recent_decay)
     h = torch.where(operator.is_user[:, None], recent[0], content[0]) if recent else content[0]
     in_node_order, folded = h[operator.by_node], None
-    found = evaluate_embeddings(in_node_order, graph, "test", config.evaluation, context, 0.0)
+    test = partial(
+        evaluate_embeddings,
+        graph=graph,
+        split="test",
+        settings=config.evaluation,
+        context=context,
+        norm_exponent=0.0,
+        penalty=config.evaluation.popularity_penalty,
+    )
+    found = test(in_node_order, keep_lists=True)
     if _has_newer_items(graph):
         users, items = np.arange(graph.num_users), in_node_order[graph.num_users :]
         histories = Histories.of_graph(EdgeRows.of_graph(graph), users, with_valid=True)
         h = torch.cat([histories.item_means(items, config.recent_decay or 1.0), items])
-        folded = evaluate_embeddings(h, graph, "test", config.evaluation, context, 0.0)
-    return _write_untrained(config, found, run, folded)
+        folded = test(h)
+    known = items_IT.norm(dim=1).nonzero().squeeze(1)
+    unit = torch.nn.functional.normalize(items_IT[known].float()).to(context.device)
+    return _write_untrained(
+        config, graph, found, run, folded, share_items(known.numpy(), unit, context)
+    )
 
 
 def _write_untrained(
-    config: RunConfig, found: Evaluation, run: RunDirectory, folded: Evaluation | None
+    config: RunConfig,
+    graph: Graph,
+    found: Evaluation,
+    run: RunDirectory,
+    folded: Evaluation | None,
+    text: ItemShare | None = None,
 ) -> dict[str, Any]:
     """Results of a run that nothing was learnt for, on one rank alone."""
-    results = _results(config, "test", found, [], folded)
+    alone = DistContext.alone() if text is None else text.context
+    details = describe_lists(found, graph, "test", config.evaluation, alone, text=text)
+    results = _results(config, "test", found, [], folded, details)
     run.create()
     run.write_config(config.model_dump(mode="json"))
-    write_per_user(gather_per_user(found, DistContext.alone(), folded), run)
+    write_per_user(gather_per_user(found, DistContext.alone(), folded, details), run)
     run.write_results(results)
     return results
 
 
 def gather_per_user(
-    found: Evaluation, context: DistContext, folded: Evaluation | None = None
+    found: Evaluation,
+    context: DistContext,
+    folded: Evaluation | None = None,
+    details: ListDetails | None = None,
 ) -> pl.DataFrame:
     """The metrics of each user with held-out items, in node order, at rank 0; none at the others.
 
     Every rank must call. Columns: user (node), degree (of her held-out item, null where there are
-    several), recall@20, …, folded_recall@20, … (with the validation item in the history).
+    several), recall@20, …, novelty@20, …, folded_recall@20, … (with the validation item in the
+    history), items (the ranked list: rows of the graph's items, −1 for none).
     """
-    per_user = dict(found.per_user)
+    per_user = found.per_user | (details.per_user if details else {})
     if folded is not None:
         per_user |= {FOLDED + name: folded.per_user[name] for name in folded.metrics}
     columns = torch.stack([torch.from_numpy(values) for values in per_user.values()], 1).to(
@@ -208,6 +254,9 @@ def gather_per_user(
     )
     rows = rows_at_rank_0(columns, context).cpu().numpy()
     frame = pl.DataFrame(dict(zip(per_user, rows.T, strict=True)))
+    if details is not None:
+        lists = rows_at_rank_0(torch.from_numpy(found.lists).to(context.device), context)
+        frame = frame.with_columns(items=pl.Series(lists.cpu().numpy()).cast(pl.List(pl.Int32)))
     return frame.with_columns(
         pl.col("user").cast(pl.Int64), pl.col("degree").fill_nan(None).cast(pl.Int64)
     ).sort("user")
@@ -226,8 +275,9 @@ def _results(
     found: Evaluation,
     gate: list[dict[str, Any]],
     folded: Evaluation | None,
+    details: ListDetails,
 ) -> dict[str, Any]:
-    values = {
+    values: dict[str, Any] = {
         "dataset": config.dataset.name,
         "variant": config.variant,
         "seed": config.train.seed,
@@ -236,6 +286,8 @@ def _results(
         "metrics": found.metrics,
         "strata": found.strata,
         "gate": gate,
+        "lists": details.lists,
+        "groups": details.groups,
     }
     if folded is not None:
         values["folded"] = {"metrics": folded.metrics, "strata": folded.strata}

@@ -100,7 +100,9 @@ def test_a_log_in_unseen_layouts_trains_by_config_alone(shop: Shop) -> None:
     results = results_of(shop.run)
     assert (results["dataset"], results["variant"], results["split"]) == ("shop", "recmind", "test")
     assert set(results["metrics"]) == {
-        f"{m}@{k}" for m in ("recall", "ndcg", "hitrate", "mrr") for k in (20, 40)
+        f"{m}@{k}"
+        for m in ("recall", "ndcg", "hitrate", "mrr", "map", "precision")
+        for k in (20, 40)
     }
     assert 0 < results["metrics"]["ndcg@20"] < results["metrics"]["recall@40"] <= 1
     assert (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmind_dist.evaluation.metrics import ranking_metrics
+from recmind_dist.evaluation.metrics import metric_names, ranking_metrics
 from recmind_dist.evaluation.strata import degree_bins, strata_metrics
 
 KS = (1, 3, 5)
@@ -21,6 +21,8 @@ def loop(ranked: list[int], held: set[int], k: int) -> dict[str, float]:
         f"ndcg@{k}": sum(1 / math.log2(j + 1) for j in hits) / ideal,
         f"hitrate@{k}": float(bool(hits)),
         f"mrr@{k}": 1 / hits[0] if hits else 0.0,
+        f"map@{k}": sum(n / j for n, j in enumerate(hits, 1)) / len(held),
+        f"precision@{k}": len(hits) / k,
     }
 
 
@@ -97,14 +99,7 @@ def test_empty_cold_strata_are_listed_with_null() -> None:
     found = strata_metrics(
         np.array([[0, 1]]), np.array([0, 1]), np.array([1]), np.array([5, 6]), (2,)
     )
-    empty = {
-        "users": 0,
-        "pairs": 0,
-        "recall@2": None,
-        "ndcg@2": None,
-        "hitrate@2": None,
-        "mrr@2": None,
-    }
+    empty = {"users": 0, "pairs": 0} | dict.fromkeys(metric_names([2]))
     assert {name: found[name] for name in ("0", "1-3", "cold")} == dict.fromkeys(
         ("0", "1-3", "cold"), empty
     )
@@ -113,7 +108,8 @@ def test_empty_cold_strata_are_listed_with_null() -> None:
 
 def test_recall_divides_by_all_held_out_items_also_beyond_k() -> None:
     found = ranking_metrics(np.array([[0]]), np.array([0, 4]), np.array([0, 1, 2, 3]), (1,))
-    assert found.means() == {"recall@1": 0.25, "ndcg@1": 1.0, "hitrate@1": 1.0, "mrr@1": 1.0}
+    ones = dict.fromkeys(("ndcg@1", "hitrate@1", "mrr@1", "precision@1"), 1.0)
+    assert found.means() == {"recall@1": 0.25, "map@1": 0.25, **ones}
 
 
 def test_nobody_held_out_has_no_means() -> None:

@@ -126,7 +126,7 @@ def test_nothing_is_left_behind_on_the_host() -> None:
     metrics = metrics_of_hits(hits, held.counts(), (2, 6))
     with symbolic.patch(meta_nonzero_assume_all_nonzero=True):
         sums = stratum_sums(ranked, hits, held, degree, (0, 3), (2, 6))
-    assert [tuple(x.shape) for x in (ranked, metrics, sums)] == [(13, 6), (13, 8), (10,)]
+    assert [tuple(x.shape) for x in (ranked, metrics, sums)] == [(13, 6), (13, 12), (14,)]
     assert {x.device for x in (ranked, scores, tied, hits, metrics, sums)} == {there}
 
 
@@ -159,6 +159,8 @@ def plain_metrics(ranked: list[int], held: set[int]) -> list[float]:
             min((1.0 / np.log2(places + 1.0)).sum() / ideal, 1.0),
             float(len(places) > 0),
             1.0 / places[0] if len(places) else 0.0,
+            (np.arange(1, len(places) + 1) / places).sum() / len(held),
+            len(places) / k,
         ]
     return values
 

@@ -25,7 +25,8 @@ import json, ranx, sys
 answers = []
 for case in json.load(sys.stdin):
     qrels, run = ranx.Qrels(case["qrels"]), ranx.Run(case["run"])
-    names = [f"{name}@{k}" for k in case["ks"] for name in ("recall", "ndcg", "hit_rate", "mrr")]
+    kinds = ("recall", "ndcg", "hit_rate", "mrr", "map", "precision")
+    names = [f"{name}@{k}" for k in case["ks"] for name in kinds]
     found = ranx.evaluate(qrels, run, names, return_mean=False)
     answers.append({name: values.tolist() for name, values in found.items()})
 print(json.dumps(answers))

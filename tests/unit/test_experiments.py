@@ -12,7 +12,14 @@ import pytest
 from optuna.trial import FixedTrial
 
 from recmind_dist.errors import StoreError
-from recmind_dist.experiments.comparison import compare, gain_line, read_users, seen, spread
+from recmind_dist.experiments.comparison import (
+    compare,
+    evidence_of,
+    gain_line,
+    read_users,
+    seen,
+    spread,
+)
 from recmind_dist.experiments.figures import draw_bars, draw_bins, draw_curves
 from recmind_dist.experiments.findings import Findings, TableOf
 from recmind_dist.experiments.space import default_space, load_space
@@ -88,6 +95,27 @@ def test_one_run_over_another_is_said_with_its_interval(tmp_path: Path) -> None:
     assert line.endswith("over the same 400 users, one seed")
     nobody = run_of(tmp_path / "c", 0, 0.0, users=0)
     assert gain_line(nobody, nobody, ["recall@40"]) == ""
+
+
+def test_a_model_is_the_best_of_a_column_only_where_it_is_above_every_other(
+    tmp_path: Path,
+) -> None:
+    runs = {
+        "ours": run_of(tmp_path / "a", 0, 0.2),
+        "near": run_of(tmp_path / "b", 1, 0.1),
+        "far": run_of(tmp_path / "c", 2, 0.0),
+    }
+    found = evidence_of(runs, ["recall@40"])
+    assert found["ours"].best == {"recall@40"}  # on cold items nobody is
+    assert not found["near"].best
+    values = read_users([runs["ours"]], "recall@40")[0][0]
+    half = 1.966 * values.std(ddof=1) / np.sqrt(USERS)
+    assert found["ours"].half["recall@40"] == pytest.approx(half, rel=1e-3)
+    runs["ours"] = run_of(tmp_path / "d", 3, 0.1)
+    assert not any(evidence.best for evidence in evidence_of(runs, ["recall@40"]).values())
+    alone = evidence_of({"far": runs["far"]}, ["recall@40"])["far"]
+    assert not alone.best
+    assert set(alone.half) == {"recall@40", "cold recall@40"}
 
 
 def test_two_seeds_are_called_not_significant(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import torch
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError, StoreError
+from recmind_dist.evaluation.item_shares import share_items
+from recmind_dist.evaluation.popularity_penalty import penalised
 from recmind_dist.export.write_bundle import histories_of_users, write_bundle
 from recmind_dist.propagation.histories import Histories as TorchHistories
 from recmind_dist.recommend.bundle import Bundle
@@ -169,3 +171,26 @@ def rank_all(path: Path) -> None:
     recommender = Recommender(Bundle.open(path))
     recommender.recommend("3", 5)
     recommender.recommend_from(["1", "2"], user_id="3")
+
+
+def test_a_popularity_penalty_of_a_bundle_is_that_of_evaluation(
+    home: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    shard = make_model(home, inputs, kind="recmind")
+    bundle = bundle_of(shard, tmp_path / "bundle")
+    users = bundle.users.vectors(np.arange(5))
+    items = share_items(
+        np.arange(bundle.num_items), torch.from_numpy(bundle.item_vectors), shard.context
+    )
+    degree = np.asarray(shard.graph.degree)[shard.graph.num_users :]
+    h, penalised_items = penalised(torch.from_numpy(users), items, degree, 0.0, 0.8)
+    scores = (h @ penalised_items.h_iC.T).numpy()
+    for user, found in enumerate(Recommender(bundle, None, 0.8).recommend(users=range(5), k=6)):
+        expected = scores[user].copy()
+        expected[bundle.users.histories(np.array([user]))[0]] = -np.inf
+        assert [int(item.item_id) for item in found] == np.argsort(-expected)[:6].tolist()
+        assert found[0].score == pytest.approx(expected.max(), rel=1e-4)
+    plain, none = (Recommender(bundle, None, x).recommend("3", 6) for x in (0.8, 0.0))
+    assert [item.item_id for item in plain] != [item.item_id for item in none]
+    with pytest.raises(DataError, match="popularity penalty -1: give a number of 0 or more"):
+        Recommender(bundle, None, -1.0)

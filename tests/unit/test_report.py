@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.table import Table
 
 from recmind_dist.errors import LockedError, StoreError
 from recmind_dist.report import (
@@ -23,6 +24,7 @@ from recmind_dist.report import (
     strata_table,
 )
 from recmind_dist.report.run_directory import SCHEMA
+from recmind_dist.report.tables import Evidence, group_tables, lists_table
 
 RESULTS: dict[str, Any] = {
     "dataset": "ml-100k",
@@ -164,18 +166,42 @@ def test_progress_on_a_terminal_draws_a_bar() -> None:
     assert "━" in out.getvalue()
 
 
-def test_tables_mark_the_best_of_each_column() -> None:
-    weaker = {**RESULTS, "metrics": {"recall@20": 0.2, "ndcg@20": 0.13}}
+def printed(table: Table) -> list[list[str]]:
+    """The cells of the rows with numbers."""
     out = io.StringIO()
-    print_table(
-        comparison_table({"RecMind [full]": RESULTS, "LightGCN": weaker}, ("recall@20", "ndcg@20")),
-        out,
-    )
-    rows = [line.split() for line in out.getvalue().splitlines() if "." in line]
-    assert rows == [
-        ["RecMind", "[full]", "0.2500*", "0.1250", "0.5000*", "–"],
-        ["LightGCN", "0.2000", "0.1300*", "0.5000*", "–"],
+    print_table(table, out)
+    return [line.split() for line in out.getvalue().splitlines() if "." in line]
+
+
+def test_tables_print_intervals_and_mark_what_evidence_says_is_best() -> None:
+    weaker = {**RESULTS, "metrics": {"recall@20": 0.2, "ndcg@20": 0.13}}
+    results = {"RecMind [full]": RESULTS, "LightGCN": weaker}
+    metrics = ("recall@20", "ndcg@20")
+    assert printed(comparison_table(results, metrics)) == [
+        ["RecMind", "[full]", "0.2500", "0.1250", "0.5000", "–"],
+        ["LightGCN", "0.2000", "0.1300", "0.5000", "–"],
     ]
+    half = {"recall@20": 0.02, "cold recall@20": 0.3}
+    evidence = {"RecMind [full]": Evidence(half, frozenset(["recall@20"]))}
+    assert printed(comparison_table(results, metrics, evidence=evidence)) == [
+        ["RecMind", "[full]", "0.2500*", "0.1250", "0.5000", "–"],
+        ["±0.0200", "±0.3000"],
+        ["LightGCN", "0.2000", "0.1300", "0.5000", "–"],
+    ]
+
+
+def test_strata_groups_and_lists_have_tables() -> None:
+    women = {"users": 30, "metrics": {"recall@20": {"mean": 0.25, "low": 0.2, "high": 0.3}}}
+    grouped = {
+        **RESULTS,
+        "groups": {"users": {"gender": {"F": women}}, "items": {}},
+        "lists": {"novelty@20": 3.25, "gini@20": 0.75},
+    }
+    results = {"RecMind": grouped, "popularity": RESULTS}
+    assert [printed(table) for table in group_tables(results)] == [
+        [["F", "30", "0.2500", "±0.0500", "–"]]
+    ]
+    assert printed(lists_table(results)) == [["RecMind", "3.25", "0.75"]]
     out = io.StringIO()
     print_table(strata_table({"RecMind": RESULTS}), out)
     header = next(line for line in out.getvalue().splitlines() if "cold" in line)

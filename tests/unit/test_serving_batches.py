@@ -12,6 +12,7 @@ import pytest
 from benchmarks.random_bundle import RandomBundle
 from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.recommend.bundle import Bundle
+from recmind_dist.recommend.recommender import load
 from recmind_dist.serving.batcher import Batcher
 from recmind_dist.serving.bodies import RecommendBody, SimilarBody
 from recmind_dist.serving.current import Current, inside, open_served
@@ -38,6 +39,28 @@ def plain(results: Any) -> list[list[Any]]:
         [(one["item_id"], pytest.approx(one.get("score", 0.0), abs=1e-4)) for one in row["items"]]
         for row in results
     ]
+
+
+def test_a_penalty_on_popularity_ranks_as_python_does_and_stays_when_bundles_change(
+    path: Path,
+) -> None:
+    penalised = open_served(path, 0.6)
+    python = load(path, 0.6).recommend(users=["u7", "u12"], k=8)
+    [reply, similar] = penalised.answer(
+        [RecommendBody(users=["u7", "u12"], k=8), SimilarBody(item="i5", k=4)]
+    )
+    assert isinstance(reply, dict)
+    assert isinstance(similar, dict)
+    expected = [[(one.item_id, one.score) for one in ranking] for ranking in python]
+    assert plain(reply["results"]) == expected
+    [of_plain] = [one["items"] for one in similar["results"]]
+    [without] = open_served(path).answer([RecommendBody(users=["u7", "u12"], k=8)])
+    assert isinstance(without, dict)
+    assert [one["item_id"] for one in of_plain] == [n.item_id for n in load(path).similar("i5", 4)]
+    assert plain(without["results"]) != expected
+    current = Current(path, penalised)
+    asyncio.run(current.swap(path))
+    assert current.served.popularity_penalty == 0.6
 
 
 def test_a_batch_of_all_kinds_answers_each_as_if_it_were_alone(served: Served) -> None:
