@@ -297,13 +297,17 @@ class Served:
         scored = list(zip(columns[:count].tolist(), best[:count].tolist(), strict=True))
         if isinstance(body, SimilarBody):
             return {"items": self._cosines(scored)}
-        items = [self._named(at) | {"score": score} for at, score in scored]
+        ids, titles = self._item_ids, self._item_titles
+        items: list[Reply] = [
+            {"item_id": ids[at], "title": titles[at], "score": score} for at, score in scored
+        ]
         for item, why in zip(items, reasons or (), strict=False):
             item |= why
         return {"user_id": user_id, "items": items}
 
     def _cosines(self, near: Sequence[tuple[int, float]]) -> list[Reply]:
-        return [self._named(at) | {"cosine": cosine} for at, cosine in near]
+        ids, titles = self._item_ids, self._item_titles
+        return [{"item_id": ids[at], "title": titles[at], "cosine": one} for at, one in near]
 
     def _named(self, position: int) -> Reply:
         return {"item_id": self._item_ids[position], "title": self._item_titles[position]}
