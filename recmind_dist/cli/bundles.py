@@ -49,6 +49,11 @@ def index(
     ] = 0.95,
 ) -> None:
     """Adds an index of nearest neighbours to a bundle, and says what it finds."""
+    add_index(bundle, kind, k, min_recall)
+
+
+def add_index(bundle: Path, kind: str, k: int = 20, min_recall: float = 0.95) -> None:
+    """See `recommend.nearest.build_index`."""
     from recmind_dist.recommend.bundle import Bundle
     from recmind_dist.recommend.nearest import build_index
 

@@ -47,6 +47,9 @@ def recommend(
     seen: Annotated[
         Literal["exclude", "include"], typer.Option(help="what is done with items of the history")
     ] = "exclude",
+    index: Annotated[
+        bool, typer.Option("--index", help="rank by the bundle's index, which misses some items")
+    ] = False,
     k: Count = 10,
     why: Annotated[bool, typer.Option("--why", help="print what each score is made of")] = False,
     as_json: Json = False,
@@ -65,7 +68,7 @@ def recommend(
         raise typer.BadParameter("give --user, --history or --text, or --out for many users")
     if users is not None and out is None:
         raise typer.BadParameter("--users: give --out FILE, too")
-    recommender = _load(source)
+    recommender = _load(source, index)
     allowed = recommender.allowed(where, *_item_files(recommender, items, exclude))
     if out is not None:
         _write(recommender, out, users, k, allowed, seen)
@@ -108,11 +111,11 @@ def similar(
         _print_row(rank, one.cosine, one.item_id, one.title)
 
 
-def _load(source: Path) -> "Recommender":
+def _load(source: Path, index: bool = False) -> "Recommender":
     from recmind_dist.recommend.recommender import load
 
     make_missing_bundle(source)
-    return load(source)
+    return load(source, index)
 
 
 def make_missing_bundle(source: Path) -> None:

@@ -26,6 +26,9 @@ def serve(
             help="where POST /bundle finds bundles; else beside BUNDLE", show_default=False
         ),
     ] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="rank by the bundle's index, which misses some items")
+    ] = False,
     max_k: Annotated[int, typer.Option(min=1, help="items of a ranking")] = 1000,
     max_history: Annotated[int, typer.Option(min=1, help="items of a history")] = 1000,
     max_text: Annotated[int, typer.Option(min=1, help="characters of a text")] = 10_000,
@@ -43,6 +46,7 @@ def serve(
         host=host,
         port=port,
         token=read_token(token_file),
+        indexed=index,
         limits=Limits(body_bytes=max_body, k=max_k, history=max_history, text=max_text),
     )
     make_missing_bundle(bundle)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recmind_dist.recommend.ranking import top_items
 from recmind_dist.recommend.recommender import NOTHING_KNOWN, Recommender, Seen
 from recmind_dist.recommend.replies import RANKING, ranking_table
 from recmind_dist.storage.atomic import PARTIAL
@@ -66,13 +65,14 @@ class _Blocks:
     def __init__(
         self, recommender: Recommender, k: int, allowed: BoolArray | None, seen: Seen
     ) -> None:
-        self._bundle, self._k, self._allowed, self._seen = recommender.bundle, k, allowed, seen
+        self._recommender, self._bundle = recommender, recommender.bundle
+        self._k, self._allowed, self._seen = k, allowed, seen
         self.num_users = self.num_rows = 0
         self.left_out: dict[str, str] = {}
 
     def tables(self, wanted: set[str] | None) -> Iterator[pa.Table]:
         """A table a row group of users."""
-        items, item_ids = self._bundle.item_vectors, pa.array(self._bundle.item_ids)
+        item_ids = pa.array(self._bundle.item_ids)
         for ids, vectors, histories in self._bundle.users.blocks():
             finite = np.asarray(np.isfinite(vectors).all(axis=1))
             chosen = [row for row, user_id in enumerate(ids) if wanted is None or user_id in wanted]
@@ -81,7 +81,9 @@ class _Blocks:
             self.left_out |= {ids[row]: NOTHING_KNOWN for row in chosen if not finite[row]}
             rows = [row for row in chosen if finite[row]]
             hidden = [histories[row] for row in rows] if self._seen == "exclude" else None
-            found, scores = top_items(vectors[rows], items, self._k, hidden, self._allowed)
+            found, scores = self._recommender.top_items(
+                vectors[rows], self._k, hidden, self._allowed
+            )
             table = ranking_table([ids[row] for row in rows], found, scores, item_ids)
             self.num_users += len(rows)
             self.num_rows += len(table)

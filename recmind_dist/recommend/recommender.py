@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.recommend.bundle import Bundle
@@ -45,10 +46,20 @@ class Recommender:
         bundle: the opened bundle.
         text_query: turns texts into vectors to rank by; None: the bundle's language model does,
             read when the first text comes.
+        nearest: the bundle's index; None: every ranking is exact.
+    Raises:
+        DataError: `index` is true, and the bundle has none or faiss is not installed.
+        StoreError: its index is damaged.
     """
 
-    def __init__(self, bundle: Bundle, text_query: Query | None = None) -> None:
-        self.bundle, self.text_query = bundle, text_query
+    def __init__(
+        self, bundle: Bundle, text_query: Query | None = None, index: bool = False
+    ) -> None:
+        self.bundle, self.text_query, self.nearest = bundle, text_query, None
+        if index:
+            from recmind_dist.recommend.nearest import NearestItems
+
+            self.nearest = NearestItems(bundle)
         self._where = lru_cache(maxsize=64)(self._mask_of)
 
     @overload
@@ -197,9 +208,7 @@ class Recommender:
         if seen not in ("exclude", "include"):
             raise DataError(f"seen: {seen!r}: choose exclude or include")
         hidden = profiles.histories if seen == "exclude" else None
-        positions, scores = top_items(
-            profiles.vectors, self.bundle.item_vectors, self.size(k), hidden, allowed
-        )
+        positions, scores = self.top_items(profiles.vectors, self.size(k), hidden, allowed)
 
         def explain(row: int) -> Ranking:
             at = positions[row] >= 0
@@ -214,6 +223,20 @@ class Recommender:
 
         left = left_out or {}
         return Rankings(profiles.user_ids, positions, scores, left, self.bundle, explain)
+
+    def top_items(
+        self,
+        vectors: FloatArray,
+        k: int,
+        hidden: Sequence[NDArray[np.integer[Any]]] | None = None,
+        allowed: BoolArray | None = None,
+    ) -> tuple[IntArray, FloatArray]:
+        """`ranking.top_items` of the bundle's items, by its index where there is one to rank by and
+        all items are allowed.
+        """
+        if self.nearest is not None and allowed is None:
+            return self.nearest.top_items(vectors, k, hidden)
+        return top_items(vectors, self.bundle.item_vectors, k, hidden, allowed)
 
     def allowed(
         self,
@@ -312,10 +335,14 @@ class Recommender:
         return Profiles([name], np.array([row]), vectors, [seen], by_text=True)
 
 
-def load(path: str | Path) -> Recommender:
+def load(path: str | Path, index: bool = False) -> Recommender:
     """Opens a bundle, or the bundle that a finished run has.
 
+    Args:
+        index: rank by the bundle's index of nearest neighbours, which misses some items; see
+            docs/bundle.md.
     Raises:
+        DataError: `index`, and the bundle has none.
         StoreError: neither, or damaged.
     """
     path = Path(path)
@@ -328,4 +355,4 @@ def load(path: str | Path) -> Recommender:
                 f"{path} --to {path / RUN_BUNDLE}`"
             )
         path = path / RUN_BUNDLE
-    return Recommender(Bundle.open(path))
+    return Recommender(Bundle.open(path), index=index)

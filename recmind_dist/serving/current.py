@@ -15,13 +15,16 @@ _log = logging.getLogger(__name__)
 Mark = tuple[Path, int, int]
 
 
-def open_served(path: Path) -> Served:
+def open_served(path: Path, indexed: bool = False) -> Served:
     """Reads a bundle, or the bundle of a run, into memory; every file is checked first.
 
+    Args:
+        indexed: whether its index of nearest neighbours ranks.
     Raises:
+        DataError: it has no index.
         StoreError: no bundle, of another version, or damaged.
     """
-    return Served(Bundle.open(bundle_directory(path), verify=True))
+    return Served(Bundle.open(bundle_directory(path), verify=True), indexed)
 
 
 def bundle_directory(path: Path) -> Path:
@@ -52,7 +55,7 @@ class Current:
         """
         async with self._one_at_a_time:
             try:
-                new = await asyncio.to_thread(open_served, path)
+                new = await asyncio.to_thread(open_served, path, self.served.indexed)
             except Exception:
                 self.refused += 1
                 raise

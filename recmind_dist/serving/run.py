@@ -25,13 +25,14 @@ def serve(settings: ServeSettings, say: Say) -> None:
     """Serves until SIGINT or SIGTERM; requests under way are answered then.
 
     Raises:
+        DataError: there is no index to rank by.
         ConfigError: the port is in use, or the host is not this machine's.
         StoreError: the bundle is absent, of another version, or damaged.
     """
     listening = _listen(settings)
     sys.setswitchinterval(_SWITCH_S)
     try:
-        served = open_served(settings.bundle)
+        served = open_served(settings.bundle, settings.indexed)
         config = uvicorn.Config(
             make_app(Current(settings.bundle, served), settings),
             loop="uvloop",

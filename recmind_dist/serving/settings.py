@@ -49,6 +49,8 @@ class ServeSettings:
         host, port: where to listen; port 0: any free one, which is printed.
         token: that every request must bear; None: nobody needs one, which loopback alone allows.
         limits: see `Limits`.
+        indexed: whether the bundle's index of nearest neighbours ranks; bundles without one are
+            refused then.
         watch_s: seconds between two looks at `bundle`; 0: it is not looked at again.
 
     Raises:
@@ -61,6 +63,7 @@ class ServeSettings:
     port: int = 8000
     token: str | None = field(default=None, repr=False)
     limits: Limits = Limits()
+    indexed: bool = False
     watch_s: float = 1.0
 
     def __post_init__(self) -> None:
