@@ -57,5 +57,6 @@ def add_index(bundle: Path, kind: str, k: int = 20, min_recall: float = 0.95) ->
     from recmind_dist.recommend.bundle import Bundle
     from recmind_dist.recommend.nearest import build_index
 
-    recall = build_index(Bundle.open(bundle), kind, k, min_recall)
-    say(f"{bundle}: {kind} finds {recall:.4f} of the exact {k} best items")
+    opened = Bundle.open(bundle)
+    recall = build_index(opened, kind, k, min_recall)
+    say(f"{bundle}: {kind} finds {recall:.4f} of the exact {min(k, opened.num_items)} best items")

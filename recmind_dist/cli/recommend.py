@@ -190,6 +190,8 @@ def _print(ranking: "Ranking", text: str | None, why: bool) -> None:
     say(f"for {whom}:" if text is None else f"for {printable(text)!r}:")
     if why and ranking.gates:
         say(f"     weights: {_numbers(ranking.gates)}")
+    if not len(ranking):
+        print("no item is left: ask for less by --where, --items or --exclude", file=sys.stderr)
     for rank, item in enumerate(ranking, 1):
         _print_row(rank, item.score, item.item_id, item.title)
         if why:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from recmind_dist.errors import DataError
 from recmind_dist.recommend.recommender import NOTHING_KNOWN, Recommender, Seen
 from recmind_dist.recommend.replies import RANKING, ranking_table
 from recmind_dist.storage.atomic import PARTIAL
@@ -41,12 +42,15 @@ def write_recommendations(
         users: external ids; None: all. They are kept in memory, and come in the bundle's order.
         allowed: see `Recommender.allowed`.
     Raises:
-        DataError: k is below 1.
+        DataError: k is below 1; `out` is a directory, or in none.
         OSError: the file cannot be written.
         StoreError: the bundle is damaged.
     """
     import pyarrow.parquet as pq
 
+    if out.is_dir() or not out.parent.is_dir():
+        why = "is a directory" if out.is_dir() else f"there is no directory {out.parent}"
+        raise DataError(f"{out}: {why}: give the path of a file to write")
     blocks = _Blocks(recommender, recommender.size(k), allowed, seen)
     temporary = out.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{out.name}")
     try:
