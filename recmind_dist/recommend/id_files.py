@@ -21,9 +21,7 @@ def read_ids(path: Path) -> Iterator[str]:
         DataError: absent, cannot be read, or which column has ids cannot be known.
     """
     if not path.is_file():
-        raise DataError(
-            f"{path}: no such file: give a Parquet file, or a text with an id a line"
-        )
+        raise DataError(f"{path}: no such file: give a Parquet file, or a text with an id a line")
     return _of_parquet(path) if path.suffix == ".parquet" else _of_lines(path)
 
 
