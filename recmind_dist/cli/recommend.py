@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recmind_dist.recommend.replies import Ranking
     from recmind_dist.types import BoolArray
 
+_ECHOED = 100  # characters of a text that heads its ranking
 _LISTED = 10  # ids of users or items that are named, where there may be many
 
 Source = Annotated[Path, typer.Argument(help="a bundle or a run directory", show_default=False)]
@@ -187,7 +188,9 @@ def _print(ranking: "Ranking", text: str | None, why: bool) -> None:
     from recmind_dist.report.printable import printable
 
     whom = "a new user" if ranking.user_id is None else f"user {printable(ranking.user_id)}"
-    say(f"for {whom}:" if text is None else f"for {printable(text)!r}:")
+    if text is not None:
+        whom = repr(printable(text if len(text) <= _ECHOED else f"{text[:_ECHOED]}…"))
+    say(f"for {whom}:")
     if why and ranking.gates:
         say(f"     weights: {_numbers(ranking.gates)}")
     if not len(ranking):
