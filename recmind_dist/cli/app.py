@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 from signal import SIGTERM
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -172,12 +172,19 @@ def export(
     text_model: Annotated[
         bool, typer.Option("--text-model", help="with the language model: texts as queries, upsert")
     ] = False,
+    index: Annotated[
+        Literal["hnsw", "ivf"] | None,
+        typer.Option(help="with an index of nearest neighbours, as `recmind index` makes it"),
+    ] = None,
 ) -> None:
     """Writes a bundle: all that ranks items for users, without torch, Ray or DeepSpeed."""
+    from recmind_dist.cli.bundles import add_index
     from recmind_dist.pipeline.run import Pipeline
 
     Pipeline.of_run(run_dir, say).export(to, text_model)
     say(f"bundle: at {to}")
+    if index is not None:
+        add_index(to, index)
 
 
 def _print_results(results: dict[str, Any], runs: "dict[str, RunDirectory]", title: str) -> None:

@@ -49,8 +49,14 @@ def index(
     ] = 0.95,
 ) -> None:
     """Adds an index of nearest neighbours to a bundle, and says what it finds."""
+    add_index(bundle, kind, k, min_recall)
+
+
+def add_index(bundle: Path, kind: str, k: int = 20, min_recall: float = 0.95) -> None:
+    """See `recommend.nearest.build_index`."""
     from recmind_dist.recommend.bundle import Bundle
     from recmind_dist.recommend.nearest import build_index
 
-    recall = build_index(Bundle.open(bundle), kind, k, min_recall)
-    say(f"{bundle}: {kind} finds {recall:.4f} of the exact {k} best items")
+    opened = Bundle.open(bundle)
+    recall = build_index(opened, kind, k, min_recall)
+    say(f"{bundle}: {kind} finds {recall:.4f} of the exact {min(k, opened.num_items)} best items")

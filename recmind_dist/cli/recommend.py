@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recmind_dist.recommend.replies import Ranking
     from recmind_dist.types import BoolArray
 
+_ECHOED = 100  # characters of a text that heads its ranking
 _LISTED = 10  # ids of users or items that are named, where there may be many
 
 Source = Annotated[Path, typer.Argument(help="a bundle or a run directory", show_default=False)]
@@ -50,6 +51,9 @@ def recommend(
     seen: Annotated[
         Literal["exclude", "include"], typer.Option(help="what is done with items of the history")
     ] = "exclude",
+    index: Annotated[
+        bool, typer.Option("--index", help="rank by the bundle's index, which misses some items")
+    ] = False,
     k: Count = 10,
     popularity_penalty: Penalty = 0.0,
     why: Annotated[bool, typer.Option("--why", help="print what each score is made of")] = False,
@@ -69,7 +73,7 @@ def recommend(
         raise typer.BadParameter("give --user, --history or --text, or --out for many users")
     if users is not None and out is None:
         raise typer.BadParameter("--users: give --out FILE, too")
-    recommender = _load(source, popularity_penalty)
+    recommender = _load(source, popularity_penalty, index)
     allowed = recommender.allowed(where, *_item_files(recommender, items, exclude))
     if out is not None:
         _write(recommender, out, users, k, allowed, seen)
@@ -112,11 +116,11 @@ def similar(
         _print_row(rank, one.cosine, one.item_id, one.title)
 
 
-def _load(source: Path, popularity_penalty: float = 0.0) -> "Recommender":
+def _load(source: Path, popularity_penalty: float = 0.0, index: bool = False) -> "Recommender":
     from recmind_dist.recommend.recommender import load
 
     make_missing_bundle(source)
-    return load(source, popularity_penalty)
+    return load(source, popularity_penalty, index)
 
 
 def make_missing_bundle(source: Path) -> None:
@@ -188,9 +192,13 @@ def _print(ranking: "Ranking", text: str | None, why: bool) -> None:
     from recmind_dist.report.printable import printable
 
     whom = "a new user" if ranking.user_id is None else f"user {printable(ranking.user_id)}"
-    say(f"for {whom}:" if text is None else f"for {printable(text)!r}:")
+    if text is not None:
+        whom = repr(printable(text if len(text) <= _ECHOED else f"{text[:_ECHOED]}…"))
+    say(f"for {whom}:")
     if why and ranking.gates:
         say(f"     weights: {_numbers(ranking.gates)}")
+    if not len(ranking):
+        print("no item is left: ask for less by --where, --items or --exclude", file=sys.stderr)
     for rank, item in enumerate(ranking, 1):
         _print_row(rank, item.score, item.item_id, item.title)
         if why:

@@ -27,6 +27,9 @@ def serve(
         ),
     ] = None,
     popularity_penalty: Penalty = 0.0,
+    index: Annotated[
+        bool, typer.Option("--index", help="rank by the bundle's index, which misses some items")
+    ] = False,
     max_k: Annotated[int, typer.Option(min=1, help="items of a ranking")] = 1000,
     max_history: Annotated[int, typer.Option(min=1, help="items of a history")] = 1000,
     max_text: Annotated[int, typer.Option(min=1, help="characters of a text")] = 10_000,
@@ -44,6 +47,7 @@ def serve(
         host=host,
         port=port,
         token=read_token(token_file),
+        indexed=index,
         limits=Limits(body_bytes=max_body, k=max_k, history=max_history, text=max_text),
         popularity_penalty=popularity_penalty,
     )

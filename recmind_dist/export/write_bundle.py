@@ -34,7 +34,7 @@ from recmind_dist.recommend.fold_in import FoldIn as BundleFoldIn
 from recmind_dist.recommend.fold_in import Histories
 from recmind_dist.recommend.parquet_files import write_items, write_users
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.storage import atomic_directory, write_bytes, write_manifest
+from recmind_dist.storage import atomic_directory, follow_umask, write_bytes, write_manifest
 from recmind_dist.text.template import Template
 from recmind_dist.training.fold_in import FoldIn, reads_histories
 from recmind_dist.training.model_shard import ModelShard
@@ -93,6 +93,8 @@ def write_bundle(
         _write_tensors(model, fold_in, states, directory)
         if text_model:
             write_text_model(model.config.text, adapter, directory)
+        for file in directory.rglob("*.safetensors"):
+            follow_umask(file)
         write_bytes(directory / "config.yaml", config_yaml)
         content = _content(model, cursor, results, states)
         half = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))

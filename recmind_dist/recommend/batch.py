@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from recmind_dist.errors import DataError
 from recmind_dist.recommend.recommender import NOTHING_KNOWN, Recommender, Seen
 from recmind_dist.recommend.replies import RANKING, ranking_table
 from recmind_dist.storage.atomic import PARTIAL
@@ -41,12 +42,15 @@ def write_recommendations(
         users: external ids; None: all. They are kept in memory, and come in the bundle's order.
         allowed: see `Recommender.allowed`.
     Raises:
-        DataError: k is below 1.
+        DataError: k is below 1; `out` is a directory, or in none.
         OSError: the file cannot be written.
         StoreError: the bundle is damaged.
     """
     import pyarrow.parquet as pq
 
+    if out.is_dir() or not out.parent.is_dir():
+        why = "is a directory" if out.is_dir() else f"there is no directory {out.parent}"
+        raise DataError(f"{out}: {why}: give the path of a file to write")
     blocks = _Blocks(recommender, recommender.size(k), allowed, seen)
     temporary = out.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{out.name}")
     try:
@@ -65,8 +69,8 @@ class _Blocks:
     def __init__(
         self, recommender: Recommender, k: int, allowed: BoolArray | None, seen: Seen
     ) -> None:
-        self._bundle, self._k, self._allowed, self._seen = recommender.bundle, k, allowed, seen
-        self._top_items = recommender.top_items
+        self._recommender, self._bundle = recommender, recommender.bundle
+        self._k, self._allowed, self._seen = k, allowed, seen
         self.num_users = self.num_rows = 0
         self.left_out: dict[str, str] = {}
 
@@ -81,7 +85,9 @@ class _Blocks:
             self.left_out |= {ids[row]: NOTHING_KNOWN for row in chosen if not finite[row]}
             rows = [row for row in chosen if finite[row]]
             hidden = [histories[row] for row in rows] if self._seen == "exclude" else None
-            found, scores = self._top_items(vectors[rows], self._k, hidden, self._allowed)
+            found, scores = self._recommender.top_items(
+                vectors[rows], self._k, hidden, self._allowed
+            )
             table = ranking_table([ids[row] for row in rows], found, scores, item_ids)
             self.num_users += len(rows)
             self.num_rows += len(table)

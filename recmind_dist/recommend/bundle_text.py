@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from recmind_dist.errors import DataError, StoreError, TextError
+from recmind_dist.extras import needs_extra
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.projection import whiten
 from recmind_dist.storage.keys import sha256_file
@@ -78,17 +79,6 @@ class BundleText:
             read = TextSettings.model_validate({"model": str(path / TEXT_MODEL), **settings})
             with _quietly():
                 return TextEncoder.load(read)
-
-
-@contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """Turns a missing package into one sentence that names the extra which has it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{error.name} is not installed: run `pip install 'recmind-dist[{extra}]'`"
-        ) from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Legend: n vectors, k items each, h items of the longest history, C columns, K views.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,14 +87,12 @@ def nearest_of(
     nearest = np.take_along_axis(cosines, order, 2).tolist()
     items = np.take_along_axis(history_nh[:, None], order, 2).tolist()
     return [
-        [_finite(*pair) for pair in zip(*row, strict=True)]
+        [
+            [pair for pair in zip(*one, strict=True) if pair[1] > -math.inf]
+            for one in zip(*row, strict=True)
+        ]
         for row in zip(items, nearest, strict=True)
     ]
-
-
-def _finite(items: Sequence[int], cosines: Sequence[float]) -> list[tuple[int, float]]:
-    pairs = zip(items, cosines, strict=True)
-    return [(item, cosine) for item, cosine in pairs if cosine > -np.inf]
 
 
 def unit_views(bundle: Bundle, positions: Any) -> FloatArray:

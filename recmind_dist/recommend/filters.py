@@ -21,6 +21,7 @@ from recmind_dist.recommend.bundle import Bundle, arrow_numbers, numbers_of
 from recmind_dist.types import BoolArray
 
 MAX_LENGTH = 10_000
+_QUOTED = 100  # characters of a condition that an error repeats
 _MAX_DEPTH = 100
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _COMPARED: dict[type[ast.cmpop], tuple[str, str]] = {  # and what it is with its sides exchanged
@@ -52,7 +53,7 @@ def mask(where: str, bundle: Bundle) -> BoolArray:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"where: {where!r} cannot be read: {_HELP}") from error
+        raise DataError(f"where: {_quoted(where)} cannot be read: {_HELP}") from error
     allowed = np.zeros(bundle.num_items, np.bool_)
     allowed[_true_rows(found)] = True
     return allowed
@@ -202,10 +203,14 @@ class _Condition:
             ) from error
 
     def _source(self, node: ast.expr) -> str:
-        return repr(ast.get_source_segment(self._where.strip(), node) or self._where)
+        return _quoted(ast.get_source_segment(self._where.strip(), node) or self._where)
 
     def _refused(self, node: ast.expr) -> DataError:
         return DataError(f"where: {self._source(node)} is no condition: {_HELP}")
+
+
+def _quoted(condition: str) -> str:
+    return repr(condition if len(condition) <= _QUOTED else f"{condition[:_QUOTED]}…")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recmind_dist.errors import DataError
+from recmind_dist.errors import DataError, StoreError
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.gates import Gates, degree_feature
 from recmind_dist.recommend.projection import stand_in
@@ -91,6 +91,10 @@ class Histories:
         return self.sums(x, weight)
 
 
+def _width(x: NDArray[Any]) -> int:
+    return int(x.shape[1]) if x.ndim > 1 else 0
+
+
 def _cuts(starts: IntArray, entries: int) -> IntArray:
     """Where to cut users so that a part has about `_ENTRIES_AT_ONCE` entries."""
     return np.unique(np.searchsorted(starts, np.arange(0, entries, _ENTRIES_AT_ONCE))[1:])
@@ -101,6 +105,7 @@ class FoldIn:
 
     Raises:
         DataError: the bundle's model folds nobody in.
+        StoreError: the states are damaged, or one has another shape than the page above says.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -112,6 +117,7 @@ class FoldIn:
             )
         self._bundle, self._states = bundle, bundle.states
         self._settings: dict[str, Any] = bundle.manifest["fold_in"]
+        self._check_shapes()
 
     def __call__(
         self,
@@ -194,6 +200,26 @@ class FoldIn:
         share = np.maximum(histories.means(states["has_text"]), 1e-9)
         feature, means = self.degree_feature(histories.count), histories.means(states["texts"])
         return stand_in(self._bundle.projection, feature, np.asarray(means / share, np.float32))
+
+    def _check_shapes(self) -> None:
+        widths = {"base": self._dim, "text": self._dim, "has_text": 1}
+        for k, view in enumerate(self._bundle.views):
+            widths[f"newest.{k}"] = view.stop - view.start
+            if view.name == "content":
+                widths["content"] = view.stop - view.start
+        shapes: dict[str, tuple[int, ...]] = {"degree": (self._bundle.num_items,)}
+        for name, x in self._states.items():
+            if name in ("base_map", "item_map"):
+                shapes[name] = (self._dim, self._dim)
+            elif name != "degree":
+                shapes[name] = (self._bundle.num_items, widths.get(name, _width(x)))
+        for name, shape in shapes.items():
+            found = self._states[name].shape if name in self._states else "absent"
+            if found != shape:
+                raise StoreError(
+                    f"{self._bundle.path / 'states.safetensors'}: {name} is {found}, not {shape}: "
+                    "copy or export the bundle again"
+                )
 
     @property
     def _dim(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recmind_dist.errors import DataError
+from recmind_dist.errors import DataError, StoreError
 from recmind_dist.recommend.parquet_tables import open_parquet
 
 _USUAL = ("id", "user", "user_id", "item", "item_id")
@@ -18,8 +18,7 @@ def read_ids(path: Path) -> Iterator[str]:
         path: Parquet, with one column or one that is called id, user, user_id, item or item_id;
             any other file has an id a line.
     Raises:
-        DataError: absent, or which column has ids cannot be known.
-        StoreError: a Parquet file that cannot be read.
+        DataError: absent, cannot be read, or which column has ids cannot be known.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file: give a Parquet file, or a text with an id a line")
@@ -27,7 +26,10 @@ def read_ids(path: Path) -> Iterator[str]:
 
 
 def _of_parquet(path: Path) -> Iterator[str]:
-    file = open_parquet(path)
+    try:
+        file = open_parquet(path)
+    except StoreError as error:
+        raise DataError(f"{path}: not a Parquet file, or damaged: make it anew") from error
     names = file.schema_arrow.names
     column = names[0] if len(names) == 1 else next((n for n in _USUAL if n in names), None)
     if column is None:
@@ -40,7 +42,7 @@ def _of_parquet(path: Path) -> Iterator[str]:
 
 
 def _of_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         try:
             for line in file:
                 if stripped := line.strip():

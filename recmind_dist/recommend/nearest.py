@@ -1,21 +1,21 @@
 """Approximate nearest items by an index of faiss, for catalogues where all inner products are slow.
 
 The index is made of a bundle by `build_index`, which measures what it finds of the exact ranking
-and refuses an index below a bound. Ranking is exact wherever this module is not asked for.
+and refuses an index below a bound. Ranking is exact wherever this module is not asked for
+(`--index`), and where only some items may be ranked.
 
 Legend: u users, I items, C columns.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recmind_dist.errors import DataError, StoreError
+from recmind_dist.extras import needs_extra
 from recmind_dist.recommend.bundle import Bundle
-from recmind_dist.recommend.bundle_text import needs_extra
 from recmind_dist.recommend.ranking import top_items
 from recmind_dist.recommend.rewrite import rewriting, with_card_line
 from recmind_dist.storage.keys import sha256_file
@@ -70,12 +70,13 @@ class NearestItems:
 
     Raises:
         DataError: the bundle has no index, or faiss is not installed.
+        StoreError: the index is damaged.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         if INDEX not in bundle.manifest["files"]:
             raise DataError(f"{bundle.path}: has no index: run `recmind index {bundle.path}`")
-        self._bundle = bundle
+        self._bundle, self._index = bundle, _read(bundle)
 
     def top_items(
         self,
@@ -100,15 +101,14 @@ class NearestItems:
             positions[row, : len(best)], scores[row, : len(best)] = near[best], score[best]
         return positions, scores
 
-    @cached_property
-    def _index(self) -> Any:
-        path = self._bundle.path / INDEX
-        if sha256_file(path) != self._bundle.manifest["files"][INDEX]["sha256"]:
-            raise StoreError(f"{path}: damaged: run `recmind index` again")
-        with needs_extra("faiss"):
-            import faiss
 
-            return faiss.deserialize_index(np.frombuffer(path.read_bytes(), np.uint8))
+def _read(bundle: Bundle) -> Any:
+    path = bundle.path / INDEX
+    if sha256_file(path) != bundle.manifest["files"][INDEX]["sha256"]:
+        raise StoreError(f"{path}: damaged: run `recmind index` again")
+    with needs_extra("faiss"):
+        import faiss
+    return faiss.deserialize_index(np.frombuffer(path.read_bytes(), np.uint8))
 
 
 def _queries(bundle: Bundle) -> FloatArray:

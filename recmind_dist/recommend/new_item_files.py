@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from recmind_dist.errors import DataError
+from recmind_dist.extras import needs_extra
 from recmind_dist.recommend.bundle import Bundle
-from recmind_dist.recommend.bundle_text import needs_extra
 
 
 @dataclass(frozen=True)

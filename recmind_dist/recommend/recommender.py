@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.recommend.bundle import Bundle
@@ -25,7 +26,7 @@ from recmind_dist.recommend.profiles import (
 from recmind_dist.recommend.ranking import top_items
 from recmind_dist.recommend.replies import Neighbor, Ranking, Rankings, Recommendation
 from recmind_dist.storage.manifest import NAME as MANIFEST
-from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
+from recmind_dist.types import BoolArray, FloatArray, IntArray
 
 __all__ = ["Neighbor", "Ranking", "Rankings", "Recommendation", "Recommender", "load"]
 
@@ -47,15 +48,33 @@ class Recommender:
         text_query: turns texts into vectors to rank by; None: the bundle's language model does,
             read when the first text comes.
         popularity_penalty: λ, by which popular items are shown less; see `PopularityPenalty`.
+        index: rank by the bundle's index of nearest neighbours.
+
+    Attributes:
+        nearest: that index; None: every ranking is exact.
+    Raises:
+        DataError: `index` is true, and the bundle has none, faiss is not installed, or there is a
+            penalty.
+        StoreError: its index is damaged.
     """
 
     def __init__(
-        self, bundle: Bundle, text_query: Query | None = None, popularity_penalty: float = 0.0
+        self,
+        bundle: Bundle,
+        text_query: Query | None = None,
+        popularity_penalty: float = 0.0,
+        index: bool = False,
     ) -> None:
-        self.bundle, self.text_query = bundle, text_query
+        self.bundle, self.text_query, self.nearest = bundle, text_query, None
         self.penalty: PopularityPenalty | None = None
         if popularity_penalty:
+            if index:
+                raise DataError("popularity_penalty: the index ranks without it: give one of both")
             self.penalty = PopularityPenalty(bundle, popularity_penalty)
+        if index:
+            from recmind_dist.recommend.nearest import NearestItems
+
+            self.nearest = NearestItems(bundle)
         self._where = lru_cache(maxsize=64)(self._mask_of)
 
     @overload
@@ -224,10 +243,14 @@ class Recommender:
         self,
         vectors_uC: FloatArray,
         k: int,
-        hidden: Sequence[Int32Array] | None = None,
+        hidden: Sequence[NDArray[np.integer[Any]]] | None = None,
         allowed: BoolArray | None = None,
     ) -> tuple[IntArray, FloatArray]:
-        """As `ranking.top_items`, over the bundle's items and with its penalty on popularity."""
+        """As `ranking.top_items`, over the bundle's items: with the penalty on popularity, or by
+        the index where there is one to rank by and all items are allowed.
+        """
+        if self.nearest is not None and allowed is None:
+            return self.nearest.top_items(vectors_uC, k, hidden)
         if self.penalty is None:
             return top_items(vectors_uC, self.bundle.item_vectors, k, hidden, allowed)
         vectors = self.penalty.vectors(vectors_uC)
@@ -330,13 +353,15 @@ class Recommender:
         return Profiles([name], np.array([row]), vectors, [seen], by_text=True)
 
 
-def load(path: str | Path, popularity_penalty: float = 0.0) -> Recommender:
+def load(path: str | Path, popularity_penalty: float = 0.0, index: bool = False) -> Recommender:
     """Opens a bundle, or the bundle that a finished run has.
 
     Args:
         popularity_penalty: see `Recommender`.
+        index: rank by the bundle's index of nearest neighbours, which misses some items; see
+            docs/bundle.md.
     Raises:
-        DataError: the penalty is below 0.
+        DataError: the penalty is below 0; `index`, and the bundle has none.
         StoreError: neither, or damaged.
     """
     path = Path(path)
@@ -349,4 +374,4 @@ def load(path: str | Path, popularity_penalty: float = 0.0) -> Recommender:
                 f"{path} --to {path / RUN_BUNDLE}`"
             )
         path = path / RUN_BUNDLE
-    return Recommender(Bundle.open(path), popularity_penalty=popularity_penalty)
+    return Recommender(Bundle.open(path), popularity_penalty=popularity_penalty, index=index)

@@ -33,6 +33,7 @@ from recmind_dist.recommend.new_item_files import (
 from recmind_dist.recommend.new_items import ItemFoldIn, NewItems
 from recmind_dist.recommend.parquet_files import write_items, write_users
 from recmind_dist.recommend.rewrite import content_of, rewriting, with_card_line
+from recmind_dist.storage.atomic import follow_umask
 from recmind_dist.storage.manifest import write_manifest
 from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
@@ -187,6 +188,7 @@ def _write(
             for name, x in bundle.states.items()
         }
         save_file(states, directory / "states.safetensors")
+        follow_umask(directory / "states.safetensors")
         half = write_manifest(directory, KIND, SCHEMA, {**content_of(bundle), **content})
         parts = _user_parts(bundle, Bundle(directory, half), change)
         write_users(parts, directory / "users.parquet")

@@ -15,15 +15,18 @@ _log = logging.getLogger(__name__)
 Mark = tuple[Path, int, int]
 
 
-def open_served(path: Path, popularity_penalty: float = 0.0) -> Served:
+def open_served(path: Path, popularity_penalty: float = 0.0, indexed: bool = False) -> Served:
     """Reads a bundle, or the bundle of a run, into memory; every file is checked first.
 
     Args:
         popularity_penalty: see `Served`.
+        indexed: whether its index of nearest neighbours ranks.
     Raises:
+        DataError: it has no index.
         StoreError: no bundle, of another version, or damaged.
     """
-    return Served(Bundle.open(bundle_directory(path), verify=True), popularity_penalty)
+    bundle = Bundle.open(bundle_directory(path), verify=True)
+    return Served(bundle, popularity_penalty, indexed)
 
 
 def bundle_directory(path: Path) -> Path:
@@ -54,7 +57,9 @@ class Current:
         """
         async with self._one_at_a_time:
             try:
-                new = await asyncio.to_thread(open_served, path, self.served.popularity_penalty)
+                served = self.served
+                given = served.popularity_penalty, served.indexed
+                new = await asyncio.to_thread(open_served, path, *given)
             except Exception:
                 self.refused += 1
                 raise

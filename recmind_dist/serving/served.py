@@ -57,12 +57,16 @@ class Served:
         name: of the data set.
         version: the first digits of the manifest's hash.
         popularity_penalty: see `Recommender`.
+        indexed: rankings of the whole catalogue are the index's.
     """
 
-    def __init__(self, bundle: Bundle, popularity_penalty: float = 0.0) -> None:
+    def __init__(
+        self, bundle: Bundle, popularity_penalty: float = 0.0, indexed: bool = False
+    ) -> None:
         bundle.users = UsersInMemory(bundle)
-        self.popularity_penalty = popularity_penalty
-        self._recommender = Recommender(bundle, text_query_of(bundle), popularity_penalty)
+        self.popularity_penalty, self.indexed = popularity_penalty, indexed
+        query = text_query_of(bundle)
+        self._recommender = Recommender(bundle, query, popularity_penalty, indexed)
         self._bundle = bundle
         self.name, self.num_users, self.num_items = bundle.name, bundle.num_users, bundle.num_items
         self.version = content_key(bundle.manifest)[:12]
@@ -90,9 +94,16 @@ class Served:
     def answer(self, bodies: Sequence[Body]) -> list[Reply | Exception]:
         """A reply to each request, or why there is none."""
         found = [self._ask(body) for body in bodies]
-        asked = [one for one in found if isinstance(one, _Asked)]
-        replies = iter(self._rank(asked) if asked else ())
-        return [next(replies) if isinstance(one, _Asked) else one for one in found]
+        asked = [(at, one) for at, one in enumerate(found) if isinstance(one, _Asked)]
+        by_index = [pair for pair in asked if self._by_index(pair[1])]
+        exactly = [pair for pair in asked if not self._by_index(pair[1])]
+        replies: dict[int, Reply] = {}
+        for group in (by_index, exactly):
+            if group:
+                replies |= zip(
+                    (at for at, _ in group), self._rank([one for _, one in group]), strict=True
+                )
+        return [one if isinstance(one, Exception) else replies[at] for at, one in enumerate(found)]
 
     def read_texts(self, texts: Sequence[str]) -> list[FloatArray | Exception]:
         """A vector [C] of each text, or why there is none; all go through the language model at
@@ -227,15 +238,9 @@ class Served:
         """A ranking of each vector, at most `_ROWS`.
 
         Args:
-            owners: whose request each is of.
+            owners: whose request each is of; all ranked by the index, or all exactly.
         """
-        n = len(owners)
-        scores_nI = np.matmul(profiles.vectors, self._items_CI, out=self._scores[:n])
-        self._penalise(scores_nI, owners, profiles.vectors)
-        for scores, one, history in zip(scores_nI, owners, profiles.histories, strict=True):
-            self._hide(scores, one, history)
-        columns = best_columns(scores_nI, max(one.body.k for one in owners))
-        best = np.take_along_axis(scores_nI, columns, 1)
+        columns, best = self._best(owners, profiles)
         explained = [
             row
             for row, one in enumerate(owners)
@@ -247,6 +252,30 @@ class Served:
             self._ranking(one.body, profiles.user_ids[row], columns[row], best[row], why.get(row))
             for row, one in enumerate(owners)
         ]
+
+    def _best(self, owners: list[_Asked], profiles: Profiles) -> tuple[IntArray, FloatArray]:
+        """Positions and scores of the largest k that is asked for, the best first; what is hidden
+        has -inf. Shapes: [n, k].
+        """
+        n, k = len(owners), max(one.body.k for one in owners)
+        if self._by_index(owners[0]):
+            nobody = np.empty(0, np.int32)
+            hidden = [
+                history if _hides_seen(one.body) else nobody
+                for one, history in zip(owners, profiles.histories, strict=True)
+            ]
+            return self._recommender.top_items(profiles.vectors, k, hidden)
+        scores_nI = np.matmul(profiles.vectors, self._items_CI, out=self._scores[:n])
+        self._penalise(scores_nI, owners, profiles.vectors)
+        for scores, one, history in zip(scores_nI, owners, profiles.histories, strict=True):
+            self._hide(scores, one, history)
+        columns = best_columns(scores_nI, k)
+        return columns, np.take_along_axis(scores_nI, columns, 1)
+
+    def _by_index(self, one: _Asked) -> bool:
+        """Whether the index ranks; it knows no filters, and no cosines."""
+        indexed = self._recommender.nearest is not None
+        return indexed and one.allowed is None and isinstance(one.body, RecommendBody)
 
     def _reasons(self, profiles: Profiles, columns_nk: IntArray) -> list[list[Reply]]:
         """Shares of the score and nearest items of the history, for each item of each vector."""
@@ -285,7 +314,7 @@ class Served:
         """Scores of items that are not to be shown become -inf; those of similar items cosines."""
         if isinstance(one.body, SimilarBody):
             scores_I /= self._bundle.item_lengths
-        if isinstance(one.body, SimilarBody) or one.body.seen == "exclude":
+        if _hides_seen(one.body):
             scores_I[history] = -np.inf
         if one.allowed is not None:
             scores_I[~one.allowed] = -np.inf
@@ -309,13 +338,17 @@ class Served:
         scored = list(zip(columns[:count].tolist(), best[:count].tolist(), strict=True))
         if isinstance(body, SimilarBody):
             return {"items": self._cosines(scored)}
-        items = [self._named(at) | {"score": score} for at, score in scored]
+        ids, titles = self._item_ids, self._item_titles
+        items: list[Reply] = [
+            {"item_id": ids[at], "title": titles[at], "score": score} for at, score in scored
+        ]
         for item, why in zip(items, reasons or (), strict=False):
             item |= why
         return {"user_id": user_id, "items": items}
 
     def _cosines(self, near: Sequence[tuple[int, float]]) -> list[Reply]:
-        return [self._named(at) | {"cosine": cosine} for at, cosine in near]
+        ids, titles = self._item_ids, self._item_titles
+        return [{"item_id": ids[at], "title": titles[at], "cosine": one} for at, one in near]
 
     def _named(self, position: int) -> Reply:
         return {"item_id": self._item_ids[position], "title": self._item_titles[position]}
@@ -328,6 +361,10 @@ class Served:
         return [
             {} if one.profiles.by_text else next(found) for one in asked for _ in one.profiles.rows
         ]
+
+
+def _hides_seen(body: Body) -> bool:
+    return isinstance(body, SimilarBody) or body.seen == "exclude"
 
 
 def _first(ids: Sequence[str] | dict[str, str]) -> str:

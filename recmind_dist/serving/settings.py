@@ -50,6 +50,8 @@ class ServeSettings:
         token: that every request must bear; None: nobody needs one, which loopback alone allows.
         limits: see `Limits`.
         popularity_penalty: λ, by which popular items are shown less.
+        indexed: whether the bundle's index of nearest neighbours ranks; bundles without one are
+            refused then.
         watch_s: seconds between two looks at `bundle`; 0: it is not looked at again.
 
     Raises:
@@ -63,6 +65,7 @@ class ServeSettings:
     token: str | None = field(default=None, repr=False)
     limits: Limits = Limits()
     popularity_penalty: float = 0.0
+    indexed: bool = False
     watch_s: float = 1.0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,12 @@
 """Atomic files and directories, manifests, seals, locks, remote copies. Knows no content."""
 
-from recmind_dist.storage.atomic import atomic_directory, fsync_directory, write_bytes, write_json
+from recmind_dist.storage.atomic import (
+    atomic_directory,
+    follow_umask,
+    fsync_directory,
+    write_bytes,
+    write_json,
+)
 from recmind_dist.storage.keys import content_key, sha256_file
 from recmind_dist.storage.lock import building, directory_lock, empty_directory, moment_lock
 from recmind_dist.storage.manifest import read_json, read_manifest, verify_manifest, write_manifest
@@ -13,6 +19,7 @@ __all__ = [
     "content_key",
     "directory_lock",
     "empty_directory",
+    "follow_umask",
     "fsync_directory",
     "moment_lock",
     "read_json",

@@ -45,6 +45,13 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def follow_umask(file: Path) -> None:
+    """Gives a file the mode of one that `open` makes: safetensors makes them 0600."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def atomic_directory(final: Path) -> Iterator[Path]:
     """Yields an empty directory that replaces `final` if the block succeeds, else is removed.

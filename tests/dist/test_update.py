@@ -33,7 +33,7 @@ dataset: {name: shop, interactions: log.csv, items: items.jsonl}
 text: {model: bert, dtype: fp32}
 model: {embedding_dim: 8, projection_hidden_dim: 4}
 sampler: {negatives: {num_shared: 8}}
-train: {batch_size: 20, epochs: 4}
+train: {batch_size: 80, epochs: 4}
 evaluation: {ks: [5], metric: ndcg@5}
 checkpoint: {keep_last: 50}
 """
@@ -282,11 +282,17 @@ def test_the_test_is_the_newest_of_the_new_log(home: Path) -> None:
     items = [graph.item_ids[int(i) - graph.num_users] for i in held.indices]
     assert (users, items[0]) == (["u05", "u07"], "a-new")
     assert graph.num_edges == USERS * EVENTS + 2
+    retrained = tested["retrained"]
+    assert retrained["run"] == str(home / "runs/tested-retrained")
+    assert retrained["metrics"].keys() == tested["metrics"].keys()
+    again = read_run(home / "runs/tested-retrained")[1]
+    assert (again.update.of, again.train.epochs) == (None, 4)
+    assert graph_of(again.run_dir).path == graph.path, "not the same split"
 
 
 def updated_and_tested(home: Path) -> dict[str, Any]:
     """For `run_ranks`."""
-    return updated(home, "runs/tested", test_share=0.5)
+    return updated(home, "runs/tested", test_share=0.5, compare=True)
 
 
 def longer(home: Path) -> tuple[int, ...]:

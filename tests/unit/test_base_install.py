@@ -32,6 +32,7 @@ for words in json.loads(sys.argv[2]):
         main(words)
     except SystemExit as stop:
         print("exit code", stop.code, file=sys.stderr)
+    print("loaded after", words[0], *sys.modules, file=sys.stderr)
 try:
     from recmind_dist import Pipeline
 except ModuleNotFoundError as error:
@@ -104,6 +105,14 @@ def test_the_base_install_ranks_by_a_bundle(said: tuple[list[str], list[str]]) -
     assert [ranking["user_id"] for ranking in rankings] == ["u1", "u2"]
     assert any(line.endswith("600 recommendations for 60 users") for line in out)
     assert not any("Traceback" in line for line in errors)
+
+
+def test_a_recommendation_waits_for_no_package_that_it_does_not_need(
+    said: tuple[list[str], list[str]],
+) -> None:
+    [first, *_] = [line for line in said[1] if line.startswith("loaded after recommend ")]
+    slow = {"pandas", "pyarrow.compute", "pyarrow.dataset", "pydantic", "rich", "safetensors"}
+    assert not slow & set(first.split())
 
 
 def test_what_needs_more_names_the_extra(said: tuple[list[str], list[str]]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.random_bundle import RandomBundle
 from recmind_dist.errors import StoreError
@@ -76,6 +77,21 @@ def test_files_that_are_not_a_bundles(bundle: Path, name: str, change: Change) -
             call()
         assert "\n" not in str(error.value)
     assert not list(bundle.parent.glob("*out.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("degree", None), ("degree", (ROWS - 1,)), ("base", (ROWS, 3)), ("newest.1", (ROWS, 4, 1))],
+)
+def test_states_of_another_shape(bundle: Path, name: str, shape: tuple[int, ...] | None) -> None:
+    states = load_file(bundle / "states.safetensors")
+    del states[name]
+    if shape is not None:
+        states[name] = np.ones(shape, np.float32)
+    save_file(states, bundle / "states.safetensors")
+    rewrite(bundle, "items.parquet", lambda table: table)
+    with pytest.raises(StoreError, match=rf"states\.safetensors: {name} is .* bundle again$"):
+        load(bundle).recommend(history=["i1"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A bundle has the model's vectors, and folds users in as training's own code does."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,19 @@ def test_a_users_vector_is_of_their_whole_history_and_none_of_it_is_recommended(
     found = Recommender(bundle).recommend("3", 5)
     assert [item.item_id for item in found] == [str(i) for i in np.argsort(-scores)[:5]]
     assert found[0].score == pytest.approx(scores.max(), rel=1e-5)
+
+
+def test_files_of_a_bundle_have_the_mode_of_other_new_files(
+    home: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    before = os.umask(0o027)
+    try:
+        bundle_of(make_model(home, inputs, kind="recmind"), tmp_path / "bundle")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "bundle").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o640)
+    assert "states.safetensors" in modes
 
 
 def test_models_that_fold_nobody_in_rank_known_users_and_say_so(

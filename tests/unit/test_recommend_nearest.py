@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from recmind_dist.cli.app import main
@@ -12,6 +13,8 @@ from recmind_dist.recommend.bundle import KIND, SCHEMA, Bundle, vector_column
 from recmind_dist.recommend.nearest import NearestItems, build_index
 from recmind_dist.recommend.parquet_files import write_items, write_users
 from recmind_dist.recommend.ranking import top_items
+from recmind_dist.serving.bodies import RecommendBody, SimilarBody
+from recmind_dist.serving.served import Served
 from recmind_dist.storage.manifest import write_manifest
 
 faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
@@ -80,3 +83,60 @@ def test_an_index_that_finds_too_little_is_not_kept(
     assert Bundle.open(bundle.path, verify=True).manifest == bundle.manifest
     with pytest.raises(DataError, match="recmind index"):
         NearestItems(bundle)
+
+
+@pytest.fixture
+def rough(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A bundle whose index misses some of the best items."""
+    monkeypatch.setattr(nearest, "_SHARE_OF_LISTS", 0.1)
+    build_index(bundle, "ivf", min_recall=0.1)
+    return Bundle.open(bundle.path)
+
+
+def test_recommend_asks_the_index_only_where_told_to(
+    rough: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users = rough.users.vectors(np.arange(60))
+    by_index, _ = NearestItems(rough).top_items(users, 5)
+    exact, _ = top_items(users, rough.item_vectors, 5)
+    [user, *_] = np.flatnonzero((by_index != exact).any(axis=1))
+
+    def printed(*words: str) -> list[str]:
+        main(["recommend", str(rough.path), "--user", f"u{user}", "--k", "5", *words])
+        return [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]]
+
+    assert printed() == [f"i{at}" for at in exact[user]]
+    assert printed("--index") == [f"i{at}" for at in by_index[user]]
+    assert printed("--index", "--where", "degree == 1") == printed()  # a filter: exact
+    out = tmp_path / "all.parquet"
+    main(["recommend", str(rough.path), "--out", str(out), "--k", "5", "--index"])
+    assert pq.read_table(out)["item"].to_pylist() == [f"i{at}" for at in by_index.ravel()]
+
+
+def test_a_server_asks_the_index_for_what_it_can_rank(rough: Bundle) -> None:
+    bodies = [
+        RecommendBody(user="u3", k=5),
+        SimilarBody(item="i7", k=5),
+        RecommendBody(user="u4", k=5, where="degree == 1"),
+        RecommendBody(user="u5", k=2, explain=False),
+    ]
+    exactly = Served(Bundle.open(rough.path)).answer(bodies[1:3])
+    found = Served(Bundle.open(rough.path), indexed=True).answer(bodies)
+    users = rough.users.vectors(np.array([3, 5]))
+    by_index, _ = NearestItems(rough).top_items(users, 5)
+    assert found[1:3] == exactly
+    for reply, positions in ((found[0], by_index[0]), (found[3], by_index[1, :2])):
+        assert isinstance(reply, dict)
+        [ranking] = reply["results"]
+        assert [one["item_id"] for one in ranking["items"]] == [f"i{at}" for at in positions]
+
+
+def test_a_bundle_without_an_index_is_refused_where_one_is_asked_for(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["recommend", "--user", "u1"], ["serve", "--port", "0"]):
+        command, *options = words
+        with pytest.raises(SystemExit, match="2"):
+            main([command, str(bundle.path), *options, "--index"])
+        said = capsys.readouterr().err
+        assert said == f"error: {bundle.path}: has no index: run `recmind index {bundle.path}`\n"
