@@ -46,7 +46,7 @@ def shopify(folder: Path) -> list[Path]:
     baskets: dict[int, list[tuple[int, datetime]]] = {}
     for user, item, instant in _events(1):
         baskets.setdefault(user, []).append((item, instant))
-    number = 1000
+    number, note = 1000, '"Leave at door,\nring twice"'
     for user, bought in baskets.items():
         for first in range(0, EACH, 2):
             number += 1
@@ -59,8 +59,8 @@ def shopify(folder: Path) -> list[Path]:
                     f"{'USD' if whole else ''},{'39.80' if whole else ''},"
                     f"{'44.80' if whole else ''},{when},{1 + item % 2},"
                     f'"{_title(item)}",19.90,SKU-{item:04d},'
-                    f'{f"Person {user}" if whole else ""},{"US" if whole else ""},'
-                    f'{"""\"Leave at door,\nring twice\"""" if whole and user % 7 == 0 else ""},'
+                    f"{f'Person {user}' if whole else ''},{'US' if whole else ''},"
+                    f"{note if whole and user % 7 == 0 else ''},"
                     f",Acme,{5_000_000_000 + number if whole else ''}"
                 )
     path = folder / "orders_export_1.csv"
@@ -198,7 +198,10 @@ def library(folder: Path) -> list[Path]:
         )
     loans.write_text("\r\n".join(lines) + "\r\n", encoding="cp1252")
     rows = ["Mediennummer;Titel;Verfasser;Erscheinungsjahr;Bemerkung"]
-    rows += [f'{item:06d};"Größe {item}; {_title(item)}";Müller, A.;19{item:02d};' for item in range(ITEMS)]
+    rows += [
+        f'{item:06d};"Größe {item}; {_title(item)}";Müller, A.;19{item:02d};'
+        for item in range(ITEMS)
+    ]
     stock.write_text("\r\n".join(rows) + "\r\n", encoding="cp1252")
     return [loans, stock]
 

@@ -55,9 +55,23 @@ def resolve_model(settings: TextSettings) -> Path:
     return directory
 
 
+def is_on_hub_alone(settings: TextSettings) -> bool:
+    """Whether the model would have to be fetched from the hub."""
+    if Path(settings.model).expanduser().is_dir() or _looks_like_path(settings.model):
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(settings.model, "config.json", revision=settings.model_revision)
+    return not isinstance(found, str)
+
+
+def _looks_like_path(model: str) -> bool:
+    begins = model.startswith((".", "/", "~")) or model.count("/") > 1
+    return begins or Path(model).parent.name == "models"
+
+
 def _from_hub(settings: TextSettings) -> Path:
-    looks_like_path = settings.model.startswith((".", "/", "~")) or settings.model.count("/") > 1
-    if looks_like_path or Path(settings.model).parent.name == "models":
+    if _looks_like_path(settings.model):
         raise TextError(
             f"text.model: no directory {settings.model}: run `recmind fetch` for the model, or "
             "give a transformers directory or a hub name"
