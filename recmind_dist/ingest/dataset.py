@@ -14,7 +14,7 @@ import pyarrow.parquet as arrow_parquet
 from recmind_dist import faults
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.ingest.columns import LogRules
-from recmind_dist.ingest.filters import by_rating, collapse_repeats, k_core
+from recmind_dist.ingest.filters import by_rating, collapse_repeats, join_weights, k_core
 from recmind_dist.ingest.ids import natural_order, without_point
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import Quarantine, check_file
@@ -61,7 +61,7 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
         cache: the directory that holds `<name>/dataset-<key>/`.
 
     Returns:
-        A directory with interactions.parquet (user, item, time, row, and split if given),
+        A directory with interactions.parquet (user, item, time, row, and split, weight if given),
         items.parquet and users.parquet (id, then texts), quarantine.jsonl and manifest.json, where
         rows_in = rows_kept + rows_quarantined + rows_missing + filtered_by_keep +
         repeats_collapsed + filtered_by_rating + filtered_by_k_core (`summary_lines` says it).
@@ -292,6 +292,8 @@ def _filtered(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[s
     rated = log.frame
     if settings.min_rating is not None:
         rated = by_rating(rated, settings.min_rating)
+    if settings.weights is not None:
+        rated = join_weights(rated, settings.weights.values)
     distinct = collapse_repeats(rated, settings.repeats)
     kept = k_core(distinct, settings.k_core) if settings.k_core > 1 else distinct
     if rated.is_empty():
@@ -309,8 +311,8 @@ def _filtered(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[s
     for name, (before, after) in steps.items():
         if counts[name]:
             log.examples[name] = _first_lost(before, after)
-    columns = ["user", "item", "time", "row", *(["split"] if "split" in kept.columns else [])]
-    return kept.select(columns), counts
+    also = [name for name in ("split", "weight") if name in kept.columns]
+    return kept.select("user", "item", "time", "row", *also), counts
 
 
 def _first_lost(before: pl.DataFrame, after: pl.DataFrame) -> str:

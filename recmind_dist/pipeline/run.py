@@ -97,6 +97,8 @@ class Pipeline:
                 f"graph.split {self.config.graph.split}: the log has no column of times: what is "
                 "held out of each user is drawn, by graph.seed"
             )
+        if self.config.dataset.weights is not None and not self.config.trains:
+            self.say(f"dataset.weights: {self.config.variant} trains nothing: all weigh the same")
         opened = Graph.open(graph, edges=False)
         if not opened.manifest["num_test"]:
             self.say(nothing_held_out(self.config.graph.split))

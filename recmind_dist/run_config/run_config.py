@@ -325,6 +325,11 @@ class RunConfig(Settings):
         partitioned = self.graph.placement == "partitioned"
         return [
             (
+                partitioned and self.dataset.weights is not None,
+                "dataset.weights with graph.placement: partitioned: ranks have their own edges' "
+                "weights alone: set graph.placement: replicated, or leave the weights out",
+            ),
+            (
                 self._parts_do_not_fit,
                 f"graph.placement: partitioned with graph.partition: {self.graph.partition} into "
                 f"graph.num_parts {self.graph.num_parts}, which scaling.num_workers {workers} does "
