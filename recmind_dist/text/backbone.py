@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recmind_dist.errors import TextError
+from recmind_dist.storage import read_json
 from recmind_dist.text.adapter import target_names
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import hidden_size, resolve_model, resolve_pooling
@@ -78,7 +79,26 @@ def _with_pad_token(tokenizer: Any, directory: Path) -> Any:
                 f"text.model: the tokenizer of {directory} has neither pad nor eos token: add one"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    _add_end(tokenizer, directory)
     return tokenizer
+
+
+def _add_end(tokenizer: Any, directory: Path) -> None:
+    """Adds the end token after texts where the tokenizer's settings ask for one, and its
+    tokenizer.json does not: such decoders are pooled there.
+    """
+    path = directory / "tokenizer_config.json"
+    asks = path.is_file() and read_json(path, TextError).get("add_eos_token") is True
+    end, rust = tokenizer.eos_token_id, tokenizer.backend_tokenizer
+    if not asks or end is None or rust.encode("a").ids[-1:] == [end]:
+        return
+    from tokenizers.processors import Sequence, TemplateProcessing
+
+    template = TemplateProcessing(
+        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, end)]
+    )
+    before = [rust.post_processor] if rust.post_processor is not None else []
+    rust.post_processor = Sequence([*before, template])
 
 
 def load_backbone(directory: Path, dtype: "torch.dtype", device_map: str | None = None) -> Any:

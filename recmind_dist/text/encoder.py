@@ -22,6 +22,7 @@ from recmind_dist.text.source import (
     resolve_dtype,
     resolve_model,
     resolve_pooling,
+    resolve_prompt,
 )
 from recmind_dist.text.tokens import Batch, SortedWindow, TextTokenizer, Tokens, window_sizes
 from recmind_dist.types import FloatArray
@@ -53,7 +54,7 @@ class TextEncoder(nn.Module):
         self.batch_tokens = settings.batch_tokens or CPU_BATCH_TOKENS
         self.first_window = self.window = WINDOW
         self.tokenizer_threads = 0
-        self._tokens = TextTokenizer(tokenizer, settings.prompt)
+        self._tokens = TextTokenizer(tokenizer, resolve_prompt(settings))
         self._is_causal: bool | None = None
 
     @classmethod
