@@ -19,7 +19,7 @@ from recmind_dist.ingest.ids import (
 )
 from recmind_dist.ingest.layouts import columns_present, format_of, read_raw, with_partitions
 from recmind_dist.ingest.lightgcn import read_lightgcn
-from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired
+from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired, value_of
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file
 from recmind_dist.ingest.settings import LogSettings
 from recmind_dist.ingest.times import (
@@ -201,7 +201,8 @@ def read_file(
         from_folder = [
             folders[name].alias(role) for role, name in columns.items() if name in folders
         ]
-        return Rows(path, frame.with_columns(from_folder), rows.bad), columns, present
+        good = frame.with_columns(from_folder)
+        return Rows(path, good, rows.bad, rows.textual), columns, present
     rows = read_raw(path, layout, settings, list(dict.fromkeys(columns.values())), limit)
     frame = rows.frame.select(*(pl.col(name).alias(role) for role, name in columns.items()), LINE)
     _refuse_data_as_header(path, settings, columns, frame, rows.textual)
@@ -229,7 +230,7 @@ def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | Non
     """The columns of one JSON object as text, user and item as ids; or why it is malformed."""
     picked: dict[str, str | None] = {}
     for role, name in columns.items():
-        raw = value.get(name)
+        raw = value_of(value, name)
         if role in ("user", "item"):
             text = text_id(raw)
             if text is None and raw is not None and not isinstance(raw, str):

@@ -111,7 +111,7 @@ def test_weighted_pairs_agree_on_2_ranks_and_change_the_loss(home: Path, inputs:
     plain = {"model": {"embedding_dim": 8, "kind": "lightgcn"}, "alignment": {"weight": 0}}
     curve = assert_same_run(home, Inputs(weighted), (1, 2), **plain)
     config = config_of(home, "unweighted", **plain)
-    run_ranks(train_rank, 1, config, Inputs(inputs.graph), "attempt")
+    run_ranks(train_rank, 1, config, Inputs(inputs.graph), "attempt1")
     assert curve_of(config.run_dir)[0]["rank"] != pytest.approx(curve[0]["rank"], rel=1e-2)
 
 
