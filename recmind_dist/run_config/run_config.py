@@ -97,7 +97,7 @@ class RunConfig(Settings):
                 f"{value}: a mounted directory is needed here: give the URI as storage_uri, "
                 "beside it"
             )
-        return value
+        return value.expanduser()
 
     @field_validator("storage_uri")
     @classmethod
