@@ -111,6 +111,11 @@ class Graph:
         return str(self.manifest["name"])
 
     @property
+    def dataset(self) -> Path:
+        """Where the data set is that the graph was made of, if the cache still has it."""
+        return self.path.parent / f"dataset-{self.manifest['dataset_key'][:12]}"
+
+    @property
     def num_users(self) -> int:
         """U: users are the nodes [0, U)."""
         return int(self.manifest["num_users"])

@@ -1,6 +1,7 @@
 """`dataset.weights`: what an interaction weighs, from the log to the loss."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from recmind_dist.errors import ConfigError, DataError
 from recmind_dist.graph import Graph, GraphSettings, prepare_graph
 from recmind_dist.ingest import DatasetSettings, ingest_dataset
+from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.sampling.settings import SamplerSettings
+from recmind_dist.training.evaluate import evaluate_popularity_run, what_was_read
 
 ROWS = [
     ("a", "x", 1, "view", 2),
@@ -135,3 +138,22 @@ def test_a_batch_has_the_weights_of_its_pairs(tmp_path: Path, on_device: bool) -
             assert batch.pair_weight.tolist() == [wanted[name] for name in names]
             seen += len(names)
     assert seen == 4 + 3 * loader.steps_per_epoch
+
+
+def test_results_keep_what_was_read(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, {"column": "plays"}, split="leave-one-out")
+    config = RunConfig.model_validate(
+        {
+            "variant": "popularity",
+            "run_dir": tmp_path / "run",
+            "dataset": {"name": "w", "interactions": tmp_path / "log.csv"},
+        }
+    )
+    run = RunDirectory(config.run_dir)
+    results = evaluate_popularity_run(config, graph.path, run)
+    assert run.read_results()["data"] == results["data"]
+    assert results["data"]["counts"]["rows_in"] == len(ROWS)
+    assert results["data"]["counts"]["repeats_collapsed"] == 1
+    assert results["data"]["columns"]["time"] == "time"
+    shutil.rmtree(graph.dataset)
+    assert what_was_read(graph) == {}
