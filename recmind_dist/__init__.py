@@ -5,9 +5,11 @@ Pipeline.from_yaml("configs/quickstart.yaml").run()
 load("runs/quickstart").recommend(user_id=1, k=10)
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recmind_dist.lazy import lazy_exports
+from recmind_dist.platform_check import refuse_windows, settle_numba_cache
 
 if TYPE_CHECKING:
     from recmind_dist.graph import Graph
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.recommend.recommender import load
     from recmind_dist.sampling.loader import NeighborLoader
+
+refuse_windows()
+settle_numba_cache(Path(__file__).parent)
 
 __all__ = ["Graph", "LightGCN", "NeighborLoader", "Pipeline", "load"]
 

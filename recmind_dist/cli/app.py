@@ -83,10 +83,15 @@ def run(
 
 @app.command()
 def validate(config: Config, overrides: Overrides = None) -> None:
-    """Checks a config, its variant and its overrides; starts nothing."""
+    """Checks a config, its variants and overrides, the first rows of its files, the language
+    model's directory and this machine. Starts nothing.
+    """
     checked = _load(config, overrides)
     for variant in checked.compare:
         _load(config, overrides, variant)
+    from recmind_dist.pipeline.validate import validate as check
+
+    check(checked, say)
     variant, data = checked.variant, checked.dataset.name
     say(f"{config}: valid: {variant} on {data}, run directory {checked.run_dir}")
 

@@ -15,7 +15,7 @@ from recmind_dist.graph.csr import both_directions, edge_order, held_out_rows
 from recmind_dist.graph.partition import partition_nodes
 from recmind_dist.graph.settings import GraphSettings
 from recmind_dist.graph.splits import TEST, TRAIN, VALID, WITHHELD, Interactions, Labels
-from recmind_dist.graph.store import KIND, SCHEMA
+from recmind_dist.graph.store import EDGE_WEIGHT, KIND, SCHEMA
 from recmind_dist.graph.streaming import GraphWriter, logged_ids, refuse_unstreamed, sorted_log
 from recmind_dist.ingest.dataset import KIND as DATASET_KIND
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
@@ -135,6 +135,7 @@ def _prepare_at_once(source: _Source, key: str, final: Path) -> None:
         _codes(frame, "item", items),
         frame.get_column("time").to_numpy(),
         frame.get_column("row").to_numpy(),
+        frame.get_column("weight").to_numpy() if "weight" in frame.columns else None,
     )
     if draws_order(source.dataset, settings):
         log = splits.shuffled(log, settings.seed)
@@ -249,6 +250,9 @@ def _write_training(
     np.save(work / "indptr.npy", indptr)
     np.save(work / "indices.npy", indices)
     np.save(work / "time_rank.npy", rank[order].astype(np.int32))
+    if train.weight is not None:
+        mean = train.weight.mean()
+        np.save(work / EDGE_WEIGHT, (train.weight[order] / mean).astype(np.float32))
     _write_partition(work, settings, indptr, indices)
 
 

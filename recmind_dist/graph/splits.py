@@ -21,23 +21,29 @@ Times = NDArray[Any]  # int64 or float64
 
 @dataclass(frozen=True)
 class Interactions:
-    """Columns of a log; user and item are codes from 0. Shapes: all [M]."""
+    """Columns of a log; user and item are codes from 0. Shapes: all [M].
+
+    Attributes:
+        weight: float64; None: all weigh the same.
+    """
 
     user: IntArray
     item: IntArray
     time: Times
     row: IntArray
+    weight: NDArray[np.float64] | None = None
 
     def __getitem__(self, chosen: np.ndarray) -> "Interactions":
+        weight = None if self.weight is None else self.weight[chosen]
         return Interactions(
-            self.user[chosen], self.item[chosen], self.time[chosen], self.row[chosen]
+            self.user[chosen], self.item[chosen], self.time[chosen], self.row[chosen], weight
         )
 
 
 def shuffled(log: Interactions, seed: int) -> Interactions:
     """The log with rows in a drawn order and no times: a file's order says nothing."""
     row = words(stream_key(seed, "order"), log.row).view(np.int64)
-    return Interactions(log.user, log.item, np.zeros_like(log.time), row)
+    return Interactions(log.user, log.item, np.zeros_like(log.time), row, log.weight)
 
 
 def chronology(log: Interactions) -> IntArray:

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.storage import read_manifest, verify_manifest
-from recmind_dist.types import Int32Array, IntArray, NodeId
+from recmind_dist.types import FloatArray, Int32Array, IntArray, NodeId
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 KIND = "graph"
 SCHEMA = 1
+EDGE_WEIGHT = "edge_weight.npy"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Graph:
         time_rank: int32 [E], position of an edge in its user's chronology, 0 the oldest.
         row_of_node: table row of each node, int64 [N].
         part_rows: part p has rows [part_rows[p], part_rows[p + 1]), int64 [num_parts + 1].
+        edge_weight: float32 [E], mean 1, what the edges weigh in the ranking loss; None: the same.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Graph:
     time_rank: Int32Array
     row_of_node: IntArray
     part_rows: IntArray
+    edge_weight: FloatArray | None = None
 
     @classmethod
     def open(cls, path: Path, verify: bool = False, edges: bool = True) -> "Graph":
@@ -83,6 +86,9 @@ class Graph:
         if edges:
             indices = map_array(path / "indices.npy", np.int32, 2 * num_edges)
             time_rank = map_array(path / "time_rank.npy", np.int32, num_edges)
+        edge_weight = None
+        if edges and (path / EDGE_WEIGHT).is_file():
+            edge_weight = map_array(path / EDGE_WEIGHT, np.float32, num_edges)
         return cls(
             path=path,
             manifest=manifest,
@@ -91,6 +97,7 @@ class Graph:
             time_rank=time_rank,
             row_of_node=map_array(path / "row_of_node.npy", np.int64, num_nodes),
             part_rows=map_array(path / "part_rows.npy", np.int64, None),
+            edge_weight=edge_weight,
         )
 
     @property
@@ -102,6 +109,11 @@ class Graph:
     def name(self) -> str:
         """Name of the data set."""
         return str(self.manifest["name"])
+
+    @property
+    def dataset(self) -> Path:
+        """Where the data set is that the graph was made of, if the cache still has it."""
+        return self.path.parent / f"dataset-{self.manifest['dataset_key'][:12]}"
 
     @property
     def num_users(self) -> int:

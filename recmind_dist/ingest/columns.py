@@ -6,7 +6,7 @@ from typing import Any
 
 from recmind_dist.ingest.layouts import by_name_or_number
 from recmind_dist.ingest.rows import missing_column
-from recmind_dist.ingest.settings import DatasetSettings, LogSettings
+from recmind_dist.ingest.settings import DatasetSettings, LogSettings, WeightSettings
 
 USUAL = {
     "user": ("user", "user_id"),
@@ -27,6 +27,7 @@ class LogRules:
     missing: list[str] = field(default_factory=list)
     user_ids: str = "auto"
     item_ids: str = "auto"
+    weights: WeightSettings | None = None
 
     @classmethod
     def of(cls, settings: DatasetSettings) -> "LogRules":
@@ -37,6 +38,7 @@ class LogRules:
             [text.strip() for text in settings.missing],
             settings.user_ids,
             settings.item_ids,
+            settings.weights,
         )
 
     def ids_of(self, side: str) -> str:
@@ -67,6 +69,10 @@ def columns_of(
             found[role] = column
         elif declared is not None or role != "time":
             raise missing_column(path, f"dataset.interactions.columns.{role}", wanted, present)
+    if rules.weights is not None:
+        if rules.weights.column not in present:
+            raise missing_column(path, "dataset.weights.column", rules.weights.column, present)
+        found["weight"] = rules.weights.column
     for name in rules.keep:
         if name not in present:
             raise missing_column(path, "dataset.keep", name, present)

@@ -14,7 +14,7 @@ import pyarrow.parquet as arrow_parquet
 from recmind_dist import faults
 from recmind_dist.errors import DataError, StoreError
 from recmind_dist.ingest.columns import LogRules
-from recmind_dist.ingest.filters import by_rating, collapse_repeats, k_core
+from recmind_dist.ingest.filters import by_rating, collapse_repeats, join_weights, k_core
 from recmind_dist.ingest.ids import natural_order, without_point
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import Quarantine, check_file
@@ -42,6 +42,7 @@ from recmind_dist.storage import (
     verify_manifest,
     write_manifest,
 )
+from recmind_dist.storage.space import cannot_be_written
 
 KIND = "dataset"
 SCHEMA = 2
@@ -60,7 +61,7 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
         cache: the directory that holds `<name>/dataset-<key>/`.
 
     Returns:
-        A directory with interactions.parquet (user, item, time, row, and split if given),
+        A directory with interactions.parquet (user, item, time, row, and split, weight if given),
         items.parquet and users.parquet (id, then texts), quarantine.jsonl and manifest.json, where
         rows_in = rows_kept + rows_quarantined + rows_missing + filtered_by_keep +
         repeats_collapsed + filtered_by_rating + filtered_by_k_core (`summary_lines` says it).
@@ -70,7 +71,7 @@ def ingest_dataset(settings: DatasetSettings, cache: Path) -> Path:
             row is left.
         StoreError: the cache cannot be written.
     """
-    inputs = _inputs(settings)
+    inputs = inputs_of(settings)
     read = [path for paths in inputs.values() for path in paths]
     key = content_key(
         [SCHEMA, _without_paths(settings, inputs), [sha256_file(path) for path in read]]
@@ -130,23 +131,16 @@ class _Clean:
 
 
 def _clean(settings: DatasetSettings, inputs: Inputs, quarantine: Quarantine) -> _Clean:
-    held_out = {name: inputs[name] for name in ("valid", "test") if inputs[name]}
-    log = read_log(
-        inputs["log"],
-        settings.interactions,
-        LogRules.of(settings),
-        quarantine,
-        held_out if settings.test is not None else None,
-    )
+    log = read_logs(settings, inputs, quarantine)
     counts = NO_ROWS | {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
     counts |= log.dropped
     if log.frame.is_empty():
         raise nothing_left(inputs["log"][0], counts, log.examples, quarantine)
-    tables = _read_tables(settings, quarantine)
-    _take_points_off(settings, log, tables)
+    tables = read_tables(settings, quarantine)
+    take_points_off(settings, log, tables)
     logged = {side: natural_order(log.frame.get_column(side)) for side in SIDES}
     check_tables(settings, tables, logged)
-    rows = {side: _row_counts(log.frame, side) for side in SIDES}
+    rows = {side: row_counts(log.frame, side) for side in SIDES}
     read = what_was_read(settings, inputs["log"][0], log, tables, logged, rows)
     frame, dropped = _filtered(settings, log)
     table_rows = len(quarantine.rows) - counts["rows_quarantined"]
@@ -155,11 +149,20 @@ def _clean(settings: DatasetSettings, inputs: Inputs, quarantine: Quarantine) ->
     return _Clean(log, frame, tables, counts, read)
 
 
-def _row_counts(frame: pl.DataFrame, side: str) -> pl.DataFrame:
+def read_logs(settings: DatasetSettings, inputs: Inputs, quarantine: Quarantine) -> Log:
+    """The log, with the held-out files of a given split."""
+    held_out = {name: inputs[name] for name in ("valid", "test") if inputs[name]}
+    given = held_out if settings.test is not None else None
+    rules = LogRules.of(settings)
+    return read_log(inputs["log"], settings.interactions, rules, quarantine, given)
+
+
+def row_counts(frame: pl.DataFrame, side: str) -> pl.DataFrame:
+    """The ids of a side and how many rows each has."""
     return frame.group_by(pl.col(side).alias("id"), maintain_order=True).agg(pl.len().alias("rows"))
 
 
-def _take_points_off(settings: DatasetSettings, log: Log, tables: dict[str, Table]) -> None:
+def take_points_off(settings: DatasetSettings, log: Log, tables: dict[str, Table]) -> None:
     """12 for 12.0 where all files of a side agree that pandas wrote it so."""
     for side in SIDES:
         if takes_points_off(settings, side, log, tables[side]):
@@ -193,7 +196,7 @@ def _stream(
         if not log.num_users:
             counts |= log.dropped
             raise nothing_left(files[0], counts, log.examples, quarantine, settings.min_rating)
-        tables = _read_tables(settings, quarantine)
+        tables = read_tables(settings, quarantine)
         sort_log(log, settings, tables)
         logged = {"user": log.users, "item": log.items}
         check_tables(settings, tables, logged)
@@ -223,7 +226,7 @@ def write_frames(path: Path, frames: Iterable[pl.DataFrame]) -> int:
     return rows
 
 
-def _read_tables(settings: DatasetSettings, quarantine: Quarantine) -> dict[str, Table]:
+def read_tables(settings: DatasetSettings, quarantine: Quarantine) -> dict[str, Table]:
     """The whole text files by side, items first."""
     tables = {"item": empty_table(), "user": empty_table()}
     for side, table in (("item", settings.items), ("user", settings.users)):
@@ -254,12 +257,10 @@ def writing(cache: Path) -> Iterator[None]:
     # polars raises the latter on a full disk
     except (OSError, pl.exceptions.ComputeError) as error:
         reason = getattr(error, "strerror", None) or str(error).rpartition("error: ")[2]
-        raise StoreError(
-            f"{cache}: cannot be written ({reason}): free space or choose another cache"
-        ) from error
+        raise cannot_be_written(cache, reason) from error
 
 
-def _inputs(settings: DatasetSettings) -> Inputs:
+def inputs_of(settings: DatasetSettings) -> Inputs:
     """All input files. Raises DataError for the first that is missing or empty."""
     log, items, users = settings.interactions, settings.items, settings.users
     inputs: Inputs = {"log": log.files("dataset.interactions.path")}
@@ -291,6 +292,8 @@ def _filtered(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[s
     rated = log.frame
     if settings.min_rating is not None:
         rated = by_rating(rated, settings.min_rating)
+    if settings.weights is not None:
+        rated = join_weights(rated, settings.weights.values)
     distinct = collapse_repeats(rated, settings.repeats)
     kept = k_core(distinct, settings.k_core) if settings.k_core > 1 else distinct
     if rated.is_empty():
@@ -308,8 +311,8 @@ def _filtered(settings: DatasetSettings, log: Log) -> tuple[pl.DataFrame, dict[s
     for name, (before, after) in steps.items():
         if counts[name]:
             log.examples[name] = _first_lost(before, after)
-    columns = ["user", "item", "time", "row", *(["split"] if "split" in kept.columns else [])]
-    return kept.select(columns), counts
+    also = [name for name in ("split", "weight") if name in kept.columns]
+    return kept.select("user", "item", "time", "row", *also), counts
 
 
 def _first_lost(before: pl.DataFrame, after: pl.DataFrame) -> str:

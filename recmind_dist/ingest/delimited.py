@@ -20,7 +20,6 @@ from recmind_dist.errors import DataError
 from recmind_dist.ingest.rows import (
     BOM,
     LINE,
-    MAX_LINE,
     BadRow,
     Rows,
     check_columns,
@@ -28,7 +27,7 @@ from recmind_dist.ingest.rows import (
     not_of_encoding,
     numbered_lines,
 )
-from recmind_dist.ingest.sources import open_utf8
+from recmind_dist.ingest.sources import MAX_LINE, open_utf8
 
 CHUNK = 200_000  # rows held as Python objects at a time on the slow path
 BLOCK = 8 << 20  # bytes checked at a time on the fast path

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recmind_dist.ingest.times import finite_numbers
 from recmind_dist.types import BoolArray, IntArray
 
 SPLITS = ("train", "valid", "test")
+NO_WEIGHT = "no number above 0, or no text of dataset.weights.values, in the column of weights"
 
 
 def keep_filter(column: pl.Series, values: list[Any]) -> pl.Series:
@@ -26,6 +28,26 @@ def keep_filter(column: pl.Series, values: list[Any]) -> pl.Series:
             found = text == value.strip()
         kept = kept | found.fill_null(False)
     return kept
+
+
+def weights_of(column: pl.Series, values: dict[str, float] | str) -> pl.Series:
+    """What rows weigh, float64; null where a row has no number above 0, or a text without weight.
+
+    Args:
+        values: see `WeightSettings`.
+    """
+    if isinstance(values, dict):
+        text = column.cast(pl.String).str.strip_chars()
+        return text.replace_strict(values, default=None, return_dtype=pl.Float64)
+    number = finite_numbers(column).cast(pl.Float64)
+    return pl.select(pl.when(number > 0).then(number)).to_series()
+
+
+def join_weights(frame: pl.DataFrame, values: dict[str, float] | str) -> pl.DataFrame:
+    """Gives all rows of a user and an item the weight that they have together."""
+    joined = pl.col("weight").max() if isinstance(values, dict) else pl.col("weight").sum()
+    joined = joined.log1p() if values == "log" else joined
+    return frame.with_columns(joined.over("user", "item"))
 
 
 def by_rating(frame: pl.DataFrame, min_rating: float) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import polars as pl
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.columns import KEEP, LogRules, columns_of
-from recmind_dist.ingest.filters import keep_filter
+from recmind_dist.ingest.filters import NO_WEIGHT, keep_filter, weights_of
 from recmind_dist.ingest.ids import (
     ROUNDED,
     IdLook,
@@ -19,7 +19,7 @@ from recmind_dist.ingest.ids import (
 )
 from recmind_dist.ingest.layouts import columns_present, format_of, read_raw, with_partitions
 from recmind_dist.ingest.lightgcn import read_lightgcn
-from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired
+from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired, value_of
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file
 from recmind_dist.ingest.settings import LogSettings
 from recmind_dist.ingest.times import (
@@ -41,7 +41,7 @@ class Log:
 
     Attributes:
         frame: user and item (text), time (int64 or float64; equals row if the log has none), row,
-            and rating (float64) if it was needed.
+            and rating, weight (float64) if they were needed.
         rows_in: number of rows read, bad ones included.
         dropped: number of rows by reason, before any filter that needs the whole log.
         examples: the first row of each.
@@ -165,7 +165,9 @@ def _joined(
         else:
             kind = pl.Int64 if rule.integers else pl.Float64
             frame = frame.with_columns(time=pl.lit(None, kind))
-        names = [name for name in ("user", "item", "rating", "row", "time") if name in frame]
+        names = [
+            name for name in ("user", "item", "rating", "weight", "row", "time") if name in frame
+        ]
         frame = frame.select(names)
         frames.append(frame.with_columns(split=pl.lit(split)) if with_split else frame)
     joined = pl.concat(frames, how="vertical_relaxed")
@@ -180,8 +182,11 @@ def read_file(
     """The raw columns of one file by role, which column each is, and all columns there are."""
     layout = format_of(path, settings.format, FORMAT_KEY, settings.encoding)
     if layout == "lightgcn":
-        if rules.need_rating or rules.keep:
-            raise DataError(f"{path}: the lightgcn layout has no rating: unset dataset.min_rating")
+        if rules.need_rating or rules.keep or rules.weights:
+            raise DataError(
+                f"{path}: the lightgcn layout has no columns but user and item: unset "
+                "dataset.min_rating, keep and weights"
+            )
         return read_lightgcn(path, limit, settings.encoding), {}, ["user", "item"]
     present = columns_present(path, layout, settings, "dataset.interactions")
     columns = columns_of(path, settings, present, rules)
@@ -196,7 +201,8 @@ def read_file(
         from_folder = [
             folders[name].alias(role) for role, name in columns.items() if name in folders
         ]
-        return Rows(path, frame.with_columns(from_folder), rows.bad), columns, present
+        good = frame.with_columns(from_folder)
+        return Rows(path, good, rows.bad, rows.textual), columns, present
     rows = read_raw(path, layout, settings, list(dict.fromkeys(columns.values())), limit)
     frame = rows.frame.select(*(pl.col(name).alias(role) for role, name in columns.items()), LINE)
     _refuse_data_as_header(path, settings, columns, frame, rows.textual)
@@ -224,7 +230,7 @@ def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | Non
     """The columns of one JSON object as text, user and item as ids; or why it is malformed."""
     picked: dict[str, str | None] = {}
     for role, name in columns.items():
-        raw = value.get(name)
+        raw = value_of(value, name)
         if role in ("user", "item"):
             text = text_id(raw)
             if text is None and raw is not None and not isinstance(raw, str):
@@ -272,6 +278,10 @@ def sound_rows(
         _refuse_kind(frame["rating"], "rating", rows.file)
         made.append(_ratings(frame["rating"]).alias("rating"))
         reasons.append(_where(made[-1].is_null(), "rating is not a finite number"))
+    if rules.weights is not None:
+        _refuse_kind(frame["weight"], "weight", rows.file)
+        made.append(weights_of(frame["weight"], rules.weights.values).alias("weight"))
+        reasons.append(_where(made[-1].is_null(), NO_WEIGHT))
     reason = pl.DataFrame([why.alias(str(k)) for k, why in enumerate(reasons)])
     why = reason.select(pl.coalesce(pl.all())).to_series()
     dropped, counts, examples = _dropped(rows, rules)

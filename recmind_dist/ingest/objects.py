@@ -3,7 +3,6 @@ share a column.
 """
 
 import ast
-import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
 
 from recmind_dist.errors import DataError
+from recmind_dist.ingest.arrays import array_objects, is_array, loads
 from recmind_dist.ingest.ids import text_id
 from recmind_dist.ingest.rows import (
     LINE,
@@ -28,7 +28,7 @@ from recmind_dist.ingest.rows import (
     not_of_encoding,
     numbered_lines,
 )
-from recmind_dist.ingest.sources import packing_of
+from recmind_dist.ingest.sources import beginnings, packing_of
 
 CHUNK = 200_000  # objects held at a time
 HEAD = 1000  # objects whose keys make the header: the first may lack an optional key
@@ -46,7 +46,8 @@ def read_jsonl(
     encoding: str = "utf-8",
     python: bool = False,
 ) -> Rows:
-    """One object a line, as text columns: all keys of all picked rows, null where a row lacks one.
+    """One object a line, or elements of one array, as text columns: all keys of all picked rows,
+    null where a row lacks one.
 
     Args:
         pick: what to keep of an object, or the reason why it is malformed.
@@ -76,7 +77,8 @@ def read_jsonl(
             frames.append(_frame(chunk, lines))
             chunk, lines = [], []
     frames.append(_frame(chunk, lines))
-    return Rows(path, pl.concat(frames, how="diagonal"), bad)
+    textual = python or not is_array(path, encoding)
+    return Rows(path, pl.concat(frames, how="diagonal"), bad, textual)
 
 
 def jsonl_columns(path: Path, encoding: str = "utf-8", python: bool = False) -> list[str]:
@@ -88,7 +90,7 @@ def jsonl_columns(path: Path, encoding: str = "utf-8", python: bool = False) -> 
         if isinstance(value, BadRow):
             first_bad = first_bad or value
             continue
-        names |= dict.fromkeys(value)
+        names |= dict.fromkeys(keys_of(value))
         count += 1
         if count == HEAD:
             break
@@ -108,6 +110,23 @@ def head_objects(
     """The first objects of a file."""
     found = (value for _, value in _objects(path, encoding, python) if isinstance(value, dict))
     return list(islice(found, count))
+
+
+def keys_of(value: dict[str, Any]) -> Iterator[str]:
+    """The keys of an object, and of an object in it as `user.id`."""
+    for key, inner in value.items():
+        yield key
+        if isinstance(inner, dict):
+            yield from (f"{key}.{name}" for name in inner)
+
+
+def value_of(value: dict[str, Any], key: str) -> Any:
+    """The value of a key, or of `user.id` where there is no such key."""
+    if key in value or "." not in key:
+        return value.get(key)
+    outer, _, name = key.partition(".")
+    inner = value.get(outer)
+    return inner.get(name) if isinstance(inner, dict) else None
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -152,7 +171,11 @@ def read_parquet(path: Path, wanted: list[str], texts: Collection[str] = ()) -> 
                     "file"
                 )
             batches.append(batch.select(wanted))
-        if sum(batch.num_rows for batch in batches) != file.metadata.num_rows:
+            if (begun := beginnings()) is not None and batch.num_rows < file.metadata.num_rows:
+                begun.longer.append(path)
+                break
+        whole = beginnings() is None
+        if whole and sum(batch.num_rows for batch in batches) != file.metadata.num_rows:
             raise DataError(
                 f"{path}: not the {file.metadata.num_rows} rows that it says it has: write it again"
             )
@@ -247,8 +270,13 @@ def unpaired(text: str | None) -> bool:
 def _objects(
     path: Path, encoding: str, python: bool
 ) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """Each line that is not blank: its number, and its object or what is wrong with it."""
-    parse: Callable[[str], Any] = ast.literal_eval if python else json.loads
+    """Each line that is not blank: its number, and its object or what is wrong with it. Of a file
+    that is one JSON array: each element, counted from 1.
+    """
+    if not python and is_array(path, encoding):
+        yield from array_objects(path, encoding)
+        return
+    parse: Callable[[str], Any] = ast.literal_eval if python else loads
     for line, raw in numbered_lines(path, encoding):
         if not raw.strip():
             continue

@@ -9,11 +9,10 @@ from typing import Any
 import polars as pl
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.sources import open_utf8
+from recmind_dist.ingest.sources import MAX_LINE, open_utf8
 
 CLIP = 200  # characters of a bad row kept in quarantine.jsonl
 LINE = "__line"
-MAX_LINE = 1 << 24  # bytes; parsing JSON may take thirty times as much memory
 MAX_COLUMNS = 4096
 BOM = b"\xef\xbb\xbf"
 

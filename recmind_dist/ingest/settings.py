@@ -124,6 +124,29 @@ class TableSettings(FileSettings):
         return value
 
 
+class WeightSettings(Settings):
+    """What an interaction weighs in the ranking loss: its term is multiplied by it."""
+
+    column: str
+    """of the log"""
+    values: dict[str, float] | Literal["number", "log"] = "number"
+    """number: as the column has it; log: log(1 + number), for counts of plays; or what each text
+    weighs: `{view: 1, transaction: 10}`. Of repeats, numbers add up and the largest of the texts'
+    weights counts. Weights are divided by their mean over training interactions"""
+
+    @field_validator("values")
+    @classmethod
+    def _above_zero(cls, value: Any) -> Any:
+        wrong = isinstance(value, dict) and next(
+            (k for k, w in value.items() if not 0 < w < 1e9), None
+        )
+        if wrong or value == {}:
+            raise ValueError(
+                f"{wrong or 'no value named'}: give numbers above 0 (dataset.keep leaves rows out)"
+            )
+        return value
+
+
 class DatasetSettings(Settings):
     """Files of a data set, and filters in this order: keep, missing, quarantine, rating, repeats,
     k-core.
@@ -141,6 +164,8 @@ class DatasetSettings(Settings):
     """validation log of a given split; needs `test`"""
     keep: dict[str, list[str | bool | float]] = Field(default_factory=dict)
     """column of the log → the values whose rows are kept: `{event: [transaction]}`"""
+    weights: WeightSettings | None = None
+    """unset: all interactions weigh the same"""
     missing: list[str] = Field(default_factory=list)
     """texts that stand for none: `[NA, "", NULL]`. Rows of the log that have one of them as user,
     item, time or rating are dropped and counted; "" is an empty field"""
@@ -166,7 +191,8 @@ class DatasetSettings(Settings):
 
     def content(self) -> dict[str, Any]:
         """The settings that the data set's key depends on."""
-        return self.model_dump(mode="json", exclude={"memory_mb"})
+        unset = {"weights"} if self.weights is None else set()
+        return self.model_dump(mode="json", exclude={"memory_mb", *unset})
 
     def ids_of(self, side: str) -> Ids:
         """How the ids of a side ("user", "item") are read."""
@@ -185,6 +211,10 @@ class DatasetSettings(Settings):
         if self.valid is not None and self.test is None:
             raise ValueError(
                 "dataset.valid is given without dataset.test: a given split needs its test file"
+            )
+        if self.weights is not None and self.memory_mb:
+            raise ValueError(
+                "dataset.weights with dataset.memory_mb: weights are not streamed: leave one out"
             )
         if self.test is not None and self.k_core > 1:
             raise ValueError(

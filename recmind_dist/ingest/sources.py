@@ -7,6 +7,8 @@ import io
 import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
@@ -31,6 +33,35 @@ PACKED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 BLOCK = 1 << 20  # bytes
 MAX_GROWTH = 400  # bytes out of one byte in: logs never reach it, bombs do
 FREE_GROWTH = 256 << 20  # bytes that may come out before the growth counts
+MAX_LINE = 1 << 24  # bytes; parsing JSON may take thirty times as much memory
+
+
+@dataclass
+class Beginnings:
+    """How many bytes of each text file are read, and which files have more."""
+
+    limit: int
+    longer: list[Path] = field(default_factory=list)
+
+
+_beginnings: ContextVar[Beginnings | None] = ContextVar("beginnings", default=None)
+
+
+@contextmanager
+def only_beginnings(limit: int) -> Iterator[Beginnings]:
+    """Within it readers see whole lines of the first `limit` bytes of text files, and the first
+    batch of Parquet files.
+    """
+    token = _beginnings.set(Beginnings(limit))
+    try:
+        yield _beginnings.get()  # type: ignore[misc]
+    finally:
+        _beginnings.reset(token)
+
+
+def beginnings() -> Beginnings | None:
+    """Set where only the beginnings of files are read."""
+    return _beginnings.get()
 
 
 def expand(path: Path, key: str) -> list[Path]:
@@ -109,7 +140,24 @@ def open_utf8(path: Path, encoding: str = "utf-8") -> Iterator[IO[bytes]]:
             plain = io.BufferedReader(_Unpacked(path, raw, kind), BLOCK)
         if codecs.lookup(encoding).name not in ("utf-8", "ascii"):
             plain = io.BufferedReader(_Recoded(plain, encoding), BLOCK)
-        yield plain
+        begun = beginnings()
+        yield plain if begun is None else _beginning(path, plain, begun)
+
+
+def _beginning(path: Path, file: IO[bytes], begun: Beginnings) -> IO[bytes]:
+    """Whole lines, and no record with an open quote at the end."""
+    data = file.read(begun.limit)
+    data += b"" if data.endswith(b"\n") else file.readline(MAX_LINE)
+    if not file.read(1):
+        return io.BytesIO(data)
+    if path not in begun.longer:
+        begun.longer.append(path)
+    end, quotes = len(data), data.count(b'"')
+    while quotes % 2 and end:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        quotes -= data.count(b'"', start, end)
+        end = start
+    return io.BytesIO(data[: end or len(data)])
 
 
 def _refuse_other_kinds(path: Path, encoding: str) -> None:

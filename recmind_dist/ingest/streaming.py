@@ -95,7 +95,7 @@ def spill_log(
     Raises:
         DataError: the log is not Parquet or has a given split, or as `ingest_dataset`.
     """
-    _refuse_unstreamed(settings, files)
+    refuse_unstreamed(settings, files)
     log = StreamedLog(Spill(folder, settings.memory_mb))
     sides = {"user": _Side(), "item": _Side()}
     for whole in _frames(settings, files, quarantine, log):
@@ -137,7 +137,8 @@ def sort_log(log: StreamedLog, settings: DatasetSettings, tables: dict[str, Tabl
     _take_core(log, settings.k_core)
 
 
-def _refuse_unstreamed(settings: DatasetSettings, files: list[Path]) -> None:
+def refuse_unstreamed(settings: DatasetSettings, files: list[Path]) -> None:
+    """Raises DataError for a log that cannot be read in blocks."""
     log = settings.interactions
     for path in files:
         if format_of(path, log.format, FORMAT_KEY, log.encoding) != "parquet":

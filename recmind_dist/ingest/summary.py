@@ -193,12 +193,13 @@ def summary_lines(manifest: dict[str, Any]) -> list[str]:
         manifest: of a data set.
     """
     counts, read = manifest["counts"], manifest["read"]
-    lines = [_rows_line(counts, read["examples"]), _columns_line(manifest)]
+    lines = [rows_line(counts, read["examples"]), columns_line(manifest["read"])]
     lines += [_side_line(side, counts, read["tables"][side]) for side in SIDES]
     return lines + [f"warning: {line}" for line in read["warnings"]]
 
 
-def _rows_line(counts: dict[str, int], examples: dict[str, str]) -> str:
+def rows_line(counts: dict[str, int], examples: dict[str, str]) -> str:
+    """Rows in, kept and dropped by reason, with the first of each."""
     parts = [f"log: {counts['rows_in']} rows, {counts['rows_kept']} kept"]
     for name, words in REASONS.items():
         if counts.get(name):
@@ -207,8 +208,12 @@ def _rows_line(counts: dict[str, int], examples: dict[str, str]) -> str:
     return "; ".join(parts)
 
 
-def _columns_line(manifest: dict[str, Any]) -> str:
-    read = manifest["read"]
+def columns_line(read: dict[str, Any]) -> str:
+    """Which column is what, and what the times are.
+
+    Args:
+        read: of `what_was_read`.
+    """
     names, time = read["columns"], read["time"]
     parts = [f"{role} is {names[role]}" for role in SIDES if names[role] is not None]
     if time is None:

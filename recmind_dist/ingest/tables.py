@@ -254,7 +254,7 @@ def _read_objects(path: Path, settings: TableSettings, side: str, limit: int, py
     nulls = [pl.lit(None, pl.String).alias(name) for name in missing]
     frame = rows.frame.with_columns(nulls).select("id", *fields, LINE)
     texts = [_unescaped(frame.get_column(name)) for name in fields]
-    return Rows(rows.file, frame.with_columns(texts), rows.bad)
+    return Rows(rows.file, frame.with_columns(texts), rows.bad, rows.textual)
 
 
 def without_repeats(table: Table, settings: TableSettings, side: str) -> Table:

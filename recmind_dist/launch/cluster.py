@@ -43,6 +43,7 @@ def start_ray(config: RunConfig) -> None:
 
     Raises:
         ConfigError: no cluster is at the address.
+        TrainingError: Ray does not start in time.
     """
     if ray.is_initialized():
         return
@@ -57,7 +58,15 @@ def start_ray(config: RunConfig) -> None:
     num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers, config.evaluation.num_workers)
     if (folder := short_folder()) is not None:
         options["_temp_dir"] = folder
-    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+    try:
+        ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+    except Exception as error:  # Ray has no class of its own for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise TrainingError(
+            "Ray did not start on this machine within its 30 s: it is busy or short of memory: run "
+            "again when it is not"
+        ) from error
 
 
 def short_folder() -> str | None:

@@ -1,6 +1,8 @@
 """`scaling.device`: whether ranks train on GPUs or on the CPU, and why."""
 
 import logging
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -76,6 +78,23 @@ def choose_device_here(scaling: ScalingSettings) -> DeviceChoice:
             "scaling.device: cuda: torch finds no GPU on this machine: set cpu or auto"
         )
     return choose_device(scaling, 1, num_gpus, has_cuda())
+
+
+def refuse_cuda_alone(scaling: ScalingSettings) -> None:
+    """Raises ConfigError: cuda is asked for, and a Ray of the run's own would never have as many
+    GPUs as workers, since no machine joins it.
+    """
+    ray = sys.modules.get("ray")
+    joins = scaling.address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized())
+    if scaling.device != "cuda" or joins:
+        return
+    choose_device_here(scaling)
+    fewest = scaling.num_workers if isinstance(scaling.num_workers, int) else scaling.num_workers[0]
+    if (num_gpus := gpus_here()) < fewest:
+        raise ConfigError(
+            f"scaling.device: cuda: {_count(fewest, 'worker')} and {_count(num_gpus, 'GPU')} on "
+            f"this machine: set scaling.num_workers={num_gpus}, or scaling.address of a cluster"
+        )
 
 
 def choose_device_to_rank(

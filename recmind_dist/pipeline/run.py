@@ -14,6 +14,7 @@ from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.graph.prepare import held_out_are_drawn
 from recmind_dist.ingest import dataset_summary, fetch, ingest_dataset
+from recmind_dist.launch.device import refuse_cuda_alone
 from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.pipeline.embed import embed
@@ -96,6 +97,8 @@ class Pipeline:
                 f"graph.split {self.config.graph.split}: the log has no column of times: what is "
                 "held out of each user is drawn, by graph.seed"
             )
+        if self.config.dataset.weights is not None and not self.config.trains:
+            self.say(f"dataset.weights: {self.config.variant} trains nothing: all weigh the same")
         opened = Graph.open(graph, edges=False)
         if not opened.manifest["num_test"]:
             self.say(nothing_held_out(self.config.graph.split))
@@ -199,6 +202,7 @@ class Pipeline:
         return context_to_rank(self.config.scaling, kept, self.say)
 
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
+        refuse_cuda_alone(self.config.scaling)
         shutil.rmtree(self.directory.bundle, ignore_errors=True)  # of the model before
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)
@@ -214,13 +218,18 @@ def nothing_held_out(split: str) -> str:
     )
 
 
+def asset_path(name: str) -> Path:
+    """Where `fetch_asset` puts an asset, and configs/ look for it."""
+    return (DATA if name == "ml-100k" else MODELS) / name
+
+
 def fetch_asset(name: str) -> Path:
     """Downloads a data set to data/ or a model to models/, where configs/ look for them."""
     if name != "smollm2":
-        return fetch(name, DATA if name == "ml-100k" else MODELS)
+        return fetch(name, asset_path(name).parent)
     from recmind_dist.text.gguf import convert_smollm2, is_converted
 
-    into = MODELS / name
+    into = asset_path(name)
     if not is_converted(into):
         convert_smollm2(next(fetch(name, MODELS / "gguf").glob("*.gguf")), into)
     return into

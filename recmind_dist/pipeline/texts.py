@@ -128,7 +128,7 @@ def seconds(time: float) -> float:
 
 def dataset_of(graph: Graph) -> Path:
     """The data set that a graph was made of. Raises StoreError: it is not there."""
-    path = graph.path.parent / f"dataset-{graph.manifest['dataset_key'][:12]}"
+    path = graph.dataset
     if not path.is_dir():
         raise StoreError(
             f"{path}: not there, and an update compares logs: run `recmind prepare` with the run's "

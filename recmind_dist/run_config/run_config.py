@@ -97,7 +97,7 @@ class RunConfig(Settings):
                 f"{value}: a mounted directory is needed here: give the URI as storage_uri, "
                 "beside it"
             )
-        return value
+        return value.expanduser()
 
     @field_validator("storage_uri")
     @classmethod
@@ -324,6 +324,11 @@ class RunConfig(Settings):
         full, workers = self.propagates_fully, self.scaling.max_workers
         partitioned = self.graph.placement == "partitioned"
         return [
+            (
+                partitioned and self.dataset.weights is not None,
+                "dataset.weights with graph.placement: partitioned: ranks have their own edges' "
+                "weights alone: set graph.placement: replicated, or leave the weights out",
+            ),
             (
                 self._parts_do_not_fit,
                 f"graph.placement: partitioned with graph.partition: {self.graph.partition} into "

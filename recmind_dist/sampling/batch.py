@@ -40,6 +40,7 @@ class Batch:
             out already.
         newest: [S', S] of the first S' of the S seeds, the only ones that the batch is about, the
             weights of users' newest items among all seeds; None where they are not wanted.
+        pair_weight: [b] float32, what the pairs weigh in the loss; None: the same.
     """
 
     n_id: Tensor
@@ -57,6 +58,7 @@ class Batch:
     shared_positive: Tensor
     masked_edges: Tensor | None = None
     newest: CsrMatrix | None = None
+    pair_weight: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

@@ -50,6 +50,9 @@ class DeviceLoader(NeighborLoader):
                 self.graph.num_edges, dtype=torch.bool, device=self._device
             )
             self._is_heldout[edges] = True
+        self._edge_weight: Tensor | None = None
+        if self.graph.edge_weight is not None:
+            self._edge_weight = self._on_device(self.graph.edge_weight)
         self._gate_order = self._on_device(self._gate_edges)
         if self.gate_batch_size:  # one order for all epochs
             count, key = len(self._gate_order), stream_key(self.seed, "gate-order")
@@ -113,6 +116,11 @@ class DeviceLoader(NeighborLoader):
         size = self.gate_batch_size
         positions = torch.arange(size, device=self._device) + step * size
         return self._cut(self._gate_order[positions % len(self._gate_order)])
+
+    def _weights_of(self, share: Share) -> Tensor:
+        assert self._edge_weight is not None
+        weight: Tensor = self._edge_weight[share.edges]
+        return weight
 
     def _batch(
         self, share: Share, key: int, gate_negatives: NegativeSampler | None = None

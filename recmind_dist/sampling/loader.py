@@ -1,10 +1,12 @@
 """Iterates training edges in mini-batches that are the same on any number of ranks."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
@@ -169,7 +171,8 @@ class NeighborLoader:
             share = self._share(epoch, i)
             has_gate = self.gate_batch_size and len(self._gate_edges)
             gate = self._gate_batch(step) if has_gate else None
-            yield StepBatches(step, self._batch(share, stream_key(self.seed, "batch", step)), gate)
+            main = self._batch(share, stream_key(self.seed, "batch", step))
+            yield StepBatches(step, self._weighted(main, share), gate)
 
     def _share(self, epoch: int, i: int) -> Share:
         """Of an epoch's i-th global batch. Collective: every rank must call."""
@@ -178,7 +181,18 @@ class NeighborLoader:
     def _gate_batch(self, step: int) -> Batch:
         """Collective with a partitioned graph: every rank must call."""
         key = stream_key(self.seed, "gate-batch", step)
-        return self._batch(self._gate_share(step), key, self._gate_negatives)
+        share = self._gate_share(step)
+        return self._weighted(self._batch(share, key, self._gate_negatives), share)
+
+    def _weighted(self, batch: Batch, share: Share) -> Batch:
+        """The batch with its pairs' weights, if the graph has weights."""
+        if self.graph.edge_weight is None:
+            return batch
+        return replace(batch, pair_weight=self._weights_of(share))
+
+    def _weights_of(self, share: Share) -> Tensor:
+        assert self.graph.edge_weight is not None
+        return torch.from_numpy(self.graph.edge_weight[share.edges])
 
     def _gate_share(self, step: int) -> Share:
         """Of a step's global gate batch."""

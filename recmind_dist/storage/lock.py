@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from recmind_dist.errors import LockedError, StoreError
+from recmind_dist.errors import LockedError
+from recmind_dist.storage.space import cannot_be_written
 
 NAME = ".lock"
 
@@ -75,9 +76,7 @@ def building(final: Path) -> Iterator[None]:
     try:
         handle = _wait_for_lock(path)
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror}): free space or choose another cache"
-        ) from error
+        raise cannot_be_written(path, error.strerror) from error
     try:
         _sign(handle)
         yield

@@ -1,14 +1,18 @@
 """Reads a transformers model as people have them: whole, with the attention that it knows, encoders
-of encoder–decoders alone.
+of encoder–decoders alone; and looks at one without reading its weights.
 """
 
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from recmind_dist.errors import TextError
+from recmind_dist.storage import read_json
+from recmind_dist.text.adapter import target_names
 from recmind_dist.text.settings import TextSettings
+from recmind_dist.text.source import hidden_size, resolve_model, resolve_pooling
+
+if TYPE_CHECKING:
+    import torch
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 # their positions begin behind that of the pad token
@@ -20,8 +24,88 @@ UNUSED = ("pooler.", "lm_head.", "cls.", "classifier.")
 """Parts whose tensors may be absent: vectors do not pass through them."""
 
 
-def load_backbone(directory: Path, dtype: torch.dtype) -> Any:
+def check_model(settings: TextSettings) -> str:
+    """A line on the model's directory. No weight is read.
+
+    Raises:
+        TextError: what `TextEncoder.load` would refuse.
+    """
+    import torch
+
+    directory = resolve_model(settings)
+    refuse_long_texts(directory, settings)
+    backbone, _ = read_model(directory, torch.float32, "meta")
+    if settings.lora is not None:
+        target_names(backbone, settings.lora)
+    return (
+        f"{directory}: {type(backbone).__name__}, width {hidden_size(directory)}, pooling "
+        f"{resolve_pooling(settings)}"
+    )
+
+
+def read_model(directory: Path, dtype: "torch.dtype", device_map: str | None = None) -> Any:
+    """The model and the tokenizer of a directory.
+
+    Args:
+        device_map: "meta" reads names and shapes, no values.
+
+    Raises:
+        TextError: they cannot be read, or are not whole.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, **SAFE)
+        backbone = load_backbone(directory, dtype, device_map)
+    except TextError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise cannot_be_loaded(directory, error) from error
+    return backbone, _with_pad_token(tokenizer, directory)
+
+
+def _with_pad_token(tokenizer: Any, directory: Path) -> Any:
+    if not getattr(tokenizer, "is_fast", False):
+        raise TextError(
+            f"text.model: {directory} has no tokenizer.json: save its tokenizer in the fast format"
+        )
+    tokenizer.truncation_side = "right"
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise TextError(
+                f"text.model: the tokenizer of {directory} has neither pad nor eos token: add one"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    _add_end(tokenizer, directory)
+    return tokenizer
+
+
+def _add_end(tokenizer: Any, directory: Path) -> None:
+    """Adds the end token after texts where the tokenizer's settings ask for one, and its
+    tokenizer.json does not: such decoders are pooled there.
+    """
+    path = directory / "tokenizer_config.json"
+    asks = path.is_file() and read_json(path, TextError).get("add_eos_token") is True
+    end, rust = tokenizer.eos_token_id, tokenizer.backend_tokenizer
+    if not asks or end is None or rust.encode("a").ids[-1:] == [end]:
+        return
+    from tokenizers.processors import Sequence, TemplateProcessing
+
+    template = TemplateProcessing(
+        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, end)]
+    )
+    before = [rust.post_processor] if rust.post_processor is not None else []
+    rust.post_processor = Sequence([*before, template])
+
+
+def load_backbone(directory: Path, dtype: "torch.dtype", device_map: str | None = None) -> Any:
     """The model of a directory, from safetensors alone; runs no code that comes with it.
+
+    Args:
+        device_map: as `read_model`.
 
     Raises:
         TextError: a tensor that the architecture needs is not in the files.
@@ -36,6 +120,8 @@ def load_backbone(directory: Path, dtype: torch.dtype) -> Any:
     if alone and type(config) in AutoModelForTextEncoding._model_mapping:
         kind = AutoModelForTextEncoding
     options = {**SAFE, "dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    if device_map is not None:
+        options["device_map"] = device_map
     try:  # the fastest without a compile step
         model, info = kind.from_pretrained(directory, attn_implementation="sdpa", **options)
     except ValueError as error:

@@ -14,7 +14,7 @@ from recmind_dist import faults
 from recmind_dist.errors import TextError
 from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
 from recmind_dist.text.attention import is_causal, whole_mask
-from recmind_dist.text.backbone import SAFE, cannot_be_loaded, load_backbone, refuse_long_texts
+from recmind_dist.text.backbone import read_model, refuse_long_texts
 from recmind_dist.text.batch_size import CPU_BATCH_TOKENS, bytes_per_token, gpu_batch_tokens
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import (
@@ -22,6 +22,7 @@ from recmind_dist.text.source import (
     resolve_dtype,
     resolve_model,
     resolve_pooling,
+    resolve_prompt,
 )
 from recmind_dist.text.tokens import Batch, SortedWindow, TextTokenizer, Tokens, window_sizes
 from recmind_dist.types import FloatArray
@@ -53,7 +54,7 @@ class TextEncoder(nn.Module):
         self.batch_tokens = settings.batch_tokens or CPU_BATCH_TOKENS
         self.first_window = self.window = WINDOW
         self.tokenizer_threads = 0
-        self._tokens = TextTokenizer(tokenizer, settings.prompt)
+        self._tokens = TextTokenizer(tokenizer, resolve_prompt(settings))
         self._is_causal: bool | None = None
 
     @classmethod
@@ -71,25 +72,14 @@ class TextEncoder(nn.Module):
         Raises:
             TextError: the directory is absent, incomplete, of another hash, or cannot be read.
         """
-        from safetensors import SafetensorError
-        from transformers import AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
         directory = resolve_model(settings)
         dtype = torch.bfloat16 if resolve_dtype(settings) == "bf16" else torch.float32
         refuse_dtype_on(device, resolve_dtype(settings))
         refuse_long_texts(directory, settings)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, **SAFE)
-            backbone = load_backbone(directory, torch.float32 if adapter else dtype)
-        except TextError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise cannot_be_loaded(directory, error) from error
+        backbone, tokenizer = read_model(directory, torch.float32 if adapter else dtype)
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # unused: its parameters would never get a gradient
-        encoder = cls(backbone, _prepare(tokenizer, directory), settings).requires_grad_(False)
+        encoder = cls(backbone, tokenizer, settings).requires_grad_(False)
         if adapter:
             lora, state = load_adapter(adapter)
             encoder.add_lora(lora)
@@ -245,21 +235,6 @@ class TextEncoder(nn.Module):
         middle = part.start + num_texts // 2
         self._encode_halving(window, slice(part.start, middle), out_WT)
         self._encode_halving(window, slice(middle, part.stop), out_WT)
-
-
-def _prepare(tokenizer: Any, directory: Path) -> Any:
-    if not getattr(tokenizer, "is_fast", False):
-        raise TextError(
-            f"text.model: {directory} has no tokenizer.json: save its tokenizer in the fast format"
-        )
-    tokenizer.truncation_side = "right"
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise TextError(
-                f"text.model: the tokenizer of {directory} has neither pad nor eos token: add one"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 # what torch's allocator and oneDNN say on a CPU without memory: oneDNN, which computes GELU and

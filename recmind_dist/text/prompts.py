@@ -172,17 +172,22 @@ def _blocks_of_range(count: int) -> Iterator[range]:
 def _rows(
     frame: pl.DataFrame, fields: list[str], key: str, max_chars: int
 ) -> Iterator[dict[str, str | None]]:
-    for field in fields:
-        if field not in frame.columns:
-            known = ", ".join(frame.columns)
-            raise TextError(
-                f"text.{key}: no field {field!r} in the file, which has {known}: name one of these"
-            )
+    refuse_unknown_fields(fields, key, frame.columns)
     columns = [
         [clean(value, max_chars) for value in frame.get_column(field).to_list()] for field in fields
     ]
     for values in zip(*columns, strict=True):
         yield dict(zip(fields, values, strict=True))
+
+
+def refuse_unknown_fields(fields: list[str], key: str, present: list[str]) -> None:
+    """Raises TextError: a template names a field that the file lacks."""
+    for field in fields:
+        if field not in present:
+            raise TextError(
+                f"text.{key}: no field {field!r} in the file, which has {', '.join(present)}: name "
+                "one of these"
+            )
 
 
 def _user_texts(

@@ -48,11 +48,14 @@ class TextSettings(Settings):
     item_title: str | None = None
     """Title of an item inside a user text, and beside a recommendation; null: the first field of
     the item text."""
-    prompt: str | None = None
-    """Goes around every text and is never clipped: 'This product: "{text}" means in one word:'."""
+    prompt: str | None = "auto"
+    """Goes around every text and is never clipped: 'This product: "{text}" means in one word:';
+    null: none; auto: what the model's own config_sentence_transformers.json puts before documents,
+    or before any text by default."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     """Mean over tokens, the first token, or the last one (decoders); auto: as the model's own
-    1_Pooling/config.json of sentence-transformers says, else mean."""
+    1_Pooling/config.json of sentence-transformers says, else mean. Lengths stay as pooling makes
+    them: whitening follows."""
     max_tokens: int = Field(64, ge=4, le=32768)
     """Token budget of an item text, prompt and special tokens included."""
     user_max_tokens: int = Field(96, ge=4, le=32768)
@@ -81,6 +84,6 @@ class TextSettings(Settings):
     @field_validator("prompt")
     @classmethod
     def _wraps_text(cls, value: str | None) -> str | None:
-        if value is not None and value.count("{text}") != 1:
+        if value not in (None, "auto") and str(value).count("{text}") != 1:
             raise ValueError(f"{value!r} must hold {{text}} exactly once")
         return value

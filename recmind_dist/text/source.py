@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 POOLING = "1_Pooling/config.json"
+MODULES = "modules.json"
+PROMPTS = "config_sentence_transformers.json"
+SENTENCE_FILES = (POOLING, MODULES, PROMPTS)
+"""Of sentence-transformers: how vectors are made of what the model gives."""
+KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
+OF_DOCUMENTS = ("document", "passage", "corpus")
+"""Names of prompts for what is searched, in the order in which sentence-transformers takes them."""
 MODES = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -55,9 +62,23 @@ def resolve_model(settings: TextSettings) -> Path:
     return directory
 
 
+def is_on_hub_alone(settings: TextSettings) -> bool:
+    """Whether the model would have to be fetched from the hub."""
+    if Path(settings.model).expanduser().is_dir() or _looks_like_path(settings.model):
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(settings.model, "config.json", revision=settings.model_revision)
+    return not isinstance(found, str)
+
+
+def _looks_like_path(model: str) -> bool:
+    begins = model.startswith((".", "/", "~")) or model.count("/") > 1
+    return begins or Path(model).parent.name == "models"
+
+
 def _from_hub(settings: TextSettings) -> Path:
-    looks_like_path = settings.model.startswith((".", "/", "~")) or settings.model.count("/") > 1
-    if looks_like_path or Path(settings.model).parent.name == "models":
+    if _looks_like_path(settings.model):
         raise TextError(
             f"text.model: no directory {settings.model}: run `recmind fetch` for the model, or "
             "give a transformers directory or a hub name"
@@ -67,7 +88,7 @@ def _from_hub(settings: TextSettings) -> Path:
 
     name, revision = settings.model, settings.model_revision
     patterns = [
-        POOLING,
+        *SENTENCE_FILES,
         "*.safetensors",
         "*.safetensors.index.json",
         "config.json",
@@ -129,11 +150,11 @@ def resolve_pooling(settings: TextSettings) -> str:
     Raises:
         TextError: `auto`, and the model's own file asks for another pooling.
     """
-    path = Path(settings.model).expanduser() / POOLING
     if settings.pooling != "auto":
         return settings.pooling
-    if not path.is_file() and not path.parent.parent.is_dir():
-        path = resolve_model(settings) / POOLING
+    directory = _directory(settings)
+    _refuse_other_modules(directory)
+    path = directory / POOLING
     if not path.is_file():
         return "mean"
     values = read_json(path, TextError)
@@ -147,6 +168,45 @@ def resolve_pooling(settings: TextSettings) -> str:
             "have: set text.pooling to mean, cls or last"
         )
     return modes[0]
+
+
+def _directory(settings: TextSettings) -> Path:
+    """The model's directory; fetches it from the hub if need be."""
+    directory = Path(settings.model).expanduser()
+    return directory if directory.is_dir() else resolve_model(settings)
+
+
+def _refuse_other_modules(directory: Path) -> None:
+    """Raises TextError: the model's files ask for a step that this program does not have."""
+    path = directory / MODULES
+    modules: Any = read_json(path, TextError) if path.is_file() else []
+    for module in modules if isinstance(modules, list) else []:
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind not in KNOWN_MODULES:
+            raise TextError(
+                f"{path}: asks for {kind} after the model, which this program does not have: set "
+                "text.pooling to mean, cls or last for vectors without it"
+            )
+
+
+def resolve_prompt(settings: TextSettings) -> str | None:
+    """What goes around a text, with {text}; None: nothing.
+
+    Raises:
+        TextError: `auto`, and the model's own file has none that can be used.
+    """
+    if settings.prompt != "auto":
+        return settings.prompt
+    path = _directory(settings) / PROMPTS
+    if not path.is_file():
+        return None
+    values = read_json(path, TextError)
+    prompts = values.get("prompts") or {}
+    names = [*OF_DOCUMENTS, values.get("default_prompt_name")]
+    prompt = next((prompts[name] for name in names if prompts.get(name)), None)
+    if prompt is not None and (not isinstance(prompt, str) or "{text}" in prompt):
+        raise TextError(f"{path}: {str(prompt)[:80]!r} is no prompt: set text.prompt")
+    return None if prompt is None else prompt + "{text}"
 
 
 def fault_of_dtype(dtype: str, card: str, has_bf16: bool) -> str | None:
@@ -182,7 +242,7 @@ def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -
         "architecture": _file_hash(directory / "config.json"),
         "tokenizer": tokenizer,
         "adapter": adapter_sha256,
-        "prompt": settings.prompt,
+        "prompt": resolve_prompt(settings),
         "template_version": TEMPLATE_VERSION,
         "pooling": resolve_pooling(settings),
         "max_tokens": {"items": settings.max_tokens, "users": settings.user_max_tokens},

@@ -17,12 +17,14 @@ import torch
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.distributed.all_gather import rows_at_rank_0
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.errors import CheckpointError, ConfigError
+from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.evaluation import gate_statistics
 from recmind_dist.evaluation.item_shares import ItemShare, share_items
 from recmind_dist.evaluation.list_details import ListDetails, describe_lists
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings, evaluate_popularity
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
+from recmind_dist.ingest.dataset import KIND as DATASET
+from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.histories import Histories
 from recmind_dist.propagation.item_means import content_view
@@ -30,7 +32,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.report.results import FOLDED
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.storage import check_seal, write_sealed
+from recmind_dist.storage import check_seal, read_manifest, write_sealed
 from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.final_embeddings import FinalEmbeddings
@@ -98,7 +100,7 @@ def evaluate_run(
     details = describe_lists(
         found, model.graph, split, config.evaluation, context, model.rows, _items_by_text(model)
     )
-    results = _results(config, split, found, gate, folded, details) | {
+    results = _results(config, model.graph, split, found, gate, folded, details) | {
         "norm_exponent": cursor.norm_exponent,
         "epoch": cursor.epoch,
     }
@@ -226,7 +228,7 @@ def _write_untrained(
     """Results of a run that nothing was learnt for, on one rank alone."""
     alone = DistContext.alone() if text is None else text.context
     details = describe_lists(found, graph, "test", config.evaluation, alone, text=text)
-    results = _results(config, "test", found, [], folded, details)
+    results = _results(config, graph, "test", found, [], folded, details)
     run.create()
     run.write_config(config.model_dump(mode="json"))
     write_per_user(gather_per_user(found, DistContext.alone(), folded, details), run)
@@ -271,6 +273,7 @@ def write_per_user(users: pl.DataFrame, run: RunDirectory) -> None:
 
 def _results(
     config: RunConfig,
+    graph: Graph,
     split: str,
     found: Evaluation,
     gate: list[dict[str, Any]],
@@ -288,10 +291,23 @@ def _results(
         "gate": gate,
         "lists": details.lists,
         "groups": details.groups,
+        "data": what_was_read(graph),
     }
     if folded is not None:
         values["folded"] = {"metrics": folded.metrics, "strata": folded.strata}
     return values
+
+
+def what_was_read(graph: Graph) -> dict[str, Any]:
+    """Counts of rows by what became of them, columns and times of the log; empty where the data set
+    is no longer in the cache.
+    """
+    try:
+        manifest = read_manifest(graph.dataset, DATASET, DATASET_SCHEMA)
+    except StoreError:
+        return {}
+    read = manifest["read"]
+    return {"counts": manifest["counts"], "columns": read["columns"], "time": read["time"]}
 
 
 def _commit() -> str | None:

@@ -156,6 +156,8 @@ class TrainingLoss(nn.Module):
             negative_weight: number of items that each shared negative stands for.
         """
         weight = final_SC.new_ones(len(batch.src_index))
+        if batch.pair_weight is not None:
+            weight = weight * batch.pair_weight
         for exponent, index in (
             (tail_exponent, batch.dst_pos_index),
             (self.loss.user_exponent, batch.src_index),

@@ -2,12 +2,14 @@
 everything on.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from recmind_dist.graph import Graph
 from recmind_dist.training.inputs import Inputs
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
@@ -98,6 +100,19 @@ def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(
     assert curve[0]["phase"] == "joint"
     small = {"embedding_dim": 8, "gate": {"heldout_share": 0.5, "batch_size": 40}}
     assert_same_run(home, inputs, (1, 2), model=small, alignment={"queue_size": 0})
+
+
+def test_weighted_pairs_agree_on_2_ranks_and_change_the_loss(home: Path, inputs: Inputs) -> None:
+    weighted = home / "weighted"
+    shutil.copytree(inputs.graph, weighted)
+    num_edges = Graph.open(inputs.graph).num_edges
+    weight = np.random.default_rng(3).gamma(1.0, size=num_edges).astype(np.float32)
+    np.save(weighted / "edge_weight.npy", weight / weight.mean())
+    plain = {"model": {"embedding_dim": 8, "kind": "lightgcn"}, "alignment": {"weight": 0}}
+    curve = assert_same_run(home, Inputs(weighted), (1, 2), **plain)
+    config = config_of(home, "unweighted", **plain)
+    run_ranks(train_rank, 1, config, Inputs(inputs.graph), "attempt1")
+    assert curve_of(config.run_dir)[0]["rank"] != pytest.approx(curve[0]["rank"], rel=1e-2)
 
 
 def test_zero_3_trains_like_zero_1_on_2_ranks(home: Path, inputs: Inputs) -> None:

@@ -1,6 +1,7 @@
 """`recmind init`: says what files are, writes a config that prepares, or asks the one question."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -83,8 +84,12 @@ def test_files_that_readers_take_stay_where_they_are() -> None:
 
 
 def test_what_they_do_not_take_is_converted_and_counted() -> None:
-    _, said = init(events(Path()))
-    assert "events-2.jsonl.gz (log): 30 rows in = 30 kept + 0 set aside" in said
+    files = events(Path())
+    with zipfile.ZipFile("events.zip", "w") as archive:
+        for file in files:
+            archive.write(file)
+    _, said = init([Path("events.zip")])
+    assert any("log): 30 rows in = 30 kept + 0 set aside" in line for line in said)
     log = pl.read_parquet("out/interactions.parquet")
     assert log.height == ROWS
     assert log["time"].min() == START * 1000
@@ -138,14 +143,14 @@ def test_days_and_months_that_may_change_places_are_the_question() -> None:
     path = dated("{day:02d}/03/2021", range(1, 13))
     with pytest.raises(Unclear, match="Is '01/03/2021' in column date day, month, year, or month"):
         init([path])
-    init([path], time_format="%d/%m/%Y")
-    times = pl.read_parquet("out/interactions.parquet")["time"]
+    config, _ = init([path], time_format="%d/%m/%Y")
+    times = pl.read_parquet(ingested(config) / "interactions.parquet")["time"]
     assert pl.from_epoch(times).dt.month().unique().to_list() == [3]
 
 
 def test_one_day_above_twelve_decides() -> None:
-    init([dated("{day:02d}/03/2021", range(1, 20))])
-    times = pl.read_parquet("out/interactions.parquet")["time"]
+    config, _ = init([dated("{day:02d}/03/2021", range(1, 20))])
+    times = pl.read_parquet(ingested(config) / "interactions.parquet")["time"]
     assert pl.from_epoch(times).dt.month().unique().to_list() == [3]
 
 
@@ -178,7 +183,7 @@ def test_items_without_an_id_of_the_log_are_refused() -> None:
 
 def test_what_is_no_table_is_refused_in_a_sentence() -> None:
     for text, reason in (
-        ('[{"user": 1}]', "a JSON array, not one object a line"),
+        ("[1, 2]\n[3, 4]", "neither JSON objects nor Python dicts"),
         ("# Notes\nSome words, more words; others\nend", "no separator in common"),
         ("\n\n", "nothing but blank lines"),
         ("{broken\n{broken", "neither JSON objects nor Python dicts"),

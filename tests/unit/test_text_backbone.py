@@ -14,11 +14,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from recmind_dist.errors import TextError
+from recmind_dist.export.text_model import write_text_model
+from recmind_dist.recommend.bundle_text import TEXT_MODEL
 from recmind_dist.text.backbone import num_positions, refuse_long_texts
 from recmind_dist.text.encoder import TextEncoder
 from recmind_dist.text.settings import TextSettings
-from recmind_dist.text.source import encoder_key, resolve_pooling
-from tests.tiny_language_model import WIDTH, make_bert
+from recmind_dist.text.source import encoder_key, resolve_pooling, resolve_prompt
+from tests.tiny_language_model import WIDTH, make_bert, make_llama
 
 TEXTS = ["space war", "a love story of a king and a queen", "night"]
 SMALL = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -171,3 +173,96 @@ def test_a_pooling_that_is_not_ours_is_refused(tmp_path: Path, values: dict[str,
     directory = pooled_by(make_bert(tmp_path / "model"), **values)
     with pytest.raises(TextError, match=r"set text\.pooling to mean, cls or last"):
         resolve_pooling(TextSettings(model=str(directory)))
+
+
+def prompted(directory: Path, default: str | None, **prompts: str) -> Path:
+    values = {"prompts": prompts, "default_prompt_name": default}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(values))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("default", "prompts", "wanted"),
+    [
+        (None, {"query": "love: ", "document": "king: "}, "king: {text}"),
+        (None, {"query": "love: ", "passage": "queen: "}, "queen: {text}"),
+        ("query", {"query": "love: "}, "love: {text}"),
+        (None, {"query": "love: "}, None),
+        (None, {"document": ""}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_models_own_prompt_for_documents_goes_before_texts(
+    tmp_path: Path, default: str | None, prompts: dict[str, str], wanted: str | None
+) -> None:
+    directory = prompted(make_bert(tmp_path / "model"), default, **prompts)
+    assert resolve_prompt(TextSettings(model=str(directory))) == wanted
+    by_hand = load(directory, prompt=wanted)
+    np.testing.assert_array_equal(load(directory).encode(TEXTS, 16), by_hand.encode(TEXTS, 16))
+    assert encoder_key(by_hand.settings) == encoder_key(
+        TextSettings(model=str(directory), dtype="fp32")
+    )
+    if wanted is not None:
+        without = load(directory, prompt=None).encode(TEXTS, 16)
+        assert np.abs(without - by_hand.encode(TEXTS, 16)).max() > 0.01
+
+
+def test_a_prompt_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    directory = prompted(make_bert(tmp_path / "model"), None, document="{text} {text}")
+    with pytest.raises(TextError, match=r"is no prompt: set text\.prompt"):
+        resolve_prompt(TextSettings(model=str(directory)))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fault"),
+    [
+        (["Transformer", "Pooling", "Normalize"], None),
+        (["Transformer", "Pooling", "Dense"], "Dense"),
+        (["WordEmbeddings", "Pooling"], "WordEmbeddings"),
+    ],
+)
+def test_steps_after_the_model_that_are_not_ours_are_refused(
+    tmp_path: Path, kinds: list[str], fault: str | None
+) -> None:
+    directory = make_bert(tmp_path / "model")
+    modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    if fault is None:
+        assert resolve_pooling(TextSettings(model=str(directory))) == "mean"
+        return
+    with pytest.raises(TextError, match=f"asks for {fault} after the model"):
+        resolve_pooling(TextSettings(model=str(directory)))
+    assert resolve_pooling(TextSettings(model=str(directory), pooling="cls")) == "cls"
+
+
+def test_a_tokenizer_that_is_to_add_an_end_does(tmp_path: Path) -> None:
+    directory = make_llama(tmp_path / "model")
+    end = 3
+    assert load(directory).tokenize(TEXTS[:1], 16)["input_ids"][0].tolist()[-1] != end
+    path = directory / "tokenizer_config.json"
+    asks = json.loads(path.read_text()) | {"add_eos_token": True}
+    path.write_text(json.dumps(asks))
+    encoder = load(directory, pooling="last")
+    batch = encoder.tokenize([TEXTS[0], "night " * 40], 16)
+    last = batch["attention_mask"].sum(1) - 1
+    assert batch["input_ids"][torch.arange(2), last].tolist() == [end, end]
+    assert last[1] == 15  # the end is within the budget
+    again = tmp_path / "again"
+    encoder.tokenizer.save_pretrained(again)
+    (again / "config.json").write_text((directory / "config.json").read_text())
+    encoder.backbone.save_pretrained(again)
+    ids = load(again, pooling="last").tokenize(TEXTS, 16)["input_ids"]
+    torch.testing.assert_close(ids, encoder.tokenize(TEXTS, 16)["input_ids"])
+
+
+def test_a_bundles_model_is_pooled_and_prompted_as_the_runs(tmp_path: Path) -> None:
+    directory = prompted(
+        pooled_by(make_bert(tmp_path / "model"), pooling_mode_cls_token=True),
+        None,
+        document="king ",
+    )
+    settings = TextSettings(model=str(directory), dtype="fp32")
+    write_text_model(settings, None, tmp_path / "bundle")
+    np.testing.assert_array_equal(
+        load(tmp_path / "bundle" / TEXT_MODEL).encode(TEXTS, 16), load(directory).encode(TEXTS, 16)
+    )

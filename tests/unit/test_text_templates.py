@@ -50,7 +50,7 @@ def test_empty_field_takes_its_words_along(
 
 
 @pytest.mark.parametrize(
-    "template", ["{title", "{title.__class__}", "{title!r}", "{0}", "no field"]
+    "template", ["{title", "{title.__class__}", "{title!r}", "{0x}", "no field"]
 )
 def test_settings_refuse_templates_that_are_more_than_names(template: str) -> None:
     with pytest.raises(ValidationError):

@@ -7,13 +7,13 @@ import polars as pl
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 EARLIEST, LATEST = 631_152_000, 2_208_988_800  # seconds: 1990 and 2040
 KNOWN_DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d")  # readers take them
+DAYS = ("%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y")
 DATES = (
     *KNOWN_DATES,
     *("%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%:z"),
-    *("%Y-%m-%d %H:%M:%S%.f UTC", "%Y-%m-%d %H:%M:%S%.f %z", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S"),
-    *("%Y/%m/%d %H:%M", "%Y%m%d", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S"),
-    *("%a, %d %b %Y %H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%B %d, %Y", "%b %d, %Y"),
-    *("%d %b %Y", "%d %B %Y"),
+    *("%Y-%m-%d %H:%M:%S%.f UTC", "%Y-%m-%d %H:%M:%S%.f %z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y%m%d"),
+    *("%a, %d %b %Y %H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y"),
+    *(day + at for day in (*DAYS, "%B %d, %Y") for at in ("", " %H:%M", " %H:%M:%S", " %I:%M %p")),
 )
 DAY_FIRST = tuple(f"%d{s}%m{s}%Y{t}" for s in "/-" for t in ("", " %H:%M", " %H:%M:%S"))
 MONTH_FIRST = tuple(

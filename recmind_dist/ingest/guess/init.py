@@ -1,17 +1,15 @@
 """`init_config`: looks at files, and writes the config that a run on them needs.
 
-Files that the readers take as they are stay where they are. Others (compressed, in archives, Python
-dicts, Latin-1, dates of another format, items that stand twice) are converted to Parquet, as a
-publisher's files are.
+Files stay where they are. Members of archives, and item files whose texts are in a column `id` that
+is not theirs, are converted to Parquet, as a publisher's files are.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.guess.facts import KNOWN_DATES
 from recmind_dist.ingest.guess.roles import Answers, Roles, Texts, Unclear, roles_of
-from recmind_dist.ingest.guess.samples import Sample, joined, sample
+from recmind_dist.ingest.guess.samples import NULL, Sample, joined, sample
 from recmind_dist.ingest.importers import IMPORTERS, Importer, import_files, import_sources
 from recmind_dist.ingest.importers.columns import Column, ident, instant, number, text, whole
 from recmind_dist.ingest.importers.config_file import data_name, quoted
@@ -19,6 +17,8 @@ from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.importer import Kind
 from recmind_dist.ingest.importers.json_lines import JsonLines
 from recmind_dist.ingest.importers.sources import Source, sources_of
+from recmind_dist.ingest.sources import expand
+from recmind_dist.ingest.times import read_dates
 from recmind_dist.storage import write_bytes
 from recmind_dist.types import Say
 
@@ -53,13 +53,18 @@ def init_config(
     folder = to or Path("data") / data_name(Path(roles.log.sample.stem))
     for line in _findings(roles):
         say(line)
-    tables = [t.table.sample for t in (roles.items, roles.users) if t is not None]
-    if all(map(_is_read_as_it_is, (roles.log.sample, *tables))) and not _must_convert(roles):
-        return _write(folder, _config(roles, data_name(folder)))
+    tables = _tables(roles)
+    if all(one.plain for one in (roles.log.sample, *tables)) and not _hides_id(roles):
+        return _write(folder, _config(roles, data_name(folder), files))
     if any(one.format == "parquet" for one in (roles.log.sample, *tables)):
         raise DataError(
             f"{roles.log.sample.source.name}: Parquet beside files that must be converted first: "
             "convert these to Parquet too"
+        )
+    if any(one.encoding == "utf-16" for one in (roles.log.sample, *tables)):
+        raise DataError(
+            f"{roles.log.sample.source.name}: UTF-16 beside files that must be converted first: "
+            "save these as UTF-8"
         )
     say("the readers do not take them as they are: converted to Parquet")
     importer, pairs = _importer(roles)
@@ -106,26 +111,18 @@ def _time(roles: Roles) -> str:
     return f"times in {unit}" if unit else f"dates as {roles.time_format or 'numbers in order'}"
 
 
-def _is_read_as_it_is(one: Sample) -> bool:
-    """Whether the readers take a file without conversion."""
-    return one.plain and one.format != "python"
+def _hides_id(roles: Roles) -> bool:
+    """Whether texts are in a column `id` that is not the id, a name which the readers need."""
+    tables = [texts for texts in (roles.items, roles.users) if texts is not None]
+    return any("id" in texts.fields for texts in tables)
 
 
-def _must_convert(roles: Roles) -> bool:
-    """Whether times, ids or headers are such that only a conversion makes them readable."""
-    if roles.time_format is not None and roles.time_format not in KNOWN_DATES:
-        return True
-    for texts in (roles.items, roles.users):
-        if texts is None:
-            continue
-        sample = texts.table.sample
-        if not sample.has_header or not texts.table.facts[texts.id].is_unique:
-            return True
-    return False
+def _config(roles: Roles, name: str, named: list[Path]) -> str:
+    """The YAML text for files that stay where they are.
 
-
-def _config(roles: Roles, name: str) -> str:
-    """The YAML text for files that stay where they are."""
+    Args:
+        named: files and folders on the command line.
+    """
     columns = {r: roles.columns[r] for r in COLUMNS if r in roles.columns}
     log = roles.log.sample
     lines = [
@@ -134,15 +131,19 @@ def _config(roles: Roles, name: str) -> str:
         "dataset:",
         f"  name: {quoted(name)}",
         "  interactions:",
-        f"    path: {_paths(log)}",
+        f"    path: {_paths(log, named)}",
         f"    {_format(log)}",
     ]
     if log.format != "lightgcn":
         unit = f"  # {_time(roles)}" if "time" in columns else "  # no column of times"
         lines.append(f"    columns: {_mapping(columns, log.has_header)}{unit}")
+    if roles.time_format is not None and not _is_known(roles):
+        lines.append(f"    time_format: {quoted(roles.time_format)}")
+    if any(one.has_nulls for one in (log, *_tables(roles))):
+        lines.append(f"  missing: ['{NULL}']")
     for side, texts in (("items", roles.items), ("users", roles.users)):
         if texts is not None:
-            lines.append(f"  {side}: {_table(texts)}")
+            lines.append(f"  {side}: {_table(texts, named)}")
     lines += [f"  # {remark}" for remark in _remarks(roles)]
     if roles.items is not None and roles.items.fields:
         template = quoted(_template(roles.items.fields))
@@ -150,10 +151,26 @@ def _config(roles: Roles, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _paths(one: Sample) -> str:
-    """One path, or a list."""
-    paths = [quoted(str(source.path)) for source in one.sources]
-    return f"[{', '.join(paths)}]" if paths[1:] else paths[0]
+def _is_known(roles: Roles) -> bool:
+    """Whether the readers know the dates without being told."""
+    times = roles.log.sample.frame[roles.columns["time"]].str.strip_chars().drop_nulls()
+    return not read_dates(times.filter(times != "")).has_nulls()
+
+
+def _tables(roles: Roles) -> list[Sample]:
+    return [texts.table.sample for texts in (roles.items, roles.users) if texts is not None]
+
+
+def _paths(one: Sample, named: list[Path]) -> str:
+    """One path, or a list: folders as they were named, if all in them belongs together."""
+    left = [source.path for source in one.sources]
+    paths = []
+    for path in map(Path.expanduser, named):
+        if path.is_dir() and set(inside := expand(path, "")) <= set(left):
+            paths.append(path)
+            left = [file for file in left if file not in inside]
+    listed = [quoted(str(path)) for path in (*paths, *left)]
+    return f"[{', '.join(listed)}]" if listed[1:] else listed[0]
 
 
 def _format(one: Sample) -> str:
@@ -163,6 +180,10 @@ def _format(one: Sample) -> str:
         keys.append(f"separator: {quoted(one.separator)}")
     if not one.has_header:
         keys.append("has_header: false")
+    if one.encoding != "utf-8":
+        keys.append(f"encoding: {one.encoding}")
+    if one.layout is not None and one.layout.escape is not None:
+        keys.append(f"escape: {quoted(one.layout.escape)}")
     return "\n    ".join(keys)
 
 
@@ -171,11 +192,13 @@ def _mapping(columns: dict[str, str], has_header: bool) -> str:
     return "{" + ", ".join(f"{role}: {value}" for role, value in values.items()) + "}"
 
 
-def _table(texts: Texts) -> str:
+def _table(texts: Texts, named: list[Path]) -> str:
     one = texts.table.sample
-    fields = ", ".join(map(quoted, texts.fields))
-    keys = [f"path: {quoted(str(one.source.path))}", *_format(one).split("\n    ")]
-    keys += [f"id: {quoted(texts.id)}", *([f"fields: [{fields}]"] if fields else [])]
+    names = [texts.id, *texts.fields]
+    identity, *fields = map(quoted, names) if one.has_header else names
+    keys = [f"path: {_paths(one, named)}", *_format(one).split("\n    "), f"id: {identity}"]
+    keys += [f"fields: [{', '.join(fields)}]"] if fields else []
+    keys += [] if texts.table.facts[texts.id].is_unique else ["repeats: first"]
     return "{" + ", ".join(keys) + "}"
 
 

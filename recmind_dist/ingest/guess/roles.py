@@ -151,7 +151,8 @@ def _log_score(table: Table, tables: list[Table]) -> float:
     score += table.sample.format == "lightgcn"
     for other in tables:
         if other is not table:
-            score += any(_meeting(table, name, other) for name in table.ids)
+            ids = [name for name in table.ids if not table.facts[name].is_unique]
+            score += any(_meeting(table, name, other) for name in ids)
     return score
 
 
@@ -180,7 +181,7 @@ def _take_time(roles: Roles, answers: Answers) -> None:
         named = [one for one in found if speaks_for(one.name, "time")]
         named = [one for one in named if not _speaks_for_other(one.name)] or named
         named = [one for one in named if not is_later(one.name)] or named
-        best = named or found or _called_time(roles)
+        best = _of_most_rows(roles, named or found) or _called_time(roles)
         if len(best) > 1:
             names = [one.name for one in best]
             raise Unclear(
@@ -192,6 +193,14 @@ def _take_time(roles: Roles, answers: Answers) -> None:
             roles.columns["time"] = best[0].name
     if "time" in roles.columns:
         _take_format(roles, answers)
+
+
+def _of_most_rows(roles: Roles, found: list[Facts]) -> list[Facts]:
+    """Those that most rows have: not every order is paid. Names of folders come last."""
+    folders = roles.log.sample.folders
+    found = [one for one in found if one.name not in folders] or found
+    most = max((one.filled for one in found), default=0)
+    return [one for one in found if one.filled == most]
 
 
 def _speaks_for_other(name: str) -> bool:
@@ -251,6 +260,9 @@ def _take_ids(roles: Roles, others: list[Table]) -> None:
     if len(left) < len(missing):
         taken = roles.columns.values()
         left = [n for n in roles.log.repeated if n not in taken and not speaks_for(n, "rating")]
+    called = [name for name in left if "id" in words(name)]
+    if len(missing) == 1 and len(called) == 1:
+        left = called
     if len(missing) == 1 and len(left) == 1:
         roles.columns[missing[0]] = left[0]
         return
@@ -358,7 +370,7 @@ def _take_event(roles: Roles) -> None:
 def _take_texts(roles: Roles, table: Table) -> None:
     """Takes a table as texts of items or users, by the column that it meets, or by its name."""
     user, item = roles.columns["user"], roles.columns["item"]
-    if {user, item} <= set(table.facts):
+    if table.sample.has_header and {user, item} <= set(table.facts):
         raise DataError(
             f"{table.sample.source.name} has the log's columns {user} and {item} too, but not all "
             f"columns of {roles.log.sample.source.name}: is it a part of the log? Give all parts "

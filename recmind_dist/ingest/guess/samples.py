@@ -1,7 +1,12 @@
 """The first rows of a file of any layout, as text columns, with how the file is to be read."""
 
+import codecs
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -11,15 +16,25 @@ from recmind_dist.errors import DataError
 from recmind_dist.ingest.guess.vocabulary import is_known
 from recmind_dist.ingest.importers.delimited import Delimited
 from recmind_dist.ingest.importers.json_lines import JsonLines
-from recmind_dist.ingest.importers.sources import MAGIC, Source
-from recmind_dist.ingest.objects import refused, stored_table
-from recmind_dist.ingest.rows import LINE, check_columns
+from recmind_dist.ingest.importers.sources import HEAD_LINES, Block, Source
+from recmind_dist.ingest.objects import (
+    ONE_A_LINE,
+    flat_text,
+    head_objects,
+    keys_of,
+    refused,
+    stored_table,
+    value_of,
+)
+from recmind_dist.ingest.rows import BOM, LINE, check_columns
+from recmind_dist.ingest.sources import only_beginnings, open_utf8, partition_columns
 
 SAMPLE_BYTES = 4 << 20
 SAMPLE_ROWS = 20_000
 SEPARATORS = ("\t", "::", ",", ";", "|", " ")
 PARQUET = b"PAR1"
 NUMBER = r"^[+-]?\d+(\.\d+)?([eE][+-]?\d+)?$"
+NULL = r"\N"  # PostgreSQL, MySQL and Hive
 SOUND = 0.9  # share of the first lines that must have the usual number of fields
 
 
@@ -33,7 +48,10 @@ class Sample:
         separator: of csv and tsv.
         has_header: its columns have names; else they are numbered from 0.
         nested: columns with lists or objects.
-        plain: UTF-8, neither compressed nor in an archive, separators of one character.
+        plain: the readers take it where it is, which is not in an archive.
+        encoding: of a text file.
+        has_nulls: fields that are `NULL`, which `frame` has as null.
+        folders: columns that stand in the names of folders.
         more: other files of the same columns, which follow this one.
         layout: how an import reads csv and tsv.
     """
@@ -45,6 +63,9 @@ class Sample:
     has_header: bool = True
     nested: frozenset[str] = frozenset()
     plain: bool = True
+    encoding: str = "utf-8"
+    has_nulls: bool = False
+    folders: frozenset[str] = frozenset()
     more: tuple[Source, ...] = ()
     layout: Delimited | None = None
 
@@ -70,22 +91,62 @@ def sample(source: Source) -> Sample:
     Raises:
         DataError: no layout that this program reads: says what it is and what to do.
     """
-    with source.path.open("rb") as file:
-        start = file.read(4)
-    compressed = source.member is not None or any(map(start.startswith, MAGIC))
-    if start == PARQUET:
-        return _of_parquet(source)
+    if source.member is None:
+        with source.path.open("rb") as file:
+            is_parquet = file.read(4) == PARQUET
+        found = _of_parquet(source) if is_parquet else _of_file(source)
+        return _with_folders(found)
     head = source.head
     if not head:
         raise DataError(f"{source.name}: nothing but blank lines: leave it out")
-    if head[0].lstrip().startswith("{"):
-        return _of_objects(source, not compressed)
-    if head[0].lstrip().startswith("["):
-        raise DataError(
-            f"{source.name}: a JSON array, not one object a line: write it as lines "
-            "(jq -c '.[]' FILE > FILE.jsonl)"
-        )
-    return _of_lines(source, head, not compressed)
+    if head[0].lstrip().startswith(("{", "[")):
+        return _of_member(source)
+    block = next(source.blocks(SAMPLE_BYTES), None)
+    assert block is not None
+    return _of_lines(source, head, block, "latin-1", plain=False)
+
+
+def _with_folders(one: Sample) -> Sample:
+    """With the columns that stand in the names of the file's folders (`year=2020/`), and nulls for
+    fields that stand for none.
+    """
+    folders = {
+        name: value
+        for name, value in partition_columns(one.source.path).items()
+        if name not in one.columns and one.has_header
+    }
+    nulls = one.frame.select((pl.all() == NULL).any())
+    has_nulls = any(nulls.row(0)) if nulls.width else False
+    plain = one.frame.with_columns(pl.all().replace(NULL, None)) if has_nulls else one.frame
+    frame = plain.with_columns(pl.lit(value).alias(name) for name, value in folders.items())
+    return replace(one, frame=frame, has_nulls=has_nulls, folders=frozenset(folders))
+
+
+def _of_file(source: Source) -> Sample:
+    encoding = _encoding(source.path)
+    with only_beginnings(SAMPLE_BYTES), open_utf8(source.path, encoding) as file:
+        block = Block(1, file.read().removeprefix(BOM))
+    lines = (line.decode("utf-8", "replace") for line in block.lines)
+    head = list(islice((line for line in lines if line.strip()), HEAD_LINES))
+    if not head:
+        raise DataError(f"{source.name}: nothing but blank lines: leave it out")
+    if head[0].lstrip().startswith(("{", "[")):
+        return _of_objects(source, encoding)
+    return _of_lines(source, head, block, encoding)
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8 or UTF-16 by the first bytes, else Windows' or ISO's Western letters."""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+    with only_beginnings(SAMPLE_BYTES), open_utf8(path) as file:
+        data = file.read()
+    for name in ("utf-8", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            data.decode(name)
+            return name
+    return "latin-1"
 
 
 def joined(samples: list[Sample]) -> list[Sample]:
@@ -93,7 +154,8 @@ def joined(samples: list[Sample]) -> list[Sample]:
     tables: dict[object, Sample] = {}
     for one in samples:
         named = one.has_header and one.format != "lightgcn"
-        key = (one.format, one.separator, tuple(one.columns)) if named else one.source
+        parts = one.format, one.separator, tuple(one.columns), one.encoding
+        key: object = parts if named else one.source
         first = tables.get(key)
         tables[key] = one if first is None else _with(first, one)
     return list(tables.values())
@@ -127,10 +189,52 @@ def _texts(column: pl.Series) -> pl.Series:
     return column.cast(pl.String)
 
 
-def _of_objects(source: Source, plain: bool) -> Sample:
-    """JSON lines, or Python dicts."""
-    look = JsonLines(keys=(), ids=())
-    is_json = look.recognises(source.head)
+def _of_objects(source: Source, encoding: str) -> Sample:
+    """JSON lines, one JSON array, or Python dicts."""
+    path = source.path
+    with only_beginnings(SAMPLE_BYTES):
+        records, python = head_objects(path, SAMPLE_ROWS, encoding), False
+        if not records:
+            records, python = head_objects(path, SAMPLE_ROWS, encoding, python=True), True
+    if not records:
+        with path.open("rb") as file:
+            start = file.read(40).decode("utf-8", "replace")
+        raise DataError(
+            f"{source.name}: begins with {start!r}, neither JSON objects nor Python dicts, one a "
+            f"line or in one array: {ONE_A_LINE}"
+        )
+    _refuse_one_object(source, records)
+    keys = list(dict.fromkeys(key for record in records for key in keys_of(record)))
+    check_columns(path, keys, 512)
+    values = {key: [value_of(record, key) for record in records] for key in keys}
+    nested = frozenset(
+        key for key in keys if any(isinstance(value, list | dict) for value in values[key])
+    )
+    texts = [pl.Series(key, map(_flat, values[key]), pl.String) for key in keys]
+    form = "python" if python else "jsonl"
+    return Sample(source, form, pl.DataFrame(texts), nested=nested, encoding=encoding)
+
+
+def _refuse_one_object(source: Source, records: list[dict[str, Any]]) -> None:
+    """Raises DataError for an object that has the rows under one of its keys."""
+    for key, value in records[0].items() if len(records) == 1 else ():
+        if isinstance(value, list) and value[1:] and all(isinstance(one, dict) for one in value):
+            raise DataError(
+                f"{source.name}: one object, whose {key!r} holds {len(value)} rows: take them out "
+                f"(jq .{key} FILE > ROWS.json)"
+            )
+
+
+def _flat(value: Any) -> str | None:
+    try:
+        return flat_text(value)
+    except RecursionError:
+        return None
+
+
+def _of_member(source: Source) -> Sample:
+    """JSON lines or Python dicts in an archive."""
+    is_json = JsonLines(keys=(), ids=()).recognises(source.head)
     reader = JsonLines(keys=(), ids=(), python=not is_json)
     records = [one for line in source.head if isinstance(one := reader.record(line), dict)]
     if not records:
@@ -141,22 +245,24 @@ def _of_objects(source: Source, plain: bool) -> Sample:
         key for key in keys if any(isinstance(one.get(key), list | dict) for one in records)
     )
     layout = JsonLines(keys=(), ids=(), texts=tuple(keys), python=not is_json)
-    frame = _rows(source, layout)
-    return Sample(source, "jsonl" if is_json else "python", frame, nested=nested, plain=plain)
-
-
-def _rows(source: Source, layout: JsonLines | Delimited) -> pl.DataFrame:
-    """The first rows, text columns only."""
     block = next(source.blocks(SAMPLE_BYTES), None)
     assert block is not None
+    frame = _rows(block, layout)
+    return Sample(source, "jsonl" if is_json else "python", frame, nested=nested, plain=False)
+
+
+def _rows(block: Block, layout: JsonLines | Delimited) -> pl.DataFrame:
+    """The first rows, text columns only."""
     return layout.reader().parse(block).frame.drop(LINE).head(SAMPLE_ROWS)
 
 
-def _of_lines(source: Source, head: list[str], plain: bool) -> Sample:
+def _of_lines(
+    source: Source, head: list[str], block: Block, encoding: str, plain: bool = True
+) -> Sample:
     found = _separated(head)
     if found is None:
         if _is_lists(head):
-            return _lists(source, plain)
+            return _lists(source, block, plain)
         raise DataError(
             f"{source.name}: its first lines have no separator in common (tab, comma, semicolon, "
             "bar, '::', space): is it a table? Leave it out, or convert it to CSV"
@@ -166,8 +272,10 @@ def _of_lines(source: Source, head: list[str], plain: bool) -> Sample:
     if layout.separator == "\t" and all(name.rpartition(":")[2] in ATOMIC for name in first):
         names = tuple(name.rpartition(":")[0] for name in first)
         layout = replace(layout, names=names, patterns=None, typed=True)
-        frame = _rows(source, layout)
-        return Sample(source, "atomic", frame, layout.separator, layout=layout, plain=plain)
+        frame = _rows(block, layout)
+        return Sample(
+            source, "atomic", frame, layout.separator, layout=layout, plain=plain, encoding=encoding
+        )
     has_header = _has_header(first, records[1:])
     names = tuple(first) if has_header else tuple(map(str, range(len(first))))
     repeated = next((name for name, n in Counter(names).items() if n > 1), None)
@@ -176,26 +284,19 @@ def _of_lines(source: Source, head: list[str], plain: bool) -> Sample:
     patterns = None if has_header else (".*",) * len(names)
     layout = replace(layout, names=names, patterns=patterns, encoding="latin-1")
     form = "tsv" if layout.separator == "\t" else "csv"
-    frame = _rows(source, layout)
-    is_plain = plain and len(layout.separator) == 1 and not layout.escape and _is_utf8(source)
-    is_plain &= not (layout.quoted and _has_breaks(frame))
-    return Sample(source, form, frame, layout.separator, has_header, layout=layout, plain=is_plain)
+    return Sample(
+        source,
+        form,
+        _rows(block, layout),
+        layout.separator,
+        has_header,
+        layout=layout,
+        plain=plain,
+        encoding=encoding,
+    )
 
 
 ATOMIC = {"token", "token_seq", "float", "float_seq"}
-
-
-def _is_utf8(source: Source) -> bool:
-    block = next(source.blocks(SAMPLE_BYTES), None)
-    try:
-        return block is None or block.data.decode("utf-8") is not None
-    except UnicodeDecodeError:
-        return False
-
-
-def _has_breaks(frame: pl.DataFrame) -> bool:
-    """Whether a field has line breaks, which logs may not have."""
-    return any(column.str.contains("\n", literal=True).any() for column in frame)
 
 
 def _separated(head: list[str]) -> tuple[Delimited, list[list[str]]] | None:
@@ -231,9 +332,7 @@ def _is_lists(head: list[str]) -> bool:
     return all(word.isdigit() for line in head for word in line.split(" ") if word)
 
 
-def _lists(source: Source, plain: bool) -> Sample:
-    block = next(source.blocks(SAMPLE_BYTES), None)
-    assert block is not None
+def _lists(source: Source, block: Block, plain: bool) -> Sample:
     rows = [line.decode("ascii").split() for line in block.lines if line.strip()]
     pairs = [(row[0], item) for row in rows for item in row[1:]][:SAMPLE_ROWS]
     frame = pl.DataFrame(pairs, {"user": pl.String, "item": pl.String}, orient="row")

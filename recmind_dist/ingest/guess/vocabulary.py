@@ -31,14 +31,15 @@ ROLES = {
 WEAK = {  # speak for a role only where nothing else does
     "user": {
         *("session", "author", "device", "profile", "owner", "account", "household", "person"),
-        *("visit", "cookie", "reviewername", "employee", "patient"),
+        *("visit", "cookie", "reviewername", "employee", "patient", "email", "mail", "phone"),
     },
     "item": {
         *("content", "post", "show", "episode", "place", "part", "station", "tool", "brewery"),
         *("plant", "paper", "url", "page", "link", "code", "title", "name", "query", "object"),
     },
 }
-LATER = {  # of instants: not that of the interaction, where there is another
+LATER = {  # of instants: not that of the interaction, where there is another; durations
+    *("spent", "duration", "elapsed", "length"),
     *("updated", "modified", "deleted", "edited", "last", "signup", "registered", "birth", "born"),
     *("released", "release", "expires", "delivered", "shipped", "joined", "since", "end", "ended"),
 }

@@ -12,7 +12,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.rows import BOM, MAX_LINE, check_file
+from recmind_dist.ingest.rows import BOM, check_file
+from recmind_dist.ingest.sources import MAX_LINE
 
 BLOCK = 8 << 20  # bytes read at a time
 HEAD = 256 << 10  # bytes looked at to tell what a file is
