@@ -5,6 +5,7 @@ Pipeline.from_yaml("configs/quickstart.yaml").run()
 load("runs/quickstart").recommend(user_id=1, k=10)
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from recmind_dist.lazy import lazy_exports
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.recommend.recommender import load
     from recmind_dist.sampling.loader import NeighborLoader
+
+if sys.platform == "win32":
+    raise ImportError("recmind_dist runs on Linux: on Windows install it in WSL (`wsl --install`)")
 
 __all__ = ["Graph", "LightGCN", "NeighborLoader", "Pipeline", "load"]
 
