@@ -18,7 +18,6 @@ COSTS = {
     "serve": "no `recmind serve`",
     "faiss": "no `recmind index`",
     "gguf": "`recmind fetch smollm2` cannot convert its file",
-    "log": "no `recmind log`",
 }
 """What a missing extra costs."""
 OPTIONAL = {

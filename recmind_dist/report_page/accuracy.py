@@ -27,13 +27,11 @@ def results_section(runs: Sequence[ReportedRun]) -> str:
     results = {run.label: run.results for run in done if run.results is not None}
     metrics = table_metrics(results)
     folded = folded_results(results)
+    rows: list[list[str | None]]
     rows = [[metric_label(name), *(_measured(run, name) for run in done)] for name in metrics]
-    if folded:
-        rows += [
-            [f"{metric_label(name)}, validation item in the history"]
-            + [_measured(run, FOLDED + name) for run in done]
-            for name in metrics
-        ]
+    for name in metrics if folded else ():
+        label = f"{metric_label(name)}, validation item in the history"
+        rows.append([label, *(_measured(run, FOLDED + name) for run in done)])
     about = "± is half a 95 % interval over users. The whole catalogue is ranked."
     headers = ("metric", *(run.label for run in done))
     parts = [note(about), table("Metrics on the test split", headers, rows)]

@@ -1,6 +1,6 @@
 """Sections on how training went: losses, validation, speed, stall, memory, traffic."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recmind_dist.report.tables import metric_label, table_metrics
@@ -19,7 +19,6 @@ TRAFFIC = {
     "dense_bytes": "dense part",
 }
 PHASES = {"warmup": "warm-up", "joint": "joint phase"}
-Value = Callable[[Record], float | None]
 
 
 def losses_section(runs: Sequence[ReportedRun]) -> str:
@@ -34,7 +33,7 @@ def losses_section(runs: Sequence[ReportedRun]) -> str:
             if any(record.get(term) for records in steps.values() for record in records):
                 name = term.replace("_", " ")
                 axes = Axes(f"{name}, {PHASES[phase]}", "step", name)
-                parts.append(_over(axes, steps, "step", lambda record, t=term: record.get(t)))
+                parts.append(_over(axes, steps, "step", term))
     return section("losses", "Losses", [figures(parts)] if any(parts) else [])
 
 
@@ -47,7 +46,7 @@ def validation_section(runs: Sequence[ReportedRun]) -> str:
     parts = []
     for metric in table_metrics({"": {"metrics": dict.fromkeys(names)}}):
         axes = Axes(f"{metric_label(metric)} on validation", "epoch", metric_label(metric))
-        parts.append(_over(axes, records, "epoch", lambda record, m=metric: record.get(m)))
+        parts.append(_over(axes, records, "epoch", metric))
     return section("validation", "Validation", [figures(parts)])
 
 
@@ -71,8 +70,7 @@ def speed_section(runs: Sequence[ReportedRun]) -> str:
     )
     parts = []
     for records, at, key, title, unit in charts:
-        chart = _over(Axes(title, at, unit), records, at, lambda record, k=key: record.get(k))
-        parts.append(chart)
+        parts.append(_over(Axes(title, at, unit), records, at, key))
     return section("speed", "Speed and memory", [figures(parts)] if any(parts) else [])
 
 
@@ -97,12 +95,12 @@ def _of_phase(run: ReportedRun, kind: str, phase: str) -> list[Record]:
     return [record for record in run.records.get(kind, []) if record.get("phase") == phase]
 
 
-def _over(axes: Axes, records: Mapping[str, list[Record]], at: str, value: Value) -> str:
-    """A chart of a value over epochs (from 1) or steps; "" where no run has it."""
+def _over(axes: Axes, records: Mapping[str, list[Record]], at: str, key: str) -> str:
+    """A chart of a key's values over epochs (from 1) or steps; "" where no run has it."""
     lines: dict[str, Line] = {}
     for label, rows in records.items():
         first = 1 if at == "epoch" and rows and rows[0]["kind"] != "validation" else 0
-        points = [(float(row[at] + first), value(row)) for row in rows]
+        points = [(float(row[at] + first), row.get(key)) for row in rows]
         if known := [(x, y) for x, y in points if y is not None]:
             lines[label] = _thinned(known)
     if not lines:
