@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 BY_NAME = {"import_module", "importorskip"}
 OURS = {"recmind_dist", "launchers", "benchmarks", "tests"}
 EXTRAS = ("train", "text", "serve", "faiss", "gguf", "pyg")
-PEERS = {  # that benchmarks compare with or tests try, in environments of their own or where they happen to be
+PEERS = {  # compared with, or tried, in environments of their own or where they happen to be
     "implicit": "a peer",
     "mlflow": "`recmind log` sends to it where it is",
     "recbole": "needs an older numpy",
