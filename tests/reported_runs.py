@@ -17,11 +17,16 @@ HOSTILE = "<img src=x onerror=document.title='hit'> & <b>bold</b>"
 
 
 def make_reported_run(
-    home: Path, variant: str = "recmind", evaluated: bool = True, **config: Any
+    home: Path,
+    variant: str = "recmind",
+    evaluated: bool = True,
+    first_title: str = HOSTILE,
+    **config: Any,
 ) -> Path:
     """A run of three epochs of ten steps on two ranks; of an evaluated one with a bundle too.
 
     Args:
+        first_title: of the bundle's first item.
         config: over the usual settings.
     """
     data = {"name": "toy", "interactions": "log.csv", "items": "items.csv"}
@@ -34,11 +39,15 @@ def make_reported_run(
         _log(log, steps=30 if evaluated else 14, better=variant == "recmind")
     if evaluated:
         _evaluate(run, settings)
-        RandomBundle(NUM_USERS, 90, dim=8, history=6, first_title=HOSTILE).write(run.bundle)
+        RandomBundle(NUM_USERS, 90, dim=8, history=6, first_title=first_title).write(run.bundle)
     return run.path
 
 
 def _log(log: MetricsLog, steps: int, better: bool) -> None:
+    for step in (1, 2):  # each phase counts from 1
+        at = {"phase": "warmup", "epoch": 0, "epochs": 1, "total": 2}
+        log.log("step", **at, step=step, loss=3.0, queue_staleness=1.0)
+    log.log("epoch", phase="warmup", epoch=0, seconds=1.0, sampler_stall_percent=9.0)
     place: dict[str, Any] = {"phase": "joint"}
     log.log("start", **place, epoch=0, steps_done=0, world_size=2, device="cpu")
     for step in range(1, steps + 1):

@@ -59,14 +59,21 @@ def installation() -> Installation:
     missing |= {
         module: cost
         for module, cost in OPTIONAL.items()
-        if find_spec(module) is None and (module != "triton" or gpus)
+        if not _is_here(module) and (module != "triton" or gpus)
     }
     threads = f"{len(os.sched_getaffinity(0))} CPU cores of {os.cpu_count()}"
     return Installation(dict(_versions()), [threads, *gpus], _kernels(bool(gpus)), missing)
 
 
 def _absent(extra: str) -> list[str]:
-    return [module for module in EXTRAS[extra] if find_spec(module) is None]
+    return [module for module in EXTRAS[extra] if not _is_here(module)]
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):  # half removed
+        return False
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -89,7 +96,7 @@ def _name(requirement: str) -> str:
 
 
 def _gpus() -> list[str]:
-    if find_spec("torch") is None:
+    if not _is_here("torch"):
         return []
     import torch
 
@@ -102,12 +109,12 @@ def _gpus() -> list[str]:
 
 def _kernels(has_gpu: bool) -> dict[str, str]:
     """What computes the operations of kernels/; nothing without torch."""
-    if find_spec("torch") is None:
+    if not _is_here("torch"):
         return {}
     import torch
 
     cuda = torch.version.cuda
-    on_gpu = "Triton" if find_spec("triton") else "torch"
+    on_gpu = "Triton" if _is_here("triton") else "torch"
     return {
         "torch": f"built with CUDA {cuda}" if cuda else "built without CUDA",
         "sums of gathered rows": "cuSPARSE" if has_gpu else "torch embedding_bag",

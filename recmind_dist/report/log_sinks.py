@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from recmind_dist.causes import telling_line
 from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.report.metrics_log import parse_line
 from recmind_dist.report.run_directory import RunDirectory
@@ -36,7 +37,7 @@ def open_sink(kind: str, run: RunDirectory, dataset: str, settings: Mapping[str,
         kind: a key of `SINKS`.
         settings: sent along once, where the sink has a place for them.
     Raises:
-        ConfigError: no such sink, or its package is not installed.
+        ConfigError: no such sink, its package is not installed, or refuses.
     """
     if kind not in SINKS:
         raise ConfigError(f"--to {kind}: choose {', '.join(SINKS)}")
@@ -47,7 +48,10 @@ def open_sink(kind: str, run: RunDirectory, dataset: str, settings: Mapping[str,
         raise ConfigError(
             f"--to {kind}: needs the package {package}: pip install {package}"
         ) from error
-    return make(module, run, dataset, settings)
+    try:
+        return make(module, run, dataset, settings)
+    except Exception as error:  # of the package: no server, no key, a store that it refuses
+        raise ConfigError(f"--to {kind}: {package} says: {telling_line(str(error))}") from error
 
 
 def send_log(run: RunDirectory, sink: Sink, follow: bool, every_s: float = 2.0) -> int:
@@ -61,12 +65,16 @@ def send_log(run: RunDirectory, sink: Sink, follow: bool, every_s: float = 2.0) 
     if not follow and not run.metrics.is_file():
         raise StoreError(f"{run.metrics}: missing: give a run that trains, or --follow")
     before = _written(run.results)
-    sent, step, unix_s = 0, 0, 0.0
+    sent, step, before_phase, phase, unix_s = 0, 0, 0, None, 0.0
     tail = _Tail(run.metrics)
     while True:
         ended = not follow or _written(run.results) != before  # asked before the last reading
         for record in tail.records():
-            step, unix_s = int(record.get("step", step)), float(record["time"])
+            if record["kind"] == "step":
+                if record["phase"] != phase:  # each phase counts from 1
+                    before_phase, phase = step, record["phase"]
+                step = before_phase + int(record["step"])
+            unix_s = float(record["time"])
             if values := scalars_of(record):
                 sink.send(values, step, unix_s)
                 sent += 1

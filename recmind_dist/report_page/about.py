@@ -16,6 +16,8 @@ COUNTS = {
     "users_without_test": "users without a test item",
 }
 
+LONGEST = 200
+"""Letters of a setting: prompts and templates may be long."""
 PLACES = ("run_dir", "cache_dir", "variant", "compare", "fetch")
 
 
@@ -72,7 +74,7 @@ def settings_section(runs: Sequence[ReportedRun]) -> str:
 
 def _shown(value: Any) -> str | None:
     if value is None or isinstance(value, str):
-        return value
+        return value if value is None or len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or None
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,6 +12,8 @@ from recmind_dist.report_page.runs import ReportedRun
 
 HISTORY = 10
 K = 10
+LONGEST = 100
+"""Letters of a title; a data set may have whole descriptions there."""
 
 
 def examples_section(runs: Sequence[ReportedRun], count: int, seed: int = 0) -> str:
@@ -79,7 +81,8 @@ def _user(opened: dict[str, Recommender], user: str) -> str:
 
 def _name(recommender: Recommender, item: int) -> str:
     bundle = recommender.bundle
-    return bundle.titles[item] or bundle.item_ids[item]
+    name = bundle.titles[item] or bundle.item_ids[item]
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _list(title: str, names: Sequence[str], others: set[str]) -> str:

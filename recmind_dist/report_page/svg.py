@@ -132,7 +132,8 @@ class _Frame:
 
     def _x_ticks(self, groups: tuple[str, ...]) -> list[tuple[float, str]]:
         if not groups:
-            return [(tick, _short(tick)) for tick in _ticks(self.x_low, self.x_high)]
+            ticks = _ticks(self.x_low, self.x_high)  # of steps and epochs, which are whole
+            return [(tick, _short(tick)) for tick in ticks if tick == round(tick)]
         longest = max(map(len, groups))
         every = max(1, math.ceil(len(groups) * (longest + 1) * 7 / (WIDTH - LEFT - RIGHT)))
         return [(place, groups[place]) for place in range(0, len(groups), every)]

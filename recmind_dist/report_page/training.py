@@ -18,6 +18,13 @@ TRAFFIC = {
     "queue_bytes": "keys of the queue",
     "dense_bytes": "dense part",
 }
+SPEED = (
+    ("epoch", "steps_per_s", "Steps a second", "steps a second"),
+    ("epoch", "sampler_stall_percent", "Time spent waiting for batches", "% of time"),
+    ("epoch", "peak_memory_mb", "Peak memory of rank 0", "MB"),
+    ("step", "queue_staleness", "Age of the queue's keys", "steps"),
+)
+"""Kind of record, its key, title and unit."""
 PHASES = {"warmup": "warm-up", "joint": "joint phase"}
 
 
@@ -51,26 +58,19 @@ def validation_section(runs: Sequence[ReportedRun]) -> str:
 
 
 def speed_section(runs: Sequence[ReportedRun]) -> str:
-    """Throughput, waiting for batches, memory, staleness of the queue."""
-    epochs = {run.label: run.records.get("epoch", []) for run in runs}
-    steps = {run.label: run.records.get("step", []) for run in runs}
-    per_epoch = {
-        label: rows[-1]["total"] / max(rows[-1]["epochs"], 1)
-        for label, rows in steps.items()
-        if rows
-    }
-    for label, rows in epochs.items():
-        for row in rows:
-            row["steps_per_s"] = per_epoch.get(label, 0.0) / max(row["seconds"], 1e-9)
-    charts = (
-        (epochs, "epoch", "steps_per_s", "Steps a second", "steps a second"),
-        (epochs, "epoch", "sampler_stall_percent", "Time spent waiting for batches", "% of time"),
-        (epochs, "epoch", "peak_memory_mb", "Peak memory of rank 0", "MB"),
-        (steps, "step", "queue_staleness", "Age of the queue's keys", "steps"),
-    )
+    """Throughput, waiting for batches, memory, staleness of the queue, by phase."""
     parts = []
-    for records, at, key, title, unit in charts:
-        parts.append(_over(Axes(title, at, unit), records, at, key))
+    for phase, name in PHASES.items():
+        of_kind = {
+            kind: {run.label: _of_phase(run, kind, phase) for run in runs}
+            for kind in ("epoch", "step")
+        }
+        for label, steps in of_kind["step"].items():
+            for epoch in of_kind["epoch"][label] if steps else ():
+                per_epoch = steps[-1]["total"] / max(steps[-1]["epochs"], 1)
+                epoch["steps_per_s"] = per_epoch / max(epoch["seconds"], 1e-9)
+        for kind, key, title, unit in SPEED:
+            parts.append(_over(Axes(f"{title}, {name}", kind, unit), of_kind[kind], kind, key))
     return section("speed", "Speed and memory", [figures(parts)] if any(parts) else [])
 
 

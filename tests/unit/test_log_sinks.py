@@ -43,11 +43,13 @@ def test_tensorboard_gets_every_value_at_its_step(tmp_path: Path) -> None:
         (name, step): value for name, step, value, _ in sent_to_tensorboard(run / "tensorboard")
     }
     for record in read_metrics(run / "metrics.jsonl", "step"):
-        assert math.isclose(sent["joint/step/loss", record["step"]], record["loss"], rel_tol=1e-6)
-    assert math.isclose(sent["validation/recall_at_20", 20], 0.3, rel_tol=1e-6)
-    assert sent["joint/epoch/seconds", 30] == 4.0
+        name, step = f"{record['phase']}/step/loss", record["step"]
+        at = step if record["phase"] == "warmup" else step + 2
+        assert math.isclose(sent[name, at], record["loss"], rel_tol=1e-6)
+    assert math.isclose(sent["validation/recall_at_20", 22], 0.3, rel_tol=1e-6)
+    assert sent["joint/epoch/seconds", 32] == 4.0
     results = json.loads((run / "results.json").read_text())["metrics"]
-    assert math.isclose(sent["test/recall_at_20", 30], results["recall@20"], rel_tol=1e-6)
+    assert math.isclose(sent["test/recall_at_20", 32], results["recall@20"], rel_tol=1e-6)
     assert {unix_s for *_, unix_s in sent_to_tensorboard(run / "tensorboard")} == {1.7e9}
 
 
@@ -83,8 +85,20 @@ def test_following_sends_lines_as_they_come_and_ends_with_the_evaluation(tmp_pat
     run.write_results(results)
     thread.join(30)
     assert found == [already + 1]
-    assert sink.sent[-2] == ({"joint/step/loss": 0.25}, 15)
+    assert sink.sent[-2] == ({"joint/step/loss": 0.25}, 17)
     assert sink.sent[-1][0]["test/ndcg@20"] == results["metrics"]["ndcg@20"]
+
+
+def test_steps_of_the_joint_phase_come_after_those_of_the_warm_up(tmp_path: Path) -> None:
+    run, sink = RunDirectory(tmp_path), Recorder()
+    with MetricsLog(run.metrics) as log:
+        for phase, steps in (("warmup", (1, 2)), ("joint", (1, 2, 3))):
+            for step in steps:
+                log.log("step", phase=phase, step=step, loss=1.0)
+        log.log("step", phase="joint", step=3, loss=0.5)  # done again after a restart
+        log.log("validation", epoch=1, **{"recall@20": 0.5})
+    assert send_log(run, sink, follow=False) == 7
+    assert [step for _, step in sink.sent] == [1, 2, 3, 4, 5, 5, 5]
 
 
 @pytest.mark.parametrize("kind", ["wandb", "trackio"])
@@ -116,6 +130,21 @@ def test_mlflow_gets_names_that_it_takes(tmp_path: Path, monkeypatch: pytest.Mon
     [found] = mlflow.search_runs(experiment_names=["toy"], output_format="list")
     results = json.loads((run / "results.json").read_text())["metrics"]
     assert found.data.metrics["test/recall_at_20"] == pytest.approx(results["recall@20"])
+
+
+def test_a_package_that_refuses_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(**_: Any) -> None:
+        raise RuntimeError("no API key\nsee our page")
+
+    module = ModuleType("wandb")
+    vars(module).update(init=init)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(SystemExit) as stop:
+        main(["log", str(make_reported_run(tmp_path, evaluated=False)), "--to", "wandb"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: --to wandb: wandb says: no API key\n"
 
 
 @pytest.mark.parametrize(

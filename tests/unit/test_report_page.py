@@ -98,6 +98,14 @@ def test_every_figure_has_a_title_named_axes_and_its_numbers(source: str) -> Non
         assert "<table>" in rest
 
 
+def test_lines_never_run_backwards(source: str) -> None:
+    lines = re.findall(r'<polyline[^>]* points="(.*?)"', source)
+    assert len(lines) > 15
+    for line in lines:
+        xs = [float(point.split(",")[0]) for point in line.split()]
+        assert xs == sorted(set(xs))
+
+
 def test_nothing_is_loaded_nothing_runs_and_titles_are_text(source: str) -> None:
     page = Page(source)
     assert not {"script", "img", "link", "iframe", "b"} & set(page.tags)
@@ -135,11 +143,12 @@ def test_a_step_done_again_counts_once_and_long_runs_are_thinned(tmp_path: Path)
         for step in range(1, 3001):
             log.log("step", **at, step=step, loss=2.0)
     [read] = read_runs([run])
-    losses = {record["step"]: record["loss"] for record in read.records["step"]}
-    assert len(losses) == len(read.records["step"]) == 3000
+    joint = [record for record in read.records["step"] if record["phase"] == "joint"]
+    losses = {record["step"]: record["loss"] for record in joint}
+    assert len(losses) == len(joint) == 3000
     assert set(losses.values()) == {2.0}
-    [first, *_] = re.findall(r'points="(.*?)"', losses_section([read]))
-    assert len(first.split()) <= MOST_POINTS
+    lines = re.findall(r'points="(.*?)"', losses_section([read]))
+    assert 100 < max(len(line.split()) for line in lines) <= MOST_POINTS
 
 
 def no_metrics(home: Path) -> list[Path]:
@@ -184,6 +193,14 @@ def test_bad_input_is_one_sentence_and_no_file(
     assert stop.value.code == 2
     assert sentence in line
     assert not out.parent.exists()
+
+
+def test_a_title_that_is_a_whole_description_is_cut(tmp_path: Path) -> None:
+    run = make_reported_run(tmp_path, first_title="word " * 10_000)
+    write_report([run], tmp_path / "report.html", num_examples=60)
+    page = (tmp_path / "report.html").read_text()
+    assert f"{('word ' * 20)[:99]}…<" in page
+    assert len(page) < 200_000
 
 
 def test_a_damaged_bundle_costs_the_examples_alone(tmp_path: Path) -> None:
