@@ -9,8 +9,9 @@ from recmind_dist.errors import StoreError
 from recmind_dist.evaluation.degree_bins import COLD_MAX
 from recmind_dist.experiments.comparison import compare, read_users
 from recmind_dist.report import folded_results
+from recmind_dist.report.metric_names import metric_label
 from recmind_dist.report.results import FOLDED
-from recmind_dist.report.tables import metric_label, table_metrics
+from recmind_dist.report.tables import table_metrics
 from recmind_dist.report_page.html import figure, figures, note, section, table
 from recmind_dist.report_page.runs import ReportedRun
 from recmind_dist.report_page.svg import Axes, bar_chart, line_chart

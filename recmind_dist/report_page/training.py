@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recmind_dist.report.tables import metric_label, table_metrics
+from recmind_dist.report.metric_names import metric_label
+from recmind_dist.report.tables import table_metrics
 from recmind_dist.report_page.html import figure, figures, note, section, table
 from recmind_dist.report_page.runs import Record, ReportedRun
 from recmind_dist.report_page.svg import Axes, Line, line_chart
