@@ -53,6 +53,7 @@ if __name__ == "__main__":
     # a job runs on its cluster, never on one of its own
     os.environ.setdefault("RAY_ADDRESS", "auto")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     config, resume, overrides = parse()
     with as_file(files("recmind_dist.configs") / "quickstart.yaml") as quickstart:
         try:

@@ -1,6 +1,7 @@
 """The program and its main commands. An error for users is a sentence and an exit code."""
 
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import typer
 from recmind_dist.causes import telling_line
 from recmind_dist.errors import RecmindError
 from recmind_dist.extras import remedy_of
+from recmind_dist.report.printable import print_anywhere, printable_lines
+from recmind_dist.report.quiet import QUIET_VARIABLE, is_quiet
 
 if TYPE_CHECKING:
     from recmind_dist.pipeline.run import Pipeline
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Trains RecMind: a language model and a gated LightGCN, on one machine or a Ray cluster.",
@@ -44,6 +46,33 @@ Mismatch = Annotated[
     bool,
     typer.Option("--allow-mismatch", help="go on although settings, graph or texts have changed"),
 ]
+Json = Annotated[bool, typer.Option("--json", help="results as one JSON object")]
+QUIET = "--quiet"
+COMPLETION = "_RECMIND_COMPLETE"
+"""Set by a shell's completion script."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"recmind-dist {version('recmind-dist')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print it"),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option(QUIET, help="print results and warnings alone; after a command too")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+    if quiet:
+        os.environ[QUIET_VARIABLE] = "1"  # for processes of experiments, too
 
 
 @app.command()
@@ -52,6 +81,7 @@ def run(
     overrides: Overrides = None,
     resume: Resume = "auto",
     allow_mismatch: Mismatch = False,
+    as_json: Json = False,
 ) -> None:
     """Fetches, prepares, embeds, trains, evaluates; then the variants to compare. Skips what is
     done; a higher train.epochs trains a finished run on.
@@ -70,15 +100,19 @@ def run(
     runs: dict[str, RunDirectory] = {
         one.variant: RunDirectory(one.run_dir) for one in (first, *others)
     }
+    tell = aside if as_json else say
     for one in (first, *others):
-        say(f"variant {one.variant}: in {one.run_dir}")
-        results[one.variant] = Pipeline(one, say).run(resume, allow_mismatch)
+        tell(f"variant {one.variant}: in {one.run_dir}")
+        results[one.variant] = Pipeline(one, tell).run(resume, allow_mismatch)
+    if as_json:
+        show_json(results)
+        return
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
     _print_results(results, runs, title)
     metrics = [f"{name}@{first.evaluation.ks[0]}" for name in ("recall", "ndcg")]
     for other in others:
         line = gain_line(runs[first.variant], runs[other.variant], metrics)
-        say(f"{first.variant} over {other.variant}: {line or 'no held-out items'}")
+        show(f"{first.variant} over {other.variant}: {line or 'no held-out items'}")
 
 
 @app.command()
@@ -129,7 +163,7 @@ def synth(
 @app.command()
 def prepare(config: Config, overrides: Overrides = None) -> None:
     """Fetches, ingests, splits and partitions; prints how good the partition is."""
-    say(_pipeline(config, overrides).report_partition())
+    show(_pipeline(config, overrides).report_partition())
 
 
 @app.command()
@@ -160,12 +194,15 @@ def train(
 
 
 @app.command()
-def evaluate(run_dir: Run) -> None:
+def evaluate(run_dir: Run, as_json: Json = False) -> None:
     """Evaluates a run's best checkpoint on the test split and writes results.json."""
     from recmind_dist.pipeline.run import Pipeline
 
-    pipeline = Pipeline.of_run(run_dir, say)
+    pipeline = Pipeline.of_run(run_dir, aside if as_json else say)
     variant, results = pipeline.config.variant, pipeline.evaluate()
+    if as_json:
+        show_json({variant: results})
+        return
     name = pipeline.config.dataset.name
     _print_results({variant: results}, {variant: pipeline.directory}, name)
 
@@ -228,10 +265,27 @@ def _check_resume(resume: str) -> None:
 
 
 def say(line: str) -> None:
-    """Prints a line; control characters of quoted files are escaped."""
-    from recmind_dist.report.printable import printable_lines
+    """Prints a line on what is done, unless --quiet is given."""
+    if not is_quiet():
+        show(line)
 
+
+def aside(line: str) -> None:
+    """As `say`, on the error stream: where the output is JSON."""
+    if not is_quiet():
+        print(printable_lines(line), file=sys.stderr, flush=True)
+
+
+def show(line: str) -> None:
+    """Prints a line of a result; control characters of quoted files are escaped."""
     print(printable_lines(line), flush=True)
+
+
+def show_json(value: object) -> None:
+    """Prints a result as JSON, NaN as null."""
+    from recmind_dist.report.metrics_log import plain
+
+    print(json.dumps(plain(value), allow_nan=False), flush=True)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -242,13 +296,17 @@ def main(words: list[str] | None = None) -> None:
         words: the command line; None: from sys.argv
     """
     try:
-        _print_anywhere()
-        app(words, standalone_mode=False)
+        print_anywhere()
+        given = sys.argv[1:] if words is None else words
+        quiet = [QUIET] if QUIET in given else []
+        app([*quiet, *(word for word in given if word != QUIET)], standalone_mode=False)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(130)
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns both signals into SystemExit
+        if COMPLETION in os.environ:  # a shell asked for words, and has them
+            raise
         if _reader_left(stop):
             sys.exit(141)
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
@@ -257,12 +315,6 @@ def main(words: list[str] | None = None) -> None:
         if os.environ.get("RECMIND_TRACEBACK"):
             raise
         sys.exit(_explain(error))
-
-
-def _print_anywhere() -> None:
-    from recmind_dist.report.printable import print_anywhere
-
-    print_anywhere()
 
 
 def _reader_left(stop: BaseException) -> bool:
@@ -276,8 +328,6 @@ def _reader_left(stop: BaseException) -> bool:
 
 def _explain(error: Exception) -> int:
     """Prints the sentence of an error and returns the exit code; raises other errors again."""
-    from recmind_dist.report.printable import printable_lines
-
     if isinstance(error, RecmindError):
         print(printable_lines(f"error: {error}"), file=sys.stderr)
         return error.exit_code

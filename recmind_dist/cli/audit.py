@@ -1,13 +1,12 @@
 """`recmind audit`: gaps between groups of users and of items."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from recmind_dist.cli.app import Run, app, say
+from recmind_dist.cli.app import Json, Run, app, aside, say, show, show_json
 
 Columns = list[str] | None
 
@@ -31,22 +30,18 @@ def audit(
     curve: Annotated[
         bool, typer.Option("--curve", help="rank again with penalties on popularity")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    as_json: Json = False,
 ) -> None:
     """Who gains and who loses: gaps between groups of users, what is shown of which items. Writes
     audit.json into the run.
     """
     from recmind_dist.pipeline.audit import audit as examine
 
-    found = examine(run_dir, against, users or (), items or (), curve, _quiet if as_json else say)
+    found = examine(run_dir, against, users or (), items or (), curve, aside if as_json else say)
     if as_json:
-        print(json.dumps(found))
+        show_json(found)
         return
     _print(found)
-
-
-def _quiet(_: str) -> None:
-    """Prints nothing."""
 
 
 def _print(found: Mapping[str, Any]) -> None:
@@ -85,7 +80,7 @@ def _print(found: Mapping[str, Any]) -> None:
             ],
         )
     _print_curve(found["curve"])
-    say("intervals are 95 %, over users; *: significant, corrected within a column of a table")
+    show("intervals are 95 %, over users; *: significant, corrected within a column of a table")
 
 
 def _print_curve(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recmind_dist.cli.app import app, say
+from recmind_dist.cli.app import app, say, show
 
 BundlePath = Annotated[Path, typer.Argument(help="a bundle", show_default=False)]
 
@@ -34,9 +34,9 @@ def upsert(
         f"{done.interactions} interactions"
     )
     if done.left_out:
-        say(f"{interactions}: {done.left_out} rows of other items or unknown users left out")
+        show(f"{interactions}: {done.left_out} rows of other items or unknown users left out")
     if done.unknown_fields:
-        say(f"{items}: fields that the bundle has no column for: {', '.join(done.unknown_fields)}")
+        show(f"{items}: fields that the bundle has no column for: {', '.join(done.unknown_fields)}")
 
 
 @app.command()
@@ -59,4 +59,4 @@ def add_index(bundle: Path, kind: str, k: int = 20, min_recall: float = 0.95) ->
 
     opened = Bundle.open(bundle)
     recall = build_index(opened, kind, k, min_recall)
-    say(f"{bundle}: {kind} finds {recall:.4f} of the exact {min(k, opened.num_items)} best items")
+    show(f"{bundle}: {kind} finds {recall:.4f} of the exact {min(k, opened.num_items)} best items")

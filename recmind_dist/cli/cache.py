@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from recmind_dist.cli.app import app, say
+from recmind_dist.cli.app import Json, app, say, show, show_json
 
 cache = typer.Typer(
     no_args_is_help=True, help="Lists the text vectors of a cache, and removes those that you name."
@@ -17,17 +17,21 @@ app.add_typer(cache, name="cache")
 @cache.command("list")
 def list_(
     cache_dir: Annotated[Path, typer.Argument(help="a run's cache_dir")] = Path("cache"),
+    as_json: Json = False,
 ) -> None:
     """Lists the text stores of a cache, newest first: rows, finished shards, size, last write."""
     from recmind_dist.text.cache import list_stores
 
     stores = list_stores(cache_dir)
+    if as_json:
+        show_json([vars(store) for store in stores])
+        return
     for store in stores:
         day = datetime.fromtimestamp(store.written).isoformat(" ", "minutes")
         shards = f"{store.num_rows} rows, {store.num_done} of {store.num_shards} shards"
-        say(f"{store.path}  {store.fault or shards}, {store.num_bytes / 1e6:.1f} MB, {day}")
+        show(f"{store.path}  {store.fault or shards}, {store.num_bytes / 1e6:.1f} MB, {day}")
     total = sum(store.num_bytes for store in stores)
-    say(f"{cache_dir}: {len(stores)} text stores, {total / 1e6:.1f} MB")
+    show(f"{cache_dir}: {len(stores)} text stores, {total / 1e6:.1f} MB")
 
 
 @cache.command()

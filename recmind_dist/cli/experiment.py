@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from recmind_dist.cli.app import Config, Overrides, app, say
+from recmind_dist.cli.app import Config, Json, Overrides, app, aside, say, show, show_json
 
 Name = Annotated[
     Literal["warmup", "gating", "probe", "ablation"], typer.Argument(show_default=False)
@@ -20,6 +20,7 @@ def experiment(
         int, typer.Option(min=1, help="runs of each model; below 3 nothing is called significant")
     ] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, each a process")] = 2,
+    as_json: Json = False,
 ) -> None:
     """Tests a claim of the paper; writes table.md, table.json, figure.png to
     <run_dir>/experiment-NAME.
@@ -28,7 +29,11 @@ def experiment(
     """
     from recmind_dist.experiments.study import run_experiment
 
-    found = run_experiment(name, config, overrides or [], seeds, jobs, say)
+    tell = aside if as_json else say
+    found = run_experiment(name, config, overrides or [], seeds, jobs, tell)
+    if as_json:
+        show_json(found.to_json())
+        return
     for table in found.tables[:2]:
-        say(f"\n{table.markdown()}".rstrip("\n"))
-    say(f"\nThe paper expects: {found.claim}\nSeen: {found.answer}")
+        show(f"\n{table.markdown()}".rstrip("\n"))
+    show(f"\nThe paper expects: {found.claim}\nSeen: {found.answer}")

@@ -1,6 +1,5 @@
 """`recmind recommend` and `recmind similar`: ranked items out of a bundle or a finished run."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from recmind_dist.cli.app import app, say
+from recmind_dist.cli.app import Json, app, aside, say, show, show_json
 from recmind_dist.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ Count = Annotated[int, typer.Option(min=1, help="items")]
 Penalty = Annotated[
     float, typer.Option(min=0.0, help="λ: above 0 popular items are shown less; docs/audit.md")
 ]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object, with reasons")]
 
 
 @app.command()
@@ -85,7 +83,7 @@ def recommend(
         raise DataError(f"nobody to rank for: user {user_id!r}: {reason}")
     if as_json:
         found = [ranking.to_dict() for ranking in rankings]
-        print(json.dumps({"rankings": found, "left_out": left_out}))
+        show_json({"rankings": found, "left_out": left_out})
         return
     for row in range(len(rankings)):
         _print(rankings[row] if why else rankings.plain(row), text, why)
@@ -109,9 +107,9 @@ def similar(
     kept, left = _item_files(recommender, items, exclude)
     found = recommender.similar(item, k, where=where, items=kept, exclude=left)
     if as_json:
-        print(json.dumps({"item_id": item, "similar": [vars(one) for one in found]}))
+        show_json({"item_id": item, "similar": [vars(one) for one in found]})
         return
-    say(f"near item {printable(item)}:")
+    show(f"near item {printable(item)}:")
     for rank, one in enumerate(found, 1):
         _print_row(rank, one.cosine, one.item_id, one.title)
 
@@ -130,7 +128,7 @@ def make_missing_bundle(source: Path) -> None:
     if (source / "checkpoints").is_dir() and not (source / RUN_BUNDLE).is_dir():
         from recmind_dist.pipeline.run import Pipeline
 
-        Pipeline.of_run(source, say).export(source / RUN_BUNDLE)
+        Pipeline.of_run(source, aside).export(source / RUN_BUNDLE)
 
 
 def _item_files(
@@ -194,22 +192,22 @@ def _print(ranking: "Ranking", text: str | None, why: bool) -> None:
     whom = "a new user" if ranking.user_id is None else f"user {printable(ranking.user_id)}"
     if text is not None:
         whom = repr(printable(text if len(text) <= _ECHOED else f"{text[:_ECHOED]}…"))
-    say(f"for {whom}:")
+    show(f"for {whom}:")
     if why and ranking.gates:
-        say(f"     weights: {_numbers(ranking.gates)}")
+        show(f"     weights: {_numbers(ranking.gates)}")
     if not len(ranking):
         print("no item is left: ask for less by --where, --items or --exclude", file=sys.stderr)
     for rank, item in enumerate(ranking, 1):
         _print_row(rank, item.score, item.item_id, item.title)
         if why:
             near = "; ".join(printable(one.title or one.item_id) for one in item.nearest)
-            say(f"     {_numbers(item.shares)}{'; near ' if near else ''}{near}")
+            show(f"     {_numbers(item.shares)}{'; near ' if near else ''}{near}")
 
 
 def _print_row(rank: int, score: float, item_id: str, title: str) -> None:
     from recmind_dist.report.printable import printable
 
-    say(f"{rank:3d}  {score:9.4f}  {printable(item_id):>10}  {printable(title)}")
+    show(f"{rank:3d}  {score:9.4f}  {printable(item_id):>10}  {printable(title)}")
 
 
 def _numbers(shares: Mapping[str, float]) -> str:

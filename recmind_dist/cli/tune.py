@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from recmind_dist.cli.app import Config, Overrides, app, say
+from recmind_dist.cli.app import Config, Overrides, app, say, show
+from recmind_dist.report.quiet import is_quiet
 
 
 @app.command()
@@ -25,4 +26,6 @@ def tune(
     """
     from recmind_dist.experiments.tuning import tune as search
 
-    search(config, overrides or [], trials, seed, space, say)
+    best = search(config, overrides or [], trials, seed, space, say)
+    if is_quiet():
+        show(str(best))

@@ -59,6 +59,10 @@ class Findings:
     tables: list[TableOf]
     notes: list[str] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """As in table.json."""
+        return vars(self) | {"tables": [table.to_json() for table in self.tables]}
+
     def write(self, home: Path, draw: Callable[[], "Figure"]) -> None:
         """Writes table.md, table.json and figure.png into `home`, each whole or not at all."""
         parts = [
@@ -68,8 +72,7 @@ class Findings:
             *(table.markdown() for table in self.tables),
         ]
         write_bytes(home / "table.md", "\n".join(parts).encode())
-        values = vars(self) | {"tables": [table.to_json() for table in self.tables]}
-        write_json(home / "table.json", plain(values))
+        write_json(home / "table.json", plain(self.to_json()))
         out = io.BytesIO()
         draw().savefig(out, format="png", dpi=120)
         write_bytes(home / "figure.png", out.getvalue())

@@ -60,6 +60,12 @@ class FileSettings(Settings):
     def _from_path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str | Path | list) else value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """Of the settings, or of their path alone."""
+        settings = handler.resolve_ref_schema(handler(core))
+        return {"anyOf": [{**settings}, settings["properties"]["path"]]}
+
     @field_validator("path")
     @classmethod
     def _some_path(cls, value: Path | list[Path]) -> Path | list[Path]:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import mmap
+import resource
 import sys
 
 import torch
@@ -28,6 +29,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most that this process has held since it began: on a GPU torch's tensors there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # KiB on Linux
 
 
 def zeros_in_large_pages(rows: int, dim: int, device: torch.device) -> Tensor:

@@ -49,6 +49,7 @@ def start_ray(config: RunConfig) -> None:
         return
     # a report waits for the next health check, by default 2 s
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     address = config.scaling.address or os.environ.get("RAY_ADDRESS")
     if address:
@@ -58,6 +59,8 @@ def start_ray(config: RunConfig) -> None:
     num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers, config.evaluation.num_workers)
     if (folder := short_folder()) is not None:
         options["_temp_dir"] = folder
+    notice = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    notice.setLevel(logging.ERROR)  # that a Ray of this process alone asks for its token
     try:
         ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
     except Exception as error:  # Ray has no class of its own for it

@@ -55,11 +55,12 @@ class _Extraction:
         start_ray(self._config)
         with publish_requirements(self._config, None) as requirements:
             check_nodes(requirements)
-        self._bar = Progress("embed", num_texts, unit="text").__enter__()
+        if num_texts:  # else only rows without a text are left to write
+            self._bar = Progress("embed", num_texts, unit="text").__enter__()
 
     def progress(self, done: int, total: int) -> None:
-        assert self._bar is not None
-        self._bar.update(done - self._bar.done)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.done)
 
     def __enter__(self) -> "_Extraction":
         return self

@@ -10,6 +10,7 @@ from typing import Any
 from recmind_dist.report.metrics_log import parse_line
 from recmind_dist.report.printable import printable_lines
 from recmind_dist.report.progress import Progress
+from recmind_dist.report.quiet import is_quiet
 from recmind_dist.report.tables import table_metrics
 
 
@@ -59,7 +60,7 @@ class _Display:
         kind = entry.get("kind")
         if kind == "start":
             self.close()
-            if entry.get("steps_done"):
+            if entry.get("steps_done") and not is_quiet():
                 _print(
                     f"going on at step {entry['steps_done']} ({entry['phase']}), "
                     f"{entry['world_size']} workers"

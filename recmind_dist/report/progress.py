@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
+from recmind_dist.report.quiet import is_quiet
+
 EVERY_S = 5.0  # between plain lines, at least
 
 
@@ -41,9 +43,10 @@ class Progress:
         self._clock = clock
         self._stream = stream or sys.stderr
         self._fields: dict[str, Any] = {}
-        self._began = self._last_line = clock()
+        self._began = self._last_time = clock()
+        self._printed: tuple[int, dict[str, Any]] = (0, {})
         self._bar: RichProgress | None = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not is_quiet():
             columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
             self._bar = RichProgress(
                 *columns, console=Console(file=self._stream), transient=False, auto_refresh=True
@@ -58,8 +61,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
-            self._print(self._clock())
+        elif self.done and self._printed != (self.done, self._fields):
+            self._print()
 
     def update(self, advance: int = 1, stage: str | None = None, **fields: Any) -> None:
         """Counts `advance` more units.
@@ -74,9 +77,9 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._bar_task, completed=self.done, description=self.line())
             return
-        now = self._clock()
-        if now - self._last_line >= EVERY_S:
-            self._print(now)
+        # the last line is printed on exit, with what is known then
+        if self._clock() - self._last_time >= EVERY_S and self.done < self.total:
+            self._print()
 
     @property
     def rate(self) -> float:
@@ -88,15 +91,18 @@ class Progress:
         """The state as one line of plain text."""
         rate = self.rate
         count = f"{self.unit} {self.done}/{self.total}"
-        parts = [self.task, self.stage, count, f"{_number(rate)} {self.unit}s/s"]
+        parts = [self.task, self.stage, count]
         if rate > 0:
+            parts.append(f"{_number(rate)} {self.unit}s/s")
             parts.append(f"ETA {_duration(max(self.total - self.done, 0) / rate)}")
         parts += [f"{name} {_number(value)}" for name, value in self._fields.items()]
         return "  ".join(part for part in parts if part)
 
-    def _print(self, now: float) -> None:
-        self._last_line = now
-        print(self.line(), file=self._stream, flush=True)
+    def _print(self) -> None:
+        self._last_time = self._clock()
+        self._printed = (self.done, dict(self._fields))
+        if not is_quiet():
+            print(self.line(), file=self._stream, flush=True)
 
 
 def _number(value: Any) -> str:

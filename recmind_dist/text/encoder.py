@@ -16,6 +16,7 @@ from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
 from recmind_dist.text.attention import is_causal, whole_mask
 from recmind_dist.text.backbone import read_model, refuse_long_texts
 from recmind_dist.text.batch_size import CPU_BATCH_TOKENS, bytes_per_token, gpu_batch_tokens
+from recmind_dist.text.quiet_libraries import quiet_libraries
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import (
     refuse_dtype_on,
@@ -72,6 +73,7 @@ class TextEncoder(nn.Module):
         Raises:
             TextError: the directory is absent, incomplete, of another hash, or cannot be read.
         """
+        quiet_libraries()
         directory = resolve_model(settings)
         dtype = torch.bfloat16 if resolve_dtype(settings) == "bf16" else torch.float32
         refuse_dtype_on(device, resolve_dtype(settings))

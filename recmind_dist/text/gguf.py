@@ -17,6 +17,7 @@ from recmind_dist.storage import (
     verify_manifest,
     write_manifest,
 )
+from recmind_dist.text.quiet_libraries import quiet_libraries
 
 KIND = "model"
 SCHEMA = 1
@@ -77,9 +78,8 @@ def _read(gguf: Path) -> tuple[Any, Any]:
     """The dequantised model in bf16 and its tokenizer."""
     import torch
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    quiet_libraries()
     source: dict[str, Any] = {
         "gguf_file": gguf.name,
         "local_files_only": True,

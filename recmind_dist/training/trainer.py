@@ -20,7 +20,7 @@ from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.errors import CheckpointError
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings
 from recmind_dist.evaluation.sample import sampled_users, users_with_held_out
-from recmind_dist.kernels.memory import keep_freed_memory
+from recmind_dist.kernels.memory import keep_freed_memory, peak_memory_mb
 from recmind_dist.model.models import gate_parameters
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
@@ -214,6 +214,7 @@ class Trainer:
             seconds=seconds,
             sampler_stall_percent=100.0 * stalled / max(seconds, 1e-9),
             loss=self._losses.get("loss"),
+            peak_memory_mb=peak_memory_mb(self.context.device),
         )
 
     def _read_losses(self, phase: Phase) -> None:

@@ -125,6 +125,29 @@ def test_a_log_in_unseen_layouts_trains_by_config_alone(shop: Shop) -> None:
     assert not list(shop.home.rglob(".partial-*"))
 
 
+OURS = (
+    r"variant recmind: in runs/shop",
+    r"(log|columns|users|items|graph): .+",
+    r"gates learn from .+",
+    r"embedded 280 of 280 texts( with the adapter)?",
+    r"scaling\.device: auto takes .+",
+    r"going on at step 2 \(joint\), 2 workers",
+    r"(embed|warmup|joint)  (epoch \d+/\d+  )?(text|step) \d+/[1-9]\d*  [\d.]*[1-9][\d.]* .+",
+    r"shop, test split, .+",
+    r"The same, with the validation item .+",
+    r"( +\S+@\d\d.*| +model .+| +0 +1-3 .+| ─+| +recmind .+)? *",
+)
+"""Every line of a first run, on both streams."""
+
+
+def test_a_run_starts_quietly_each_line_is_ours_and_none_stands_twice(shop: Shop) -> None:
+    said = (shop.first.stdout + shop.first.stderr).splitlines()
+    foreign = [line for line in said if not any(re.fullmatch(one, line) for one in OURS)]
+    assert foreign == []
+    steps = [line.split("  ")[:3] for line in said if "  step " in line]
+    assert len(steps) == len({tuple(step) for step in steps})
+
+
 def test_recommend_prints_titles_and_serves_a_user_who_has_only_a_text(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,8 @@ def said(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[s
         ["similar", source, "--item", "i1", "--where", 'contains(title, "a")'],
         ["train", str(ROOT / "configs" / "quickstart.yaml")],
         ["cache", "list"],
+        ["info"],
+        ["configs", "list"],
     ]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps([*modules_beyond_the_base_install()]),

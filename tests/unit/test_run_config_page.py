@@ -69,3 +69,13 @@ def test_a_default_that_differs_by_kind_is_told_by_kind() -> None:
     assert "| `text`; lightgcn, alpharec, xsimgcl and mf: `normal` |" in row_of("model.init")
     assert "| Only paper" in row_of("model.gate.enabled")
     assert "Only" not in row_of("model.gate.heldout_share")
+
+
+def test_the_page_for_people_from_elsewhere_names_keys_that_are_there() -> None:
+    text = (PAGE.parent / "coming_from.md").read_text()
+    groups = "dataset|graph|evaluation|model|train|table|loss|sampler|scaling"
+    named = set(re.findall(rf"`((?:{groups})\.[a-z_.]+)[`:]", text))
+    assert len(named) > 15
+    page = config_page()
+    missing = [key for key in named if f"`{key}`" not in page and f"## {key}" not in page]
+    assert missing == []

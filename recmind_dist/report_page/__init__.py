@@ -1,0 +1,1 @@
+"""`recmind report`: runs on one page, to look at, compare and keep."""

@@ -1,0 +1,138 @@
+"""What a report reads of runs: settings, metrics.jsonl, results, and the graph's counts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recmind_dist.config import Settings
+from recmind_dist.errors import DataError, StoreError
+from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.run_config.load import config_of_run
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import read_json
+from recmind_dist.training.moved import relocated
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """One run as it stands now.
+
+    Attributes:
+        label: its variant; its path where two runs are of one variant.
+        records: of metrics.jsonl by kind. Where a restart did a step or epoch again, the last.
+        results: None before evaluation.
+        graph: the graph's manifest; empty where the graph is not there any more.
+    """
+
+    label: str
+    directory: RunDirectory
+    config: RunConfig
+    records: Mapping[str, list[Record]]
+    results: Record | None
+    graph: Mapping[str, Any]
+
+    @property
+    def state(self) -> str:
+        """How far it is."""
+        if self.results is not None:
+            return "evaluated"
+        if not (steps := self.records.get("step")):
+            return "started"
+        last = steps[-1]
+        done = last["step"] == last["total"]
+        return "trained" if done else f"in training, epoch {last['epoch'] + 1} of {last['epochs']}"
+
+
+def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
+    """Reads runs of one data set, which may still be training.
+
+    Raises:
+        ConfigError: another version of this program wrote a run.
+        DataError: the runs are of different data.
+        StoreError: a path is no run, or its run has neither trained nor been evaluated.
+    """
+    paths = list(dict.fromkeys(paths))
+    configs = [_config(path) for path in paths]
+    variants = [config.variant for config in configs]
+    labels = variants if len(set(variants)) == len(variants) else [str(path) for path in paths]
+    runs = [
+        _read(path, label, config)
+        for path, label, config in zip(paths, labels, configs, strict=True)
+    ]
+    _refuse_other_data(runs)
+    return runs
+
+
+def _config(path: Path) -> RunConfig:
+    run = RunDirectory(path)
+    if not run.config.is_file():
+        raise StoreError(f"{path}: not a run directory: give one that `recmind run` has made")
+    return config_of_run(run.config)
+
+
+def _read(path: Path, label: str, config: RunConfig) -> ReportedRun:
+    run = RunDirectory(path)
+    results = run.read_results() if run.results.is_file() else None
+    records: dict[str, list[Record]] = {}
+    if run.metrics.is_file():
+        records = _last_of_each(read_metrics(run.metrics))
+    if results is None and not records:
+        raise StoreError(f"{run.metrics}: no line yet: report the run when it has begun to train")
+    return ReportedRun(label, run, config, records, results, _graph(run, config))
+
+
+def _last_of_each(records: Iterator[Record]) -> dict[str, list[Record]]:
+    """By kind, in order."""
+    found: dict[str, dict[Any, Record]] = {}
+    for number, record in enumerate(records):
+        at = next((record[name] for name in ("step", "epoch") if name in record), number)
+        if record["kind"] in ("start", "heartbeat"):
+            at = number
+        key = (record.get("phase"), at)
+        of_kind = found.setdefault(record["kind"], {})
+        of_kind.pop(key, None)  # done again after a restart
+        of_kind[key] = record
+    return {kind: list(of_kind.values()) for kind, of_kind in found.items()}
+
+
+def _graph(run: RunDirectory, config: RunConfig) -> Mapping[str, Any]:
+    inputs = run.path / "inputs.json"
+    if not inputs.is_file():  # the run trains nothing
+        return {}
+    graph = relocated(Path(read_json(inputs)["graph"]), config.run_dir, run.path)
+    path = graph / "manifest.json"
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return found
+
+
+def _refuse_other_data(runs: Sequence[ReportedRun]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        names = [one.config.dataset.name for one in (first, run)]
+        keys = [one.graph.get("dataset_key") for one in (first, run)]
+        splits = [one.config.graph.split for one in (first, run)]
+        what = "data" if names[0] != names[1] or (all(keys) and keys[0] != keys[1]) else ""
+        if what or splits[0] != splits[1]:
+            raise DataError(
+                f"{run.directory.path}: of other {what or 'test items'} ({names[1]}, "
+                f"{splits[1]}) than {first.directory.path} ({names[0]}, {splits[0]}): report "
+                "runs of one data set and split"
+            )
+
+
+def settings_beside_defaults(settings: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Keys whose value is not the default → (default or None, value)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    plain = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            found |= settings_beside_defaults(value, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        if field.is_required() or value != default:
+            found[f"{prefix}{name}"] = (None if field.is_required() else default, plain[name])
+    return found
