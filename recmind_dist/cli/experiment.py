@@ -7,7 +7,7 @@ import typer
 from recmind_dist.cli.app import Config, Overrides, app, say
 
 Name = Annotated[
-    Literal["warmup", "gating", "probe", "ablation"], typer.Argument(show_default=False)
+    Literal["warmup", "gating", "probe", "ablation", "texts"], typer.Argument(show_default=False)
 ]
 
 

@@ -7,13 +7,20 @@ from recmind_dist.experiments.data import refuse_missing_data
 from recmind_dist.experiments.findings import Findings, Study
 from recmind_dist.experiments.gating import gating
 from recmind_dist.experiments.probe import probe
+from recmind_dist.experiments.texts import texts
 from recmind_dist.experiments.warmup import warmup
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import directory_lock
 from recmind_dist.types import Say
 
-EXPERIMENTS = {"warmup": warmup, "gating": gating, "probe": probe, "ablation": ablation}
+EXPERIMENTS = {
+    "warmup": warmup,
+    "gating": gating,
+    "probe": probe,
+    "ablation": ablation,
+    "texts": texts,
+}
 # a study embeds once for many runs; with adapters each run would embed again
 DEFAULTS = ("text.lora=null",)
 

@@ -73,19 +73,26 @@ def _embed(
     path = store_path(texts, config.text, cache, adapter)
     if num_shards_if_complete(texts, config.text, path, adapter) is not None:
         return TextStore.open(path)
-    sources: list[EmbeddedTexts] = []
     before = _embedded(config, previous, adapter)
-    if before is not None:
-        sources.append(before)
-        lacking = texts_to_embed(texts, before)
-        delta = embed(config, lacking, adapter, _silent).path if lacking.count else None
-        if delta is not None:
-            sources.append(EmbeddedTexts(lacking, TextStore.open(delta)))
-        gather_vectors(texts, config.text, cache, sources, adapter)
-        if delta not in (None, path):
-            remove_store(delta)
-        say(f"text vectors: {texts.count - lacking.count} kept, {lacking.count} new")
-    return TextStore.open(embed(config, texts, adapter, say if before is None else _silent).path)
+    if before is None:
+        return TextStore.open(embed(config, texts, adapter, say).path)
+    return embed_beside(config, texts, before, say, adapter)
+
+
+def embed_beside(
+    config: RunConfig, texts: Texts, before: EmbeddedTexts, say: Say, adapter: Path | None = None
+) -> TextStore:
+    """The vectors of all texts: those that `before` has are copied, whatever their row."""
+    cache, sources = config.cache_dir / config.dataset.name, [before]
+    lacking = texts_to_embed(texts, before)
+    delta = embed(config, lacking, adapter, _silent).path if lacking.count else None
+    if delta is not None:
+        sources.append(EmbeddedTexts(lacking, TextStore.open(delta)))
+    path = gather_vectors(texts, config.text, cache, sources, adapter)
+    if delta not in (None, path):
+        remove_store(delta)
+    say(f"text vectors: {texts.count - lacking.count} kept, {lacking.count} new")
+    return TextStore.open(embed(config, texts, adapter, _silent).path)
 
 
 def _silent(line: str) -> None:
