@@ -1,5 +1,6 @@
 """`recmind experiment`: the paper's experiments, each with a table and a figure."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -7,7 +8,8 @@ import typer
 from recmind_dist.cli.app import Config, Overrides, app, say
 
 Name = Annotated[
-    Literal["warmup", "gating", "probe", "ablation", "texts"], typer.Argument(show_default=False)
+    Literal["warmup", "gating", "probe", "ablation", "priors", "gate", "transfer", "texts"],
+    typer.Argument(show_default=False),
 ]
 
 
@@ -20,15 +22,25 @@ def experiment(
         int, typer.Option(min=1, help="runs of each model; below 3 nothing is called significant")
     ] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, each a process")] = 2,
+    source: Annotated[
+        Path | None, typer.Option(help="transfer: the finished run of another data set")
+    ] = None,
+    encoder: Annotated[
+        list[Path] | None,
+        typer.Option(help="priors: a language model's directory, beside the config's own"),
+    ] = None,
 ) -> None:
-    """Tests a claim of the paper; writes table.md, table.json, figure.png to
+    """Tests a claim of the paper, or what it leaves open; writes table.md, table.json, figure.png to
     <run_dir>/experiment-NAME.
 
     The language model stays frozen unless text.lora is given as an override.
     """
     from recmind_dist.experiments.study import run_experiment
 
-    found = run_experiment(name, config, overrides or [], seeds, jobs, say)
+    found = run_experiment(
+        name, config, overrides or [], seeds, jobs, say, source, tuple(encoder or ())
+    )
     for table in found.tables[:2]:
         say(f"\n{table.markdown()}".rstrip("\n"))
-    say(f"\nThe paper expects: {found.claim}\nSeen: {found.answer}")
+    follows = f"\nWhat follows: {found.follows}" if found.follows else ""
+    say(f"\nThe paper expects: {found.claim}\nSeen: {found.answer}{follows}")

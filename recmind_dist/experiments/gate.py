@@ -1,5 +1,5 @@
-"""What gates do with degree, and whether language speaks for what is cold: by γ, and by the share of
-each view in the scores of held-out items, which γ does not decide alone.
+"""What gates do with degree, and whether language speaks for what is cold: by γ, and by the share
+of each view in the scores of held-out items, which γ does not decide alone.
 
 γ^k_u γ^k_i is all that a score has of gates. What is added to the items' logits of a view and taken
 from the users' changes no score but for a scale, so with three views the direction in which an
@@ -35,7 +35,7 @@ from recmind_dist.experiments.item_texts import (
 from recmind_dist.experiments.probe import by_bin
 from recmind_dist.experiments.runs import Arm, ArmRuns
 from recmind_dist.experiments.texts import ALL_TEXTS, DEALT
-from recmind_dist.experiments.view_shares import ViewMargins, margins_of, margins_of_run
+from recmind_dist.experiments.view_shares import ViewMargins, best_model, margins_of
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.report import RunDirectory
@@ -68,7 +68,7 @@ def gate(study: Study) -> Findings:
     refuse_without_texts(graph, config)
     found = study.run(_arms(study, graph, config.graph.seed), shared=True)
     plain = found[0]
-    margins = {arm.name: [margins_of_run(run) for run in arm.runs] for arm in found}
+    margins = {arm.name: [margins_of(best_model(run)) for run in arm.runs] for arm in found}
     leans = {name: [_number(one.lean()) for one in rows] for name, rows in margins.items()}
     tables = [
         _signs(found, leans),

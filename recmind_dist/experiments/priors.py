@@ -1,5 +1,5 @@
-"""Which language model to take: encoders and prompts, frozen and adapted by the warm-up, compared by
-what their vectors are like and by what RecMind makes of them.
+"""Which language model to take: encoders and prompts, frozen and adapted by the warm-up, compared
+by what their vectors are like and by what RecMind makes of them.
 
 Legend: I items, T text dims, D embedding dims.
 """
@@ -8,14 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation.degree_bins import COLD_MAX
 from recmind_dist.experiments.comparison import compare, spread, verdict_of
 from recmind_dist.experiments.figures import Curve, draw_curves
@@ -28,14 +26,15 @@ from recmind_dist.experiments.findings import (
 )
 from recmind_dist.experiments.item_texts import refuse_without_texts
 from recmind_dist.experiments.runs import Arm, ArmRuns
+from recmind_dist.experiments.view_shares import best_model
 from recmind_dist.export.write_bundle import columns_of_view
 from recmind_dist.graph import Graph
-from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.report import read_metrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextEncoder, TextStore, build_texts
 from recmind_dist.text.attention import CAUSAL
 from recmind_dist.text.columns import take
-from recmind_dist.training.evaluate import load_best, read_run
+from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.moved import read_inputs
 
 CLAIM = "a prior from an instruction-tuned language model, adapted by alignment, ranks better."
@@ -92,12 +91,14 @@ def _arms(encoders: Sequence[Path]) -> list[Arm]:
     """Each encoder bare, a decoder with a prompt too, and all of these adapted."""
     arms = []
     for path in encoders:
-        words = (f"text.model='{path}'", "text.model_sha256=null", "text.prompt=null")
-        ways = {path.name: words}
+        model = (f"text.model='{path}'", "text.model_sha256=null")
+        ways: dict[str, tuple[str, ...]] = {path.name: (*model, "text.prompt=null")}
         if _is_decoder(path):
-            words = (*words, "text.pooling=last")
-            prompted = (*words[:2], f"text.prompt='{PROMPT}'", "text.pooling=last")
-            ways = {f"{path.name}, prompt": prompted, f"{path.name}, bare": words}
+            model = (*model, "text.pooling=last")
+            ways = {
+                f"{path.name}, prompt": (*model, f"text.prompt='{PROMPT}'"),
+                f"{path.name}, bare": (*model, "text.prompt=null"),
+            }
         for name, way in ways.items():
             arms += [Arm(name, "recmind", way), Arm(f"{name}, adapted", "recmind", way + ADAPTED)]
     return arms
@@ -119,12 +120,13 @@ def _rankings(found: Sequence[ArmRuns], alone: Sequence[ArmRuns], metric: str) -
     rows = []
     for arm in [*found, *alone]:
         over = compare(arm.runs, found[0].runs, metric) if arm.runs and found[0].runs else None
-        means = [spread(arm.runs, name)[0] for name in (metric, recall)]
-        cold = spread(arm.runs, recall, "cold")[0]
+        values = [spread(arm.runs, name)[0] for name in (metric, recall)]
+        values.append(spread(arm.runs, recall, "cold")[0])
         against = (*gain_and_interval(over), verdict_of(over)) if arm is not found[0] else ("",) * 3
-        rows.append([arm.name, len(arm.runs), *means, cold, *against])
+        rows.append([arm.name, len(arm.runs), *values, *against])
     cold_title = f"{recall}, degree ≤ {COLD_MAX}"
-    headers = ("vectors", "runs", metric, recall, cold_title, "against the first", "interval", "seen")
+    means = (metric, recall, cold_title)
+    headers = ("vectors", "runs", *means, "against the first", "interval", "seen")
     return TableOf("## Rankings", headers, rows)
 
 
@@ -138,7 +140,7 @@ def _vectors(found: Sequence[ArmRuns], graph: Graph) -> TableOf:
         assert inputs.text is not None, "refuse_without_texts"
         vectors = torch.from_numpy(TextStore.open(inputs.text).read_all("items")).float()
         near, by_chance = coherence(vectors, categories)
-        alignment, uniformity = _alignment_uniformity(arm.runs[0])
+        alignment, uniformity = alignment_uniformity(best_model(arm.runs[0]))
         speed = _texts_a_second(graph, config) if config.text.lora is None else None
         losses = [point[1] for point in _losses(arm)]
         ends = (losses[0], losses[-1]) if losses else (None, None)
@@ -195,12 +197,10 @@ def _categories(graph: Graph, config: RunConfig) -> list[set[str]]:
 
 
 @torch.no_grad()
-def _alignment_uniformity(run: RunDirectory) -> tuple[float, float]:
+def alignment_uniformity(model: ModelShard) -> tuple[float, float]:
     """E‖u − i‖² over training pairs, and log E exp(−2 ‖i − j‖²) over items, of text views at unit
     length.
     """
-    config = read_run(run.path)[1]
-    model, _ = load_best(config, read_inputs(run), run, DistContext.alone())
     graph, h_NC = model.graph, model.final_embeddings().final
     unit = functional.normalize(h_NC[:, columns_of_view(model, "text")], dim=1)
     user = np.repeat(np.arange(graph.num_users), np.diff(graph.indptr[: graph.num_users + 1]))
@@ -231,8 +231,7 @@ def _losses(arm: ArmRuns) -> Curve:
     """(epoch, mean over seeds, standard deviation) of the joint phase."""
     by_epoch: dict[int, list[float]] = {}
     for run in arm.runs:
-        records: list[dict[str, Any]] = read_metrics(run.metrics, "epoch")
-        for record in records:
+        for record in read_metrics(run.metrics, "epoch"):
             if record["phase"] == "joint" and record["loss"] is not None:
                 by_epoch.setdefault(int(record["epoch"]), []).append(float(record["loss"]))
     return [(epoch, float(np.mean(v)), float(np.std(v))) for epoch, v in sorted(by_epoch.items())]

@@ -24,7 +24,7 @@ from recmind_dist.experiments.item_texts import (
     write_items,
 )
 from recmind_dist.experiments.runs import Arm, ArmRuns
-from recmind_dist.experiments.view_shares import margins_of_run
+from recmind_dist.experiments.view_shares import best_model, margins_of
 from recmind_dist.graph import Graph
 from recmind_dist.types import BoolArray
 
@@ -56,7 +56,7 @@ def texts(study: Study) -> Findings:
     by_text, kept, beats = _by_text(found, metric, _users_of(graph, ~lost), _users_of(graph, lost))
     dealt = gains[DEALT]
     answer = (
-        f"texts dealt anew: RecMind against LightGCN {verdict_of(dealt)}; half of the texts missing: "
+        f"{DEALT}: RecMind against LightGCN {verdict_of(dealt)}; half of the texts missing: "
         f"{kept}; on items that lost theirs {beats}."
     )
     notes = how_made(list(found.values()), study.seeds)
@@ -172,7 +172,7 @@ def _language(arm: ArmRuns) -> float | None:
     """Mean over seeds."""
     shares = [
         margins.language(0, margins.highest)
-        for margins in (margins_of_run(run) for run in arm.runs)
+        for margins in (margins_of(best_model(run)) for run in arm.runs)
     ]
     known = [share for share in shares if share is not None]
     return float(np.mean(known)) if known else None

@@ -15,12 +15,13 @@ import torch
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.evaluation.degree_bins import degree_bins
+from recmind_dist.evaluation.metrics import Float64Array
 from recmind_dist.export.write_bundle import views_of
 from recmind_dist.report import RunDirectory
 from recmind_dist.training.evaluate import load_best, read_run
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.moved import read_inputs
-from recmind_dist.types import FloatArray, IntArray
+from recmind_dist.types import IntArray
 
 BIAS = "bias"
 
@@ -35,7 +36,7 @@ class ViewMargins:
     """
 
     degree: IntArray
-    margins: dict[str, FloatArray]
+    margins: dict[str, Float64Array]
 
     def shares(self, low: int, high: int) -> dict[str, float]:
         """Each view's share of the margin of items of these degrees; they sum to one. Empty where
@@ -73,15 +74,14 @@ class ViewMargins:
         return {name: row for name, row in rows.items() if row}
 
 
-def margins_of_run(run: RunDirectory) -> ViewMargins:
-    """Loads the model that was evaluated, on one rank alone.
+def best_model(run: RunDirectory) -> ModelShard:
+    """The model that was evaluated, on one rank alone.
 
     Raises:
         CheckpointError: the run has no checkpoint.
     """
     config = read_run(run.path)[1]
-    model, _ = load_best(config, read_inputs(run), run, DistContext.alone())
-    return margins_of(model)
+    return load_best(config, read_inputs(run), run, DistContext.alone())[0]
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def margins_of(model: ModelShard) -> ViewMargins:
     item = np.asarray(held.indices, np.int64) - graph.num_users
     users, items = h_NC[: graph.num_users], h_NC[graph.num_users :]
     added = users[user] * (items[item] - items.mean(0))
-    margins: dict[str, FloatArray] = {}
+    margins: dict[str, Float64Array] = {}
     views = views_of(model)
     ends = np.cumsum([0, *(width for _, width in views)]).tolist()
     for (name, _), (start, stop) in zip(views, pairwise(ends), strict=True):

@@ -41,11 +41,12 @@ def inputs_of_update(
     previous, new = PreviousRun.open(config.update.of), Graph.open(graph)
     start = run.path / "start"
     if not start.is_dir():
-        WarmStart.write(start, previous.checkpoint.path, previous.graph, new)
+        old = previous.graph if config.update.rows else None
+        WarmStart.write(start, previous.checkpoint.path, old, new)
     inputs = Inputs(graph.absolute(), start=start)
     if texts is None:
         return inputs
-    if config.users_have_text:
+    if config.users_have_text and config.update.rows:
         write_ledger(run, user_ledger(config, new, render_texts(config, new)))
     whitening, store = run.path / "whitening.safetensors", _embed(config, run, texts, previous, say)
     if not whitening.is_file():
