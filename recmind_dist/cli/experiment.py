@@ -30,16 +30,15 @@ def experiment(
         typer.Option(help="priors: a language model's directory, beside the config's own"),
     ] = None,
 ) -> None:
-    """Tests a claim of the paper, or what it leaves open; writes table.md, table.json, figure.png to
+    """Tests what the paper claims or leaves open; writes table.md, table.json, figure.png to
     <run_dir>/experiment-NAME.
 
     The language model stays frozen unless text.lora is given as an override.
     """
     from recmind_dist.experiments.study import run_experiment
 
-    found = run_experiment(
-        name, config, overrides or [], seeds, jobs, say, source, tuple(encoder or ())
-    )
+    beside = source, tuple(encoder or ())
+    found = run_experiment(name, config, overrides or [], seeds, jobs, say, *beside)
     for table in found.tables[:2]:
         say(f"\n{table.markdown()}".rstrip("\n"))
     follows = f"\nWhat follows: {found.follows}" if found.follows else ""

@@ -106,8 +106,10 @@ def share_of_gain(
         return None
     metrics, users, _ = zip(*(read_users(runs, metric) for runs in (a, full, base)), strict=True)
     counted = [values[:, users_U[users[0]]] for values in metrics]
+    if not counted[0].shape[1]:
+        return None
     mine, whole, least = (float(values.mean()) for values in counted)
-    if whole <= least or not counted[0].shape[1]:
+    if whole <= least:
         return None
     rng = np.random.default_rng(0)
     drawn = []

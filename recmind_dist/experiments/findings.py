@@ -88,6 +88,7 @@ class Findings:
     tables: list[TableOf]
     notes: list[str] = field(default_factory=list)
     follows: str = ""
+    dataset: str = ""
 
     def write(self, home: Path, draw: Callable[[], "Figure"]) -> None:
         """Writes table.md, table.json and figure.png into `home`, each whole or not at all."""

@@ -80,7 +80,8 @@ def gate(study: Study) -> Findings:
     answer, follows = _sentences(leans[plain.name], study.seeds)
     title = "What gates do with degree"
     notes = how_made(found, study.seeds)
-    findings = Findings("gate", title, CLAIM, answer, tables, notes, follows)
+    data = config.dataset.name
+    findings = Findings("gate", title, CLAIM, answer, tables, notes, follows, data)
     panels = {name: _points(rows) for name, rows in margins.items() if rows}
     label = "share of what lifts held-out items"
     findings.write(study.home, lambda: draw_bins(panels, "Views by degree of the item", label))

@@ -81,7 +81,8 @@ def priors(study: Study) -> Findings:
     )
     notes = how_made(found, study.seeds)
     title = "Which language model to take"
-    findings = Findings("priors", title, CLAIM, answer, tables, notes, follows)
+    data = config.dataset.name
+    findings = Findings("priors", title, CLAIM, answer, tables, notes, follows, data)
     curves = {arm.name: curve for arm in found if (curve := _losses(arm))}
     findings.write(study.home, lambda: draw_curves(curves, title, "joint epoch", "training loss"))
     return findings

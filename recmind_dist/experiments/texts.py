@@ -62,7 +62,8 @@ def texts(study: Study) -> Findings:
     notes = how_made(list(found.values()), study.seeds)
     title, label = "When texts are missing, alike or wrong", f"{metric} over LightGCN, %"
     follows = _follows(gains)
-    findings = Findings("texts", title, CLAIM, answer, [overall, by_text], notes, follows)
+    data = config.dataset.name
+    findings = Findings("texts", title, CLAIM, answer, [overall, by_text], notes, follows, data)
     bars = {name: _percent(gain) for name, gain in gains.items()}
     findings.write(study.home, lambda: draw_bars({"all items": bars}, title, label))
     return findings
@@ -71,23 +72,23 @@ def texts(study: Study) -> Findings:
 def _arms(study: Study, graph: Graph, seed: int) -> list[Arm]:
     items, folder = graph.items_frame(), study.shared / "items"
     made = {
-        "a tenth missing": hidden(items, chosen(len(items), 0.1, seed)),
+        DEALT: permuted(items, seed),
         HALF: hidden(items, chosen(len(items), 0.5, seed)),
+        "a tenth missing": hidden(items, chosen(len(items), 0.1, seed)),
         "all missing": hidden(items, np.ones(len(items), np.bool_)),
         "half boilerplate": boilerplate(items, chosen(len(items), 0.5, seed)),
-        DEALT: permuted(items, seed),
     }
     words = {
         name: write_items(frame, folder / f"{name.replace(' ', '-')}.parquet")
         for name, frame in made.items()
     }
-    arms = [ALL_TEXTS, *(Arm(name, "recmind", (word,)) for name, word in words.items())]
-    arms += [
+    changed = [Arm(name, "recmind", (word,)) for name, word in words.items()]
+    others = [
         Arm(name, "recmind", (words[HALF], f"model.missing_text={kind}"))
         for name, kind in STAND_INS.items()
         if name != HALF
     ]
-    return [*arms, Arm("LightGCN", "lightgcn")]
+    return [ALL_TEXTS, Arm("LightGCN", "lightgcn"), *changed, *others]
 
 
 def _overall(

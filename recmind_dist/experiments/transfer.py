@@ -73,7 +73,8 @@ def transfer(study: Study) -> Findings:
     notes = how_made(list(found.values()), study.seeds)
     notes.append(f"Source: {source.config.dataset.name}, {source.config.train.epochs} epochs.")
     title = f"From {source.config.dataset.name} to {config.dataset.name}"
-    findings = Findings("transfer", title, CLAIM, answer, tables, notes, follows)
+    data = config.dataset.name
+    findings = Findings("transfer", title, CLAIM, answer, tables, notes, follows, data)
     bars = {"all items": gains}
     findings.write(study.home, lambda: draw_bars(bars, title, f"{metric} over scratch, %"))
     return findings

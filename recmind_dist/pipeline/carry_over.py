@@ -70,10 +70,7 @@ def _embed(
     config: RunConfig, run: RunDirectory, texts: Texts, previous: PreviousRun, say: Say
 ) -> TextStore:
     """The vectors of all texts: those of unchanged ones from the run before."""
-    cache, adapter = config.cache_dir / config.dataset.name, _copied_adapter(run, previous)
-    path = store_path(texts, config.text, cache, adapter)
-    if num_shards_if_complete(texts, config.text, path, adapter) is not None:
-        return TextStore.open(path)
+    adapter = _copied_adapter(run, previous)
     before = _embedded(config, previous, adapter)
     if before is None:
         return TextStore.open(embed(config, texts, adapter, say).path)
@@ -85,11 +82,14 @@ def embed_beside(
 ) -> TextStore:
     """The vectors of all texts: those that `before` has are copied, whatever their row."""
     cache, sources = config.cache_dir / config.dataset.name, [before]
+    path = store_path(texts, config.text, cache, adapter)
+    if num_shards_if_complete(texts, config.text, path, adapter) is not None:
+        return TextStore.open(path)
     lacking = texts_to_embed(texts, before)
     delta = embed(config, lacking, adapter, _silent).path if lacking.count else None
     if delta is not None:
         sources.append(EmbeddedTexts(lacking, TextStore.open(delta)))
-    path = gather_vectors(texts, config.text, cache, sources, adapter)
+    gather_vectors(texts, config.text, cache, sources, adapter)
     if delta not in (None, path):
         remove_store(delta)
     say(f"text vectors: {texts.count - lacking.count} kept, {lacking.count} new")
