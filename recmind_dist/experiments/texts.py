@@ -1,12 +1,11 @@
 """When texts hurt: texts that are missing, alike or of other items, and whether gates notice."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from recmind_dist.evaluation.significance import MIN_SEEDS, Comparison
-from recmind_dist.experiments.comparison import compare, share_of_gain, spread, verdict_of
+from recmind_dist.experiments.comparison import Users, compare, share_of_gain, spread, verdict_of
 from recmind_dist.experiments.figures import draw_bars
 from recmind_dist.experiments.findings import (
     Findings,
@@ -35,7 +34,7 @@ CLAIM = (
 ALL_TEXTS = Arm("all texts", "recmind", ("checkpoint.keep_best=10",))
 """Keeps a checkpoint of every validation, which say how gates move over training."""
 DEALT = "texts dealt anew"
-HALF = "half missing"
+HALF, NONE = "half missing", "all missing"
 STAND_INS = {HALF: "network", f"{HALF}, neighbours": "neighbours", f"{HALF}, zeros": "zeros"}
 LEAST = 0.9
 """Share of the gain that is to stay on items that kept their texts while half were hidden."""
@@ -52,16 +51,17 @@ def texts(study: Study) -> Findings:
     lost = chosen(graph.num_items, 0.5, config.graph.seed)
     found = {arm.name: arm for arm in study.run(_arms(study, graph, config.graph.seed), True)}
     metric = config.evaluation.metric
-    overall, gains = _overall(found, metric)
+    overall, gains, over_none = _overall(found, metric)
     by_text, kept, beats = _by_text(found, metric, _users_of(graph, ~lost), _users_of(graph, lost))
     dealt = gains[DEALT]
     answer = (
-        f"{DEALT}: RecMind against LightGCN {verdict_of(dealt)}; half of the texts missing: "
-        f"{kept}; on items that lost theirs {beats}."
+        f"{DEALT}: RecMind against LightGCN {verdict_of(dealt)}, against itself without texts "
+        f"{verdict_of(over_none[DEALT])}; half of the texts missing: {kept}; on items that lost "
+        f"theirs {beats}."
     )
     notes = how_made(list(found.values()), study.seeds)
     title, label = "When texts are missing, alike or wrong", f"{metric} over LightGCN, %"
-    follows = _follows(gains)
+    follows = _follows(over_none)
     data = config.dataset.name
     findings = Findings("texts", title, CLAIM, answer, [overall, by_text], notes, follows, data)
     bars = {name: _percent(gain) for name, gain in gains.items()}
@@ -75,7 +75,7 @@ def _arms(study: Study, graph: Graph, seed: int) -> list[Arm]:
         DEALT: permuted(items, seed),
         HALF: hidden(items, chosen(len(items), 0.5, seed)),
         "a tenth missing": hidden(items, chosen(len(items), 0.1, seed)),
-        "all missing": hidden(items, np.ones(len(items), np.bool_)),
+        NONE: hidden(items, np.ones(len(items), np.bool_)),
         "half boilerplate": boilerplate(items, chosen(len(items), 0.5, seed)),
     }
     words = {
@@ -91,27 +91,31 @@ def _arms(study: Study, graph: Graph, seed: int) -> list[Arm]:
     return [ALL_TEXTS, Arm("LightGCN", "lightgcn"), *changed, *others]
 
 
-def _overall(
-    found: dict[str, ArmRuns], metric: str
-) -> tuple[TableOf, dict[str, Comparison | None]]:
-    """Every set of texts against LightGCN, and what language has to do with its scores."""
-    graph_alone = found["LightGCN"].runs
+Gains = dict[str, Comparison | None]
+
+
+def _overall(found: dict[str, ArmRuns], metric: str) -> tuple[TableOf, Gains, Gains]:
+    """Every set of texts against LightGCN and against RecMind without texts, and what language has
+    to do with its scores.
+    """
+    gains, over_none = (
+        {name: _pair(found, name, other, metric) for name in found} for other in ("LightGCN", NONE)
+    )
     rows: list[list[Any]] = []
-    gains = {}
     for name, arm in found.items():
-        over = compare(arm.runs, graph_alone, metric) if arm.runs and graph_alone else None
         row = [name, len(arm.runs), *spread(arm.runs, metric)]
-        if name == "LightGCN":
-            rows.append([*row, None, None, "", None])
-            continue
-        gains[name] = over
-        rows.append([*row, *gain_and_interval(over), verdict_of(over), _language(arm)])
-    headers = ("texts", "runs", metric, "sd", "over LightGCN", "interval", "seen", "language")
+        for own, over in (("LightGCN", gains[name]), (NONE, over_none[name])):
+            row += ["", "", ""] if name == own else [*gain_and_interval(over), verdict_of(over)]
+        rows.append([*row, None if name == "LightGCN" else _language(arm)])
+    headers = (
+        *("texts", "runs", metric, "sd", "over LightGCN", "interval", "seen"),
+        *("over no texts", "its interval", "is it so", "language"),
+    )
     caption = (
         "## All items; language: its share, without the bias, of what lifts held-out items above "
         "the catalogue"
     )
-    return TableOf(caption, headers, rows), gains
+    return TableOf(caption, headers, rows), gains, over_none
 
 
 def _by_text(
@@ -123,7 +127,7 @@ def _by_text(
     for name in ("all texts", *STAND_INS):
         for which, users in (("kept", kept_U), ("lost", lost_U)):
             runs = found[name].runs
-            over = compare(runs, graph_alone, metric, users) if runs and graph_alone else None
+            over = _pair(found, name, "LightGCN", metric, users)
             stays = share_of_gain(runs, full, graph_alone, metric, users)
             share = None if stays is None else f"{100 * stays[0]:.0f} %"
             ends = None if stays is None else f"{100 * stays[1]:.0f} … {100 * stays[2]:.0f} %"
@@ -153,7 +157,7 @@ def _by_text(
 
 
 def _pair(
-    found: dict[str, ArmRuns], a: str, b: str, metric: str, users: BoolArray
+    found: dict[str, ArmRuns], a: str, b: str, metric: str, users: Users = "users"
 ) -> Comparison | None:
     ours, theirs = found[a].runs, found[b].runs
     return compare(ours, theirs, metric, users) if ours and theirs else None
@@ -171,25 +175,21 @@ def _users_of(graph: Graph, items_I: BoolArray) -> BoolArray:
 
 def _language(arm: ArmRuns) -> float | None:
     """Mean over seeds."""
-    shares = [
-        margins.language(0, margins.highest)
-        for margins in (margins_of(best_model(run)) for run in arm.runs)
-    ]
+    shares = [margins_of(best_model(run)).language() for run in arm.runs]
     known = [share for share in shares if share is not None]
     return float(np.mean(known)) if known else None
 
 
-def _follows(gains: dict[str, Comparison | None]) -> str:
-    below = _names(gains, lambda one: one.significant and one.a < one.b)
-    above = _names(gains, lambda one: one.significant and one.a > one.b)
+def _follows(over_none: Gains) -> str:
+    """Of each set of texts against none."""
+    sure = {name: one for name, one in over_none.items() if one is not None and one.significant}
+    sure.pop("LightGCN", None)
+    below = [name for name, one in sure.items() if one.a < one.b]
+    above = [name for name, one in sure.items() if one.a > one.b]
     if below:
-        return f"texts hurt here where they are: {', '.join(below)}; leave them out there."
-    sentence = "no texts, however bad, put RecMind below LightGCN here"
-    return f"{sentence}; they pay with: {', '.join(above) or 'none of these sets'}."
-
-
-def _names(gains: dict[str, Comparison | None], wanted: Any) -> Sequence[str]:
-    return [name for name, one in gains.items() if one is not None and wanted(one)]
+        return f"texts cost here where they are: {', '.join(below)}; leave them out there."
+    pays = f"a sure gain with: {', '.join(above)}" if above else "no sure gain with any"
+    return f"no texts, however bad, put RecMind below itself without any here; {pays}."
 
 
 def _percent(found: Comparison | None) -> tuple[float | None, float | None, float | None]:
