@@ -37,6 +37,7 @@ from recmind_dist.experiments.runs import Arm, ArmRuns
 from recmind_dist.experiments.texts import ALL_TEXTS, DEALT
 from recmind_dist.experiments.view_shares import ViewMargins, best_model, margins_of
 from recmind_dist.graph import Graph
+from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.report import RunDirectory
 from recmind_dist.training.evaluate import gather_per_user, load_best, read_run, write_per_user
@@ -46,6 +47,8 @@ from recmind_dist.training.moved import read_inputs
 from recmind_dist.training.state import Cursor
 
 CLAIM = "gates lean on language where the graph knows little, and on the graph where it is warm."
+VIEWS = ("graph", "text", "content")
+Leans = dict[str, float]
 SHUFFLED = "degrees shuffled when ranking"
 MISLED = "popular items misled"
 MISLED_SHARE = 0.1
@@ -60,16 +63,17 @@ def gate(study: Study) -> Findings:
         DataError: the data set has no texts.
     """
     config, graph = study.graph()
-    if config.model.kind != "recmind":
-        raise ConfigError(
-            f"model.kind {config.model.kind}: shares of views are of model.kind: recmind, whose "
-            "score is a sum over views: use `recmind experiment probe`"
-        )
     refuse_without_texts(graph, config)
+    if not (isinstance(config.model, RecMindSettings) and config.model.content_view):
+        raise ConfigError(
+            f"model.kind {config.model.kind}: shares of views are of model.kind: recmind with "
+            "model.content_view, whose score is a sum over three views: use `recmind experiment "
+            "probe`"
+        )
     found = study.run(_arms(study, graph, config.graph.seed), shared=True)
     plain = found[0]
     margins = {arm.name: [margins_of(best_model(run)) for run in arm.runs] for arm in found}
-    leans = {name: [_number(one.lean()) for one in rows] for name, rows in margins.items()}
+    leans = {name: [one.leans() for one in rows] for name, rows in margins.items()}
     tables = [
         _signs(found, leans),
         _shares(margins),
@@ -101,9 +105,9 @@ def _arms(study: Study, graph: Graph, seed: int) -> list[Arm]:
     ]
 
 
-def _signs(found: Sequence[ArmRuns], leans: dict[str, list[float]]) -> TableOf:
-    """By seed: how γ goes with degree, and how language's share does."""
-    rows = []
+def _signs(found: Sequence[ArmRuns], leans: dict[str, list[Leans]]) -> TableOf:
+    """By seed: how γ goes with degree, and how each view's share does."""
+    rows: list[list[Any]] = []
     for arm in found:
         for run, lean in zip(arm.runs, leans[arm.name], strict=True):
             results = run.read_results()
@@ -111,11 +115,14 @@ def _signs(found: Sequence[ArmRuns], leans: dict[str, list[float]]) -> TableOf:
                 row["side"]: row["spearman"] for row in results["gate"] if "spearman" in row
             }
             sides = [spearman.get(side) for side in ("user", "item")]
-            rows.append([arm.name, results["seed"], *sides, lean])
-    headers = ("model", "seed", "Spearman(γ, degree), users", "items", "language, cold less warm")
+            rows.append([arm.name, results["seed"], *sides, *(lean.get(view) for view in VIEWS)])
+    headers = (
+        *("model", "seed", "Spearman(γ, degree), users", "items"),
+        *(f"{view}, cold less warm" for view in VIEWS),
+    )
     caption = (
-        "## By seed: γ of the graph, and language's share on the half of the held-out pairs with "
-        "items of lower degree less that on the others"
+        "## By seed: γ of the graph, and each view's share on the quarter of the held-out pairs "
+        "with items of the lowest degrees less that on the quarter of the highest"
     )
     return TableOf(caption, headers, rows)
 
@@ -123,23 +130,22 @@ def _signs(found: Sequence[ArmRuns], leans: dict[str, list[float]]) -> TableOf:
 def _shares(margins: dict[str, list[ViewMargins]]) -> TableOf:
     rows = []
     for name, of_runs in margins.items():
-        for degree, shares in _mean_shares(of_runs).items():
-            rows.append([name, degree, *(shares.get(view) for view in _views(of_runs))])
-    views = next((_views(of_runs) for of_runs in margins.values() if of_runs), [])
-    caption = "## Share of each view in what lifts held-out items above the catalogue, by degree"
-    return TableOf(caption, ("model", "degree", *views), rows)
-
-
-def _views(of_runs: Sequence[ViewMargins]) -> list[str]:
-    return list(of_runs[0].margins) if of_runs else []
+        for degree, row in _mean_shares(of_runs).items():
+            shares = [row.get(view) for view in VIEWS]
+            rows.append([name, degree, int(row["pairs"]), *shares])
+    caption = (
+        "## Share of each view in what lifts held-out items above the catalogue, by degree, "
+        "without the bias, mean over seeds"
+    )
+    return TableOf(caption, ("model", "degree", "pairs", *VIEWS), rows)
 
 
 def _mean_shares(of_runs: Sequence[ViewMargins]) -> dict[str, dict[str, float]]:
-    """By bin and view, the mean over runs."""
+    """By bin and column, the mean over runs."""
     bins = [one.by_bin() for one in of_runs]
     names = list(bins[0]) if bins else []
     return {
-        name: {view: float(np.mean([b[name][view] for b in bins])) for view in bins[0][name]}
+        name: {key: float(np.mean([b[name][key] for b in bins])) for key in bins[0][name]}
         for name in names
     }
 
@@ -200,11 +206,11 @@ def _over_training(runs: Sequence[RunDirectory]) -> TableOf:
             model.load_for_inference(checkpoint)
             margins, gamma = margins_of(model), model.final_embeddings().gamma[0]
             users, items = gamma[: model.graph.num_users], gamma[model.graph.num_users :]
-            epoch = Cursor.from_info(checkpoint.info).epoch
+            epoch, shares = Cursor.from_info(checkpoint.info).epoch, margins.shares()
             means = float(users.mean()), float(items.mean())
-            rows.append([epoch, *means, margins.language(), margins.lean()])
-    headers = ("epoch", "γ of users", "γ of items", "language", "language, cold less warm")
-    return TableOf("## Over training, first seed, mean over nodes", headers, rows)
+            rows.append([epoch, *means, *(shares.get(view) for view in VIEWS)])
+    headers = ("epoch", "γ of users", "γ of items", *VIEWS)
+    return TableOf("## Over training, first seed: means over nodes, shares", headers, rows)
 
 
 def _by_epoch(run: RunDirectory) -> list[Checkpoint]:
@@ -216,27 +222,24 @@ def _by_epoch(run: RunDirectory) -> list[Checkpoint]:
 def _points(of_runs: Sequence[ViewMargins]) -> dict[str, list[tuple[str, float, float, float]]]:
     """By view, points (bin, share, share, share) of `draw_bins`."""
     shares = _mean_shares(of_runs)
-    return {
-        view: [(name, row[view], row[view], row[view]) for name, row in shares.items()]
-        for view in _views(of_runs)
-    }
+    return {view: [(name, *(row[view],) * 3) for name, row in shares.items()] for view in VIEWS}
 
 
-def _sentences(leans: list[float], seeds: int) -> tuple[str, str]:
+def _sentences(leans: list[Leans], seeds: int) -> tuple[str, str]:
     """What was seen, and what follows."""
-    up, known = sum(lean > 0 for lean in leans), sum(lean != 0 for lean in leans)
     few = "" if seeds >= MIN_SEEDS else f" (not significant: {seeds} of {MIN_SEEDS} seeds)"
-    numbers = ", ".join(f"{lean:+.3f}" for lean in leans)
-    answer = (
-        f"language's share is larger on items of lower degree in {up} of {len(leans)} seeds "
-        f"({numbers}){few}."
-    )
-    if known and up == len(leans):
+    said, signs = [], {}
+    for view in VIEWS:
+        numbers = [lean.get(view, 0.0) for lean in leans]
+        signs[view] = {int(np.sign(number)) for number in numbers}
+        sure = "the same sign on every seed" if len(signs[view]) == 1 else "no one sign"
+        said.append(f"{view} {' '.join(f'{number:+.3f}' for number in numbers)}, {sure}")
+    answer = f"share on cold items less that on warm ones: {'; '.join(said)}{few}."
+    if signs["content"] == {1} and signs["graph"] == {-1}:
         return answer, "language speaks where it is cold and the graph where it is warm, here too."
-    if known and up == 0:
-        return answer, "language speaks less where it is cold here: texts say little of cold items."
-    return answer, "here the share of language does not go with degree: seeds do not agree."
-
-
-def _number(value: float | None) -> float:
-    return 0.0 if value is None else value
+    if signs["content"] == {1}:
+        return answer, (
+            "what texts say by themselves counts where it is cold; the text view, which is trained "
+            "on interactions as the graph view is, does not, so keep model.content_view."
+        )
+    return answer, "here the share of language does not fall with degree."

@@ -175,7 +175,7 @@ def _users_of(graph: Graph, items_I: BoolArray) -> BoolArray:
 
 def _language(arm: ArmRuns) -> float | None:
     """Mean over seeds."""
-    shares = [margins_of(best_model(run)).language() for run in arm.runs]
+    shares = [margins_of(best_model(run)).language for run in arm.runs]
     known = [share for share in shares if share is not None]
     return float(np.mean(known)) if known else None
 

@@ -38,40 +38,41 @@ class ViewMargins:
     degree: IntArray
     margins: dict[str, Float64Array]
 
-    def shares(self, low: int, high: int) -> dict[str, float]:
-        """Each view's share of the margin of items of these degrees; they sum to one. Empty where
-        there are no such items.
+    def shares(self, low: float = 0, high: float = np.inf) -> dict[str, float]:
+        """Each view's share of what all views, without the bias, add for items of these degrees;
+        they sum to one. Empty where there are no such items.
         """
         here = (self.degree >= low) & (self.degree <= high)
-        if not here.any():
-            return {}
-        sums = {name: float(margin[here].sum()) for name, margin in self.margins.items()}
-        return {name: value / sum(sums.values()) for name, value in sums.items()}
-
-    def language(self, low: int = 0, high: int | None = None) -> float | None:
-        """Language's share of what graph and language add, without the bias."""
-        shares = self.shares(low, self.highest if high is None else high)
-        graph = shares.get("graph", 0.0)
-        both = sum(value for name, value in shares.items() if name != BIAS)
-        return (both - graph) / both if both else None
-
-    def lean(self) -> float | None:
-        """Language's share on the half of the pairs with items of lower degree, less that on the
-        others: above 0 where language speaks for what is cold.
-        """
-        middle = int(np.median(self.degree)) if len(self.degree) else 0
-        cold, warm = self.language(0, middle), self.language(middle + 1)
-        return None if cold is None or warm is None else cold - warm
+        views = {name: margin for name, margin in self.margins.items() if name != BIAS}
+        sums = {name: float(margin[here].sum()) for name, margin in views.items()}
+        whole = sum(sums.values())
+        return {name: value / whole for name, value in sums.items()} if whole else {}
 
     @property
-    def highest(self) -> int:
-        """The highest degree of a held-out item."""
-        return int(self.degree.max(initial=0))
+    def language(self) -> float | None:
+        """The share of text and content; None without held-out pairs."""
+        shares = self.shares()
+        return 1.0 - shares["graph"] if shares else None
+
+    def leans(self) -> dict[str, float]:
+        """Each view's share on the quarter of the pairs with items of the lowest degrees less that
+        on the quarter of the highest; above 0 where it speaks for what is cold. Empty where items
+        are all of one degree.
+        """
+        if not len(self.degree) or self.degree.min() == self.degree.max():
+            return {}
+        first, third = np.quantile(self.degree, (0.25, 0.75))
+        cold, warm = self.shares(high=first), self.shares(low=third)
+        return {name: share - warm[name] for name, share in cold.items()} if warm else {}
 
     def by_bin(self) -> dict[str, dict[str, float]]:
-        """`shares` of each degree bin that has items."""
-        rows = {name: self.shares(low, high) for name, low, high in degree_bins(self.highest)}
-        return {name: row for name, row in rows.items() if row}
+        """`shares` of each degree bin that has items, after the number of its "pairs"."""
+        rows = {}
+        for name, low, high in degree_bins(int(self.degree.max(initial=0))):
+            pairs = int(((self.degree >= low) & (self.degree <= high)).sum())
+            if pairs:
+                rows[name] = {"pairs": pairs, **self.shares(low, high)}
+        return rows
 
 
 def best_model(run: RunDirectory) -> ModelShard:
