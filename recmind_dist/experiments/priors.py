@@ -6,7 +6,6 @@ Legend: I items, T text dims, D embedding dims.
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +33,16 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextEncoder, TextStore, build_texts
 from recmind_dist.text.attention import CAUSAL
 from recmind_dist.text.columns import take
+from recmind_dist.text.template import Template
+from recmind_dist.text.word_fields import word_fields
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.moved import read_inputs
 
 CLAIM = "a prior from an instruction-tuned language model, adapted by alignment, ranks better."
 PROMPT = 'This item: "{text}" means in one word:'
-ADAPTED = (
-    "text.lora={r: 8, last_layers: 2, texts_per_step: 16}",
-    "alignment.weight=0.02",
-    "train.warmup_epochs=1",
-)
+ALIGNED = ("alignment.weight=0.02", "train.warmup_epochs=1")
+"""Of all models here, so that adapters are all that a frozen and an adapted one differ in."""
+ADAPTED = "text.lora={r: 8, last_layers: 2, texts_per_step: 16}"
 NEIGHBOURS = 10
 TIMED_TEXTS = 64
 
@@ -58,7 +57,7 @@ def priors(study: Study) -> Findings:
     refuse_without_texts(graph, config)
     arms = _arms([Path(config.text.model), *study.encoders])
     found = study.run(arms)
-    alone = study.run([_text_only(arm) for arm in arms if ADAPTED[0] not in arm.overrides])
+    alone = study.run([_text_only(arm) for arm in arms if ADAPTED not in arm.overrides])
     metric = config.evaluation.metric
     tables = [
         _rankings(found, alone, metric),
@@ -79,7 +78,7 @@ def priors(study: Study) -> Findings:
     follows = (
         f"take {' or '.join(best)} here." if best else f"no prior here is better than {first.name}."
     )
-    notes = how_made(found, study.seeds)
+    notes = [*how_made(found, study.seeds), f"All with {' '.join(ALIGNED)}."]
     title = "Which language model to take"
     data = config.dataset.name
     findings = Findings("priors", title, CLAIM, answer, tables, notes, follows, data)
@@ -101,7 +100,9 @@ def _arms(encoders: Sequence[Path]) -> list[Arm]:
                 f"{path.name}, bare": (*model, "text.prompt=null"),
             }
         for name, way in ways.items():
-            arms += [Arm(name, "recmind", way), Arm(f"{name}, adapted", "recmind", way + ADAPTED)]
+            words = way + ALIGNED
+            arms.append(Arm(name, "recmind", words))
+            arms.append(Arm(f"{name}, adapted", "recmind", (*words, ADAPTED)))
     return arms
 
 
@@ -113,7 +114,8 @@ def _is_decoder(path: Path) -> bool:
 
 
 def _text_only(arm: Arm) -> Arm:
-    return replace(arm, name=f"{arm.name}, texts alone", variant="text_only")
+    words = tuple(word for word in arm.overrides if word.startswith("text."))
+    return Arm(f"{arm.name}, texts alone", "text_only", words)
 
 
 def _rankings(found: Sequence[ArmRuns], alone: Sequence[ArmRuns], metric: str) -> TableOf:
@@ -185,9 +187,6 @@ def coherence(vectors_IT: Tensor, categories: Sequence[set[str]]) -> tuple[float
 
 def _categories(graph: Graph, config: RunConfig) -> list[set[str]]:
     """By item, the parts of its last field that is no title; empty without one."""
-    from recmind_dist.text.template import Template
-    from recmind_dist.text.word_fields import word_fields
-
     items = graph.items_frame()
     template, fields = config.text.item_template, word_fields(items)
     named = Template.parse(template).fields if template else fields

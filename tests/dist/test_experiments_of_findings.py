@@ -1,5 +1,5 @@
-"""A model of one small shop on another: the whole experiment, in processes, with a real language
-model.
+"""What the paper leaves open, on two small shops: whole experiments, in processes, with a real
+language model.
 """
 
 from pathlib import Path
@@ -11,6 +11,8 @@ import torch
 from recmind_dist.checkpoint.reader import Checkpoint, candidates, open_checkpoint
 from recmind_dist.errors import ConfigError
 from recmind_dist.experiments.findings import Findings, Study
+from recmind_dist.experiments.gate import gate
+from recmind_dist.experiments.priors import priors
 from recmind_dist.experiments.runs import Arm, Configure, run_arms
 from recmind_dist.experiments.transfer import transfer
 from recmind_dist.report import RunDirectory
@@ -18,7 +20,7 @@ from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.state import Cursor
 from tests.dist.test_update import embed_here, words_of, write_items, write_log
-from tests.tiny_language_model import make_bert
+from tests.tiny_language_model import make_bert, make_llama
 
 pytestmark = pytest.mark.dist_slow
 USERS, ITEMS, EVENTS = 30, 20, 6
@@ -118,6 +120,47 @@ def test_a_source_of_another_width_or_prompt_is_refused_by_its_key(
         with pytest.raises(ConfigError, match=sentence):
             transfer(study)
     assert not (source.parents[1] / "refused").exists()
+
+
+@pytest.mark.timeout(600)
+def test_gates_are_told_by_shares_of_views(shops: tuple[Path, Configure]) -> None:
+    source, configure = shops
+    home = source.parents[1] / "experiment-gate"
+    findings = gate(Study(configure, home, seeds=1, jobs=1))
+    signs, shares, rankings, gammas, over_training = findings.tables
+    models = ["all texts", "no degree input", "texts dealt anew", "popular items misled"]
+    assert [row[0] for row in signs.rows] == models
+    assert signs.rows[1][2:4] == [None, None]  # γ is constant
+    for row in shares.rows:
+        assert sum(row[3:]) == pytest.approx(1)
+    assert [row[0] for row in rankings.rows] == [*models[1:], "degrees shuffled when ranking"]
+    assert {row[1] for row in gammas.rows} == {"user", "item"}
+    assert [row[0] for row in over_training.rows] == [0, 1, 2, 3, 4]
+    assert "(not significant: 1 of 3 seeds)" in findings.answer
+    for name in ("table.md", "table.json", "figure.png"):
+        assert (home / name).is_file()
+
+
+@pytest.mark.timeout(900)
+def test_encoders_and_prompts_are_compared_frozen_and_adapted(
+    shops: tuple[Path, Configure], ray_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, configure = shops
+    monkeypatch.setenv("RAY_TMPDIR", str(ray_home))
+    home = source.parents[1]
+    make_llama(home / "llama")
+    study = Study(configure, home / "experiment-priors", 1, 1, encoders=(home / "llama",))
+    findings = priors(study)
+    rankings, vectors = findings.tables
+    frozen = ["bert", "llama, prompt", "llama, bare"]
+    everything = [name for way in frozen for name in (way, f"{way}, adapted")]
+    assert [row[0] for row in vectors.rows] == everything
+    alone = [f"{name}, texts alone" for name in frozen]
+    assert [row[0] for row in rankings.rows] == [*everything, *alone]
+    for row in vectors.rows:
+        assert (row[1] is None) == row[0].endswith("adapted")
+        assert row[4] >= 0  # alignment
+        assert row[5] <= 0  # uniformity
 
 
 def kept(run: RunDirectory) -> list[Checkpoint]:
