@@ -91,7 +91,7 @@ def _arms(encoders: Sequence[Path]) -> list[Arm]:
     """Each encoder bare, a decoder with a prompt too, and all of these adapted."""
     arms = []
     for path in encoders:
-        model = (f"text.model='{path}'", "text.model_sha256=null")
+        model: tuple[str, ...] = (f"text.model='{path}'", "text.model_sha256=null")
         ways: dict[str, tuple[str, ...]] = {path.name: (*model, "text.prompt=null")}
         if _is_decoder(path):
             model = (*model, "text.pooling=last")
