@@ -139,21 +139,29 @@ def _by_text(
     )
     caption = "## Half of the texts hidden: items that kept theirs, items that lost theirs"
     stays = share_of_gain(found[HALF].runs, full, graph_alone, metric, kept_U)
-    if stays is None:
-        kept = "no gain to keep"
-    else:
-        few = "" if len(full) >= MIN_SEEDS else f" ({len(full)} of {MIN_SEEDS} seeds)"
-        word = "at least" if stays[0] >= LEAST else "less than"
-        kept = (
-            f"{word} {100 * LEAST:.0f} % of the gain stays on items that kept theirs{few}: "
-            f"{100 * stays[0]:.0f} % ({100 * stays[1]:.0f} … {100 * stays[2]:.0f})"
-        )
+    kept = _how_much_stays(stays, min(len(full), len(found[HALF].runs), len(graph_alone)))
     against = [
         f"{name.removeprefix(f'{HALF}, ')} {verdict_of(_pair(found, HALF, name, metric, lost_U))}"
         for name in STAND_INS
         if name != HALF
     ]
     return TableOf(caption, headers, rows), kept, f"the network against {', '.join(against)}"
+
+
+def _how_much_stays(stays: tuple[float, float, float] | None, seeds: int) -> str:
+    """Of the gain of all texts, where half are hidden, on items that kept theirs."""
+    if stays is None:
+        return "no gain to keep"
+    share, low, high = stays
+    sure = "neither shown nor refuted"
+    if seeds < MIN_SEEDS:
+        sure = f"not significant, {seeds} of {MIN_SEEDS} seeds"
+    elif low >= LEAST or high < LEAST:
+        sure = "shown" if low >= LEAST else "refuted"
+    return (
+        f"{100 * share:.0f} % ({100 * low:.0f} … {100 * high:.0f}) of the gain stays on items that "
+        f"kept theirs, and that it is at least {100 * LEAST:.0f} % is {sure}"
+    )
 
 
 def _pair(
@@ -189,7 +197,7 @@ def _follows(over_none: Gains) -> str:
     if below:
         return f"texts cost here where they are: {', '.join(below)}; leave them out there."
     pays = f"a sure gain with: {', '.join(above)}" if above else "no sure gain with any"
-    return f"no texts, however bad, put RecMind below itself without any here; {pays}."
+    return f"no measured texts put RecMind below itself without any here; {pays}."
 
 
 def _percent(found: Comparison | None) -> tuple[float | None, float | None, float | None]:
