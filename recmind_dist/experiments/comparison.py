@@ -15,11 +15,14 @@ from recmind_dist.report.metric_names import metric_label
 from recmind_dist.report.results import FOLDED
 from recmind_dist.report.tables import COLD, Evidence
 from recmind_dist.storage import check_seal
-from recmind_dist.types import IntArray
+from recmind_dist.types import BoolArray, IntArray
 
 MACRO_LOW = (0, 1, 4, 8, 16)
 """Lowest degree of each stratum of the macro-average: 0, 1–3, 4–7, 8–15, 16 and more."""
+RESAMPLES = 2000
 Over = Literal["users", "cold", "strata"]
+Users = Over | BoolArray
+"""Who counts; an array says it of every user of the graph, [U]."""
 
 
 def read_users(
@@ -51,13 +54,14 @@ def compare(
     a: Sequence[RunDirectory],
     b: Sequence[RunDirectory],
     metric: str,
-    over: Over = "users",
+    over: Users = "users",
 ) -> Comparison | None:
     """Compares model a with model b.
 
     Args:
         metric: `folded_recall@20` is of histories with the validation item.
-        over: all users, those of cold items (degree ≤ 3), or the macro-average over strata
+        over: all users, those of cold items (degree ≤ 3), the macro-average over strata, or
+            those that an array says
     Returns:
         None if there are no degrees (some user has several held-out items), or no cold items.
     """
@@ -68,7 +72,11 @@ def compare(
             f"{b[0].per_user}: other users than {a[0].per_user}: compare runs of one data set"
         )
     groups = None
-    if over != "users":
+    if isinstance(over, np.ndarray):
+        groups = np.where(over[users], 0, -1)
+        if not over[users].any():
+            return None
+    elif over != "users":
         if degree is None or not len(degree):
             return None
         groups = np.where(degree <= COLD_MAX, 0, -1)
@@ -77,6 +85,40 @@ def compare(
         if not (groups >= 0).any():
             return None
     return paired_bootstrap(a_SU, b_SU, groups_U=groups)
+
+
+def share_of_gain(
+    a: Sequence[RunDirectory],
+    full: Sequence[RunDirectory],
+    base: Sequence[RunDirectory],
+    metric: str,
+    users_U: BoolArray,
+) -> tuple[float, float, float] | None:
+    """The share that model a has of the gain of `full` over `base`, (a − base) / (full − base), and
+    its 95 % interval: users, the same for all three, and seeds are drawn with replacement.
+
+    Args:
+        users_U: which users of the graph count, [U].
+    Returns:
+        None where `full` gains nothing, or there are no runs or no such users.
+    """
+    if not (a and full and base):
+        return None
+    metrics, users, _ = zip(*(read_users(runs, metric) for runs in (a, full, base)), strict=True)
+    counted = [values[:, users_U[users[0]]] for values in metrics]
+    if not counted[0].shape[1]:
+        return None
+    mine, whole, least = (float(values.mean()) for values in counted)
+    if whole <= least:
+        return None
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(RESAMPLES):
+        who = rng.integers(0, counted[0].shape[1], counted[0].shape[1])
+        one, all_, none = (v[rng.integers(0, len(v), len(v))][:, who].mean() for v in counted)
+        drawn.append((one - none) / (all_ - none) if all_ > none else np.nan)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return (mine - least) / (whole - least), float(low), float(high)
 
 
 def gain_line(ours: RunDirectory, theirs: RunDirectory, metrics: Sequence[str]) -> str:
@@ -152,6 +194,15 @@ def seen(found: Comparison | None, expected: Literal["above", "below"]) -> str:
     if not found.significant:
         return found.verdict
     return "yes" if (found.a > found.b) == (expected == "above") else "no, the opposite"
+
+
+def verdict_of(found: Comparison | None) -> str:
+    """ "above (p = …)", "below (…)" or "not significant (…)"."""
+    if found is None:
+        return "not measured"
+    if not found.significant:
+        return found.verdict
+    return f"{'above' if found.a > found.b else 'below'} ({found.verdict})"
 
 
 def spread(

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recmind_dist.experiments.runs import ArmRuns, Configure, run_arms
+from recmind_dist.evaluation.significance import Comparison
+from recmind_dist.experiments.runs import Arm, ArmRuns, Configure, run_arms, say_nothing
+from recmind_dist.graph import Graph
+from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report.metrics_log import plain
 from recmind_dist.report.tables import markdown_table
+from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import write_bytes, write_json
 from recmind_dist.types import Say
 
@@ -18,17 +22,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """The config that an experiment varies, its own directory, and how much to run."""
+    """The config that an experiment varies, its own directory, and how much to run.
+
+    Attributes:
+        source: a finished run, of the experiment that goes from one data set to another.
+        encoders: directories of language models beside the config's own.
+    """
 
     configure: Configure
     home: Path
     seeds: int = 3
     jobs: int = 2
     say: Say = print
+    source: Path | None = None
+    encoders: tuple[Path, ...] = ()
 
-    def run(self, arms: Sequence[Any]) -> list[ArmRuns]:
-        """See `run_arms`."""
-        return run_arms(arms, self.configure, self.home, self.seeds, self.jobs, self.say)
+    def run(self, arms: Sequence[Arm], shared: bool = False) -> list[ArmRuns]:
+        """See `run_arms`.
+
+        Args:
+            shared: in the folder of all experiments, where an arm of one name is one set of runs.
+        """
+        home = self.shared if shared else self.home
+        return run_arms(arms, self.configure, home, self.seeds, self.jobs, self.say)
+
+    @property
+    def shared(self) -> Path:
+        """<run_dir>/experiment-arms: runs that several experiments read, and their item files."""
+        return self.home.parent / "experiment-arms"
+
+    def graph(self) -> tuple[RunConfig, Graph]:
+        """The config as the data resolve it, and its graph."""
+        pipeline = Pipeline(self.configure("recmind", []), say_nothing)
+        graph = Graph.open(pipeline.prepare())
+        return pipeline.config, graph
 
 
 @dataclass(frozen=True)
@@ -50,7 +77,9 @@ class TableOf:
 
 @dataclass(frozen=True)
 class Findings:
-    """The outcome of one experiment. `claim` is what the paper expects, `answer` what was found."""
+    """The outcome of one experiment. `claim` is what the paper expects, `answer` what was found,
+    `follows` what to do about it.
+    """
 
     name: str
     title: str
@@ -58,6 +87,8 @@ class Findings:
     answer: str
     tables: list[TableOf]
     notes: list[str] = field(default_factory=list)
+    follows: str = ""
+    dataset: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As in table.json."""
@@ -68,6 +99,7 @@ class Findings:
         parts = [
             f"# {self.title}\n",
             f"The paper expects: {self.claim}\n\nSeen: {self.answer}\n",
+            *([f"What follows: {self.follows}\n"] if self.follows else []),
             "".join(f"- {note}\n" for note in self.notes),
             *(table.markdown() for table in self.tables),
         ]
@@ -99,3 +131,10 @@ def interval(low: float | None, high: float | None, percent: bool = True) -> str
     if low is None or high is None:
         return None
     return f"{100 * low:+.1f} … {100 * high:+.1f} %" if percent else f"{low:+.3f} … {high:+.3f}"
+
+
+def gain_and_interval(found: Comparison | None) -> tuple[str | None, str | None]:
+    """`+3.1 %` and `+1.2 … +5.0 %`; None where there is none."""
+    if found is None or found.gain is None:
+        return None, None
+    return f"{100 * found.gain:+.1f} %", interval(found.low, found.high)

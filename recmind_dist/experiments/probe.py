@@ -46,7 +46,7 @@ def probe(study: Study) -> Findings:
             row = [arm.name, layer, side, len(arm.runs), middle, ends, "above 0", verdict]
             spearman.append(row)
             points = []
-            for name, values in _by_bin(selected).items():
+            for name, values in by_bin(selected).items():
                 bins.append([arm.name, layer, side, name, *(values[c] for c in COLUMNS)])
                 points.append((name, values["median"], values["p10"], values["p90"]))
             panels.setdefault(f"{side}s, layer {layer}", {})[arm.name] = points
@@ -80,7 +80,7 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
     return "not significant"
 
 
-def _by_bin(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def by_bin(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     names = {row["degree_bin"] for row in rows if row.get("degree_bin")}
     means = {}
     for name in sorted(names, key=lambda name: int(name.partition("-")[0])):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recmind_dist.errors import TrainingError
 from recmind_dist.launch.in_process import leave_ray
+from recmind_dist.pipeline.carry_over import embed_beside
 from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline
@@ -17,7 +18,9 @@ from recmind_dist.pipeline.text_dtype import same_config
 from recmind_dist.pipeline.train import prepare_texts
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.text import store_path
+from recmind_dist.text import TextStore, store_path
+from recmind_dist.text.reuse import EmbeddedTexts
+from recmind_dist.text.source import encoder_key
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.types import Say
 
@@ -103,20 +106,27 @@ def embed_all(configs: Sequence[RunConfig], say: Say) -> list[RunConfig]:
 
     Returns: the configs as the data resolve them, which is what finished runs' directories hold.
     """
-    done: set[Path] = set()
+    done: dict[Path, EmbeddedTexts] = {}
+    first: dict[str, EmbeddedTexts] = {}
     resolved = []
     for given in configs:
-        pipeline = Pipeline(given, _nothing)
+        pipeline = Pipeline(given, say_nothing)
         graph = pipeline.prepare()
         config = pipeline.config
         resolved.append(config)
         texts = None if config.variant == "popularity" else prepare_texts(config, graph).texts
         if texts is None:
             continue
-        store = store_path(texts, config.text, config.cache_dir / config.dataset.name)
-        if store not in done:
-            done.add(store)
-            embed(config, texts, None, say)
+        path = store_path(texts, config.text, config.cache_dir / config.dataset.name)
+        if path in done:
+            continue
+        before = first.get(key := encoder_key(config.text))
+        if before is None or texts.count == 0:
+            store = TextStore.open(embed(config, texts, None, say).path)
+        else:  # arms that deal or hide texts have most of them in common
+            store = embed_beside(config, texts, before, say)
+        done[path] = EmbeddedTexts(texts, store)
+        first.setdefault(key, done[path])
     return resolved
 
 
@@ -158,12 +168,12 @@ def train_and_evaluate(values: dict[str, object]) -> tuple[str, float]:
     start = time.monotonic()
     config = RunConfig.model_validate(values)
     try:
-        run = train_in_process(config, _nothing)
-        Pipeline.of_run(run.path, _nothing).evaluate()
+        run = train_in_process(config, say_nothing)
+        Pipeline.of_run(run.path, say_nothing).evaluate()
     except TrainingError as error:
         return f"left out: {error}", time.monotonic() - start
     return "", time.monotonic() - start
 
 
-def _nothing(_: str) -> None:
+def say_nothing(_: str) -> None:
     """Prints nothing."""

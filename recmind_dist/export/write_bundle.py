@@ -130,7 +130,7 @@ def _content(
         "model": settings.kind,
         "num_users": graph.num_users,
         "num_items": graph.num_items,
-        "views": _views(model),
+        "views": views_of(model),
         "norm_exponent": cursor.norm_exponent,
         "fold_in": fold_in,
         "text": text_settings(model.config, graph),
@@ -166,7 +166,17 @@ def _text_settings(model: Model) -> dict[str, Any]:
     }
 
 
-def _views(model: ModelShard) -> list[tuple[str, int]]:
+def columns_of_view(model: ModelShard, name: str) -> slice:
+    """Columns of a final vector that are the view of this name, the first of several."""
+    views, start = views_of(model), 0
+    for other, width in views:
+        if other == name:
+            return slice(start, start + width)
+        start += width
+    raise ValueError(f"no view {name}: {', '.join(other for other, _ in views)}")
+
+
+def views_of(model: ModelShard) -> list[tuple[str, int]]:
     """Name and width of each view, in the order of a vector's columns."""
     dim = model.config.model.embedding_dim
     if isinstance(model.model, RecMind):

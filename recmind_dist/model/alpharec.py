@@ -17,7 +17,8 @@ class AlphaRec(nn.Module):
     def __init__(self, settings: AlphaRecSettings, text_dim: int) -> None:
         super().__init__()
         self.embedding_dim, self.num_layers = settings.embedding_dim, settings.num_layers
-        self.text_view = TextView(text_dim, self.embedding_dim, settings.projection_hidden_dim)
+        hidden_dim, missing = settings.projection_hidden_dim, settings.missing_text
+        self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim, missing)
 
     def forward(
         self,

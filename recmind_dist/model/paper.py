@@ -30,7 +30,8 @@ class PaperRecMind(nn.Module):
         super().__init__()
         self.settings = settings
         self.embedding_dim, self.num_layers = settings.embedding_dim, settings.num_layers
-        self.text_view = TextView(text_dim, self.embedding_dim, settings.projection_hidden_dim)
+        hidden_dim, missing = settings.projection_hidden_dim, settings.missing_text
+        self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim, missing)
         gate = settings.gate
         self.gates = nn.ModuleList(
             Gate(self.embedding_dim, gate.degree_input, gate.initial_bias)

@@ -38,8 +38,8 @@ class RecMind(nn.Module):
         self.embedding_dim, self.num_layers = settings.embedding_dim, settings.num_layers
         self.text_view: TextView | None = None
         if settings.text_view:
-            hidden_dim = settings.projection_hidden_dim
-            self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim)
+            hidden_dim, missing = settings.projection_hidden_dim, settings.missing_text
+            self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim, missing)
         num_views, recent = 2 + settings.content_view, settings.recent_decay > 0
         self.mix = Mix(settings.gate, num_views, recent)
 

@@ -136,6 +136,9 @@ class TextModelSettings(ModelSettings):
     hide_text_share: float = Field(0.1, ge=0, lt=1)
     """Share of the nodes with text that are treated as if they had none, so that the network that
     stands in for a missing text learns."""
+    missing_text: Literal["network", "neighbours", "zeros"] = "network"
+    """What the text view makes of a node without text: a small network over its degree and its
+    neighbours' mean text; that mean, as if it were the node's own; zeros, the mean of all."""
 
     @property
     def has_text_view(self) -> bool:

@@ -1,10 +1,12 @@
 """The text view z: a projection of a node's text vector, or what stands for a missing text."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+Missing = Literal["network", "neighbours", "zeros"]
 _FALLBACK_DIM = 64  # hidden layer of the network that stands in for a missing text
 
 
@@ -16,8 +18,8 @@ class TextRows:
         text: [n, T] whitened vectors, zero where absent.
         absent: [n] bool.
         degree_feature: [n] d̃.
-        neighbour_text: [n, T] mean text vector of the node's training neighbours, of any precision,
-            since few of its rows are read.
+        neighbour_text: [n, T] mean text vector of the node's training neighbours, or of their
+            neighbours where these have none; of any precision, since few of its rows are read.
     """
 
     text: Tensor
@@ -38,11 +40,15 @@ class TextView(nn.Module):
         text_dim: T.
         embedding_dim: D.
         hidden_dim: of the projection, 0 for a linear one.
+        missing: what stands in for a missing text, see `TextModelSettings.missing_text`.
     Source: arXiv:2509.06286 (projection); the fallback is this project's own.
     """
 
-    def __init__(self, text_dim: int, embedding_dim: int, hidden_dim: int = 0) -> None:
+    def __init__(
+        self, text_dim: int, embedding_dim: int, hidden_dim: int = 0, missing: Missing = "network"
+    ) -> None:
         super().__init__()
+        self.missing = missing
         self.projection: nn.Module = nn.Linear(text_dim, embedding_dim, bias=False)
         if hidden_dim:
             layers = nn.Linear(text_dim, hidden_dim), nn.LeakyReLU()
@@ -58,10 +64,15 @@ class TextView(nn.Module):
 
         Both branches run whatever the rows, so that every rank's graph is the same.
         """
-        z_text: Tensor = self.projection(rows.text)
+        text = rows.text
+        if self.missing == "neighbours":
+            text = torch.where(rows.absent[:, None], rows.neighbour_text.to(text.dtype), text)
+        z_text: Tensor = self.projection(text)
+        if self.missing != "network":
+            return z_text
         if rows.absent.device.type != "cpu":  # where the host would wait for the number of them
-            degree, text = rows.degree_feature[:, None], rows.neighbour_text.to(rows.text.dtype)
-            stand_in = self.fallback(torch.cat([degree, text], dim=1))
+            degree, means = rows.degree_feature[:, None], rows.neighbour_text.to(text.dtype)
+            stand_in = self.fallback(torch.cat([degree, means], dim=1))
             return torch.where(rows.absent[:, None], stand_in, z_text)
         absent = rows.absent.nonzero().squeeze(1)
         neighbours = rows.neighbour_text.index_select(0, absent).to(rows.text.dtype)

@@ -41,11 +41,12 @@ def inputs_of_update(
     previous, new = PreviousRun.open(config.update.of), Graph.open(graph)
     start = run.path / "start"
     if not start.is_dir():
-        WarmStart.write(start, previous.checkpoint.path, previous.graph, new)
+        old = previous.graph if config.update.rows else None
+        WarmStart.write(start, previous.checkpoint.path, old, new)
     inputs = Inputs(graph.absolute(), start=start)
     if texts is None:
         return inputs
-    if config.users_have_text:
+    if config.users_have_text and config.update.rows:
         write_ledger(run, user_ledger(config, new, render_texts(config, new)))
     whitening, store = run.path / "whitening.safetensors", _embed(config, run, texts, previous, say)
     if not whitening.is_file():
@@ -69,23 +70,30 @@ def _embed(
     config: RunConfig, run: RunDirectory, texts: Texts, previous: PreviousRun, say: Say
 ) -> TextStore:
     """The vectors of all texts: those of unchanged ones from the run before."""
-    cache, adapter = config.cache_dir / config.dataset.name, _copied_adapter(run, previous)
+    adapter = _copied_adapter(run, previous)
+    before = _embedded(config, previous, adapter)
+    if before is None:
+        return TextStore.open(embed(config, texts, adapter, say).path)
+    return embed_beside(config, texts, before, say, adapter)
+
+
+def embed_beside(
+    config: RunConfig, texts: Texts, before: EmbeddedTexts, say: Say, adapter: Path | None = None
+) -> TextStore:
+    """The vectors of all texts: those that `before` has are copied, whatever their row."""
+    cache, sources = config.cache_dir / config.dataset.name, [before]
     path = store_path(texts, config.text, cache, adapter)
     if num_shards_if_complete(texts, config.text, path, adapter) is not None:
         return TextStore.open(path)
-    sources: list[EmbeddedTexts] = []
-    before = _embedded(config, previous, adapter)
-    if before is not None:
-        sources.append(before)
-        lacking = texts_to_embed(texts, before)
-        delta = embed(config, lacking, adapter, _silent).path if lacking.count else None
-        if delta is not None:
-            sources.append(EmbeddedTexts(lacking, TextStore.open(delta)))
-        gather_vectors(texts, config.text, cache, sources, adapter)
-        if delta not in (None, path):
-            remove_store(delta)
-        say(f"text vectors: {texts.count - lacking.count} kept, {lacking.count} new")
-    return TextStore.open(embed(config, texts, adapter, say if before is None else _silent).path)
+    lacking = texts_to_embed(texts, before)
+    delta = embed(config, lacking, adapter, _silent).path if lacking.count else None
+    if delta is not None:
+        sources.append(EmbeddedTexts(lacking, TextStore.open(delta)))
+    gather_vectors(texts, config.text, cache, sources, adapter)
+    if delta not in (None, path):
+        remove_store(delta)
+    say(f"text vectors: {texts.count - lacking.count} kept, {lacking.count} new")
+    return TextStore.open(embed(config, texts, adapter, _silent).path)
 
 
 def _silent(line: str) -> None:

@@ -30,7 +30,8 @@ DAY_S = 86_400.0
 def texts_of_run(config: RunConfig, graph: Graph) -> Texts:
     """All texts of a run. Titles of edges held out for the gates are left out of user texts."""
     texts = render_texts(config, graph)
-    if config.update.of is None or not config.users_have_text:
+    keeps_texts = config.update.of is not None and config.update.rows
+    if not keeps_texts or not config.users_have_text:
         return texts
     return Texts(texts.items, user_ledger(config, graph, texts)["text"].to_list())
 

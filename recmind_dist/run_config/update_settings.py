@@ -13,6 +13,9 @@ class UpdateSettings(Settings):
     of: Path | None = None
     """The run whose rows, optimizer state and dense parameters this run begins from; written by
     `recmind update`."""
+    rows: bool = True
+    """Rows of the table are carried over by external id; false: they start anew, where ids are of
+    another data set (`recmind experiment transfer`)."""
     epochs: int = Field(0, ge=0)
     """Epochs of an update, over old and new interactions; 0: three tenths of those of the run that
     it begins from, at least one."""

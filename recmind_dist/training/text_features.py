@@ -110,7 +110,9 @@ def load_text_features(
     for first in range(0, text_dim, BLOCK_COLUMNS):
         block = slice(first, first + BLOCK_COLUMNS)
         of_all = neighbours.means(text[:, block].double())
-        means[:, block] = torch.where(present > 0, of_all / present, 0.0).half()
+        one_hop = torch.where(present > 0, of_all / present, 0.0)
+        # items whose users have no texts: what their users' other items say
+        means[:, block] = torch.where(present > 0, one_hop, neighbours.means(one_hop)).half()
     return TextFeatures(TextRows(text, absent, features, means))
 
 

@@ -43,9 +43,13 @@ class WarmStart:
     old_rows: IntArray
 
     @staticmethod
-    def write(path: Path, checkpoint: Path, old: Graph, new: Graph) -> None:
-        """Makes the directory `path`, from which every rank reads its rows' numbers."""
-        old_rows = rows_by_id(old, new)
+    def write(path: Path, checkpoint: Path, old: Graph | None, new: Graph) -> None:
+        """Makes the directory `path`, from which every rank reads its rows' numbers.
+
+        Args:
+            old: None: no row is carried over.
+        """
+        old_rows = np.full(new.num_nodes, NEW, np.int64) if old is None else rows_by_id(old, new)
         with atomic_directory(path) as work:
             np.save(work / _ROWS, old_rows)
             write_manifest(work, KIND, SCHEMA, {"checkpoint": str(checkpoint)})

@@ -48,3 +48,15 @@ def test_a_hidden_layer_makes_the_projection_bend() -> None:
     straight, bent = TextView(TEXT, DIM), TextView(TEXT, DIM, hidden_dim=5)
     assert torch.allclose(straight.project(-text), -straight.project(text))
     assert not torch.allclose(bent.project(-text), -bent.project(text))
+
+
+def test_zeros_or_neighbours_stand_in_as_if_they_were_the_text() -> None:
+    torch.manual_seed(2)
+    text, near = torch.randn(3, TEXT), torch.randn(3, TEXT)
+    text[1] = 0.0
+    rows = TextRows(text, torch.tensor([False, True, False]), torch.rand(3), near)
+    zeros = TextView(TEXT, DIM, hidden_dim=5, missing="zeros")
+    torch.testing.assert_close(zeros(rows), zeros.project(text))
+    neighbours = TextView(TEXT, DIM, hidden_dim=5, missing="neighbours")
+    text[1] = near[1]
+    torch.testing.assert_close(neighbours(rows), neighbours.project(text))
