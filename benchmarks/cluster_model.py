@@ -51,14 +51,28 @@ class Exchange:
 
     per_call_s: float
     per_byte_s: float
+    copying_per_byte_s: float = 0.0
+    """Of `per_byte_s`, what threads of the process group take, which send and receive."""
 
     @staticmethod
-    def fit(sent: list[float], seconds: list[float], calls: int) -> "Exchange":
+    def fit(
+        sent: list[float], seconds: list[float], calls: int, copying: list[float] | None = None
+    ) -> "Exchange":
         """Through measured sizes, of which the first is of a few rows: what that takes is what
         `calls` cost.
+
+        Args:
+            copying: of `seconds`, those of other threads than the one that exchanges.
         """
-        more, rest = np.array(sent[1:]) - sent[0], np.array(seconds[1:]) - seconds[0]
-        return Exchange(seconds[0] / calls, max(float(more @ rest / (more @ more)), 0.0))
+        per_byte = _slope(sent, seconds)
+        in_threads = _slope(sent, copying) if copying else 0.0
+        return Exchange(seconds[0] / calls, per_byte, min(in_threads, per_byte))
+
+
+def _slope(sent: list[float], seconds: list[float]) -> float:
+    """Seconds a byte above the first point, not negative."""
+    more, rest = np.array(sent[1:]) - sent[0], np.array(seconds[1:]) - seconds[0]
+    return max(float(more @ rest / (more @ more)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ class Model:
         own rows costs; gloo: the same as ranks of two machines do it, over the loopback network;
         layers: hops; partitioned: whether owners look pairs up, and draw; hides: whether batches
         hide their edges, so that owners draw in any case; batch_growth: work of the sampling thread
-        on many ranks over that on one.
+        on many ranks over that on one; rows_ahead: as `scaling.rows_ahead`.
     """
 
     train: Work
@@ -101,6 +115,7 @@ class Model:
     partitioned: bool
     hides: bool = True
     batch_growth: float = 1.0
+    rows_ahead: bool = False
 
     @property
     def _hop_exchanges(self) -> int:
@@ -140,19 +155,33 @@ class Model:
         )
 
     def there(self, batch: Replayed, world_size: int, network: Network) -> float:
-        """Seconds of a step on a cluster, where a worker's two threads have a core each and
-        overlap.
-
-        What a byte costs a core by gloo here, it costs there too, beside the wire.
+        """Seconds of a step on a cluster, where a worker has two cores: the longest of what its
+        threads do one after the other, or half of all their work.
         """
-        ids = batch.sent["ids"]
+        if world_size == 1:
+            return max(self.training(batch), self.sample.seconds(batch))
+        return max(self.paths(batch, world_size, network).values())
+
+    def paths(self, batch: Replayed, world_size: int, network: Network) -> dict[str, float]:
+        """Seconds of a step on a cluster, by what may hold it back.
+
+        What a byte costs here by gloo it costs there too. Copying in gloo's threads and the wire
+        add up for the thread that waits for them, though in part they go on at once.
+        """
+        ids, rows = batch.sent["ids"], batch.sent["rows"]
         rest = sum(batch.sent.values()) - ids
-        train, sample = self.training(batch), self.sample.seconds(batch)
-        if world_size > 1:
-            sample *= self.batch_growth
-            train += rest * self.gloo.per_byte_s + network.seconds(rest, 3, world_size)
-            sample += ids * self.gloo.per_byte_s + network.seconds(ids, self.id_calls, world_size)
-        return max(train, sample)
+        copying = self.gloo.copying_per_byte_s
+        moving = self.gloo.per_byte_s - copying
+        work = self.training(batch) + rest * moving
+        sample = self.sample.seconds(batch) * self.batch_growth + ids * self.gloo.per_byte_s
+        waited = rest - rows if self.rows_ahead else rest
+        calls = 2 if self.rows_ahead else 3  # rows, gradients, losses
+        return {
+            "training": work + waited * copying + network.seconds(waited, calls, world_size),
+            "sampling": sample + network.seconds(ids, self.id_calls, world_size),
+            "rows ahead": (rest - waited) * copying + network.seconds(rest - waited, 1, world_size),
+            "cores": (work + rest * copying + sample) / 2,
+        }
 
 
 def memory_bytes(

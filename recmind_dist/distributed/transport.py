@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recmind_dist.distributed.grid import Grid
 from recmind_dist.distributed.shared_memory import PendingMailboxes, SharedMemoryTransport
 
 
@@ -25,6 +26,7 @@ class GroupAllToAll:
     send: list[int]
     receive: list[int] | None
     of: Tensor | None
+    grid: Grid | None = None
 
     def wait(self) -> list[Tensor]:
         """What each rank sent. Collective: every rank must call."""
@@ -35,12 +37,14 @@ class GroupAllToAll:
 
         Collective: every rank must call.
         """
+        given = self.x if self.of is None else self.x.index_select(0, self.of)
+        if self.grid is not None:
+            return self.grid.all_to_all(given, self.send)
         receive = self.receive
         if receive is None:
             counts = torch.empty(len(self.send), dtype=torch.int64)
             dist.all_to_all_single(counts, torch.tensor(self.send), group=self.group)
             receive = counts.tolist()
-        given = self.x if self.of is None else self.x.index_select(0, self.of)
         out = self.x.new_empty(sum(receive), *self.x.shape[1:])
         dist.all_to_all_single(out, given, receive, self.send, group=self.group)
         return out, receive
@@ -79,16 +83,23 @@ class Transport:
         rank: this rank.
         group: process group; None is the default group.
         mailboxes: where all ranks are processes of one machine.
+        grid: where there are many, for all-to-alls of few bytes.
     """
 
     rank: int
     group: dist.ProcessGroup | None = None
     mailboxes: SharedMemoryTransport | None = None
+    grid: Grid | None = None
 
     @property
     def is_async(self) -> bool:
         """Whether `start_all_to_all` sends at once; else everything happens in `wait`."""
         return self.mailboxes is not None
+
+    @property
+    def legs(self) -> int:
+        """How often a byte of an all-to-all is sent."""
+        return 1 if self.grid is None else 2
 
     @property
     def kind(self) -> str:
@@ -118,7 +129,7 @@ class Transport:
         Returns: what all ranks sent, in rank order, and the number of each one's rows, [P].
         """
         if self.mailboxes is None:
-            return GroupAllToAll(self.group, x, send, receive, None).wait_single()
+            return GroupAllToAll(self.group, x, send, receive, None, self.grid).wait_single()
         parts = self.all_to_all(x, send, receive)
         return torch.cat(parts), [len(part) for part in parts]
 
@@ -130,7 +141,7 @@ class Transport:
         Collective: every rank must call, and `wait` as well.
         """
         if self.mailboxes is None:
-            return GroupAllToAll(self.group, x, send, receive, of)
+            return GroupAllToAll(self.group, x, send, receive, of, self.grid)
         starts = [0, *np.cumsum(send).tolist()[:-1]]
         return self.mailboxes.start_exchange(x, sum(send), starts, send, of)
 
@@ -169,11 +180,14 @@ class Transport:
         return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
 
-def make_transport(rank: int, group: dist.ProcessGroup | None, pids: list[int] | None) -> Transport:
+def make_transport(
+    rank: int, group: dist.ProcessGroup | None, pids: list[int] | None, grid: Grid | None = None
+) -> Transport:
     """A transport over a process group, or over shared memory if `pids` are given.
 
     Args:
         pids: [P] processes of the ranks, see `share_memory`.
+        grid: for all-to-alls of the process group.
     """
     mailboxes = SharedMemoryTransport(rank, pids, group) if pids is not None else None
-    return Transport(rank, group, mailboxes)
+    return Transport(rank, group, mailboxes, None if mailboxes is not None else grid)

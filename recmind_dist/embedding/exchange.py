@@ -143,7 +143,8 @@ class RowExchange:
         mine, away = order[first:last], np.concatenate([order[:first], order[last:]])
         counts = np.diff(starts)
         counts[rank] = 0
-        self.context.traffic.add("ids", (len(away) + world - 1) * rows.itemsize)
+        sent = (len(away) + world - 1) * rows.itemsize
+        self.context.traffic.add("ids", self.context.lookup_transport.legs * sent)
         with collective("the exchange of ids"):
             ids = self.context.lookup_transport.start_all_to_all(
                 torch.from_numpy(rows[away]), counts.tolist()

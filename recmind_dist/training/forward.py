@@ -165,7 +165,7 @@ class SampledForward:
             e, rest = self._exchange.lookup_beside(e_uD, beside, step.base, step.plan)
         else:
             rows = self._exchange.lookup(torch.cat([e_uD, *columns], 1), step.plan)
-            e, rest = rows.split([e_uD.shape[1], rows.shape[1] - e_uD.shape[1]], 1)
+            e, rest = rows[:, : e_uD.shape[1]], rows[:, e_uD.shape[1] :]
         parts = () if rest is None else rest.chunk(len(columns), dim=1)
         z = parts[0] if parts else None
         return e, z, parts[1].detach() if len(parts) > 1 else None

@@ -127,6 +127,8 @@ PRESENT = {
     "hot",
     "dense",
     "mailboxes",
+    "grid",
+    "beside",
     "receive",
     "_sampler",
     "context",
