@@ -238,7 +238,7 @@ class RowExchange:
         assert self.table is not None, "an exchange without a table"
         table, away, context = self.table, plan.away, self.context
         if context.world_size == 1 or context.row_transport.mailboxes is not None:
-            rows = self.rows_of(table, plan.mine_rows, away.reply_rows, plan)
+            rows = self.needed_rows(table, plan.mine_rows, away.reply_rows, plan)
             return PendingRead(plan, rows, None)
         out = table.new_empty(plan.num_rows, table.shape[1])
         place_rows(out, plan.mine, table, plan.mine_rows)
@@ -271,7 +271,9 @@ class RowExchange:
         out = _LookupBeside.apply(placeholder, beside, rows, plan, self)  # type: ignore[no-untyped-call]
         return out if beside is not None else (out, None)
 
-    def rows_of(self, source: Tensor, mine_at: Tensor, reply: Tensor, plan: LookupPlan) -> Tensor:
+    def needed_rows(
+        self, source: Tensor, mine_at: Tensor, reply: Tensor, plan: LookupPlan
+    ) -> Tensor:
         """The needed rows, outside autograd, [N, C]. Collective: every rank must call.
 
         Args:
@@ -341,9 +343,10 @@ class _Lookup(torch.autograd.Function):
         ctx: Any, owned: Tensor, table: Tensor | None, plan: LookupPlan, exchange: RowExchange
     ) -> Tensor:
         ctx.plan, ctx.exchange, ctx.num_owned = plan, exchange, len(owned)
-        if table is not None:
-            return exchange.rows_of(table, plan.mine_rows, plan.away.reply_rows, plan)
-        return exchange.rows_of(owned.detach().contiguous(), plan.mine_at, plan.away.reply, plan)
+        source, mine_at, reply = table, plan.mine_rows, plan.away.reply_rows
+        if source is None:
+            source, mine_at, reply = owned.detach().contiguous(), plan.mine_at, plan.away.reply
+        return exchange.needed_rows(source, mine_at, reply, plan)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -371,7 +374,7 @@ class _LookupBeside(torch.autograd.Function):
         if beside is None:
             return rows
         own = beside.detach().contiguous()
-        return rows, exchange.rows_of(own, plan.mine_at, plan.away.reply, plan)
+        return rows, exchange.needed_rows(own, plan.mine_at, plan.away.reply, plan)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -19,6 +19,7 @@ from tests.training_runs import TEXT_DIM, config_of, make_inputs, train_rank
 PLAIN = {"embedding_dim": 8, "kind": "lightgcn"}
 RECMIND: dict[str, Any] = {
     "kind": "recmind",
+    "text_layers": 2,
     "users_have_text": False,
     "content_view": True,
     "recent_decay": 0.6,
