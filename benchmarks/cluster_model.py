@@ -15,8 +15,11 @@ sys.path.insert(
 import numpy as np
 from scipy.optimize import nnls
 
+from recmind_dist.distributed.grid import grid_shape
+from recmind_dist.launch.network import GROUPS, OTHER_FILES
 from recmind_dist.pipeline.replay import Replayed
 
+TEXT_DIM, JUDGED = 384, 10_000  # of evaluation.max_users
 PLANNED = ((5e7, 1e9), (5e8, 1e10))  # nodes and edges of graphs that are only reckoned with
 
 
@@ -82,14 +85,20 @@ class Network:
     gbit_s: float = 25.0
     efficiency: float = 0.7
     latency_us: float = 30.0
-    """Of a message; an exchange with P − 1 others is as many messages, sent one after the other."""
+    """Of a message; messages of an exchange are sent one after the other."""
 
-    def seconds(self, sent: float, calls: int, world_size: int) -> float:
-        """Of `calls` exchanges in which a rank sends so many bytes."""
+    def seconds(self, sent: float, calls: int, messages: int) -> float:
+        """Of `calls` exchanges of so many messages each, in which a rank sends so many bytes."""
         return (
             8 * sent / (self.gbit_s * 1e9 * self.efficiency)
-            + calls * (world_size - 1) * self.latency_us * 1e-6
+            + calls * messages * self.latency_us * 1e-6
         )
+
+
+def messages_of_few_bytes(world_size: int) -> int:
+    """That a rank sends in an exchange of ids or a sum: to every rank, or in two legs."""
+    shape = grid_shape(world_size)
+    return world_size - 1 if shape is None else sum(shape) - 2
 
 
 @dataclass(frozen=True)
@@ -174,14 +183,61 @@ class Model:
         moving = self.gloo.per_byte_s - copying
         work = self.training(batch) + rest * moving
         sample = self.sample.seconds(batch) * self.batch_growth + ids * self.gloo.per_byte_s
-        waited = rest - rows if self.rows_ahead else rest
-        calls = 2 if self.rows_ahead else 3  # rows, gradients, losses
+        ahead = rows if self.rows_ahead else 0.0
+        waited, calls = rest - ahead, 1 if self.rows_ahead else 2  # gradients, and rows
+        few, many = messages_of_few_bytes(world_size), world_size - 1
+        on_the_way = network.seconds(waited, calls, many) + network.seconds(0, 1, few)  # losses
         return {
-            "training": work + waited * copying + network.seconds(waited, calls, world_size),
-            "sampling": sample + network.seconds(ids, self.id_calls, world_size),
-            "rows ahead": (rest - waited) * copying + network.seconds(rest - waited, 1, world_size),
+            "training": work + waited * copying + on_the_way,
+            "sampling": sample + network.seconds(ids, self.id_calls, few),
+            "rows ahead": ahead * copying + network.seconds(ahead, int(self.rows_ahead), many),
             "cores": (work + rest * copying + sample) / 2,
         }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is assumed of a worker's machine beside the network."""
+
+    gflops: float = 30.0
+    """Of a core that multiplies matrices."""
+    disk_gb_s: float = 0.5
+    """Of the shared storage, for each worker."""
+
+
+def occasions(
+    num_nodes: float,
+    num_items: float,
+    num_judged: float,
+    world_size: int,
+    dim: int,
+    text_dim: int,
+    layers: int,
+    network: Network,
+    machine: Machine,
+) -> dict[str, float]:
+    """Seconds of what happens beside steps, of the default RecMind on a partitioned graph. None of
+    it was measured on a cluster.
+
+    "texts": at the start a rank reads its share of the items' vectors, sends rows home, and passes
+    its vectors in float64 to all ranks for three means of neighbours (fallback, content, newest).
+    "validation": states of each layer pass by all ranks, then item blocks; a rank multiplies its
+    share of the `num_judged` users, at most 262,144 of them, with all items. "checkpoint": rows
+    with Adam's state to storage, while training goes on.
+    """
+    others, final = (world_size - 1) / world_size, 2 * dim + text_dim
+    texts = num_items * text_dim * 2 / world_size
+    means = 3 * 8 * num_nodes * text_dim * others
+    states = layers * num_nodes * 2 * dim * 4 * others
+    flops = 2 * num_judged * num_items * final / world_size
+    rows = num_nodes * (3 * 4 * dim + 8) / world_size
+    passing = network.seconds(states + num_items * final * 4 * others, layers, world_size - 1)
+    return {
+        "texts": texts / (machine.disk_gb_s * 1e9)
+        + network.seconds(texts * others + means, 3 * -(-text_dim // 64), world_size - 1),
+        "validation": passing + flops / (machine.gflops * 1e9),
+        "checkpoint": rows / (machine.disk_gb_s * 1e9),
+    }
 
 
 def memory_bytes(
@@ -202,16 +258,17 @@ def memory_bytes(
 
 
 def main() -> None:
-    """Prints what a rank of the planned graphs holds: `python benchmarks/cluster_model.py [WORKERS
-    …]`.
+    """Prints what a rank of the planned graphs holds, and how long it takes beside its steps:
+    `python benchmarks/cluster_model.py [WORKERS …]`.
     """
+    worlds = [int(word) for word in sys.argv[1:]] or [8, 64, 512]
     print(
         "| edges | nodes | workers | table, Adam | table, row-wise Adagrad | edges | by node | "
         "sum, Adam | sum, Adagrad |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for nodes, edges in PLANNED:
-        for world in [int(word) for word in sys.argv[1:]] or [8, 64, 512]:
+        for world in worlds:
             adam, adagrad = (
                 memory_bytes(nodes, edges, world, 64, name) for name in ("adam", "adagrad")
             )
@@ -225,6 +282,15 @@ def main() -> None:
             )
             cells = " | ".join(f"{part / 2**30:.1f}" for part in parts)
             print(f"| {edges:.0e} | {nodes:.0e} | {world} | {cells} |")
+    print(f"\n| nodes | workers | texts, s | {JUDGED:,} users, s | checkpoint, s | sockets |")
+    print("|---|---|---|---|---|---|")
+    for nodes, _ in PLANNED:
+        for world in worlds:
+            found = occasions(
+                nodes, nodes / 5, JUDGED, world, 64, TEXT_DIM, 3, Network(), Machine()
+            )
+            cells = " | ".join(f"{seconds:.0f}" for seconds in found.values())
+            print(f"| {nodes:.0e} | {world} | {cells} | {GROUPS * world + OTHER_FILES} |")
 
 
 if __name__ == "__main__":

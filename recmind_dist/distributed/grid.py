@@ -69,12 +69,12 @@ def _leg(x: Tensor, sizes: IntArray, group: dist.ProcessGroup) -> tuple[Tensor, 
 
 
 def make_grid(rank: int, world_size: int, timeout: timedelta) -> Grid | None:
-    """None where there are few ranks, or too prime a number. Collective: every rank must call."""
-    if world_size < FROM_RANKS or _columns(world_size) < 2:
+    """See `grid_shape`. Collective: every rank must call."""
+    shape = grid_shape(world_size)
+    if shape is None:
         return None
-    columns = _columns(world_size)
-    ranks = np.arange(world_size).reshape(-1, columns)
-    r, c = divmod(rank, columns)
+    ranks = np.arange(world_size).reshape(shape)
+    r, c = divmod(rank, shape[1])
     row, column = (
         dist.new_group(of.tolist(), timeout, "gloo", use_local_synchronization=True)
         for of in (ranks[r], ranks[:, c])
@@ -82,6 +82,9 @@ def make_grid(rank: int, world_size: int, timeout: timedelta) -> Grid | None:
     return Grid(row, column)
 
 
-def _columns(world_size: int) -> int:
-    """The largest divisor up to the root."""
-    return max(n for n in range(1, isqrt(world_size) + 1) if world_size % n == 0)
+def grid_shape(world_size: int) -> tuple[int, int] | None:
+    """Rows and columns, as even as the number of ranks allows; None where there is no grid."""
+    columns = max(n for n in range(1, isqrt(world_size) + 1) if world_size % n == 0)
+    if world_size < FROM_RANKS or columns == 1:
+        return None
+    return world_size // columns, columns

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from recmind_dist.distributed.grid import grid_shape
 from recmind_dist.distributed.traffic import KINDS, ring_bytes
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.graph.partition import judge
@@ -158,6 +159,7 @@ def _add(
     wire = 2 if config.scaling.wire_dtype == "bfloat16" else FLOAT
     dim, has_queue = config.model.embedding_dim, config.aligns and config.alignment.queue_size > 0
     row_floats = dim * (1 + config.model.has_text_view * (1 + has_queue))
+    ids = sums.sent["ids"]
     if world_size > 1:
         sums.sent["ids"] += COUNT * others + ROW_ID * num_remote
         if config.train.batch_of == "users" or config.heldout_gates:  # counts of many steps
@@ -174,6 +176,8 @@ def _add(
         targets = int(is_remote(mixed.n_id[: mixed.num_targets].numpy()).sum())
         sums.sent["ids"] += COUNT * others + ROW_ID * targets
         sums.sent["rows"] += wire * text_dim * (1 + (config.recent_decay > 0)) * targets
+    if grid_shape(world_size) is not None:  # two legs
+        sums.sent["ids"] += sums.sent["ids"] - ids
     sent = LOSS_TERM * (_num_loss_terms(config) + 2) * world_size  # see `sum_losses`
     sums.sent["dense"] += ring_bytes(sent, world_size)
     if config.aligns:
