@@ -60,7 +60,7 @@ def read_own_vectors(
     return out, absent
 
 
-def content_key(store: TextStore, context: DistContext) -> str:
+def store_key(store: TextStore, context: DistContext) -> str:
     """`TextStore.content_key` as rank 0 reads it, the same on every rank.
 
     Collective: every rank must call.

@@ -88,11 +88,11 @@ def keys_before_and_after_damage(inputs: Inputs) -> tuple[str, str, int]:
     store, read = TextStore.open(inputs.text), list[int]()
     entry = store.entry
     store.entry = lambda side, shard: read.append(shard) or entry(side, shard)  # type: ignore[func-returns-value,method-assign,misc]
-    key = own_vectors.content_key(store, context)
+    key = own_vectors.store_key(store, context)
     if context.rank == 0:
         (inputs.text / "ledger" / "users-00001.json").write_text("{")
     try:
-        own_vectors.content_key(store, context)
+        own_vectors.store_key(store, context)
     except StoreError as error:
         return key, str(error), len(read)
     return key, "", len(read)
