@@ -112,7 +112,8 @@ class Model:
         own rows costs; gloo: the same as ranks of two machines do it, over the loopback network;
         layers: hops; partitioned: whether owners look pairs up, and draw; hides: whether batches
         hide their edges, so that owners draw in any case; batch_growth: work of the sampling thread
-        on many ranks over that on one; rows_ahead: as `scaling.rows_ahead`.
+        on many ranks over that on one; rows_ahead: as `scaling.rows_ahead`; gates: whether a second
+        batch trains gates on shared negatives, with newest items and content views, as RecMind's.
     """
 
     train: Work
@@ -125,6 +126,7 @@ class Model:
     hides: bool = True
     batch_growth: float = 1.0
     rows_ahead: bool = False
+    gates: bool = False
 
     @property
     def _hop_exchanges(self) -> int:
@@ -136,7 +138,10 @@ class Model:
         """Of the sampling thread a step: pairs to the users' owners, items and negatives back;
         hidden pairs to the owners of their ends; hops; wanted rows.
         """
-        return 2 * self.partitioned + self.hides + self._hop_exchanges + 1
+        plain = 2 * self.partitioned + self.hides + self._hop_exchanges + 1
+        # bits of shared negatives; pairs, items, bits, newest items; hops; content views
+        gates = (1 + 5) * self.partitioned + self._hop_exchanges + 1
+        return plain + gates * self.gates
 
     @property
     def id_calls(self) -> int:
@@ -144,7 +149,13 @@ class Model:
         hop's two and wanted rows will be.
         """
         told = self.partitioned + self.hides + self._hop_exchanges + 1
-        return self.id_exchanges + told
+        of_gates = 3 * self.partitioned + self._hop_exchanges + 1
+        return self.id_exchanges + told + of_gates * self.gates
+
+    @property
+    def row_exchanges(self) -> int:
+        """Of the training thread a step: rows, content views, gradients, losses."""
+        return 3 + self.gates
 
     def training(self, batch: Replayed) -> float:
         """Seconds of the training thread without exchanges."""
@@ -157,7 +168,7 @@ class Model:
         alone = self.training(batch) + self.sample.seconds(batch)
         if world_size == 1:
             return alone
-        calls = self.id_exchanges + 3  # rows, gradients, losses
+        calls = self.id_exchanges + self.row_exchanges
         sent = sum(batch.sent.values())
         return (alone + calls * self.exchange.per_call_s + sent * self.exchange.per_byte_s) * max(
             1.0, world_size / cores
@@ -184,7 +195,7 @@ class Model:
         work = self.training(batch) + rest * moving
         sample = self.sample.seconds(batch) * self.batch_growth + ids * self.gloo.per_byte_s
         ahead = rows if self.rows_ahead else 0.0
-        waited, calls = rest - ahead, 1 if self.rows_ahead else 2  # gradients, and rows
+        waited, calls = rest - ahead, self.row_exchanges - 1 - self.rows_ahead
         few, many = messages_of_few_bytes(world_size), world_size - 1
         on_the_way = network.seconds(waited, calls, many) + network.seconds(0, 1, few)  # losses
         return {
@@ -241,18 +252,25 @@ def occasions(
 
 
 def memory_bytes(
-    num_nodes: float, num_edges: float, world_size: int, dim: int, optimizer: str = "adam"
+    num_nodes: float,
+    num_edges: float,
+    world_size: int,
+    dim: int,
+    optimizer: str = "adam",
+    text_dim: int = 0,
 ) -> dict[str, float]:
     """What a rank of a partitioned graph needs: its rows and their optimizer, its edges, and some
     numbers for every node.
 
     Per node, on every rank: offsets and rows (8 + 8, mapped), degree (8), a slot of the sampler
-    (4); own rows: 12 more.
+    (4); own rows: 12 more. Of RecMind's texts four vectors a row in float16: its own, its
+    neighbours' mean, and of a user's items the mean and that of the newest.
     """
     state = 2 * 4 * dim + 8 if optimizer == "adam" else 4
     return {
         "table": num_nodes / world_size * (4 * dim + state),
         "edges": 2 * num_edges / world_size * 4,
+        "texts": num_nodes / world_size * 4 * 2 * text_dim,
         "nodes": num_nodes * (8 + 8 + 8 + 4) + num_nodes / world_size * 12,
     }
 

@@ -20,7 +20,7 @@ from benchmarks.cluster_model import PLANNED, Network, memory_bytes
 from benchmarks.graphs import LARGE, SMALL
 from benchmarks.measure import RESULTS, Report, Spread
 from benchmarks.scale_batches import add_to_results, measure_batches
-from benchmarks.scale_groups import PAIRS, Group, Scale
+from benchmarks.scale_groups import PAIRS, Scale
 from benchmarks.scale_plot import draw
 from recmind_dist.graph import prepare_rows
 
@@ -38,24 +38,27 @@ def main(
         "",
         help="one part alone: fit, two, replicated, four, batches; then project, which publishes",
     ),
+    model: str = typer.Option("lightgcn", help="or recmind, with texts and gates"),
     gbit: float = typer.Option(25.0, help="of the network that predictions assume"),
 ) -> None:
-    """LightGCN, 2 layers, [10, 10], D 64, BPR, 2,048 pairs a worker; one core a worker; graph
-    placed both ways.
+    """Two layers, [10, 10], D 64, 2,048 pairs a worker; one core a worker; graph placed both ways:
+    LightGCN with BPR, or RecMind.
     """
-    report = Report("scale", quick)
+    report = Report("scale" if model == "lightgcn" else f"scale-{model}", quick)
     shapes = [SMALL] if small else [LARGE] if quick or piece else [SMALL, LARGE]
     if batches:
         measure_batches(report, shapes[-1].open(), shapes[-1].name, PAIRS)
         add_to_results(report)
         return
+    if model not in ("lightgcn", "recmind"):
+        raise typer.BadParameter(f"{model}: give lightgcn or recmind")
     if piece not in ("", *PIECES):
         raise typer.BadParameter(f"{piece}: no piece; there are {', '.join(PIECES)}")
     worlds = [int(p) for p in project.split(",") if p]
     for shape in shapes:  # figures are the last one's
         graph = shape.open()
         prepare_rows(graph.path)
-        scale = Scale(report, graph, shape.name, *((8, 3) if quick else (20, 5)))
+        scale = Scale(report, graph, shape.name, *((8, 3) if quick else (20, 5)), model)
         if piece and piece != "fit":
             scale_state.load(scale)
         for name in [piece] if piece else PIECES:
@@ -70,7 +73,7 @@ def main(
 def _fit(scale: Scale) -> None:
     """One worker: its work by the batch, and its losses."""
     with ExitStack() as stack:
-        one = Group(stack, scale.graph, 1, "replicated")
+        one = scale.group(stack, 1, "replicated")
         scale.fit(one)
         scale.losses(one)
 
@@ -78,8 +81,8 @@ def _fit(scale: Scale) -> None:
 def _two(scale: Scale) -> None:
     """Two workers of a partitioned graph beside one."""
     with ExitStack() as stack:
-        one = Group(stack, scale.graph, 1, "replicated")
-        group = Group(stack, scale.graph, 2, "partitioned")
+        one = scale.group(stack, 1, "replicated")
+        group = scale.group(stack, 2, "partitioned")
         scale.losses(group)
         _note_speedup(scale, "speedup_2_workers", scale.compare(group, one))
         if not scale.report.quick:
@@ -89,8 +92,8 @@ def _two(scale: Scale) -> None:
 def _replicated(scale: Scale) -> None:
     """Two workers that map the whole graph each, beside one."""
     with ExitStack() as stack:
-        one = Group(stack, scale.graph, 1, "replicated")
-        group = Group(stack, scale.graph, 2, "replicated")
+        one = scale.group(stack, 1, "replicated")
+        group = scale.group(stack, 2, "replicated")
         _note_speedup(scale, "speedup_2_workers_replicated", scale.compare(group, one))
 
 
@@ -102,7 +105,7 @@ def _note_speedup(scale: Scale, figure: str, speedup: Spread | None) -> None:
 def _four(scale: Scale) -> None:
     """Four workers, which share the cores."""
     with ExitStack() as stack:
-        four = Group(stack, scale.graph, 4, "partitioned")
+        four = scale.group(stack, 4, "partitioned")
         scale.losses(four)
         scale.compare(four)
 
@@ -148,7 +151,7 @@ def _finish(scale: Scale, worlds: list[int], network: Network) -> None:
         f"{graph.num_edges:,} edges; hash partition"
     )
     _notes(report, len(first), scale.cores)
-    draw(RESULTS / "scale.png", scale.drawn, _project(scale, worlds, network))
+    draw(RESULTS / f"{report.name}.png", scale.drawn, _project(scale, worlds, network))
 
 
 def _project(scale: Scale, worlds: list[int], network: Network) -> list[dict[str, float]]:

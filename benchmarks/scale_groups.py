@@ -3,6 +3,7 @@
 import os
 import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from benchmarks.cluster_model import Exchange, Model, Work, memory_bytes
 from benchmarks.contenders.process import ContenderProcess
 from benchmarks.contenders.scale_settings import settings
 from benchmarks.measure import Report, Spread
+from benchmarks.scale_texts import DIM as TEXT_DIM
+from benchmarks.scale_texts import texts_of
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.replay import Replayed, partitioned, replay, weak
@@ -26,11 +29,27 @@ Answers = list[dict[str, Any]]
 class Group:
     """Ranks that train together and wait idle between orders."""
 
-    def __init__(self, stack: ExitStack, graph: Graph, world: int, placement: str) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        graph: Graph,
+        world: int,
+        placement: str,
+        texts: Path | None = None,
+    ) -> None:
         self.world, self.placement = world, placement
         home = stack.enter_context(tempfile.TemporaryDirectory())
         self.children = [
-            ContenderProcess("run_scale.py", graph.path, home, rank, world, placement, wait=False)
+            ContenderProcess(
+                "run_scale.py",
+                graph.path,
+                texts or "none",
+                home,
+                rank,
+                world,
+                placement,
+                wait=False,
+            )
             for rank in range(world)
         ]
         for child in self.children:
@@ -50,9 +69,19 @@ class Group:
 
 
 class Scale:
-    """What one call measures, and puts into its report."""
+    """What one call measures, and puts into its report.
 
-    def __init__(self, report: Report, graph: Graph, name: str, count: int, rounds: int) -> None:
+    Args:
+        kind: "lightgcn" or "recmind".
+    """
+
+    def __init__(
+        self, report: Report, graph: Graph, name: str, count: int, rounds: int, kind: str
+    ) -> None:
+        self.kind, self.texts = kind, None
+        if kind == "recmind":
+            self.texts = texts_of(graph, name)
+            name = f"{name}, RecMind"
         self.report, self.graph, self.name, self.count, self.rounds = (
             report,
             graph,
@@ -60,7 +89,7 @@ class Scale:
             count,
             rounds,
         )
-        self.config = RunConfig.model_validate(settings("run", "partitioned", 2))
+        self.config = RunConfig.model_validate(settings("run", "partitioned", 2, kind))
         self.cores = len(os.sched_getaffinity(0))
         self.curves: dict[tuple[int, str], list[float]] = {}
         self.bytes_errors: list[float] = []
@@ -70,6 +99,10 @@ class Scale:
         self.steps = 16 if report.quick else 50
         self.drawn: dict[str, list[tuple[int, float, float]]] = {"measured": [], "model": []}
         self.model: Model | None = None
+
+    def group(self, stack: ExitStack, world: int, placement: str) -> Group:
+        """Ranks that wait for orders until the stack ends."""
+        return Group(stack, self.graph, world, placement, self.texts)
 
     def losses(self, group: Group) -> None:
         """The first losses of the same global batches, whoever trains."""
@@ -136,6 +169,8 @@ class Scale:
             self.probe("gloo"),
             2,
             True,
+            hides=self.config.sampler.hide_batch_edges,
+            gates=self.texts is not None,
         )
         held = self._held_mib(1, "replicated")
         beside = [p["peak_mib"] - held for p in points]  # sizes ascend, and so do peaks
@@ -144,9 +179,11 @@ class Scale:
     def _held_mib(self, world: int, placement: str) -> float:
         """What a rank holds beside its steps and the process itself."""
         graph, dim = self.graph, self.config.model.embedding_dim
-        parts = memory_bytes(graph.num_nodes, graph.num_edges, world, dim)
-        edges = parts["edges"] * (world if placement == "replicated" else 1)
-        return (parts["table"] + edges + parts["nodes"]) / 2**20
+        text_dim = 0 if self.texts is None else TEXT_DIM
+        parts = memory_bytes(graph.num_nodes, graph.num_edges, world, dim, text_dim=text_dim)
+        if placement == "replicated":
+            parts["edges"] *= world
+        return sum(parts.values()) / 2**20
 
     def probe(self, way: str, dtype: str = "float32") -> Exchange:
         """What exchanging rows costs two ranks that do nothing else.
@@ -225,6 +262,7 @@ class Scale:
         if group.world > 1:
             whole = [a for answers in (*([warm] if warm else []), *rounds) for a in answers]
             taken = sum(len(a["losses"]) for a in whole)
+            batch.sent["dense"] += whole[0]["dense_sent"]
             measured = {kind: sum(a["sent"][kind] for a in whole) / taken for kind in KINDS}
             for kind in (k for k in KINDS if measured[k]):
                 sent = Spread((measured[kind] / 1e3,))
@@ -261,7 +299,8 @@ class Scale:
         config = partitioned(weak(config or self.config, world, pairs // world), placement)
         few = world <= 4
         context = None if few else np.linspace(0, world - 1, 4).astype(int)
-        return replay(config, self.graph, world, context, steps=2 if few else 1)
+        steps, text_dim = 2 if few else 1, 0 if self.texts is None else TEXT_DIM
+        return replay(config, self.graph, world, context, steps=steps, text_dim=text_dim)
 
 
 def _rate(answers: Answers) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cluster_model import Exchange, Model, Work
 from benchmarks.environments import CACHE
+from recmind_dist.errors import RecmindError
 
 if TYPE_CHECKING:
     from benchmarks.scale_groups import Scale
@@ -27,8 +28,11 @@ def save(scale: "Scale") -> None:
 
 
 def load(scale: "Scale") -> None:
-    """Takes it up again. Raises FileNotFoundError before the first piece."""
-    state: dict[str, Any] = json.loads((CACHE / "scale" / f"{scale.name}.json").read_text())
+    """Takes it up again. Raises RecmindError before the first piece."""
+    path = CACHE / "scale" / f"{scale.name}.json"
+    if not path.is_file():
+        raise RecmindError(f"{path}: not there: run `benchmarks/scale.py --piece fit` first")
+    state: dict[str, Any] = json.loads(path.read_text())
     for name in KEPT:
         setattr(scale, name, state[name])
     for name in ("rows", "figures", "notes"):

@@ -227,8 +227,8 @@ def _read_parquet(
             return pl.read_parquet(path, columns=columns)
         return pl.scan_parquet(path).slice(first, None if last is None else last - first).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
-        first = (str(error).splitlines() or [""])[0][:120]
-        raise StoreError(f"{path}: cannot be read ({first}): prepare the graph again") from error
+        said = (str(error).splitlines() or [""])[0][:120]
+        raise StoreError(f"{path}: cannot be read ({said}): prepare the graph again") from error
 
 
 def map_array(

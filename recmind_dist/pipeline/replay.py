@@ -6,6 +6,7 @@ ranks. Shapes: N nodes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def weak(config: RunConfig, world_size: int, pairs_a_rank: int) -> RunConfig:
     return config.model_copy(update={"train": train, "scaling": scaling})
 
 
-def _held_out(config: RunConfig, graph: Graph) -> dict[str, IntArray]:
+def _held_out(config: RunConfig, graph: Graph) -> dict[str, Any]:
     """Edges that gates learn from, and degrees without them: what `make_loader` takes."""
     gate = config.gate
     if not config.heldout_gates or gate is None:
