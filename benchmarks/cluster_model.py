@@ -15,8 +15,11 @@ sys.path.insert(
 import numpy as np
 from scipy.optimize import nnls
 
+from recmind_dist.distributed.grid import grid_shape
+from recmind_dist.launch.network import GROUPS, OTHER_FILES
 from recmind_dist.pipeline.replay import Replayed
 
+TEXT_DIM, JUDGED = 384, 10_000  # of evaluation.max_users
 PLANNED = ((5e7, 1e9), (5e8, 1e10))  # nodes and edges of graphs that are only reckoned with
 
 
@@ -51,14 +54,28 @@ class Exchange:
 
     per_call_s: float
     per_byte_s: float
+    copying_per_byte_s: float = 0.0
+    """Of `per_byte_s`, what threads of the process group take, which send and receive."""
 
     @staticmethod
-    def fit(sent: list[float], seconds: list[float], calls: int) -> "Exchange":
+    def fit(
+        sent: list[float], seconds: list[float], calls: int, copying: list[float] | None = None
+    ) -> "Exchange":
         """Through measured sizes, of which the first is of a few rows: what that takes is what
         `calls` cost.
+
+        Args:
+            copying: of `seconds`, those of other threads than the one that exchanges.
         """
-        more, rest = np.array(sent[1:]) - sent[0], np.array(seconds[1:]) - seconds[0]
-        return Exchange(seconds[0] / calls, max(float(more @ rest / (more @ more)), 0.0))
+        per_byte = _slope(sent, seconds)
+        in_threads = _slope(sent, copying) if copying else 0.0
+        return Exchange(seconds[0] / calls, per_byte, min(in_threads, per_byte))
+
+
+def _slope(sent: list[float], seconds: list[float]) -> float:
+    """Seconds a byte above the first point, not negative."""
+    more, rest = np.array(sent[1:]) - sent[0], np.array(seconds[1:]) - seconds[0]
+    return max(float(more @ rest / (more @ more)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -68,14 +85,20 @@ class Network:
     gbit_s: float = 25.0
     efficiency: float = 0.7
     latency_us: float = 30.0
-    """Of a message; an exchange with P − 1 others is as many messages, sent one after the other."""
+    """Of a message; messages of an exchange are sent one after the other."""
 
-    def seconds(self, sent: float, calls: int, world_size: int) -> float:
-        """Of `calls` exchanges in which a rank sends so many bytes."""
+    def seconds(self, sent: float, calls: int, messages: int) -> float:
+        """Of `calls` exchanges of so many messages each, in which a rank sends so many bytes."""
         return (
             8 * sent / (self.gbit_s * 1e9 * self.efficiency)
-            + calls * (world_size - 1) * self.latency_us * 1e-6
+            + calls * messages * self.latency_us * 1e-6
         )
+
+
+def messages_of_few_bytes(world_size: int) -> int:
+    """That a rank sends in an exchange of ids or a sum: to every rank, or in two legs."""
+    shape = grid_shape(world_size)
+    return world_size - 1 if shape is None else sum(shape) - 2
 
 
 @dataclass(frozen=True)
@@ -89,7 +112,8 @@ class Model:
         own rows costs; gloo: the same as ranks of two machines do it, over the loopback network;
         layers: hops; partitioned: whether owners look pairs up, and draw; hides: whether batches
         hide their edges, so that owners draw in any case; batch_growth: work of the sampling thread
-        on many ranks over that on one.
+        on many ranks over that on one; rows_ahead: as `scaling.rows_ahead`; gates: whether a second
+        batch trains gates on shared negatives, with newest items and content views, as RecMind's.
     """
 
     train: Work
@@ -101,6 +125,8 @@ class Model:
     partitioned: bool
     hides: bool = True
     batch_growth: float = 1.0
+    rows_ahead: bool = False
+    gates: bool = False
 
     @property
     def _hop_exchanges(self) -> int:
@@ -112,7 +138,10 @@ class Model:
         """Of the sampling thread a step: pairs to the users' owners, items and negatives back;
         hidden pairs to the owners of their ends; hops; wanted rows.
         """
-        return 2 * self.partitioned + self.hides + self._hop_exchanges + 1
+        plain = 2 * self.partitioned + self.hides + self._hop_exchanges + 1
+        # bits of shared negatives; pairs, items, bits, newest items; hops; content views
+        gates = (1 + 5) * self.partitioned + self._hop_exchanges + 1
+        return plain + gates * self.gates
 
     @property
     def id_calls(self) -> int:
@@ -120,7 +149,13 @@ class Model:
         hop's two and wanted rows will be.
         """
         told = self.partitioned + self.hides + self._hop_exchanges + 1
-        return self.id_exchanges + told
+        of_gates = 3 * self.partitioned + self._hop_exchanges + 1
+        return self.id_exchanges + told + of_gates * self.gates
+
+    @property
+    def row_exchanges(self) -> int:
+        """Of the training thread a step: rows, content views, gradients, losses."""
+        return 3 + self.gates
 
     def training(self, batch: Replayed) -> float:
         """Seconds of the training thread without exchanges."""
@@ -133,56 +168,125 @@ class Model:
         alone = self.training(batch) + self.sample.seconds(batch)
         if world_size == 1:
             return alone
-        calls = self.id_exchanges + 3  # rows, gradients, losses
+        calls = self.id_exchanges + self.row_exchanges
         sent = sum(batch.sent.values())
         return (alone + calls * self.exchange.per_call_s + sent * self.exchange.per_byte_s) * max(
             1.0, world_size / cores
         )
 
     def there(self, batch: Replayed, world_size: int, network: Network) -> float:
-        """Seconds of a step on a cluster, where a worker's two threads have a core each and
-        overlap.
-
-        What a byte costs a core by gloo here, it costs there too, beside the wire.
+        """Seconds of a step on a cluster, where a worker has two cores: the longest of what its
+        threads do one after the other, or half of all their work.
         """
-        ids = batch.sent["ids"]
+        if world_size == 1:
+            return max(self.training(batch), self.sample.seconds(batch))
+        return max(self.paths(batch, world_size, network).values())
+
+    def paths(self, batch: Replayed, world_size: int, network: Network) -> dict[str, float]:
+        """Seconds of a step on a cluster, by what may hold it back.
+
+        What a byte costs here by gloo it costs there too. Copying in gloo's threads and the wire
+        add up for the thread that waits for them, though in part they go on at once.
+        """
+        ids, rows = batch.sent["ids"], batch.sent["rows"]
         rest = sum(batch.sent.values()) - ids
-        train, sample = self.training(batch), self.sample.seconds(batch)
-        if world_size > 1:
-            sample *= self.batch_growth
-            train += rest * self.gloo.per_byte_s + network.seconds(rest, 3, world_size)
-            sample += ids * self.gloo.per_byte_s + network.seconds(ids, self.id_calls, world_size)
-        return max(train, sample)
+        copying = self.gloo.copying_per_byte_s
+        moving = self.gloo.per_byte_s - copying
+        work = self.training(batch) + rest * moving
+        sample = self.sample.seconds(batch) * self.batch_growth + ids * self.gloo.per_byte_s
+        ahead = rows if self.rows_ahead else 0.0
+        waited, calls = rest - ahead, self.row_exchanges - 1 - self.rows_ahead
+        few, many = messages_of_few_bytes(world_size), world_size - 1
+        on_the_way = network.seconds(waited, calls, many) + network.seconds(0, 1, few)  # losses
+        return {
+            "training": work + waited * copying + on_the_way,
+            "sampling": sample + network.seconds(ids, self.id_calls, few),
+            "rows ahead": ahead * copying + network.seconds(ahead, int(self.rows_ahead), many),
+            "cores": (work + rest * copying + sample) / 2,
+        }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is assumed of a worker's machine beside the network."""
+
+    gflops: float = 30.0
+    """Of a core that multiplies matrices."""
+    disk_gb_s: float = 0.5
+    """Of the shared storage, for each worker."""
+
+
+def occasions(
+    num_nodes: float,
+    num_items: float,
+    num_judged: float,
+    world_size: int,
+    dim: int,
+    text_dim: int,
+    layers: int,
+    network: Network,
+    machine: Machine,
+) -> dict[str, float]:
+    """Seconds of what happens beside steps, of the default RecMind on a partitioned graph. None of
+    it was measured on a cluster.
+
+    "texts": at the start a rank reads its share of the items' vectors, sends rows home, and passes
+    its vectors in float64 to all ranks for three means of neighbours (fallback, content, newest).
+    "validation": states of each layer pass by all ranks, then item blocks; a rank multiplies its
+    share of the `num_judged` users, at most 262,144 of them, with all items. "checkpoint": rows
+    with Adam's state to storage, while training goes on.
+    """
+    others, final = (world_size - 1) / world_size, 2 * dim + text_dim
+    texts = num_items * text_dim * 2 / world_size
+    means = 3 * 8 * num_nodes * text_dim * others
+    states = layers * num_nodes * 2 * dim * 4 * others
+    flops = 2 * num_judged * num_items * final / world_size
+    rows = num_nodes * (3 * 4 * dim + 8) / world_size
+    passing = network.seconds(states + num_items * final * 4 * others, layers, world_size - 1)
+    return {
+        "texts": texts / (machine.disk_gb_s * 1e9)
+        + network.seconds(texts * others + means, 3 * -(-text_dim // 64), world_size - 1),
+        "validation": passing + flops / (machine.gflops * 1e9),
+        "checkpoint": rows / (machine.disk_gb_s * 1e9),
+    }
 
 
 def memory_bytes(
-    num_nodes: float, num_edges: float, world_size: int, dim: int, optimizer: str = "adam"
+    num_nodes: float,
+    num_edges: float,
+    world_size: int,
+    dim: int,
+    optimizer: str = "adam",
+    text_dim: int = 0,
 ) -> dict[str, float]:
     """What a rank of a partitioned graph needs: its rows and their optimizer, its edges, and some
     numbers for every node.
 
     Per node, on every rank: offsets and rows (8 + 8, mapped), degree (8), a slot of the sampler
-    (4); own rows: 12 more.
+    (4); own rows: 12 more. Of RecMind's texts four vectors a row in float16: its own, its
+    neighbours' mean, and of a user's items the mean and that of the newest.
     """
     state = 2 * 4 * dim + 8 if optimizer == "adam" else 4
     return {
         "table": num_nodes / world_size * (4 * dim + state),
         "edges": 2 * num_edges / world_size * 4,
+        "texts": num_nodes / world_size * 4 * 2 * text_dim,
         "nodes": num_nodes * (8 + 8 + 8 + 4) + num_nodes / world_size * 12,
     }
 
 
 def main() -> None:
-    """Prints what a rank of the planned graphs holds: `python benchmarks/cluster_model.py [WORKERS
-    …]`.
+    """Prints what a rank of the planned graphs holds, and how long it takes beside its steps:
+    `python benchmarks/cluster_model.py [WORKERS …]`.
     """
+    worlds = [int(word) for word in sys.argv[1:]] or [8, 64, 512]
     print(
         "| edges | nodes | workers | table, Adam | table, row-wise Adagrad | edges | by node | "
         "sum, Adam | sum, Adagrad |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for nodes, edges in PLANNED:
-        for world in [int(word) for word in sys.argv[1:]] or [8, 64, 512]:
+        for world in worlds:
             adam, adagrad = (
                 memory_bytes(nodes, edges, world, 64, name) for name in ("adam", "adagrad")
             )
@@ -196,6 +300,15 @@ def main() -> None:
             )
             cells = " | ".join(f"{part / 2**30:.1f}" for part in parts)
             print(f"| {edges:.0e} | {nodes:.0e} | {world} | {cells} |")
+    print(f"\n| nodes | workers | texts, s | {JUDGED:,} users, s | checkpoint, s | sockets |")
+    print("|---|---|---|---|---|---|")
+    for nodes, _ in PLANNED:
+        for world in worlds:
+            found = occasions(
+                nodes, nodes / 5, JUDGED, world, 64, TEXT_DIM, 3, Network(), Machine()
+            )
+            cells = " | ".join(f"{seconds:.0f}" for seconds in found.values())
+            print(f"| {nodes:.0e} | {world} | {cells} | {GROUPS * world + OTHER_FILES} |")
 
 
 if __name__ == "__main__":

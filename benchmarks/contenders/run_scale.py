@@ -1,7 +1,7 @@
 # ruff: noqa: E402  (cores are confined before the libraries that start threads are imported)
-"""One rank that trains plain LightGCN on a prepared graph, confined to one core.
+"""One rank that trains LightGCN or RecMind on a prepared graph, confined to one core.
 
-Words: graph, home, rank, world, placement, override …
+Words: graph, directory of texts or "none", home, rank, world, placement, override …
 """
 
 import os
@@ -13,7 +13,8 @@ from typing import Any
 
 from protocol import Work, confine, peak_mib, serve
 
-GRAPH, HOME, RANK, WORLD, PLACEMENT = *sys.argv[1:3], *map(int, sys.argv[3:5]), sys.argv[5]
+GRAPH, TEXTS, HOME = sys.argv[1:4]
+RANK, WORLD, PLACEMENT = *map(int, sys.argv[4:6]), sys.argv[6]
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[RANK % len(cores)]})
 confine(1)
@@ -29,6 +30,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
+from recmind_dist.text import TextStore
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.state import load_table
@@ -57,6 +59,7 @@ class Run:
 
     def __init__(self, worker: Trainer) -> None:
         self.worker, self.update_cpu_s = worker, 0.0
+        self.phase: Phase | None = None
         table = worker.shard.table
         table.update = self._timed(table.update)  # type: ignore[method-assign]
 
@@ -81,6 +84,8 @@ class Run:
         worker.shard.initialise()
         for state in worker.shard.table.state.values():
             state.zero_()
+        if self.phase is not None:
+            self.phase.end_phase()
         self.phase = phase = Phase(
             worker.config, worker.shard, worker.exchange, "joint", worker.cursor.steps_done
         )
@@ -99,11 +104,13 @@ class Run:
         stalled, sampled, updated = self.batches.stall_s, self.sampling.cpu_s, self.update_cpu_s
         start, cpu, main_cpu = time.perf_counter(), time.process_time(), time.thread_time()
         losses, nodes, edges, pairs = [], 0, 0, 0
+        assert self.phase is not None
         for _ in range(order["count"]):
             step = next(self.prepared)
             losses.append(self.phase.step.run(step)["loss"])
-            nodes += len(step.main.n_id)
-            edges += sum(step.main.num_sampled_edges)
+            nodes += step.plan.num_rows
+            batches = [step.main] if step.gate is None else [step.main, step.gate]
+            edges += sum(sum(batch.num_sampled_edges) for batch in batches)
             pairs += step.main.global_batch_size
         return {
             "seconds": time.perf_counter() - start,
@@ -113,6 +120,7 @@ class Run:
             "nodes": nodes,
             "edges": edges,
             "sent": traffic.take(),
+            "dense_sent": self.phase.engine.bytes_a_step if WORLD > 1 else 0,
             "cpu_s": time.process_time() - cpu,
             "main_cpu_s": time.thread_time() - main_cpu,
             "sample_cpu_s": self.sampling.cpu_s - sampled,
@@ -122,6 +130,7 @@ class Run:
     def checkpoint(self, _: dict[str, Any]) -> dict[str, Any]:
         """One save, waited for, and the restore of the table."""
         worker, start = self.worker, time.perf_counter()
+        assert self.phase is not None
         worker._save(self.phase)
         worker.checkpointer.wait()
         saved = time.perf_counter()
@@ -135,15 +144,24 @@ class Run:
 
 def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
-    config = resolve_settings(
-        RunConfig, Document("run_scale", settings(f"{HOME}/run", PLACEMENT, WORLD)), sys.argv[6:]
-    )
+    values = settings(f"{HOME}/run", PLACEMENT, WORLD, "lightgcn" if TEXTS == "none" else "recmind")
+    config = resolve_settings(RunConfig, Document("run_scale", values), sys.argv[7:])
+    os.environ |= {
+        "RANK": f"{RANK}",
+        "LOCAL_RANK": f"{RANK}",
+        "WORLD_SIZE": f"{WORLD}",
+    }  # DeepSpeed
     store = dist.FileStore(f"{HOME}/store", WORLD) if WORLD > 1 else dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=RANK, world_size=WORLD)
     context = DistContext.join_group(torch.device("cpu"))
     run = RunDirectory(config.run_dir)
     run.create()
-    worker = Trainer(config, Inputs(Path(GRAPH)), context, run, "benchmk1", lambda _: None, "never")
+    inputs = Inputs(Path(GRAPH))
+    if TEXTS != "none":
+        store, whitening = Path(TEXTS) / "text", Path(TEXTS) / "whitening.safetensors"
+        key = TextStore.open(store).content_key()
+        inputs = Inputs(Path(GRAPH), store, whitening, texts_key="random", store_key=key)
+    worker = Trainer(config, inputs, context, run, "benchmk1", lambda _: None, "never")
     at = Run(worker)
     return {"begin": at.begin, "steps": at.steps, "checkpoint": at.checkpoint}
 

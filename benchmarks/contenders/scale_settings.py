@@ -3,8 +3,28 @@
 from typing import Any
 
 
-def settings(run_dir: str, placement: str, world_size: int) -> dict[str, Any]:
-    """Plain LightGCN, 2 layers, fan-outs [10, 10], D 64, BPR with one negative."""
+def settings(
+    run_dir: str, placement: str, world_size: int, model: str = "lightgcn"
+) -> dict[str, Any]:
+    """Plain LightGCN, 2 layers, fan-outs [10, 10], D 64, BPR with one negative; or the default
+    RecMind with texts and gates.
+    """
+    plain = _plain(run_dir, placement, world_size)
+    if model == "lightgcn":
+        return plain
+    del plain["variant"], plain["loss"]
+    recmind = {"kind": "recmind", "embedding_dim": 64, "num_layers": 2, "recent_decay": 0.6}
+    gate = {"heldout_share": 0.05, "batch_size": 512}
+    sampler = {**plain["sampler"], "hide_batch_edges": False}
+    return {
+        **plain,
+        "dataset": {**plain["dataset"], "items": "none.jsonl"},
+        "model": {**recmind, "gate": gate},
+        "sampler": {**sampler, "negatives": {"num_shared": 1024}},
+    }
+
+
+def _plain(run_dir: str, placement: str, world_size: int) -> dict[str, Any]:
     return {
         "run_dir": run_dir,
         "dataset": {"name": "scale", "interactions": "none.parquet"},

@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 
 from recmind_dist.causes import telling_line
+from recmind_dist.distributed.grid import Grid, make_grid
 from recmind_dist.distributed.shared_memory import share_memory
 from recmind_dist.distributed.traffic import Traffic, ring_bytes
-from recmind_dist.distributed.transport import Transport, make_transport
+from recmind_dist.distributed.transport import Transport, TravellingRows, make_transport
 from recmind_dist.errors import WorkerLostError
 
 # errors of gloo and NCCL about a peer that is late, gone or unreachable; gloo's are RuntimeErrors
@@ -56,6 +57,7 @@ class DistContext:
         id_transport: sampling, of the prefetching thread; a gloo group of its own.
         lookup_transport: ids of a lookup, of the prefetching thread, which samples the next batch
             while they travel; a gloo group of its own.
+        grid: where there are many ranks, for sums of the training thread.
         traffic: counts the bytes sent.
     """
 
@@ -65,6 +67,7 @@ class DistContext:
     row_transport: Transport = field(default_factory=lambda: Transport(0))
     id_transport: Transport = field(default_factory=lambda: Transport(0))
     lookup_transport: Transport = field(default_factory=lambda: Transport(0))
+    grid: Grid | None = None
     traffic: Traffic = field(default_factory=Traffic, compare=False)
 
     @staticmethod
@@ -90,14 +93,16 @@ class DistContext:
             timeout = timedelta(seconds=timeout_s)
             ids, lookups = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
             pids = share_memory(ids) if shared_memory else None
+            of_ids, of_sums = (make_grid(rank, world_size, timeout) for _ in range(2))
         pids_of_rows = pids if device.type == "cpu" else None
         return DistContext(
             rank,
             world_size,
             device,
             make_transport(rank, None, pids_of_rows),
-            make_transport(rank, ids, pids),
-            make_transport(rank, lookups, pids),
+            make_transport(rank, ids, pids, of_ids),
+            make_transport(rank, lookups, pids, of_ids),  # of the same thread
+            of_sums if device.type == "cpu" else None,
         )
 
     def all_to_all_rows(
@@ -118,6 +123,14 @@ class DistContext:
         with collective(f"the exchange of {operation}"):
             return self.row_transport.all_to_all(x, send, receive, of)
 
+    def send_rows(self, x: torch.Tensor, send: list[int], receive: list[int]) -> TravellingRows:
+        """`Transport.send_rows`, counted as rows. Collective: every rank must call, and `wait` as
+        well.
+        """
+        self.traffic.add("rows", (sum(send) - send[self.rank]) * x.shape[1] * x.itemsize)
+        with collective("the exchange of rows"):
+            return self.row_transport.send_rows(x, send, receive)
+
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a small tensor, in place: the same on every rank.
 
@@ -126,7 +139,10 @@ class DistContext:
         if self.world_size > 1:
             self.traffic.add("dense", ring_bytes(values.nbytes, self.world_size))
             with collective("the sum over ranks"):
-                dist.all_reduce(values)
+                if self.grid is None:
+                    dist.all_reduce(values)
+                else:
+                    self.grid.all_reduce(values)
         return values
 
     def sum_uint64(self, word: int) -> int:

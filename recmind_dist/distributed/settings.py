@@ -29,6 +29,11 @@ class ScalingSettings(Settings):
     shared_memory: bool = True
     """Workers on one machine exchange rows and ids through shared memory (Linux, CPU); false: as
     workers on several machines do."""
+    wire_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of rows and their gradients on their way between ranks; sums are float32 either way."""
+    rows_ahead: bool = False
+    """A batch's rows travel while the step before it computes, so that they lack its update.
+    Sampled propagation alone."""
     address: str | None = None
     """Ray cluster to use; none: RAY_ADDRESS, or a local one for this run."""
 

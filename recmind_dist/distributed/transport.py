@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recmind_dist.distributed.grid import Grid
 from recmind_dist.distributed.shared_memory import PendingMailboxes, SharedMemoryTransport
 
 
@@ -25,6 +26,7 @@ class GroupAllToAll:
     send: list[int]
     receive: list[int] | None
     of: Tensor | None
+    grid: Grid | None = None
 
     def wait(self) -> list[Tensor]:
         """What each rank sent. Collective: every rank must call."""
@@ -35,18 +37,42 @@ class GroupAllToAll:
 
         Collective: every rank must call.
         """
+        given = self.x if self.of is None else self.x.index_select(0, self.of)
+        if self.grid is not None:
+            return self.grid.all_to_all(given, self.send)
         receive = self.receive
         if receive is None:
             counts = torch.empty(len(self.send), dtype=torch.int64)
             dist.all_to_all_single(counts, torch.tensor(self.send), group=self.group)
             receive = counts.tolist()
-        given = self.x if self.of is None else self.x.index_select(0, self.of)
         out = self.x.new_empty(sum(receive), *self.x.shape[1:])
         dist.all_to_all_single(out, given, receive, self.send, group=self.group)
         return out, receive
 
 
 PendingAllToAll = GroupAllToAll | PendingMailboxes
+
+
+@dataclass(frozen=True)
+class TravellingRows:
+    """An all-to-all of rows that goes on while its caller works.
+
+    Attributes:
+        out: [sum(receive), C] filled when `work` is done.
+        receive: [P] rows from each rank.
+        given: what is sent; kept until then.
+        work: the exchange.
+    """
+
+    out: Tensor
+    receive: list[int]
+    given: Tensor
+    work: dist.Work
+
+    def wait(self) -> list[Tensor]:
+        """The rows of each rank. Collective: every rank must call."""
+        self.work.wait()
+        return list(torch.split(self.out, self.receive))
 
 
 @dataclass(frozen=True)
@@ -57,16 +83,23 @@ class Transport:
         rank: this rank.
         group: process group; None is the default group.
         mailboxes: where all ranks are processes of one machine.
+        grid: where there are many, for all-to-alls of few bytes.
     """
 
     rank: int
     group: dist.ProcessGroup | None = None
     mailboxes: SharedMemoryTransport | None = None
+    grid: Grid | None = None
 
     @property
     def is_async(self) -> bool:
         """Whether `start_all_to_all` sends at once; else everything happens in `wait`."""
         return self.mailboxes is not None
+
+    @property
+    def legs(self) -> int:
+        """How often a byte of an all-to-all is sent."""
+        return 1 if self.grid is None else 2
 
     @property
     def kind(self) -> str:
@@ -96,7 +129,7 @@ class Transport:
         Returns: what all ranks sent, in rank order, and the number of each one's rows, [P].
         """
         if self.mailboxes is None:
-            return GroupAllToAll(self.group, x, send, receive, None).wait_single()
+            return GroupAllToAll(self.group, x, send, receive, None, self.grid).wait_single()
         parts = self.all_to_all(x, send, receive)
         return torch.cat(parts), [len(part) for part in parts]
 
@@ -108,9 +141,19 @@ class Transport:
         Collective: every rank must call, and `wait` as well.
         """
         if self.mailboxes is None:
-            return GroupAllToAll(self.group, x, send, receive, of)
+            return GroupAllToAll(self.group, x, send, receive, of, self.grid)
         starts = [0, *np.cumsum(send).tolist()[:-1]]
         return self.mailboxes.start_exchange(x, sum(send), starts, send, of)
+
+    def send_rows(self, x: Tensor, send: list[int], receive: list[int]) -> TravellingRows:
+        """As `all_to_all` through the process group, but the rows travel while the caller works,
+        and other exchanges may come in between.
+
+        Collective: every rank must call, and `wait` as well.
+        """
+        out = x.new_empty(sum(receive), *x.shape[1:])
+        work = dist.all_to_all_single(out, x, receive, send, group=self.group, async_op=True)
+        return TravellingRows(out, receive, x, work)
 
     def all_gather(self, x: Tensor, counts: list[int]) -> list[Tensor]:
         """The rows of all ranks. Collective: every rank must call.
@@ -137,11 +180,14 @@ class Transport:
         return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
 
-def make_transport(rank: int, group: dist.ProcessGroup | None, pids: list[int] | None) -> Transport:
+def make_transport(
+    rank: int, group: dist.ProcessGroup | None, pids: list[int] | None, grid: Grid | None = None
+) -> Transport:
     """A transport over a process group, or over shared memory if `pids` are given.
 
     Args:
         pids: [P] processes of the ranks, see `share_memory`.
+        grid: for all-to-alls of the process group.
     """
     mailboxes = SharedMemoryTransport(rank, pids, group) if pids is not None else None
-    return Transport(rank, group, mailboxes)
+    return Transport(rank, group, mailboxes, None if mailboxes is not None else grid)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext, collective
-from recmind_dist.distributed.transport import PendingAllToAll
+from recmind_dist.distributed.transport import PendingAllToAll, TravellingRows
 from recmind_dist.graph.ownership import by_owner
 from recmind_dist.kernels.row_moves import place_rows, sums_by_row
 from recmind_dist.kernels.unique import unique_inverse
@@ -83,17 +83,40 @@ class PendingLookup:
     ids: PendingAllToAll | None
 
 
+@dataclass(frozen=True)
+class PendingRead:
+    """Rows of the table on their way; see `RowExchange.read_rows`.
+
+    Attributes:
+        plan: of the lookup.
+        out: [N, D]; own rows are there.
+        sent: None in a world of one.
+    """
+
+    plan: LookupPlan
+    out: Tensor
+    sent: TravellingRows | None
+
+
 class RowExchange:
     """Looks rows up in a sharded table: rank p owns the rows bounds[p] <= r < bounds[p + 1].
 
     Args:
         bounds: [P + 1].
         context: the ranks.
-        table: [rows of this rank, D], for `lookup_from_table`.
+        table: [rows of this rank, D], for `lookup_from_table` and `start_read`.
+        wire_dtype: of rows and gradients on their way.
     """
 
-    def __init__(self, bounds: IntArray, context: DistContext, table: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        bounds: IntArray,
+        context: DistContext,
+        table: Tensor | None = None,
+        wire_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.bounds, self.context, self.table = bounds, context, table
+        self.wire_dtype = wire_dtype
 
     def plan_lookup(self, rows: IntArray) -> LookupPlan:
         """`start_lookup` and `wait_lookup` at once. Collective: every rank must call.
@@ -120,7 +143,8 @@ class RowExchange:
         mine, away = order[first:last], np.concatenate([order[:first], order[last:]])
         counts = np.diff(starts)
         counts[rank] = 0
-        self.context.traffic.add("ids", (len(away) + world - 1) * rows.itemsize)
+        sent = (len(away) + world - 1) * rows.itemsize
+        self.context.traffic.add("ids", self.context.lookup_transport.legs * sent)
         with collective("the exchange of ids"):
             ids = self.context.lookup_transport.start_all_to_all(
                 torch.from_numpy(rows[away]), counts.tolist()
@@ -205,10 +229,103 @@ class RowExchange:
         assert self.table is not None, "an exchange without a table"
         return self._lookup(placeholder, self.table, plan)
 
+    def start_read(self, plan: LookupPlan) -> PendingRead:
+        """Reads the rows of a lookup from the table as it is now, and sends them while the caller
+        works; through shared memory, where nothing travels, at once.
+
+        Collective: every rank must call, and `read_rows` as well.
+        """
+        assert self.table is not None, "an exchange without a table"
+        table, away, context = self.table, plan.away, self.context
+        if context.world_size == 1 or context.row_transport.mailboxes is not None:
+            rows = self.needed_rows(table, plan.mine_rows, away.reply_rows, plan)
+            return PendingRead(plan, rows, None)
+        out = table.new_empty(plan.num_rows, table.shape[1])
+        place_rows(out, plan.mine, table, plan.mine_rows)
+        given = table.new_empty(len(away.reply_rows), table.shape[1], dtype=self.wire_dtype)
+        place_rows(given, None, table, away.reply_rows)
+        sent = context.send_rows(given, away.send_splits, away.receive_splits)
+        return PendingRead(plan, out, sent)
+
+    def read_rows(self, pending: PendingRead) -> Tensor:
+        """The rows that `start_read` asked for, [N, D]. Collective: every rank must call."""
+        if pending.sent is not None:
+            with collective("the exchange of rows"):
+                arrived = pending.sent.wait()
+            _place_arrived(pending.out, arrived, pending.plan)
+        return pending.out
+
+    def lookup_beside(
+        self, placeholder: Tensor, beside: Tensor | None, rows: Tensor, plan: LookupPlan
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows that were read ahead, and the needed rows of columns beside them, inside autograd:
+        [N, D] and [N, C]. Their gradients travel together.
+
+        Collective: every rank must call, in forward and in backward.
+
+        Args:
+            placeholder: [u, D] as of `lookup_from_table`.
+            beside: [u, C] content of `plan.local_rows`; None: no columns.
+            rows: [N, D] of `read_rows`.
+        """
+        out = _LookupBeside.apply(placeholder, beside, rows, plan, self)  # type: ignore[no-untyped-call]
+        return out if beside is not None else (out, None)
+
+    def needed_rows(
+        self, source: Tensor, mine_at: Tensor, reply: Tensor, plan: LookupPlan
+    ) -> Tensor:
+        """The needed rows, outside autograd, [N, C]. Collective: every rank must call.
+
+        Args:
+            source: [.., C] content of this rank's rows.
+            mine_at: [m] positions in it of rows that stay here.
+            reply: [R] positions in it of rows that do not.
+        """
+        out = source.new_empty(plan.num_rows, source.shape[1])
+        if self.context.world_size == 1:  # owned rows are in the order in which they are needed
+            place_rows(out, None, source, mine_at)
+            return out
+        splits = plan.away.send_splits, plan.away.receive_splits
+        arrived = self._all_to_all(source, reply, *splits, "rows")
+        place_rows(out, plan.mine, source, mine_at)
+        _place_arrived(out, arrived, plan)
+        return out
+
+    def send_home(self, grad: Tensor, num_owned: int, plan: LookupPlan) -> Tensor:
+        """Gradients of needed rows, summed at their owners: [N, C] → [num_owned, C].
+
+        Collective: every rank must call.
+        """
+        if self.context.world_size == 1:
+            return grad
+        away = plan.away
+        splits = away.receive_splits, away.send_splits
+        arrived = self._all_to_all(grad, away.place, *splits, "gradients")
+        replies = torch.split(away.reply, away.send_splits)
+        parts = [(to, rows, None) for to, rows in zip(replies, arrived, strict=True)]
+        return sums_by_row(num_owned, [(plan.mine_at, grad, plan.mine), *parts])
+
+    def _all_to_all(
+        self, source: Tensor, of: Tensor, send: list[int], receive: list[int], kind: str
+    ) -> list[Tensor]:
+        """`source[of]` to the ranks, in `wire_dtype`. Collective: every rank must call."""
+        if source.dtype == self.wire_dtype:
+            return self.context.all_to_all_rows(source, send, receive, kind, of)
+        given = source.new_empty(len(of), source.shape[1], dtype=self.wire_dtype)
+        place_rows(given, None, source, of)
+        return self.context.all_to_all_rows(given, send, receive, kind)
+
     def _lookup(self, owned: Tensor, table: Tensor | None, plan: LookupPlan) -> Tensor:
         """Collective: every rank must call, in forward and in backward."""
-        out: Tensor = _Lookup.apply(owned, table, plan, self.context)  # type: ignore[no-untyped-call]
+        out: Tensor = _Lookup.apply(owned, table, plan, self)  # type: ignore[no-untyped-call]
         return out
+
+
+def _place_arrived(out: Tensor, arrived: list[Tensor], plan: LookupPlan) -> None:
+    """Rows of other ranks to their places among the needed."""
+    places = torch.split(plan.away.place, plan.away.receive_splits)
+    for rows, place in zip(arrived, places, strict=True):
+        place_rows(out, place, rows)
 
 
 def _to(device: torch.device, x: IntArray) -> Tensor:
@@ -223,37 +340,45 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, owned: Tensor, table: Tensor | None, plan: LookupPlan, context: DistContext
+        ctx: Any, owned: Tensor, table: Tensor | None, plan: LookupPlan, exchange: RowExchange
     ) -> Tensor:
-        ctx.plan, ctx.context, ctx.num_owned = plan, context, len(owned)
-        away = plan.away
-        if table is None:
-            source, mine_at, reply = owned.detach().contiguous(), plan.mine_at, away.reply
-        else:
-            source, mine_at, reply = table, plan.mine_rows, away.reply_rows
-        out = source.new_empty(plan.num_rows, source.shape[1])
-        if context.world_size == 1:  # owned rows are in the order in which they are needed
-            place_rows(out, None, source, mine_at)
-            return out
-        arrived = context.all_to_all_rows(
-            source, away.send_splits, away.receive_splits, "rows", reply
-        )
-        place_rows(out, plan.mine, source, mine_at)
-        places = torch.split(away.place, away.receive_splits)
-        for rows, place in zip(arrived, places, strict=True):
-            place_rows(out, place, rows)
-        return out
+        ctx.plan, ctx.exchange, ctx.num_owned = plan, exchange, len(owned)
+        source, mine_at, reply = table, plan.mine_rows, plan.away.reply_rows
+        if source is None:
+            source, mine_at, reply = owned.detach().contiguous(), plan.mine_at, plan.away.reply
+        return exchange.needed_rows(source, mine_at, reply, plan)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        plan, context = ctx.plan, ctx.context
-        grad, away = grads[0].contiguous(), plan.away
-        if context.world_size == 1:
-            return grad, None, None, None
-        arrived = context.all_to_all_rows(
-            grad, away.receive_splits, away.send_splits, "gradients", away.place
-        )
-        replies = torch.split(away.reply, away.send_splits)
-        parts = [(to, rows, None) for to, rows in zip(replies, arrived, strict=True)]
-        total = sums_by_row(ctx.num_owned, [(plan.mine_at, grad, plan.mine), *parts])
+        total = ctx.exchange.send_home(grads[0].contiguous(), ctx.num_owned, ctx.plan)
         return total, None, None, None
+
+
+class _LookupBeside(torch.autograd.Function):
+    """As `_Lookup`, of columns beside rows that are here already.
+
+    Collective: every rank must apply it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        placeholder: Tensor,
+        beside: Tensor | None,
+        rows: Tensor,
+        plan: LookupPlan,
+        exchange: RowExchange,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        ctx.plan, ctx.exchange, ctx.num_owned = plan, exchange, len(placeholder)
+        rows = rows.view_as(rows)
+        if beside is None:
+            return rows
+        own = beside.detach().contiguous()
+        return rows, exchange.needed_rows(own, plan.mine_at, plan.away.reply, plan)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].contiguous() if len(grads) == 1 else torch.cat(grads, 1)
+        total = ctx.exchange.send_home(grad, ctx.num_owned, ctx.plan)
+        parts = total.split([g.shape[1] for g in grads], dim=1)
+        return parts[0], parts[1] if len(parts) > 1 else None, None, None, None

@@ -38,7 +38,7 @@ def text_settings(config: RunConfig, graph: Graph) -> dict[str, Any] | None:
     """What the manifest says of texts; None where the model reads none."""
     if not config.model.reads_text:
         return None
-    settings, fields = config.text, word_fields(graph.items_frame())
+    settings, fields = config.text, word_fields(graph.item_blocks())
     kept = settings.model_dump(include=set(_KEPT))
     return {
         "item_template": settings.item_template or template_of(fields),

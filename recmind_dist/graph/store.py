@@ -1,5 +1,6 @@
 """The graph on disk, memory-mapped (U users, I items, N = U + I nodes, E training edges)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 KIND = "graph"
 SCHEMA = 1
 EDGE_WEIGHT = "edge_weight.npy"
+BLOCK_ROWS = 65_536
+"""Items whose texts are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -173,13 +176,18 @@ class Graph:
 
         return hetero_data_of_graph(self, split)
 
-    def users_frame(self) -> pl.DataFrame:
-        """Row k is user k: id, then texts (null where there is none)."""
-        return _read_parquet(self.path / "users.parquet")
+    def users_frame(self, first: int = 0, last: int | None = None) -> pl.DataFrame:
+        """Users [first, last), a row each: id, then texts (null where there is none)."""
+        return _read_parquet(self.path / "users.parquet", None, first, last)
 
-    def items_frame(self) -> pl.DataFrame:
-        """Row k is item k, node U + k: id, then texts (null where there is none)."""
-        return _read_parquet(self.path / "items.parquet")
+    def items_frame(self, first: int = 0, last: int | None = None) -> pl.DataFrame:
+        """Items [first, last), as `users_frame`. Item k is node U + k."""
+        return _read_parquet(self.path / "items.parquet", None, first, last)
+
+    def item_blocks(self) -> Iterator[pl.DataFrame]:
+        """`items_frame` a block at a time."""
+        for first in range(0, max(self.num_items, 1), BLOCK_ROWS):
+            yield self.items_frame(first, first + BLOCK_ROWS)
 
     @cached_property
     def user_ids(self) -> pl.Series:
@@ -222,12 +230,17 @@ def _count(path: Path, manifest: dict[str, Any], key: str) -> int:
     return value
 
 
-def _read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+def _read_parquet(
+    path: Path, columns: list[str] | None = None, first: int = 0, last: int | None = None
+) -> pl.DataFrame:
+    """Rows [first, last) of a file."""
     try:
-        return pl.read_parquet(path, columns=columns)
+        if first == 0 and last is None:
+            return pl.read_parquet(path, columns=columns)
+        return pl.scan_parquet(path).slice(first, None if last is None else last - first).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
-        first = (str(error).splitlines() or [""])[0][:120]
-        raise StoreError(f"{path}: cannot be read ({first}): prepare the graph again") from error
+        said = (str(error).splitlines() or [""])[0][:120]
+        raise StoreError(f"{path}: cannot be read ({said}): prepare the graph again") from error
 
 
 def map_array(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 GROUPS = 4
-"""Process groups of all ranks: torch's, two for ids, DeepSpeed's. Each has a socket per rank."""
+"""Process groups of all ranks: torch's, two for ids, DeepSpeed's. Each has a socket per rank; rows
+and columns of a grid of ranks have few."""
 OTHER_FILES = 128
 """Other open files of a worker, rounded up: pipes, logs, Ray's connections."""
 _LOOPBACK_FLAG = 0x8  # IFF_LOOPBACK of <net/if.h>

@@ -6,15 +6,18 @@ ranks. Shapes: N nodes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from recmind_dist.distributed.grid import grid_shape
 from recmind_dist.distributed.traffic import KINDS, ring_bytes
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.graph.partition import judge
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch, StepBatches
+from recmind_dist.sampling.edge_masks import heldout_slice, users_of_edges
 from recmind_dist.training.alignment import anchor_stride
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.types import BoolArray, IntArray
@@ -65,26 +68,27 @@ def replay(
     ranks: Iterable[int] | None = None,
     steps: int = 1,
     dense_bytes: int = 0,
+    text_dim: int = 0,
 ) -> Replayed:
     """Draws the first steps of the joint phase for logical ranks, on one rank alone.
 
     What ranks receive stands for what they send: over all ranks the means are equal.
 
     Args:
-        config: its placement decides whether hops are exchanged; gates on held-out edges are not
-            replayed
-        ranks: all by default
-        dense_bytes: size of the dense parameters
+        config: its placement decides whether hops are exchanged.
+        ranks: all by default.
+        dense_bytes: size of the dense parameters.
+        text_dim: columns of a text vector, where content views travel.
     """
-    assert not config.heldout_gates, "replay knows no gate batches"
+    held_out = _held_out(config, graph)
     degree_class = (2 * np.log2(1 + np.asarray(graph.degree))).astype(np.int64)
     nodes_of_class = np.bincount(degree_class)
     sums = _Sums(degree_class, np.zeros_like(nodes_of_class))
     bounds = row_bounds(graph, world_size)
     for rank in range(world_size) if ranks is None else ranks:
-        loader = make_loader(config, graph, "joint", rank, world_size)
+        loader = make_loader(config, graph, "joint", rank, world_size, **held_out)
         for _, batches in zip(range(steps), loader.batches(0), strict=False):
-            _add(sums, config, graph, bounds, rank, batches)
+            _add(sums, config, graph, bounds, rank, batches, text_dim)
     count = max(sums.batches, 1)
     sent = {kind: total / count for kind, total in sums.sent.items()}
     sent["dense"] += ring_bytes(dense_bytes, world_size)
@@ -119,6 +123,21 @@ def weak(config: RunConfig, world_size: int, pairs_a_rank: int) -> RunConfig:
     return config.model_copy(update={"train": train, "scaling": scaling})
 
 
+def _held_out(config: RunConfig, graph: Graph) -> dict[str, Any]:
+    """Edges that gates learn from, and degrees without them: what `make_loader` takes."""
+    gate = config.gate
+    if not config.heldout_gates or gate is None:
+        return {}
+    seed = config.graph.seed
+    held_out = np.flatnonzero(heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items))
+    degree = np.asarray(graph.degree)
+    if gate.withheld_items or isinstance(config.model, RecMindSettings):
+        ends = users_of_edges(graph, held_out), np.asarray(graph.indices)[held_out]
+        degree = degree - sum(np.bincount(end, minlength=graph.num_nodes) for end in ends)
+    gate_edges = np.flatnonzero(heldout_slice(graph, gate.heldout_share, seed))
+    return {"held_out": held_out, "gate_edges": gate_edges, "degree": degree}
+
+
 def _add(
     sums: _Sums,
     config: RunConfig,
@@ -126,51 +145,74 @@ def _add(
     bounds: IntArray,
     rank: int,
     batches: StepBatches,
+    text_dim: int,
 ) -> None:
-    batch, world_size = batches.main, len(bounds) - 1
-    n_id = batch.n_id.numpy()
-    owner = np.searchsorted(bounds, np.asarray(graph.row_of_node)[n_id], side="right") - 1
-    remote = owner != rank
-    num_remote = int(remote.sum())
+    main, gate, world_size = batches.main, batches.gate, len(bounds) - 1
+    others = world_size - 1
+
+    def is_remote(nodes: IntArray) -> BoolArray:
+        rows = np.asarray(graph.row_of_node)[nodes]
+        return np.asarray(np.searchsorted(bounds, rows, side="right") - 1 != rank)
+
+    drawn = [main] if gate is None else [main, gate]
+    n_id = np.unique(np.concatenate([batch.n_id.numpy() for batch in drawn]))
+    num_remote = int(is_remote(n_id).sum())
+    wire = 2 if config.scaling.wire_dtype == "bfloat16" else FLOAT
     dim, has_queue = config.model.embedding_dim, config.aligns and config.alignment.queue_size > 0
     row_floats = dim * (1 + config.model.has_text_view * (1 + has_queue))
+    ids = sums.sent["ids"]
     if world_size > 1:
-        sums.sent["ids"] += COUNT * (world_size - 1) + ROW_ID * num_remote
-        sums.sent["ids"] += _sampling_bytes(config, batch, remote, world_size)
+        sums.sent["ids"] += COUNT * others + ROW_ID * num_remote
+        if config.train.batch_of == "users" or config.heldout_gates:  # counts of many steps
+            sums.sent["ids"] += COUNT * others
+        for batch in drawn:
+            remote = is_remote(batch.n_id.numpy())
+            hides = config.sampler.hide_batch_edges and batch is main
+            sums.sent["ids"] += _sampling_bytes(config, batch, remote, world_size, hides)
+            sums.sent["ids"] += _newest_bytes(config, batch, remote, graph.num_users, others)
     for kind in ("rows", "gradients"):
-        sums.sent[kind] += FLOAT * row_floats * num_remote
+        sums.sent[kind] += wire * row_floats * num_remote
+    if text_dim and isinstance(config.model, RecMindSettings) and config.model.content_view:
+        mixed = drawn[-1]
+        targets = int(is_remote(mixed.n_id[: mixed.num_targets].numpy()).sum())
+        sums.sent["ids"] += COUNT * others + ROW_ID * targets
+        sums.sent["rows"] += wire * text_dim * (1 + (config.recent_decay > 0)) * targets
+    if grid_shape(world_size) is not None:  # two legs
+        sums.sent["ids"] += sums.sent["ids"] - ids
     sent = LOSS_TERM * (_num_loss_terms(config) + 2) * world_size  # see `sum_losses`
     sums.sent["dense"] += ring_bytes(sent, world_size)
     if config.aligns:
-        stride = anchor_stride(batch.global_batch_size, config.alignment.anchors)
-        anchors = -(-batch.global_batch_size // stride)
+        stride = anchor_stride(main.global_batch_size, config.alignment.anchors)
+        anchors = -(-main.global_batch_size // stride)
         views = 2 + has_queue  # forward, backward, keys
-        sums.sent["ids"] += 2 * NODE * anchors * (world_size - 1) / world_size
-        to_others = (world_size - 1) / world_size
-        sums.sent["queue"] += views * 4 * FLOAT * dim * anchors * to_others
-    classes = sums.degree_class[n_id]
-    sums.class_count += np.bincount(classes, minlength=len(sums.class_count))
-    sums.nodes += len(owner)
+        sums.sent["ids"] += 2 * NODE * anchors * others / world_size
+        sums.sent["queue"] += views * 4 * FLOAT * dim * anchors * others / world_size
+    sums.class_count += np.bincount(sums.degree_class[n_id], minlength=len(sums.class_count))
+    sums.nodes += len(n_id)
     sums.remote += num_remote
-    sums.edges += sum(batch.num_sampled_edges)
-    sums.pairs += batch.batch_size
+    sums.edges += sum(sum(batch.num_sampled_edges) for batch in drawn)
+    sums.pairs += main.batch_size
     sums.batches += 1
 
 
-def _sampling_bytes(config: RunConfig, batch: Batch, remote: BoolArray, world_size: int) -> float:
-    """Bytes of one rank's batch: counts, pairs, items, negatives, hops; see
-    sampling/partitioned_graph.py.
+def _sampling_bytes(
+    config: RunConfig, batch: Batch, remote: BoolArray, world_size: int, hides: bool
+) -> float:
+    """Bytes of one rank's batch: pairs, items, negatives, hops; see sampling/partitioned_graph.py.
+
+    Args:
+        remote: [N] which of its nodes are other ranks'.
+        hides: whether it hides its edges.
     """
     others, partitioned = world_size - 1, config.graph.placement == "partitioned"
     src, dst = (remote[x.numpy()] for x in (batch.src_index, batch.dst_pos_index))
-    total = COUNT * others if config.train.batch_of == "users" else 0
+    total = 0
     if partitioned:
         total += COUNT * others + (3 * NODE + NODE) * int(src.sum())  # pairs, and their items
-    hides = config.sampler.hide_batch_edges and config.owners_draw
-    if hides:
+    if hides and config.owners_draw:
         total += COUNT * others
         total += 2 * NODE * (int(dst.sum()) + (0 if partitioned else int(src.sum())))
-    for hop in batch.hops if config.owners_draw else ():
+    for hop in batch.hops if config.owners_draw or partitioned else ():
         remote_dst = remote[: hop.num_dst]
         neighbors = int(np.diff(hop.indptr.numpy())[remote_dst].sum())
         total += 2 * COUNT * others
@@ -183,9 +225,22 @@ def _sampling_bytes(config: RunConfig, batch: Batch, remote: BoolArray, world_si
     return total + mask_bytes * int(remote[batch.user_index.numpy()].sum())
 
 
+def _newest_bytes(
+    config: RunConfig, batch: Batch, remote: BoolArray, num_users: int, others: int
+) -> float:
+    """Bytes of the newest items of a batch's users, which their owners send."""
+    if batch.newest is None or config.graph.placement != "partitioned":
+        return 0
+    users = int((batch.n_id[: batch.num_targets] < num_users).sum())
+    items = np.diff(batch.newest.indptr.numpy())[:users][remote[:users]]
+    return 2 * COUNT * others + 2 * NODE * len(items) + 2 * NODE * int(items.sum())
+
+
 def _num_loss_terms(config: RunConfig) -> int:
     aligned = (2 if config.alignment.sides == "both" else 1) if config.aligns else 0
-    return 2 + aligned + isinstance(config.model, RecMindSettings)
+    if isinstance(config.model, RecMindSettings):
+        return 3 + config.model.text_view + aligned
+    return 2 + aligned + config.heldout_gates
 
 
 def partitioned(config: RunConfig, placement: str = "partitioned") -> RunConfig:

@@ -49,10 +49,10 @@ def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
     """
     text = config.text
     graph = Graph.open(graph_path, edges=False)
-    items = graph.items_frame()
-    fields = word_fields(items)
+    fields = word_fields(graph.item_blocks())
+    names = graph.items_frame(0, 0).columns[1:]
     template = text.item_template or template_of(fields)
-    share, distinct = share_with_text(items, template) if template else (0.0, 0)
+    share, distinct = share_with_text(graph.item_blocks(), template) if template else (0.0, 0)
     return DataFacts(
         num_users=graph.num_users,
         num_items=graph.num_items,
@@ -61,7 +61,7 @@ def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
         no_order=_why_no_order(dataset) if isinstance(config.model, RecMindSettings) else "",
         item_template=template,
         item_title=text.item_title or template_of(fields[:1]),
-        skipped_fields=tuple(name for name in items.columns[1:] if name not in fields),
+        skipped_fields=tuple(name for name in names if name not in fields),
         text_share=share,
         num_texts=distinct,
     )

@@ -59,7 +59,8 @@ class Owners:
         given = torch.from_numpy(np.ascontiguousarray(values))
         away = len(given) - int(send[self._context.rank])
         sizes = 0 if receive is not None else (len(send) - 1) * send.itemsize
-        self._context.traffic.add("ids", away * (given.nbytes // max(len(given), 1)) + sizes)
+        sent = away * (given.nbytes // max(len(given), 1)) + sizes
+        self._context.traffic.add("ids", self._context.id_transport.legs * sent)
         counts = None if receive is None else receive.tolist()
         with collective("the exchange of sampled neighbours"):
             got, counts = self._context.id_transport.all_to_all_single(given, send.tolist(), counts)

@@ -126,15 +126,14 @@ def build_texts(
     Raises:
         TextError: a template names a field that the item or user file lacks.
     """
-    frame = graph.items_frame()
     max_chars = settings.max_tokens * CHARS_PER_TOKEN
-    fields = word_fields(frame)
+    fields = word_fields(graph.item_blocks())
     template = settings.item_template or template_of(fields)
-    items = spooled(_render(frame, template, "item_template", max_chars), spool)
+    items = spooled(_render(graph, template, "item_template", max_chars), spool)
     if not users:
         return Texts(items=items, users=spooled(_without_texts(graph.num_users), spool))
     title = settings.item_title or template_of(fields[:1])
-    titles = spooled(_render(frame, title, "item_title", TITLE_CHARS), spool)
+    titles = spooled(_render(graph, title, "item_title", TITLE_CHARS), spool)
     of_users = _user_texts(graph, settings, titles, hidden_edge)
     return Texts(items=items, users=spooled(of_users, spool))
 
@@ -148,14 +147,14 @@ def clean(value: object, max_chars: int) -> str | None:
     return text[:max_chars].rstrip() or None
 
 
-def _render(frame: pl.DataFrame, template: str | None, key: str, max_chars: int) -> Iterator[Block]:
-    """A block of texts at a time."""
+def _render(graph: "Graph", template: str | None, key: str, max_chars: int) -> Iterator[Block]:
+    """Items' texts, a block at a time."""
     parsed = None if template is None else Template.parse(template)
-    for block in _blocks_of_range(frame.height):
+    for frame in graph.item_blocks():
         if parsed is None:
-            yield [None] * len(block)
+            yield [None] * frame.height
             continue
-        rows = _rows(frame[block.start : block.stop], parsed.fields, key, max_chars)
+        rows = _rows(frame, parsed.fields, key, max_chars)
         yield [text[:max_chars] if (text := parsed.render(row)) else None for row in rows]
 
 
@@ -197,12 +196,11 @@ def _user_texts(
     max_chars = settings.user_max_tokens * CHARS_PER_TOKEN
     template = Template.parse(settings.user_template)
     fields = [field for field in template.fields if field != ITEMS]
-    frame = graph.users_frame() if fields else None
     titled = has_text(titles)
     for block in _blocks_of_range(graph.num_users):
         rows: Iterable[dict[str, str | None]] = ({} for _ in block)
-        if frame is not None:
-            part = frame[block.start : block.stop]
+        if fields:
+            part = graph.users_frame(block.start, block.stop)
             rows = _rows(part, fields, "user_template", max_chars)
         edges = _newest_edges(graph, block.start, block.stop, titled, hidden_edge)
         liked = _newest_titles(len(block), edges, settings.max_user_items, titles)

@@ -1,5 +1,7 @@
 """Which fields of a text file hold words, for a run that names no template."""
 
+from collections.abc import Iterable
+
 import polars as pl
 
 from recmind_dist.text.template import Template, is_field_name
@@ -8,15 +10,19 @@ _LETTER = r"\p{L}"
 _CODE = r"^(\S*\d\S*|\S*://\S*)$"  # one word with a digit, or an address
 
 
-def word_fields(frame: pl.DataFrame) -> list[str]:
+def word_fields(blocks: Iterable[pl.DataFrame]) -> list[str]:
     """The fields of which more than half of the values hold words: no numbers, codes or links.
     A field whose name a template cannot hold is none of them.
 
     Args:
-        frame: column id, then the fields, in the order of the file.
+        blocks: column id, then the fields, in the order of the file.
     """
-    names = [name for name in frame.columns if name != "id" and is_field_name(name)]
-    return [name for name in names if _holds_words(frame.get_column(name))]
+    excess: dict[str, int] = {}
+    for block in blocks:
+        for name in block.columns:
+            if name != "id" and is_field_name(name):
+                excess[name] = excess.get(name, 0) + _excess_of_words(block.get_column(name))
+    return [name for name, more in excess.items() if more > 0]
 
 
 def template_of(fields: list[str]) -> str | None:
@@ -24,19 +30,26 @@ def template_of(fields: list[str]) -> str | None:
     return ". ".join(f"{{{name}}}" for name in fields) or None
 
 
-def share_with_text(frame: pl.DataFrame, template: str) -> tuple[float, int]:
-    """The share of rows that have a text by this template, and how many distinct texts there are.
+def share_with_text(blocks: Iterable[pl.DataFrame], template: str) -> tuple[float, int]:
+    """The share of rows that have a text by this template, and how many distinct texts there are,
+    told apart by 8 bytes each.
 
     Fields that the frame lacks count as empty.
     """
-    fields = [name for name in Template.parse(template).fields if name in frame.columns]
-    if not fields or not frame.height:
-        return 0.0, 0
-    filled = frame.select(fields).filter(pl.any_horizontal(pl.col(fields).is_not_null()))
-    return filled.height / frame.height, filled.unique().height
+    fields = Template.parse(template).fields
+    rows, hashes = 0, [pl.Series(dtype=pl.UInt64)]
+    for block in blocks:
+        known = [name for name in fields if name in block.columns]
+        rows += block.height
+        if known:
+            filled = block.select(known).filter(pl.any_horizontal(pl.col(known).is_not_null()))
+            hashes.append(filled.hash_rows())
+    found = pl.concat(hashes)
+    return len(found) / max(rows, 1), found.n_unique()
 
 
-def _holds_words(values: pl.Series) -> bool:
+def _excess_of_words(values: pl.Series) -> int:
+    """How many more values hold words than do not."""
     filled = values.drop_nulls()
     words = filled.str.contains(_LETTER) & ~filled.str.contains(_CODE)
-    return int(words.sum()) * 2 > len(filled)
+    return int(words.sum()) * 2 - len(filled)

@@ -32,6 +32,7 @@ from recmind_dist.training.final_embeddings import FinalEmbeddings, final_embedd
 from recmind_dist.training.fold_in import FoldIn
 from recmind_dist.training.forward import text_view
 from recmind_dist.training.inputs import Inputs, run_identity
+from recmind_dist.training.own_vectors import store_key
 from recmind_dist.training.text_features import (
     TextFeatures,
     degree_feature,
@@ -244,7 +245,7 @@ class ModelShard:
         if self.whitening is None or self.inputs.text is None:
             return
         store = TextStore.open(self.inputs.text)
-        if store.content_key() != self.inputs.store_key:
+        if store_key(store, self.context) != self.inputs.store_key:
             raise StoreError(
                 f"{store.path}: holds vectors of other texts than this run's: run `recmind run` "
                 "with this run's config again, which embeds them anew"

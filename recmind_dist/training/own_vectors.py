@@ -60,6 +60,28 @@ def read_own_vectors(
     return out, absent
 
 
+def store_key(store: TextStore, context: DistContext) -> str:
+    """`TextStore.content_key` as rank 0 reads it, the same on every rank.
+
+    Collective: every rank must call.
+
+    Raises:
+        StoreError: the ledger is damaged; on every rank.
+    """
+    key, fault = "", None
+    if context.rank == 0:
+        try:
+            key = store.content_key()
+        except StoreError as error:
+            fault = error
+    key = context.broadcast_str(key)
+    if not key:
+        raise fault or StoreError(
+            f"{store.path}: its ledger cannot be read, as rank 0 says: run `recmind embed`"
+        )
+    return key
+
+
 def _turns(graph: Graph, store: TextStore, world_size: int) -> Iterator[tuple[str, int, Blocks]]:
     """Side, its first node, and the blocks that the ranks read at a time: the same on every rank.
 

@@ -70,6 +70,7 @@ class Phase:
         self.step = TrainingStep(
             self.engine,
             shard.table,
+            exchange,
             shard.text,
             self.momentum,
             context,

@@ -4,12 +4,14 @@ Legend: u rows of this shard that the step touches, n rows of this shard, D dims
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.embedding.exchange import PendingRead, RowExchange
 from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.model.lightgcn import LightGCN
 from recmind_dist.model.queue import KeyQueue
@@ -35,6 +37,7 @@ class TrainingStep:
     Args:
         engine: DeepSpeed's, around a `TrainingLoss`.
         table: this rank's rows.
+        exchange: reads rows ahead.
         text: their text vectors, where the model reads texts.
         momentum: the copy whose keys are enqueued, where there is a queue.
         hide_share: share of the nodes with text whose text is hidden.
@@ -49,6 +52,7 @@ class TrainingStep:
         self,
         engine: "Engine",
         table: ShardedTable,
+        exchange: RowExchange,
         text: TextFeatures | None,
         momentum: MomentumEncoder | None,
         context: DistContext,
@@ -62,7 +66,8 @@ class TrainingStep:
     ) -> None:
         assert isinstance(engine.module, TrainingLoss)
         self.engine, self.loss = engine, engine.module
-        self.table, self.text, self.momentum, self.context = table, text, momentum, context
+        self.table, self.exchange, self.text = table, exchange, text
+        self.momentum, self.context = momentum, context
         self.hide_share, self.nodes, self.seed = hide_share, nodes, seed
         self.lr_factor, self.steps_done = lr_factor, steps_done
         self.checks = StepChecks(read_every if context.device.type != "cpu" else 1)
@@ -70,6 +75,7 @@ class TrainingStep:
         if self._can_replay:
             self.find_gradients = ReplayedGradients(self.run_gradients)
         no_keys = {view: KeyQueue(0, table.dim, context.device) for view in VIEWS}
+        self._ahead: PendingRead | None = None
         self._queues = momentum.queues if momentum else no_keys
 
     @property
@@ -79,12 +85,19 @@ class TrainingStep:
         plain = type(self.loss.model) is LightGCN
         return alone and plain and not torch.are_deterministic_algorithms_enabled()
 
-    def run(self, step: StepInput) -> dict[str, float]:
+    def run(self, step: StepInput, following: StepInput | None = None) -> dict[str, float]:
         """One step; returns the global batch's loss terms, on a GPU those that were read last.
 
         Collective: every rank must call.
+
+        Args:
+            following: the next step, whose rows travel during this one.
         """
-        found = self.find_gradients(step)
+        with region("gather"):
+            step = self._take_ahead(step, following)
+        # a replayed step would read the rows that were captured
+        find = self.find_gradients if step.base is None else self.run_gradients
+        found = find(step)
         losses = self.checks.take(found, step)
         with region("update"):
             self._update(step, found.rows)
@@ -105,11 +118,23 @@ class TrainingStep:
         sums = sum_losses(loss_terms.terms, grad_uD, broken, self.context)
         return Gradients(tuple(loss_terms.terms), sums, grad_uD, loss_terms.keys)
 
+    def _take_ahead(self, step: StepInput, following: StepInput | None) -> StepInput:
+        """The step with the rows that were read during the last one; starts to read those of the
+        next. Collective: every rank must call.
+        """
+        ahead = self._ahead
+        if ahead is not None:
+            assert ahead.plan is step.plan, "rows were read ahead for another step"
+            step = replace(step, base=self.exchange.read_rows(ahead))
+        self._ahead = self.exchange.start_read(following.plan) if following is not None else None
+        return step
+
     def _gather_rows(self, step: StepInput) -> tuple[Tensor, TextRows | None]:
         """Rows of the table, a leaf that takes gradient, and their texts."""
         text_u = self._text_rows(step)
-        if text_u is None and step.operator is None:  # rows travel from the table itself
-            return self.table.grad_placeholder(len(step.plan.local_rows)), None
+        whole = step.operator is not None
+        if step.base is not None or (text_u is None and not whole):  # from the table itself
+            return self.table.grad_placeholder(len(step.plan.local_rows)), text_u
         return self.table.gather(step.rows), text_u
 
     def _text_rows(self, step: StepInput) -> TextRows | None:

@@ -1,5 +1,6 @@
 """A step's inputs, made ahead of it."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,7 +23,8 @@ class StepInput:
     content_plan: the lookup of content views, of sampled nodes whose gates learn; items: [items]
     those of `plan.local_rows` that are items, where sampled users have no texts; anchor_pairs:
     [2, A] users and items of the global batch's anchors, where views are aligned; all_pairs:
-    [2, GB] those of all its pairs, where nodes are contrasted.
+    [2, GB] those of all its pairs, where nodes are contrasted; base: [N, D] the plan's rows of the
+    table, where they were read during the step before.
     """
 
     step: int
@@ -41,6 +43,7 @@ class StepInput:
     items: Tensor | None = None
     anchor_pairs: Tensor | None = None
     all_pairs: Tensor | None = None
+    base: Tensor | None = None
 
     @property
     def hides_edges(self) -> bool:
@@ -60,3 +63,21 @@ class StepInput:
             return self.operator.items
         assert self.items is not None
         return self.plan.local_rows[self.items]
+
+
+def with_following(
+    steps: Iterable[StepInput], ahead: bool
+) -> Iterator[tuple[StepInput, StepInput | None]]:
+    """Each step and the one after it, which is made before the step is given out; without `ahead`
+    each step and None.
+    """
+    held: StepInput | None = None
+    for step in steps:
+        if not ahead:
+            yield step, None
+            continue
+        if held is not None:
+            yield held, step
+        held = step
+    if held is not None:
+        yield held, None

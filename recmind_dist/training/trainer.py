@@ -43,7 +43,7 @@ from recmind_dist.training.state import (
     load_table,
     refuse_other_run,
 )
-from recmind_dist.training.step_input import StepInput
+from recmind_dist.training.step_input import StepInput, with_following
 from recmind_dist.training.warm_start import WarmStart, dense_state_at_start
 from recmind_dist.types import IntArray
 
@@ -84,7 +84,9 @@ class Trainer:
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, context.rank, config.profile)
         self.shard = ModelShard(config, inputs, context)
-        self.exchange = RowExchange(self.shard.bounds, context, self.shard.table.weight)
+        wire_dtype = getattr(torch, config.scaling.wire_dtype)
+        table = self.shard.table.weight
+        self.exchange = RowExchange(self.shard.bounds, context, table, wire_dtype)
         self.metrics = MetricsLog(run.metrics) if context.rank == 0 else None
         self.checkpointer = Checkpointer(
             run.checkpoints,
@@ -112,12 +114,12 @@ class Trainer:
                 phase = self._begin_phase(dense)
                 while self.cursor.phase == phase.name:
                     steps = self._steps(phase)
-                    for step in steps:
+                    for step, following in steps:
                         with (
                             writing_ids(self.run.path, self.context, phase.name),
                             saying_what_is_large(step, self.shard.table.dim),
                         ):
-                            self._losses = phase.step.run(step)
+                            self._losses = phase.step.run(step, following)
                         self._count(step, phase)
                         if self._save_is_due(phase):
                             self._save(phase)
@@ -187,22 +189,25 @@ class Trainer:
         self._log("loaded", phase=phase.name, world_size=world_size, dense=f"{whole:016x}")
         return phase
 
-    def _steps(self, phase: Phase) -> Iterator[StepInput]:
-        """What is left of the epoch's steps, made ahead; logs the epoch at its end.
+    def _steps(self, phase: Phase) -> Iterator[tuple[StepInput, StepInput | None]]:
+        """What is left of the epoch's steps, made ahead, and the step after each whose rows may be
+        read ahead; logs the epoch at its end.
 
         Collective: every rank must iterate.
         """
         self._losses = {}  # stays empty where a larger batch left the epoch no step
         first, start = self.cursor.step_in_epoch, time.perf_counter()
         self.context.traffic.take()  # validation's, before the thread adds this epoch's
-        beside = SideStream[StepInput](self._stream)
-        inputs = beside.make(named(phase.step_inputs(self.cursor.epoch, first), "sample"))
+        beside = SideStream[tuple[StepInput, StepInput | None]](self._stream)
+        made = named(phase.step_inputs(self.cursor.epoch, first), "sample")
+        inputs = beside.make(with_following(made, self.config.scaling.rows_ahead))
         # the thread's own exchanges time out before its consumer does
         timeout_s = 2 * self.config.scaling.collective_timeout_s
         steps = Prefetcher(inputs, phase.batches_ahead, timeout_s=timeout_s)
-        for step in self.profile.follow(beside.take(steps), phase.name):
+        for step, following in self.profile.follow(beside.take(steps), phase.name):
             faults.check("step", self.context.rank, self.cursor.steps_done)
-            yield step
+            # a run that goes on from a checkpoint reads its first step's rows from there
+            yield step, None if self._saves_after(self.cursor.steps_done + 1) else following
         self._read_losses(phase)
         self._log_traffic(phase.name, self.cursor.step_in_epoch - first)
         seconds = time.perf_counter() - start
@@ -241,9 +246,13 @@ class Trainer:
 
     def _save_is_due(self, phase: Phase) -> bool:
         """Whether to save within the epoch, the same on every rank."""
-        every = self.config.checkpoint.every_steps
         within = self.cursor.step_in_epoch < phase.steps_per_epoch
-        return bool(every) and self.cursor.steps_done % every == 0 and within
+        return self._saves_after(self.cursor.steps_done) and within
+
+    def _saves_after(self, steps_done: int) -> bool:
+        """Whether so many steps end with a checkpoint, the same on every rank."""
+        every = self.config.checkpoint.every_steps
+        return bool(every) and steps_done % every == 0
 
     def _end_epoch(self) -> None:
         self.cursor.epoch += 1

@@ -41,7 +41,8 @@ def assert_same_run(
     curves, tables, scores = [], [], []
     name = f"run{len(list(home.iterdir()))}"
     for world in worlds:
-        config = config_of(home, f"{name}-{world}", **changes, scaling={"num_workers": world})
+        scaling = {"num_workers": world, **changes.get("scaling", {})}
+        config = config_of(home, f"{name}-{world}", **{**changes, "scaling": scaling})
         found = run_ranks(train_rank, world, config, inputs, f"attempt{world}")
         curves.append(curve_of(config.run_dir))
         tables.append(table_of(found))
@@ -72,6 +73,18 @@ def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(
     assert set(joint[0]) >= TERMS | {"rank", "gate", "regularization"}
     assert "gate" in joint[-1]  # they learn to the end
     assert joint[-1]["queue_staleness"] > 0
+
+
+def test_rows_read_ahead_lack_one_update_on_any_number_of_ranks(home: Path, inputs: Inputs) -> None:
+    changes = {"sampler": {"num_neighbors": [4, 3], "hide_batch_edges": False}}
+    train = {"batch_size": 96, "warmup_epochs": 0, "epochs": 1}
+    scaling = {"rows_ahead": True, "shared_memory": False}
+    ahead = assert_same_run(home, inputs, (1, 2), **changes, train=train, scaling=scaling)
+    usual = assert_same_run(home, inputs, (1,), **changes, train=train)
+    assert ahead[0]["loss"] == usual[0]["loss"]
+    for ours, theirs in zip(ahead[1:], usual[1:], strict=True):
+        assert ours["rank"] != theirs["rank"]
+        assert ours["rank"] == pytest.approx(theirs["rank"], rel=0.1)
 
 
 def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:

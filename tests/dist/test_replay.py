@@ -14,9 +14,17 @@ from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.loaders import make_loader
 from tests.processes import run_ranks
-from tests.training_runs import config_of, make_inputs, train_rank
+from tests.training_runs import TEXT_DIM, config_of, make_inputs, train_rank
 
 PLAIN = {"embedding_dim": 8, "kind": "lightgcn"}
+RECMIND: dict[str, Any] = {
+    "kind": "recmind",
+    "text_layers": 2,
+    "users_have_text": False,
+    "content_view": True,
+    "recent_decay": 0.6,
+    "gate": {"withheld_items": 0.2, "heldout_share": 0.4, "batch_size": 24},
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +108,37 @@ def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> N
     found = replay(config, Graph.open(inputs.graph), 2, steps=1000)
     for kind in ("ids", "rows", "gradients", "queue"):
         assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], rel=0.05), kind
+
+
+@pytest.mark.parametrize(
+    ("world", "placement", "wire_dtype"),
+    [
+        (2, "partitioned", "bfloat16"),
+        (3, "partitioned", "float32"),
+        (2, "replicated", "float32"),
+    ],
+)
+def test_gates_content_and_newest_items_are_replayed_to_the_byte(
+    home: Path, inputs: Inputs, world: int, placement: str, wire_dtype: str
+) -> None:
+    config = config_of(
+        home,
+        f"recmind-{world}-{placement}",
+        model=RECMIND,
+        alignment={"weight": 0},
+        loss={"kind": "ssm"},
+        sampler={"hide_batch_edges": placement == "partitioned"},
+        graph={"placement": placement},
+        scaling={"num_workers": world, "wire_dtype": wire_dtype},
+        train={"batch_size": 64, "epochs": 1, "warmup_epochs": 0},
+    )
+    run_ranks(train_rank, world, config, inputs, "attempt0")
+    [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
+    found = replay(config, Graph.open(inputs.graph), world, steps=1000, text_dim=TEXT_DIM)
+    for kind in ("ids", "rows", "gradients"):
+        assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], abs=1.0), kind
+    [step, *_] = read_metrics(RunDirectory(config.run_dir).metrics, "step")
+    assert {"rank", "rank_text", "gate"} <= set(step)
 
 
 def test_the_report_names_cut_balance_and_remote_rows(home: Path, inputs: Inputs) -> None:

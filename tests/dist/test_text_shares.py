@@ -79,3 +79,29 @@ def test_a_shard_that_one_rank_cannot_read_is_an_error_on_all(tmp_path: Path) ->
     errors = [answer[4] for answer in run_ranks(read, 2, replace(inputs), 32, True)]
     assert "shard 1 of users" in errors[1]
     assert "rows 32 to 63 of users cannot be read, as rank 1 says: run `recmind embed`" in errors[0]
+
+
+def keys_before_and_after_damage(inputs: Inputs) -> tuple[str, str, int]:
+    """The store's key, the error where rank 0's ledger is damaged, and entries that were read."""
+    context = DistContext.join_group(torch.device("cpu"))
+    assert inputs.text is not None
+    store, read = TextStore.open(inputs.text), list[int]()
+    entry = store.entry
+    store.entry = lambda side, shard: read.append(shard) or entry(side, shard)  # type: ignore[func-returns-value,method-assign,misc]
+    key = own_vectors.store_key(store, context)
+    if context.rank == 0:
+        (inputs.text / "ledger" / "users-00001.json").write_text("{")
+    try:
+        own_vectors.store_key(store, context)
+    except StoreError as error:
+        return key, str(error), len(read)
+    return key, "", len(read)
+
+
+def test_the_ledger_is_read_by_one_rank_and_its_damage_is_an_error_on_all(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    (key, named, read), (same, told, nothing) = run_ranks(keys_before_and_after_damage, 2, inputs)
+    assert key == same == inputs.store_key
+    assert (read, nothing) == (5 + 4, 0)
+    assert "users-00001.json" in named
+    assert told.endswith("its ledger cannot be read, as rank 0 says: run `recmind embed`")

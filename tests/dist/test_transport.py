@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recmind_dist.distributed import grid
 from recmind_dist.distributed.context import DistContext, collective
 from recmind_dist.distributed.shared_memory import share_memory
+from recmind_dist.distributed.transport import Transport
 from recmind_dist.errors import WorkerLostError
 from tests.processes import run_ranks
 
@@ -58,6 +60,32 @@ def test_shared_memory_brings_what_the_process_group_brings() -> None:
             for parts, expected in zip(one[kind], other[kind], strict=True):
                 assert [part.shape for part in parts] == [part.shape for part in expected]
                 assert all(np.array_equal(a, b) for a, b in zip(parts, expected, strict=True))
+
+
+def in_two_legs() -> tuple[int, int]:
+    """What a grid brings is what a process group brings at once. Returns its rows and columns."""
+    grid.FROM_RANKS = 4
+    context = DistContext.join_group(torch.device("cpu"), shared_memory=False)
+    me, legs = context.rank, context.id_transport
+    assert legs.grid is not None
+    for turn, sizes in enumerate(([3, 1, 0, 2, 0, 1], [0] * 6, [0, 0, 90_000, 0, 5, 1])):
+        send = np.roll(sizes, me).tolist()
+        x = rows_of(me, turn, sum(send), 3).to(torch.int32)
+        expected, counts = Transport(me).all_to_all_single(x, send)
+        found, found_counts = legs.all_to_all_single(x, send)
+        assert found_counts == counts
+        assert torch.equal(found, expected)
+        back = torch.arange(len(x)).flip(0)
+        chosen = context.lookup_transport.start_all_to_all(x, send, counts, back).wait()
+        [*others] = Transport(me).all_to_all(x, send, counts, back)
+        assert all(torch.equal(a, b) for a, b in zip(chosen, others, strict=True))
+    total = context.all_reduce(torch.tensor([1.0 + me, 2.0**me]))
+    assert total.tolist() == [21.0, 63.0]
+    return legs.grid.column.size(), legs.grid.row.size()
+
+
+def test_two_legs_along_rows_and_columns_bring_what_one_exchange_brings() -> None:
+    assert run_ranks(in_two_legs, 6) == [(3, 2)] * 6
 
 
 def boxes_after(turns: int) -> tuple[int, int, list[int]]:

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from benchmarks.accuracy_runs import PLAN, config_of
-from benchmarks.cluster_model import Exchange, Model, Network, Work, memory_bytes
+from benchmarks.cluster_model import (
+    Exchange,
+    Machine,
+    Model,
+    Network,
+    Work,
+    memory_bytes,
+    occasions,
+)
 from benchmarks.contenders.process import ContenderProcess
 from benchmarks.controls import CONTROLS, GraphAlone, mixed_by
 from benchmarks.graphs import PowerLaw
@@ -141,8 +149,37 @@ def test_bytes_and_workers_cost_time_and_cores_are_shared() -> None:
     assert model.there(alone, 1, network) == pytest.approx(0.2)
     assert model.there(busy, 8, network) == pytest.approx(0.2 + 2 * 0.1 + 0.1)
     slow = Network(gbit_s=8, efficiency=1.0, latency_us=100)
-    # the sampling thread is the slower one now: a group is told sizes in calls of their own
-    assert model.there(busy, 1001, slow) == pytest.approx(0.1 + 0.04 + 0.02 + 1000 * 15 * 1e-4)
+    # a group is told sizes in calls of their own; 127 is prime, and below the ranks with two legs
+    paths = model.paths(busy, 127, slow)
+    assert paths["sampling"] == pytest.approx(0.1 + 0.04 + 0.02 + 126 * 15 * 1e-4)
+    assert paths["training"] == pytest.approx(0.2 + 2 * 0.1 + 0.1 + 126 * 3 * 1e-4)
+    # 1001 = 77 × 13 ranks send ids and sums along rows and columns
+    paths = model.paths(busy, 1001, slow)
+    assert paths["sampling"] == pytest.approx(0.1 + 0.04 + 0.02 + 88 * 15 * 1e-4)
+    assert paths["training"] == pytest.approx(0.2 + 2 * 0.1 + 0.1 + (1000 * 2 + 88) * 1e-4)
+
+
+def test_rows_that_travel_ahead_are_not_waited_for_but_take_cores() -> None:
+    gloo = Exchange(0.0, 2e-9, copying_per_byte_s=0.5e-9)
+    model = Model(Work(0, 0, 0.2), Work(0, 0, 0.1), 0.0, gloo, gloo, 2, True, rows_ahead=True)
+    busy = batch_of(1, 1, rows=8e7, gradients=5e7)
+    network = Network(gbit_s=8, efficiency=1.0, latency_us=0)
+    paths = model.paths(busy, 8, network)
+    moved = 0.2 + 1.3e8 * 1.5e-9
+    assert paths["training"] == pytest.approx(moved + 5e7 * 0.5e-9 + 0.05)
+    assert paths["rows ahead"] == pytest.approx(8e7 * 0.5e-9 + 0.08)
+    assert paths["cores"] == pytest.approx((moved + 1.3e8 * 0.5e-9 + 0.1) / 2)
+    assert model.there(busy, 8, network) == paths["training"]
+
+
+def test_what_happens_beside_steps_is_reckoned() -> None:
+    nothing = Network(gbit_s=8, efficiency=1.0, latency_us=0)
+    found = occasions(1e6, 2e5, 1e4, 4, 64, 128, 2, nothing, Machine(1.0, 1.0))
+    assert found["checkpoint"] == pytest.approx(1e6 * 776 / 4 / 1e9)
+    means = 3 * 8 * 1e6 * 128 * 0.75 / 1e9
+    assert found["texts"] == pytest.approx(2e5 * 256 / 4 * (1 + 0.75) / 1e9 + means)
+    passing = (2 * 1e6 * 128 * 4 + 2e5 * 256 * 4) * 0.75 / 1e9
+    assert found["validation"] == pytest.approx(passing + 2 * 1e4 * 2e5 * 256 / 4 / 1e9)
 
 
 def test_a_row_of_the_table_costs_its_owner_once() -> None:

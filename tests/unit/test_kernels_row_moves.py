@@ -44,3 +44,24 @@ def test_rows_are_placed_and_summed_as_by_indexing(dim: int, dtype: torch.dtype)
     for k, row in enumerate(again):
         expected[row] += source[k]
     torch.testing.assert_close(found, expected, rtol=0, atol=0 if dtype == torch.float32 else 1e-12)
+
+
+def test_rows_of_another_dtype_are_rounded_as_torch_rounds_and_summed_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(9000, 3, generator=generator)  # more than a block of rows
+    source[0] = torch.tensor([float("nan"), float("inf"), 1e-40])
+    of = torch.randint(9000, (10_000,), generator=generator)
+    of[0] = 0
+    packed = torch.empty(len(of), 3, dtype=torch.bfloat16)
+    place_rows(packed, None, source, of)
+    torch.testing.assert_close(packed, source[of].bfloat16(), rtol=0, atol=0, equal_nan=True)
+    to = torch.randperm(12_000, generator=generator)[: len(of)]
+    out = torch.zeros(12_000, 3)
+    place_rows(out, to, packed)
+    torch.testing.assert_close(out[to], packed.float(), rtol=0, atol=0, equal_nan=True)
+    own = torch.ones(5, 3), torch.arange(5)
+    found = sums_by_row(12_000, [(own[1], own[0], None), (to[1:], packed[1:], None)])
+    expected = torch.zeros(12_000, 3)
+    expected[:5] = 1.0
+    expected[to[1:]] += packed[1:].float()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)

@@ -173,14 +173,14 @@ def test_fields_of_words_are_told_from_numbers_codes_and_links(
     values: list[str | None], words: bool
 ) -> None:
     frame = pl.DataFrame({"id": range(len(values)), "field": pl.Series(values, dtype=pl.String)})
-    assert word_fields(frame) == (["field"] if words else [])
+    assert word_fields([frame[:1], frame[1:]]) == (["field"] if words else [])
 
 
 def test_a_template_of_all_fields_and_how_many_items_it_gives_a_text() -> None:
     assert template_of(["title", "genres"]) == "{title}. {genres}"
     assert Template.parse("{main cat}").render({"main cat": "Toys"}) == "Toys"
     odd = ITEMS.rename({"genres": "a.b"})
-    assert word_fields(odd) == ["title"]  # {a.b} would be an attribute
+    assert word_fields([odd]) == ["title"]  # {a.b} would be an attribute
     assert template_of([]) is None
-    assert share_with_text(ITEMS, "{title}. {genres}") == (0.75, 3)
-    assert share_with_text(ITEMS, "{brand}") == (0.0, 0)
+    assert share_with_text([ITEMS[:1], ITEMS[1:]], "{title}. {genres}") == (0.75, 3)
+    assert share_with_text([ITEMS], "{brand}") == (0.0, 0)
