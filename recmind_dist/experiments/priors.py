@@ -188,7 +188,7 @@ def coherence(vectors_IT: Tensor, categories: Sequence[set[str]]) -> tuple[float
 def _categories(graph: Graph, config: RunConfig) -> list[set[str]]:
     """By item, the parts of its last field that is no title; empty without one."""
     items = graph.items_frame()
-    template, fields = config.text.item_template, word_fields(items)
+    template, fields = config.text.item_template, word_fields([items])
     named = Template.parse(template).fields if template else fields
     if len(named) < 2:
         return [set() for _ in range(items.height)]

@@ -92,11 +92,11 @@ class _Use:
     def waited_s(self) -> float:
         if self.before is None:
             return 0.0
-        waited_ms: float = self.before.elapsed_time(self.start)  # type: ignore[no-untyped-call]
+        waited_ms: float = self.before.elapsed_time(self.start)
         return waited_ms / 1000
 
 
 def _event_on(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(stream)  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(stream)
     return event
