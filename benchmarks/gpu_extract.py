@@ -18,6 +18,7 @@ import torch
 from benchmarks.measure import Report, Spread, interleave
 from recmind_dist.text import TextSettings
 from recmind_dist.text.encoder import TextEncoder
+from recmind_dist.text.source import resolve_prompt
 from recmind_dist.text.tokens import TextTokenizer, Tokens, window_sizes
 from recmind_dist.types import FloatArray
 
@@ -168,7 +169,7 @@ def _tokenize(
     encoder: TextEncoder, texts: list[str], max_tokens: int, threads: int
 ) -> Iterator[Tokens]:
     sizes = window_sizes(len(texts), encoder.first_window, encoder.window)
-    tokenizer = TextTokenizer(encoder.tokenizer, encoder.settings.prompt)
+    tokenizer = TextTokenizer(encoder.tokenizer, resolve_prompt(encoder.settings))
     return tokenizer.windows(texts, max_tokens, sizes, threads)
 
 

@@ -101,12 +101,14 @@ def check_size(groups: Groups, side: str, largest: int, min_users: int) -> None:
 
 
 def user_groups(graph: Graph, names: Sequence[str]) -> list[Groups]:
-    """Of each column. Raises ConfigError: it is missing, or has one value or too many."""
+    """Of each column, the same on every rank. Raises ConfigError: it is missing, or has one value or
+    too many.
+    """
     return [_of_users(graph, name) for name in names]
 
 
 def item_groups(graph: Graph, names: Sequence[str]) -> list[Groups]:
-    """As `user_groups`; `popularity` is head, middle and tail."""
+    """As `user_groups`, the same on every rank; `popularity` is head, middle and tail."""
     return [_of_items(graph, name) for name in names]
 
 

@@ -106,7 +106,7 @@ def describe_lists(
 
 
 class _Describe:
-    """The lists of this rank's users, block by block."""
+    """The lists of this rank's users, block by block. Collective: every rank must make one."""
 
     def __init__(
         self,
@@ -124,7 +124,9 @@ class _Describe:
         assert len(found.lists) == len(self._users), "the lists were not kept"
 
     def _blocks(self) -> Iterator[tuple[IntArray, Tensor]]:
-        """Users and their lists, [v, k]; as many blocks on every rank, at the end without users."""
+        """Users and their lists, [v, k]; as many blocks, the same on every rank, at the end without
+        users.
+        """
         for start in self._rounds:
             block = slice(start, start + USERS_AT_ONCE)
             lists = torch.from_numpy(self._lists[block].astype(np.int64))
@@ -140,7 +142,7 @@ class _Describe:
     def list_metrics(
         self, category: Groups | None, text: ItemShare | None
     ) -> dict[str, Float64Array]:
-        """By name, [v] each."""
+        """By name, [v] each. Collective: every rank must call."""
         device, parts = self._context.device, []
         facts = ItemFacts.of(item_degree(self._graph), self._graph.num_users, device)
         kinds = [*POPULARITY_METRICS, *(["ild_text"] if text else [])]
@@ -172,11 +174,13 @@ class _Describe:
         return torch.stack([spread, torch.stack(apart, 1)], 1)
 
     def by_user_group(self, groups: Groups, values_vM: Tensor) -> Tensor:
+        """Sums over the users of all ranks. Collective: every rank must call."""
         codes = torch.from_numpy(groups.codes()[self._users]).to(values_vM.device)
         sums = sums_by_user_group(codes, values_vM, len(groups.labels))
         return self._context.all_reduce(sums).cpu()
 
     def by_item_group(self, groups: Groups) -> Tensor:
+        """Sums over the lists of all ranks. Collective: every rank must call."""
         total = torch.zeros(
             len(groups.labels),
             1 + 2 * len(metric_names(self._ks)),
@@ -189,7 +193,7 @@ class _Describe:
         return self._context.all_reduce(total).cpu()
 
     def means(self, named: dict[str, Float64Array]) -> dict[str, float]:
-        """Over the users of all ranks; empty without users."""
+        """Over the users of all ranks; empty without users. Collective: every rank must call."""
         sums = torch.tensor(
             [float(len(self._users)), *(x.sum() for x in named.values())],
             dtype=torch.float64,
@@ -199,7 +203,7 @@ class _Describe:
         return {name: x / users for name, x in zip(named, totals, strict=True) if users}
 
     def of_catalogue(self) -> dict[str, float]:
-        """Coverage and Gini index; empty without users."""
+        """Coverage and Gini index; empty without users. Collective: every rank must call."""
         slots_kI = torch.zeros(
             len(self._ks), self._graph.num_items, dtype=torch.int64, device=self._context.device
         )

@@ -169,7 +169,9 @@ def _rankings(study: Study, found: Sequence[ArmRuns], metric: str) -> TableOf:
 
 @torch.no_grad()
 def _rank_with_shuffled_degrees(run: RunDirectory, to: RunDirectory) -> RunDirectory:
-    """The model of a run, whose gates are told the degree of another node of their side."""
+    """The model of a run, whose gates are told the degree of another node of their side; on one
+    rank alone.
+    """
     config, context = read_run(run.path)[1], DistContext.alone()
     model, cursor = load_best(config, read_inputs(run), run, context)
     operator = model.operator()
@@ -197,7 +199,7 @@ def _gammas(arm: ArmRuns) -> TableOf:
 
 
 def _over_training(runs: Sequence[RunDirectory]) -> TableOf:
-    """At every checkpoint that a run keeps."""
+    """At every checkpoint that a run keeps; on one rank alone."""
     rows = []
     for run in runs:
         config = read_run(run.path)[1]

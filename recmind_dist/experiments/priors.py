@@ -199,7 +199,7 @@ def _categories(graph: Graph, config: RunConfig) -> list[set[str]]:
 @torch.no_grad()
 def alignment_uniformity(model: ModelShard) -> tuple[float, float]:
     """E‖u − i‖² over training pairs, and log E exp(−2 ‖i − j‖²) over items, of text views at unit
-    length.
+    length; on one rank alone.
     """
     graph, h_NC = model.graph, model.final_embeddings().final
     unit = functional.normalize(h_NC[:, columns_of_view(model, "text")], dim=1)

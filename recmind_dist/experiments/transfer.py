@@ -137,7 +137,7 @@ def _rankings(
 
 
 def _rank_untrained(run: RunDirectory, to: RunDirectory) -> RunDirectory:
-    """The model that a run began with."""
+    """Rankings by the model that a run began with, on one rank alone."""
     config, context = read_run(run.path)[1], DistContext.alone()
     model = _at_start(run)
     vectors, settings = model.final_embeddings(), config.evaluation
@@ -149,7 +149,7 @@ def _rank_untrained(run: RunDirectory, to: RunDirectory) -> RunDirectory:
 
 
 def _at_start(run: RunDirectory) -> ModelShard:
-    """Raises CheckpointError: the run has no checkpoint of its start."""
+    """The model on one rank alone. Raises CheckpointError: no checkpoint of its start."""
     kept = [open_checkpoint(path) for path in candidates(run.checkpoints, "last")[0]]
     first = min(kept, key=lambda one: Cursor.from_info(one.info).steps_done)
     model = ModelShard(read_run(run.path)[1], read_inputs(run), DistContext.alone())

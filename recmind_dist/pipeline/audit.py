@@ -189,7 +189,7 @@ def penalty_curve(own: AuditedRun, say: Say = print) -> list[dict[str, Any]]:
 
 def curve_of(model: ModelShard, exponent: float, split: str, k: int) -> list[dict[str, Any]]:
     """A row a penalty: accuracy, its paired change against no penalty, and what is shown. The
-    catalogue is ranked once for each.
+    catalogue is ranked once for each, on one rank alone.
     """
     vectors, context = model.final_embeddings(), model.context
     settings = EvaluationSettings(ks=(k,), metric=f"ndcg@{k}")

@@ -104,6 +104,7 @@ GLOBAL = {
     "_heldout",
     "_gate_edges",
     "_loaders",
+    "details",
     "_rows_of_all",
     "_sample",
 }

@@ -74,7 +74,7 @@ def test_recommended_titles_and_ids_are_one_harmless_line_each(
 def test_an_error_that_quotes_a_file_is_harmless(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(run: Path) -> None:
+    def refuse(run: Path, *_: object) -> None:
         raise DataError(f"log.csv:3: no user in {HOSTILE[0]}")
 
     monkeypatch.setattr("recmind_dist.recommend.recommender.load", refuse)
