@@ -101,7 +101,7 @@ def check_size(groups: Groups, side: str, largest: int, min_users: int) -> None:
 
 
 def user_groups(graph: Graph, names: Sequence[str]) -> list[Groups]:
-    """Of each column, the same on every rank. Raises ConfigError: it is missing, or has one value or
+    """Of each column, the same on every rank. Raises ConfigError: it is missing, has one value or
     too many.
     """
     return [_of_users(graph, name) for name in names]
