@@ -341,6 +341,7 @@ def test_the_command_says_counts_exits_and_loads_no_torch(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "ratings.dat (ratings.dat): 60 rows in = 60 kept + 0 set aside" in done.stdout
     assert "ml/config.yaml: written; next: recmind run ml/config.yaml" in done.stdout
+    assert "import  ratings.dat" in done.stderr  # progress
 
 
 def test_an_error_is_one_sentence_and_an_exit_code(

@@ -95,6 +95,7 @@ def import_sources(
         run = Import(importer, work, SetAside(out, max_bad_rows), progress)
         with ExitStack() as tables:
             _read_all(run, chosen, tables)
+        progress.update(progress.total - progress.done)  # files of less than one count too
         _finish(run, to, say)
     return to / "config.yaml"
 
