@@ -215,6 +215,9 @@ class RecMindSettings(FusedSettings):
     the data have none."""
     content_view: bool = True
     """A third view: whitened text vectors as they are, of users the mean of their items'."""
+    item_offsets: bool | None = None
+    """Items' text vectors learn from the log before the model does, one offset an item
+    (training/item_vectors.py); null: on up to half a million items."""
     recent_decay: float = Field(FOLLOWS, ge=FOLLOWS, le=1)
     """Users' views are joined by means of their items' views in which an item weighs so much
     against the next newer one; 0: they are not; -1: 0.6 where the log has an order, else 0."""

@@ -14,6 +14,7 @@ from recmind_dist.errors import CheckpointError, ConfigError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.carry_over import inputs_of_update
 from recmind_dist.pipeline.embed import embed, settle_dtype
+from recmind_dist.pipeline.item_vectors import with_item_vectors
 from recmind_dist.pipeline.text_dtype import key_of_texts
 from recmind_dist.pipeline.texts import texts_of_run
 from recmind_dist.report import RunDirectory
@@ -97,6 +98,7 @@ def fit(
         path = embed(config, prepared.texts, run.path / "adapter", say).path.absolute()
         inputs = replace(inputs, text=path, store_key=TextStore.open(path).content_key())
         phases = ("joint",)
+    inputs = with_item_vectors(config, run, inputs, say)
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
     _train_past(run, config, inputs, phases, allow_mismatch, train)
     return inputs

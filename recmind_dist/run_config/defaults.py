@@ -25,6 +25,8 @@ BPR_STEPS = 600
 SAMPLED_PAIRS = 32_768
 """Interactions of a batch of users whose neighbourhoods are sampled, about."""
 RECENT_DECAY = 0.6
+ITEM_VECTORS = 500_000
+"""Items whose vectors learn from the log in one process: 16 bytes a number, 3 GB at 384 of them."""
 HELD_OUT = 400
 HELD_OUT_SHARE = 0.03
 """Of the training interactions, that gates learn from at most where a fifth of the users is few."""
@@ -120,6 +122,22 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
     return found.with_values("model", line, text_view=False, content_view=False, init="normal")
 
 
+def item_vectors(found: Resolved, facts: DataFacts) -> Resolved:
+    """On where texts are read, for catalogues that one process holds."""
+    model = found.config.model
+    if not isinstance(model, RecMindSettings) or model.item_offsets is not None:
+        return found
+    few = facts.num_items <= ITEM_VECTORS
+    line = f"items' text vectors learn from the log: {facts.num_items:,} items"
+    if not model.reads_text:
+        changed = _changed(found.config, ["model"], {"item_offsets": False})
+        return replace(found, config=changed)
+    if not few:
+        line = f"items' text vectors stay as they are: {facts.num_items:,} items"
+        line += f", more than {ITEM_VECTORS:,}"
+    return found.with_values("model", line, item_offsets=few)
+
+
 def newest_items(found: Resolved, facts: DataFacts) -> Resolved:
     """On where the log has an order."""
     model = found.config.model
@@ -208,6 +226,7 @@ RULES: tuple[Rule, ...] = (
     propagation,
     item_text,
     texts,
+    item_vectors,
     newest_items,
     batch_size,
     epochs,

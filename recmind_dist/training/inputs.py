@@ -8,6 +8,8 @@ from recmind_dist.errors import StoreError
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.seals import DOCTOR
 
+_KEYS = ("texts_key", "store_key")
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -17,6 +19,8 @@ class Inputs:
         texts: file of all texts, which the warm-up's adapters read.
         texts_key: key of texts and language model.
         store_key: `TextStore.content_key` when the vectors were made.
+        item_vectors: a text store of items alone, whitened, which are read in place of `text`'s:
+            `training/item_vectors.py`.
         start: what an update starts from, a directory of `WarmStart`.
     """
 
@@ -27,6 +31,7 @@ class Inputs:
     texts_key: str = ""
     store_key: str = ""
     start: Path | None = None
+    item_vectors: Path | None = None
 
     def to_json(self) -> dict[str, str | None]:
         """Plain data, for inputs.json and for workers."""
@@ -40,11 +45,11 @@ class Inputs:
         plain = all(v is None or (isinstance(v, str) and "\0" not in v) for v in given)
         if not given[0] or not plain:
             raise StoreError(f"inputs.json: not the inputs of a run: {DOCTOR}")
-        paths = (Path(str(v)) if v else None for v in (*given[:4], given[6]))
-        graph, text, whitening, texts, start = paths
-        assert graph is not None
-        keys = str(given[4] or ""), str(given[5] or "")
-        return Inputs(graph, text, whitening, texts, *keys, start)
+        found: dict[str, Any] = {
+            name: str(value or "") if name in _KEYS else (Path(value) if value else None)
+            for name, value in zip(names, given, strict=True)
+        }
+        return Inputs(**found)
 
 
 def run_identity(config: RunConfig, graph_key: str, texts_key: str) -> dict[str, Any]:

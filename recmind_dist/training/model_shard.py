@@ -251,8 +251,9 @@ class ModelShard:
                 "with this run's config again, which embeds them anew"
             )
         device, means = self.context.device, self._neighbour_means(self._heldout_mask())
+        whitening, items = self.whitening, self._item_vectors()
         self.text = load_text_features(
-            self.rows, store, self.whitening, self.nodes, self.bounds, means(None), self.context
+            self.rows, store, whitening, self.nodes, self.bounds, means(None), self.context, items
         )
         model = self.config.model
         if isinstance(model, RecMindSettings) and model.content_view:
@@ -260,6 +261,18 @@ class ModelShard:
             newest = means(model.recent_decay) if model.recent_decay else None
             text = self.text.rows.text
             self.content = make_content_views(text, is_user, means(1.0), newest)
+
+    def _item_vectors(self) -> TextStore | None:
+        """Items' own vectors, where the run has learnt them."""
+        if self.inputs.item_vectors is None:
+            return None
+        store = TextStore.open(self.inputs.item_vectors)
+        if store.meta["encoder"].get("vectors") != self.inputs.store_key:
+            raise StoreError(
+                f"{store.path}: learnt from other texts than this run's: delete it and run "
+                "`recmind run` with this run's config again"
+            )
+        return store
 
     def _neighbour_means(self, heldout: EdgeMask) -> Callable[[float | None], NeighbourMeans]:
         """decay → means over all edges but the held-out ones."""

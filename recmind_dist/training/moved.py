@@ -42,6 +42,7 @@ def relocated_inputs(inputs: Inputs, run: RunDirectory) -> Inputs:
         "whitening": inputs.whitening,
         "texts": inputs.texts,
         "start": inputs.start,
+        "item_vectors": inputs.item_vectors,
     }
 
     paths: dict[str, Any] = {

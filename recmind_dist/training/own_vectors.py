@@ -29,12 +29,14 @@ def read_own_vectors(
     nodes: IntArray,
     bounds: IntArray,
     context: DistContext,
+    items: TextStore | None = None,
 ) -> tuple[HalfArray, BoolArray]:
     """Whitened vectors of `nodes`, [n, T] float16, and which have no text, [n].
 
     Collective: every rank must call.
 
     Args:
+        items: a store of whitened item vectors, read in place of the items in `store`.
         nodes: [n] this rank's, in row order.
         bounds: [P + 1] table rows of the ranks.
     Raises:
@@ -42,10 +44,11 @@ def read_own_vectors(
     """
     out = np.zeros((len(nodes), whitening.dim), np.float16)
     by_node = np.argsort(nodes)
-    for side, first, blocks in _turns(graph, store, context.world_size):
+    for source, side, first, blocks in _turns(graph, store, items, context.world_size):
         start, stop = blocks[context.rank]
         order, send = _by_owner(graph, first + start, first + stop, bounds)
-        vectors = _read(store, whitening, side, blocks, order, context)
+        whiten = whitening if source is store else None
+        vectors = _read(source, whiten, side, blocks, order, context)
         ends = np.searchsorted(nodes, np.array(blocks) + first, sorter=by_node)
         places = [np.sort(by_node[slice(*end)]) for end in ends]
         if context.world_size == 1:
@@ -82,14 +85,17 @@ def store_key(store: TextStore, context: DistContext) -> str:
     return key
 
 
-def _turns(graph: Graph, store: TextStore, world_size: int) -> Iterator[tuple[str, int, Blocks]]:
-    """Side, its first node, and the blocks that the ranks read at a time: the same on every rank.
+def _turns(
+    graph: Graph, of_users: TextStore, of_items: TextStore | None, world_size: int
+) -> Iterator[tuple[TextStore, str, int, Blocks]]:
+    """Store, side, its first node, and the blocks that the ranks read at a time: the same on every
+    rank.
 
     The blocks of a shard are one rank's, so that it is verified once.
     """
-    for side, first, num_rows in (
-        ("users", 0, graph.num_users),
-        ("items", graph.num_users, graph.num_items),
+    for store, side, first, num_rows in (
+        (of_users, "users", 0, graph.num_users),
+        (of_items or of_users, "items", graph.num_users, graph.num_items),
     ):
         if store.num_rows(side) != num_rows:
             raise StoreError(
@@ -101,7 +107,7 @@ def _turns(graph: Graph, store: TextStore, world_size: int) -> Iterator[tuple[st
             for at in range(turn, turn + run, _BLOCK_ROWS):
                 starts = [at + rank * run for rank in range(world_size)]
                 ends = [(s, s + _BLOCK_ROWS) for s in starts]
-                yield side, first, [(min(s, num_rows), min(e, num_rows)) for s, e in ends]
+                yield store, side, first, [(min(s, num_rows), min(e, num_rows)) for s, e in ends]
 
 
 def _by_owner(graph: Graph, first: int, last: int, bounds: IntArray) -> tuple[IntArray, list[int]]:
@@ -113,21 +119,22 @@ def _by_owner(graph: Graph, first: int, last: int, bounds: IntArray) -> tuple[In
 
 def _read(
     store: TextStore,
-    whitening: Whitening,
+    whitening: Whitening | None,
     side: str,
     blocks: Blocks,
     order: IntArray,
     context: DistContext,
 ) -> HalfArray:
-    """This rank's block in `order`, whitened, NaN where there is no text. Shape: [b, T].
+    """This rank's block in `order`, whitened where it is not yet, NaN where there is no text.
+    Shape: [b, T].
 
     Collective: every rank must call. Raises StoreError on every rank if one cannot read.
     """
     fault: StoreError | None = None
-    vectors = np.empty((len(order), whitening.dim), np.float16)
+    vectors = np.empty((len(order), whitening.dim if whitening else store.dim), np.float16)
     try:
         raw = store.read(side, *blocks[context.rank])[order]
-        vectors[:] = whitening.apply(side, raw)
+        vectors[:] = whitening.apply(side, raw) if whitening else raw
         vectors[np.isnan(raw[:, 0])] = np.nan
     except StoreError as error:
         fault = error

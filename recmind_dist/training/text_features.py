@@ -87,6 +87,7 @@ def load_text_features(
     bounds: IntArray,
     neighbours: NeighbourMeans,
     context: DistContext,
+    items: TextStore | None = None,
 ) -> TextFeatures:
     """Takes this rank's text vectors from the store, which ranks read together once, and derives
     what the fallback needs.
@@ -98,9 +99,10 @@ def load_text_features(
         nodes: [n] global ids in row order.
         bounds: [P + 1] table rows of the ranks.
         neighbours: over the edges that the means may see.
+        items: a store of whitened item vectors, read in place of the items in `store`.
     """
     graph, device = rows.graph, context.device
-    own = read_own_vectors(graph, store, whitening, nodes, bounds, context)
+    own = read_own_vectors(graph, store, whitening, nodes, bounds, context, items)
     text, absent = (torch.from_numpy(x).to(device) for x in own)
     degree = torch.from_numpy(np.asarray(graph.degree)[nodes])
     features = degree_feature(degree, int(graph.degree.max())).to(device)

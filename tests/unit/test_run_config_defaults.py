@@ -65,7 +65,11 @@ def test_what_is_named_stays_and_is_not_said() -> None:
         "sampler": {"propagation": "full", "num_neighbors": [3, 3]},
         "train": {"batch_size": 77, "epochs": 4},
         "evaluation": {"every_epochs": 4, "norm_exponent": 0.25},
-        "model": {"recent_decay": 0.9, "gate": {"batch_size": 5, "heldout_share": 0.1}},
+        "model": {
+            "recent_decay": 0.9,
+            "item_offsets": False,
+            "gate": {"batch_size": 5, "heldout_share": 0.1},
+        },
         "text": {"item_template": "{title}", "item_title": "{title}"},
     }
     config = bare(**named)

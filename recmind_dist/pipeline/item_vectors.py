@@ -1,0 +1,136 @@
+"""The stage between extraction and joint training: item vectors that learn from the log.
+
+`item_vectors` in the run's directory is a text store of items alone, in whitened coordinates. Texts
+of users, and items that come later, keep to the language model's vectors and the whitening. An
+update takes the vectors of the run before it.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from recmind_dist.graph import Graph
+from recmind_dist.launch.in_process import context_to_rank
+from recmind_dist.model.settings import RecMindSettings
+from recmind_dist.pipeline.previous_run import PreviousRun
+from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.sampling.edge_masks import heldout_slice
+from recmind_dist.storage import atomic_directory, content_key
+from recmind_dist.text import TextStore, Whitening
+from recmind_dist.text.store import META
+from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
+from recmind_dist.types import BoolArray, FloatArray, IntArray, Say
+
+NAME = "item_vectors"
+
+
+def with_item_vectors(config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say) -> Inputs:
+    """A run's inputs with its item vectors, which are made if they are not there.
+
+    Args:
+        config: resolved, with absolute paths.
+    """
+    model = config.model
+    if not isinstance(model, RecMindSettings) or not model.item_offsets or inputs.text is None:
+        return inputs
+    previous = None
+    if config.updates and config.update.rows:
+        assert config.update.of is not None, "an update is of a run"
+        previous = PreviousRun.open(config.update.of)
+        if previous.inputs.item_vectors is None:
+            return inputs
+    path, graph = (run.path / NAME).absolute(), Graph.open(inputs.graph)
+    made_from = {"vectors": inputs.store_key, "graph": graph.key, "seed": config.train.seed}
+    if not _is_made(path, made_from):
+        started = time.monotonic()
+        text_IT, has_text = _text_vectors(inputs)
+        if previous is not None:
+            x_IT = _carried(previous, graph, text_IT)
+        else:
+            x_IT = _learnt(config, inputs, graph, text_IT, has_text, say)
+        _write(path, made_from, np.where(has_text[:, None], x_IT, np.nan))
+        how = "carried over" if previous is not None else "learnt from the log"
+        say(f"item vectors: {has_text.sum():,} {how} in {time.monotonic() - started:.0f} s")
+    return replace(inputs, item_vectors=path)
+
+
+def remake(config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say) -> None:
+    """Makes the item vectors of a run again, whatever is there."""
+    (run.path / NAME / META).unlink(missing_ok=True)
+    with_item_vectors(config, run, inputs, say)
+
+
+def _is_made(path: Path, made_from: dict[str, Any]) -> bool:
+    return (path / META).is_file() and TextStore.open(path).meta["encoder"] == made_from
+
+
+def _text_vectors(inputs: Inputs) -> tuple[FloatArray, BoolArray]:
+    """Whitened text vectors of all items, zero where there is no text, and where there is one."""
+    assert inputs.text is not None, "items have texts"
+    assert inputs.whitening is not None, "texts are whitened"
+    raw = TextStore.open(inputs.text).read_all("items")
+    return Whitening.load(inputs.whitening).apply("items", raw), ~np.isnan(raw[:, 0])
+
+
+def _learnt(
+    config: RunConfig,
+    inputs: Inputs,
+    graph: Graph,
+    text_IT: FloatArray,
+    has_text: BoolArray,
+    say: Say,
+) -> FloatArray:
+    """From the interactions that no gate learns from. Shape: [I, T]."""
+    allowed = has_text[np.asarray(graph.indices[: graph.num_edges]) - graph.num_users]
+    if config.heldout_gates and config.gate is not None:
+        gate, seed = config.gate, config.graph.seed
+        allowed &= ~heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
+    scaling = config.scaling
+    if config.train.deterministic:
+        scaling = scaling.model_copy(update={"device": "cpu"})
+    needed = {"item vectors": 4 * 4 * text_IT.size, "interactions": 8 * graph.num_edges}
+    device = context_to_rank(scaling, lambda: needed, lambda _: None).device
+    log = Interactions.of(graph, allowed, device)
+    found = learn_item_vectors(torch.from_numpy(text_IT).to(device), log, config.train.seed)
+    x_IT: FloatArray = found.cpu().numpy()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # workers share the card
+    return x_IT
+
+
+def _carried(previous: PreviousRun, graph: Graph, text_IT: FloatArray) -> FloatArray:
+    """Vectors of the run before by external id; of new items and new texts what the text says."""
+    assert previous.inputs.item_vectors is not None, "the caller has looked"
+    before = TextStore.open(previous.inputs.item_vectors).read_all("items").astype(np.float32)
+    place = _places(previous.graph, graph)
+    known = place >= 0
+    known[known] = ~np.isnan(before[place[known], 0])
+    x_IT = text_IT.copy()
+    x_IT[known] = before[place[known]]
+    return x_IT
+
+
+def _places(old: Graph, new: Graph) -> IntArray:
+    """Each item's number in the old graph, −1 for items that came after. Shape: [I]."""
+    places = pl.DataFrame({"id": old.item_ids, "place": np.arange(old.num_items)})
+    joined = pl.DataFrame({"id": new.item_ids}).join(
+        places, on="id", how="left", maintain_order="left"
+    )
+    found: IntArray = joined.get_column("place").fill_null(-1).to_numpy()
+    return found
+
+
+def _write(path: Path, made_from: dict[str, Any], x_IT: FloatArray) -> None:
+    with atomic_directory(path) as work:
+        store = TextStore.create(work, made_from, x_IT.shape[1], {"items": len(x_IT), "users": 0})
+        for shard in range(store.num_shards("items")):
+            start, stop = store.shard_range("items", shard)
+            vectors = x_IT[start:stop].astype(np.float16)
+            store.write_shard("items", shard, vectors, content_key([made_from, shard]))
