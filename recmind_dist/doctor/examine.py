@@ -16,6 +16,7 @@ from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
+from recmind_dist.pipeline.item_vectors import ITEM_VECTORS
 from recmind_dist.pipeline.text_dtype import with_dtype_of_store
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.metrics_log import parse_line
@@ -204,7 +205,8 @@ def _with_manifest(run: RunDirectory) -> list[Path]:
 
 
 def _has_own_audit(run: RunDirectory, path: Path) -> bool:
-    return path.is_relative_to(run.checkpoints) or path.is_relative_to(run.logs)
+    audited = (run.checkpoints, run.logs, run.path / ITEM_VECTORS)
+    return any(path.is_relative_to(directory) for directory in audited)
 
 
 def _examine_missing(run: RunDirectory, inputs: Inputs, found: Examination) -> None:
@@ -299,7 +301,9 @@ def _examine_graph(path: Path, found: Examination) -> None:
 def _text_stores(
     run: RunDirectory, checkpoints: CheckpointAudit, inputs: Inputs, found: Examination
 ) -> list[Path]:
-    """The run's text store and, where adapters were trained, the untouched model's."""
+    """The run's text store and item vectors and, where adapters were trained, the untouched
+    model's text store.
+    """
     if inputs.text is None:
         return []
     base: Path | None = None
@@ -312,12 +316,13 @@ def _text_stores(
                 base = store_path(texts, config.text, config.cache_dir / config.dataset.name)
         except RecmindError as error:  # without the language model they are not needed either
             found.notes.append(f"vectors of the untouched model: not examined: {error}")
-    return [path for path in dict.fromkeys((inputs.text, base)) if path is not None]
+    stores = dict.fromkeys((inputs.text, base, inputs.item_vectors))
+    return [path for path in stores if path is not None]
 
 
 def _examine_text(path: Path, inputs: Inputs, found: Examination) -> None:
     with found.reading("text vectors", path):
-        if path != inputs.text and not path.exists():
+        if path not in (inputs.text, inputs.item_vectors) and not path.exists():
             return
         store, faults = audit_text_store(path)
         if faults:

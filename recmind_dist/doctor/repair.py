@@ -20,6 +20,7 @@ from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.carry_over import copy_whitening
 from recmind_dist.pipeline.embed import embed
+from recmind_dist.pipeline.item_vectors import remake
 from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.text_dtype import key_of_texts, with_dtype_of_store
@@ -37,6 +38,7 @@ from recmind_dist.storage.seals import drop_lost_lines, read_seals
 from recmind_dist.text import Texts, TextStore, store_path
 from recmind_dist.text.store import META
 from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.moved import relocated_inputs
 from recmind_dist.types import Say
 
 
@@ -130,6 +132,9 @@ class _Repair:
     def _vectors(self, finding: Finding) -> str:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
+        if finding.path == inputs.item_vectors:
+            remake(config, self.run, inputs, self.say)
+            return "learnt again: not to the bit what training read, if device or threads differ"
         texts = self._rendered(config, inputs)
         adapted = finding.path == inputs.text and inputs.texts is not None
         adapter = self.run.path / "adapter" if adapted else None
@@ -212,7 +217,7 @@ class _Repair:
         path = self.run.path / "inputs.json"
         if not path.is_file():
             raise StoreError(f"{path}: not there: `recmind train` with the run's config writes it")
-        return Inputs.from_json(read_json(path))
+        return relocated_inputs(Inputs.from_json(read_json(path)), self.run)
 
     def _rendered(self, config: RunConfig, inputs: Inputs) -> Texts:
         Graph.open(inputs.graph, verify=True)

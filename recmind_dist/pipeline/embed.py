@@ -36,7 +36,7 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
             texts, config.text, cache, adapter, extraction.progress, extraction.start
         )
     if mirror is not None:
-        _push_vectors(mirror, report.path)
+        push_vectors(mirror, report.path)
     adapted = " with the adapter" if adapter else ""
     say(f"embedded {report.embedded} of {report.total} texts{adapted}")
     return report
@@ -70,7 +70,8 @@ class _Extraction:
             self._bar.__exit__(None, None, None)
 
 
-def _push_vectors(mirror: Mirror, path: Path) -> None:
+def push_vectors(mirror: Mirror, path: Path) -> None:
+    """Uploads a text store. Raises StoreError: the storage fails."""
     try:
         mirror.push_store(path)
     except OSError as error:

@@ -14,9 +14,11 @@ import numpy as np
 import polars as pl
 import torch
 
+from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.graph import Graph
 from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.model.settings import RecMindSettings
+from recmind_dist.pipeline.embed import push_vectors
 from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
@@ -28,7 +30,7 @@ from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
 from recmind_dist.types import BoolArray, FloatArray, IntArray, Say
 
-NAME = "item_vectors"
+ITEM_VECTORS = "item_vectors"
 
 
 def with_item_vectors(config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say) -> Inputs:
@@ -46,8 +48,11 @@ def with_item_vectors(config: RunConfig, run: RunDirectory, inputs: Inputs, say:
         previous = PreviousRun.open(config.update.of)
         if previous.inputs.item_vectors is None:
             return inputs
-    path, graph = (run.path / NAME).absolute(), Graph.open(inputs.graph)
+    path, graph = (run.path / ITEM_VECTORS).absolute(), Graph.open(inputs.graph)
     made_from = {"vectors": inputs.store_key, "graph": graph.key, "seed": config.train.seed}
+    mirror = Mirror.of(config.storage_uri, config.run_dir)
+    if mirror is not None:
+        mirror.pull_store(path)
     if not _is_made(path, made_from):
         started = time.monotonic()
         text_IT, has_text = _text_vectors(inputs)
@@ -56,6 +61,8 @@ def with_item_vectors(config: RunConfig, run: RunDirectory, inputs: Inputs, say:
         else:
             x_IT = _learnt(config, inputs, graph, text_IT, has_text, say)
         _write(path, made_from, np.where(has_text[:, None], x_IT, np.nan))
+        if mirror is not None:
+            push_vectors(mirror, path)
         how = "carried over" if previous is not None else "learnt from the log"
         say(f"item vectors: {has_text.sum():,} {how} in {time.monotonic() - started:.0f} s")
     return replace(inputs, item_vectors=path)
@@ -63,7 +70,7 @@ def with_item_vectors(config: RunConfig, run: RunDirectory, inputs: Inputs, say:
 
 def remake(config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say) -> None:
     """Makes the item vectors of a run again, whatever is there."""
-    (run.path / NAME / META).unlink(missing_ok=True)
+    (run.path / ITEM_VECTORS / META).unlink(missing_ok=True)
     with_item_vectors(config, run, inputs, say)
 
 
@@ -87,22 +94,33 @@ def _learnt(
     has_text: BoolArray,
     say: Say,
 ) -> FloatArray:
-    """From the interactions that no gate learns from. Shape: [I, T]."""
-    allowed = has_text[np.asarray(graph.indices[: graph.num_edges]) - graph.num_users]
-    if config.heldout_gates and config.gate is not None:
-        gate, seed = config.gate, config.graph.seed
-        allowed &= ~heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
+    """From the interactions that may teach. Shape: [I, T]."""
     scaling = config.scaling
     if config.train.deterministic:
         scaling = scaling.model_copy(update={"device": "cpu"})
     needed = {"item vectors": 4 * 4 * text_IT.size, "interactions": 8 * graph.num_edges}
     device = context_to_rank(scaling, lambda: needed, lambda _: None).device
-    log = Interactions.of(graph, allowed, device)
+    log = Interactions.of(graph, may_teach(config, graph, has_text), device)
     found = learn_item_vectors(torch.from_numpy(text_IT).to(device), log, config.train.seed)
     x_IT: FloatArray = found.cpu().numpy()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # workers share the card
     return x_IT
+
+
+def may_teach(config: RunConfig, graph: Graph, has_text: BoolArray) -> BoolArray:
+    """The interactions that item vectors learn from: of items with text, and none that gates learn
+    from, to whom the vectors must be as good as they are to users who come later.
+
+    Args:
+        has_text: [I].
+    Returns: mask over the user half of the edges, [E].
+    """
+    allowed: BoolArray = has_text[np.asarray(graph.indices[: graph.num_edges]) - graph.num_users]
+    if config.heldout_gates and config.gate is not None:
+        gate, seed = config.gate, config.graph.seed
+        allowed &= ~heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
+    return allowed
 
 
 def _carried(previous: PreviousRun, graph: Graph, text_IT: FloatArray) -> FloatArray:

@@ -171,15 +171,15 @@ def learn_item_vectors(text_IT: Tensor, log: Interactions, seed: int, steps: int
     batches = _Batches(log, seed)
     if not batches.size:
         return text_IT
-    offsets = nn.Embedding(len(text_IT), text_IT.shape[1], sparse=True, device=text_IT.device)
-    nn.init.zeros_(offsets.weight)
+    offset_IT = nn.Parameter(torch.zeros_like(text_IT))
     scale = nn.Parameter(torch.tensor(math.log(_START_SCALE), device=text_IT.device))
-    rows = torch.optim.SparseAdam(offsets.parameters(), lr=LEARNING_RATE)
+    rows = torch.optim.SparseAdam([offset_IT], lr=LEARNING_RATE)
     optimizers = [rows, torch.optim.Adam([scale], lr=_SCALE_RATE)]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, _rises_then_falls(steps)) for o in optimizers]
     for _ in range(steps):
         batch = batches.next()
-        x_MT = text_IT[batch.items_M] + offsets(batch.items_M)
+        offset_MT = functional.embedding(batch.items_M, offset_IT, sparse=True)
+        x_MT = text_IT[batch.items_M] + offset_MT
         loss: Tensor = _users_softmax(functional.normalize(x_MT, dim=1), batch, scale.exp())
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -187,7 +187,7 @@ def learn_item_vectors(text_IT: Tensor, log: Interactions, seed: int, steps: int
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
-    return _shrunk(text_IT, offsets.weight.detach(), log.degree_I)
+    return _shrunk(text_IT, offset_IT.detach(), log.degree_I)
 
 
 def _users_softmax(unit_MT: Tensor, batch: _Batch, scale: Tensor) -> Tensor:

@@ -42,11 +42,12 @@ def read(
     assert inputs.text is not None
     assert inputs.whitening is not None
     graph, store = Graph.open(inputs.graph), CountedStore.open(inputs.text)
+    items = TextStore.open(inputs.item_vectors) if inputs.item_vectors else None
     bounds = row_bounds(graph, context.world_size)
     nodes = np.argsort(graph.row_of_node)[bounds[context.rank] : bounds[context.rank + 1]]
     try:
         found = own_vectors.read_own_vectors(
-            graph, store, Whitening.load(inputs.whitening), nodes, bounds, context
+            graph, store, Whitening.load(inputs.whitening), nodes, bounds, context, items
         )
     except StoreError as error:
         return nodes, nodes, nodes, [], str(error)
@@ -67,6 +68,34 @@ def test_every_shard_is_verified_by_one_rank_and_every_row_comes_home(
     for k, expected in enumerate((nodes, vectors, absent)):
         together = np.concatenate([answer[k] for answer in answers])
         np.testing.assert_allclose(together, expected, atol=2e-3)
+
+
+def with_items(home: Path) -> tuple[Inputs, np.ndarray]:
+    """Inputs with a store of whitened item vectors of their own, and these."""
+    inputs = make_inputs(home)
+    assert inputs.text is not None
+    vectors = np.random.default_rng(5).normal(size=(45, 12)).astype(np.float16)
+    vectors[::9] = np.nan
+    store = TextStore.create(home / "items", {}, 12, {"items": 45, "users": 0}, 32, 16)
+    for shard in range(2):
+        rows = vectors[slice(*store.shard_range("items", shard))]
+        store.write_shard("items", shard, rows, "learnt")
+    return replace(inputs, item_vectors=store.path), np.nan_to_num(vectors)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_items_with_vectors_of_their_own_are_read_as_they_are(
+    tmp_path: Path, world_size: int
+) -> None:
+    inputs, expected = with_items(tmp_path)
+    nodes, users, *_ = read(make_inputs(tmp_path / "plain"), 32, True, DistContext.alone())
+    answers = run_ranks(read, world_size, inputs, 32, True)
+    found = {node: row for answer in answers for node, row in zip(*answer[:2], strict=True)}
+    for node, row in zip(nodes, users, strict=True):
+        own = row if node < 70 else expected[node - 70]
+        np.testing.assert_allclose(found[node], own, atol=2e-3)
+    absent = [node for answer in answers for node in answer[0][answer[2]]]
+    assert sorted(absent) == [*range(0, 70, 5), *range(70, 115, 9)]
 
 
 def test_a_shard_that_one_rank_cannot_read_is_an_error_on_all(tmp_path: Path) -> None:

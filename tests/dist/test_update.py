@@ -1,6 +1,7 @@
 """A finished run learns on: rows, weights and vectors by id into a longer log, and more epochs."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import polars as pl
 import pytest
 
 from recmind_dist.checkpoint.reader import Checkpoint, find_checkpoint
+from recmind_dist.doctor.examine import examine
+from recmind_dist.doctor.repair import repair
 from recmind_dist.errors import ConfigError, DataError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.update import train_longer, update_run
@@ -17,7 +20,14 @@ from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.text import TextEncoder, TextStore, make_store, plan_shards, store_path
+from recmind_dist.text import (
+    TextEncoder,
+    TextStore,
+    Whitening,
+    make_store,
+    plan_shards,
+    store_path,
+)
 from recmind_dist.text.embed_actor import embed_shard
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.moved import read_inputs
@@ -198,6 +208,28 @@ def test_vectors_learn_on_and_gates_stay(home: Path) -> None:
     assert {name for name in changed if name.startswith("param.model.text_view")}
     whitening = [(home / f"runs/{run}/whitening.safetensors").read_bytes() for run in "xy"]
     assert whitening[0] == whitening[1]
+
+
+def item_vectors_of(run: Path) -> dict[str, np.ndarray]:
+    path = read_inputs(RunDirectory(run)).item_vectors
+    assert path == run / "item_vectors"
+    return dict(zip(graph_of(run).item_ids, TextStore.open(path).read_all("items"), strict=True))
+
+
+@pytest.mark.usefixtures("report")
+def test_items_keep_what_they_have_learnt_and_a_new_one_has_what_its_text_says(home: Path) -> None:
+    before, now = (item_vectors_of(home / f"runs/{run}") for run in "xy")
+    for name, vector in before.items():
+        np.testing.assert_array_equal(now[name], vector, err_msg=name)
+    inputs = read_inputs(RunDirectory(home / "runs/y"))
+    assert inputs.text is not None
+    assert inputs.whitening is not None
+    raw = TextStore.open(inputs.text).read_all("items")
+    whitened = Whitening.load(inputs.whitening).apply("items", raw)
+    whitened = dict(zip(graph_of(home / "runs/y").item_ids, whitened, strict=True))
+    np.testing.assert_allclose(now["a-new"], whitened["a-new"], atol=1e-3)
+    changed = [np.abs(now[name] - whitened[name]).max() > 1e-2 for name in before]
+    assert sum(changed) > ITEMS // 2, "nothing was learnt"
 
 
 @pytest.mark.usefixtures("report")
@@ -400,3 +432,26 @@ def half(config: RunConfig) -> str:
     except InterruptedError:
         return "died"
     return "ended"
+
+
+def mended(run: Path) -> tuple[list[str], list[str], list[str]]:
+    """For `run_ranks`: what is found, what is said of the repair, and what is found after it."""
+    said: list[str] = []
+    before = [finding.fault for finding in examine(run).findings]
+    after = [finding.fault for finding in repair(run, said.append).findings]
+    return before, said, after
+
+
+@pytest.mark.usefixtures("report")
+def test_damaged_item_vectors_are_found_and_learnt_again(home: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x"
+    shutil.copytree(home / "runs/x", run)
+    file = TextStore.open(run / "item_vectors").shard_file("items", 0)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    [(before, said, after)] = run_ranks(mended, 1, run)
+    assert len(before) == 1
+    assert "item_vectors: shard 0 of items" in before[0]
+    assert any("item_vectors: learnt again" in line for line in said), said
+    assert not after
+    assert file.read_bytes() == whole
