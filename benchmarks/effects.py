@@ -1,4 +1,4 @@
-"""What is each part of RecMind worth? The defaults with one part less or more, user by user.
+"""What is each part of RecMind worth? One part less or more than the defaults, user by user.
 
 Runs are those of `benchmarks/defaults.py --effects`, in results/effects.json; nothing is trained
 here.
@@ -22,12 +22,12 @@ METRICS = ("recall@20", "ndcg@20", "recall@40")
 OURS = "recmind"
 _HEAD = (
     "## Effect of each part\n\n"
-    "`python benchmarks/defaults.py beauty yelp ml-100k --effects`: the defaults with one part less"
-    " or more (defaults.yaml), nothing else\n"
-    "changed and nothing searched again; over the defaults, or over the model named. 95 % intervals"
-    " by paired bootstrap over users and\n"
-    "seeds, bold where they leave zero out, not corrected for their number. Device: {device};"
-    " commit: {commit}.\n"
+    "`python benchmarks/defaults.py beauty yelp ml-100k --effects`: the defaults without item"
+    " offsets, which came last, and with one part\n"
+    "less or more than these (defaults.yaml), nothing else changed and nothing searched again."
+    " 95 % intervals by paired bootstrap over users\n"
+    "and seeds, bold where they leave zero out, not corrected for their number. Devices: {device};"
+    " commits: {commit}.\n"
 )
 
 
@@ -84,7 +84,7 @@ def _table(compared: list[dict[str, Any]], history: str) -> str:
         [
             dataset,
             says[model],
-            "defaults" if over == OURS else says[over],
+            says[over],
             min(row["seeds"] for row in metrics.values()),
             *(_cell(metrics[metric]) for metric in METRICS),
         ]

@@ -104,3 +104,10 @@ def test_a_user_of_all_items_is_no_error(tmp_path: Path, texts: Tensor) -> None:
     graph = make_graph(tmp_path, everything, 9, ITEMS)
     log = Interactions.of(graph, np.ones(graph.num_edges, np.bool_), torch.device("cpu"))
     assert learn_item_vectors(texts, log, seed=0, steps=5).isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_learns_the_same(texts: Tensor, log: Interactions, learnt: Tensor) -> None:
+    there = Interactions(*(x.cuda() for x in (log.item_E, log.count_U, log.degree_I)))
+    found = learn_item_vectors(texts.cuda(), there, seed=0, steps=80)
+    torch.testing.assert_close(found.cpu(), learnt, rtol=1e-2, atol=1e-3)
