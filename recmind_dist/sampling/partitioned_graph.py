@@ -13,6 +13,7 @@ import numpy as np
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows
+from recmind_dist.kernels.neighbor_draws import relabel
 from recmind_dist.sampling.edge_masks import EdgeMask, newest_edges, withheld_edges
 from recmind_dist.sampling.graph_access import (
     PairLookup,
@@ -22,7 +23,7 @@ from recmind_dist.sampling.graph_access import (
     gather_counts,
     share_sizes,
 )
-from recmind_dist.sampling.neighbor_sampler import Drawn, LocalDraws, NeighborDraws, relabel
+from recmind_dist.sampling.neighbor_sampler import Drawn, LocalDraws, NeighborDraws
 from recmind_dist.sampling.newest_items import Newest, NewestItems
 from recmind_dist.sampling.owners import Owners, pack, runs_of, unpack
 from recmind_dist.sampling.shares import Share
