@@ -51,7 +51,9 @@ def train_in_process(
         choice.tell(say)
         try:
             train = partial(_train_here, choice.device, on_commit or (lambda _: None))
-            fit(config, prepare_texts(config, graph), say, resume, allow_mismatch, train)
+            prepared = prepare_texts(config, graph)
+            device = "cpu" if config.train.deterministic else choice.device
+            fit(config, prepared, say, resume, allow_mismatch, train, device)
         finally:
             leave_ray()
     metric = config.evaluation.metric

@@ -16,7 +16,6 @@ import torch
 
 from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.graph import Graph
-from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.embed import push_vectors
 from recmind_dist.pipeline.previous_run import PreviousRun
@@ -33,11 +32,14 @@ from recmind_dist.types import BoolArray, FloatArray, IntArray, Say
 ITEM_VECTORS = "item_vectors"
 
 
-def with_item_vectors(config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say) -> Inputs:
+def with_item_vectors(
+    config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say, device: str = "cpu"
+) -> Inputs:
     """A run's inputs with its item vectors, which are made if they are not there.
 
     Args:
         config: resolved, with absolute paths.
+        device: where they are learnt: not on a GPU that other processes will train on.
     """
     model = config.model
     if not isinstance(model, RecMindSettings) or not model.item_offsets or inputs.text is None:
@@ -59,7 +61,9 @@ def with_item_vectors(config: RunConfig, run: RunDirectory, inputs: Inputs, say:
         if previous is not None:
             x_IT = _carried(previous, graph, text_IT)
         else:
-            x_IT = _learnt(config, inputs, graph, text_IT, has_text, say)
+            log = Interactions.of(graph, may_teach(config, graph, has_text), torch.device(device))
+            text = torch.from_numpy(text_IT).to(device)
+            x_IT = learn_item_vectors(text, log, config.train.seed).cpu().numpy()
         _write(path, made_from, np.where(has_text[:, None], x_IT, np.nan))
         if mirror is not None:
             push_vectors(mirror, path)
@@ -84,28 +88,6 @@ def _text_vectors(inputs: Inputs) -> tuple[FloatArray, BoolArray]:
     assert inputs.whitening is not None, "texts are whitened"
     raw = TextStore.open(inputs.text).read_all("items")
     return Whitening.load(inputs.whitening).apply("items", raw), ~np.isnan(raw[:, 0])
-
-
-def _learnt(
-    config: RunConfig,
-    inputs: Inputs,
-    graph: Graph,
-    text_IT: FloatArray,
-    has_text: BoolArray,
-    say: Say,
-) -> FloatArray:
-    """From the interactions that may teach. Shape: [I, T]."""
-    scaling = config.scaling
-    if config.train.deterministic:
-        scaling = scaling.model_copy(update={"device": "cpu"})
-    needed = {"item vectors": 4 * 4 * text_IT.size, "interactions": 8 * graph.num_edges}
-    device = context_to_rank(scaling, lambda: needed, lambda _: None).device
-    log = Interactions.of(graph, may_teach(config, graph, has_text), device)
-    found = learn_item_vectors(torch.from_numpy(text_IT).to(device), log, config.train.seed)
-    x_IT: FloatArray = found.cpu().numpy()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # workers share the card
-    return x_IT
 
 
 def may_teach(config: RunConfig, graph: Graph, has_text: BoolArray) -> BoolArray:

@@ -59,11 +59,13 @@ def fit(
     resume: str = "auto",
     allow_mismatch: bool = False,
     train: TrainPhases | None = None,
+    device: str = "cpu",
 ) -> Inputs:
     """Trains a run from its last checkpoint to the end. Returns its inputs, kept in inputs.json.
 
     Args:
         train: trains phases; None: Ray workers
+        device: where item vectors are learnt, in this process
     Raises:
         CheckpointError: resume is "must" and there is no checkpoint; or the run was made with other
             settings, graph or texts.
@@ -98,7 +100,7 @@ def fit(
         path = embed(config, prepared.texts, run.path / "adapter", say).path.absolute()
         inputs = replace(inputs, text=path, store_key=TextStore.open(path).content_key())
         phases = ("joint",)
-    inputs = with_item_vectors(config, run, inputs, say)
+    inputs = with_item_vectors(config, run, inputs, say, device)
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
     _train_past(run, config, inputs, phases, allow_mismatch, train)
     return inputs
