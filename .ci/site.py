@@ -1,6 +1,6 @@
 """The docs site: pages of docs/ and benchmarks/, and docs/notebooks as pages, built by zensical.
 
-    python .ci/site.py TARGET        TARGET/site/index.html; TARGET is emptied first
+python .ci/site.py TARGET        TARGET/site/index.html; TARGET is emptied first
 """
 
 import json
@@ -24,7 +24,8 @@ def main() -> None:
     shutil.copy(ROOT / "zensical.toml", target)
     zensical = [sys.executable, "-m", "zensical", "build", "--strict"]
     config = target.absolute() / "zensical.toml"
-    done = subprocess.run([*zensical, "--config-file", str(config)], cwd=ROOT, check=False)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # docstrings of this checkout
+    done = subprocess.run([*zensical, "--config-file", str(config)], env=env, check=False)
     sys.exit(done.returncode)
 
 
