@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)")
@@ -59,7 +60,7 @@ def write_page(source: Path, page: Path) -> None:
     page.write_text(LINK.sub(moved, text), encoding="utf-8")
 
 
-def notebook_page(notebook: dict) -> str:
+def notebook_page(notebook: dict[str, Any]) -> str:
     """The cells of a notebook as Markdown."""
     parts = []
     for cell in notebook["cells"]:
