@@ -188,7 +188,7 @@ def test_commands_of_a_page_run_in_their_order(
 def python_of(page: str) -> str:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return block
+    return str(block)
 
 
 def test_python_of_the_recommend_page_runs(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
