@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test unit check chaos dist audit clean
+.PHONY: quickstart test unit check chaos dist audit docs clean
 
 quickstart: $(STAMP)
 	$(BIN)/recmind run configs/quickstart.yaml
@@ -30,6 +30,9 @@ check: $(STAMP)
 	$(MAKE) audit
 	$(MAKE) test
 
+docs: $(STAMP)
+	$(BIN)/python .ci/site.py build/site
+
 # a report, never a failure: the lists of known faults change without us
 audit: $(STAMP)
 	-timeout 200 $(BIN)/python .ci/audit.py
@@ -37,7 +40,7 @@ audit: $(STAMP)
 # pip's own file of exact versions; --editable so that a change of the code needs no second installation
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,serve,faiss,gguf,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,serve,faiss,gguf,docs,dev]'
 	touch $(STAMP)
 
 clean:

@@ -161,6 +161,23 @@ def train_rank(
     return {"rows": rows, "cursor": cursor.to_info(), "nodes": worker.shard.nodes}
 
 
+def embed_here(config: RunConfig) -> None:
+    """As `recmind embed`, without Ray: a few texts by the real encoder."""
+    from recmind_dist.pipeline.run import Pipeline
+    from recmind_dist.pipeline.train import prepare_texts
+    from recmind_dist.text import TextEncoder, make_store, plan_shards, store_path
+    from recmind_dist.text.embed_actor import embed_shard
+
+    pipeline = Pipeline(config, lambda _: None)
+    texts = prepare_texts(pipeline.config, pipeline.prepare()).texts
+    assert texts is not None
+    settings = pipeline.config.text
+    path = store_path(texts, settings, config.cache_dir / config.dataset.name)
+    store, encoder = make_store(texts, settings, path), TextEncoder.load(settings)
+    for job in plan_shards(texts, settings, path)[0]:
+        embed_shard(encoder, store, job)
+
+
 def curve_of(run_dir: Path) -> list[dict[str, Any]]:
     """The step records of a run's metrics.jsonl, in order."""
     return list(read_metrics(RunDirectory(run_dir).metrics, "step"))

@@ -20,21 +20,13 @@ from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.text import (
-    TextEncoder,
-    TextStore,
-    Whitening,
-    make_store,
-    plan_shards,
-    store_path,
-)
-from recmind_dist.text.embed_actor import embed_shard
+from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.moved import read_inputs
 from recmind_dist.types import Say
 from tests.processes import run_ranks
 from tests.tiny_language_model import WORDS, make_bert
-from tests.training_runs import train_rank
+from tests.training_runs import embed_here, train_rank
 
 USERS, ITEMS, EVENTS = 40, 24, 10
 CONFIG = """
@@ -95,22 +87,6 @@ def config_of(home: Path, *overrides: str) -> RunConfig:
     plain["text"]["model"] = str(home / "bert")
     plain |= {"run_dir": str(home / plain["run_dir"]), "cache_dir": str(home / "cache")}
     return RunConfig.model_validate(plain)
-
-
-def embed_here(config: RunConfig) -> None:
-    """As `recmind embed`, without Ray: a few texts by the real encoder."""
-    from recmind_dist.pipeline.run import Pipeline
-    from recmind_dist.pipeline.train import prepare_texts
-
-    pipeline = Pipeline(config, silent)
-    texts = prepare_texts(pipeline.config, pipeline.prepare()).texts
-    assert texts is not None
-    settings = pipeline.config.text
-    path = store_path(texts, settings, config.cache_dir / config.dataset.name)
-    store: TextStore = make_store(texts, settings, path)
-    encoder = TextEncoder.load(settings)
-    for job in plan_shards(texts, settings, path)[0]:
-        embed_shard(encoder, store, job)
 
 
 def train_here(config: RunConfig, say: Say) -> None:

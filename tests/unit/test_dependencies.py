@@ -89,7 +89,7 @@ def test_the_package_declares_what_it_imports() -> None:
 
 def test_tests_and_benchmarks_declare_what_they_import() -> None:
     found = third_party(["tests", "benchmarks", ".ci"])
-    known = declared(*EXTRAS, "dev").keys() | PEERS.keys()
+    known = declared(*EXTRAS, "dev", "docs").keys() | PEERS.keys()
     missing = {name: path for name, path in found.items() if name not in known}
     assert not missing, f"imported but not in pyproject.toml's dev extra: {missing}"
 
@@ -122,7 +122,7 @@ def test_every_declared_library_is_pinned_within_its_range() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     version_of = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
-    wanted = declared(*(extra for extra in (*EXTRAS, "dev") if extra != "pyg"))
+    wanted = declared(*(extra for extra in (*EXTRAS, "dev", "docs") if extra != "pyg"))
     assert not wanted.keys() - version_of.keys(), "declared, but without a line in constraints.txt"
     outside = [str(r) for name, r in wanted.items() if not r.specifier.contains(version_of[name])]
     assert not outside, f"constraints.txt pins a version outside the range of: {outside}"
