@@ -56,6 +56,7 @@ class Pipeline:
         self.config = config
         self.say = say
         self.directory = RunDirectory(config.run_dir.absolute())
+        self._is_resolved = False
 
     @staticmethod
     def from_yaml(
@@ -67,7 +68,9 @@ class Pipeline:
     @staticmethod
     def of_run(run_dir: str | Path, say: Say = print) -> "Pipeline":
         """An existing run, by its own config.yaml. Raises ConfigError or StoreError."""
-        return Pipeline(read_run(Path(run_dir))[1], say)
+        pipeline = Pipeline(read_run(Path(run_dir))[1], say)
+        pipeline._is_resolved = True
+        return pipeline
 
     def run(self, resume: str = "auto", allow_mismatch: bool = False) -> dict[str, Any]:
         """All stages. Returns the content of results.json."""
@@ -105,7 +108,7 @@ class Pipeline:
         else:
             check_groups(opened, self.config.evaluation.groups)
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
-        self.config = resolved.config
+        self.config, self._is_resolved = resolved.config, True
         for line in resolved.lines if self.config.trains else ():
             self.say(line)
         return graph
@@ -147,6 +150,8 @@ class Pipeline:
                 self.config, prepared.graph, store, self.directory, self.context_to_rank(inputs)
             )
         inputs = read_inputs(self.directory)
+        if not self._is_resolved:
+            self.prepare()
         if self.config.evaluation.num_workers == 1:
             context = self.context_to_rank(inputs)
             then = partial(self._write_bundle, self.directory.bundle)
@@ -168,6 +173,8 @@ class Pipeline:
         if to.exists() and not (to / MANIFEST).is_file():
             raise StoreError(f"{to}: exists and is no bundle: export to another directory")
         inputs = read_inputs(self.directory)
+        if not self._is_resolved:
+            self.prepare()
         context = self.context_to_rank(inputs)
         model, cursor = load_best(self.config, inputs, self.directory, context)
         results = self.directory.read_results() if self.directory.results.is_file() else {}

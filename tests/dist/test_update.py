@@ -110,6 +110,18 @@ def updated(home: Path, to: str, **more: Any) -> dict[str, Any]:
     return asdict(report)
 
 
+def evaluated_by_its_file(home: Path) -> dict[str, Any]:
+    """For `run_ranks`."""
+    from recmind_dist.pipeline.run import Pipeline
+
+    return Pipeline(config_of(home), silent).evaluate()
+
+
+def test_a_config_with_open_keys_evaluates_its_run(home: Path) -> None:
+    [found] = run_ranks(evaluated_by_its_file, 1, home)
+    assert 0 < found["metrics"]["recall@5"] <= 1
+
+
 def silent(line: str) -> None:
     """Says nothing."""
 
