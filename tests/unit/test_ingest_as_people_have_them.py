@@ -202,12 +202,15 @@ def test_packed_files_of_every_layout_are_read(tmp_path: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
-def test_a_packed_file_that_is_cut_off_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_packed_file_that_is_damaged_or_cut_off_is_refused(tmp_path: Path, suffix: str) -> None:
     lines = "".join(f"u{n},i{n * n}\n" for n in range(20_000))
     whole = PACKERS[suffix](b"user,item\n" + lines.encode())
-    path = write(tmp_path / f"log.csv{suffix}", whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="damaged or cut off"):
-        ingest(tmp_path, interactions=path)
+    half = len(whole) // 2
+    spoilt = [whole[:half], whole[:half] + b"\xff" * 64 + whole[half + 64 :]]
+    for data in spoilt[: 1 if suffix == ".zst" else 2]:  # these zstd frames have no checksum
+        path = write(tmp_path / f"log.csv{suffix}", data)
+        with pytest.raises(DataError, match="damaged or cut off"):
+            ingest(tmp_path, interactions=path)
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
