@@ -124,7 +124,10 @@ def what_was_read(
         "time": _span(log.time_span, log.rule) if log.has_time else None,
         "time_like": hints,
         "rating_unused": None if "rating" in log.columns else rating_like(log.present, used),
-        "tables": {side: {"files": files[side], **tables[side].counts} for side in SIDES},
+        "tables": {
+            side: {"files": files[side], "first_bad": table.first_bad, **table.counts}
+            for side, table in tables.items()
+        },
         "warnings": [
             line
             for side in SIDES
@@ -242,7 +245,9 @@ def _side_line(side: str, counts: dict[str, int], table: dict[str, Any]) -> str:
         f", {counts[f'{side}s_without_text']} of them not in {name}; "
         f"{counts[f'{side}s_unseen']} only in {name}"
     )
+    aside = f"rows there set aside in quarantine.jsonl ({table.get('first_bad')})"
     for key, words in (
+        ("rows_quarantined", aside),
         ("rows_alike", "rows there are copies of another"),
         ("repeats_collapsed", "rows there repeat an id with other texts"),
         ("rows_missing", "rows there by dataset.missing"),
