@@ -32,6 +32,10 @@ REFUSED = {
     b"PAR1": ("Parquet", "set format: parquet"),
     b"\x89HDF": ("HDF5", "save it as CSV or Parquet"),
     b"\x80\x04": ("a Python pickle", "save it as CSV or Parquet"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file by `git lfs pull`"),
+    b"<!DOCTYPE html": ("a web page", "fetch the file itself"),
+    b"<!doctype html": ("a web page", "fetch the file itself"),
+    b"<html": ("a web page", "fetch the file itself"),
 }
 PACKED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 BLOCK = 1 << 20  # bytes
@@ -177,7 +181,7 @@ def _beginning(path: Path, file: IO[bytes], begun: Beginnings) -> IO[bytes]:
 
 def _refuse_other_kinds(path: Path, encoding: str) -> None:
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(32)
     for magic, (what, remedy) in REFUSED.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is {what}, not text: {remedy}")

@@ -153,7 +153,19 @@ def _read(path: Path, settings: TableSettings, side: str, limit: int) -> Rows:
     if ids.dtype.is_nested() or ids.dtype in (pl.Binary, pl.Boolean):
         raise DataError(f"{path}: column {identity!r} holds {ids.dtype}: ids are text or numbers")
     frame = pl.DataFrame([ids.alias("id"), *texts, rows.frame.get_column(LINE)])
-    return Rows(path, frame, rows.bad, rows.textual)
+    bad = list(rows.bad)
+    if rows.textual and settings.has_header:
+        again = _header_again(frame, identity, fields)
+        bad += [BadRow(path, line, "the header again") for line in frame.filter(again)[LINE]]
+        frame = frame.filter(~again)
+    return Rows(path, frame, bad, rows.textual)
+
+
+def _header_again(frame: pl.DataFrame, identity: str, fields: list[str]) -> pl.Series:
+    """Which rows repeat the names of the columns, as in files that were joined."""
+    names = {"id": identity, **{name: name for name in fields[:1]}}
+    cells = [pl.col(column).cast(pl.String) == name for column, name in names.items()]
+    return frame.select(pl.all_horizontal(cells).fill_null(False)).to_series()
 
 
 def _text_column(column: pl.Series, path: Path) -> pl.Series:
