@@ -1,4 +1,4 @@
-"""Publishers' files as streams of whole lines: plain, gzip, zstd, bzip2, zip members, folders."""
+"""Publishers' files as streams of whole lines: plain, packed, zip members, folders."""
 
 import zipfile
 import zlib
