@@ -7,7 +7,7 @@ from recmind_dist.errors import DataError
 
 _TRAIN = (
     "deepspeed huggingface_hub jinja2 matplotlib numba optuna peft polars pydantic pymetis ray "
-    "ruamel scipy tokenizers torch torch_geometric transformers zarr"
+    "ruamel scipy tokenizers torch torch_geometric transformers zarr zlib_ng"
 )
 _SERVE = "fastapi httptools prometheus_client pydantic_core starlette uvicorn uvloop"
 EXTRAS = {"train": _TRAIN.split(), "serve": _SERVE.split(), "faiss": ["faiss"], "gguf": ["gguf"]}

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from recmind_dist.errors import DataError
 from recmind_dist.ingest.layouts import by_name_or_number
-from recmind_dist.ingest.rows import missing_column
+from recmind_dist.ingest.rows import LINE, Rows, missing_column
 from recmind_dist.ingest.settings import DatasetSettings, LogSettings, WeightSettings
 
 USUAL = {
@@ -15,6 +18,9 @@ USUAL = {
     "rating": ("rating",),
 }
 ROLES = tuple(USUAL)
+HEADS = {"user": ("user", "user_id", "userid"), "item": ("item", "item_id", "itemid")}
+MARK = "\ufeff"
+MARKED = "begins with a byte order mark, as where two files were joined: remove it"
 KEEP = "keep:"  # before the names of columns that choose rows
 
 
@@ -78,3 +84,40 @@ def columns_of(
             raise missing_column(path, "dataset.keep", name, present)
         found[KEEP + name] = name
     return found
+
+
+def header_again(rows: Rows, columns: dict[str, str], has_header: bool) -> pl.Series:
+    """Reasons for rows that repeat the names of columns, or look like names where none are, as in
+    files that were joined. Shape: as the rows.
+
+    Args:
+        rows: columns `user` and `item` as they stand in the file.
+        columns: role → column; none: a layout without names.
+
+    Raises:
+        DataError: names in another order, so that all rows below would be misread.
+    """
+    names = [name.lower() for name in columns.values()] if has_header else []
+    cells = {role: pl.col(role).cast(pl.String) for role in ("user", "item")}
+    plain = {role: cell.str.strip_prefix(MARK).str.to_lowercase() for role, cell in cells.items()}
+    reason: Any
+    if names:
+        own = [plain[role].str.split(":").list.first() for role in cells]
+        again = own[0].is_in(names) & own[1].is_in(names) & (own[0] != own[1])
+        other = again & (own[0] != columns["user"].lower())
+        found = rows.frame.filter(other)
+        if len(found):
+            raise DataError(
+                f"{rows.file}:{found[LINE][0]}: the header again, in another order: the rows below "
+                "it are of other columns: make a file of each part and name both"
+            )
+        reason = pl.when(again).then(pl.lit("the header again"))
+    else:
+        like = pl.all_horizontal(plain[role].is_in(HEADS[role]) for role in cells)
+        like = like & pl.lit(not has_header)
+        reason = pl.when(like).then(
+            pl.lit("looks like a header: set has_header: true if it is one")
+        )
+    marked = pl.any_horizontal(cell.str.starts_with(MARK) for cell in cells.values())
+    reason = reason.when(marked).then(pl.lit(MARKED))
+    return rows.frame.select(reason.alias("header")).to_series()

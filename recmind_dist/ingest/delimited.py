@@ -302,7 +302,11 @@ def _record(raw: bytes, dialect: Dialect) -> list[str] | str | None:
     except UnicodeDecodeError as error:
         return not_of_encoding(dialect.encoding, error.start)
     except csv.Error as error:
-        return None if "unexpected end of data" in str(error) else f"not CSV ({error})"
+        if "unexpected end of data" in str(error):
+            return None
+        escaped = dialect.escape is None and b'\\"' in raw
+        hint = f', and quotes are escaped: set {dialect.key}.escape: "\\\\"' if escaped else ""
+        return f"not CSV ({error}){hint}"
 
 
 def _split(text: str, dialect: Dialect) -> list[str]:

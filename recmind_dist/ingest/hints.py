@@ -1,5 +1,6 @@
 """What columns that nobody named look like, from the first rows of a file."""
 
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from recmind_dist.ingest.times import look_like_times
 
 HEAD = 100  # rows looked at
 RATING_WORDS = ("rating", "score", "overall", "stars")
+EVENT_WORDS = re.compile(
+    r"(^|[^a-z])(events?|actions?|behaviou?r|click(ed)?|cancel(l?ed)?|return(ed)?|quantity|qty"
+    r"|status|label)($|[^a-z])(?!.*(id|time|date)$)"
+)
 
 
 def time_like(path: Path, settings: FileSettings, declared: str, used: set[str]) -> list[str]:
@@ -30,6 +35,15 @@ def rating_like(present: list[str], used: set[str]) -> str | None:
     """A column whose name says that it holds ratings, and which is not used."""
     rest = (name for name in present if name not in used)
     return next((name for name in rest if any(w in name.lower() for w in RATING_WORDS)), None)
+
+
+def event_like(present: list[str], used: set[str]) -> str | None:
+    """A column whose name says what a row is (event_type, orderStatus), and which is not used."""
+    for name in present:
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+        if name not in used and EVENT_WORDS.search(words):
+            return name
+    return None
 
 
 def head_of(path: Path, settings: FileSettings, declared: str) -> dict[str, list[str]]:

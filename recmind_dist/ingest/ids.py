@@ -13,7 +13,26 @@ INTEGER_ID = r"^-?\d+$"
 # from here floats skip whole numbers
 EXACT: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
 ROUNDED = "is a float so large that it may have been rounded: save ids as integers or text"
-NONE_LIKE = ("na", "n/a", "#n/a", "nan", "null", "none", "nil", "\\n", "<na>", "-1", "undefined")
+NONE_LIKE = (
+    *(
+        "na",
+        "n/a",
+        "#n/a",
+        "nan",
+        "null",
+        "none",
+        "nil",
+        "\\n",
+        "<na>",
+        "-1",
+        "undefined",
+        "-",
+        "--",
+    ),
+    *("(null)", "<null>", "(not set)", "not set", "anonymous", "guest", "unknown"),
+    "00000000-0000-0000-0000-000000000000",
+)
+SPREADSHEET_ID = r"^\d(\.\d+)?[Ee]\+\d\d+$"  # 1.23457E+11 for 123456789012
 
 
 @dataclass
@@ -155,6 +174,12 @@ def twins_within(ids: pl.Series) -> tuple[int, list[tuple[str, str]]]:
     rest = frame.filter(pl.col("key").is_duplicated()).join(first, on="key", maintain_order="left")
     pairs = rest.filter(pl.col("a") != pl.col("b"))
     return pairs.height, list(pairs.select("b", "a").head(2).iter_rows())
+
+
+def rounded_like(ids: pl.Series) -> tuple[int, str] | None:
+    """How many ids look like large numbers that a spreadsheet has rounded, and one of them."""
+    found = ids.filter(ids.str.contains(SPREADSHEET_ID))
+    return (len(found), str(found[0])) if len(found) else None
 
 
 def missing_like(ids: pl.Series, rows: pl.Series) -> tuple[str, int] | None:

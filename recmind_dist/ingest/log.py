@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.columns import KEEP, LogRules, columns_of
+from recmind_dist.ingest.columns import KEEP, LogRules, columns_of, header_again
 from recmind_dist.ingest.filters import NO_WEIGHT, keep_filter, weights_of
 from recmind_dist.ingest.ids import (
     ROUNDED,
@@ -32,7 +32,6 @@ from recmind_dist.ingest.times import (
 )
 
 FORMAT_KEY = "dataset.interactions.format"
-HEADS = {"user": ("user", "user_id", "userid"), "item": ("item", "item_id", "itemid")}
 
 
 @dataclass
@@ -265,7 +264,7 @@ def sound_rows(
     frame = rows.frame
     ids, reasons, looks = _read_ids(rows, rules)
     made = list(ids)
-    reasons.insert(0, _header_again(frame, columns, settings))
+    reasons.insert(0, header_again(rows, columns, settings.has_header))
     time_look, dates = None, False
     if "time" in frame.columns:
         _refuse_kind(frame["time"], "time", rows.file)
@@ -355,24 +354,6 @@ def _dropped(rows: Rows, rules: LogRules) -> tuple[pl.Series, dict[str, int], di
             examples.setdefault(reason, example)
         gone = gone | lost
     return gone, counts, examples
-
-
-def _header_again(frame: pl.DataFrame, columns: dict[str, str], settings: LogSettings) -> pl.Series:
-    """Reasons for rows that repeat the names of columns, or look like names where none are."""
-    again = pl.lit(bool(columns) and settings.has_header)
-    like = pl.lit(not settings.has_header)
-    for role in ("user", "item"):
-        text = pl.col(role).cast(pl.String)
-        name = columns.get(role, "")
-        again &= (text == name) | text.str.starts_with(f"{name}:")
-        like &= text.str.to_lowercase().is_in(HEADS[role])
-    reason = (
-        pl.when(again)
-        .then(pl.lit("the header again"))
-        .when(like)
-        .then(pl.lit("looks like a header: set has_header: true if it is one"))
-    )
-    return frame.select(reason.alias("header")).to_series()
 
 
 def _positions(lines: pl.Series, bad: list[BadRow]) -> pl.Series:

@@ -2,7 +2,6 @@
 
 import bz2
 import codecs
-import gzip
 import io
 import lzma
 from collections.abc import Iterator
@@ -10,10 +9,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import unquote
 
 import pyarrow as pa
+from zlib_ng import gzip_ng, zlib_ng
 
 from recmind_dist.errors import DataError
 
@@ -23,11 +23,19 @@ PACKED = {
     b"BZh": "bz2",
     b"\xfd7zXZ\x00": "xz",
 }
+UNSOUND = (  # what reading a damaged packed file raises; zlib-ng's stub calls a class an object
+    *(OSError, EOFError, ValueError, lzma.LZMAError, pa.ArrowException),
+    cast(type[Exception], zlib_ng.error),
+)
 REFUSED = {
     b"PK\x03\x04": ("a zip archive (or an Excel workbook)", "unpack it, or save it as CSV"),
     b"PAR1": ("Parquet", "set format: parquet"),
     b"\x89HDF": ("HDF5", "save it as CSV or Parquet"),
     b"\x80\x04": ("a Python pickle", "save it as CSV or Parquet"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file by `git lfs pull`"),
+    b"<!DOCTYPE html": ("a web page", "fetch the file itself"),
+    b"<!doctype html": ("a web page", "fetch the file itself"),
+    b"<html": ("a web page", "fetch the file itself"),
 }
 PACKED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 BLOCK = 1 << 20  # bytes
@@ -120,8 +128,19 @@ def plain_suffix(path: Path) -> str:
 def packing_of(path: Path) -> str | None:
     """How a file is packed, by its first bytes; None: it is not."""
     with path.open("rb") as file:
-        head = file.read(8)
+        return packing(file.read(8))
+
+
+def packing(head: bytes) -> str | None:
+    """How a file that begins so is packed; None: it is not."""
     return next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None)
+
+
+def unpacked(raw: IO[bytes], kind: str) -> Any:
+    """The content of a packed file, to be read; one of `UNSOUND` where it is damaged."""
+    openers = {"gzip": gzip_ng.open, "bz2": bz2.open, "xz": lzma.open}  # zlib takes twice the time
+    opener: Any = openers.get(kind) or (lambda file: pa.CompressedInputStream(file, "zstd"))
+    return opener(raw)
 
 
 @contextmanager
@@ -162,7 +181,7 @@ def _beginning(path: Path, file: IO[bytes], begun: Beginnings) -> IO[bytes]:
 
 def _refuse_other_kinds(path: Path, encoding: str) -> None:
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(32)
     for magic, (what, remedy) in REFUSED.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is {what}, not text: {remedy}")
@@ -176,9 +195,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, path: Path, raw: IO[bytes], kind: str) -> None:
         self._path, self._raw, self._kind = path, raw, kind
-        openers = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-        opener: Any = openers.get(kind) or (lambda file: pa.CompressedInputStream(file, "zstd"))
-        self._stream = opener(raw)
+        self._stream = unpacked(raw, kind)
         self._size = 0
 
     def readable(self) -> bool:
@@ -187,7 +204,7 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._stream.read(len(buffer))
-        except (OSError, EOFError, ValueError, lzma.LZMAError, pa.ArrowException) as error:
+        except UNSOUND as error:
             raise DataError(
                 f"{self._path}: the {self._kind} file is damaged or cut off ({error}): fetch it "
                 "again"

@@ -6,11 +6,12 @@ from typing import Any
 import polars as pl
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.hints import rating_like, time_like
+from recmind_dist.ingest.hints import event_like, rating_like, time_like
 from recmind_dist.ingest.ids import (
     missing_like,
     near_twins,
     point_is_pandas,
+    rounded_like,
     twins_within,
 )
 from recmind_dist.ingest.rows import Quarantine
@@ -124,7 +125,11 @@ def what_was_read(
         "time": _span(log.time_span, log.rule) if log.has_time else None,
         "time_like": hints,
         "rating_unused": None if "rating" in log.columns else rating_like(log.present, used),
-        "tables": {side: {"files": files[side], **tables[side].counts} for side in SIDES},
+        "event_unused": None if settings.keep else event_like(log.present, used),
+        "tables": {
+            side: {"files": files[side], "first_bad": table.first_bad, **table.counts}
+            for side, table in tables.items()
+        },
         "warnings": [
             line
             for side in SIDES
@@ -152,6 +157,12 @@ def _warnings(
     if takes_points_off(settings, side, log, tables[side]):
         lines.append(
             f"{side} ids written as 12.0 are read as 12 (dataset.{side}_ids: text keeps the .0)"
+        )
+    rounded = rounded_like(logged[side])
+    if rounded is not None:
+        lines.append(
+            f"{rounded[0]} {side} ids of the log are numbers that a spreadsheet has rounded, as "
+            f"{rounded[1]!r}: different ids may be one: export that column as text"
         )
     none = missing_like(rows_of[side]["id"], rows_of[side]["rows"])
     if none is not None:
@@ -230,6 +241,10 @@ def columns_line(read: dict[str, Any]) -> str:
         parts.append(f"rating is {names['rating']}")
     elif read["rating_unused"]:
         parts.append(f"{read['rating_unused']} is there and not used (dataset.min_rating)")
+    if read.get("event_unused"):
+        parts.append(
+            f"{read['event_unused']} is there and not used: every row counts (dataset.keep)"
+        )
     return "columns: " + "; ".join(parts)
 
 
@@ -242,7 +257,9 @@ def _side_line(side: str, counts: dict[str, int], table: dict[str, Any]) -> str:
         f", {counts[f'{side}s_without_text']} of them not in {name}; "
         f"{counts[f'{side}s_unseen']} only in {name}"
     )
+    aside = f"rows there set aside in quarantine.jsonl ({table.get('first_bad')})"
     for key, words in (
+        ("rows_quarantined", aside),
         ("rows_alike", "rows there are copies of another"),
         ("repeats_collapsed", "rows there repeat an id with other texts"),
         ("rows_missing", "rows there by dataset.missing"),

@@ -24,6 +24,7 @@ from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file,
 from recmind_dist.ingest.settings import TableSettings
 
 FILE = "__file"
+COUNTS = ("rows_in", "rows_quarantined", "rows_missing")
 
 
 @dataclass
@@ -33,13 +34,15 @@ class Table:
     Attributes:
         frame: id, then the text fields as strings, null where there is no text, then LINE and FILE.
         looks: of the ids of each file.
-        counts: rows in, missing, and repeats that are one.
+        counts: rows in, set aside, missing, and repeats that are one.
+        first_bad: the first row set aside and why; "": none was.
     """
 
     frame: pl.DataFrame
     files: list[Path] = field(default_factory=list)
     looks: list[IdLook] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    first_bad: str = ""
 
     @property
     def texts(self) -> pl.DataFrame:
@@ -79,7 +82,7 @@ def read_rows(
         how: see `DatasetSettings.user_ids`.
         missing: see `DatasetSettings.missing`.
     """
-    table = Table(pl.DataFrame(), counts={"rows_in": 0, "rows_missing": 0})
+    table = Table(pl.DataFrame(), counts=dict.fromkeys(COUNTS, 0))
     frames = []
     texts_none = list(missing)
     for number, path in enumerate(settings.files(f"dataset.{side}s.path")):
@@ -93,7 +96,11 @@ def read_rows(
             table.counts["rows_missing"] += int(lost.sum())
             frame = frame.filter(~lost)
         ids, why = id_column(frame.get_column("id"), how)
-        quarantine.add(rows.bad + _without_id(rows, frame, ids, why, side))
+        bad = rows.bad + _without_id(rows, frame, ids, why, side)
+        quarantine.add(bad)
+        table.counts["rows_quarantined"] += len(bad)
+        if bad and not table.first_bad:
+            table.first_bad = f"{path}:{bad[0].line}: {bad[0].reason}"
         table.files.append(path)
         table.looks.append(IdLook())
         table.looks[-1].add(ids)
@@ -146,7 +153,19 @@ def _read(path: Path, settings: TableSettings, side: str, limit: int) -> Rows:
     if ids.dtype.is_nested() or ids.dtype in (pl.Binary, pl.Boolean):
         raise DataError(f"{path}: column {identity!r} holds {ids.dtype}: ids are text or numbers")
     frame = pl.DataFrame([ids.alias("id"), *texts, rows.frame.get_column(LINE)])
-    return Rows(path, frame, rows.bad, rows.textual)
+    bad = list(rows.bad)
+    if rows.textual and settings.has_header:
+        again = _header_again(frame, identity, fields)
+        bad += [BadRow(path, line, "the header again") for line in frame.filter(again)[LINE]]
+        frame = frame.filter(~again)
+    return Rows(path, frame, bad, rows.textual)
+
+
+def _header_again(frame: pl.DataFrame, identity: str, fields: list[str]) -> pl.Series:
+    """Which rows repeat the names of the columns, as in files that were joined."""
+    names = {"id": identity, **{name: name for name in fields[:1]}}
+    cells = [pl.col(column).cast(pl.String) == name for column, name in names.items()]
+    return frame.select(pl.all_horizontal(cells).fill_null(False)).to_series()
 
 
 def _text_column(column: pl.Series, path: Path) -> pl.Series:

@@ -19,6 +19,7 @@ from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.replay import partition_report
+from recmind_dist.pipeline.same_rows import refuse_other_rows
 from recmind_dist.pipeline.train import fit, prepare_texts, sync_with_storage
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.data_facts import read_facts
@@ -210,10 +211,13 @@ class Pipeline:
 
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
         refuse_cuda_alone(self.config.scaling)
-        shutil.rmtree(self.directory.bundle, ignore_errors=True)  # of the model before
         graph = self.prepare()
+        if resume != "never":
+            refuse_other_rows(self.directory, graph)
         prepared = prepare_texts(self.config, graph)
-        return fit(self.config, prepared, self.say, resume, allow_mismatch)
+        inputs = fit(self.config, prepared, self.say, resume, allow_mismatch)
+        shutil.rmtree(self.directory.bundle, ignore_errors=True)  # of the model before
+        return inputs
 
 
 def nothing_held_out(split: str) -> str:

@@ -11,7 +11,7 @@ _UNSAFE = re.compile(
     "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
-PLAIN = {"–": "-", "—": "-", "─": "-", "━": "=", "│": "|", "…": "...", "×": "x", "·": "."}
+PLAIN = {"–": "-", "—": "-", "─": "-", "━": "=", "│": "|", "…": "...", "×": "x", "·": ".", "±": "~"}
 """Plain forms of letters that our own lines and tables have."""
 
 

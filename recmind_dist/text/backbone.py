@@ -64,7 +64,18 @@ def read_model(directory: Path, dtype: "torch.dtype", device_map: str | None = N
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise cannot_be_loaded(directory, error) from error
-    return backbone, _with_pad_token(tokenizer, directory)
+    tokenizer = _with_pad_token(tokenizer, directory)
+    _refuse_other_tokens(directory, backbone, tokenizer)
+    return backbone, tokenizer
+
+
+def _refuse_other_tokens(directory: Path, backbone: Any, tokenizer: Any) -> None:
+    rows, highest = backbone.get_input_embeddings().num_embeddings, max(tokenizer.vocab.values())
+    if highest >= rows:
+        raise TextError(
+            f"text.model: the tokenizer of {directory} has tokens up to {highest}, the model has "
+            f"vectors of {rows}: take the tokenizer that it was saved with"
+        )
 
 
 def _with_pad_token(tokenizer: Any, directory: Path) -> Any:
@@ -168,6 +179,8 @@ def refuse_long_texts(directory: Path, settings: TextSettings) -> None:
 def cannot_be_loaded(directory: Path, error: Exception) -> TextError:
     """The sentence for users, with the first line of a library's."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    if "ignore_mismatched_sizes" in reason:
+        reason = "tensors have other shapes than its config.json asks for"
     return TextError(f"text.model: {directory} cannot be loaded ({reason}): fetch the model again")
 
 

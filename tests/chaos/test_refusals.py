@@ -188,6 +188,33 @@ def test_row_16_a_changed_graph_is_refused_with_the_difference(shop: Shop) -> No
     assert "made under other settings: graph: checkpoint '" in said
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of every file but locks."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+    return {path: path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("more", [[], ["--allow-mismatch"]])
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("u1,brand-new,2021-01-01T00:00:00,1,x\n", "1 new and 0 gone"),
+        ("nobody-yet,i77,2021-01-01T00:00:00,1,x\n", "1 new and 0 gone"),
+        ("nobody-yet,brand-new,2021-01-01T00:00:00,1,x\n", "2 new and 0 gone"),
+    ],
+)
+def test_row_16_rows_never_go_to_other_ids_and_the_run_stays_as_it_was(
+    shop: Shop, line: str, what: str, more: list[str]
+) -> None:
+    before = contents(shop.checkpoints.parent)
+    log = shop.home / "log.csv"
+    log.write_text(log.read_text() + line)
+    said = shop.fails("train", "shop.yaml", *OVERRIDES, *more)
+    assert f"users and items are not those that it was trained for ({what})" in said
+    assert "`recmind update " in said
+    assert contents(shop.checkpoints.parent) == before
+
+
 def test_row_16_changed_texts_are_refused_and_allow_mismatch_goes_on(
     home: Path, inputs: Inputs
 ) -> None:

@@ -90,7 +90,7 @@ def test_tables_show_the_cut_offs_that_were_measured(ks: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
-@pytest.mark.parametrize("text", ["–", "Zoë 5", "東京", "a │ b", "💡"])
+@pytest.mark.parametrize("text", ["–", "Zoë 5", "東京", "a │ b", "💡", "±0.1"])
 def test_output_is_never_lost_to_an_encoding(encoding: str, text: str) -> None:
     code = (
         "import sys; from recmind_dist.report.printable import print_anywhere\n"

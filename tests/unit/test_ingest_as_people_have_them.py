@@ -119,13 +119,46 @@ def test_python_dicts_are_read_where_the_format_says_so(tmp_path: Path) -> None:
     assert rows(made) == PAIRS
 
 
-@pytest.mark.parametrize("again", ["user,item,time", "user,item,time\r"])
+@pytest.mark.parametrize(
+    "again", ["user,item,time", "user,item,time\r", "User,Item,Time", "\ufeffuser,item,time"]
+)
 def test_a_header_in_the_middle_is_no_row(tmp_path: Path, again: str) -> None:
     text = f"user,item,time\nu1,i1,1\n{again}\nu1,i2,2\n"
     path = write(tmp_path / "log.csv", text)
     with pytest.raises(DataError, match=r"log\.csv:3: the header again"):
         ingest(tmp_path, interactions=path)
     assert counts_of(ingest(tmp_path, interactions=path, max_bad_rows=1))["rows_kept"] == 2
+
+
+@pytest.mark.parametrize("head", ["user,item", "user,item,time", "item,user"])
+def test_a_header_in_another_order_is_refused_whatever_may_be_set_aside(
+    tmp_path: Path, head: str
+) -> None:
+    names = head.split(",")
+    body = ",".join(f"{name[0]}1" if name != "time" else "5" for name in names)
+    path = write(tmp_path / "log.csv", f"{head}\n{body}\n{','.join(reversed(names))}\n{body}\n")
+    with pytest.raises(DataError, match=r"log\.csv:3: the header again, in another order"):
+        ingest(tmp_path, interactions=path, max_bad_rows=9)
+
+
+def test_a_byte_order_mark_within_a_file_is_no_part_of_an_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", "user,item\nu1,i1\n\ufeffu1,i2\n")
+    with pytest.raises(DataError, match=r"log\.csv:3: begins with a byte order mark"):
+        ingest(tmp_path, interactions=path)
+
+
+@pytest.mark.parametrize("names", ["id,title", "id", "title,id"])
+def test_a_header_in_the_middle_of_an_item_file_is_no_item(tmp_path: Path, names: str) -> None:
+    row = {"id": "i1", "title": "Lamp"}
+    rows = [",".join(row[name] for name in names.split(",")).replace("1", n) for n in "12"]
+    table = write(tmp_path / "items.csv", "\n".join([names, rows[0], names, rows[1]]))
+    log = write(tmp_path / "log.csv", "user,item\nu1,i1\nu1,i2\n")
+    with pytest.raises(DataError, match=r"items\.csv:3: the header again"):
+        ingest(tmp_path, interactions=log, items=table)
+    made = ingest(tmp_path, interactions=log, items=table, max_bad_rows=1)
+    assert texts(made).keys() == {"i1", "i2"}
+    aside = "1 rows there set aside in quarantine.jsonl (" + f"{table}:3: the header again)"
+    assert aside in dataset_summary(made)[3]
 
 
 def test_a_first_row_taken_for_a_header_and_a_header_taken_for_a_row_are_found(
@@ -167,6 +200,20 @@ def test_bytes_of_another_encoding_name_line_and_remedy(tmp_path: Path, name: st
         ingest(tmp_path, interactions=path)
 
 
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("<!DOCTYPE html>\n<html>", "a web page"),
+        ("<html lang='en'>", "a web page"),
+    ],
+)
+def test_what_stands_in_place_of_a_file_is_named(tmp_path: Path, start: str, what: str) -> None:
+    path = write(tmp_path / "log.csv", start + "\nx\n")
+    with pytest.raises(DataError, match=f"is {what}"):
+        ingest(tmp_path, interactions=path)
+
+
 def test_a_utf_16_file_and_other_kinds_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", "user,item\nu1,i1\n".encode("utf-16"))
     with pytest.raises(DataError, match="is UTF-16, not UTF-8: set encoding: utf-16"):
@@ -202,12 +249,15 @@ def test_packed_files_of_every_layout_are_read(tmp_path: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
-def test_a_packed_file_that_is_cut_off_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_packed_file_that_is_damaged_or_cut_off_is_refused(tmp_path: Path, suffix: str) -> None:
     lines = "".join(f"u{n},i{n * n}\n" for n in range(20_000))
     whole = PACKERS[suffix](b"user,item\n" + lines.encode())
-    path = write(tmp_path / f"log.csv{suffix}", whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="damaged or cut off"):
-        ingest(tmp_path, interactions=path)
+    half = len(whole) // 2
+    spoilt = [whole[:half], whole[:half] + b"\xff" * 64 + whole[half + 64 :]]
+    for data in spoilt[: 1 if suffix == ".zst" else 2]:  # these zstd frames have no checksum
+        path = write(tmp_path / f"log.csv{suffix}", data)
+        with pytest.raises(DataError, match="damaged or cut off"):
+            ingest(tmp_path, interactions=path)
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +280,13 @@ def test_separators_of_several_characters(tmp_path: Path, separator: str) -> Non
     )
     assert rows(made) == PAIRS
     assert texts(made) == {"i1": ('"A"_(1995)',)}
+
+
+def test_an_escaped_quote_names_the_setting_that_reads_it(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "user,item\nu1,i1\n")
+    table = write(tmp_path / "items.csv", 'id,title\ni1,"A \\"red\\" lamp"\n')
+    with pytest.raises(DataError, match=r"items\.csv:2: .* set dataset\.items\.escape"):
+        ingest(tmp_path, interactions=log, items=table)
 
 
 def test_quotes_escaped_by_a_backslash_and_entities(tmp_path: Path) -> None:
@@ -340,6 +397,17 @@ def test_keep_chooses_rows_by_value(
     made = ingest(tmp_path, interactions=path, keep=keep, memory_mb=int("streamed" in name))
     counts = counts_of(made)
     assert (counts["rows_kept"], counts["filtered_by_keep"]) == (kept, 4 - kept)
+
+
+@pytest.mark.parametrize("name", ["event", "actionType", "order_status", "clicked", "quantity"])
+def test_a_column_that_says_what_a_row_is_and_is_not_used_is_said(
+    tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / "log.csv", f"user,item,event_time,transaction_id,{name}\nu,i,1,2,x\n")
+    line = dataset_summary(ingest(tmp_path, interactions=path))[1]
+    assert f"{name} is there and not used: every row counts (dataset.keep)" in line
+    kept = ingest(tmp_path, interactions=path, keep={name: ["x"]})
+    assert "not used" not in dataset_summary(kept)[1]
 
 
 def test_values_that_nobody_has_and_unknown_columns_are_refused(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_what_is_no_integer_is_a_bad_row(tmp_path: Path, wrong: str) -> None:
         ingest(tmp_path, interactions=path, user_ids="integer")
 
 
-@pytest.mark.parametrize("none", ["NA", "nan", "NULL", "None", "\\N", "-1", "N/A"])
+@pytest.mark.parametrize("none", ["NA", "nan", "NULL", "\\N", "-", "(not set)", "guest"])
 @pytest.mark.parametrize("memory_mb", [0, 1])
 def test_an_id_that_looks_like_none_and_leads_is_told_and_dropped_only_if_asked(
     tmp_path: Path, none: str, memory_mb: int
@@ -161,3 +161,10 @@ def test_a_user_of_that_name_who_does_not_lead_is_left_alone(tmp_path: Path) -> 
     made = ingest(tmp_path, interactions=log_of(tmp_path, ["null", "u1", "u1"]))
     assert users(made) == ["null", "u1", "u1"]
     assert not said(made, "null")
+
+
+@pytest.mark.parametrize("name", ["1.23457E+11", "9E+15", "4.5e+20"])
+def test_ids_that_a_spreadsheet_has_rounded_are_told(tmp_path: Path, name: str) -> None:
+    made = ingest(tmp_path, interactions=log_of(tmp_path, [name, name, "u2"]))
+    assert users(made) == [name, name, "u2"]
+    assert said(made, "1 user ids", "spreadsheet has rounded", repr(name))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,13 @@ quick = settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 Row = tuple[str, str, int]
-ENCODINGS = ("utf-8", "latin-1", "cp1252", "utf-16")
+ENCODINGS = ("utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16")
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda data: data,
+    "gzip": gzip.compress,
+    "gzip in members": lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:]),
+    "zstd": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
 # letters that all encodings have; odd words add quotes, separators, line ends and blanks
 LETTERS = "abZ09é.-_#/"
 WORDS = st.text(LETTERS, min_size=1, max_size=4).map(lambda text: f"x{text}")
@@ -62,6 +69,11 @@ def objects(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def array(rows: list[Row]) -> str:
+    elements = [{"user": u, "item": i, "time": t} for u, i, t in rows]
+    return json.dumps(elements, ensure_ascii=False, indent=len(rows) % 3 or None)
+
+
 def dicts(rows: list[Row]) -> str:
     return "".join(f"{ {'user': u, 'item': i, 'time': t}!r}\n" for u, i, t in rows)
 
@@ -70,6 +82,7 @@ NUMBERED = {"has_header": False, "columns": {"user": 0, "item": 1, "time": 2}}
 LAYOUTS: dict[str, tuple[str, Callable[[list[Row]], str], dict[str, Any], bool]] = {
     "csv": ("log.csv", quoted(","), {}, True),
     "semicolons": ("log.csv", quoted(";"), {"separator": ";"}, True),
+    "bars": ("log.csv", quoted("|"), {"separator": "|"}, True),
     "tsv": ("log.tsv", plain("\t", "user\titem\ttime"), {}, False),
     "atomic": ("log.inter", plain("\t", "user:token\titem:token\ttime:float"), {}, False),
     "double colons": (
@@ -80,6 +93,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[list[Row]], str], dict[str, Any], bool]]
     ),
     "no header": ("log.csv", plain(",", ""), NUMBERED, False),
     "jsonl": ("log.jsonl", objects, {}, True),
+    "array": ("log.json", array, {}, True),
     "python": ("log.txt", dicts, {"format": "python"}, True),
 }
 
@@ -107,19 +121,52 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, layout: str) -> None:
     @given(
         rows=rows_of(ODD_WORDS if takes_any else WORDS),
         encoding=st.sampled_from(ENCODINGS),
-        packed=st.booleans(),
+        pack=st.sampled_from(list(PACKERS)),
     )
-    def check(rows: list[Row], encoding: str, packed: bool) -> None:
-        data = text_of(rows).encode(encoding)
+    def check(rows: list[Row], encoding: str, pack: str) -> None:
         path = tmp_path / name
-        path.write_bytes(gzip.compress(data) if packed else data)
+        path.write_bytes(PACKERS[pack](text_of(rows).encode(encoding)))
         log = {"path": path, "encoding": encoding, **how}
         must_be(ingest(tmp_path, log), rows, len(rows))
 
     check()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@quick
+@given(lists=st.dictionaries(WORDS, st.lists(WORDS, min_size=1, unique=True), min_size=1))
+def test_lists_of_items_are_read_as_they_were_written(
+    tmp_path: Path, lists: dict[str, list[str]]
+) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("".join(f"{user} {' '.join(items)}\n" for user, items in lists.items()))
+    made = ingest(tmp_path, {"path": path, "format": "lightgcn"})
+    frame = pl.read_parquet(made / "interactions.parquet").sort("row").select("user", "item")
+    assert frame.rows() == [(user, item) for user, items in lists.items() for item in items]
+
+
+@quick
+@given(
+    rows=rows_of(ODD_WORDS),
+    group=st.integers(1, 5),
+    kind=st.sampled_from([pl.Int64, pl.Int32, pl.Float64, pl.String, pl.Datetime("ms", "UTC")]),
+    ids=st.sampled_from([pl.String, pl.Categorical]),
+    memory_mb=st.sampled_from([0, 1]),
+)
+def test_parquet_of_any_types_is_what_was_written(
+    tmp_path: Path, rows: list[Row], group: int, kind: Any, ids: Any, memory_mb: int
+) -> None:
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    if isinstance(kind, pl.Datetime):
+        frame = frame.with_columns(pl.from_epoch("time").cast(kind))
+    else:
+        frame = frame.with_columns(pl.col("time").cast(kind))
+    frame = frame.with_columns(pl.col("user", "item").cast(ids))
+    frame.write_parquet(tmp_path / "log.parquet", row_group_size=group)
+    log = {"path": tmp_path / "log.parquet"}
+    must_be(ingest(tmp_path, log, memory_mb=memory_mb), rows, len(rows))
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"array"}))  # has no lines
 def test_a_spoilt_row_is_named_by_its_line_and_costs_itself_alone(
     tmp_path: Path, layout: str
 ) -> None:

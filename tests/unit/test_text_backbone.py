@@ -53,6 +53,33 @@ def test_tensors_that_are_not_there_are_refused_by_name(tmp_path: Path, new_name
         load(directory)
 
 
+def first_rows(directory: Path, rows: int) -> None:
+    path = directory / "model.safetensors"
+    state, name = load_file(path), "embeddings.word_embeddings.weight"
+    state[name] = state[name][:rows].clone()
+    save_file(state, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "said"),
+    [
+        ({"vocab_size": 20}, 20, r"tokens up to \d+, the model has vectors of 20"),
+        ({}, 20, "tensors have other shapes than its config.json asks for"),
+        ({"hidden_size": 2 * WIDTH}, None, "tensors have other shapes"),
+    ],
+)
+def test_a_tokenizer_or_a_config_of_another_model_is_refused(
+    tmp_path: Path, asked: dict[str, int], rows: int | None, said: str
+) -> None:
+    directory = make_bert(tmp_path / "model")
+    if rows is not None:
+        first_rows(directory, rows)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | asked))
+    with pytest.raises(TextError, match=said):
+        load(directory)
+
+
 def test_a_checkpoint_with_another_head_and_without_the_pooler_is_whole(tmp_path: Path) -> None:
     directory = make_bert(tmp_path / "model")
     before = load(directory).encode(TEXTS, 16)

@@ -46,34 +46,27 @@ class Column:
         for column in map(pl.col, self.sources):
             stripped = column.str.strip_chars()
             texts.append(pl.when(stripped != "").then(column if self.reads == "id" else stripped))
-        return pl.coalesce(texts)
+        return pl.coalesce(texts).alias(f"raw {self.name}")
 
     def value(self) -> pl.Expr:
-        """The value, null where there is none or where it cannot be read."""
-        raw = self.raw()
+        """The value of the text `raw`, null where there is none or where it cannot be read."""
+        raw = pl.col(f"raw {self.name}")
         if self.reads == "whole":
-            return raw.cast(pl.Int64, strict=False).alias(self.name)
-        if self.reads == "number":
+            raw = raw.cast(pl.Int64, strict=False)
+        elif self.reads == "number":
             number = raw.cast(pl.Float64, strict=False)
-            return pl.when(number.is_finite()).then(number).alias(self.name)
-        if self.reads == "instant":
-            dates = [_date(raw, form) for form in self.formats]
-            return pl.coalesce(dates).dt.epoch("s").alias(self.name)
+            raw = pl.when(number.is_finite()).then(number)
+        elif self.reads == "instant":
+            raw = pl.coalesce(_date(raw, form) for form in self.formats).dt.epoch("s")
         return raw.alias(self.name)
 
     def fault(self) -> pl.Expr:
         """Why the row must be set aside, null if it need not."""
         what = {"whole": "a whole number", "number": "a finite number", "instant": "a known date"}
-        missing = pl.lit(f"no {self.name}" if self.needed else None, pl.String)
         unread = pl.lit(f"{self.sources[0]} is not {what.get(self.reads, 'text')}")
-        is_unread = pl.col(self.name).is_null() & self.raw().is_not_null()
-        return (
-            pl.when(is_unread)
-            .then(unread)
-            .when(pl.col(self.name).is_null())
-            .then(missing)
-            .otherwise(pl.lit(None, pl.String))
-        )
+        missing = pl.lit(f"no {self.name}" if self.needed else None, pl.String)
+        reason = pl.when(pl.col(f"raw {self.name}").is_not_null()).then(unread).otherwise(missing)
+        return pl.when(pl.col(self.name).is_null()).then(reason)
 
 
 def _date(raw: pl.Expr, form: str) -> pl.Expr:
@@ -90,18 +83,13 @@ def converted(frame: pl.DataFrame, columns: tuple[Column, ...]) -> pl.DataFrame:
     """
     lacking = {name for column in columns for name in column.sources} - set(frame.columns)
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
-    own = [pl.col(REASON)] if REASON in frame.columns else []
-    sources = frame.rename({name: f"raw {name}" for name in frame.columns if name != LINE})
-    named = [
-        Column(c.name, tuple(f"raw {s}" for s in c.sources), c.reads, c.formats, c.needed)
-        for c in columns
-    ]
-    made = sources.with_columns(column.value() for column in named)
-    faults = [column.fault().str.replace("raw ", "", literal=True) for column in named]
-    if own:
-        faults = [pl.col(f"raw {REASON}"), *faults]
-    chosen = [column.name for column in columns]
-    return made.select(*chosen, LINE, pl.coalesce(faults).alias(REASON))
+    own = [REASON] if REASON in frame.columns else []
+    made = frame.select(*own, LINE, *(column.raw() for column in columns))
+    made = made.with_columns(column.value() for column in columns)
+    names = [column.name for column in columns]
+    doubtful = [c for c in columns if made.get_column(c.name).null_count()]
+    faults = [*own, *(column.fault() for column in doubtful)] or [pl.lit(None, pl.String)]
+    return made.select(*names, LINE, pl.coalesce(faults).alias(REASON))
 
 
 def ident(name: str, *sources: str) -> Column:

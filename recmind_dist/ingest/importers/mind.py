@@ -46,7 +46,8 @@ class Histories:
 
     def take(self, frame: pl.DataFrame) -> None:
         """Sees a block of behaviors."""
-        rows = frame.select("user", TIME.value(), "history").drop_nulls()
+        rows = frame.select("user", TIME.raw(), "history")
+        rows = rows.select("user", TIME.value(), "history").drop_nulls()
         self._new.append(rows.filter(pl.col("history") != ""))
         self._waiting += rows.height
         if self._waiting > GATHERED_ROWS:

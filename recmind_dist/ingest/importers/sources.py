@@ -1,4 +1,4 @@
-"""Publishers' files as streams of whole lines: plain, gzip, zstd, bzip2, zip members, folders."""
+"""Publishers' files as streams of whole lines: plain, packed, zip members, folders."""
 
 import zipfile
 import zlib
@@ -9,16 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
+import numpy as np
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.rows import BOM, check_file
-from recmind_dist.ingest.sources import MAX_LINE
+from recmind_dist.ingest.sources import MAX_LINE, UNSOUND, packing, unpacked
 
 BLOCK = 8 << 20  # bytes read at a time
 HEAD = 256 << 10  # bytes looked at to tell what a file is
 HEAD_LINES = 50
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 ZIP = b"PK\x03\x04"
 
 
@@ -32,7 +31,8 @@ class Block:
     @cached_property
     def num_lines(self) -> int:
         """Blank ones included, and one without a line end."""
-        return self.data.count(b"\n") + (self.data[-1:] not in (b"", b"\n"))
+        ends = int(np.count_nonzero(np.frombuffer(self.data, np.uint8) == ord("\n")))
+        return ends + (self.data[-1:] not in (b"", b"\n"))
 
     @property
     def lines(self) -> list[bytes]:
@@ -114,12 +114,11 @@ class Source:
             with (
                 zipfile.ZipFile(self.path) as archive,
                 archive.open(self.member) as inner,
-                _decompressed(inner) as stream,
             ):
-                yield stream, inner.tell
+                yield _decompressed(inner), inner.tell
             return
-        with self.path.open("rb") as raw, _decompressed(raw) as stream:
-            yield stream, raw.tell
+        with self.path.open("rb") as raw:
+            yield _decompressed(raw), raw.tell
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
@@ -128,7 +127,7 @@ class Source:
             yield
         except DataError:
             raise
-        except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        except (*UNSOUND, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise
             raise DataError(f"{self.name}: damaged or cut off ({error}): fetch it again") from error
@@ -181,16 +180,10 @@ def _of_file(path: Path, searched: bool) -> list[Source]:
     return [Source(path, name, True) for name in names if not name.startswith("__MACOSX")]
 
 
-@contextmanager
-def _decompressed(raw: IO[bytes]) -> Iterator[Any]:
-    start = raw.read(4)
+def _decompressed(raw: IO[bytes]) -> Any:
+    kind = packing(raw.read(8))
     raw.seek(0)
-    kind = next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
-    if kind is None:
-        yield raw
-        return
-    with pa.CompressedInputStream(pa.PythonFile(raw, "r"), kind) as stream:
-        yield stream
+    return raw if kind is None else unpacked(raw, kind)
 
 
 def _decoded(line: bytes) -> str:
