@@ -13,7 +13,7 @@ from recmind_dist.errors import DataError, RecmindError
 from recmind_dist.ingest.log import Log, read_log
 from recmind_dist.ingest.rows import Quarantine
 from recmind_dist.ingest.settings import LogColumns, LogSettings, TableSettings
-from recmind_dist.ingest.tables import read_table
+from recmind_dist.ingest.tables import read_rows, read_table, without_repeats
 
 PAIRS = [("1", "a"), ("1", "b"), ("2", "a")]
 
@@ -378,10 +378,13 @@ def test_any_json_objects_are_texts_or_quarantined(
     quarantine = Quarantine(1000)
     sentence = ""
     try:
-        frame = read_table(TableSettings(path=path), "item", quarantine)
+        asked = TableSettings(path=path)
+        table = without_repeats(read_rows(asked, "item", quarantine), asked, "item")
     except DataError as error:
         sentence = str(error)
     if sentence:
         assert "stands on both lines" in sentence
         return
-    assert frame.height + len(quarantine.rows) == len(rows) + 1
+    assert table.frame["id"].is_unique().all()
+    alike = table.counts["repeats_collapsed"]
+    assert table.frame.height + alike + len(quarantine.rows) == len(rows) + 1
