@@ -17,6 +17,7 @@ from recmind_dist.ingest import dataset_summary, fetch, ingest_dataset
 from recmind_dist.launch.device import refuse_cuda_alone
 from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import context_to_rank
+from recmind_dist.model.settings import FOLLOWS
 from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.replay import partition_report
 from recmind_dist.pipeline.same_rows import refuse_other_rows
@@ -57,7 +58,6 @@ class Pipeline:
         self.config = config
         self.say = say
         self.directory = RunDirectory(config.run_dir.absolute())
-        self._is_resolved = False
 
     @staticmethod
     def from_yaml(
@@ -69,9 +69,7 @@ class Pipeline:
     @staticmethod
     def of_run(run_dir: str | Path, say: Say = print) -> "Pipeline":
         """An existing run, by its own config.yaml. Raises ConfigError or StoreError."""
-        pipeline = Pipeline(read_run(Path(run_dir))[1], say)
-        pipeline._is_resolved = True
-        return pipeline
+        return Pipeline(read_run(Path(run_dir))[1], say)
 
     def run(self, resume: str = "auto", allow_mismatch: bool = False) -> dict[str, Any]:
         """All stages. Returns the content of results.json."""
@@ -109,7 +107,7 @@ class Pipeline:
         else:
             check_groups(opened, self.config.evaluation.groups)
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
-        self.config, self._is_resolved = resolved.config, True
+        self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():
             self.say(line)
         return graph
@@ -151,7 +149,7 @@ class Pipeline:
                 self.config, prepared.graph, store, self.directory, self.context_to_rank(inputs)
             )
         inputs = read_inputs(self.directory)
-        if not self._is_resolved:
+        if self._is_open:
             self.prepare()
         if self.config.evaluation.num_workers == 1:
             context = self.context_to_rank(inputs)
@@ -174,7 +172,7 @@ class Pipeline:
         if to.exists() and not (to / MANIFEST).is_file():
             raise StoreError(f"{to}: exists and is no bundle: export to another directory")
         inputs = read_inputs(self.directory)
-        if not self._is_resolved:
+        if self._is_open:
             self.prepare()
         context = self.context_to_rank(inputs)
         model, cursor = load_best(self.config, inputs, self.directory, context)
@@ -203,6 +201,12 @@ class Pipeline:
             adapter=adapter,
             per_user=pl.read_parquet(users) if results and users.is_file() else None,
         )
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether something follows from the data yet, as it never does in a run's own config."""
+        decay = getattr(self.config.model, "recent_decay", 0.0)
+        return decay == FOLLOWS or not self.config.train.batch_size
 
     def context_to_rank(self, inputs: Inputs) -> DistContext:
         """One rank alone in this process, on a GPU if there is one with room."""
