@@ -51,7 +51,6 @@ NOT_RUN = {  # first words of a command → why
     "recmind update": "trains: tests/dist/test_update.py",
     "recmind upsert": "changes a bundle: tests/unit/test_recommend_upsert.py",
     "recmind cache clean": "its store is a made-up name: tests/unit/test_text_cache.py",
-    "recmind log runs/shop --to tensorboard --follow": "waits: tests/unit/test_log_sinks.py",
     "recmind log runs/quickstart --to mlflow": "mlflow: tests/unit/test_log_sinks.py, where it is",
     "python benchmarks": "minutes, and quiet cores",
     "python launchers": "a cluster: tests/dist/test_cluster_launcher.py",
