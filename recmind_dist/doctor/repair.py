@@ -133,7 +133,7 @@ class _Repair:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
         if finding.path == inputs.item_vectors:
-            remake(config, self.run, inputs, self.say)
+            remake(config, self.run, inputs, self._rendered(config, inputs), self.say)
             return "learnt again: not to the bit what training read, if device or threads differ"
         texts = self._rendered(config, inputs)
         adapted = finding.path == inputs.text and inputs.texts is not None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from recmind_dist.checkpoint.mirror import Mirror
@@ -19,30 +18,38 @@ from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.embed import push_vectors
 from recmind_dist.pipeline.previous_run import PreviousRun
+from recmind_dist.pipeline.texts import texts_of_previous
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.edge_masks import heldout_slice
 from recmind_dist.storage import atomic_directory, content_key
-from recmind_dist.text import TextStore, Whitening
+from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.text.store import META
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
-from recmind_dist.types import BoolArray, FloatArray, IntArray, Say
+from recmind_dist.training.warm_start import places_by_id
+from recmind_dist.types import BoolArray, FloatArray, Say
 
 ITEM_VECTORS = "item_vectors"
 
 
 def with_item_vectors(
-    config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say, device: str = "cpu"
+    config: RunConfig,
+    run: RunDirectory,
+    inputs: Inputs,
+    texts: Texts | None,
+    say: Say,
+    device: str = "cpu",
 ) -> Inputs:
     """A run's inputs with its item vectors, which are made if they are not there.
 
     Args:
         config: resolved, with absolute paths.
+        texts: all texts of the run; None where the model reads none.
         device: where they are learnt: not on a GPU that other processes will train on.
     """
     model = config.model
-    if not isinstance(model, RecMindSettings) or not model.item_offsets or inputs.text is None:
+    if not isinstance(model, RecMindSettings) or not model.item_offsets or texts is None:
         return inputs
     previous = None
     if config.updates and config.update.rows:
@@ -59,7 +66,7 @@ def with_item_vectors(
         started = time.monotonic()
         text_IT, has_text = _text_vectors(inputs)
         if previous is not None:
-            x_IT = _carried(previous, graph, text_IT)
+            x_IT = _carried(previous, graph, texts, text_IT)
         else:
             log = Interactions.of(graph, may_teach(config, graph, has_text), torch.device(device))
             text = torch.from_numpy(text_IT).to(device)
@@ -72,10 +79,10 @@ def with_item_vectors(
     return replace(inputs, item_vectors=path)
 
 
-def remake(config: RunConfig, run: RunDirectory, inputs: Inputs, say: Say) -> None:
+def remake(config: RunConfig, run: RunDirectory, inputs: Inputs, texts: Texts, say: Say) -> None:
     """Makes the item vectors of a run again, whatever is there."""
     (run.path / ITEM_VECTORS / META).unlink(missing_ok=True)
-    with_item_vectors(config, run, inputs, say)
+    with_item_vectors(config, run, inputs, texts, say)
 
 
 def _is_made(path: Path, made_from: dict[str, Any]) -> bool:
@@ -105,26 +112,16 @@ def may_teach(config: RunConfig, graph: Graph, has_text: BoolArray) -> BoolArray
     return allowed
 
 
-def _carried(previous: PreviousRun, graph: Graph, text_IT: FloatArray) -> FloatArray:
+def _carried(previous: PreviousRun, graph: Graph, texts: Texts, text_IT: FloatArray) -> FloatArray:
     """Vectors of the run before by external id; of new items and new texts what the text says."""
     assert previous.inputs.item_vectors is not None, "the caller has looked"
     before = TextStore.open(previous.inputs.item_vectors).read_all("items").astype(np.float32)
-    place = _places(previous.graph, graph)
-    known = place >= 0
+    place, old = places_by_id(previous.graph.item_ids, graph.item_ids), texts_of_previous(previous)
+    known = np.array([p >= 0 and old.items[p] == texts.items[i] for i, p in enumerate(place)])
     known[known] = ~np.isnan(before[place[known], 0])
     x_IT = text_IT.copy()
     x_IT[known] = before[place[known]]
     return x_IT
-
-
-def _places(old: Graph, new: Graph) -> IntArray:
-    """Each item's number in the old graph, −1 for items that came after. Shape: [I]."""
-    places = pl.DataFrame({"id": old.item_ids, "place": np.arange(old.num_items)})
-    joined = pl.DataFrame({"id": new.item_ids}).join(
-        places, on="id", how="left", maintain_order="left"
-    )
-    found: IntArray = joined.get_column("place").fill_null(-1).to_numpy()
-    return found
 
 
 def _write(path: Path, made_from: dict[str, Any], x_IT: FloatArray) -> None:

@@ -100,7 +100,7 @@ def fit(
         path = embed(config, prepared.texts, run.path / "adapter", say).path.absolute()
         inputs = replace(inputs, text=path, store_key=TextStore.open(path).content_key())
         phases = ("joint",)
-    inputs = with_item_vectors(config, run, inputs, say, device)
+    inputs = with_item_vectors(config, run, inputs, prepared.texts, say, device)
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
     _train_past(run, config, inputs, phases, allow_mismatch, train)
     return inputs

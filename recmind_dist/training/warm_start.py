@@ -69,14 +69,18 @@ def rows_by_id(old: Graph, new: Graph) -> IntArray:
         (old.item_ids, new.item_ids, old.num_users, new.num_users),
     )
     for old_ids, new_ids, old_first, new_first in sides:
-        place = pl.DataFrame({"id": old_ids, "place": np.arange(len(old_ids))})
-        joined = pl.DataFrame({"id": new_ids}).join(
-            place, on="id", how="left", maintain_order="left"
-        )
-        places = joined.get_column("place").fill_null(NEW).to_numpy()
+        places = places_by_id(old_ids, new_ids)
         known = np.flatnonzero(places != NEW)
         row = np.asarray(new.row_of_node)[new_first + known]
         found[row] = np.asarray(old.row_of_node)[old_first + places[known]]
+    return found
+
+
+def places_by_id(old_ids: pl.Series, new_ids: pl.Series) -> IntArray:
+    """The place of each new id among the old ones, −1 (`NEW`) where it is not. Shape: int64."""
+    places = pl.DataFrame({"id": old_ids, "place": np.arange(len(old_ids))})
+    joined = pl.DataFrame({"id": new_ids}).join(places, on="id", how="left", maintain_order="left")
+    found: IntArray = joined.get_column("place").fill_null(NEW).to_numpy()
     return found
 
 

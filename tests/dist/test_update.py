@@ -247,6 +247,9 @@ def test_updates_follow_each_other(home: Path, report: dict[str, Any]) -> None:
     assert titles["b-new"] == "a war story"
     assert titles["i03"] == "a space king", "a newer line was to stand in place of an older one"
     assert titles["i04"] == words_of(4)
+    old, new = (item_vectors_of(home / f"runs/{run}") for run in "yw")
+    assert not np.isclose(old["i03"], new["i03"], atol=1e-2).all(), "of the text that is gone"
+    np.testing.assert_array_equal(old["i04"], new["i04"])
     before = by_id(checkpoint_of(home / "runs/y", "last"), graph_of(home / "runs/y"))
     now = by_id(start_of(home / "runs/w"), graph_of(home / "runs/w"))
     np.testing.assert_array_equal(now["item a-new"], before["item a-new"])
