@@ -1,7 +1,7 @@
 """How good are the defaults alone? RecMind and LightGCN by a config of data and language model.
 
     python benchmarks/defaults.py beauty toys --device cuda    # three seeds of both, stored
-    python benchmarks/defaults.py beauty --model sampled --seed 0
+    python benchmarks/defaults.py beauty --model whole_shape   # two workers by Ray
     python benchmarks/defaults.py beauty yelp ml-100k --effects    # of each part, stored apart
     python benchmarks/defaults.py                              # comparisons and page, from results
 
@@ -101,7 +101,10 @@ def chosen(kind: str, name: str) -> Any:
 
 
 def train(config: RunConfig) -> RunDirectory:
-    """Trains to the end and tests with both histories."""
+    """Trains to the end and tests with both histories; several workers by Ray."""
+    if config.scaling.max_workers > 1:
+        Pipeline(config, _say).run()
+        return RunDirectory(config.run_dir.absolute())
     run = train_in_process(config, _say)
     Pipeline.of_run(run.path, _say).evaluate()
     return run

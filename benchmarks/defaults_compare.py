@@ -114,7 +114,19 @@ def figures_of_defaults(folder: Path = RESULTS) -> Figures:
     for model in ("sampled", "sampled_aligned_zero"):
         mean = mean_of(ours, "beauty", model, "train", "recall@20")
         figures[f"{model}_over_exact"] = mean / exact if mean and exact else None
+    figures["whole_shape_over_exact"] = _whole_shape_over_exact(ours)
     return figures
+
+
+def _whole_shape_over_exact(store: RankStore) -> float | None:
+    """Recall@20 on Beauty, validation item folded in, over the exact one's of the same seeds."""
+    found: dict[str, dict[int, float]] = {}
+    for row in store.rows():
+        if (row["dataset"], row["history"]) == ("beauty", "train+valid"):
+            found.setdefault(row["model"], {})[row["seed"]] = row["recall@20"]
+    shape, exact = found.get("whole_shape", {}), found.get(OURS, {})
+    seeds = shape.keys() & exact.keys()
+    return sum(shape[seed] for seed in seeds) / sum(exact[seed] for seed in seeds) if seeds else None
 
 
 def mean_of(store: RankStore, dataset: str, model: str, history: str, metric: str) -> float | None:
