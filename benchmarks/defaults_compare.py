@@ -109,11 +109,6 @@ def figures_of_defaults(folder: Path = RESULTS) -> Figures:
         if (row["dataset"], row["history"], row["rival"]) == ("beauty", "train+valid", "sasrec"):
             figures[f"beauty_folded_over_sasrec_{row['metric']}"] = row["a"] / row["b"]
     figures["beauty_recmind_recall@40"] = mean_of(ours, "beauty", OURS, "train", "recall@40")
-    without_offsets = RankStore(folder, "effects")  # as the sampled runs are
-    exact = mean_of(without_offsets, "beauty", OURS, "train", "recall@20")
-    for model in ("sampled", "sampled_aligned_zero"):
-        mean = mean_of(ours, "beauty", model, "train", "recall@20")
-        figures[f"{model}_over_exact"] = mean / exact if mean and exact else None
     figures["whole_shape_over_exact"] = _whole_shape_over_exact(ours)
     return figures
 
@@ -126,7 +121,9 @@ def _whole_shape_over_exact(store: RankStore) -> float | None:
             found.setdefault(row["model"], {})[row["seed"]] = row["recall@20"]
     shape, exact = found.get("whole_shape", {}), found.get(OURS, {})
     seeds = shape.keys() & exact.keys()
-    return sum(shape[seed] for seed in seeds) / sum(exact[seed] for seed in seeds) if seeds else None
+    if not seeds:
+        return None
+    return sum(shape[seed] for seed in seeds) / sum(exact[seed] for seed in seeds)
 
 
 def mean_of(store: RankStore, dataset: str, model: str, history: str, metric: str) -> float | None:

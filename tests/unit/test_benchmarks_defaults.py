@@ -101,10 +101,24 @@ def test_the_best_baseline_and_lightgcn_are_compared(folder: Path) -> None:
     assert figures["default_beauty_over_lightgcn_recall@20"] > gains[0]
     assert 0 < figures["default_beauty_p_value"] < 0.05
     assert figures["beauty_recmind_recall@40"] == pytest.approx(0.5)
-    assert figures["sampled_over_exact"] is None
+    assert figures["whole_shape_over_exact"] is None
     page = "".join(defaults_section(folder))
     assert "| beauty | recmind | train | 3 | 0." in page
     assert "for all 8 comparisons" in page
+
+
+def test_the_whole_shape_is_compared_with_the_exact_model_of_its_seeds(folder: Path) -> None:
+    store = RankStore(folder, "defaults")
+    exact = {
+        row["seed"]: row["recall@20"]
+        for row in store.rows()
+        if (row["model"], row["history"]) == ("recmind", "train+valid")
+    }
+    for seed in (0, 2):
+        shape = {"dataset": "beauty", "model": "whole_shape", "history": "train+valid"}
+        found = {"recall@20": 0.9 * exact[seed]}
+        store.put(shape | {"seed": seed} | found, np.arange(1), None)
+    assert figures_of_defaults(folder)["whole_shape_over_exact"] == pytest.approx(0.9, rel=1e-3)
 
 
 class Tuned(AccuracyStore):
