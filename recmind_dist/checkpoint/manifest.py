@@ -14,7 +14,7 @@ from recmind_dist.errors import CheckpointError
 from recmind_dist.storage import read_json, verify_manifest
 
 KIND = "checkpoint"
-SCHEMA = 2
+SCHEMA = 3  # 2 kept settings that are constants now
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -19,8 +19,10 @@ from recmind_dist.storage import (
     write_sealed_json,
 )
 
-SCHEMA = 2
-"""Version of a run's files, in config.yaml; files of version 1 say none."""
+SCHEMA = 3
+"""Version of a run's files, in config.yaml; files of version 1 say none, version 2 has keys that
+are constants now.
+"""
 
 
 class RunDirectory:

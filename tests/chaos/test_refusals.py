@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, attempt_directories, rows_file
+from recmind_dist.checkpoint.manifest import SCHEMA
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.cli import main
 from recmind_dist.pipeline.run import Pipeline
@@ -155,9 +156,12 @@ def test_row_09_where_nothing_good_is_left_the_command_fails_and_names_the_file(
         (b"\0garbage", "not JSON: the file is damaged"),
         (
             b'{"kind": "checkpoint", "schema": 99}',
-            "schema version 99, this program reads 2: use the version that wrote",
+            f"schema version 99, this program reads {SCHEMA}: use the version that wrote",
         ),
-        (b'{"kind": "checkpoint", "schema": "x"}', "schema version 'x', this program reads 2"),
+        (
+            b'{"kind": "checkpoint", "schema": "x"}',
+            f"schema version 'x', this program reads {SCHEMA}",
+        ),
     ],
     ids=["garbage", "newer", "no number"],
 )

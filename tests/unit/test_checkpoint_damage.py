@@ -15,6 +15,7 @@ import torch
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
+from recmind_dist.checkpoint.manifest import SCHEMA
 from recmind_dist.checkpoint.reader import find_checkpoint, open_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
@@ -135,11 +136,11 @@ def test_damage_without_a_good_one_left_is_an_error(two: Path, name: str) -> Non
     assert named in str(refusal.value)
 
 
-@pytest.mark.parametrize("schema", [1, 3])
+@pytest.mark.parametrize("schema", [SCHEMA - 1, SCHEMA + 1])
 def test_another_schema_is_refused_not_stepped_over(two: Path, schema: int) -> None:
     recommit(two / NEW, lambda manifest: manifest.update(schema=schema))
     remedy = "use the version that wrote it, or start over"
-    sentence = rf"schema version {schema}, this program reads 2: {remedy}"
+    sentence = rf"schema version {schema}, this program reads {SCHEMA}: {remedy}"
     with pytest.raises(CheckpointError, match=sentence) as refusal:
         find_checkpoint(two)
     assert "\n" not in str(refusal.value)

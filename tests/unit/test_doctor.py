@@ -20,6 +20,7 @@ import torch
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, find_checkpoint
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, attempt_directories
+from recmind_dist.checkpoint.manifest import SCHEMA
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.doctor.checkpoints import audit_checkpoints
 from recmind_dist.doctor.examine import examine
@@ -264,7 +265,7 @@ def test_a_run_in_use_is_left_alone(run: Path) -> None:
 
 def test_what_a_newer_program_wrote_is_named_and_never_removed(run: Path) -> None:
     newest = attempt_directories(run / "checkpoints")[-1]
-    data = (newest / MANIFEST).read_bytes().replace(b'"schema": 2', b'"schema": 9')
+    data = (newest / MANIFEST).read_bytes().replace(f'"schema": {SCHEMA}'.encode(), b'"schema": 9')
     (newest / MANIFEST).write_bytes(data)
     (newest / COMMIT).write_text(hashlib.sha256(data).hexdigest())
     said: list[str] = []

@@ -11,6 +11,7 @@ import pytest
 
 from recmind_dist.cli import main
 from recmind_dist.report import MetricsLog, RunDirectory
+from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.report_page.runs import read_runs, settings_beside_defaults
 from recmind_dist.report_page.svg import Axes, _ticks, bar_chart, line_chart
 from recmind_dist.report_page.training import MOST_POINTS, losses_section
@@ -160,7 +161,7 @@ def no_metrics(home: Path) -> list[Path]:
 def another_version(home: Path) -> list[Path]:
     run = make_reported_run(home, evaluated=False)
     text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("schema: 2", "schema: 9"))
+    (run / "config.yaml").write_text(text.replace(f"schema: {SCHEMA}", "schema: 9"))
     return [run]
 
 
@@ -175,7 +176,10 @@ def other_data(home: Path) -> list[Path]:
     [
         (lambda home: [home], "not a run directory: give one that `recmind run` has made"),
         (no_metrics, "metrics.jsonl: no line yet: report the run when it has begun to train"),
-        (another_version, "schema version 9, this program reads 2: use the version that wrote"),
+        (
+            another_version,
+            f"schema version 9, this program reads {SCHEMA}: use the version that wrote",
+        ),
         (other_data, "of other data (other, leave-one-out) than "),
     ],
     ids=["no run", "no metrics", "another version", "other data"],

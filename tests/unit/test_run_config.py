@@ -8,6 +8,7 @@ import pytest
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.report import RunDirectory
+from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.evaluate import read_run
@@ -32,15 +33,15 @@ def test_it_is_the_config_of_the_run_and_may_be_run_again(run: RunDirectory) -> 
 
 
 @pytest.mark.parametrize(
-    ("line", "version"), [("", 1), ("schema: 1\n", 1), ("schema: 99\n", 99), ("schema: x\n", "x")]
+    ("line", "version"), [("", 1), ("schema: 2\n", 2), ("schema: 99\n", 99), ("schema: x\n", "x")]
 )
 def test_another_version_is_refused_in_a_sentence_that_names_both(
     run: RunDirectory, line: str, version: int | str
 ) -> None:
     (run.path / "SHA256SUMS").unlink()
-    run.config.write_text(run.config.read_text().replace("schema: 2\n", line))
+    run.config.write_text(run.config.read_text().replace(f"schema: {SCHEMA}\n", line))
     remedy = "use the version that wrote the run, or run its config anew"
-    sentence = f"schema version {version}, this program reads 2: {remedy}"
+    sentence = f"schema version {version}, this program reads {SCHEMA}: {remedy}"
     with pytest.raises(ConfigError) as refusal:
         read_run(run.path)
     assert sentence in str(refusal.value)
