@@ -38,6 +38,7 @@ DELETED_KEYS: dict[str, str] = {
         "multiply train.batch_size by it, which is the same update; where gates learn, "
         "set model.gate.batch_size to a quarter of the old train.batch_size"
     ),
+    "sampler.prefetch": "leave it out: two batches are made ahead",
     "scaling.heartbeat_s": "leave it out: rank 0 writes a heartbeat every ten seconds",
     "scaling.start_attempts": "leave it out: a start makes ten waits of scaling.start_timeout_s",
     "table.beta1": "leave it out: it is always 0.9, as torch has it",

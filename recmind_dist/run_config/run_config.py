@@ -219,11 +219,7 @@ class RunConfig(Settings):
         """
         rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train"}
         values = self.model_dump(mode="json", include=rooms)
-        for room, free in (
-            ("sampler", "prefetch"),
-            ("zero", "stage"),
-            ("train", "log_every_steps"),
-        ):
+        for room, free in (("zero", "stage"), ("train", "log_every_steps")):
             del values[room][free]
         judged = {"metric", "ks", "norm_exponent"}
         values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from recmind_dist.config import Settings
 
+BATCHES_AHEAD = 2
+"""Batches made ahead by a background thread: one in hand, one in the making."""
+
 
 class NegativeSettings(Settings):
     """Negative items. A draw that is a training positive of the user is redrawn (or masked)."""
@@ -34,15 +37,12 @@ class SamplerSettings(Settings):
     """Fan-out of each hop, from the seeds outwards; -1 takes all neighbours; none: 10 a layer."""
     hide_batch_edges: bool = False
     """Edges of the global batch are masked in its own propagation."""
-    prefetch: int = Field(2, ge=0, le=64)
-    """Batches made ahead by a background thread; 0 and backend: pyg make them in the training
-    thread."""
     negatives: NegativeSettings = NegativeSettings()
 
     @property
     def batches_ahead(self) -> int:
         """Depth of the prefetch. pyg-lib shares torch's one generator with training, so it is 0."""
-        return 0 if self.backend == "pyg" else self.prefetch
+        return 0 if self.backend == "pyg" else BATCHES_AHEAD
 
     @model_validator(mode="after")
     def _fan_outs_are_counts(self) -> "SamplerSettings":

@@ -225,8 +225,8 @@ def test_pygs_backend_leaves_torchs_generator_as_it_was(
 
 
 def test_what_draws_from_torchs_generator_is_not_sampled_ahead() -> None:
-    assert SamplerSettings(backend="pyg", prefetch=4).batches_ahead == 0
-    assert SamplerSettings(backend="numba", prefetch=4).batches_ahead == 4
+    assert SamplerSettings(backend="pyg").batches_ahead == 0
+    assert SamplerSettings(backend="numba").batches_ahead > 0
 
 
 @pytest.mark.skipif(
