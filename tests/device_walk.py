@@ -84,14 +84,8 @@ def at_rest(home: Path, device: str) -> dict[str, str]:
     model = ModelShard(config, make_inputs(home), DistContext.alone(device))
     # which rows are items is content, that `meta` has none of: all, as far as devices go
     with symbolic.patch(meta_nonzero_assume_all_nonzero=True):
-        return kept(
-            parts_of(
-                model,
-                MomentumEncoder(
-                    model.model, config.alignment.queue_size, config.alignment.momentum
-                ),
-            )
-        )
+        keys = MomentumEncoder(model.model, config.alignment.queue_size)
+        return kept(parts_of(model, keys))
 
 
 def in_training(home: Path, device: str) -> dict[str, str]:

@@ -292,5 +292,3 @@ class AlignmentSettings(Settings):
     """Pairs of the global batch that are aligned each step."""
     queue_size: int = Field(4096, ge=0)
     """Keys kept of each kind; 0: the batch alone."""
-    momentum: float = Field(0.99, ge=0, lt=1)
-    """Of the copies of projection and gates that make the keys."""

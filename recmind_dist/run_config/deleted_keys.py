@@ -7,6 +7,7 @@ any entry of `compare`).
 
 DELETED_KEYS: dict[str, str] = {
     "alignment.items": "write alignment.sides: both, users or items",
+    "alignment.momentum": "leave it out: it is always 0.99",
     "alignment.users": "write alignment.sides: both, users or items",
     "checkpoint.background": "leave it out: saves are always written while training goes on",
     "checkpoint.max_failures": "leave it out: three failed saves in a row end a run",

@@ -9,18 +9,19 @@ from recmind_dist.model.models import Model
 from recmind_dist.model.queue import KeyQueue
 from recmind_dist.training.alignment import VIEWS
 
+MOMENTUM = 0.99
+"""m of k ← m k + (1 − m) q. The source has 0.999, for runs of a hundred thousand steps and more."""
+
 
 class MomentumEncoder:
     """A slow copy of the model, and a queue of its keys for each view.
 
     Args:
         queue_size: keys kept of each view.
-        momentum: m of k ← m k + (1 − m) q.
     """
 
-    def __init__(self, model: Model, queue_size: int, momentum: float) -> None:
+    def __init__(self, model: Model, queue_size: int) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
-        self.momentum = momentum
         device = next(model.parameters()).device
         self.queues = {view: KeyQueue(queue_size, model.embedding_dim, device) for view in VIEWS}
 
@@ -28,7 +29,7 @@ class MomentumEncoder:
         """k ← m k + (1 − m) q for every parameter of the copy."""
         with torch.no_grad():
             for name, p in self.model.named_parameters():
-                p.lerp_(parameters[name].to(p.device), 1 - self.momentum)
+                p.lerp_(parameters[name].to(p.device), 1 - MOMENTUM)
 
     def enqueue(self, keys: dict[str, Tensor], pairs: Tensor, step: int) -> None:
         """Puts a step's gathered keys into the queues, in the order of the global batch.

@@ -62,8 +62,7 @@ class Phase:
         )
         self.momentum: MomentumEncoder | None = None
         if config.aligns and config.alignment.queue_size:
-            settings = config.alignment
-            self.momentum = MomentumEncoder(shard.model, settings.queue_size, settings.momentum)
+            self.momentum = MomentumEncoder(shard.model, config.alignment.queue_size)
         self.engine = make_engine(
             loss, config.zero, train.batch_size, context.device, self._learning_rates(loss)
         )
