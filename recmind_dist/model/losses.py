@@ -12,6 +12,9 @@ from recmind_dist.model.sampled_softmax import sampled_softmax
 
 __all__ = ["base_row_penalty", "bpr", "info_nce", "sampled_softmax", "tail_weights"]
 
+CONTRAST_TEMPERATURE = 0.2
+"""Of InfoNCE between graph and text views and between XSimGCL's layers; no search varied it."""
+
 
 def bpr(
     h_SD: Tensor, users: Tensor, positives: Tensor, negatives: Tensor, weight: Tensor, total: int

@@ -35,7 +35,7 @@ def build_model(settings: ModelSettings, text_dim: int = 0) -> Model:
         case AlphaRecSettings():
             return AlphaRec(settings, text_dim)
         case XSimGCLSettings():
-            return XSimGCL(settings.embedding_dim, settings.num_layers, settings.contrast)
+            return XSimGCL(settings.embedding_dim, settings.num_layers)
         case LightGCNSettings():
             return LightGCN(None, settings.embedding_dim, settings.num_layers)
         case MFSettings():

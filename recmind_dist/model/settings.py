@@ -96,11 +96,6 @@ class ContrastSettings(Settings):
     """Self-supervision of the graph view by noise. Source: arXiv:2209.02544."""
 
     weight: float = Field(0.2, ge=0)
-    temperature: float = Field(0.2, gt=0)
-    noise: float = Field(0.1, ge=0)
-    """Length of the noise added to each state that a hop gives."""
-    layer: int = Field(1, ge=0)
-    """State that is compared with the mean of all."""
     max_nodes: int = Field(0, ge=0)
     """Users and items of a batch that are contrasted, drawn where there are more; 0: all."""
 
@@ -109,19 +104,11 @@ class XSimGCLSettings(ModelSettings):
     """LightGCN with noise in its states and a contrast of two of its layers."""
 
     kind: Literal["xsimgcl"] = "xsimgcl"
-    num_layers: int = Field(2, ge=0, le=8)
+    num_layers: int = Field(2, ge=1, le=8)
     contrast: ContrastSettings = ContrastSettings()
 
     def faults(self, *, full: bool, loss_kind: str) -> list[str]:
-        found = []
-        if not full:
-            found.append("model.kind: xsimgcl needs sampler.propagation: full")
-        if self.contrast.layer > self.num_layers:
-            found.append(
-                f"model.contrast.layer {self.contrast.layer} is above "
-                f"model.num_layers {self.num_layers}"
-            )
-        return found
+        return [] if full else ["model.kind: xsimgcl needs sampler.propagation: full"]
 
 
 class TextModelSettings(ModelSettings):
@@ -285,7 +272,6 @@ class AlignmentSettings(Settings):
     weight: float = Field(0.0, ge=0)
     """0: views are not aligned."""
     sides: Literal["both", "users", "items"] = "both"
-    temperature: float = Field(0.2, gt=0)
     hardness: float = Field(0.0, ge=0)
     """In-batch negatives weigh exp(hardness × similarity), mean 1; 0: all alike."""
     anchors: int = Field(512, ge=1)

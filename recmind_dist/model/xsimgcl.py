@@ -5,8 +5,11 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from recmind_dist.model.node_embeddings import NodeEmbeddings, PropagationGraph, Trainable, mean
-from recmind_dist.model.settings import ContrastSettings
 
+NOISE_LENGTH = 0.1
+"""Of Δ^l, for each node."""
+CONTRASTED_LAYER = 1
+"""k of E^k, which is pulled together with z."""
 Noise = Callable[[Tensor, int], Tensor]
 """(state, layer) → the state with noise added."""
 
@@ -17,12 +20,11 @@ class XSimGCL(nn.Module):
     Args:
         embedding_dim: D.
         num_layers: L.
-        contrast: which layer k is contrasted with z, and how.
     """
 
-    def __init__(self, embedding_dim: int, num_layers: int, contrast: ContrastSettings) -> None:
+    def __init__(self, embedding_dim: int, num_layers: int) -> None:
         super().__init__()
-        self.embedding_dim, self.num_layers, self.contrast = embedding_dim, num_layers, contrast
+        self.embedding_dim, self.num_layers = embedding_dim, num_layers
 
     def forward(
         self,

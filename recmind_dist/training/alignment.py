@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.model.losses import info_nce
+from recmind_dist.model.losses import CONTRAST_TEMPERATURE, info_nce
 from recmind_dist.model.models import Model
 from recmind_dist.model.node_embeddings import NodeEmbeddings
 from recmind_dist.model.queue import KeyQueue
@@ -86,7 +86,7 @@ class Alignment:
                     batch.pairs[row, anchors],
                     everybody[f"{side}_{key}"],
                     ids,
-                    settings.temperature,
+                    CONTRAST_TEMPERATURE,
                     queue=queues[f"{side}_{key}"].keys,
                     queue_ids=queues[f"{side}_{key}"].ids,
                     hardness=settings.hardness,

@@ -10,7 +10,7 @@ from torch import Tensor
 from recmind_dist.distributed.all_gather import all_gather_rows
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph.ownership import by_owner
-from recmind_dist.model.losses import info_nce
+from recmind_dist.model.losses import CONTRAST_TEMPERATURE, info_nce
 from recmind_dist.model.settings import ContrastSettings
 from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.training.step_input import StepInput
@@ -51,7 +51,7 @@ class Contrast:
                     key_ids[start : start + len(own)],
                     keys,
                     key_ids,
-                    self._settings.temperature,
+                    CONTRAST_TEMPERATURE,
                     queue=first.new_zeros(0, first.shape[1]),
                     queue_ids=key_ids[:0],
                     hardness=0.0,

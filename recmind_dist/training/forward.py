@@ -23,7 +23,7 @@ from recmind_dist.model.recmind import RecMind
 from recmind_dist.model.subgraph import Subgraph
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.model.with_rows import with_rows
-from recmind_dist.model.xsimgcl import XSimGCL
+from recmind_dist.model.xsimgcl import CONTRASTED_LAYER, NOISE_LENGTH, XSimGCL
 from recmind_dist.propagation.full_graph import FullGraphView, FullPropagation
 from recmind_dist.propagation.item_means import newest_item_views
 from recmind_dist.randomness import stream_key, uniform_rows
@@ -220,7 +220,7 @@ class FullGraphForward:
         graph = operator.view(model.num_layers, step.hidden, rows, step.edges)
         e, base = with_rows(e_nD, rows) if self._penalises else (e_nD, None)
         own = self._embed(model, graph, step, e, z, trainable)
-        inner = own.layers[model.contrast.layer] if isinstance(model, XSimGCL) else own.final
+        inner = own.layers[CONTRASTED_LAYER] if isinstance(model, XSimGCL) else own.final
         wants_views = self._aligns or isinstance(model, RecMind)
         columns = [own.final, own.graph, own.text] if wants_views else [own.final] * 3
         columns += [own.final if base is None else base, inner]
@@ -345,7 +345,7 @@ class FullGraphForward:
         key = stream_key(self._seed, "noise-first", step, layer)
         drawn = torch.from_numpy(uniform_rows(key, operator.own_nodes, state.shape[1])).to(state)
         unit = functional.normalize(drawn, dim=1)
-        return state + state.detach().sign() * unit * model.contrast.noise
+        return state + state.detach().sign() * unit * NOISE_LENGTH
 
     def _lookup(self, columns: list[Tensor], step: StepInput, index: Tensor | None) -> list[Tensor]:
         """A batch's rows of these columns; what is the same tensor travels once.

@@ -102,9 +102,7 @@ def test_a_batch_of_users_and_recmind_agree_on_one_and_two_ranks(
     assert_same(*runs)
 
 
-@pytest.mark.parametrize(
-    ("contrast", "worlds"), [({}, (2, 3)), ({"max_nodes": 9}, (2,)), ({"noise": 0.0}, (3,))]
-)
+@pytest.mark.parametrize(("contrast", "worlds"), [({}, (2, 3)), ({"max_nodes": 9}, (2,))])
 def test_nodes_are_contrasted_with_those_of_the_global_batch(
     tmp_path: Path, inputs: Inputs, contrast: dict[str, Any], worlds: tuple[int, ...]
 ) -> None:

@@ -30,6 +30,7 @@ def test_names_are_sorted_and_sentences_say_what_to_do() -> None:
 
 @pytest.mark.parametrize(("name", "word"), list(refusals()))
 def test_a_config_that_asks_for_it_is_told_what_replaces_it(name: str, word: str) -> None:
+    kind = "xsimgcl" if name.startswith("model.contrast.") else "recmind"
     with pytest.raises(ConfigError) as error:
-        load_run_config(QUICKSTART, [word])
+        load_run_config(QUICKSTART, [f"model.kind={kind}", word])
     assert f"override {word!r}: {name} was removed: {DELETED_KEYS[name]}" in str(error.value)
