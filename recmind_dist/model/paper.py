@@ -20,7 +20,7 @@ class PaperRecMind(nn.Module):
         Ê_v^l     = γ_v^l E_v^l + (1 − γ_v^l) z_v
         E_v^{l+1} = Σ_{u ∈ N(v)} Ê_u^l / √(deg_u deg_v)
 
-    Without gates (`gate.enabled: false`) Ê is E, and text enters by the readout alone.
+    Without gates (`gate.sides: none`) Ê is E, and text enters by the readout alone.
 
     Args:
         text_dim: T, width of the text vectors.
@@ -35,7 +35,7 @@ class PaperRecMind(nn.Module):
         gate = settings.gate
         self.gates = nn.ModuleList(
             Gate(self.embedding_dim, gate.degree_input, gate.initial_bias)
-            for _ in range(self.num_layers + 1 if gate.enabled else 0)
+            for _ in range(self.num_layers + 1 if settings.has_gates else 0)
         )
 
     def forward(

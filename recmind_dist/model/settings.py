@@ -36,9 +36,8 @@ class GateSettings(Settings):
 class LayerGateSettings(GateSettings):
     """The paper's gate inside every layer: γ is the weight of the graph, 1 − γ that of language."""
 
-    enabled: bool = True
-    sides: Literal["both", "items"] = "both"
-    """items: users keep γ = 1."""
+    sides: Literal["both", "items", "none"] = "both"
+    """items: users keep γ = 1; none: no gates."""
 
 
 class ModelSettings(Settings):
@@ -187,7 +186,7 @@ class PaperSettings(FusedSettings):
 
     @property
     def has_gates(self) -> bool:
-        return self.gate.enabled
+        return self.gate.sides != "none"
 
     def faults(self, *, full: bool, loss_kind: str) -> list[str]:
         return self.text_layers_fault

@@ -25,6 +25,7 @@ DELETED_KEYS: dict[str, str] = {
     "model.contrast.temperature": "leave it out: it is always 0.2",
     "model.fallback": "write model.hide_text_share; the rest of the group had no effect",
     "model.gate.cold_share": "set model.gate.withheld_items, which needs sampler.propagation: full",
+    "model.gate.enabled": "write model.gate.sides: none for no gates",
     "model.gate.fixed": "leave it out: benchmarks/controls.py has the graph view alone",
     "model.gate.fold_back": "leave it out: gates learn in every epoch from one held-out slice",
     "model.gate.hidden_dim": "leave it out: gates are linear, the mix has 16 hidden units",

@@ -128,7 +128,7 @@ class RunConfig(Settings):
         model = self.model
         if isinstance(model, RecMindSettings):
             return model.gate
-        return model.gate if isinstance(model, PaperSettings) and model.gate.enabled else None
+        return model.gate if isinstance(model, PaperSettings) and model.has_gates else None
 
     @property
     def heldout_gates(self) -> bool:

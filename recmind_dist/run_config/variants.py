@@ -4,7 +4,7 @@ from typing import Any
 
 _ALONE: dict[str, Any] = {"alignment": {"weight": 0}, "train": {"warmup_epochs": 0}}
 """No alignment between views."""
-_UNGATED: dict[str, Any] = {"gate": {"enabled": False, "withheld_items": 0.0}}
+_UNGATED: dict[str, Any] = {"gate": {"sides": "none", "withheld_items": 0.0}}
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

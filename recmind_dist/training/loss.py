@@ -17,8 +17,8 @@ from recmind_dist.model.models import Model, gate_parameters
 from recmind_dist.model.node_embeddings import Trainable
 from recmind_dist.model.queue import KeyQueue
 from recmind_dist.model.recmind import RecMind
+from recmind_dist.model.settings import XSimGCLSettings
 from recmind_dist.model.text_view import TextRows
-from recmind_dist.model.xsimgcl import XSimGCL
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.alignment import Alignment
@@ -75,8 +75,8 @@ class TrainingLoss(nn.Module):
         self.users_have_text = config.users_have_text
         self._alignment = Alignment(config.alignment, fresh_encoder, context)
         self._contrast = None
-        if isinstance(model, XSimGCL):
-            self._contrast = Contrast(model.contrast, context, config.train.seed)
+        if isinstance(config.model, XSimGCLSettings):
+            self._contrast = Contrast(config.model.contrast, context, config.train.seed)
         self._forward: SampledForward | FullGraphForward
         self._forward = SampledForward(exchange, content, graph.num_users)
         if config.propagates_fully:

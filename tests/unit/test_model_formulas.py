@@ -141,7 +141,7 @@ def test_one_hop_is_the_dense_operator_both_ways(graph: Graph, dtype: torch.dtyp
     torch.testing.assert_close(x.grad.double(), operator.T @ weight.double(), rtol=1e-5, atol=1e-6)
 
 
-UNGATED = {"enabled": False}
+UNGATED = {"sides": "none"}
 TWO_VIEWS: dict[str, Any] = {"content_view": False, "recent_decay": 0.0}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("mf", {}),

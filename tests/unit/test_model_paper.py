@@ -129,7 +129,7 @@ def test_gates_for_items_only_leave_users_to_the_graph() -> None:
 
 @pytest.mark.parametrize("readout", ["fused", "graph"])
 def test_without_gates_these_readouts_are_the_graph_view(readout: str) -> None:
-    model = build(gate={"enabled": False}, readout=readout)
+    model = build(gate={"sides": "none"}, readout=readout)
     assert not len(model.gates)
     embeddings, _, z = run(model)
     assert torch.equal(embeddings.final, embeddings.graph)

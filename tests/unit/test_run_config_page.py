@@ -67,7 +67,7 @@ def test_keys_of_every_kind_of_model_are_there_and_say_whose_they_are(kind: str)
 
 def test_a_default_that_differs_by_kind_is_told_by_kind() -> None:
     assert "| `text`; lightgcn, alpharec, xsimgcl and mf: `normal` |" in row_of("model.init")
-    assert "| Only paper" in row_of("model.gate.enabled")
+    assert "| Only paper" in row_of("model.gate.sides")
     assert "Only" not in row_of("model.gate.heldout_share")
 
 

@@ -38,7 +38,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("paper", {"num_layers": 2}),
     ("paper", {"num_layers": 2, "text_layers": 1, "users_have_text": True, "readout": "concat"}),
     ("paper", {"num_layers": 3, **EARLY, "readout": "alpha", "gate": {"sides": "items"}}),
-    ("paper", {"num_layers": 2, **EARLY, "readout": "alpha", "gate": {"enabled": False}}),
+    ("paper", {"num_layers": 2, **EARLY, "readout": "alpha", "gate": {"sides": "none"}}),
 ]
 kinds = pytest.mark.parametrize(
     ("kind", "settings"), KINDS, ids=[f"{kind}{k}" for k, (kind, _) in enumerate(KINDS)]
@@ -235,7 +235,7 @@ class Dense:
 
     def fused(self, layer: int, x: Tensor, z: Tensor, feature: Tensor, users: np.ndarray) -> Tensor:
         gamma = torch.ones(len(x), 1)
-        if self.settings.gate.enabled:
+        if self.settings.has_gates:
             gamma = self.model.gates[layer](x, z, feature)
         if self.settings.gate.sides == "items":
             gamma = gamma.index_fill(0, torch.from_numpy(users), 1.0)
