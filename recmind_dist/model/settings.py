@@ -119,9 +119,6 @@ class TextModelSettings(ModelSettings):
     text_whitening: Literal["none", "whiten"] = "whiten"
     text_components: int = Field(0, ge=0)
     """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
-    hide_text_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the nodes with text that are treated as if they had none, so that the network that
-    stands in for a missing text learns."""
     missing_text: Literal["network", "neighbours", "zeros"] = "network"
     """What the text view makes of a node without text: a small network over its degree and its
     neighbours' mean text; that mean, as if it were the node's own; zeros, the mean of all."""

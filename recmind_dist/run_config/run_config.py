@@ -181,11 +181,6 @@ class RunConfig(Settings):
         return self.model.text_components if isinstance(self.model, TextModelSettings) else 0
 
     @property
-    def hide_text_share(self) -> float:
-        """Share of the nodes whose text is hidden in a step."""
-        return self.model.hide_text_share if isinstance(self.model, TextModelSettings) else 0.0
-
-    @property
     def propagates_fully(self) -> bool:
         """Whether training propagates the whole graph, not sampled blocks."""
         return self.sampler.propagation == "full"

@@ -73,7 +73,6 @@ class Phase:
             shard.text,
             self.momentum,
             context,
-            hide_share=config.hide_text_share,
             nodes=torch.from_numpy(shard.nodes).to(context.device),
             seed=stream_key(train.seed, name),
             lr_factor=self._lr_factor,

@@ -40,7 +40,6 @@ class TrainingStep:
         exchange: reads rows ahead.
         text: their text vectors, where the model reads texts.
         momentum: the copy whose keys are enqueued, where there is a queue.
-        hide_share: share of the nodes with text whose text is hidden.
         nodes: [n] global ids of this rank's rows.
         seed: of the phase.
         lr_factor: step → multiple of the learning rates.
@@ -57,7 +56,6 @@ class TrainingStep:
         momentum: MomentumEncoder | None,
         context: DistContext,
         *,
-        hide_share: float,
         nodes: Tensor,
         seed: int,
         lr_factor: Callable[[int], float],
@@ -68,7 +66,7 @@ class TrainingStep:
         self.engine, self.loss = engine, engine.module
         self.table, self.exchange, self.text = table, exchange, text
         self.momentum, self.context = momentum, context
-        self.hide_share, self.nodes, self.seed = hide_share, nodes, seed
+        self.nodes, self.seed = nodes, seed
         self.lr_factor, self.steps_done = lr_factor, steps_done
         self.checks = StepChecks(read_every if context.device.type != "cpu" else 1)
         self.find_gradients: Callable[[StepInput], Gradients] = self.run_gradients
@@ -143,7 +141,7 @@ class TrainingStep:
             return None
         rows = step.rows_with_text(self.loss.users_have_text)
         key = stream_key(self.seed, "step", step.step)
-        return self.text.select(rows, self.hide_share, key, self.nodes[rows])
+        return self.text.select(rows, key, self.nodes[rows])
 
     def _forward(self, step: StepInput, e_uD: Tensor, text_u: TextRows | None) -> LossTerms:
         """Collective: every rank must call."""

@@ -27,6 +27,12 @@ INIT_SCALE = 0.1
 """Root mean square of an entry of E⁰ at the start."""
 
 
+HIDDEN_SHARE = 0.1
+"""Share of the nodes with text that are treated in a step as if they had none, so that the network
+that stands in for a missing text learns.
+"""
+
+
 @dataclass(frozen=True)
 class TextFeatures:
     """Whitened text vectors of this rank's rows, in row order, with the fallback's inputs.
@@ -40,20 +46,20 @@ class TextFeatures:
     def select(
         self,
         local_rows: Tensor | slice,
-        hide_share: float = 0.0,
         key: int = 0,
         nodes: Tensor | None = None,
     ) -> TextRows:
-        """The rows at `local_rows`; with hide_share some that have text are treated as if they had
-        none.
+        """The rows at `local_rows`; in training, `HIDDEN_SHARE` of those that have text are treated
+        as if they had none.
 
         Args:
-            key: stream key of the step; nodes: global ids of the rows, on which the hiding depends.
+            key: stream key of the step; nodes: global ids of the rows, on which the hiding depends;
+                None: nothing is hidden.
         """
         r = self.rows
         absent = r.absent[local_rows]
-        if hide_share and nodes is not None:
-            absent = absent | (_uniforms(stream_key(key, "hide-text"), nodes) < hide_share)
+        if nodes is not None:
+            absent = absent | (_uniforms(stream_key(key, "hide-text"), nodes) < HIDDEN_SHARE)
         return TextRows(
             r.text[local_rows].float(),
             absent,
