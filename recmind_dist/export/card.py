@@ -13,6 +13,7 @@ import polars as pl
 from recmind_dist.config import dump_yaml
 from recmind_dist.report.results import FOLDED
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.text.settings import hub_name
 
 _RESAMPLES = 1000
 _USES = """\
@@ -77,8 +78,9 @@ def _header(
         "tags": ["recommender-system", "collaborative-filtering", "graph-neural-network"],
         "metrics": sorted({name.partition("@")[0] for name in results.get("metrics", {})}),
     }
-    if config.model.reads_text and _language_model(config) == config.text.model:
-        header["base_model"] = config.text.model
+    name, _ = hub_name(config.text.model)
+    if config.model.reads_text and _language_model(config) == name:
+        header["base_model"] = name
     if not results:
         return header
     data = {"name": content["name"], "type": content["name"], "split": results["split"]}
@@ -143,7 +145,7 @@ def _strata(strata: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _language_model(config: RunConfig) -> str:
     """Its name on the hub, or that of its directory."""
-    model = Path(config.text.model)
+    model = Path(hub_name(config.text.model)[0])
     local = model.is_absolute() or str(model.parent) in (".", "models") or len(model.parts) > 2
     return model.name if local else str(model)
 

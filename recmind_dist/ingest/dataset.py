@@ -332,19 +332,17 @@ def _write_texts(
     settings: DatasetSettings,
     side: str,
 ) -> dict[str, int]:
-    """Writes the texts of the future nodes. Returns the counts of nodes, by side.
+    """Writes the texts of the future nodes: all but those that k_core dropped.
 
     Args:
         table: the whole text file.
         kept: distinct ids that have an interaction after the filters.
         logged: distinct ids of the log.
+    Returns: the counts of nodes, by side.
     """
     in_log = pl.col("id").is_in(kept.implode())
-    is_node = in_log
-    if settings.include_unseen:
-        dropped = pl.col("id").is_in(logged.implode()) & ~in_log
-        is_node = ~dropped if settings.k_core > 1 else pl.lit(True)
-    chosen = table.filter(is_node)
+    dropped = pl.col("id").is_in(logged.implode()) & ~in_log
+    chosen = table.filter(~dropped) if settings.k_core > 1 else table
     chosen.write_parquet(work / f"{side}s.parquet")
     with_text = table.filter(in_log).height
     return {

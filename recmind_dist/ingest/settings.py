@@ -162,6 +162,7 @@ class DatasetSettings(Settings):
     """letters, digits, dot, dash; the folder name under the cache"""
     interactions: LogSettings
     items: TableSettings | None = None
+    """Ids that the log does not have become nodes of degree 0."""
     users: TableSettings | None = None
     test: Path | None = None
     """held-out log of a given split, laid out as `interactions` (LightGCN: test.txt); needs no
@@ -187,9 +188,6 @@ class DatasetSettings(Settings):
     """which of several interactions of a user with an item to keep"""
     k_core: int = Field(default=0, ge=0)
     """users and items with fewer are dropped, repeatedly, until none remains; 0: off"""
-    include_unseen: bool = True
-    """users and items found only in their text file become nodes of degree 0 (not those that k_core
-    dropped)"""
     memory_mb: int = Field(default=0, ge=0)
     """above 0: a Parquet log is prepared in blocks of about this size; 0: all at once"""
     max_bad_rows: int = Field(default=0, ge=0)

@@ -31,13 +31,18 @@ class LoraSettings(Settings):
         return 2.0 * self.r
 
 
+def hub_name(model: str) -> tuple[str, str | None]:
+    """Name and revision of `name@revision`; the revision is None where none is given."""
+    name, _, revision = model.partition("@")
+    return name, revision or None
+
+
 class TextSettings(Settings):
     """The language model and its input."""
 
     model: str = "models/minilm"
-    """A transformers directory (config.json, model.safetensors, tokenizer), or a hub name."""
-    model_revision: str | None = None
-    """Commit or tag on the hub; not used for a directory."""
+    """A transformers directory (config.json, model.safetensors, tokenizer), or a hub name, with
+    @ and a commit or tag behind it if need be."""
     model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """sha256 of model.safetensors; another file is refused."""
     item_template: str | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from recmind_dist.errors import StoreError, TextError
 from recmind_dist.storage import content_key, read_json, sha256_file
-from recmind_dist.text.settings import TEMPLATE_VERSION, TextSettings
+from recmind_dist.text.settings import TEMPLATE_VERSION, TextSettings, hub_name
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,8 @@ def is_on_hub_alone(settings: TextSettings) -> bool:
         return False
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(settings.model, "config.json", revision=settings.model_revision)
+    name, revision = hub_name(settings.model)
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
     return not isinstance(found, str)
 
 
@@ -86,7 +87,7 @@ def _from_hub(settings: TextSettings) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name, revision = settings.model, settings.model_revision
+    name, revision = hub_name(settings.model)
     patterns = [
         *SENTENCE_FILES,
         "*.safetensors",

@@ -81,8 +81,6 @@ def test_k_core_is_the_largest_one_and_its_dropped_ids_do_not_come_back(tmp_path
     assert len(log_of(directory)) == 9
     assert counts(directory)["filtered_by_k_core"] == 3
     assert pl.read_parquet(directory / "items.parquet")["id"].to_list() == ["i0", "i1", "i2", "i77"]
-    seen = ingest(tmp_path, interactions=path, items=texts, k_core=3, include_unseen=False)
-    assert pl.read_parquet(seen / "items.parquet")["id"].to_list() == ["i0", "i1", "i2"]
 
 
 def test_k_core_agrees_with_dropping_one_row_at_a_time() -> None:

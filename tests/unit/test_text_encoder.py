@@ -19,6 +19,7 @@ from recmind_dist.text import (
     save_adapter,
 )
 from recmind_dist.text.adapter import lora_parameters, target_names
+from recmind_dist.text.source import is_on_hub_alone, resolve_model
 from tests.tiny_language_model import WIDTH, make_bert, make_llama
 
 TEXTS = [
@@ -276,3 +277,23 @@ def test_multi_file_weights_are_hashed_and_read(bert: Path, tmp_path: Path) -> N
         TextEncoder.load(split).encode(TEXTS, 16), TextEncoder.load(whole).encode(TEXTS, 16)
     )
     assert len(encoder_key(split)) == 64
+
+
+def test_a_hub_name_may_have_a_revision_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    commits = ["a" * 40, "b" * 40]
+    for commit in commits:
+        snapshot = tmp_path / "models--me--tiny" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (snapshot / name).write_text("{}")
+    for commit in commits:
+        settings = TextSettings(model=f"me/tiny@{commit}")
+        assert not is_on_hub_alone(settings)
+        assert resolve_model(settings).name == commit
+    assert is_on_hub_alone(TextSettings(model="me/tiny@" + "c" * 40))
