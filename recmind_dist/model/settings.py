@@ -116,9 +116,9 @@ class TextModelSettings(ModelSettings):
     num_layers: int = Field(2, ge=0, le=8)
     projection_hidden_dim: int = Field(256, ge=0)
     """0: the text view is linear in the text vector; above: a hidden layer of that width."""
-    text_whitening: Literal["none", "whiten"] = "whiten"
-    text_components: int = Field(0, ge=0)
-    """Principal components kept of the text vectors; 0: all. Fewer cost less in every step."""
+    text_components: int | None = Field(0, ge=0)
+    """Principal components kept of the text vectors, which are whitened; 0: all; null: the vectors
+    as they are. Fewer cost less in every step."""
     missing_text: Literal["network", "neighbours", "zeros"] = "network"
     """What the text view makes of a node without text: a small network over its degree and its
     neighbours' mean text; that mean, as if it were the node's own; zeros, the mean of all."""

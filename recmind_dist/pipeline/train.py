@@ -164,8 +164,7 @@ def _text_inputs(
 
 def fit_whitening(config: RunConfig, vectors: Path) -> Whitening:
     """The whitening of a store with the untouched model's vectors."""
-    components = config.text_components
-    return Whitening.fit(TextStore.open(vectors), config.text_whitening, dim=components or None)
+    return Whitening.fit(TextStore.open(vectors), config.text_components)
 
 
 def _start_over(run: RunDirectory, mirror: Mirror | None, say: Say) -> None:

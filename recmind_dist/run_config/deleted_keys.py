@@ -40,7 +40,7 @@ DELETED_KEYS: dict[str, str] = {
         "write model.kind: recmind for views weighed node by node, readout: alpha for one weight"
     ),
     "model.readout: mix": "write model.kind: recmind",
-    "model.text_whitening: center": "write whiten, which ranks 5 % better",
+    "model.text_whitening": "leave it out; model.text_components: null takes texts unwhitened",
     "model.use_text": "write model.kind: lightgcn for a model without texts",
     "sampler.batches_per_propagation": (
         "multiply train.batch_size by it, which is the same update; where gates learn, "

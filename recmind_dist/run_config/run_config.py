@@ -171,13 +171,8 @@ class RunConfig(Settings):
         return self.model.recent_decay if isinstance(self.model, RecMindSettings) else 0.0
 
     @property
-    def text_whitening(self) -> Literal["none", "whiten"]:
-        model = self.model
-        return model.text_whitening if isinstance(model, TextModelSettings) else "whiten"
-
-    @property
-    def text_components(self) -> int:
-        """Principal components kept of the text vectors; 0: all."""
+    def text_components(self) -> int | None:
+        """Principal components kept of the text vectors; 0: all; None: they are not whitened."""
         return self.model.text_components if isinstance(self.model, TextModelSettings) else 0
 
     @property
@@ -294,8 +289,8 @@ class RunConfig(Settings):
                 "dataset.items or dataset.users, or set variant: lightgcn",
             ),
             (
-                self.model.init == "text" and self.text_whitening != "whiten",
-                "model.init: text needs model.text_whitening: whiten",
+                self.model.init == "text" and self.text_components is None,
+                "model.init: text needs whitened texts: leave model.text_components: null out",
             ),
             (
                 isinstance(self.model, RecMindSettings)

@@ -6,7 +6,6 @@ Legend: n rows, T width of the store, T' width after reduction.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text.store import SIDES, HalfArray, TextStore
 from recmind_dist.types import FloatArray
 
-Mode = Literal["none", "whiten"]
 BLOCK_ROWS = 8192
 
 
@@ -35,7 +33,7 @@ class Whitening:
 
     @classmethod
     def fit(
-        cls, store: TextStore, mode: Mode = "whiten", eps_rel: float = 1e-3, dim: int | None = None
+        cls, store: TextStore, components: int | None = 0, eps_rel: float = 1e-3
     ) -> "Whitening":
         """Fits items and users separately, in one pass and float64.
 
@@ -44,22 +42,23 @@ class Whitening:
         vectors give the same map.
 
         Args:
-            mode: none (scale only) or whiten.
+            components: T', kept principal directions; 0: all T; None: the rows are scaled, not
+                whitened.
             eps_rel: share of the largest variance that is added to all variances, so that
                 directions of mere noise are not blown up.
-            dim: T', kept principal directions; None keeps T.
 
         Raises:
-            TextError: `dim` is larger than T.
+            TextError: there are more `components` than T.
         """
-        if dim is not None and not 1 <= dim <= store.dim:
+        if components is not None and not 0 <= components <= store.dim:
             raise TextError(
-                f"whitening to {dim} dimensions: the text vectors have {store.dim}: choose at "
-                "most that"
+                f"model.text_components: {components}: the text vectors have {store.dim}: choose "
+                "at most that"
             )
+        dim = store.dim if components == 0 else components
         mean, matrix = {}, {}
         for side in SIDES:
-            mean[side], matrix[side] = _fit_side(store.shards(side), store.dim, mode, eps_rel, dim)
+            mean[side], matrix[side] = _fit_side(store.shards(side), store.dim, eps_rel, dim)
         return cls(mean, matrix)
 
     @property
@@ -106,20 +105,19 @@ class Whitening:
 
 
 def _fit_side(
-    shards: Iterable[HalfArray], width: int, mode: Mode, eps_rel: float, dim: int | None
+    shards: Iterable[HalfArray], width: int, eps_rel: float, dim: int | None
 ) -> tuple[FloatArray, FloatArray]:
     count, mean, second = _moments(shards, width)
-    if mode == "none":
+    if dim is None:
         mean = np.zeros(width)
     covariance = second - np.outer(mean, mean)
     total = float(np.trace(covariance))
     if count == 0 or total <= 1e-12:
         return mean.astype(np.float32), np.zeros((width, dim or width), dtype=np.float32)
-    if mode == "whiten" or dim is not None:
-        whiten_rows = count if mode == "whiten" else None
-        matrix = _principal_directions(covariance, whiten_rows, eps_rel, dim)
-    else:
+    if dim is None:
         matrix = np.eye(width)
+    else:
+        matrix = _principal_directions(covariance, count, eps_rel, dim)
     mean_square = float(np.sum((covariance @ matrix) * matrix))
     return mean.astype(np.float32), (matrix / np.sqrt(mean_square)).astype(np.float32)
 
@@ -142,19 +140,17 @@ def _moments(
 
 
 def _principal_directions(
-    covariance: NDArray[np.float64], whiten_rows: int | None, eps_rel: float, dim: int | None
+    covariance: NDArray[np.float64], count: int, eps_rel: float, dim: int
 ) -> NDArray[np.float64]:
-    """Directions by falling variance, [T, T']; divided by their deviation if `whiten_rows` (n)."""
-    if whiten_rows is not None:
-        width = len(covariance)
-        shrink = max(0.0, 1.0 - whiten_rows / (2.0 * width))
-        identity = np.eye(width) * (np.trace(covariance) / width)
-        covariance = (1.0 - shrink) * covariance + shrink * identity
+    """Directions of `count` rows by falling variance, divided by their deviation, [T, T']."""
+    width = len(covariance)
+    shrink = max(0.0, 1.0 - count / (2.0 * width))
+    identity = np.eye(width) * (np.trace(covariance) / width)
+    covariance = (1.0 - shrink) * covariance + shrink * identity
     variance, directions = np.linalg.eigh(covariance)
     variance = variance[::-1][:dim]
     directions = directions[:, ::-1][:, :dim]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(0)[None], axis=0)
     signed: NDArray[np.float64] = directions * np.sign(largest)
-    if whiten_rows is not None:
-        signed /= np.sqrt(np.maximum(variance, 0.0) + eps_rel * variance[0])
+    signed /= np.sqrt(np.maximum(variance, 0.0) + eps_rel * variance[0])
     return signed

@@ -186,7 +186,7 @@ def evaluate_text_run(
     """
     graph, context = Graph.open(graph_dir), context or DistContext.alone()
     texts = TextStore.open(store)
-    whitening = Whitening.fit(texts, config.text_whitening, dim=config.text_components or None)
+    whitening = Whitening.fit(texts, config.text_components)
     operator = FullPropagation(graph, row_bounds(graph, 1), context, torch.zeros(graph.num_nodes))
     vectors = torch.zeros(graph.num_nodes, whitening.dim, device=context.device)
     items_IT = torch.from_numpy(whitening.apply("items", texts.read_all("items")))

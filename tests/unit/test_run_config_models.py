@@ -57,7 +57,7 @@ def recmind(tmp_path: Path) -> Path:
         ("recmind", "gate: {sides: items}"),
         ("paper", "recent_decay: 0.5"),
         ("paper", "contrast: {weight: 0.1}"),
-        ("xsimgcl", "text_whitening: none"),
+        ("xsimgcl", "text_components: 24"),
         ("alpharec", "users_have_text: false"),
         ("mf", "num_layers: 2"),
     ],

@@ -380,18 +380,17 @@ def test_whitened_rows_are_centred_uncorrelated_and_of_unit_mean_square(tmp_path
     assert (white[:5] == 0).all()
     np.testing.assert_allclose(white[5:].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(white[5:].T @ white[5:] / 2000, np.eye(16) / 16, atol=1e-4)
-    reduced = Whitening.fit(store, dim=4).apply("items", rows)
+    reduced = Whitening.fit(store, 4).apply("items", rows)
     assert reduced.shape == (2005, 4)
     assert (map_.apply("users", store.read_all("users")) == 0).all()
-    for mode in ("none", "whiten"):
-        for dim in (None, 4):
-            out = Whitening.fit(store, mode=mode, dim=dim).apply("items", rows)[5:]
-            assert np.isclose((out**2).sum(1).mean(), 1.0, atol=1e-3), (mode, dim)
-    scaled = Whitening.fit(store, mode="none").apply("items", rows)[5:]
+    for components in (None, 0, 4):
+        out = Whitening.fit(store, components).apply("items", rows)[5:]
+        assert np.isclose((out**2).sum(1).mean(), 1.0, atol=1e-3), components
+    scaled = Whitening.fit(store, None).apply("items", rows)[5:]
     raw = rows[5:].astype(np.float32)
     np.testing.assert_allclose(scaled, raw / np.sqrt((raw**2).sum(1).mean()), atol=1e-4)
-    with pytest.raises(TextError, match="whitening to 17 dimensions: the text vectors have 16"):
-        Whitening.fit(store, dim=17)
+    with pytest.raises(TextError, match="text_components: 17: the text vectors have 16"):
+        Whitening.fit(store, 17)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
@@ -407,8 +406,8 @@ def test_few_rows_are_regularised(tmp_path: Path, rows: int) -> None:
 def test_whitening_is_deterministic_and_survives_disk(tmp_path: Path) -> None:
     store = whitening_store(tmp_path / "store", 300)
     map_, again = (
-        Whitening.fit(store, dim=8),
-        Whitening.fit(TextStore.open(tmp_path / "store"), dim=8),
+        Whitening.fit(store, 8),
+        Whitening.fit(TextStore.open(tmp_path / "store"), 8),
     )
     np.testing.assert_array_equal(map_.matrix["items"], again.matrix["items"])
     map_.save(tmp_path / "whitening.safetensors")
