@@ -12,6 +12,9 @@ from recmind_dist.model.node_embeddings import NodeEmbeddings, PropagationGraph,
 from recmind_dist.model.settings import PaperSettings
 from recmind_dist.model.text_view import TextView
 
+ALPHA = 0.5
+"""α of the readout α z^G + (1 − α) z. 1 and 0 are the readouts `graph` and `text`."""
+
 
 class PaperRecMind(nn.Module):
     """Per layer l and node v:
@@ -96,4 +99,4 @@ class PaperRecMind(nn.Module):
             case "concat":
                 return torch.cat([graph, text], 1)
             case "alpha":
-                return self.settings.alpha * graph + (1 - self.settings.alpha) * text
+                return ALPHA * graph + (1 - ALPHA) * text

@@ -175,10 +175,8 @@ class PaperSettings(FusedSettings):
 
     kind: Literal["paper"] = "paper"
     readout: Literal["fused", "alpha", "concat", "graph", "text"] = "fused"
-    """fused: the mean of Ê⁰..Ê^L; alpha: α z^G + (1 − α) z; concat: both side by side; graph: z^G;
+    """fused: the mean of Ê⁰..Ê^L; alpha: (z^G + z) / 2; concat: both side by side; graph: z^G;
     text: z."""
-    alpha: float = Field(0.5, ge=0, le=1)
-    """Weight of the graph view where readout is alpha."""
     gate: LayerGateSettings = LayerGateSettings()
 
     @property

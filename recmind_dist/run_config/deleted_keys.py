@@ -20,6 +20,7 @@ DELETED_KEYS: dict[str, str] = {
     "loss.contrast": "write model.kind: xsimgcl, and its weight as model.contrast.weight",
     "loss.tail_exponent": "set model.gate.tail_exponent, for the gates' held-out pairs",
     "loss.text_weight": "leave it out: the text view's ranking loss weighs as much as the graph's",
+    "model.alpha": "leave it out: it is always 0.5; readout: graph and text are 1 and 0",
     "model.base": "write model.kind: alpharec, which propagates texts alone",
     "model.contrast.layer": "leave it out: the first layer is contrasted",
     "model.contrast.noise": "leave it out: it is always 0.1",

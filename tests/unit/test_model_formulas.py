@@ -106,13 +106,13 @@ def papers(
                 gamma = torch.where(u[:, None], 1.0, gamma)
         fused.append(gamma * x + (1 - gamma) * z)
         states.append(operator @ fused[-1])
-    view, alpha = torch.stack(states[:-1]).mean(0), model.settings.alpha
+    view = torch.stack(states[:-1]).mean(0)
     return {
         "fused": torch.stack(fused).mean(0),
         "graph": view,
         "text": text,
         "concat": torch.cat([view, text], 1),
-        "alpha": alpha * view + (1 - alpha) * text,
+        "alpha": (view + text) / 2,
     }[model.settings.readout]
 
 
@@ -153,7 +153,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("paper", {"gate": UNGATED}),
     ("paper", {"gate": {"sides": "both"}}),
     ("paper", {"gate": {"sides": "items"}}),
-    ("paper", {"readout": "alpha", "alpha": 0.3, "text_layers": 1}),
+    ("paper", {"readout": "alpha", "text_layers": 1}),
     ("paper", {"readout": "graph", "text_layers": 1, "users_have_text": False}),
     *(
         ("paper", {"readout": r, "gate": UNGATED, "text_layers": 1, "users_have_text": False})

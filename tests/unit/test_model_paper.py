@@ -98,8 +98,8 @@ def test_readouts_are_what_they_are_called() -> None:
     found = run(build(readout="text", text_layers=0, users_have_text=True))[0]
     assert torch.equal(found.final, found.text)
     assert torch.equal(found.final, inputs()[1])
-    found = run(build(readout="alpha", alpha=0.25))[0]
-    assert torch.allclose(found.final, 0.25 * found.graph + 0.75 * found.text)
+    found = run(build(readout="alpha"))[0]
+    assert torch.allclose(found.final, (found.graph + found.text) / 2)
     found = run(build(readout="concat"))[0]
     assert torch.equal(found.final, torch.cat([found.graph, found.text], 1))
 

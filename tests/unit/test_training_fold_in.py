@@ -226,11 +226,11 @@ class Dense:
         states = [own, *(self.hop @ x[USERS:] for x in passed[:-1])]
         everyone = np.arange(len(self.items))
         fused = [self.fused(k, x, own_z, self.d, everyone) for k, x in enumerate(states)]
-        graph, alpha = torch.stack(states).mean(0), settings.alpha
+        graph = torch.stack(states).mean(0)
         return {
             "fused": torch.stack(fused).mean(0),
             "concat": torch.cat([graph, text], 1),
-            "alpha": alpha * graph + (1 - alpha) * text,
+            "alpha": (graph + text) / 2,
         }[settings.readout]
 
     def fused(self, layer: int, x: Tensor, z: Tensor, feature: Tensor, users: np.ndarray) -> Tensor:
