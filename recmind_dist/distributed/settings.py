@@ -34,8 +34,6 @@ class ScalingSettings(Settings):
     rows_ahead: bool = False
     """A batch's rows travel while the step before it computes, so that they lack its update.
     Sampled propagation alone."""
-    address: str | None = None
-    """Ray cluster to use; none: RAY_ADDRESS, or a local one for this run."""
 
     @field_validator("num_workers", mode="before")
     @classmethod

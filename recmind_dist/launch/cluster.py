@@ -38,8 +38,7 @@ START_ATTEMPTS = 10
 
 
 def start_ray(config: RunConfig) -> None:
-    """Joins the cluster that is named or found (RAY_ADDRESS), or starts one on this machine for
-    this process.
+    """Joins the cluster that RAY_ADDRESS names, or starts one on this machine for this process.
 
     Raises:
         ConfigError: no cluster is at the address.
@@ -51,9 +50,8 @@ def start_ray(config: RunConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    address = config.scaling.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        _join(address, "scaling.address" if config.scaling.address else "RAY_ADDRESS", options)
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address, options)
         return
     # workers on one machine share its cores: there may be more of them than cores
     num_cpus = max(os.cpu_count() or 1, config.scaling.max_workers, config.evaluation.num_workers)
@@ -98,11 +96,11 @@ def short_folder() -> str | None:
     return str(folder)
 
 
-def _join(address: str, setting: str, options: dict[str, Any]) -> None:
-    remedy = "start the cluster, correct the address, or leave it out for a Ray of this run's own"
+def _join(address: str, options: dict[str, Any]) -> None:
+    remedy = "start the cluster, correct the address, or unset it for a Ray of this run's own"
     if address.startswith("http"):
         raise ConfigError(
-            f"{setting} {address}: the address of the job API: give HEAD:6379, or use "
+            f"RAY_ADDRESS {address}: the address of the job API: give HEAD:6379, or use "
             "`ray job submit`"
         )
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -111,14 +109,14 @@ def _join(address: str, setting: str, options: dict[str, Any]) -> None:
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"{setting} {address}: no Ray cluster answers ({error}): {remedy}"
+                f"RAY_ADDRESS {address}: no Ray cluster answers ({error}): {remedy}"
             ) from error
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
         first = telling_line(str(error)).rstrip(".")
         raise ConfigError(
-            f"{setting} {address}: no Ray cluster answers ({first}): {remedy}"
+            f"RAY_ADDRESS {address}: no Ray cluster answers ({first}): {remedy}"
         ) from error
 
 

@@ -85,7 +85,7 @@ def refuse_cuda_alone(scaling: ScalingSettings) -> None:
     GPUs as workers, since no machine joins it.
     """
     ray = sys.modules.get("ray")
-    joins = scaling.address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized())
+    joins = os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized())
     if scaling.device != "cuda" or joins:
         return
     choose_device_here(scaling)
@@ -93,7 +93,7 @@ def refuse_cuda_alone(scaling: ScalingSettings) -> None:
     if (num_gpus := gpus_here()) < fewest:
         raise ConfigError(
             f"scaling.device: cuda: {_count(fewest, 'worker')} and {_count(num_gpus, 'GPU')} on "
-            f"this machine: set scaling.num_workers={num_gpus}, or scaling.address of a cluster"
+            f"this machine: set scaling.num_workers={num_gpus}, or RAY_ADDRESS of a cluster"
         )
 
 

@@ -26,7 +26,7 @@ def check_machine(config: RunConfig, input_bytes: int) -> list[str]:
     """
     scaling = config.scaling
     lines = []
-    address = scaling.address or os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS")
     if address is None:
         refuse_cuda_alone(scaling)
         fewest = scaling.num_workers

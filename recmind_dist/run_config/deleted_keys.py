@@ -48,6 +48,7 @@ DELETED_KEYS: dict[str, str] = {
         "set model.gate.batch_size to a quarter of the old train.batch_size"
     ),
     "sampler.prefetch": "leave it out: two batches are made ahead",
+    "scaling.address": "set the environment variable RAY_ADDRESS",
     "scaling.heartbeat_s": "leave it out: rank 0 writes a heartbeat every ten seconds",
     "scaling.start_attempts": "leave it out: a start makes ten waits of scaling.start_timeout_s",
     "table.beta1": "leave it out: it is always 0.9, as torch has it",

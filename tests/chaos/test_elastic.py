@@ -97,9 +97,8 @@ class Run:
             "recmind_dist.cli",
             "run",
             f"{name}.yaml",
-            f"scaling.address={cluster.address}",
         ]
-        env = environment(Path(os.environ["RAY_TMPDIR"]))
+        env = environment(Path(os.environ["RAY_TMPDIR"]), RAY_ADDRESS=cluster.address)
         self.process = subprocess.Popen(
             command, cwd=home, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

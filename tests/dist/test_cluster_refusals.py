@@ -49,11 +49,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refusal(home: Path, cluster: ray.cluster_utils.Cluster, *more: str, code: int = 2) -> str:
     """What `recmind train` on the cluster says as it ends with that exit code."""
-    words = ["train", "shop.yaml", "variant=lightgcn", f"scaling.address={cluster.address}", *more]
+    words = ["train", "shop.yaml", "variant=lightgcn", *more]
     done = subprocess.run(
         [sys.executable, "-m", "recmind_dist.cli", *words],
         cwd=home,
-        env=environment(Path(os.environ["RAY_TMPDIR"])),
+        env=environment(Path(os.environ["RAY_TMPDIR"]), RAY_ADDRESS=cluster.address),
         capture_output=True,
         text=True,
         timeout=200,

@@ -159,7 +159,7 @@ def test_more_ranks_than_sockets_are_refused_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("127.0.0.1:1", "scaling.address 127.0.0.1:1: no Ray cluster answers"),
+        ("127.0.0.1:1", "RAY_ADDRESS 127.0.0.1:1: no Ray cluster answers"),
         ("no-such-host.invalid:6379", "no Ray cluster answers"),
         ("127.0.0.1:99999", "no Ray cluster answers"),
         (
@@ -169,10 +169,11 @@ def test_more_ranks_than_sockets_are_refused_with_what_to_do() -> None:
     ],
 )
 def test_an_address_where_nobody_answers_is_refused_in_one_sentence(
-    address: str, sentence: str
+    address: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError) as refused:
-        start_ray(load_run_config(CONFIG, [f"scaling.address={address}"]))
+        start_ray(load_run_config(CONFIG))
     assert sentence in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
 
