@@ -58,6 +58,7 @@ DELETED_KEYS: dict[str, str] = {
     "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
     "text.chunk_rows": "leave it out: a chunk is its shard, of at most 8,192 rows",
     "text.lora.alpha": "leave it out: it is always twice text.lora.r",
+    "text.lora.target_modules": "leave it out: it follows from the model's layers",
     "text.max_retries": "leave it out: a shard whose worker died is tried three times more",
     "text.model_revision": "write the commit or tag behind text.model: owner/name@revision",
     "text.shard_rows": "leave it out: it follows from the number of items, or users",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 KIND = "adapter"
-SCHEMA = 1
+SCHEMA = 2  # 1 had names of layers and an alpha of its own
 TENSORS = "adapter.safetensors"
 ENCODER_NAMES = ("query", "key", "value", "dense")  # of BERT and its kin
 
@@ -31,7 +31,7 @@ def attach_lora(backbone: Any, lora: LoraSettings, seed: int) -> Any:
     """Adds adapters to a backbone. B starts at zero, A is a function of (seed, name, row).
 
     Raises:
-        TextError: no layer has a name of `target_modules`.
+        TextError: the model has no linear layer.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -55,22 +55,14 @@ def target_names(backbone: "nn.Module", lora: LoraSettings) -> list[str]:
     """Full names of the linear layers to adapt. Raises TextError if there are none."""
     from torch import nn
 
-    linears = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
-    if lora.target_modules != "auto":
-        wanted: tuple[str, ...] = tuple(lora.target_modules)
-    elif any(name.endswith(".query") for name in linears):
-        wanted = ENCODER_NAMES
-    else:
-        wanted = tuple({name.rpartition(".")[2] for name in linears})
-    names = [name for name in linears if name.rpartition(".")[2] in wanted]
+    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    if any(name.endswith(".query") for name in names):
+        names = [name for name in names if name.rpartition(".")[2] in ENCODER_NAMES]
     if lora.last_layers is not None:
         layers = sorted({layer for name in names if (layer := _layer(name)) is not None})
         names = [name for name in names if _layer(name) in layers[-lora.last_layers :]]
     if not names:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
-        raise TextError(
-            f"text.lora.target_modules: none of {', '.join(wanted)} in the model, which has {known}"
-        )
+        raise TextError("text.lora: the model has no linear layer to adapt: leave text.lora out")
     return names
 
 
@@ -86,8 +78,7 @@ def save_adapter(directory: Path, state: "dict[str, Tensor]", lora: LoraSettings
     with atomic_directory(directory) as temporary:
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         write_bytes(temporary / TENSORS, save(tensors))
-        settings = {**lora.model_dump(), "alpha": lora.alpha}
-        manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": settings})
+        manifest = write_manifest(temporary, KIND, SCHEMA, {"lora": lora.model_dump()})
     return _hash_of(manifest)
 
 
@@ -114,24 +105,18 @@ def adapter_hash(directory: Path) -> str:
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], LoraSettings]:
     manifest = read_manifest(directory, KIND, SCHEMA, TextError)
     try:
-        settings = dict(manifest["lora"])
-        alpha = settings.pop("alpha")
-        lora = LoraSettings.model_validate(settings)
+        lora = LoraSettings.model_validate(manifest["lora"])
         _hash_of(manifest)
     except (ValidationError, LookupError, TypeError, ValueError) as error:
         raise TextError(
             f"{directory}: its manifest describes no adapter of ours: the adapter is damaged"
         ) from error
-    if alpha != lora.alpha:  # alpha was a setting once
-        raise TextError(
-            f"{directory}: its LoRA alpha is {alpha!r}, not 2 r = {lora.alpha:g}: train it again"
-        )
     return manifest, lora
 
 
 def _hash_of(manifest: dict[str, Any]) -> str:
     # learning rate and batch do not change what a trained adapter does
-    shape = {key: manifest["lora"][key] for key in ("r", "alpha", "target_modules", "last_layers")}
+    shape = {key: manifest["lora"][key] for key in ("r", "last_layers")}
     return content_key([manifest["files"][TENSORS]["sha256"], shape])
 
 

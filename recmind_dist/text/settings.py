@@ -12,13 +12,11 @@ TEMPLATE_VERSION = 1
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters trained in the warm-up phase. Source: arXiv:2106.09685."""
+    """Low-rank adapters trained in the warm-up phase, of query, key, value and dense of encoders
+    and of every linear layer of other models. Source: arXiv:2106.09685."""
 
     r: int = Field(8, ge=1, le=1024)
     """Rank of the update."""
-    target_modules: list[str] | Literal["auto"] = "auto"
-    """Last names of the layers to adapt; auto: query, key, value, dense of encoders, every linear
-    of decoders."""
     last_layers: int | None = Field(None, ge=1)
     """Adapt only the last n transformer layers, where backward then ends; none: all layers."""
     learning_rate: float = Field(1e-3, gt=0)
