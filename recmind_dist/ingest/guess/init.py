@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.guess.roles import Answers, Roles, Texts, Unclear, roles_of
+from recmind_dist.ingest.guess.roles import roles_of
 from recmind_dist.ingest.guess.samples import NULL, Sample, joined, sample
+from recmind_dist.ingest.guess.tables import Answers, Roles, Texts, Unclear
 from recmind_dist.ingest.importers import IMPORTERS, Importer, import_files, import_sources
 from recmind_dist.ingest.importers.columns import Column, ident, instant, number, text, whole
 from recmind_dist.ingest.importers.config_file import data_name, quoted

@@ -4,111 +4,16 @@ Names of columns and files speak first, then what their values have in common, t
 Where that does not decide, `Unclear` holds the question.
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
-
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.guess.facts import DAY_FIRST, MONTH_FIRST, Facts, facts
 from recmind_dist.ingest.guess.samples import SAMPLE_ROWS, Sample
-from recmind_dist.ingest.guess.vocabulary import is_later, speaks_for, words
+from recmind_dist.ingest.guess.tables import NONE, ONE_WORD, Answers, Roles, Table, Texts, Unclear
+from recmind_dist.ingest.guess.time_column import take_time
+from recmind_dist.ingest.guess.vocabulary import speaks_for, words
 
 MET = 0.5  # share of a log's ids that a table of texts must have
 MET_NAMED = 0.1  # the same where the names agree
 MAX_FIELDS = 6
-ONE_WORD, FEW_WORDS = 1.5, 5  # mean words of ids, and of names that are ids
 EVENTS = 20  # different events at most
-NONE = "none"  # the answer that there is no such column
-
-
-class Unclear(DataError):
-    """Something that the files leave open.
-
-    Attributes:
-        option: of the command line, which answers it.
-        choices: the answers.
-    """
-
-    def __init__(self, question: str, option: str, choices: list[str]) -> None:
-        self.question = question
-        self.option = option
-        self.choices = choices
-        listed = " or ".join([", ".join(choices[:-1]), choices[-1]] if choices[1:] else choices)
-        super().__init__(f"{question} Say --{option.replace('_', '-')} {listed}")
-
-
-@dataclass
-class Answers:
-    """What the user has said. Names of columns; `log` a file; "none": there is none."""
-
-    log: str | None = None
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    time_format: str | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A sample and the facts of its columns."""
-
-    sample: Sample
-
-    @cached_property
-    def facts(self) -> dict[str, Facts]:
-        """By column."""
-        return {name: facts(self.sample.frame.get_column(name)) for name in self.sample.columns}
-
-    def values(self, column: str) -> set[str]:
-        """The different values of a column."""
-        texts = self.sample.frame.get_column(column).str.strip_chars().drop_nulls()
-        return set(texts.unique())
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """Columns that may be a log's ids, in order: of one word, or called so."""
-        return [name for name, one in self.facts.items() if self._may_be_id(name, one)]
-
-    @property
-    def repeated(self) -> list[str]:
-        """Columns of any words whose values stand several times, as names of wines do."""
-        return [
-            name
-            for name, one in self.facts.items()
-            if 1 < one.distinct < one.filled
-            and not one.is_instant
-            and name not in self.sample.nested
-        ]
-
-    def _may_be_id(self, name: str, one: Facts) -> bool:
-        if name in self.sample.nested or one.date_formats or not one.filled:
-            return False
-        called = any(speaks_for(name, role) for role in ("user", "item"))
-        return one.words <= ONE_WORD or (called and one.words <= FEW_WORDS and not one.is_unique)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A table of items or users: its id column and the text columns, the title first."""
-
-    table: Table
-    id: str
-    fields: list[str]
-
-
-@dataclass
-class Roles:
-    """What the files are.
-
-    Attributes:
-        columns: of the log, by role: user, item, and time, rating, event if there are any.
-        time_format: of dates.
-    """
-
-    log: Table
-    columns: dict[str, str] = field(default_factory=dict)
-    time_format: str | None = None
-    items: Texts | None = None
-    users: Texts | None = None
 
 
 def roles_of(samples: list[Sample], answers: Answers) -> Roles:
@@ -118,7 +23,7 @@ def roles_of(samples: list[Sample], answers: Answers) -> Roles:
     others = [table for table in tables if table is not log]
     roles = Roles(log)
     _take_answers(roles, answers)
-    _take_time(roles, answers)
+    take_time(roles, answers)
     _take_ids(roles, others)
     _take_rating(roles)
     _take_event(roles)
@@ -167,81 +72,6 @@ def _take_answers(roles: Roles, answers: Answers) -> None:
                 f"{roles.log.sample.source.name}: no column {column!r}: --{role} is one of {known}"
             )
         roles.columns[role] = column
-
-
-def _take_time(roles: Roles, answers: Answers) -> None:
-    if answers.time is None:
-        found = [
-            one
-            for one in roles.log.facts.values()
-            if one.is_instant
-            and one.name not in roles.columns.values()
-            and (speaks_for(one.name, "time") or not _speaks_for_other(one.name))
-        ]
-        named = [one for one in found if speaks_for(one.name, "time")]
-        named = [one for one in named if not _speaks_for_other(one.name)] or named
-        named = [one for one in named if not is_later(one.name)] or named
-        best = _of_most_rows(roles, named or found) or _called_time(roles)
-        if len(best) > 1:
-            names = [one.name for one in best]
-            raise Unclear(
-                f"Which column of {roles.log.sample.source.name} is the time of the interaction?",
-                "time",
-                [*names, NONE],
-            )
-        if best:
-            roles.columns["time"] = best[0].name
-    if "time" in roles.columns:
-        _take_format(roles, answers)
-
-
-def _of_most_rows(roles: Roles, found: list[Facts]) -> list[Facts]:
-    """Those that most rows have: not every order is paid. Names of folders come last."""
-    folders = roles.log.sample.folders
-    found = [one for one in found if one.name not in folders] or found
-    most = max((one.filled for one in found), default=0)
-    return [one for one in found if one.filled == most]
-
-
-def _speaks_for_other(name: str) -> bool:
-    return any(speaks_for(name, role) for role in ("user", "item", "rating"))
-
-
-def _called_time(roles: Roles) -> list[Facts]:
-    """Columns that are called time but hold numbers of no known unit, or dates of no one format."""
-    named = [one for name, one in roles.log.facts.items() if speaks_for(name, "time")]
-    named = [one for one in named if one.distinct > 1 and not _speaks_for_other(one.name)]
-    return [one for one in named if one.is_number] or named
-
-
-def _take_format(roles: Roles, answers: Answers) -> None:
-    time = roles.log.facts[roles.columns["time"]]
-    formats = list(time.date_formats)
-    if answers.time_format is not None:
-        roles.time_format = answers.time_format
-        return
-    if time.unit is not None or (time.is_number and not formats):
-        return
-    if not formats:
-        raise Unclear(
-            f"In what format are the dates of column {time.name} "
-            f"({_example(roles.log, time.name)!r}), if it is the time? No format that this program "
-            f"knows reads them all.",
-            "time_format",
-            ["'%d.%m.%Y %H:%M' (for example; --time none: it is not the time)"],
-        )
-    if any(form in DAY_FIRST for form in formats) and any(f in MONTH_FIRST for f in formats):
-        raise Unclear(
-            f"Is {_example(roles.log, time.name)!r} in column {time.name} day, month, year, or "
-            "month, day, year?",
-            "time_format",
-            [f"'{form}'" for form in formats],
-        )
-    roles.time_format = formats[0]
-
-
-def _example(table: Table, column: str) -> str:
-    return str(table.sample.frame.get_column(column).drop_nulls()[0])
 
 
 def _take_ids(roles: Roles, others: list[Table]) -> None:
@@ -413,7 +243,7 @@ def _identity(roles: Roles, table: Table, role: str) -> str:
     if table.sample.frame.height < SAMPLE_ROWS or not named:
         raise DataError(
             f"{table.sample.source.name}: none of its columns has the ids of the log's column "
-            f"{roles.columns[role]} ({_example(roles.log, roles.columns[role])!r}): leave it out, "
+            f"{roles.columns[role]} ({roles.log.example(roles.columns[role])!r}): leave it out, "
             f"or say another column with --{role}"
         )
     return named[0]
