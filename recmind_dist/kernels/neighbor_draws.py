@@ -51,8 +51,7 @@ def draw_hop(  # type: ignore[no-untyped-def]
     scale = np.zeros(len(rows), np.float32)
     edge, done, num_nodes = 0, 0, len(ids)
     nodes = np.empty(min(len(ids) + total, len(local_of)), np.int64)
-    if len(local_of):
-        nodes[:num_nodes] = ids
+    nodes[:num_nodes] = ids[: len(nodes)]  # none where neighbours stay global ids
     picked = np.empty(widest, np.int64)
     unread = np.empty(widest + _CHUNK, np.int64)  # positions of edges that are drawn, not yet read
     address = indices.ctypes.data
@@ -70,11 +69,7 @@ def draw_hop(  # type: ignore[no-untyped-def]
             counts[i] = want
             scale[i] = np.float32(available / (want * np.sqrt(np.float64(counted_degree[i]))))
         for j in range(want):
-            position = np.int64(j)
-            if want != available:
-                position = _floyd(picked, j, available - want + j, draw)
-            if len(masked):
-                position += _masked_before(masked, position)
+            position = _position(picked, j, want, available, draw, masked)
             fetch_ahead(address + 4 * (starts[i] + position))
             unread[edge - done] = starts[i] + position
             edge += 1
@@ -85,6 +80,17 @@ def draw_hop(  # type: ignore[no-untyped-def]
                 num_nodes = _to_local(out, done, edge, local_of, nodes, num_nodes)
             done = edge
     return counts, scale, out[:edge], nodes[:num_nodes].copy()
+
+
+@njit(inline="always", cache=True)
+def _position(picked, j, want, available, draw, masked):  # type: ignore[no-untyped-def]
+    """The j-th of `want` edges that are drawn from a row's available ones."""
+    position = np.int64(j)
+    if want != available:
+        position = _floyd(picked, j, available - want + j, draw)
+    if len(masked):
+        position += _masked_before(masked, position)
+    return position
 
 
 @njit(inline="always", cache=True)

@@ -198,6 +198,20 @@ class GraphArrays:
     before: Tensor
 
 
+def _sizes_of_hop(nodes: Tensor, graph: GraphArrays, fan_out: int) -> tuple[Tensor, Tensor]:
+    """Of each row the edges that are not masked, those that are drawn and the first masked one,
+    [3, n]; [n + 1] ends of the rows' drawn edges.
+    """
+    count = len(nodes)
+    sizes = torch.empty(3, count, dtype=torch.int64, device=nodes.device)
+    masks = graph.masked, len(graph.masked)
+    rows = (triton.cdiv(count, _ROWS),)
+    _count_hop[rows](nodes, graph.indptr, *masks, *sizes, count, fan_out, _ROWS)
+    indptr = torch.zeros(count + 1, dtype=torch.int64, device=nodes.device)
+    torch.cumsum(sizes[1], 0, out=indptr[1:])
+    return sizes, indptr
+
+
 def sample_hop(
     nodes: Tensor,
     graph: GraphArrays,
@@ -218,14 +232,8 @@ def sample_hop(
         and the neighbour's local id, int32, and its weight.
     """
     count, device = len(nodes), nodes.device
-    sizes = torch.empty(3, count, dtype=torch.int64, device=device)
-    available, counts, first_masked = sizes
-    rows, num_masked = (triton.cdiv(count, _ROWS),), len(graph.masked)
-    masks = graph.masked, num_masked
-    _count_hop[rows](nodes, graph.indptr, *masks, *sizes, count, fan_out, _ROWS)
-    indptr = torch.zeros(count + 1, dtype=torch.int64, device=device)
-    ends = torch.cumsum(counts, 0, out=indptr[1:])
-    edges = int(ends[-1]) if count else 0
+    (available, counts, first_masked), indptr = _sizes_of_hop(nodes, graph, fan_out)
+    ends, edges = indptr[1:], int(indptr[-1])
     both = torch.empty(4, edges, dtype=torch.int32, device=device)
     neighbours, edge_row, is_new, local = both
     met_first.fill_(torch.iinfo(torch.int32).max)
@@ -236,7 +244,7 @@ def sample_hop(
         graph.indptr,
         graph.indices,
         graph.before,
-        num_masked,
+        len(graph.masked),
         available,
         ends,
         first_masked,
