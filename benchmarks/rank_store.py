@@ -28,7 +28,6 @@ baseline "looks" and "settings", too, of a run with defaults "epoch", "norm_expo
 """
 
 KEY = ("dataset", "model", "history", "seed")
-MAX_RANK = 40
 
 
 class RankStore:

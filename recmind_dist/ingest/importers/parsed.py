@@ -29,13 +29,3 @@ class Reader(Protocol):
 
     def finish(self) -> Parsed:
         """The rows of lines that waited for a next block."""
-
-
-class Layout(Protocol):
-    """How the lines of one kind of file are read."""
-
-    def recognises(self, head: list[str]) -> bool:
-        """Whether the first lines of a file are of this layout."""
-
-    def reader(self) -> Reader:
-        """What reads one file."""

@@ -9,7 +9,6 @@ from recmind_dist.ingest.importers.columns import ident, instant, number, text
 from recmind_dist.ingest.importers.importer import Importer, Kind
 from recmind_dist.ingest.importers.json_lines import Explode, JsonLines
 
-EMPTY = "an empty list"
 POSTED = "%B %d, %Y"
 
 
@@ -35,8 +34,6 @@ def _reviews(record: dict[str, Any]) -> list[dict[str, Any]] | str:
             row["posted"] = posted.removeprefix("Posted ").removesuffix(".")
     return rows
 
-
-NO_ITEM = ("no item",)  # the list of a user without any
 
 STEAM = Importer(
     "steam",
