@@ -178,8 +178,8 @@ def test_cuda_without_a_gpu_is_refused_before_anything_is_prepared(
     four = config_of(bert, scaling={"device": "cuda", "num_workers": 4})
     with pytest.raises(ConfigError, match="4 workers and 2 GPUs on this machine"):
         device.refuse_cuda_alone(four.scaling)
-    there = config_of(bert, scaling={"device": "cuda", "address": "head:6379", "num_workers": 4})
-    device.refuse_cuda_alone(there.scaling)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    device.refuse_cuda_alone(four.scaling)
 
 
 def test_the_machine_is_looked_at(
