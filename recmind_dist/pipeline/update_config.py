@@ -25,7 +25,6 @@ FREE = (
     "zero.",
     "table.learning_rate",
     "text.num_actors",
-    "text.batch_tokens",
     "graph.placement",
     "graph.partition",
     "graph.num_parts",

@@ -56,6 +56,7 @@ DELETED_KEYS: dict[str, str] = {
     "table.eps": "leave it out: it is always 1e-8, as torch has it",
     "table.hot_every_steps": "leave it out with table.hot_rows: copies of rows saved no bytes",
     "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
+    "text.batch_tokens": "leave it out: it follows from the device and its free memory",
     "text.chunk_rows": "leave it out: a chunk is its shard, of at most 8,192 rows",
     "text.lora.alpha": "leave it out: it is always twice text.lora.r",
     "text.lora.target_modules": "leave it out: it follows from the model's layers",

@@ -52,7 +52,7 @@ class TextEncoder(nn.Module):
         self.settings = settings
         self.pooling = resolve_pooling(settings)
         self.dim = int(backbone.config.get_text_config().hidden_size)
-        self.batch_tokens = settings.batch_tokens or CPU_BATCH_TOKENS
+        self.batch_tokens = CPU_BATCH_TOKENS
         self.first_window = self.window = WINDOW
         self.tokenizer_threads = 0
         self._tokens = TextTokenizer(tokenizer, resolve_prompt(settings))
@@ -106,10 +106,9 @@ class TextEncoder(nn.Module):
         self.first_window, self.window = GPU_WINDOWS
         self._is_causal = is_causal(config)
         self.tokenizer_threads = min(len(os.sched_getaffinity(0)), MAX_TOKENIZER_THREADS)
-        if self.settings.batch_tokens is None:
-            max_tokens = max(self.settings.max_tokens, self.settings.user_max_tokens)
-            token_bytes = bytes_per_token(config, self.backbone.dtype.itemsize, max_tokens)
-            self.batch_tokens = gpu_batch_tokens(free_bytes, token_bytes)
+        max_tokens = max(self.settings.max_tokens, self.settings.user_max_tokens)
+        token_bytes = bytes_per_token(config, self.backbone.dtype.itemsize, max_tokens)
+        self.batch_tokens = gpu_batch_tokens(free_bytes, token_bytes)
 
     def tokenize(self, texts: list[str], max_tokens: int) -> Batch:
         """Wraps in the prompt, clips, pads right.

@@ -306,7 +306,7 @@ def _retry(job: ShardJob, worker: _Worker, error: Exception) -> ShardJob:
     if job.attempt >= MAX_RETRIES:
         raise TextError(
             f"shard {job.shard} of {job.side}: {job.attempt + 1} workers died on it: lower "
-            "text.batch_tokens or text.num_actors"
+            "text.max_tokens or text.num_actors"
         ) from error
     return replace(job, attempt=job.attempt + 1)
 

@@ -68,9 +68,6 @@ class TextSettings(Settings):
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 if the driver has CUDA or a CPU with bf16 instructions, else fp32; decided when a
     run or its vectors begin, and kept on other machines. Part of the vectors' key."""
-    batch_tokens: int | None = Field(None, ge=64)
-    """Padded tokens of one forward pass; none: 512 on a CPU, whose cache holds them, on a GPU what
-    half of its free memory holds, 65,536 at most."""
     num_actors: int = Field(0, ge=0)
     """Most extraction workers; 0: one a GPU of the cluster, or one a CPU if it has no GPU. Never
     more than that."""

@@ -196,7 +196,7 @@ def test_row_12_an_actor_that_dies_on_every_try_ends_in_an_error(
     monkeypatch.setattr("recmind_dist.text.pool.MAX_RETRIES", 1)
     faults.write_text('[{"point": "encode", "action": "crash"}]')
     with pytest.raises(
-        TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.batch_tokens"
+        TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.max_tokens"
     ):
         embed_texts(make_texts(10, 0), settings_for(model), tmp_path)
 
@@ -210,7 +210,8 @@ from recmind_dist.text import TextEncoder, TextSettings
 
 model, room = sys.argv[1], int(sys.argv[2]) << 20
 texts = [f"space war {i} " + "love story " * 30 for i in range(2000)]
-encoder = TextEncoder.load(TextSettings(model=model, dtype="fp32", batch_tokens=400_000))
+encoder = TextEncoder.load(TextSettings(model=model, dtype="fp32"))
+encoder.batch_tokens = 400_000
 encoder.encode(texts[:4], 64)
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))

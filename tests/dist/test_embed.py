@@ -193,7 +193,7 @@ def test_a_shard_that_kills_every_worker_ends_in_an_error(
     hunter.start()
     try:
         with pytest.raises(
-            TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.batch_tokens"
+            TextError, match=r"shard 0 of items: 2 workers died on it: lower text\.max_tokens"
         ):
             embed_texts(make_texts(10, 0), settings, tmp_path)
     finally:

@@ -89,8 +89,8 @@ def test_threads_do_not_change_a_vector(
     model: Path, prompt: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens_module, "CHUNK", 3)
-    settings = TextSettings(model=str(model), dtype="fp32", prompt=prompt, batch_tokens=64)
-    encoder = TextEncoder.load(settings)
+    encoder = TextEncoder.load(TextSettings(model=str(model), dtype="fp32", prompt=prompt))
+    encoder.batch_tokens = 64
     encoder.first_window, encoder.window = 4, 16
     expected = encoder.encode(TEXTS, 24)
     assert np.isfinite(expected).all()
@@ -232,12 +232,6 @@ def test_batches_follow_the_memory_that_is_free() -> None:
     chosen = gpu_batch_tokens(4 << 30, large_bytes)
     assert CPU_BATCH_TOKENS < chosen < GPU_BATCH_TOKENS
     assert chosen * large_bytes <= 2 << 30 < (chosen + 1) * large_bytes
-
-
-def test_a_given_number_of_tokens_stays(model: Path) -> None:
-    encoder = TextEncoder.load(TextSettings(model=str(model), dtype="fp32", batch_tokens=4096))
-    encoder.use_gpu(free_bytes=1 << 34)
-    assert encoder.batch_tokens == 4096
 
 
 def test_the_benchmark_of_a_gpu_says_what_it_found(tmp_path: Path) -> None:
