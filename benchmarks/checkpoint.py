@@ -125,7 +125,7 @@ def _sides(home: Path, table: ShardedTable, size: int) -> dict[str, Callable[[],
 
 
 def _saver(folder: Path, rows: int) -> Checkpointer:
-    return Checkpointer(folder, 0, 1, (0, rows), rows, CheckpointSettings(keep_last=1, keep_best=0))
+    return Checkpointer(folder, 0, 1, (0, rows), rows, CheckpointSettings(keep_last=1))
 
 
 def _stall(report: Report, home: Path, table: ShardedTable, every_s: float, rounds: int) -> None:

@@ -24,15 +24,15 @@ def score_of(info: Mapping[str, Any]) -> float | None:
     return float(score)
 
 
-def kept(manifests: Mapping[Path, Manifest], keep_last: int, keep_best: int) -> set[Path]:
+def kept(manifests: Mapping[Path, Manifest], keep_last: int) -> set[Path]:
     """The paths to keep: the newest by sequence, and the best by score, of equal ones the newer."""
     newest = sorted(manifests, key=lambda path: manifests[path].sequence, reverse=True)
     scored = [path for path in newest if score_of(manifests[path].info) is not None]
     best = sorted(scored, key=lambda path: score_of(manifests[path].info) or 0.0, reverse=True)
-    return {*newest[: max(keep_last, 1)], *best[:keep_best]}
+    return {*newest[: max(keep_last, 1)], *best[:1]}
 
 
-def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> None:
+def prune(directory: Path, committed: str, keep_last: int) -> None:
     """Rank 0, just after the commit of `committed`: deletes what retention does not keep.
 
     Directories without COMMIT go too, up to the step of `committed`: other ranks may be writing
@@ -51,7 +51,7 @@ def prune(directory: Path, committed: str, keep_last: int, keep_best: int) -> No
         except CheckpointError as error:
             log.warning("%s", error)
     # the one just committed stays: only its bytes were hashed a moment ago
-    for path in set(manifests) - kept(manifests, keep_last, keep_best) - {directory / committed}:
+    for path in set(manifests) - kept(manifests, keep_last) - {directory / committed}:
         remove(path)
 
 

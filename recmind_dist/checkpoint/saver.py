@@ -277,7 +277,7 @@ class Checkpointer:
 
     def _prune(self, attempt: str) -> None:
         try:
-            prune(self.directory, attempt, self.settings.keep_last, self.settings.keep_best)
+            prune(self.directory, attempt, self.settings.keep_last)
         except OSError as error:
             log.warning("old checkpoints not removed: %s", error)
 

@@ -12,7 +12,4 @@ class CheckpointSettings(Settings):
     """Steps between checkpoints; 0 saves at the end of each epoch."""
 
     keep_last: int = Field(default=2, ge=1)
-    """Newest checkpoints kept."""
-
-    keep_best: int = Field(default=1, ge=0)
-    """Checkpoints kept for their validation score, beside the newest."""
+    """Newest checkpoints kept, beside the one with the best validation score."""

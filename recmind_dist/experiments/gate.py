@@ -216,8 +216,9 @@ def _over_training(runs: Sequence[RunDirectory]) -> TableOf:
 
 
 def _by_epoch(run: RunDirectory) -> list[Checkpoint]:
+    """The last one that was validated of each epoch."""
     kept = [open_checkpoint(path) for path in candidates(run.checkpoints, "last")[0]]
-    found = {Cursor.from_info(one.info).epoch: one for one in kept}
+    found = {Cursor.from_info(one.info).epoch: one for one in kept if one.score is not None}
     return [found[epoch] for epoch in sorted(found)]
 
 

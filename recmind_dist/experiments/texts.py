@@ -31,8 +31,8 @@ CLAIM = (
     "text helps where the graph knows little, and gates turn language off where texts are noise: "
     "never below the graph alone."
 )
-ALL_TEXTS = Arm("all texts", "recmind", ("checkpoint.keep_best=10",))
-"""Keeps a checkpoint of every validation, which say how gates move over training."""
+ALL_TEXTS = Arm("all texts", "recmind", ("checkpoint.keep_last=1000",))
+"""Keeps all checkpoints, which say how gates move over training."""
 DEALT = "texts dealt anew"
 HALF, NONE = "half missing", "all missing"
 STAND_INS = {HALF: "network", f"{HALF}, neighbours": "neighbours", f"{HALF}, zeros": "zeros"}

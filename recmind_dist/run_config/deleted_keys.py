@@ -11,6 +11,7 @@ DELETED_KEYS: dict[str, str] = {
     "alignment.temperature": "leave it out: it is always 0.2",
     "alignment.users": "write alignment.sides: both, users or items",
     "checkpoint.background": "leave it out: saves are always written while training goes on",
+    "checkpoint.keep_best": "leave it out: the best one is always kept",
     "checkpoint.max_failures": "leave it out: three failed saves in a row end a run",
     "checkpoint.wait_s": "leave it out: a save waits ten minutes for late ranks",
     "compare: simgcl": "write xsimgcl: it needs one propagation a step instead of three",

@@ -87,10 +87,10 @@ class Saved:
 class Checkpoints(RuleBasedStateMachine):
     """Saves of one rank into one directory, with retention."""
 
-    @initialize(keep_last=st.integers(1, 3), keep_best=st.integers(0, 2))
-    def start(self, keep_last: int, keep_best: int) -> None:
+    @initialize(keep_last=st.integers(1, 3))
+    def start(self, keep_last: int) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="checkpoints-"))
-        self.settings = CheckpointSettings(keep_last=keep_last, keep_best=keep_best)
+        self.settings = CheckpointSettings(keep_last=keep_last)
         self.saved: list[Saved] = []
         self.unreadable: set[str] = set()
         """Names of checkpoints whose manifest is damaged: retention does not count them, and leaves
@@ -139,9 +139,7 @@ class Checkpoints(RuleBasedStateMachine):
     def kept(self) -> set[str]:
         counted = [saved for saved in self.saved[::-1] if saved.name not in self.unreadable]
         scored = [saved for saved in counted if saved.score is not None]
-        best = sorted(scored, key=lambda saved: saved.score or 0.0, reverse=True)[
-            : self.settings.keep_best
-        ]
+        best = sorted(scored, key=lambda saved: saved.score or 0.0, reverse=True)[:1]
         return {
             saved.name for saved in [*counted[: self.settings.keep_last], *best]
         } | self.unreadable
@@ -191,11 +189,9 @@ class Checkpoints(RuleBasedStateMachine):
         victim.good = False
         self.unreadable.add(victim.name)
 
-    @rule(keep_last=st.integers(1, 3), keep_best=st.integers(0, 2))
-    def start_again_with_other_settings(self, keep_last: int, keep_best: int) -> None:
-        self.settings = self.settings.model_copy(
-            update={"keep_last": keep_last, "keep_best": keep_best}
-        )
+    @rule(keep_last=st.integers(1, 3))
+    def start_again_with_other_settings(self, keep_last: int) -> None:
+        self.settings = self.settings.model_copy(update={"keep_last": keep_last})
 
     @rule(back=st.integers(1, 3))
     def start_again_from_an_older_step(self, back: int) -> None:
@@ -261,7 +257,7 @@ TestCheckpoints.settings = settings(max_examples=30, stateful_step_count=12, dea
 def test_a_kill_at_every_single_change_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     for change, after in itertools.product(range(40), (False, True)):
         directory = tmp_path / f"{change}-{after}"
-        one = Checkpointer(directory, 0, 1, (0, 3), 3, CheckpointSettings(keep_last=1, keep_best=0))
+        one = Checkpointer(directory, 0, 1, (0, 3), 3, CheckpointSettings(keep_last=1))
         old, new = attempt_name(1, "abcdefgh"), attempt_name(2, "abcdefgh")
         one.save(old, {"embedding": torch.zeros(3, 2)}, {}, {})
         one.wait()
