@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,22 @@ BLANK = " \t\r\n"
 WRAPPERS = {"$oid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal"}
 
 
-def _plain(value: dict[str, Any]) -> Any:
-    """The value that MongoDB's exports wrap: `{"$oid": "5f…"}`, `{"$date": …}`."""
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """An object, or the value that MongoDB's exports wrap: `{"$oid": "5f…"}`, `{"$date": …}`.
+
+    Raises:
+        JSONDecodeError: a key stands twice.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise json.JSONDecodeError(f"key {key!r} stands twice", "", 0)
     if len(value) == 1 and (key := next(iter(value))) in WRAPPERS:
         return value[key]
     return value
 
 
-_decoder = json.JSONDecoder(object_hook=_plain)
+_decoder = json.JSONDecoder(object_pairs_hook=_object)
 loads = _decoder.decode
 """Of a text in JSON."""
 

@@ -1,5 +1,6 @@
 """Which column of a log is which, and which rows of it count."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import polars as pl
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.layouts import by_name_or_number
-from recmind_dist.ingest.rows import LINE, Rows, missing_column
+from recmind_dist.ingest.rows import HEADS, LINE, Rows, missing_column
 from recmind_dist.ingest.settings import DatasetSettings, LogSettings, WeightSettings
 
 USUAL = {
@@ -18,7 +19,6 @@ USUAL = {
     "rating": ("rating",),
 }
 ROLES = tuple(USUAL)
-HEADS = {"user": ("user", "user_id", "userid"), "item": ("item", "item_id", "itemid")}
 MARK = "\ufeff"
 MARKED = "begins with a byte order mark, as where two files were joined: remove it"
 KEEP = "keep:"  # before the names of columns that choose rows
@@ -100,24 +100,75 @@ def header_again(rows: Rows, columns: dict[str, str], has_header: bool) -> pl.Se
     names = [name.lower() for name in columns.values()] if has_header else []
     cells = {role: pl.col(role).cast(pl.String) for role in ("user", "item")}
     plain = {role: cell.str.strip_prefix(MARK).str.to_lowercase() for role, cell in cells.items()}
+    like = pl.all_horizontal(plain[role].is_in(HEADS[role]) for role in cells)
     reason: Any
     if names:
         own = [plain[role].str.split(":").list.first() for role in cells]
         again = own[0].is_in(names) & own[1].is_in(names) & (own[0] != own[1])
-        other = again & (own[0] != columns["user"].lower())
-        found = rows.frame.filter(other)
-        if len(found):
-            raise DataError(
-                f"{rows.file}:{found[LINE][0]}: the header again, in another order: the rows below "
-                "it are of other columns: make a file of each part and name both"
-            )
+        _refuse_other_order(rows, again & (own[0] != columns["user"].lower()))
         reason = pl.when(again).then(pl.lit("the header again"))
+        if rows.delimited:
+            reason = reason.when(like).then(pl.lit("the header again, under other names"))
+            for role, half in _half_headers(rows, columns).items():
+                reason = reason.when(half).then(
+                    pl.lit(
+                        f"{role} is {columns[role]!r}, as its column is called: the header again? "
+                        "If it is an id, give the column another name"
+                    )
+                )
     else:
-        like = pl.all_horizontal(plain[role].is_in(HEADS[role]) for role in cells)
-        like = like & pl.lit(not has_header)
-        reason = pl.when(like).then(
+        reason = pl.when(like & pl.lit(not has_header)).then(
             pl.lit("looks like a header: set has_header: true if it is one")
         )
     marked = pl.any_horizontal(cell.str.starts_with(MARK) for cell in cells.values())
     reason = reason.when(marked).then(pl.lit(MARKED))
     return rows.frame.select(reason.alias("header")).to_series()
+
+
+def _refuse_other_order(rows: Rows, other: pl.Expr) -> None:
+    found = rows.frame.filter(other)
+    if len(found):
+        raise DataError(
+            f"{rows.file}:{found[LINE][0]}: the header again, in another order: the rows below it "
+            "are of other columns: make a file of each part and name both"
+        )
+
+
+def _half_headers(rows: Rows, columns: dict[str, str]) -> dict[str, pl.Series]:
+    """Rows of which one of user and item is its column's name, and the other stands on no other
+    rows. A file with times needs no such look: there a header is no time.
+    """
+    found: dict[str, pl.Series] = {}
+    if "time" in columns or "rating" in columns:
+        return found
+    for role, other in (("user", "item"), ("item", "user")):
+        same = rows.frame[role] == columns[role]
+        if same.any():
+            elsewhere = rows.frame[other].filter(~same)
+            found[role] = same & ~rows.frame[other].is_in(elsewhere.implode())
+    return found
+
+
+def refuse_data_as_header(
+    path: Path,
+    settings: LogSettings,
+    columns: dict[str, str],
+    frame: pl.DataFrame,
+    present: list[str],
+) -> None:
+    """Raises DataError where columns are named by number, and the header is a row like others: one
+    of its ids stands below, or it has a number that does not count the columns.
+    """
+    by_number = [
+        role for role in ("user", "item") if isinstance(getattr(settings.columns, role), int)
+    ]
+    if not by_number:
+        return
+    found = [columns[role] for role in by_number if (frame[role] == columns[role]).any()]
+    number = re.compile(r"[+-]?\d+(\.\d+)?")
+    found += [name for k, name in enumerate(present) if number.fullmatch(name) and name != str(k)]
+    if found:
+        raise DataError(
+            f"{path}:1: {found[0]!r} stands in the header, and looks like a value of a row: set "
+            "dataset.interactions.has_header: false if the first line is a row"
+        )

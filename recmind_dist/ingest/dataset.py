@@ -17,19 +17,18 @@ from recmind_dist.ingest.columns import LogRules
 from recmind_dist.ingest.filters import by_rating, collapse_repeats, join_weights, k_core
 from recmind_dist.ingest.ids import natural_order, without_point
 from recmind_dist.ingest.log import Log, read_log
+from recmind_dist.ingest.read_warnings import SIDES, takes_points_off
 from recmind_dist.ingest.rows import Quarantine, check_file
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.sources import expand, partition_columns
 from recmind_dist.ingest.streaming import kept_blocks, sort_log, spill_log
 from recmind_dist.ingest.summary import (
     REASONS,
-    SIDES,
     check_tables,
     first_bad,
     nothing_left,
     row_example,
     summary_lines,
-    takes_points_off,
     what_was_read,
 )
 from recmind_dist.ingest.tables import Table, empty_table, read_rows, take_point_off_table

@@ -4,6 +4,7 @@ line by line.
 
 import csv
 import json
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class Dialect:
     escape: str | None = None  # before a quote that is text; None: such quotes are doubled
     key: str = "dataset.interactions"  # of the file's settings, for errors
 
+    @property
+    def quotes_are_text(self) -> bool:
+        """Whether a quote is text where other programs may mean it to enclose a field."""
+        return not self.quoted and not self.typed_header
+
 
 def read_header(path: Path, dialect: Dialect) -> list[str]:
     """Column names: the header's, or numbers as text. Raises DataError for a repeated name."""
@@ -63,6 +69,7 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
                 "(latin-1, cp1252 …), or save the file as UTF-8"
             ) from error
         check_columns(path, fields)
+        _refuse_other_first_line(path, number, raw)
         _refuse_other_separator(path, number, raw, fields, dialect)
         if not dialect.has_header:
             return [str(i) for i in range(len(fields))]
@@ -76,6 +83,22 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
             )
         return names
     raise DataError(f"{path}: nothing but blank lines: give a file with rows")
+
+
+def _refuse_other_first_line(path: Path, number: int, raw: bytes) -> None:
+    """A first line that is neither a header nor a row."""
+    if re.fullmatch(rb'"?sep=."?', raw):
+        raise DataError(f"{path}:{number}: Excel's line on the separator: take it off")
+    if raw.startswith((b"# ", b"% ", b"%%")):
+        raise DataError(
+            f"{path}:{number}: {raw[:40].decode()!r} looks like a comment: take such lines off, or "
+            f"the {raw[:1].decode()!r} if it is the header"
+        )
+    if b"\r" in raw and b'"' not in raw:
+        raise DataError(
+            f"{path}:{number}: lines end with a carriage return alone: write them with \\n "
+            "(tr '\\r' '\\n' < OLD > NEW)"
+        )
 
 
 def _refuse_other_separator(
@@ -100,10 +123,8 @@ def read_delimited(path: Path, dialect: Dialect, wanted: list[str], limit: int) 
         limit: the reader stops once more rows than this are bad.
     """
     names = read_header(path, dialect)
-    frame = _read_fast(path, dialect, names, wanted)
-    if frame is not None:
-        return Rows(path, frame)
-    return _read_slow(path, dialect, names, wanted, limit)
+    rows = _read_fast(path, dialect, names, wanted)
+    return _read_slow(path, dialect, names, wanted, limit) if rows is None else rows
 
 
 def head_records(path: Path, dialect: Dialect, count: int) -> tuple[list[str], list[list[str]]]:
@@ -114,16 +135,25 @@ def head_records(path: Path, dialect: Dialect, count: int) -> tuple[list[str], l
     return names, list(islice(whole, count))
 
 
-def _read_fast(
-    path: Path, dialect: Dialect, names: list[str], wanted: list[str]
-) -> pl.DataFrame | None:
+def _quotes_are_text(path: Path, line: int, dialect: Dialect) -> str:
+    """The note on the first field that begins with a quote, where quotes do not enclose fields."""
+    how = f"set {dialect.key}.format: csv with separator: {json.dumps(dialect.separator)}"
+    one = len(dialect.separator) == 1
+    return (
+        f"{path}:{line}: a field begins with a quote, which is read as part of it: "
+        f"{how if one else 'take quotes off'} if quotes enclose fields"
+    )
+
+
+def _read_fast(path: Path, dialect: Dialect, names: list[str], wanted: list[str]) -> Rows | None:
     """None if any line is malformed: the slow path then finds out which."""
     if len(dialect.separator) > 1:
         return None  # pyarrow knows one character only
     header = int(dialect.has_header)
-    lines = _count_sound_lines(path, dialect)
-    if lines is None:
+    counted = _count_sound_lines(path, dialect)
+    if counted is None:
         return None
+    lines, quote_line = counted
     read = arrow_csv.ReadOptions(column_names=names, skip_rows=header, block_size=4 << 20)
     parse = arrow_csv.ParseOptions(
         delimiter=dialect.separator,
@@ -146,12 +176,16 @@ def _read_fast(
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     numbers = pl.int_range(1 + header, pl.len() + 1 + header, dtype=pl.Int64)
-    return frame.with_columns(numbers.alias(LINE))
+    notes = [_quotes_are_text(path, quote_line, dialect)] if quote_line else []
+    return Rows(path, frame.with_columns(numbers.alias(LINE)), delimited=True, notes=notes)
 
 
-def _count_sound_lines(path: Path, dialect: Dialect) -> int | None:
-    """The number of lines; None if pyarrow would parse one of them unlike the slow path."""
-    lines = 0
+def _count_sound_lines(path: Path, dialect: Dialect) -> tuple[int, int] | None:
+    """The number of lines, and the first with a field that begins with a quote which is text, else
+    0; None if pyarrow would parse a line unlike the slow path.
+    """
+    lines, quote_line = 0, 0
+    begins = re.compile(b"(?:^|\n|" + re.escape(dialect.separator.encode()) + b')"')
     last = b"\n"
     with open_utf8(path, dialect.encoding) as file:
         head = file.readline(MAX_LINE).removeprefix(BOM)
@@ -165,9 +199,11 @@ def _count_sound_lines(path: Path, dialect: Dialect) -> int | None:
                 return None
             if dialect.quoted and not _quotes_in_place(block, dialect.separator):
                 return None
+            if dialect.quotes_are_text and not quote_line and (found := begins.search(block)):
+                quote_line = 1 + lines + block.count(b"\n", 0, found.end())
             lines += block.count(b"\n")
             last = block[-1:]
-    return lines + (last != b"\n")
+    return lines + (last != b"\n"), quote_line
 
 
 def _is_utf8(block: bytes) -> bool:
@@ -196,6 +232,7 @@ def _read_slow(
 ) -> Rows:
     positions = [names.index(name) for name in wanted]
     bad: list[BadRow] = []
+    notes: list[str] = []
     frames: list[pl.DataFrame] = []
     chunk: list[list[str]] = []
     lines: list[int] = []
@@ -210,6 +247,8 @@ def _read_slow(
             bad.append(BadRow(path, first, reason))
             bad += [BadRow(path, line, f"part of the record of line {first}") for line in span[1:]]
         else:
+            if dialect.quotes_are_text and not notes and any(f[:1] == '"' for f in record):
+                notes.append(_quotes_are_text(path, first, dialect))
             lines.append(first)
             chunk.append([record[position] for position in positions])
         if len(lines) == CHUNK:
@@ -218,7 +257,7 @@ def _read_slow(
         if len(bad) > limit:
             break
     frames.append(_frame(wanted, chunk, lines))
-    return Rows(path, pl.concat(frames), bad)
+    return Rows(path, pl.concat(frames), bad, delimited=True, notes=notes)
 
 
 def _frame(names: list[str], records: list[list[str]], lines: list[int]) -> pl.DataFrame:

@@ -14,12 +14,12 @@ from recmind_dist.ingest.dataset import (
     take_points_off,
 )
 from recmind_dist.ingest.ids import natural_order
+from recmind_dist.ingest.read_warnings import SIDES
 from recmind_dist.ingest.rows import Quarantine
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.sources import only_beginnings
 from recmind_dist.ingest.streaming import refuse_unstreamed
 from recmind_dist.ingest.summary import (
-    SIDES,
     columns_line,
     first_bad,
     rows_line,

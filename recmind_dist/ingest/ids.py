@@ -11,27 +11,18 @@ import polars as pl
 FLOAT_ID = r"^-?\d+\.0+$"
 INTEGER_ID = r"^-?\d+$"
 # from here floats skip whole numbers
-EXACT: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
+EXACT: dict[Any, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
 ROUNDED = "is a float so large that it may have been rounded: save ids as integers or text"
+NO_TEXT = ("na", "n/a", "n.a.", "#n/a", "nan", "nat", "null", "none", "nil", "\\n", "<na>")
 NONE_LIKE = (
-    *(
-        "na",
-        "n/a",
-        "#n/a",
-        "nan",
-        "null",
-        "none",
-        "nil",
-        "\\n",
-        "<na>",
-        "-1",
-        "undefined",
-        "-",
-        "--",
-    ),
-    *("(null)", "<null>", "(not set)", "not set", "anonymous", "guest", "unknown"),
+    *NO_TEXT,
+    *("-1", "-99", "-999", "undefined", "-", "--", "?", "(null)", "<null>", "(none)", "<none>"),
+    *("(not set)", "not set", "not_set", "(empty)", "empty", "anonymous", "guest", "unknown"),
+    *("deleted", "[deleted]", "a google user", "amazon customer", "0" * 32),
     "00000000-0000-0000-0000-000000000000",
 )
+LIST_ID = r"^\[.*[,;|\s].*\]$|^\{.*\}$"  # ['a', 'b']
+QUOTED_ID = r"""^=?(".*"|'.*'|“.*”)$|^'\d"""  # ="007" and '007, as spreadsheets have them
 SPREADSHEET_ID = r"^\d(\.\d+)?[Ee]\+\d\d+$"  # 1.23457E+11 for 123456789012
 
 
@@ -129,6 +120,7 @@ def id_column(column: pl.Series, how: str = "auto") -> tuple[pl.Series, pl.Serie
 
 def missing_rows(column: pl.Series, missing: list[str]) -> pl.Series:
     """Which rows hold one of the texts that stand for none. Shape: as `column`, bool."""
+    column = column.fill_nan(None) if column.dtype.is_float() else column
     text = column.cast(pl.String).str.strip_chars()
     found = text.is_in(missing).fill_null(False)
     return found | text.is_null() | (text == "") if "" in missing else found
@@ -142,14 +134,18 @@ def natural_order(ids: pl.Series) -> pl.Series:
     return frame.sort("number", "id", nulls_last=True).get_column("id")
 
 
-def _loose(name: str) -> pl.Expr:
-    """An id without what files lose or add: blanks, case, .0, zeros in front."""
-    text = pl.col(name).str.strip_chars().str.to_lowercase()
+def _loose(ids: pl.Series) -> pl.Series:
+    """Ids without what files lose or add: blanks, case, quotes, .0, zeros in front, and forms of
+    the same letters.
+    """
+    plain = (ids.str.len_bytes() == ids.str.len_chars()).all()
+    text = ids if plain else ids.str.normalize("NFKC")
+    text = text.str.strip_chars("= \t\r\n\"'\u200b\u200c\u200d\u2060\ufeff“”").str.to_lowercase()
     return text.str.replace(r"^(-?\d+)\.0+$", "${1}").str.replace(r"^(-?)0+(\d)", "${1}${2}")
 
 
 def near_twins(left: pl.Series, right: pl.Series) -> tuple[int, list[tuple[str, str]]]:
-    """Ids of `left` that are not in `right`, but are but for blanks, case, .0 or zeros in front.
+    """Ids of `left` that are not in `right`, but are but for what `_loose` leaves out.
 
     Args:
         left, right: distinct ids, without null.
@@ -159,8 +155,8 @@ def near_twins(left: pl.Series, right: pl.Series) -> tuple[int, list[tuple[str, 
     """
     one = pl.DataFrame({"a": left}).filter(~pl.col("a").is_in(right.implode()))
     other = pl.DataFrame({"b": right}).filter(~pl.col("b").is_in(left.implode()))
-    pairs = one.with_columns(key=_loose("a")).join(
-        other.with_columns(key=_loose("b")).unique("key", keep="first", maintain_order=True),
+    pairs = one.with_columns(key=_loose(one["a"])).join(
+        other.with_columns(key=_loose(other["b"])).unique("key", keep="first", maintain_order=True),
         on="key",
         maintain_order="left",
     )
@@ -169,7 +165,7 @@ def near_twins(left: pl.Series, right: pl.Series) -> tuple[int, list[tuple[str, 
 
 def twins_within(ids: pl.Series) -> tuple[int, list[tuple[str, str]]]:
     """As `near_twins`, among the distinct ids of one side: an id and one that came before it."""
-    frame = pl.DataFrame({"a": ids}).with_columns(key=_loose("a"))
+    frame = pl.DataFrame({"a": ids, "key": _loose(ids)})
     first = frame.unique("key", keep="first", maintain_order=True).rename({"a": "b"})
     rest = frame.filter(pl.col("key").is_duplicated()).join(first, on="key", maintain_order="left")
     pairs = rest.filter(pl.col("a") != pl.col("b"))
@@ -178,18 +174,47 @@ def twins_within(ids: pl.Series) -> tuple[int, list[tuple[str, str]]]:
 
 def rounded_like(ids: pl.Series) -> tuple[int, str] | None:
     """How many ids look like large numbers that a spreadsheet has rounded, and one of them."""
-    found = ids.filter(ids.str.contains(SPREADSHEET_ID))
+    return _matching(ids, SPREADSHEET_ID)
+
+
+def quoted_like(ids: pl.Series) -> tuple[int, str] | None:
+    """How many ids stand in quotes, and one of them."""
+    return _matching(ids, QUOTED_ID)
+
+
+def list_like(ids: pl.Series) -> tuple[int, str] | None:
+    """How many ids look like lists, and one of them: in brackets, or most are of parts that stand
+    in several (`a|b`, `b|c`).
+    """
+    if (found := _matching(ids, LIST_ID)) is not None:
+        return found
+    joint = ids.filter(ids.str.contains("|", literal=True))
+    parts = joint.str.split("|").list.explode()
+    recur = 4 * parts.n_unique() <= 3 * len(parts) and 2 * len(joint) > len(ids) > 1
+    return (len(joint), str(joint[0])) if recur and len(joint) else None
+
+
+def _matching(ids: pl.Series, form: str) -> tuple[int, str] | None:
+    found = ids.filter(ids.str.contains(form))
     return (len(found), str(found[0])) if len(found) else None
 
 
-def missing_like(ids: pl.Series, rows: pl.Series) -> tuple[str, int] | None:
-    """The id that stands on more rows than any other, and how many, if it looks like none (NA).
+def none_texts(column: pl.Series) -> tuple[int, str] | None:
+    """How many texts look like none (nan, NULL), and the first of them."""
+    found = column.drop_nulls()
+    found = found.filter(found.str.strip_chars().str.to_lowercase().is_in(NO_TEXT))
+    return (len(found), str(found[0])) if len(found) else None
+
+
+def missing_like(ids: pl.Series, rows: pl.Series) -> list[tuple[str, int]]:
+    """Ids that look like none (NA) and stand on more rows than any other id, and how many.
 
     Args:
         ids: distinct; rows: their numbers of rows. Shape: as `ids`.
     """
-    if not len(ids) or rows.max() is None:
-        return None
-    most = int(rows.arg_max() or 0)
-    found = (rows == rows[most]).sum() == 1 and str(ids[most]).strip().lower() in NONE_LIKE
-    return (str(ids[most]), int(rows[most])) if found and len(ids) > 1 else None
+    like = ids.str.strip_chars().str.to_lowercase().is_in(NONE_LIKE)
+    most = rows.filter(~like).max()
+    if most is None:
+        return []
+    frame = pl.DataFrame({"id": ids, "rows": rows}).filter(like & (rows > most))
+    return frame.rows()

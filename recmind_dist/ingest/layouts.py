@@ -1,6 +1,7 @@
 """The layout of a file, and its raw columns: what logs, items and users have in common."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ from recmind_dist.ingest.lightgcn import refuse_other_layout
 from recmind_dist.ingest.objects import jsonl_columns, parquet_columns, read_parquet
 from recmind_dist.ingest.rows import Rows
 from recmind_dist.ingest.settings import FileSettings
-from recmind_dist.ingest.sources import partition_columns, plain_suffix
+from recmind_dist.ingest.sources import open_utf8, partition_columns, plain_suffix
 
 SUFFIXES = {
     ".csv": "csv",
@@ -41,6 +42,8 @@ def format_of(path: Path, declared: str, key: str, encoding: str = "utf-8") -> s
     suffix = plain_suffix(path)
     known = SUFFIXES.get(suffix)
     if known is None:
+        with open_utf8(path, encoding):  # an archive says so
+            pass
         raise DataError(
             f"{path}: suffix {suffix!r} does not say the layout: "
             f"set {key} (csv, tsv, jsonl, parquet, atomic, lightgcn)"
@@ -95,7 +98,7 @@ def read_raw(
         dialect = dialect_of(layout, settings, key)
         own = read_header(path, dialect)
         rows = read_delimited(path, dialect, [name for name in wanted if name in own], limit)
-    return Rows(path, with_partitions(rows.frame, path, wanted, own), rows.bad, rows.textual)
+    return replace(rows, frame=with_partitions(rows.frame, path, wanted, own))
 
 
 def with_partitions(
@@ -104,7 +107,7 @@ def with_partitions(
     """Adds the wanted columns that stand in the names of the file's folders."""
     values = partition_columns(path)
     extra = [name for name in dict.fromkeys(wanted) if name not in own and name in values]
-    return frame.with_columns(pl.lit(values[name]).alias(name) for name in extra)
+    return frame.with_columns(pl.lit(values[name], pl.String).alias(name) for name in extra)
 
 
 def by_name_or_number(declared: str | int, present: list[str]) -> str | None:

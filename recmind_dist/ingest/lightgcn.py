@@ -12,6 +12,7 @@ from recmind_dist.ingest.rows import (
     BadRow,
     Rows,
     encoding_remedy,
+    looks_like_header,
     not_of_encoding,
     numbered_lines,
 )
@@ -39,7 +40,9 @@ def read_lightgcn(path: Path, limit: int, encoding: str = "utf-8") -> Rows:
             if len(bad) > limit:
                 break
             continue
-        if len(words) > 1:
+        if line == 1 and looks_like_header(words):
+            bad.append(BadRow(path, line, "looks like a header, which this layout does not have"))
+        elif len(words) > 1:
             heads.append((line, words[0], len(words) - 1))
             items += words[1:]
         if len(items) >= CHUNK:

@@ -1,13 +1,19 @@
 """Interaction logs of every layout → one frame (user, item, time, rating, row) and bad rows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from recmind_dist.errors import DataError
-from recmind_dist.ingest.columns import KEEP, LogRules, columns_of, header_again
+from recmind_dist.ingest.columns import (
+    KEEP,
+    LogRules,
+    columns_of,
+    header_again,
+    refuse_data_as_header,
+)
 from recmind_dist.ingest.filters import NO_WEIGHT, keep_filter, weights_of
 from recmind_dist.ingest.ids import (
     ROUNDED,
@@ -31,6 +37,7 @@ from recmind_dist.ingest.times import (
     rule_of,
 )
 
+MOST_VALUES = 1000
 FORMAT_KEY = "dataset.interactions.format"
 
 
@@ -44,6 +51,8 @@ class Log:
         rows_in: number of rows read, bad ones included.
         dropped: number of rows by reason, before any filter that needs the whole log.
         examples: the first row of each.
+        notes: what may have been misread in its files.
+        seen: the values of each column of `dataset.keep`.
         looks: of the ids of each file, by side.
         columns: role → column of the first file.
         present: all columns of the first file.
@@ -55,6 +64,8 @@ class Log:
     has_time: bool
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seen: dict[str, set[str]] = field(default_factory=dict)
     looks: dict[str, list[IdLook]] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
     present: list[str] = field(default_factory=list)
@@ -74,7 +85,7 @@ class SoundRows:
     Attributes:
         frame: user, item, LINE, `row` (0-based position among all rows of the file), and time as
             read (see `read_times`) and rating, if the file has them.
-        dropped, examples: see `Log`.
+        dropped, examples, seen: see `Log`.
         looks: of the ids, by side.
     """
 
@@ -85,6 +96,7 @@ class SoundRows:
     looks: dict[str, IdLook]
     time_look: TimeLook | None = None
     is_dates: bool = False
+    seen: dict[str, set[str]] = field(default_factory=dict)
 
 
 def read_log(
@@ -123,6 +135,7 @@ def read_log(
         good.frame = good.frame.with_columns(row=pl.col("row") + 1 + log.rows_in).drop(LINE)
         log.rows_in += rows.frame.height + len(rows.bad)
         note(log, good)
+        log.notes += rows.notes
         parts.append((split, good))
     log.frame = _joined(parts, log, settings, with_split=held_out is not None)
     return log
@@ -143,6 +156,8 @@ def note(log: Any, good: SoundRows) -> None:
         log.dropped[name] = log.dropped.get(name, 0) + count
     for name, text in good.examples.items():
         log.examples.setdefault(name, text)
+    for name, values in good.seen.items():
+        log.seen.setdefault(name, set()).update(values)
     for side, look in good.looks.items():
         log.looks.setdefault(side, []).append(look)
 
@@ -204,25 +219,9 @@ def read_file(
         return Rows(path, good, rows.bad, rows.textual), columns, present
     rows = read_raw(path, layout, settings, list(dict.fromkeys(columns.values())), limit)
     frame = rows.frame.select(*(pl.col(name).alias(role) for role, name in columns.items()), LINE)
-    _refuse_data_as_header(path, settings, columns, frame, rows.textual)
-    return Rows(path, frame, rows.bad, rows.textual), columns, present
-
-
-def _refuse_data_as_header(
-    path: Path, settings: LogSettings, columns: dict[str, str], frame: pl.DataFrame, textual: bool
-) -> None:
-    """Raises DataError where columns are named by number, and the header is a row like others."""
-    by_number = [
-        role for role in ("user", "item") if isinstance(getattr(settings.columns, role), int)
-    ]
-    if not textual or not settings.has_header:
-        return
-    for role in by_number:
-        if (frame[role] == columns[role]).any():
-            raise DataError(
-                f"{path}:1: {columns[role]!r} stands in the header and in rows below: set "
-                "dataset.interactions.has_header: false if the first line is a row"
-            )
+    if rows.delimited and settings.has_header:
+        refuse_data_as_header(path, settings, columns, frame, present)
+    return replace(rows, frame=frame), columns, present
 
 
 def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | None] | str:
@@ -233,7 +232,7 @@ def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | Non
         if role in ("user", "item"):
             text = text_id(raw)
             if text is None and raw is not None and not isinstance(raw, str):
-                return f"{role} is {type(raw).__name__}, not text or a number"
+                return f"{role} is {_kind_of(raw, name)}, not text or a number"
             if is_rounded(raw):
                 return f"{role} {ROUNDED}"
         else:
@@ -245,6 +244,13 @@ def _pick(value: dict[str, Any], columns: dict[str, str]) -> dict[str, str | Non
             return f"{role} holds half a surrogate pair"
         picked[role] = text
     return picked
+
+
+def _kind_of(raw: Any, name: str) -> str:
+    if isinstance(raw, dict) and raw:
+        keys = ", ".join(f"{name}.{key}" for key in list(raw)[:4])
+        return f"an object (its keys: {keys})"
+    return type(raw).__name__
 
 
 def sound_rows(
@@ -287,7 +293,13 @@ def sound_rows(
     position = _positions(frame[LINE], rows.bad).alias("row")
     sound = pl.DataFrame([*made, frame[LINE], position]).filter(why.is_null() & ~dropped)
     bad = _bad_rows(rows, pl.select(pl.when(~dropped).then(why)).to_series())
-    return SoundRows(sound, bad, counts, examples, looks, time_look, dates)
+    seen = {name: _values(frame[KEEP + name]) for name in rules.keep}
+    return SoundRows(sound, bad, counts, examples, looks, time_look, dates, seen)
+
+
+def _values(column: pl.Series) -> set[str]:
+    """Some of a column's values, which are few where they say what a row is."""
+    return set(column.cast(pl.String).drop_nulls().unique().head(MOST_VALUES))
 
 
 def _read_ids(

@@ -15,6 +15,12 @@ CLIP = 200  # characters of a bad row kept in quarantine.jsonl
 LINE = "__line"
 MAX_COLUMNS = 4096
 BOM = b"\xef\xbb\xbf"
+FILE = "__file"
+HEADS = {
+    "user": ("user", "user_id", "userid", "uid", "org_id", "customer_id", "reviewerid"),
+    "item": ("item", "item_id", "itemid", "iid", "remap_id", "movieid", "product_id", "asin"),
+}
+"""Usual names of columns, in small letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Rows:
     frame: pl.DataFrame
     bad: list[BadRow] = field(default_factory=list)
     textual: bool = True  # the file has lines to quote from
+    delimited: bool = False  # rows are lines of fields, among which a header may stand again
+    notes: list[str] = field(default_factory=list)  # what may have been misread
 
 
 class Quarantine:
@@ -113,13 +121,21 @@ def check_file(path: Path, key: str) -> None:
 
 
 def check_columns(path: Path, names: Collection[str], limit: int = MAX_COLUMNS) -> None:
-    """Raises DataError for more than `limit` columns, or for one with our reserved name."""
+    """Raises DataError for more than `limit` columns, or for one with a reserved name."""
     if len(names) > limit:
         raise DataError(
             f"{path}: more than {limit} columns: check the format, or name the fields to keep"
         )
-    if LINE in names:
-        raise DataError(f"{path}: column {LINE!r}: that name is reserved: rename it")
+    for name in (LINE, FILE):
+        if name in names:
+            raise DataError(f"{path}: column {name!r}: that name is reserved: rename it")
+
+
+def looks_like_header(words: list[str]) -> bool:
+    """Whether the first two words are usual names of the columns user and item."""
+    return (
+        len(words) > 1 and words[0].lower() in HEADS["user"] and words[1].lower() in HEADS["item"]
+    )
 
 
 def not_of_encoding(encoding: str, start: int) -> str:

@@ -1,12 +1,14 @@
 """Settings of a data set: the log, the item and user files, and which rows are kept."""
 
 import codecs
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from recmind_dist.config import Settings
+from recmind_dist.errors import DataError
 from recmind_dist.ingest.sources import expand
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "python", "parquet", "atomic", "lightgcn"]
@@ -52,8 +54,14 @@ class FileSettings(Settings):
         return self.path if isinstance(self.path, list) else [self.path]
 
     def files(self, key: str) -> list[Path]:
-        """The files. Raises DataError, which names `key`, for a path that names none."""
-        return [file for path in self.paths for file in expand(path, key)]
+        """The files. Raises DataError, which names `key`, for a path that names none, and for a
+        file that is named twice.
+        """
+        files = [file for path in self.paths for file in expand(path, key)]
+        twice = next((file for file, times in Counter(files).items() if times > 1), None)
+        if twice is not None:
+            raise DataError(f"{twice}: named twice in {key}: name it once")
+        return files
 
     @model_validator(mode="before")
     @classmethod

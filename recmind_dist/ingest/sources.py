@@ -32,13 +32,24 @@ REFUSED = {
     b"PAR1": ("Parquet", "set format: parquet"),
     b"\x89HDF": ("HDF5", "save it as CSV or Parquet"),
     b"\x80\x04": ("a Python pickle", "save it as CSV or Parquet"),
+    b"ARROW1": ("Arrow", "save it as CSV or Parquet"),
+    b"SQLite format 3": ("an SQLite database", "save the table as CSV"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save it as CSV"),
+    b"\x93NUMPY": ("a NumPy array", "save it as CSV or Parquet"),
+    b"7z\xbc\xaf": ("a 7z archive", "unpack it"),
+    b"\x04\x22\x4d\x18": ("an lz4 file", "unpack it"),
+    b"\x1f\x8b": ("packed twice", "unpack it once"),
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file by `git lfs pull`"),
     b"<!DOCTYPE html": ("a web page", "fetch the file itself"),
     b"<!doctype html": ("a web page", "fetch the file itself"),
     b"<html": ("a web page", "fetch the file itself"),
 }
+WIDE = {b"\xff\xfe\0\0": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # a folder name's null
+VERSIONED = ("_delta_log", ".hoodie")  # folders of tables whose files may be of older versions
 PACKED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 BLOCK = 1 << 20  # bytes
+HEAD = 512  # bytes that tell what a file is
 MAX_GROWTH = 400  # bytes out of one byte in: logs never reach it, bombs do
 FREE_GROWTH = 256 << 20  # bytes that may come out before the growth counts
 MAX_LINE = 1 << 24  # bytes; parsing JSON may take thirty times as much memory
@@ -75,15 +86,17 @@ def beginnings() -> Beginnings | None:
 def expand(path: Path, key: str) -> list[Path]:
     """The files that a path names: itself, those of a folder, or those of a pattern, sorted.
 
-    Names that begin with a dot or an underscore (`_SUCCESS`) are left out of folders and patterns.
+    Names that begin with a dot or an underscore (`_SUCCESS`) and empty files are left out of
+    folders and patterns.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a folder is a table of several versions.
     """
     path = path.expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():
+        _refuse_versions(path, key)
         found = [inner for inner in path.rglob("*") if _is_data(inner, path)]
     elif any(letter in str(path) for letter in "*?["):
         start = Path(path.anchor) if path.is_absolute() else Path()
@@ -97,6 +110,15 @@ def expand(path: Path, key: str) -> list[Path]:
     return sorted(found)
 
 
+def _refuse_versions(path: Path, key: str) -> None:
+    for name in VERSIONED:
+        if (path / name).is_dir():
+            raise DataError(
+                f"{path}: a table of several versions ({name}): files there may be of older ones: "
+                f"save the table as plain Parquet, and give that in {key}"
+            )
+
+
 def is_there(path: Path) -> bool:
     """Whether a path names at least one file."""
     try:
@@ -108,13 +130,17 @@ def is_there(path: Path) -> bool:
 def _is_data(path: Path, below: Path) -> bool:
     inner = path.relative_to(below).parts if below != Path() else path.parts
     hidden = any(part.startswith((".", "_")) and part not in ("..", ".") for part in inner)
-    return path.is_file() and not hidden
+    return not hidden and path.is_file() and path.stat().st_size > 0
 
 
-def partition_columns(path: Path) -> dict[str, str]:
+def partition_columns(path: Path) -> dict[str, str | None]:
     """Columns that Spark and Hive write into folder names: `year=2020/` is year → 2020."""
     pairs = (part.partition("=") for part in path.parent.parts)
-    return {name: unquote(value) for name, mark, value in pairs if mark and name}
+    return {
+        name: None if value == NO_VALUE else unquote(value)
+        for name, mark, value in pairs
+        if mark and name
+    }
 
 
 def plain_suffix(path: Path) -> str:
@@ -151,12 +177,12 @@ def open_utf8(path: Path, encoding: str = "utf-8") -> Iterator[IO[bytes]]:
     Raises:
         DataError: the file is no text, or a packed file is damaged or grows without bounds.
     """
-    _refuse_other_kinds(path, encoding)
     with path.open("rb") as raw:
         plain: Any = raw
         kind = packing_of(path)
         if kind is not None:
             plain = io.BufferedReader(_Unpacked(path, raw, kind), BLOCK)
+        _refuse_other_kinds(path, plain.peek(HEAD)[:HEAD], encoding)
         if codecs.lookup(encoding).name not in ("utf-8", "ascii"):
             plain = io.BufferedReader(_Recoded(plain, encoding), BLOCK)
         begun = beginnings()
@@ -179,15 +205,22 @@ def _beginning(path: Path, file: IO[bytes], begun: Beginnings) -> IO[bytes]:
     return io.BytesIO(data[: end or len(data)])
 
 
-def _refuse_other_kinds(path: Path, encoding: str) -> None:
-    with path.open("rb") as file:
-        head = file.read(32)
+def _refuse_other_kinds(path: Path, head: bytes, encoding: str) -> None:
+    """Raises DataError for what is no text of the encoding by its first bytes, unpacked."""
     for magic, (what, remedy) in REFUSED.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is {what}, not text: {remedy}")
-    wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
-    if wide and codecs.lookup(encoding).name == "utf-8":
-        raise DataError(f"{path}: is UTF-16, not UTF-8: set encoding: utf-16 beside its path")
+    if codecs.lookup(encoding).name != "utf-8":
+        return
+    for mark, name in WIDE.items():
+        if head.startswith(mark):
+            remedy = f"set encoding: {name.lower()} beside its path"
+            raise DataError(f"{path}: is {name}, not UTF-8: {remedy}")
+    if b"\0" in head:
+        raise DataError(
+            f"{path}: holds zero bytes: it is no text (an archive?), or UTF-16 without its mark: "
+            "unpack it, or set encoding: utf-16-le (or utf-16-be) beside its path"
+        )
 
 
 class _Unpacked(io.RawIOBase):

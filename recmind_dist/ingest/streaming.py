@@ -20,11 +20,12 @@ from recmind_dist.ingest.id_codes import IdCodes
 from recmind_dist.ingest.ids import IdLook, natural_order, without_point
 from recmind_dist.ingest.layouts import columns_present, format_of
 from recmind_dist.ingest.log import FORMAT_KEY, no_time_in, note, sound_rows
+from recmind_dist.ingest.read_warnings import SIDES, takes_points_off
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.spill import Block, Spill
 from recmind_dist.ingest.streamed_times import StreamedTimes, batches
-from recmind_dist.ingest.summary import SIDES, row_example, takes_points_off
+from recmind_dist.ingest.summary import row_example
 from recmind_dist.ingest.tables import Table, take_point_off_table
 from recmind_dist.ingest.times import TimeRule
 from recmind_dist.types import BoolArray, IntArray
@@ -39,7 +40,7 @@ class StreamedLog:
     Attributes:
         users: user ids in natural order; the position is the code.
         items: item ids in natural order.
-        dropped, examples, looks, columns, present, rule: see `Log`.
+        dropped, examples, notes, seen, looks, columns, present, rule: see `Log`.
         rows_of: id and rows of each user and item, in order of first occurrence.
         time_span: the least and the largest time.
         first_lost: the row of each example that may still be replaced by an earlier one.
@@ -54,6 +55,8 @@ class StreamedLog:
     has_time: bool = True
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seen: dict[str, set[str]] = field(default_factory=dict)
     looks: dict[str, list[IdLook]] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
     present: list[str] = field(default_factory=list)

@@ -7,19 +7,13 @@ import polars as pl
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.hints import event_like, rating_like, time_like
-from recmind_dist.ingest.ids import (
-    missing_like,
-    near_twins,
-    point_is_pandas,
-    rounded_like,
-    twins_within,
-)
+from recmind_dist.ingest.read_warnings import SIDES, read_warnings, twins_text
 from recmind_dist.ingest.rows import Quarantine
-from recmind_dist.ingest.settings import DatasetSettings
+from recmind_dist.ingest.settings import DatasetSettings, TableSettings
 from recmind_dist.ingest.tables import Table, without_repeats
 from recmind_dist.ingest.times import NAMES, TimeRule, instant_text
 
-SIDES = ("user", "item")
+MOST_UNUSED = 12  # columns named
 REASONS = {
     "rows_quarantined": "set aside in quarantine.jsonl",
     "rows_missing": "by dataset.missing",
@@ -29,12 +23,6 @@ REASONS = {
     "filtered_by_k_core": "by dataset.k_core",
 }
 """Counts that, with rows_kept, add up to rows_in."""
-
-
-def takes_points_off(settings: DatasetSettings, side: str, log: Any, table: Table) -> bool:
-    """Whether ids of a side like 12.0 are read as 12 (see `point_is_pandas`)."""
-    looks = log.looks.get(side, []) + table.looks
-    return settings.ids_of(side) == "auto" and point_is_pandas(looks)
 
 
 def row_example(user: str, item: str, row: int) -> str:
@@ -86,17 +74,29 @@ def check_tables(
             continue
         table = without_repeats(tables[side], table_settings, side)
         path, ids = table.files[0], table.frame["id"]
+        _refuse_row_as_header(table_settings, side, table, logged[side])
         if not len(ids):
             raise DataError(
                 f"{path}: no row with a {side} id: give a file with rows or unset dataset.{side}s"
             )
         if ids.is_in(logged[side].implode()).any():
             continue
-        twins = _twins_text(side, logged[side], ids)
+        twins = twins_text(side, logged[side], ids)
         raise DataError(
             f"{path}: no {side} id in common with the log: {ids[0]!r} here, {logged[side][0]!r} "
             f"there: check dataset.{side}s.id and dataset.interactions.columns.{side}"
             f"{'; ' + twins if twins else ''}"
+        )
+
+
+def _refuse_row_as_header(
+    settings: TableSettings, side: str, table: Table, logged: pl.Series
+) -> None:
+    """Raises DataError where the column is named by number, and the header has an id of the log."""
+    if isinstance(settings.id, int) and settings.has_header and table.identity in logged:
+        raise DataError(
+            f"{table.files[0]}:1: {table.identity!r} stands in the header and is one of the "
+            f"log's {side}s: set dataset.{side}s.has_header: false if the first line is a row"
         )
 
 
@@ -127,74 +127,30 @@ def what_was_read(
         "rating_unused": None if "rating" in log.columns else rating_like(log.present, used),
         "event_unused": None if settings.keep else event_like(log.present, used),
         "tables": {
-            side: {"files": files[side], "first_bad": table.first_bad, **table.counts}
+            side: {
+                "files": files[side],
+                "id": table.identity,
+                "first_bad": table.first_bad,
+                **table.counts,
+            }
             for side, table in tables.items()
         },
-        "warnings": [
-            line
-            for side in SIDES
-            for line in _warnings(settings, side, log, tables, logged, rows_of)
-        ],
+        "unused": _unused(log.present, used, hints) if used else [],
+        "warnings": read_warnings(settings, log, tables, logged, rows_of),
     }
+
+
+def _unused(present: list[str], used: set[str], hints: list[str]) -> list[str]:
+    """Columns of the log that nothing reads, but for those that have a line of their own."""
+    outer = {name.partition(".")[0] for name in used if "." in name}
+    named = {*used, *outer, *hints}
+    return [name for name in present if name not in named][:MOST_UNUSED]
 
 
 def _span(span: tuple[float, float] | None, rule: TimeRule) -> dict[str, Any]:
     first, last = (instant_text(time, rule.unit) for time in span or (0, 0))
     unit = NAMES.get(rule.unit or "", "plain numbers")
     return {"unit": unit, "mixed": rule.mixed, "first": first, "last": last}
-
-
-def _warnings(
-    settings: DatasetSettings,
-    side: str,
-    log: Any,
-    tables: dict[str, Table],
-    logged: dict[str, pl.Series],
-    rows_of: dict[str, pl.DataFrame],
-) -> list[str]:
-    """What may be wrong with the ids of one side."""
-    lines = []
-    if takes_points_off(settings, side, log, tables[side]):
-        lines.append(
-            f"{side} ids written as 12.0 are read as 12 (dataset.{side}_ids: text keeps the .0)"
-        )
-    rounded = rounded_like(logged[side])
-    if rounded is not None:
-        lines.append(
-            f"{rounded[0]} {side} ids of the log are numbers that a spreadsheet has rounded, as "
-            f"{rounded[1]!r}: different ids may be one: export that column as text"
-        )
-    none = missing_like(rows_of[side]["id"], rows_of[side]["rows"])
-    if none is not None:
-        lines.append(
-            f"{side} {none[0]!r} stands on {none[1]} rows, more than any other: if it means none, "
-            f'set dataset.missing: ["{none[0]}"]'
-        )
-    if tables[side].files and (twins := _twins_text(side, logged[side], tables[side].frame["id"])):
-        lines.append(twins)
-    count, pairs = twins_within(logged[side])
-    if count:
-        lines.append(
-            f"{count} {side} ids of the log differ from another by blanks, case, .0 or zeros in "
-            f"front alone: {_pairs(pairs)}: kept apart (dataset.{side}_ids: stripped or integer "
-            "joins them)"
-        )
-    return lines
-
-
-def _twins_text(side: str, logged: pl.Series, ids: pl.Series) -> str:
-    count, pairs = near_twins(logged, ids)
-    if not count:
-        return ""
-    return (
-        f"{count} {side} ids of the log are in the {side} file but for blanks, case, .0 or zeros "
-        f"in front: {_pairs(pairs)}: write them alike, or set dataset.{side}_ids: stripped or "
-        "integer"
-    )
-
-
-def _pairs(pairs: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{one!r} and {other!r}" for one, other in pairs)
 
 
 def summary_lines(manifest: dict[str, Any]) -> list[str]:
@@ -245,6 +201,9 @@ def columns_line(read: dict[str, Any]) -> str:
         parts.append(
             f"{read['event_unused']} is there and not used: every row counts (dataset.keep)"
         )
+    said = (read["rating_unused"], read.get("event_unused"))
+    if unused := [name for name in read.get("unused", []) if name not in said]:
+        parts.append(f"not used: {', '.join(unused)}")
     return "columns: " + "; ".join(parts)
 
 
@@ -253,8 +212,9 @@ def _side_line(side: str, counts: dict[str, int], table: dict[str, Any]) -> str:
     if not table["files"]:
         return f"{line}, no {side} file"
     name = Path(table["files"][0]).name if len(table["files"]) == 1 else f"{side} files"
+    by = f" (by {table['id']})" if table.get("id") else ""
     line += (
-        f", {counts[f'{side}s_without_text']} of them not in {name}; "
+        f", {counts[f'{side}s_without_text']} of them not in {name}{by}; "
         f"{counts[f'{side}s_unseen']} only in {name}"
     )
     aside = f"rows there set aside in quarantine.jsonl ({table.get('first_bad')})"

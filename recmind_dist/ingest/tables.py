@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,19 @@ from recmind_dist.ingest.ids import (
     without_point,
 )
 from recmind_dist.ingest.layouts import by_name_or_number, columns_present, format_of, read_raw
-from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired
-from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file, missing_column
+from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired, value_of
+from recmind_dist.ingest.rows import (
+    FILE,
+    HEADS,
+    LINE,
+    BadRow,
+    Quarantine,
+    Rows,
+    check_file,
+    missing_column,
+)
 from recmind_dist.ingest.settings import TableSettings
 
-FILE = "__file"
 COUNTS = ("rows_in", "rows_quarantined", "rows_missing")
 
 
@@ -36,6 +44,8 @@ class Table:
         looks: of the ids of each file.
         counts: rows in, set aside, missing, and repeats that are one.
         first_bad: the first row set aside and why; "": none was.
+        notes: what may have been misread.
+        identity: the column of the ids in the first file.
     """
 
     frame: pl.DataFrame
@@ -43,6 +53,8 @@ class Table:
     looks: list[IdLook] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     first_bad: str = ""
+    notes: list[str] = field(default_factory=list)
+    identity: str = ""
 
     @property
     def texts(self) -> pl.DataFrame:
@@ -88,7 +100,9 @@ def read_rows(
     for number, path in enumerate(settings.files(f"dataset.{side}s.path")):
         check_file(path, f"dataset.{side}s.path")
         quarantine.encodings[path] = settings.encoding
-        rows = _read(path, settings, side, quarantine.room)
+        rows, identity = _read(path, settings, side, quarantine.room)
+        table.identity = table.identity or identity
+        table.notes += rows.notes
         table.counts["rows_in"] += rows.frame.height + len(rows.bad)
         frame = rows.frame
         if texts_none:
@@ -137,7 +151,8 @@ def _without_id(
     return found
 
 
-def _read(path: Path, settings: TableSettings, side: str, limit: int) -> Rows:
+def _read(path: Path, settings: TableSettings, side: str, limit: int) -> tuple[Rows, str]:
+    """The rows of a file, and which column has the ids."""
     key = f"dataset.{side}s"
     layout = format_of(path, settings.format, f"{key}.format", settings.encoding)
     if layout == "lightgcn":
@@ -154,18 +169,36 @@ def _read(path: Path, settings: TableSettings, side: str, limit: int) -> Rows:
         raise DataError(f"{path}: column {identity!r} holds {ids.dtype}: ids are text or numbers")
     frame = pl.DataFrame([ids.alias("id"), *texts, rows.frame.get_column(LINE)])
     bad = list(rows.bad)
-    if rows.textual and settings.has_header:
-        again = _header_again(frame, identity, fields)
-        bad += [BadRow(path, line, "the header again") for line in frame.filter(again)[LINE]]
-        frame = frame.filter(~again)
-    return Rows(path, frame, bad, rows.textual)
+    if rows.delimited:
+        why = _headers(frame, identity, fields, side, settings.has_header)
+        bad += [
+            BadRow(path, line, reason)
+            for line, reason in zip(frame[LINE], why, strict=True)
+            if reason is not None
+        ]
+        frame = frame.filter(why.is_null())
+    return replace(rows, frame=frame, bad=bad), identity
 
 
-def _header_again(frame: pl.DataFrame, identity: str, fields: list[str]) -> pl.Series:
-    """Which rows repeat the names of the columns, as in files that were joined."""
-    names = {"id": identity, **{name: name for name in fields[:1]}}
-    cells = [pl.col(column).cast(pl.String) == name for column, name in names.items()]
-    return frame.select(pl.all_horizontal(cells).fill_null(False)).to_series()
+def _headers(
+    frame: pl.DataFrame, identity: str, fields: list[str], side: str, has_header: bool
+) -> pl.Series:
+    """Why rows that repeat the names of the columns, as in files that were joined, or look like
+    names where none are, are no rows. Shape: as the rows.
+    """
+    cell = pl.col("id").cast(pl.String)
+    if not has_header:
+        like = cell.str.to_lowercase().is_in(("id", *HEADS[side])) & (pl.col(LINE) == 1)
+        found = pl.lit("looks like a header: set has_header: true if it is one")
+        return frame.select(pl.when(like).then(found).alias("why")).to_series()
+    rest = [pl.col(name) == name for name in fields[:1]]
+    whole = pl.all_horizontal(cell == identity, *rest)
+    half = pl.lit(
+        f"{side} id is {identity!r}, as its column is called: the header again? If it is an id, "
+        "give the column another name"
+    )
+    reason = pl.when(whole).then(pl.lit("the header again")).when(cell == identity).then(half)
+    return frame.select(reason.alias("why")).to_series()
 
 
 def _text_column(column: pl.Series, path: Path) -> pl.Series:
@@ -195,11 +228,20 @@ def _usual_ids(settings: TableSettings, side: str) -> tuple[str | int, ...]:
     return (settings.id,) if settings.id is not None else ("id", f"{side}_id", side)
 
 
+def _refuse_two_ids(path: Path, settings: TableSettings, side: str, names: list[str]) -> None:
+    """Raises DataError where it is left open which of two columns has the ids."""
+    if settings.id is None and "id" in names and f"{side}_id" in names:
+        raise DataError(
+            f"{path}: both 'id' and '{side}_id' may be the {side}'s id: set dataset.{side}s.id, "
+            f"and the texts to keep in dataset.{side}s.fields"
+        )
+
+
 def _fields(settings: TableSettings, names: Iterable[str], identity: str) -> list[str]:
     """The text columns to keep."""
     present = list(names)
     if settings.fields == "all":
-        return [name for name in present if name != identity]
+        return [name for name in present if name not in (identity, "")]  # "": an index
     chosen = []
     for wanted in settings.fields:
         found = by_name_or_number(wanted, present) if isinstance(wanted, int) else wanted
@@ -211,6 +253,7 @@ def _choose(
     path: Path, settings: TableSettings, side: str, present: list[str]
 ) -> tuple[str, list[str]]:
     """The id column and the text columns. Raises DataError if the file lacks one of them."""
+    _refuse_two_ids(path, settings, side, present)
     usual = _usual_ids(settings, side)
     found = (by_name_or_number(wanted, present) for wanted in usual)
     identity = next((name for name in found if name is not None), None)
@@ -237,43 +280,51 @@ class _ObjectPicker:
         self._side = side
         self.identity: str | None = None
         self.keys: dict[str, None] = {}  # of all objects, in order of first occurrence
+        wanted = [settings.id, *(settings.fields if settings.fields != "all" else ())]
+        self._inner = [name for name in map(str, wanted) if "." in name]  # of objects in objects
 
     def __call__(self, value: dict[str, Any]) -> dict[str, str | None] | str:
-        self.keys.update(dict.fromkeys(value))
+        inner = {name: None for name in self._inner if value_of(value, name) is not None}
+        names = {**dict.fromkeys(value), **inner}
+        self.keys.update(names)
         if self.identity is None:
             usual = map(str, _usual_ids(self._settings, self._side))
-            self.identity = next((name for name in usual if name in value), None)
-        if self.identity is None or self.identity not in value:
+            self.identity = next((name for name in usual if name in names), None)
+        if self.identity is None or self.identity not in names:
             return f"no {self._side} id"
+        raw = value_of(value, self.identity)
         try:
-            names = _fields(self._settings, value, self.identity)
-            picked = {name: flat_text(value.get(name)) for name in names}
+            fields = _fields(self._settings, value, self.identity)
+            picked = {name: flat_text(value_of(value, name)) for name in fields}
         except RecursionError:
             return "JSON nested too deep"
-        picked["id"] = text_id(value[self.identity])
+        picked["id"] = text_id(raw)
         if picked["id"] is None:
             return "the id is not text or a number"
-        if is_rounded(value[self.identity]):
+        if is_rounded(raw):
             return f"the id {ROUNDED}"
         if any(map(unpaired, picked.values())) or any(map(unpaired, picked)):
             return "a text holds half a surrogate pair"
         return picked
 
 
-def _read_objects(path: Path, settings: TableSettings, side: str, limit: int, python: bool) -> Rows:
+def _read_objects(
+    path: Path, settings: TableSettings, side: str, limit: int, python: bool
+) -> tuple[Rows, str]:
     picker = _ObjectPicker(settings, side)
     rows = read_jsonl(path, picker, limit, settings.encoding, python)
     if rows.bad and not picker.keys:  # no line is an object
         empty = pl.DataFrame(schema={"id": pl.String, LINE: pl.Int64})
-        return Rows(rows.file, empty, rows.bad)
+        return Rows(rows.file, empty, rows.bad), ""
     present = list(picker.keys)
+    _refuse_two_ids(path, settings, side, present)
     chosen = settings.model_copy(update={"id": picker.identity or settings.id})
-    _, fields = _choose(path, chosen, side, present)
+    identity, fields = _choose(path, chosen, side, present)
     missing = [name for name in ("id", *fields) if name not in rows.frame.columns]
     nulls = [pl.lit(None, pl.String).alias(name) for name in missing]
     frame = rows.frame.with_columns(nulls).select("id", *fields, LINE)
     texts = [_unescaped(frame.get_column(name)) for name in fields]
-    return Rows(rows.file, frame.with_columns(texts), rows.bad, rows.textual)
+    return Rows(rows.file, frame.with_columns(texts), rows.bad, rows.textual), identity
 
 
 def without_repeats(table: Table, settings: TableSettings, side: str) -> Table:

@@ -36,6 +36,7 @@ MONTHS = {
         ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
     )
 }
+SHORT_NUMBER = r"^\s*\d(\.\d{1,7})?[Ee]\+?\d\d\s*$"  # 1.7E+09 of a spreadsheet
 AMBIGUOUS = r"^\d{1,2}([/.-])\d{1,2}[/.-](\d{2}|\d{4})(?: (\d{1,2}:\d{2})(:\d{2})?)?$"
 
 
@@ -48,6 +49,7 @@ class TimeLook:
         first: the first line of each.
         whole: no fraction of a second in dates.
         integers: no fraction in numbers.
+        rounded: numbers have lost digits.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class TimeLook:
     first: dict[str, int] = field(default_factory=dict)
     whole: bool = True
     integers: bool = True
+    rounded: bool = False
 
     @property
     def units(self) -> set[str]:
@@ -68,6 +71,7 @@ class TimeLook:
             self.first.setdefault(unit, other.first[unit] + lines_before)
         self.whole &= other.whole
         self.integers &= other.integers
+        self.rounded |= other.rounded
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,13 @@ class TimeRule:
     Attributes:
         unit: of the result: s, ms, us, ns, or none where they are plain numbers.
         mixed: several units were found, so each number is scaled by its size.
+        rounded: see `TimeLook`.
     """
 
     unit: str | None
     mixed: bool = False
     integers: bool = True
+    rounded: bool = False
 
     def scaled(self, times: pl.Series, dates: bool) -> pl.Series:
         """Times as read (`read_times`) in the unit. Shape: as `times`."""
@@ -108,8 +114,9 @@ def rule_of(looks: list[TimeLook], declared: str | None = None) -> TimeRule:
         DataError: a file has numbers that are no times of our days, while another has times.
     """
     integers = all(look.integers for look in looks)
+    rounded = any(look.rounded for look in looks)
     if declared in POWER:
-        return TimeRule(declared, integers=integers)
+        return TimeRule(declared, integers=integers, rounded=rounded)
     units = {unit for look in looks for unit in look.units}
     if not units:
         return TimeRule(None, integers=integers)
@@ -118,7 +125,7 @@ def rule_of(looks: list[TimeLook], declared: str | None = None) -> TimeRule:
     _refuse_plain_numbers(looks, mixed)
     scales = (units - {"dates"}) | ({"s" if whole or not mixed else "us"} & _of_dates(units))
     unit = max(scales, key=POWER.__getitem__)
-    return TimeRule(unit, mixed, integers and (mixed or whole))
+    return TimeRule(unit, mixed, integers and (mixed or whole), rounded)
 
 
 def _of_dates(units: set[str]) -> set[str]:
@@ -186,6 +193,8 @@ def read_times(
             look.whole = bool((sound % 1_000_000 == 0).all())
     else:
         _look_at_numbers(times, lines, look)
+        short = column.dtype == pl.String and column.str.contains(SHORT_NUMBER).any()
+        look.rounded = bool(short) or column.dtype in (pl.Float16, pl.Float32)
     odd = "a number among dates" if is_dates else "a date among numbers"
     frame = pl.DataFrame({"time": times, "other": others, "text": text})
     reason = (
