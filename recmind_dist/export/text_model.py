@@ -8,7 +8,7 @@ from recmind_dist.graph import Graph
 from recmind_dist.recommend.bundle_text import TEXT_MODEL
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextSettings
-from recmind_dist.text.source import SENTENCE_FILES, resolve_dtype, resolve_model
+from recmind_dist.text.source import resolve_dtype, resolve_model, sentence_files
 from recmind_dist.text.word_fields import template_of, word_fields
 
 _KEPT = ("user_template", "prompt", "pooling", "max_tokens", "user_max_tokens")
@@ -28,10 +28,10 @@ def write_text_model(settings: TextSettings, adapter: Path | None, directory: Pa
     encoder = TextEncoder.load(settings, adapter=adapter)
     encoder.backbone.save_pretrained(directory / TEXT_MODEL)
     encoder.tokenizer.save_pretrained(directory / TEXT_MODEL)
-    for file in SENTENCE_FILES:  # which settings left to `auto` follow
-        if (resolve_model(settings) / file).is_file():
-            (directory / TEXT_MODEL / file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(resolve_model(settings) / file, directory / TEXT_MODEL / file)
+    source = resolve_model(settings)
+    for file in sentence_files(source):  # which settings left to `auto` follow
+        (directory / TEXT_MODEL / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / file, directory / TEXT_MODEL / file)
 
 
 def text_settings(config: RunConfig, graph: Graph) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ import torch
 from recmind_dist.launch.device import choose_device_here
 from recmind_dist.launch.in_process import Report, join_group_of_one, leave_ray, train_phases
 from recmind_dist.pipeline.run import Pipeline
-from recmind_dist.pipeline.same_rows import refuse_other_rows
 from recmind_dist.pipeline.train import fit, prepare_texts
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
@@ -51,8 +50,6 @@ def train_in_process(
             return run
         choice.tell(say)
         try:
-            if resume != "never":
-                refuse_other_rows(run, graph)
             train = partial(_train_here, choice.device, on_commit or (lambda _: None))
             prepared = prepare_texts(config, graph)
             device = "cpu" if config.train.deterministic else choice.device

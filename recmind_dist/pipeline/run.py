@@ -20,7 +20,6 @@ from recmind_dist.launch.in_process import context_to_rank
 from recmind_dist.model.settings import FOLLOWS
 from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.replay import partition_report
-from recmind_dist.pipeline.same_rows import refuse_other_rows
 from recmind_dist.pipeline.train import fit, prepare_texts, sync_with_storage
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.data_facts import read_facts
@@ -105,6 +104,7 @@ class Pipeline:
         if not opened.manifest["num_test"]:
             self.say(nothing_held_out(self.config.graph.split))
         else:
+            self.say(held_out_line(opened.manifest))
             check_groups(opened, self.config.evaluation.groups)
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
@@ -216,12 +216,19 @@ class Pipeline:
     def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
         refuse_cuda_alone(self.config.scaling)
         graph = self.prepare()
-        if resume != "never":
-            refuse_other_rows(self.directory, graph)
         prepared = prepare_texts(self.config, graph)
         inputs = fit(self.config, prepared, self.say, resume, allow_mismatch)
         shutil.rmtree(self.directory.bundle, ignore_errors=True)  # of the model before
         return inputs
+
+
+def held_out_line(manifest: dict[str, Any]) -> str:
+    """How much of a graph with a test edge is held out."""
+    without, users = manifest["users_without_test"], manifest["num_users"]
+    return (
+        f"held out: {manifest['num_valid']} interactions for validation, {manifest['num_test']} "
+        f"for testing, which {without} of {users} users have none of"
+    )
 
 
 def nothing_held_out(split: str) -> str:

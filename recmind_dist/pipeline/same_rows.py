@@ -21,7 +21,7 @@ def refuse_other_rows(run: RunDirectory, graph: Path) -> None:
     try:
         found = find_checkpoint(run.checkpoints, verify=False)
     except CheckpointError:
-        return  # training says so, once the checkpoints have been brought from storage_uri
+        return  # whoever looks for one to train on says so
     key = found.info.get("identity", {}).get("graph", "") if found else ""
     new = Graph.open(graph, edges=False)
     if key in ("", new.key):

@@ -15,6 +15,7 @@ from recmind_dist.graph import Graph
 from recmind_dist.pipeline.carry_over import inputs_of_update
 from recmind_dist.pipeline.embed import embed, settle_dtype
 from recmind_dist.pipeline.item_vectors import with_item_vectors
+from recmind_dist.pipeline.same_rows import refuse_other_rows
 from recmind_dist.pipeline.text_dtype import key_of_texts
 from recmind_dist.pipeline.texts import texts_of_run
 from recmind_dist.report import RunDirectory
@@ -68,7 +69,7 @@ def fit(
         device: where item vectors are learnt, in this process
     Raises:
         CheckpointError: resume is "must" and there is no checkpoint; or the run was made with other
-            settings, graph or texts.
+            settings, graph or texts, or for other users and items.
     """
     config = config.absolute()
     run = RunDirectory(config.run_dir)
@@ -77,6 +78,8 @@ def fit(
         _start_over(run, mirror, say)
     elif mirror is not None and (pulled := mirror.pull()):
         say(f"{mirror.remote.uri}: brought {', '.join(pulled)}")
+    if resume != "never":
+        refuse_other_rows(run, prepared.graph)
     found = find_checkpoint(run.checkpoints)
     if prepared.texts is not None:
         config = settle_dtype(config, prepared.texts, say, found.info if found else None)

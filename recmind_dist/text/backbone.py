@@ -9,7 +9,7 @@ from recmind_dist.errors import TextError
 from recmind_dist.storage import read_json
 from recmind_dist.text.adapter import target_names
 from recmind_dist.text.settings import TextSettings
-from recmind_dist.text.source import hidden_size, resolve_model, resolve_pooling
+from recmind_dist.text.source import hidden_size, normalizes, resolve_model, resolve_pooling
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,10 @@ def check_model(settings: TextSettings) -> str:
     backbone, _ = read_model(directory, torch.float32, "meta")
     if settings.lora is not None:
         target_names(backbone, settings.lora)
+    lengths = "; its files bring vectors to length 1, which is left to whitening"
     return (
         f"{directory}: {type(backbone).__name__}, width {hidden_size(directory)}, pooling "
-        f"{resolve_pooling(settings)}"
+        f"{resolve_pooling(settings)}{lengths if normalizes(settings) else ''}"
     )
 
 
@@ -119,11 +120,18 @@ def load_backbone(directory: Path, dtype: "torch.dtype", device_map: str | None 
         device_map: as `read_model`.
 
     Raises:
-        TextError: a tensor that the architecture needs is not in the files.
+        TextError: a tensor that the architecture needs is not in the files, or they are
+            quantised.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     config = AutoConfig.from_pretrained(directory, **SAFE)
+    if (packed := getattr(config, "quantization_config", None)) is not None:
+        how = packed.get("quant_method", "") if isinstance(packed, dict) else packed.quant_method
+        raise TextError(
+            f"text.model: {directory} has quantised weights ({how}), which this program does not "
+            "read: take the model as it was before"
+        )
     names = getattr(config, "architectures", None) or [""]
     two_parts = getattr(config, "is_encoder_decoder", False)
     alone = two_parts or names[0].endswith("EncoderModel")

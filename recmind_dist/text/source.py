@@ -1,6 +1,7 @@
 """Finds a language model (directory or hub), checks its hash, and keys its vectors."""
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,26 +15,27 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-POOLING = "1_Pooling/config.json"
+POOLING = "1_Pooling/config.json"  # unless modules.json names another folder
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
-SENTENCE_FILES = (POOLING, MODULES, PROMPTS)
-"""Of sentence-transformers: how vectors are made of what the model gives."""
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 OF_DOCUMENTS = ("document", "passage", "corpus")
 """Names of prompts for what is searched, in the order in which sentence-transformers takes them."""
 MODES = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
-TOKENIZER_FILES = (
+VOCABULARIES = (
     "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
     "vocab.txt",
     "vocab.json",
-    "merges.txt",
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+)
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
 )
 
 
@@ -53,6 +55,12 @@ def resolve_model(settings: TextSettings) -> Path:
                 f"text.model: {directory} has no {name}: give a transformers directory saved as "
                 "safetensors (pickled .bin weights are not read)"
             )
+    if not any((directory / name).is_file() for name in VOCABULARIES):
+        # without one transformers would make a tokenizer that knows no word
+        raise TextError(
+            f"text.model: {directory} has no tokenizer ({', '.join(VOCABULARIES)}): save it there "
+            "with save_pretrained"
+        )
     wanted = settings.model_sha256
     if wanted and (found := _file_hash(directory / WEIGHTS)) != wanted:
         raise TextError(
@@ -89,7 +97,7 @@ def _from_hub(settings: TextSettings) -> Path:
 
     name, revision = hub_name(settings.model)
     patterns = [
-        *SENTENCE_FILES,
+        *("*_Pooling/config.json", MODULES, PROMPTS),
         "*.safetensors",
         "*.safetensors.index.json",
         "config.json",
@@ -154,11 +162,13 @@ def resolve_pooling(settings: TextSettings) -> str:
     if settings.pooling != "auto":
         return settings.pooling
     directory = _directory(settings)
-    _refuse_other_modules(directory)
-    path = directory / POOLING
+    modules = _modules(directory)
+    _refuse_other_modules(directory / MODULES, modules)
+    path = directory / _pooling_file(modules)
     if not path.is_file():
         return "mean"
     values = read_json(path, TextError)
+    values = values if isinstance(values, dict) else {}
     wanted = [name for name, on in values.items() if name.startswith("pooling_mode_") and on]
     if isinstance(values.get("pooling_mode"), str):  # as newer versions write it
         wanted = [values["pooling_mode"].replace("mean", "mean_tokens").replace("cls", "cls_token")]
@@ -168,7 +178,35 @@ def resolve_pooling(settings: TextSettings) -> str:
             f"{path}: asks for {' and '.join(wanted) or 'no pooling'}, which this program does not "
             "have: set text.pooling to mean, cls or last"
         )
+    if modes[0] == "mean" and values.get("include_prompt") is False and resolve_prompt(settings):
+        raise TextError(
+            f"{path}: leaves the prompt out of the mean, which this program does not do: set "
+            "text.prompt to null, or text.pooling to mean for a mean with it"
+        )
     return modes[0]
+
+
+def normalizes(settings: TextSettings) -> bool:
+    """Whether the model's own files bring vectors to length 1, which is left to whitening."""
+    return settings.pooling == "auto" and any(
+        _kind(module) == "Normalize" for module in _modules(_directory(settings))
+    )
+
+
+def _pooling_file(modules: list[Any]) -> str:
+    folders = [str(module.get("path")) for module in modules if _kind(module) == "Pooling"]
+    found = next((folder for folder in folders if re.fullmatch(r"\w+", folder)), None)
+    return POOLING if found in (None, "None") else f"{found}/config.json"
+
+
+def sentence_files(directory: Path) -> list[str]:
+    """Files of a directory that say how vectors are made of what the model gives."""
+    names = (_pooling_file(_modules(directory)), MODULES, PROMPTS)
+    return [name for name in names if (directory / name).is_file()]
+
+
+def _kind(module: dict[str, Any]) -> str:
+    return str(module.get("type", "")).rpartition(".")[2]
 
 
 def _directory(settings: TextSettings) -> Path:
@@ -177,17 +215,23 @@ def _directory(settings: TextSettings) -> Path:
     return directory if directory.is_dir() else resolve_model(settings)
 
 
-def _refuse_other_modules(directory: Path) -> None:
-    """Raises TextError: the model's files ask for a step that this program does not have."""
+def _modules(directory: Path) -> list[Any]:
+    """What sentence-transformers runs, in order; none without its file."""
     path = directory / MODULES
     modules: Any = read_json(path, TextError) if path.is_file() else []
-    for module in modules if isinstance(modules, list) else []:
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind not in KNOWN_MODULES:
-            raise TextError(
-                f"{path}: asks for {kind} after the model, which this program does not have: set "
-                "text.pooling to mean, cls or last for vectors without it"
-            )
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise TextError(f"{path}: no list of modules: set text.pooling to mean, cls or last")
+    return modules
+
+
+def _refuse_other_modules(path: Path, modules: list[Any]) -> None:
+    """Raises TextError: the model's files ask for a step that this program does not have."""
+    kind = next((_kind(module) for module in modules if _kind(module) not in KNOWN_MODULES), None)
+    if kind is not None:
+        raise TextError(
+            f"{path}: asks for {kind} after the model, which this program does not have: set "
+            "text.pooling to mean, cls or last for vectors without it"
+        )
 
 
 def resolve_prompt(settings: TextSettings) -> str | None:
