@@ -216,7 +216,7 @@ def _refuse_other_kinds(path: Path, head: bytes, encoding: str) -> None:
         if head.startswith(mark):
             remedy = f"set encoding: {name.lower()} beside its path"
             raise DataError(f"{path}: is {name}, not UTF-8: {remedy}")
-    if b"\0" in head:
+    if b"\0" in head.partition(b"\n")[0]:
         raise DataError(
             f"{path}: holds zero bytes: it is no text (an archive?), or UTF-16 without its mark: "
             "unpack it, or set encoding: utf-16-le (or utf-16-be) beside its path"

@@ -17,11 +17,13 @@ import torch
 
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, attempt_directories, rows_file
 from recmind_dist.checkpoint.manifest import SCHEMA
+from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.cli import main
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
+from recmind_dist.storage.remote import Remote
 from recmind_dist.training.inputs import Inputs
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end
@@ -217,6 +219,20 @@ def test_row_16_rows_never_go_to_other_ids_and_the_run_stays_as_it_was(
     assert f"users and items are not those that it was trained for ({what})" in said
     assert "`recmind update " in said
     assert contents(shop.checkpoints.parent) == before
+
+
+def test_row_16_a_run_that_lives_in_storage_alone_keeps_its_rows(
+    shop: Shop, tmp_path: Path
+) -> None:
+    run, uri = shop.checkpoints.parent, str(tmp_path / "storage")
+    Mirror(Remote(uri), run).sync()
+    shutil.rmtree(run)
+    log = shop.home / "log.csv"
+    log.write_text(log.read_text() + "nobody-yet,brand-new,2021-01-01T00:00:00,1,x\n")
+    before = contents(Path(uri))
+    said = shop.fails("train", "shop.yaml", *OVERRIDES, f"storage_uri={uri}", "--allow-mismatch")
+    assert "users and items are not those that it was trained for (2 new and 0 gone)" in said
+    assert contents(Path(uri)) == before
 
 
 def test_row_16_changed_texts_are_refused_and_allow_mismatch_goes_on(

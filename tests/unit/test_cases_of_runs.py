@@ -14,7 +14,7 @@ import pytest
 
 from recmind_dist.errors import ConfigError
 from recmind_dist.launch import cluster
-from recmind_dist.pipeline.run import nothing_held_out
+from recmind_dist.pipeline.run import held_out_line, nothing_held_out
 from recmind_dist.report import RunDirectory, comparison_table, print_table, strata_table
 from recmind_dist.report.tables import table_metrics
 from recmind_dist.run_config.run_config import RunConfig
@@ -138,3 +138,10 @@ def test_a_split_that_holds_nothing_out_names_the_way_out(split: str) -> None:
     assert split in line
     assert "dataset.test" in line
     assert ("three interactions" in line) == (split == "leave-one-out")
+
+
+def test_what_is_held_out_is_counted() -> None:
+    counts = {"num_valid": 1, "num_test": 1, "users_without_test": 50, "num_users": 51}
+    assert held_out_line(counts) == (
+        "held out: 1 interactions for validation, 1 for testing, which 50 of 51 users have none of"
+    )

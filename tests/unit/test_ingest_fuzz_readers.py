@@ -259,7 +259,7 @@ def test_the_fast_way_of_reading_gives_what_the_slow_one_gives(
     if fast is not None:
         slow = _read_slow(path, dialect, names, names, 1000)
         assert slow.bad == []
-        assert slow.frame.rows() == fast.rows()
+        assert slow.frame.rows() == fast.frame.rows()
 
 
 @quick

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from recmind_dist.errors import TextError
 from recmind_dist.export.text_model import write_text_model
 from recmind_dist.recommend.bundle_text import TEXT_MODEL
-from recmind_dist.text.backbone import num_positions, refuse_long_texts
+from recmind_dist.text.backbone import check_model, num_positions, refuse_long_texts
 from recmind_dist.text.encoder import TextEncoder
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import encoder_key, resolve_pooling, resolve_prompt
@@ -50,6 +50,26 @@ def test_tensors_that_are_not_there_are_refused_by_name(tmp_path: Path, new_name
     directory = make_bert(tmp_path / "model")
     rename(directory, new_name)
     with pytest.raises(TextError, match=r"no tensor '(embeddings|encoder)\..* are missing"):
+        load(directory)
+
+
+@pytest.mark.parametrize("left", [[], ["tokenizer_config.json"]])
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, left: list[str]) -> None:
+    directory = make_bert(tmp_path / "model")
+    for file in directory.iterdir():
+        if file.name not in ("config.json", "model.safetensors", *left):
+            file.unlink()
+    with pytest.raises(TextError, match=r"model has no tokenizer \(tokenizer\.json, vocab\.txt"):
+        load(directory)
+
+
+@pytest.mark.parametrize("how", ["gptq", "awq", "bitsandbytes"])
+def test_quantised_weights_are_refused(tmp_path: Path, how: str) -> None:
+    directory = make_bert(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    asked = {"quantization_config": {"quant_method": how, "bits": 4}}
+    (directory / "config.json").write_text(json.dumps(config | asked))
+    with pytest.raises(TextError, match=rf"has quantised weights \({how}\)"):
         load(directory)
 
 
@@ -194,6 +214,7 @@ def test_the_first_token_is_another_vector_than_the_mean(tmp_path: Path) -> None
         {"pooling_mode_max_tokens": True},
         {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
         {"pooling_mode_weightedmean_tokens": True},
+        {},
     ],
 )
 def test_a_pooling_that_is_not_ours_is_refused(tmp_path: Path, values: dict[str, object]) -> None:
@@ -260,6 +281,41 @@ def test_steps_after_the_model_that_are_not_ours_are_refused(
     with pytest.raises(TextError, match=f"asks for {fault} after the model"):
         resolve_pooling(TextSettings(model=str(directory)))
     assert resolve_pooling(TextSettings(model=str(directory), pooling="cls")) == "cls"
+
+
+def test_pooling_is_read_where_the_modules_say(tmp_path: Path) -> None:
+    directory = make_bert(tmp_path / "model")
+    modules = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "2_Pooling"}]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "2_Pooling").mkdir()
+    (directory / "2_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    settings = TextSettings(model=str(directory), dtype="fp32")
+    assert resolve_pooling(settings) == "cls"
+    write_text_model(settings, None, tmp_path / "bundle")
+    kept = TextSettings(model=str(tmp_path / "bundle" / TEXT_MODEL))
+    assert resolve_pooling(kept) == "cls"
+    (directory / "modules.json").write_text('{"no": "list"}')
+    with pytest.raises(TextError, match=r"modules\.json: no list of modules"):
+        resolve_pooling(settings)
+
+
+def test_a_mean_without_the_prompt_is_refused_where_there_is_one(tmp_path: Path) -> None:
+    asks: dict[str, object] = {"pooling_mode_mean_tokens": True, "include_prompt": False}
+    directory = pooled_by(make_bert(tmp_path / "model"), **asks)
+    assert resolve_pooling(TextSettings(model=str(directory))) == "mean"
+    prompted(directory, None, document="king: ")
+    with pytest.raises(TextError, match="leaves the prompt out of the mean"):
+        resolve_pooling(TextSettings(model=str(directory)))
+    assert resolve_pooling(TextSettings(model=str(directory), prompt=None)) == "mean"
+
+
+def test_lengths_that_the_models_files_would_change_are_said(tmp_path: Path) -> None:
+    directory = make_bert(tmp_path / "model")
+    settings = TextSettings(model=str(directory), max_tokens=16, user_max_tokens=16)
+    assert "left to whitening" not in check_model(settings)
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    (directory / "modules.json").write_text(json.dumps([{"type": f"x.{kind}"} for kind in kinds]))
+    assert "vectors to length 1, which is left to whitening" in check_model(settings)
 
 
 def test_a_tokenizer_that_is_to_add_an_end_does(tmp_path: Path) -> None:
