@@ -144,7 +144,7 @@ def _unused(present: list[str], used: set[str], hints: list[str]) -> list[str]:
     """Columns of the log that nothing reads, but for those that have a line of their own."""
     outer = {name.partition(".")[0] for name in used if "." in name}
     named = {*used, *outer, *hints}
-    return [name for name in present if name not in named][:MOST_UNUSED]
+    return [name for name in present if name and name not in named][:MOST_UNUSED]
 
 
 def _span(span: tuple[float, float] | None, rule: TimeRule) -> dict[str, Any]:

@@ -67,6 +67,21 @@ def test_the_config_of_any_layout_runs_unedited(name: str) -> None:
     assert items.is_empty() or "Amber Lamp" in items.row(0) or items.width > 1
 
 
+@pytest.mark.parametrize("form", ["{k},u{u},i{i},{t}", '"{k}"\t"u{u}"\t"i{i}"\t"{t}"'])
+def test_the_index_of_pandas_and_the_quotes_of_r_are_no_part_of_a_table(form: str) -> None:
+    mark = "\t" if "\t" in form else ","
+    rows = [form.format(k=k, u=u, i=i, t=t) for k, (u, i, t) in enumerate(meetings())]
+    head = (
+        mark.join(["", "user_id", "item_id", "ts"])
+        if mark == ","
+        else ('"row"\t"user_id"\t"item_id"\t"ts"')
+    )
+    config, _ = init([write_lines(Path("log.tsv"), [head, *rows])])
+    log = pl.read_parquet(ingested(config) / "interactions.parquet")
+    assert log.height == ROWS
+    assert log["user"].str.contains(r"^u\d+$").all()
+
+
 def test_files_that_readers_take_stay_where_they_are() -> None:
     config, said = init(shop(Path()))
     assert sorted(path.name for path in config.parent.iterdir()) == ["config.yaml"]

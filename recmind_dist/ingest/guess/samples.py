@@ -283,7 +283,7 @@ def _of_lines(
         raise DataError(f"{source.name}: column {repeated!r} stands twice: rename one")
     patterns = None if has_header else (".*",) * len(names)
     layout = replace(layout, names=names, patterns=patterns, encoding="latin-1")
-    form = "tsv" if layout.separator == "\t" else "csv"
+    form = "tsv" if layout.separator == "\t" and not layout.quoted else "csv"
     return Sample(
         source,
         form,
@@ -303,7 +303,8 @@ def _separated(head: list[str]) -> tuple[Delimited, list[list[str]]] | None:
     """The separator that gives most records the same number of fields, of two or more."""
     has_quotes = any('"' in line for line in head)
     for separator in SEPARATORS:
-        quoted = has_quotes and separator != "\t" and len(separator) == 1
+        enclosed = separator != "\t" or _all_enclosed(head[0].split("\t"))
+        quoted = has_quotes and enclosed and len(separator) == 1
         for escape in (None, "\\") if quoted else (None,):
             layout = Delimited(separator, (), (), quoted, escape=escape)
             records = layout.reader().split(head)
@@ -314,11 +315,16 @@ def _separated(head: list[str]) -> tuple[Delimited, list[list[str]]] | None:
     return None
 
 
+def _all_enclosed(fields: list[str]) -> bool:
+    """Whether quotes enclose all names of columns, as R writes tab-separated files."""
+    return all(len(field) > 1 and field[0] == field[-1] == '"' for field in fields)
+
+
 def _has_header(first: list[str], rows: list[list[str]]) -> bool:
     """Whether the first line names the columns."""
     names = [name.strip() for name in first]
     numbers = pl.Series(names, dtype=pl.String).str.contains(NUMBER)
-    if not rows or numbers.any() or "" in names:
+    if not rows or numbers.any() or "" in names[1:]:  # an index's column has no name
         return False
     if any(map(is_known, names)):
         return True
