@@ -30,12 +30,8 @@ JAVASCRIPT = (  # Fri Aug 25 2017 13:55:02 GMT+0200 (CEST)
     r"^[A-Z][a-z]{2} (?P<m>[A-Z][a-z]{2}) (?P<d>\d{2}) (?P<y>\d{4}) (?P<t>\d{2}:\d{2}:\d{2}) "
     r"GMT(?P<o>[+-]\d{4})?(?: \(.*\))?$"
 )
-MONTHS = {
-    name: number + 1
-    for number, name in enumerate(
-        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-    )
-}
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+MONTHS = {name: number for number, name in enumerate(_MONTHS, 1)}
 SHORT_NUMBER = r"^\s*\d(\.\d{1,7})?[Ee]\+?\d\d\s*$"  # 1.7E+09 of a spreadsheet
 AMBIGUOUS = r"^\d{1,2}([/.-])\d{1,2}[/.-](\d{2}|\d{4})(?: (\d{1,2}:\d{2})(:\d{2})?)?$"
 

@@ -23,7 +23,12 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import write_sealed_json
 from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.training.inputs import Inputs, run_identity
-from recmind_dist.training.state import Cursor, cursor_of, refuse_other_run
+from recmind_dist.training.state import (
+    Cursor,
+    cursor_of,
+    refuse_other_run,
+    refuse_settings_without_effect,
+)
 from recmind_dist.types import Say
 
 log = logging.getLogger(__name__)
@@ -88,8 +93,9 @@ def fit(
         raise CheckpointError(
             f"{run.checkpoints}: nothing to resume: start with --resume auto or never"
         )
-    if found is not None and not allow_mismatch:
-        refuse_other_run(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
+    if found is not None:
+        refuse = refuse_settings_without_effect if allow_mismatch else refuse_other_run
+        refuse(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
     inputs = Inputs(prepared.graph.absolute())
     if config.updates:
         inputs = inputs_of_update(config, run, prepared.graph, prepared.texts, texts_key, say)

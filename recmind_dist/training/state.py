@@ -119,6 +119,21 @@ def load_table(checkpoint: Checkpoint, table: ShardedTable) -> None:
     table.load_rows(checkpoint.rows(table.start, table.stop))
 
 
+def refuse_settings_without_effect(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
+    """Raises CheckpointError where a run has ended, so that other settings would change nothing but
+    what its config.yaml says.
+    """
+    if cursor_of(checkpoint, identity["settings"]["train"]["epochs"]).phase != "done":
+        return
+    differences = compare_identity(checkpoint.info.get("identity", {}), identity)
+    if others := [line for line in differences if line.startswith("settings.")]:
+        raise CheckpointError(
+            f"{checkpoint.path}: the run has ended, so other settings would train nothing: "
+            f"{'; '.join(others[:5])}: raise train.epochs, choose another run_dir, or start over "
+            "with --resume never"
+        )
+
+
 def refuse_other_run(checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
     """Raises CheckpointError with the differences if config, graph or texts are not those of the
     checkpoint. A run that has ended may get more epochs.

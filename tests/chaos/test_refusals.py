@@ -187,6 +187,19 @@ def test_row_16_changed_settings_are_refused_with_the_difference(shop: Shop) -> 
     assert "--allow-mismatch" in said
 
 
+@pytest.mark.parametrize(
+    "change", ["model.embedding_dim=8", "table.learning_rate=0.5", "loss.regularization=0.1"]
+)
+def test_row_16_settings_that_an_ended_run_would_not_train_with_are_refused(
+    shop: Shop, change: str
+) -> None:
+    before = contents(shop.checkpoints.parent)
+    said = shop.fails("train", "shop.yaml", *OVERRIDES, change, "--allow-mismatch")
+    assert f"other settings would train nothing: settings.{change.partition('=')[0]}: " in said
+    assert "raise train.epochs" in said
+    assert contents(shop.checkpoints.parent) == before
+
+
 def test_row_16_a_changed_graph_is_refused_with_the_difference(shop: Shop) -> None:
     log = shop.home / "log.csv"
     log.write_text(log.read_text() + "u1,i77,2021-01-01T00:00:00,1,x\n")
