@@ -345,3 +345,52 @@ def test_a_log_without_oddities_has_no_warning(tmp_path: Path) -> None:
     items = "id,title\ni1,Lamp\ni2,Chair\n"
     made = ingest(tmp_path, {"log.csv": log, "items.csv": items}, items="items.csv")
     assert warnings(made) == ""
+
+
+# --- several files
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a.csv", "user,item,date\nu1,i9,2024-01-01\n"),
+        ("a.jsonl", '{"user": "u1", "item": "i9", "when": 1700000000}\n'),
+        ("a.tsv", "user\titem\nu1\ti9\n"),
+    ],
+)
+def test_a_file_without_time_among_several_is_refused_in_any_layout(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    (tmp_path / one).write_text(other)
+    (tmp_path / "log.csv").write_text("user,item,time\nu1,i1,1700000000\n")
+    paths = [tmp_path / "log.csv", tmp_path / one]
+    settings = DatasetSettings.model_validate({"name": "x", "interactions": paths})
+    with pytest.raises(DataError, match=rf"{one}: no column of times, which the log's other files"):
+        ingest_dataset(settings, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("texts", "fields", "said"),
+    [
+        (["id,t\ni1,a\n", "id,t\ni1,b\n"], "all", r"0\.csv:2 and .*1\.csv:2: item id 'i1' stands"),
+        (["id,t\ni1,a\n", "id,s\ni1,b\n"], "all", r"0\.csv:2 and .*1\.csv:2: item id 'i1' stands"),
+        (["id,t,size\ni1,a,S\ni1,a,M\n"], "all", r"0\.csv:2 and .*0\.csv:3: item id 'i1' stands"),
+        (["id,t,size\ni1,a,S\ni1,a,M\n"], ["t"], None),
+        (["id,t\ni1,a\n", "id,t\ni1,a\n"], "all", None),
+    ],
+)
+def test_an_item_on_several_rows_is_one_where_its_texts_are_alike(
+    tmp_path: Path, texts: list[str], fields: Any, said: str | None
+) -> None:
+    paths = [tmp_path / f"{k}.csv" for k in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    (tmp_path / "log.csv").write_text(LOG)
+    made = {"interactions": tmp_path / "log.csv", "items": {"path": paths, "fields": fields}}
+    settings = DatasetSettings.model_validate({"name": "x", **made})
+    if said is None:
+        summary = dataset_summary(ingest_dataset(settings, tmp_path / "cache"))
+        assert "1 rows there are copies of another" in summary[3]
+        return
+    with pytest.raises(DataError, match=said):
+        ingest_dataset(settings, tmp_path / "cache")
