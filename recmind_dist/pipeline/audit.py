@@ -125,7 +125,7 @@ def audit(
         "curve": penalty_curve(own, say) if curve else [],
     }
     values: dict[str, Any] = plain_gaps(found)
-    write_json(own.run.path / "audit.json", values)
+    write_json(own.run.audit, values)
     return values
 
 

@@ -31,6 +31,7 @@ class RunDirectory:
     Attributes:
         config: config.yaml, as resolved.
         per_user: per_user.parquet: the metrics of results.json by user.
+        audit: audit.json, once `recmind audit` has examined the run.
         bundle: what ranks for users, written after evaluation.
         checkpoints: for `Checkpointer` and `find_checkpoint`.
         logs: one file for each process.
@@ -42,6 +43,7 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.per_user = self.path / "per_user.parquet"
+        self.audit = self.path / "audit.json"
         self.bundle = self.path / "bundle"
         self.checkpoints = self.path / "checkpoints"
         self.logs = self.path / "logs"

@@ -8,6 +8,7 @@ from pathlib import Path
 from recmind_dist.report_page.about import data_section, runs_section, settings_section
 from recmind_dist.report_page.accuracy import gates_section, results_section, strata_section
 from recmind_dist.report_page.examples import examples_section
+from recmind_dist.report_page.groups import audit_section, groups_section
 from recmind_dist.report_page.html import page, text
 from recmind_dist.report_page.runs import read_runs
 from recmind_dist.report_page.training import (
@@ -16,6 +17,7 @@ from recmind_dist.report_page.training import (
     traffic_section,
     validation_section,
 )
+from recmind_dist.report_page.vectors import vectors_section
 from recmind_dist.storage import write_bytes
 
 _HEADING = re.compile(r'<h2 id="(\w+)">(.*?)</h2>')
@@ -34,7 +36,10 @@ def write_report(paths: Sequence[Path], out: Path, num_examples: int = 6) -> int
     sections = [
         results_section(runs),
         strata_section(runs),
+        groups_section(runs),
+        audit_section(runs),
         gates_section(runs),
+        vectors_section(runs),
         examples_section(runs, num_examples) if num_examples else "",
         losses_section(runs),
         validation_section(runs),

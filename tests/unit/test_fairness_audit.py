@@ -170,6 +170,23 @@ def test_the_command_prints_tables_and_writes_them_into_the_run(
     assert sum(row["exposure"] for row in found["item_groups"]["genre"]) == pytest.approx(1)
 
 
+def test_a_report_shows_the_audit_of_its_results_alone(shop: Path, tmp_path: Path) -> None:
+    run, page = shop / "whole", tmp_path / "report.html"
+    main(["audit", str(run)])
+    main(["report", str(run), "--out", str(page)])
+    whole = page.read_text()
+    found = json.loads((run / "audit.json").read_text())
+    [row] = [row for row in found["item_groups"]["genre"] if row["group"] == "war"]
+    assert f"{row['exposure']:.4f}</td>" in whole
+    assert "users by gender: gap to the others" in whole
+    assert "Recall@5 by gender of the users" in whole
+    found["all"][0]["mean"] += 0.1
+    (run / "audit.json").write_text(json.dumps(found))
+    main(["report", str(run), "--out", str(page)])
+    assert "The audit of popularity is of another evaluation" in page.read_text()
+    assert "gap to the others" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("run", "words", "sentence"),
     [

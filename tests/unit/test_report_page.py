@@ -4,17 +4,21 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import permutations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from recmind_dist.cli import main
+from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.report_page.runs import read_runs, settings_beside_defaults
 from recmind_dist.report_page.svg import Axes, _ticks, bar_chart, line_chart
 from recmind_dist.report_page.training import MOST_POINTS, losses_section
+from recmind_dist.report_page.vectors import alignment_and_uniformity
 from recmind_dist.report_page.write import write_report
 from tests.reported_runs import HOSTILE, make_reported_run
 
@@ -83,6 +87,34 @@ def test_the_tables_have_the_results_files_numbers(source: str, runs: list[Path]
     assert found[0][2] == f"{stratum['recall@20']:.4f}"
     assert ["recmind", "user", "0", "-0.5000", "–", "–", "27"] in rows  # γ against degree
     assert ["recmind", "0.0030", "12.0", "0.0000", "0.0000", "3.0000"] in rows  # MB between ranks
+
+
+def test_groups_stand_with_their_users_and_intervals(source: str, runs: list[Path]) -> None:
+    of_run = [json.loads((run / "results.json").read_text())["groups"] for run in runs]
+    cells = [
+        f"{groups['users']['gender']['F']['metrics']['recall@20']['mean']:.4f} ± 0.1000"
+        for groups in of_run
+    ]
+    assert ["F", "30", *cells] in Page(source).rows
+    assert "NDCG@20 by genre of the items" in source
+    assert "Drama &lt;b&gt;" in source
+
+
+def test_alignment_and_uniformity_are_those_of_all_pairs(runs: list[Path], source: str) -> None:
+    bundle = Bundle.open(RunDirectory(runs[0]).bundle)
+    rows, columns = np.arange(60), bundle.views[-1].stop
+    users, items = bundle.users.vectors(rows)[:, :columns], bundle.item_vectors[:, :columns]
+    users, items = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (users, items))
+    pairs = [(u, i) for u, history in enumerate(bundle.users.histories(rows)) for i in history]
+    apart = [((users[u] - items[i]) ** 2).sum() for u, i in pairs]
+    spread = [
+        np.log(np.mean([np.exp(-2 * ((x - y) ** 2).sum()) for x, y in permutations(side, 2)]))
+        for side in (users, items)
+    ]
+    found = alignment_and_uniformity(bundle.path)
+    assert found[0] == pytest.approx(np.mean(apart), rel=1e-5)
+    assert found[1:] == pytest.approx(spread, abs=0.03)  # of drawn pairs
+    assert ["recmind", *(f"{value:.4f}" for value in found)] in Page(source).rows
 
 
 def test_every_figure_has_a_title_named_axes_and_its_numbers(source: str) -> None:
