@@ -32,7 +32,13 @@ def main() -> None:
 
 def sources() -> list[Path]:
     """Files that the site holds, by their place in the repository."""
-    patterns = ("docs/**/*.md", "docs/notebooks/*.ipynb", "benchmarks/*.md", "benchmarks/*.png")
+    patterns = (
+        "docs/**/*.md",
+        "docs/notebooks/*.ipynb",
+        "docs/*.svg",
+        "benchmarks/*.md",
+        "benchmarks/*.png",
+    )
     found = [path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern)]
     return [*sorted(found), Path("CHANGELOG.md"), Path("SECURITY.md")]
 
@@ -46,7 +52,7 @@ def place(source: Path) -> Path:
 def write_page(source: Path, page: Path) -> None:
     """Copies a file; links between files of the repository become links between pages."""
     page.parent.mkdir(parents=True, exist_ok=True)
-    if source.suffix == ".png":
+    if source.suffix in (".png", ".svg"):
         shutil.copy(ROOT / source, page)
         return
     text = (ROOT / source).read_text(encoding="utf-8")
