@@ -2,11 +2,13 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+QUICK := $(VENV)/.trains
 STAMP := $(VENV)/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: quickstart test unit check chaos dist audit docs clean
 
-quickstart: $(STAMP)
+quickstart: $(QUICK)
 	$(BIN)/recmind run configs/quickstart.yaml
 	$(BIN)/recmind recommend runs/quickstart --user 1 --k 10
 
@@ -37,11 +39,17 @@ docs: $(STAMP)
 audit: $(STAMP)
 	-timeout 200 $(BIN)/python .ci/audit.py
 
-# pip's own file of exact versions; --editable so that a change of the code needs no second installation
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,serve,faiss,gguf,docs,dev]'
-	touch $(STAMP)
+$(BIN)/python:
+	$$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+
+# --editable so that a change of the code needs no second installation
+$(QUICK): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[train,serve]'
+	touch $@
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[train,serve,faiss,gguf,docs,dev]'
+	touch $(QUICK) $@
 
 clean:
 	rm -rf runs cache data models
