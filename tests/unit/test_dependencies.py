@@ -128,6 +128,18 @@ def test_every_declared_library_is_pinned_within_its_range() -> None:
     assert not outside, f"constraints.txt pins a version outside the range of: {outside}"
 
 
+def test_every_declared_library_has_a_lowest_version_to_test_at() -> None:
+    wanted = declared(*(extra for extra in (*EXTRAS, "dev", "docs") if extra != "pyg"))
+    open_below = [
+        name
+        for name, requirement in wanted.items()
+        if not {spec.operator for spec in requirement.specifier} & {">=", "==", "~="}
+    ]
+    assert not open_below, (
+        f"no lower bound in pyproject.toml, for .ci/versions lowest: {open_below}"
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "modules"),
     [
