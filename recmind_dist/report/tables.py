@@ -132,10 +132,35 @@ def strata_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def print_table(table: Table, stream: TextIO | None = None) -> None:
-    """Prints with bold on a terminal, as unclipped plain text elsewhere."""
+    """Prints with bold on a terminal, as plain text elsewhere, and never clips a figure: where a
+    terminal is too narrow rows become columns, or lines run on.
+    """
     stream = stream or sys.stdout
     width = None if stream.isatty() else _PLAIN_WIDTH
-    Console(file=stream, width=width, highlight=False).print(table)
+    console = Console(file=stream, width=width, highlight=False)
+    room = console.width
+    if _width(table, console) > room >= _width(turned := _turned(table), console):
+        table = turned
+    console.width = max(room, _width(table, console))
+    console.print(table)
+
+
+def _width(table: Table, console: Console) -> int:
+    """Columns that a table takes where it has all the room it wants."""
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
+
+
+def _turned(table: Table) -> Table:
+    """A table whose columns are the rows."""
+    corner, *others = table.columns
+    turned = Table(box=box.SIMPLE, title=table.title, title_justify="left")
+    turned.add_column(corner.header)
+    for cell in corner.cells:
+        turned.add_column(cell, justify="right", no_wrap=True)
+    for column in others:
+        cells = (str(cell).replace("\n", " ") for cell in (column.header, *column.cells))
+        turned.add_row(*cells)
+    return turned
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import stream_key
+from recmind_dist.report import Progress
 from recmind_dist.types import BoolArray
 
 SHRINKAGE = 30.0
@@ -176,17 +177,19 @@ def learn_item_vectors(text_IT: Tensor, log: Interactions, seed: int, steps: int
     rows = torch.optim.SparseAdam([offset_IT], lr=LEARNING_RATE)
     optimizers = [rows, torch.optim.Adam([scale], lr=_SCALE_RATE)]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, _rises_then_falls(steps)) for o in optimizers]
-    for _ in range(steps):
-        batch = batches.next()
-        offset_MT = functional.embedding(batch.items_M, offset_IT, sparse=True)
-        x_MT = text_IT[batch.items_M] + offset_MT
-        loss: Tensor = _users_softmax(functional.normalize(x_MT, dim=1), batch, scale.exp())
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
+    with Progress("item vectors", steps) as progress:
+        for _ in range(steps):
+            batch = batches.next()
+            offset_MT = functional.embedding(batch.items_M, offset_IT, sparse=True)
+            x_MT = text_IT[batch.items_M] + offset_MT
+            loss: Tensor = _users_softmax(functional.normalize(x_MT, dim=1), batch, scale.exp())
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+            progress.update()
     return _shrunk(text_IT, offset_IT.detach(), log.degree_I)
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -184,11 +185,12 @@ def test_quiet_progress_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.getvalue() == ""
 
 
-def test_progress_on_a_terminal_draws_a_bar() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_progress_on_a_terminal_draws_a_bar() -> None:
     out = Terminal()
     with Progress("embed [x]", 2, unit="text", stream=out) as progress:
         progress.update(2)
@@ -219,6 +221,27 @@ def test_tables_print_intervals_and_mark_what_evidence_says_is_best() -> None:
         ["±0.0200", "±0.3000"],
         ["LightGCN", "0.2000", "0.1300", "0.5000", "–"],
     ]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_no_figure_is_clipped_on_a_narrow_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = [f"{kind}@{k}" for k in (20, 40) for kind in ("recall", "ndcg")]
+    half = dict.fromkeys((*names, *(f"cold {name}" for name in names)), 0.02)
+    values = {name: 0.1 + 0.01 * place for place, name in enumerate(names)}
+    strata = {"cold": {"users": 9, **values}}
+    out = Terminal()
+    results = {model: {"metrics": values, "strata": strata} for model in ("recmind", "lightgcn")}
+    table = comparison_table(results, evidence={"recmind": Evidence(half)})
+    print_table(table, out)
+    text = out.getvalue()
+    assert "…" not in text
+    assert text.count("±0.0200") == 8
+    assert text.count("0.1300") == 4
+    if columns == 80:
+        assert max(map(len, re.sub(r"\x1b.*?m", "", text).splitlines())) <= 80
 
 
 def test_strata_groups_and_lists_have_tables() -> None:

@@ -82,6 +82,13 @@ def test_a_seed_decides(texts: Tensor, log: Interactions, learnt: Tensor) -> Non
     assert torch.random.get_rng_state().equal(state)
 
 
+def test_learning_shows_how_far_it_is(
+    texts: Tensor, log: Interactions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn_item_vectors(texts, log, seed=1, steps=2)
+    assert "item vectors  step 2/2" in capsys.readouterr().err
+
+
 def test_what_may_not_teach_is_not_read(tmp_path: Path, texts: Tensor) -> None:
     graph = make_graph(tmp_path, pairs(), 120, ITEMS)
     allowed = np.asarray(graph.indices[: graph.num_edges]) - graph.num_users >= OF_GROUP
