@@ -30,7 +30,11 @@ class LoraSettings(Settings):
 
 
 def hub_name(model: str) -> tuple[str, str | None]:
-    """Name and revision of `name@revision`; the revision is None where none is given."""
+    """Name and revision of `name@revision`; the revision is None where none is given. A path that
+    begins with /, ~ or . is a name as it stands.
+    """
+    if model.startswith(("/", "~", ".")):
+        return model, None
     name, _, revision = model.partition("@")
     return name, revision or None
 

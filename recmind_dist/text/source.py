@@ -82,7 +82,7 @@ def is_on_hub_alone(settings: TextSettings) -> bool:
 
 
 def _looks_like_path(model: str) -> bool:
-    begins = model.startswith((".", "/", "~")) or model.count("/") > 1
+    begins = model.startswith((".", "/", "~")) or hub_name(model)[0].count("/") > 1
     return begins or Path(model).parent.name == "models"
 
 

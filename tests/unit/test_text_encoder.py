@@ -19,6 +19,7 @@ from recmind_dist.text import (
     save_adapter,
 )
 from recmind_dist.text.adapter import lora_parameters, target_names
+from recmind_dist.text.settings import hub_name
 from recmind_dist.text.source import is_on_hub_alone, resolve_model
 from tests.tiny_language_model import WIDTH, make_bert, make_llama
 
@@ -285,10 +286,12 @@ def test_a_hub_name_may_have_a_revision_behind_it(
     for commit in commits:
         snapshot = tmp_path / "models--me--tiny" / "snapshots" / commit
         snapshot.mkdir(parents=True)
-        for name in ("config.json", "model.safetensors"):
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
             (snapshot / name).write_text("{}")
     for commit in commits:
         settings = TextSettings(model=f"me/tiny@{commit}")
         assert not is_on_hub_alone(settings)
         assert resolve_model(settings).name == commit
-    assert is_on_hub_alone(TextSettings(model="me/tiny@" + "c" * 40))
+    for unknown in ("c" * 40, "refs/pr/1"):
+        assert is_on_hub_alone(TextSettings(model=f"me/tiny@{unknown}"))
+    assert hub_name("/models@home/tiny") == ("/models@home/tiny", None)
