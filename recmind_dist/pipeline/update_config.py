@@ -125,7 +125,9 @@ def dataset_with(config: RunConfig, logs: list[Path], items: list[Path]) -> dict
         if plain[name] is not None:
             old = getattr(settings, name)
             before = old.paths if old is not None else items[:1]
-            plain[name]["path"] = [str(path.absolute()) for path in (*before, *paths)]
+            named = [str(path.absolute()) for path in (*before, *paths)]
+            # a file that has grown is given again: it is read once, in its newer place
+            plain[name]["path"] = [p for k, p in enumerate(named) if p not in named[k + 1 :]]
     if items:
         plain["items"]["repeats"] = "last"
     return plain

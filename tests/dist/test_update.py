@@ -16,6 +16,7 @@ from recmind_dist.doctor.repair import repair
 from recmind_dist.errors import ConfigError, DataError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.update import train_longer, update_run
+from recmind_dist.pipeline.update_config import dataset_with
 from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
@@ -294,6 +295,13 @@ def test_an_update_that_was_killed_goes_on_by_the_same_call(home: Path, report: 
     )
     for name, row in whole.items():
         np.testing.assert_array_equal(cut[name], row, err_msg=name)
+
+
+def test_a_file_that_is_given_again_is_read_once_in_its_newer_place(home: Path) -> None:
+    more, items, log = (str(home / name) for name in ("more.jsonl", "items.jsonl", "log.csv"))
+    found = dataset_with(config_of(home), [Path(log)], [Path(more), Path(items)])
+    assert found["items"]["path"] == [more, items]
+    assert found["interactions"]["path"] == [log]
 
 
 def test_the_test_is_the_newest_of_the_new_log(home: Path) -> None:

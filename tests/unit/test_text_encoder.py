@@ -125,6 +125,7 @@ def test_models_that_cannot_be_used_are_refused_in_a_sentence(bert: Path, tmp_pa
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text((bert / "config.json").read_text())
+    (pickled / "tokenizer.json").write_text((bert / "tokenizer.json").read_text())
     (pickled / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
     with pytest.raises(TextError, match=r"has no model\.safetensors"):
         TextEncoder.load(TextSettings(model=str(pickled)))
