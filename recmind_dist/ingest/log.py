@@ -52,7 +52,7 @@ class Log:
         dropped: number of rows by reason, before any filter that needs the whole log.
         examples: the first row of each.
         notes: what may have been misread in its files.
-        seen: the values of each column of `dataset.keep`.
+        seen: values of each column of `dataset.keep`, see `_values`.
         looks: of the ids of each file, by side.
         columns: role → column of the first file.
         present: all columns of the first file.
@@ -293,13 +293,14 @@ def sound_rows(
     position = _positions(frame[LINE], rows.bad).alias("row")
     sound = pl.DataFrame([*made, frame[LINE], position]).filter(why.is_null() & ~dropped)
     bad = _bad_rows(rows, pl.select(pl.when(~dropped).then(why)).to_series())
-    seen = {name: _values(frame[KEEP + name]) for name in rules.keep}
+    seen = {name: _values(frame[KEEP + name], values) for name, values in rules.keep.items()}
     return SoundRows(sound, bad, counts, examples, looks, time_look, dates, seen)
 
 
-def _values(column: pl.Series) -> set[str]:
-    """Some of a column's values, which are few where they say what a row is."""
-    return set(column.cast(pl.String).drop_nulls().unique().head(MOST_VALUES))
+def _values(column: pl.Series, kept: list[Any]) -> set[str]:
+    """Values of a column: those that are kept, and at most MOST_VALUES others."""
+    values = column.cast(pl.String).drop_nulls().unique()
+    return {*values.filter(keep_filter(values, kept)), *values.head(MOST_VALUES)}
 
 
 def _read_ids(

@@ -61,7 +61,8 @@ def keep_warnings(settings: DatasetSettings, seen: dict[str, set[str]]) -> list[
     lines = []
     for name, values in settings.keep.items():
         there = pl.Series(name, sorted(seen.get(name, ())), dtype=pl.String)
-        shown = ", ".join(map(repr, there.head(MOST_SHOWN))) + (" …" if len(there) > 8 else "")
+        more = " …" if len(there) > MOST_SHOWN else ""
+        shown = ", ".join(map(repr, there.head(MOST_SHOWN))) + more
         lines += [
             f"dataset.keep: no row has {value!r} as {name}: there are {shown}"
             for value in values

@@ -341,6 +341,16 @@ def test_values_of_keep_that_no_row_has_are_said(tmp_path: Path, memory_mb: int)
     assert "rows with 'Buy' as event are left out" in warnings(made)
 
 
+def test_a_kept_value_among_thousands_of_others_is_not_called_absent(tmp_path: Path) -> None:
+    rows = "".join(f"u{k % 9},i{k % 7},event{k}\n" for k in range(3000))
+    made = ingest(
+        tmp_path,
+        {"log.csv": "user,item,event\n" + rows + "u0,i0,buy\nu1,i1,buy\n"},
+        keep={"event": ["buy"]},
+    )
+    assert "dataset.keep" not in warnings(made)
+
+
 def test_a_log_without_oddities_has_no_warning(tmp_path: Path) -> None:
     log = "user,item,time\nu1,i1,1700000000\nu1,i2,1700000100\nu2,i1,1700000200\n"
     items = "id,title\ni1,Lamp\ni2,Chair\n"
