@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from recmind_dist.recommend.bundle import KIND, ROW_GROUP, SCHEMA, Bundle, vector_column
 from recmind_dist.recommend.fold_in import FoldIn, Histories
 from recmind_dist.recommend.gates import Gates
+from recmind_dist.recommend.parquet_files import write_items, write_users
 from recmind_dist.storage import atomic_directory, write_bytes, write_manifest
 from recmind_dist.types import FloatArray
 
-_OPTIONS = {"use_dictionary": False, "write_page_checksum": True, "compression": "zstd"}
 _HIDDEN = 16
 _ADJECTIVES = ("Quiet", "Brass", "Northern", "Paper", "Hollow", "Second", "Amber", "Salt")
 _NOUNS = ("Harbour", "Engine", "Orchard", "Letters", "Garden", "Signal", "Winter", "Compass")
@@ -53,7 +52,7 @@ class RandomBundle:
             write_bytes(directory / "README.md", b"# Random numbers\n")
             bundle = Bundle(directory, write_manifest(directory, KIND, SCHEMA, content))
             parts = self._user_rows(rng, popularity / popularity.sum(), FoldIn(bundle))
-            _write_users(parts, directory / "users.parquet")
+            write_users(parts, directory / "users.parquet")
             write_manifest(directory, KIND, SCHEMA, content)
         return to
 
@@ -107,7 +106,7 @@ class RandomBundle:
                 "year": 1990 + at % 35,
             }
         )
-        pq.write_table(table, path, row_group_size=1 << 16, **_OPTIONS)
+        write_items(table, path)
 
     def _user_rows(
         self, rng: np.random.Generator, chance: FloatArray, fold_in: FoldIn
@@ -144,11 +143,3 @@ def _gate_weights(rng: np.random.Generator) -> dict[str, FloatArray]:
         name: rng.standard_normal(shape, np.float32) * np.float32(0.3)
         for name, shape in shapes.items()
     }
-
-
-def _write_users(parts: Iterator[pa.Table], path: Path) -> None:
-    first = next(parts)
-    with pq.ParquetWriter(path, first.schema, **_OPTIONS) as writer:
-        writer.write_table(first, row_group_size=ROW_GROUP)
-        for part in parts:
-            writer.write_table(part, row_group_size=ROW_GROUP)

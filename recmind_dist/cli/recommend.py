@@ -1,5 +1,6 @@
 """`recmind recommend` and `recmind similar`: ranked items out of a bundle or a finished run."""
 
+import gc
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,8 +116,14 @@ def similar(
 
 
 def _load(source: Path, popularity_penalty: float = 0.0, index: bool = False) -> "Recommender":
-    from recmind_dist.recommend.recommender import load
+    gc.disable()  # modules are no garbage: to look for it in them is a tenth of the first answer
+    try:
+        import pyarrow.parquet  # noqa: F401 - which reading a bundle imports
 
+        from recmind_dist.recommend.recommender import load
+    finally:
+        gc.freeze()
+        gc.enable()
     make_missing_bundle(source)
     return load(source, popularity_penalty, index)
 
