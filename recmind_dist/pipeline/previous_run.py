@@ -9,7 +9,7 @@ from recmind_dist.errors import CheckpointError
 from recmind_dist.graph import Graph
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.evaluate import preferred_checkpoint, read_run
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.moved import read_inputs
 from recmind_dist.training.state import Cursor
@@ -50,8 +50,8 @@ class PreviousRun:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The best one by validation, which also serves; the newest where nothing was validated."""
-        found = find_checkpoint(self.directory.checkpoints, "best")
+        """The one that serves."""
+        found = find_checkpoint(self.directory.checkpoints, preferred_checkpoint(self.graph))
         assert found is not None, "PreviousRun.open saw a checkpoint"
         return found
 

@@ -233,6 +233,8 @@ def held_out_line(manifest: dict[str, Any]) -> str:
 
 def nothing_held_out(split: str) -> str:
     """The line for a graph without a test edge."""
+    if split == "none":
+        return "held out: nothing, as graph.split none says: there will be no metrics"
     why = " (no user has three interactions)" if split == "leave-one-out" else ""
     return (
         f"warning: graph.split {split} holds nothing out for testing{why}: every metric will be "

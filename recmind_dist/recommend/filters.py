@@ -155,7 +155,10 @@ class _Condition:
                 return pc.struct_field(self._bundle.column(head), rest.split("."))
             except pa.ArrowException as error:
                 raise DataError(f"where: column {head!r} has no field {rest!r}") from error
-        raise DataError(f"where: no column {name!r}: the items have {', '.join(known)}")
+        raise DataError(
+            f"where: no column {name!r}: the items have {', '.join(known)}; a run keeps others "
+            "that dataset.items.fields names"
+        )
 
     def _dotted(self, node: ast.expr) -> str:
         if isinstance(node, ast.Name):

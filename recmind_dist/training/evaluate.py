@@ -52,15 +52,22 @@ def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
     return run, relocated_config(config, run)
 
 
+def preferred_checkpoint(graph: Graph) -> str:
+    """Which checkpoint of a run serves: the best by validation, the last without one."""
+    return "best" if graph.manifest["num_valid"] else "last"
+
+
 def load_best(
     config: RunConfig, inputs: Inputs, run: RunDirectory, context: DistContext
 ) -> tuple[ModelShard, Cursor]:
-    """The model of the checkpoint that validation preferred. Every rank must call.
+    """The model of the checkpoint that validation preferred, of the newest where nothing is held
+    out for it. Every rank must call.
 
     Raises CheckpointError if the run has none.
     """
     model = ModelShard(config, inputs, context)
-    found = agree_on_checkpoint(run.checkpoints, "best", context, model.bounds.tolist())
+    which, bounds = preferred_checkpoint(model.graph), model.bounds.tolist()
+    found = agree_on_checkpoint(run.checkpoints, which, context, bounds)
     if found is None:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint: train the run first")
     model.load_for_inference(found)

@@ -15,6 +15,7 @@ from recmind_dist.doctor.examine import examine
 from recmind_dist.doctor.repair import repair
 from recmind_dist.errors import ConfigError, DataError, RecmindError, StoreError
 from recmind_dist.graph import Graph
+from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.pipeline.update import train_longer, update_run
 from recmind_dist.pipeline.update_config import dataset_with
 from recmind_dist.recommend.recommender import load
@@ -22,7 +23,7 @@ from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.evaluate import preferred_checkpoint, read_run
 from recmind_dist.training.moved import read_inputs
 from recmind_dist.types import Say
 from tests.processes import run_ranks
@@ -254,6 +255,13 @@ def test_updates_follow_each_other(home: Path, report: dict[str, Any]) -> None:
     before = by_id(checkpoint_of(home / "runs/y", "last"), graph_of(home / "runs/y"))
     now = by_id(start_of(home / "runs/w"), graph_of(home / "runs/w"))
     np.testing.assert_array_equal(now["item a-new"], before["item a-new"])
+
+
+def test_without_validation_the_last_checkpoint_serves(report: dict[str, Any], home: Path) -> None:
+    found = {run: preferred_checkpoint(graph_of(home / f"runs/{run}")) for run in "xy"}
+    assert found == {"x": "best", "y": "last"}
+    last = checkpoint_of(home / "runs/y", "last")
+    assert PreviousRun.open(home / "runs/y").checkpoint.name == last.name
 
 
 def cut_short(home: Path) -> str:

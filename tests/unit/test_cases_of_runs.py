@@ -140,6 +140,10 @@ def test_a_split_that_holds_nothing_out_names_the_way_out(split: str) -> None:
     assert ("three interactions" in line) == (split == "leave-one-out")
 
 
+def test_a_run_that_is_to_hold_nothing_out_is_not_warned_of_it() -> None:
+    assert not nothing_held_out("none").startswith("warning")
+
+
 def test_what_is_held_out_is_counted() -> None:
     counts = {"num_valid": 1, "num_test": 1, "users_without_test": 50, "num_users": 51}
     assert held_out_line(counts) == (
