@@ -24,6 +24,7 @@ import polars as pl
 import typer
 
 from benchmarks.measure import RESULTS, Report, Spread
+from benchmarks.text_vectors import embedded_texts, gather
 from recmind_dist.errors import RecmindError
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import Pipeline, fetch_asset
@@ -32,6 +33,7 @@ from recmind_dist.recommend.fold_in import FoldIn, Histories
 from recmind_dist.recommend.ranking import top_items
 from recmind_dist.recommend.upsert import upsert
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.text.reuse import EmbeddedTexts
 
 BEAUTY = Path("../shared/data/amazon-beauty")
 LEFT_OUT_USERS, LATER_ITEMS, MOST_KEPT = 0.2, 0.1, 3
@@ -75,7 +77,10 @@ def main(
         elif not quick:
             report.note(f"amazon-beauty left out: no {BEAUTY}")
         for name, files in data.items():
-            found = [one_seed(name, files, home.absolute() / f"{name}-{s}", s) for s in seeds]
+            vectors = embedded_texts(config_of_all(name, files, home.absolute()))
+            found = [
+                one_seed(name, files, home.absolute() / f"{name}-{s}", s, vectors) for s in seeds
+            ]
             add(report, name, found)
     except RecmindError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -102,17 +107,34 @@ def add(report: Report, data: str, found: list[dict[str, float]]) -> None:
     )
 
 
-def one_seed(name: str, files: Path, home: Path, seed: int) -> dict[str, float]:
+def config_of_all(name: str, files: Path, home: Path) -> RunConfig:
+    """All items of a data set, whose texts all runs take their vectors from."""
+    return RunConfig.model_validate(
+        {
+            "run_dir": home / f"{name}-texts",
+            "dataset": {
+                "name": name,
+                "interactions": files / "interactions.tsv",
+                "items": files / "items.jsonl",
+            },
+            "text": {"model": "models/minilm"},
+        }
+    )
+
+
+def one_seed(
+    name: str, files: Path, home: Path, seed: int, vectors: EmbeddedTexts
+) -> dict[str, float]:
     """Recall of all four, and how many users, items and pairs they are of."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     items = pl.read_ndjson(files / "items.jsonl", infer_schema_length=None)
     items = items.with_columns(pl.col("id").cast(pl.String))
     parts = split(read_log(files / "interactions.tsv"), items["id"].to_list(), seed)
-    with_all = bundle_of(name, parts, items, home / "all", seed)
+    with_all = bundle_of(name, parts, items, home / "all", seed, vectors)
     rest = without(parts)
     known = items.filter(~pl.col("id").is_in(parts.items))
-    bundle = bundle_of(name, rest, known, home / "some", seed, text_model=True)
+    bundle = bundle_of(name, rest, known, home / "some", seed, vectors, text_model=True)
     items.filter(pl.col("id").is_in(parts.items)).write_ndjson(home / "later.jsonl")
     parts.kept.with_row_index("time").write_csv(home / "kept.tsv", separator="\t")
     upsert(bundle, home / "later.jsonl", home / "kept.tsv")
@@ -172,7 +194,13 @@ def without(parts: Parts) -> Parts:
 
 
 def bundle_of(
-    name: str, parts: Parts, items: pl.DataFrame, home: Path, seed: int, text_model: bool = False
+    name: str,
+    parts: Parts,
+    items: pl.DataFrame,
+    home: Path,
+    seed: int,
+    vectors: EmbeddedTexts,
+    text_model: bool = False,
 ) -> Bundle:
     """Trains the defaults on these pairs and items, and exports."""
     home.mkdir()
@@ -192,6 +220,7 @@ def bundle_of(
             "train": {"seed": seed},
         }
     )
+    gather(config, vectors)
     run = train_in_process(config)
     Pipeline.of_run(run.path).export(home / "bundle", text_model)
     return Bundle.open(home / "bundle")

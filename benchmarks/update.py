@@ -23,19 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file
 import typer
 
 from benchmarks.measure import RESULTS, Report, Spread
+from benchmarks.text_vectors import embedded_texts, gather, silent
 from benchmarks.update_replay import CUTS, Ranker, Replay
 from recmind_dist.errors import RecmindError
-from recmind_dist.launch.in_process import leave_ray
-from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import DATA, Pipeline, fetch_asset
-from recmind_dist.pipeline.train import prepare_texts
 from recmind_dist.pipeline.update import update_run
 from recmind_dist.pipeline.update_config import config_of_retraining
 from recmind_dist.recommend.recommender import load
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.text import TextStore
-from recmind_dist.text.reuse import EmbeddedTexts, gather_vectors
+from recmind_dist.text.reuse import EmbeddedTexts
 from recmind_dist.training.evaluate import read_run
 
 POLICIES = ("never", "fold-in", "update", "retrain")
@@ -97,8 +94,8 @@ def replayed(replay: Replay, seed: int) -> dict[str, Policy]:
     runs = replay.home.parent / f"seed{seed}"
     vectors = _all_vectors(replay)
     config = _config(replay, runs / "base", seed)
-    _gather(config, vectors)
-    train_in_process(config, _silent)
+    gather(config, vectors)
+    train_in_process(config, silent)
     _export(runs / "base")
     stale, latest = load(runs / "base"), runs / "base"
     counts = replay.steps[0]["item"].value_counts().sort("count", "item", descending=True)
@@ -108,7 +105,7 @@ def replayed(replay: Replay, seed: int) -> dict[str, Policy]:
         updated, retrained = runs / f"update{step}", runs / f"retrain{step}"
         found["update"].seconds.append(_update(replay, step, latest, updated, vectors))
         anew = config_of_retraining(read_run(updated)[1], retrained)
-        found["retrain"].seconds.append(_cpu(partial(train_in_process, anew, _silent)))
+        found["retrain"].seconds.append(_cpu(partial(train_in_process, anew, silent)))
         _export(retrained)
         latest = updated
         histories, tests = replay.histories(step), replay.tests(step)
@@ -152,7 +149,7 @@ def _config(replay: Replay, run_dir: Path, seed: int) -> RunConfig:
 
 def _export(run: Path) -> None:
     """Makes the bundle that ranks."""
-    Pipeline.of_run(run, _silent).export(run / "bundle")
+    Pipeline.of_run(run, silent).export(run / "bundle")
 
 
 def _all_vectors(replay: Replay) -> EmbeddedTexts:
@@ -163,21 +160,7 @@ def _all_vectors(replay: Replay) -> EmbeddedTexts:
             "items": config.dataset.items.model_copy(update={"path": replay.home / "items.jsonl"})
         }
     )
-    pipeline = Pipeline(config.model_copy(update={"dataset": items}), _silent)
-    texts = prepare_texts(pipeline.config, pipeline.prepare()).texts
-    assert texts is not None, "a model without texts"
-    store = embed(pipeline.config, texts, None, print).path
-    leave_ray()
-    return EmbeddedTexts(texts, TextStore.open(store))
-
-
-def _gather(config: RunConfig, vectors: EmbeddedTexts) -> None:
-    """Puts the vectors of a run's texts where it looks for them."""
-    pipeline = Pipeline(config, _silent)
-    texts = prepare_texts(pipeline.config, pipeline.prepare()).texts
-    assert texts is not None, "a model without texts"
-    cache = config.cache_dir / config.dataset.name
-    gather_vectors(texts, pipeline.config.text, cache, [vectors])
+    return embedded_texts(config.model_copy(update={"dataset": items}))
 
 
 def _update(replay: Replay, step: int, run: Path, to: Path, vectors: EmbeddedTexts) -> float:
@@ -185,10 +168,10 @@ def _update(replay: Replay, step: int, run: Path, to: Path, vectors: EmbeddedTex
     seconds: list[float] = []
 
     def train(config: RunConfig, say: Callable[[str], object]) -> None:
-        _gather(config, vectors)
-        seconds.append(_cpu(partial(train_in_process, config, _silent)))
+        gather(config, vectors)
+        seconds.append(_cpu(partial(train_in_process, config, silent)))
 
-    update_run(run, to, [replay.log(step)], [replay.items(step)], say=_silent, train=train)
+    update_run(run, to, [replay.log(step)], [replay.items(step)], say=silent, train=train)
     return seconds[0]
 
 
@@ -215,10 +198,6 @@ def _add(report: Report, name: str, found: list[dict[str, Policy]]) -> None:
     suffix = "" if name == "ml-100k" else f", {name}"
     report.figures[f"update_ratio{suffix}"] = ratio
     report.figures[f"update_time_share{suffix}"] = share
-
-
-def _silent(line: str) -> None:
-    """Says nothing."""
 
 
 if __name__ == "__main__":
