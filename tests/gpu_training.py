@@ -22,8 +22,7 @@ RECMIND: dict[str, Any] = {
     "model": {
         "kind": "recmind",
         "text_layers": 2,
-        "users_have_text": False,
-        "content_view": True,
+        "views": "all",
         "recent_decay": 0.6,
         "gate": {"withheld_items": 0.2, "heldout_share": 0.4},
     },

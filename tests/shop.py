@@ -29,22 +29,19 @@ dataset:
 text:
   model: bert
   item_template: "{label}. {kinds}"
-  item_title: "{label}"
   user_template: "A {trade} person who liked: {items}"
   max_tokens: 24
   user_max_tokens: 32
-  max_user_items: 3
   lora: {r: 4, texts_per_step: 8}
 sampler: {propagation: sampled, num_neighbors: [5, 5], hide_batch_edges: true}
 model:
   kind: paper
   embedding_dim: 16
-  users_have_text: true
   text_layers: 0
   projection_hidden_dim: 0
   gate: {heldout_share: 0.1, learning_rate: null}
 loss: {kind: bpr, regularization: 1.0e-4}
-alignment: {weight: 0.1, anchors: 64, queue_size: 128}
+alignment: {weight: 0.1, queue_size: 128}
 table: {learning_rate: 1.0e-2}
 scaling: {num_workers: 2}
 zero: {stage: 2, learning_rate: 1.0e-3}

@@ -94,7 +94,7 @@ def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
         },
         "model": {"kind": "paper", "embedding_dim": 8, "gate": {"heldout_share": 0.5}},
         "loss": {"kind": "ssm", "temperature": 0.1, "regularization": 1e-4},
-        "alignment": {"weight": 0.1, "anchors": 24, "queue_size": 40, "hardness": 0.5},
+        "alignment": {"weight": 0.1, "queue_size": 40, "hardness": 0.5},
         "table": {"learning_rate": 1e-2},
         "zero": {"learning_rate": 1e-3},
         "train": {
@@ -126,10 +126,10 @@ def config_of(home: Path, run: str, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-_PLAIN_TEXT = {"users_have_text": True, "text_layers": 0, "projection_hidden_dim": 0}
+_PLAIN_TEXT = {"text_layers": 0, "projection_hidden_dim": 0}
 PLAIN_OF_KIND: dict[str, dict[str, Any]] = {
     "paper": _PLAIN_TEXT,
-    "recmind": {**_PLAIN_TEXT, "content_view": False, "recent_decay": 0.0},
+    "recmind": {**_PLAIN_TEXT, "views": "graph+text", "recent_decay": 0.0},
 }
 """Of `config_of`, where a test does not say otherwise: what each kind has beside, switched off."""
 

@@ -19,11 +19,9 @@ class ScalingSettings(Settings):
     max_failures: int = Field(3, ge=-1)
     """Restarts of the worker group before the run gives up; -1: no limit."""
     start_timeout_s: float = Field(60.0, gt=0)
-    """Seconds that a start waits for resources; then, with [min, max], it counts them anew. After
-    ten waits in a row the run gives up."""
-    resize_check_s: float = Field(60.0, gt=0)
-    """With [min, max]: seconds between checks for room for more workers. Adding them restarts the
-    run from the last COMMIT."""
+    """Seconds that a start waits for resources; after ten waits in a row the run gives up. With
+    [min, max] it counts them anew after each wait, and looks for room for more workers as often
+    while it trains. Adding them restarts the run from the last COMMIT."""
     collective_timeout_s: int = Field(300, ge=1)
     """A collective that takes longer is an error that ends the attempt."""
     shared_memory: bool = True

@@ -64,10 +64,10 @@ def gate(study: Study) -> Findings:
     """
     config, graph = study.graph()
     refuse_without_texts(graph, config)
-    if not (isinstance(config.model, RecMindSettings) and config.model.content_view):
+    if not (isinstance(config.model, RecMindSettings) and config.model.has_content_view):
         raise ConfigError(
             f"model.kind {config.model.kind}: shares of views are of model.kind: recmind with "
-            "model.content_view, whose score is a sum over three views: use `recmind experiment "
+            "model.views: all, whose score is a sum over three views: use `recmind experiment "
             "probe`"
         )
     found = study.run(_arms(study, graph, config.graph.seed), shared=True)
@@ -243,6 +243,6 @@ def _sentences(leans: list[Leans], seeds: int) -> tuple[str, str]:
     if signs["content"] == {1}:
         return answer, (
             "what texts say by themselves counts where it is cold; the text view, which is trained "
-            "on interactions as the graph view is, does not, so keep model.content_view."
+            "on interactions as the graph view is, does not, so keep model.views: all."
         )
     return answer, "here the share of language does not fall with degree."

@@ -9,7 +9,7 @@ from recmind_dist.recommend.bundle_text import TEXT_MODEL
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextSettings
 from recmind_dist.text.source import resolve_dtype, resolve_model, sentence_files
-from recmind_dist.text.word_fields import template_of, word_fields
+from recmind_dist.text.word_fields import template_of, title_template, word_fields
 
 _KEPT = ("user_template", "prompt", "pooling", "max_tokens", "user_max_tokens")
 
@@ -42,7 +42,7 @@ def text_settings(config: RunConfig, graph: Graph) -> dict[str, Any] | None:
     kept = settings.model_dump(include=set(_KEPT))
     return {
         "item_template": settings.item_template or template_of(fields),
-        "item_title": settings.item_title or template_of(fields[:1]),
+        "item_title": title_template(settings.item_template, fields),
         **kept,
         "dtype": resolve_dtype(settings),
     }

@@ -36,6 +36,7 @@ from recmind_dist.recommend.parquet_files import write_items, write_users
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import atomic_directory, follow_umask, write_bytes, write_manifest
 from recmind_dist.text.template import Template
+from recmind_dist.text.word_fields import title_template, word_fields
 from recmind_dist.training.fold_in import FoldIn, reads_histories
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.state import Cursor
@@ -160,7 +161,7 @@ def _text_settings(model: Model) -> dict[str, Any]:
     return {
         "text_layers": s.text_layers,
         "users_have_text": s.users_have_text,
-        "text_view": s.text_view,
+        "text_view": s.has_text_view,
         "recent_decay": s.recent_decay,
         "degree_input": s.gate.degree_input,
     }
@@ -180,8 +181,8 @@ def views_of(model: ModelShard) -> list[tuple[str, int]]:
     """Name and width of each view, in the order of a vector's columns."""
     dim = model.config.model.embedding_dim
     if isinstance(model.model, RecMind):
-        views = [("graph", dim), ("text" if model.model.settings.text_view else "graph", dim)]
-        if model.model.settings.content_view and model.whitening is not None:
+        views = [("graph", dim), ("text" if model.model.settings.has_text_view else "graph", dim)]
+        if model.model.settings.has_content_view and model.whitening is not None:
             views.append(("content", model.whitening.dim))
         return views
     if isinstance(model.model, PaperRecMind) and model.model.settings.readout == "concat":
@@ -191,11 +192,12 @@ def views_of(model: ModelShard) -> list[tuple[str, int]]:
 
 def _write_items(graph: Graph, config: RunConfig, vectors: FloatArray, path: Path) -> None:
     frame = graph.items_frame()
+    title = title_template(config.text.item_template, word_fields([frame]))
     table = pa.table(
         {
             "id": frame["id"].cast(pl.String).to_arrow(),
             "vector": vector_column(vectors),
-            "title": pa.array(item_titles(frame, config.text.item_title)),
+            "title": pa.array(item_titles(frame, title)),
             "degree": pa.array(np.asarray(graph.degree)[graph.num_users :]),
         }
     )

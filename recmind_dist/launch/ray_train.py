@@ -130,7 +130,7 @@ def _run_trainer(
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=use_gpu,
-            elastic_resize_monitor_interval_s=scaling.resize_check_s,
+            elastic_resize_monitor_interval_s=scaling.start_timeout_s,
         ),
         run_config=RayRunConfig(
             name=call,

@@ -6,21 +6,21 @@ from torch.nn import functional
 
 
 class Gate(nn.Module):
-    """γ_v = σ(w · [E_v ‖ z_v ‖ d̃_v] + b), the weight of the graph.
+    """γ_v = σ(w · [E_v ‖ z_v ‖ d̃_v] + b), the weight of the graph. w and b start at zero: graph and
+    language count alike.
 
     Args:
         embedding_dim: D.
         degree_input: whether d̃ is seen.
-        initial_bias: b at the start; w starts at zero.
     Source: arXiv:2509.06286, gated fusion.
     """
 
-    def __init__(self, embedding_dim: int, degree_input: bool, initial_bias: float) -> None:
+    def __init__(self, embedding_dim: int, degree_input: bool) -> None:
         super().__init__()
         self.degree_input = degree_input
         self.out = nn.Linear(2 * embedding_dim + int(degree_input), 1)
         nn.init.zeros_(self.out.weight)
-        nn.init.constant_(self.out.bias, initial_bias)
+        nn.init.zeros_(self.out.bias)
 
     def forward(
         self, e_ND: Tensor, z_ND: Tensor, degree_feature_N: Tensor, trainable: bool = True

@@ -37,7 +37,7 @@ class PaperRecMind(nn.Module):
         self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim, missing)
         gate = settings.gate
         self.gates = nn.ModuleList(
-            Gate(self.embedding_dim, gate.degree_input, gate.initial_bias)
+            Gate(self.embedding_dim, gate.degree_input)
             for _ in range(self.num_layers + 1 if settings.has_gates else 0)
         )
 

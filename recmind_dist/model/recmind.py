@@ -37,10 +37,10 @@ class RecMind(nn.Module):
         self.settings = settings
         self.embedding_dim, self.num_layers = settings.embedding_dim, settings.num_layers
         self.text_view: TextView | None = None
-        if settings.text_view:
+        if settings.has_text_view:
             hidden_dim, missing = settings.projection_hidden_dim, settings.missing_text
             self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim, missing)
-        num_views, recent = 2 + settings.content_view, settings.recent_decay > 0
+        num_views, recent = 2 + settings.has_content_view, settings.recent_decay > 0
         self.mix = Mix(settings.gate, num_views, recent)
 
     def views(
@@ -94,8 +94,8 @@ class Mix(nn.Module):
     def __init__(self, settings: GateSettings, num_views: int = 2, recent: bool = False) -> None:
         super().__init__()
         self.degree_input, self.num_views, self.recent = settings.degree_input, num_views, recent
-        self.users = _network(num_views + 1 + recent * num_views, settings.initial_bias)
-        self.items = _network(num_views + 2, settings.initial_bias)
+        self.users = _network(num_views + 1 + recent * num_views)
+        self.items = _network(num_views + 2)
 
     def forward(
         self,
@@ -152,13 +152,11 @@ class Mix(nn.Module):
         return torch.softmax(out[:, :k], 1), torch.exp(start + out[:, k : k + 1]), bias
 
 
-def _network(outputs: int, initial_bias: float) -> nn.Sequential:
-    """Starts at zero but for the graph's logit."""
+def _network(outputs: int) -> nn.Sequential:
+    """Three inputs, `outputs` outputs, which are zero at the start: all views count alike."""
     last = nn.Linear(_HIDDEN_DIM, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    with torch.no_grad():
-        last.bias[0] = initial_bias
     return nn.Sequential(nn.Linear(3, _HIDDEN_DIM), nn.Tanh(), last)
 
 

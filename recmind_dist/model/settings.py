@@ -15,8 +15,6 @@ class GateSettings(Settings):
 
     degree_input: bool = True
     """Whether the gate sees d̃ = log(1 + degree) / log(1 + max degree)."""
-    initial_bias: float = 0.0
-    """Of the graph's logit; 0 starts the graph and language alike."""
     learn_on: Literal["heldout", "train"] = "heldout"
     """heldout: gates learn from held-out training edges only; train: the paper's literal form."""
     heldout_share: float = Field(0.0, ge=0, le=1)
@@ -142,11 +140,13 @@ class FusedSettings(TextModelSettings):
     """What the paper's model and RecMind share."""
 
     init: Literal["text", "normal"] = "text"
-    users_have_text: bool = False
-    """False: users' text views come from their items alone, through text_layers, and no user text
-    goes through the language model."""
     text_layers: int = Field(2, ge=0, le=8)
-    """Hops over which text views are propagated too, at most num_layers; by default as many."""
+    """Hops over which text views are propagated too, from items alone; at most num_layers, by
+    default as many. 0: they are not, and users have texts of their own (text.user_template)."""
+
+    @property
+    def users_have_text(self) -> bool:
+        return self.has_text_view and self.text_layers == 0
 
     @model_validator(mode="before")
     @classmethod
@@ -157,17 +157,9 @@ class FusedSettings(TextModelSettings):
 
     @property
     def text_layers_fault(self) -> list[str]:
-        found = []
-        if self.text_layers > self.num_layers:
-            found.append(
-                f"model.text_layers {self.text_layers} is above model.num_layers {self.num_layers}"
-            )
-        if not self.users_have_text and self.text_layers == 0:
-            found.append(
-                "model.users_have_text: false needs model.text_layers of 1 or more: "
-                "users would have no text view"
-            )
-        return found
+        if self.text_layers <= self.num_layers:
+            return []
+        return [f"model.text_layers {self.text_layers} is above model.num_layers {self.num_layers}"]
 
 
 class PaperSettings(FusedSettings):
@@ -191,11 +183,10 @@ class RecMindSettings(FusedSettings):
     """Views of graph and text, whose scores are mixed by gates at the end."""
 
     kind: Literal["recmind"] = "recmind"
-    text_view: bool = True
-    """False: the graph view alone, with newest items and gates, and no text is read; so it is where
-    the data have none."""
-    content_view: bool = True
-    """A third view: whitened text vectors as they are, of users the mean of their items'."""
+    views: Literal["all", "graph+text", "graph"] = "all"
+    """all: graph, text and content (whitened text vectors as they are, of users the mean of their
+    items'); graph: with newest items and gates, and no text is read; so it is where the data have
+    none."""
     item_offsets: bool | None = None
     """Items' text vectors learn from the log before the model does, one offset an item
     (training/item_vectors.py); null: on up to half a million items."""
@@ -206,7 +197,11 @@ class RecMindSettings(FusedSettings):
 
     @property
     def has_text_view(self) -> bool:
-        return self.text_view
+        return self.views != "graph"
+
+    @property
+    def has_content_view(self) -> bool:
+        return self.views == "all"
 
     @property
     def has_gates(self) -> bool:
@@ -268,7 +263,5 @@ class AlignmentSettings(Settings):
     sides: Literal["both", "users", "items"] = "both"
     hardness: float = Field(0.0, ge=0)
     """In-batch negatives weigh exp(hardness × similarity), mean 1; 0: all alike."""
-    anchors: int = Field(512, ge=1)
-    """Pairs of the global batch that are aligned each step."""
     queue_size: int = Field(4096, ge=0)
     """Keys kept of each kind; 0: the batch alone."""

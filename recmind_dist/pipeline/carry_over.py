@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.embed import embed
-from recmind_dist.pipeline.previous_run import PreviousRun
+from recmind_dist.pipeline.previous_run import PreviousRun, carries_rows
 from recmind_dist.pipeline.texts import (
     render_texts,
     texts_of_previous,
@@ -41,12 +41,12 @@ def inputs_of_update(
     previous, new = PreviousRun.open(config.update.of), Graph.open(graph)
     start = run.path / "start"
     if not start.is_dir():
-        old = previous.graph if config.update.rows else None
+        old = previous.graph if carries_rows(config) else None
         WarmStart.write(start, previous.checkpoint.path, old, new)
     inputs = Inputs(graph.absolute(), start=start)
     if texts is None:
         return inputs
-    if config.users_have_text and config.update.rows:
+    if config.users_have_text and carries_rows(config):
         write_ledger(run, user_ledger(config, new, render_texts(config, new)))
     whitening, store = run.path / "whitening.safetensors", _embed(config, run, texts, previous, say)
     if not whitening.is_file():

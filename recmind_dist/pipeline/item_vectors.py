@@ -17,7 +17,7 @@ from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.embed import push_vectors
-from recmind_dist.pipeline.previous_run import PreviousRun
+from recmind_dist.pipeline.previous_run import PreviousRun, carries_rows
 from recmind_dist.pipeline.texts import texts_of_previous
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
@@ -52,7 +52,7 @@ def with_item_vectors(
     if not isinstance(model, RecMindSettings) or not model.item_offsets or texts is None:
         return inputs
     previous = None
-    if config.updates and config.update.rows:
+    if carries_rows(config):
         assert config.update.of is not None, "an update is of a run"
         previous = PreviousRun.open(config.update.of)
         if previous.inputs.item_vectors is None:

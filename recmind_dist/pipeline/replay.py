@@ -18,7 +18,7 @@ from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch, StepBatches
 from recmind_dist.sampling.edge_masks import heldout_slice, users_of_edges
-from recmind_dist.training.alignment import anchor_stride
+from recmind_dist.training.alignment import anchor_stride, num_anchors
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.types import BoolArray, IntArray
 
@@ -172,7 +172,7 @@ def _add(
             sums.sent["ids"] += _newest_bytes(config, batch, remote, graph.num_users, others)
     for kind in ("rows", "gradients"):
         sums.sent[kind] += wire * row_floats * num_remote
-    if text_dim and isinstance(config.model, RecMindSettings) and config.model.content_view:
+    if text_dim and isinstance(config.model, RecMindSettings) and config.model.has_content_view:
         mixed = drawn[-1]
         targets = int(is_remote(mixed.n_id[: mixed.num_targets].numpy()).sum())
         sums.sent["ids"] += COUNT * others + ROW_ID * targets
@@ -182,7 +182,7 @@ def _add(
     sent = LOSS_TERM * (_num_loss_terms(config) + 2) * world_size  # see `sum_losses`
     sums.sent["dense"] += ring_bytes(sent, world_size)
     if config.aligns:
-        stride = anchor_stride(main.global_batch_size, config.alignment.anchors)
+        stride = anchor_stride(main.global_batch_size, num_anchors(config.train.batch_size))
         anchors = -(-main.global_batch_size // stride)
         views = 2 + has_queue  # forward, backward, keys
         sums.sent["ids"] += 2 * NODE * anchors * others / world_size
@@ -239,7 +239,7 @@ def _newest_bytes(
 def _num_loss_terms(config: RunConfig) -> int:
     aligned = (2 if config.alignment.sides == "both" else 1) if config.aligns else 0
     if isinstance(config.model, RecMindSettings):
-        return 3 + config.model.text_view + aligned
+        return 3 + config.model.has_text_view + aligned
     return 2 + aligned + config.heldout_gates
 
 

@@ -77,14 +77,11 @@ def config_of_values(values: dict[str, Any], source: Path, overrides: list[str])
 
 
 def _with_epochs(config: RunConfig, previous: PreviousRun, overrides: list[str]) -> RunConfig:
-    update = config.update
-    if not update.epochs:
-        epochs = max(round(SHARE_OF_EPOCHS * previous.config.train.epochs), 1)
-        update = update.model_copy(update={"epochs": epochs})
-    train = config.train
-    if not any(word.startswith("train.epochs=") for word in overrides):
-        train = train.model_copy(update={"epochs": update.epochs})
-    return config.model_copy(update={"update": update, "train": train})
+    """The config with an update's epochs: those of the update before, if `previous` is one."""
+    if previous.config.updates or any(word.startswith("train.epochs=") for word in overrides):
+        return config
+    epochs = max(round(SHARE_OF_EPOCHS * previous.config.train.epochs), 1)
+    return config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
 
 
 def config_with_test(config: RunConfig, test_share: float) -> RunConfig:

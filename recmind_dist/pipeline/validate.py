@@ -69,9 +69,8 @@ def _check_templates(config: RunConfig, first: FirstRows) -> None:
     text, items = config.text, first.columns["item"]
     if not config.model.reads_text:
         return
-    for key, template in (("item_template", text.item_template), ("item_title", text.item_title)):
-        if template is not None:
-            refuse_unknown_fields(Template.parse(template).fields, key, items)
+    if text.item_template is not None:
+        refuse_unknown_fields(Template.parse(text.item_template).fields, "item_template", items)
 
 
 def _check_model(config: RunConfig, absent: list[str], say: Say) -> None:

@@ -21,7 +21,6 @@ class DataFacts:
         gate_users: users of two training interactions or more, one of which gates may learn from.
         no_order: why the log has no order in time; empty where it has one.
         item_template: of the item text: the config's, or of all fields that hold words.
-        item_title: of an item's title, likewise.
         skipped_fields: of the item file, which hold numbers, codes or links.
         text_share: of the items, that have a text.
         num_texts: distinct item texts.
@@ -33,7 +32,6 @@ class DataFacts:
     gate_users: int
     no_order: str = ""
     item_template: str | None = None
-    item_title: str | None = None
     skipped_fields: tuple[str, ...] = ()
     text_share: float = 0.0
     num_texts: int = 0
@@ -60,7 +58,6 @@ def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
         gate_users=int((graph.degree[: graph.num_users] >= 2).sum()),
         no_order=_why_no_order(dataset) if isinstance(config.model, RecMindSettings) else "",
         item_template=template,
-        item_title=text.item_title or template_of(fields[:1]),
         skipped_fields=tuple(name for name in names if name not in fields),
         text_share=share,
         num_texts=distinct,

@@ -82,11 +82,8 @@ def propagation(found: Resolved, facts: DataFacts) -> Resolved:
 
 
 def item_text(found: Resolved, facts: DataFacts) -> Resolved:
-    """All fields that hold words; the first of them is the title."""
+    """All fields that hold words."""
     config = found.config
-    if config.text.item_title is None and facts.item_title:
-        config = _changed(config, ["text"], {"item_title": facts.item_title})
-        found = replace(found, config=config)
     if config.text.item_template is not None or facts.item_template is None:
         return found
     line = f'item text "{facts.item_template}": all fields that hold words'
@@ -119,7 +116,7 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
         plain = LightGCNSettings(embedding_dim=model.embedding_dim, num_layers=model.num_layers)
         return Resolved(found.config.model_copy(update={"model": plain}), (*found.lines, line))
     line = f"graph alone, no text views: {why}"
-    return found.with_values("model", line, text_view=False, content_view=False, init="normal")
+    return found.with_values("model", line, views="graph", init="normal")
 
 
 def item_vectors(found: Resolved, facts: DataFacts) -> Resolved:

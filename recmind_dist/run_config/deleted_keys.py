@@ -6,6 +6,7 @@ any entry of `compare`).
 """
 
 DELETED_KEYS: dict[str, str] = {
+    "alignment.anchors": "leave it out: it is a quarter of train.batch_size, at most 512",
     "alignment.items": "write alignment.sides: both, users or items",
     "alignment.momentum": "leave it out: it is always 0.99",
     "alignment.temperature": "leave it out: it is always 0.2",
@@ -23,6 +24,7 @@ DELETED_KEYS: dict[str, str] = {
     "loss.text_weight": "leave it out: the text view's ranking loss weighs as much as the graph's",
     "model.alpha": "leave it out: it is always 0.5; readout: graph and text are 1 and 0",
     "model.base": "write model.kind: alpharec, which propagates texts alone",
+    "model.content_view": "write model.views: graph+text for false, all for true",
     "model.contrast.layer": "leave it out: the first layer is contrasted",
     "model.contrast.noise": "leave it out: it is always 0.1",
     "model.contrast.temperature": "leave it out: it is always 0.2",
@@ -32,6 +34,7 @@ DELETED_KEYS: dict[str, str] = {
     "model.gate.fixed": "leave it out: benchmarks/controls.py has the graph view alone",
     "model.gate.fold_back": "leave it out: gates learn in every epoch from one held-out slice",
     "model.gate.hidden_dim": "leave it out: gates are linear, the mix has 16 hidden units",
+    "model.gate.initial_bias": "leave it out: gates start with graph and language alike",
     "model.gate.redraw_epochs": "leave it out: one held-out slice serves the whole run",
     "model.gate.seed": "set graph.seed: the held-out slice belongs to the split of the data",
     "model.hide_text_share": "leave it out: a tenth of the texts is hidden in a step",
@@ -42,8 +45,10 @@ DELETED_KEYS: dict[str, str] = {
         "write model.kind: recmind for views weighed node by node, readout: alpha for one weight"
     ),
     "model.readout: mix": "write model.kind: recmind",
+    "model.text_view": "write model.views: graph for false",
     "model.text_whitening": "leave it out; model.text_components: null takes texts unwhitened",
     "model.use_text": "write model.kind: lightgcn for a model without texts",
+    "model.users_have_text": "write model.text_layers: 0 for true, 1 or more for false",
     "sampler.batches_per_propagation": (
         "multiply train.batch_size by it, which is the same update; where gates learn, "
         "set model.gate.batch_size to a quarter of the old train.batch_size"
@@ -51,6 +56,7 @@ DELETED_KEYS: dict[str, str] = {
     "sampler.prefetch": "leave it out: two batches are made ahead",
     "scaling.address": "set the environment variable RAY_ADDRESS",
     "scaling.heartbeat_s": "leave it out: rank 0 writes a heartbeat every ten seconds",
+    "scaling.resize_check_s": "set scaling.start_timeout_s, by which room for more is looked for",
     "scaling.start_attempts": "leave it out: a start makes ten waits of scaling.start_timeout_s",
     "table.beta1": "leave it out: it is always 0.9, as torch has it",
     "table.beta2": "leave it out: it is always 0.999, as torch has it",
@@ -59,13 +65,17 @@ DELETED_KEYS: dict[str, str] = {
     "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
     "text.batch_tokens": "leave it out: it follows from the device and its free memory",
     "text.chunk_rows": "leave it out: a chunk is its shard, of at most 8,192 rows",
+    "text.item_title": "write the title first in text.item_template: its first field is the title",
     "text.lora.alpha": "leave it out: it is always twice text.lora.r",
     "text.lora.target_modules": "leave it out: it follows from the model's layers",
     "text.max_retries": "leave it out: a shard whose worker died is tried three times more",
+    "text.max_user_items": "set text.user_max_tokens: a title for every nine of them",
     "text.model_revision": "write the commit or tag behind text.model: owner/name@revision",
     "text.shard_rows": "leave it out: it follows from the number of items, or users",
     "text.start_timeout_s": "leave it out: an extraction without any worker ends after ten minutes",
     "text.window": "leave it out: 4,096 texts are always sorted together",
+    "update.epochs": "write train.epochs",
+    "update.rows": "leave it out: rows are carried over where dataset.name is the same",
     "variant: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
     "zero.gradient_clipping": "leave it out: always off; lower zero.learning_rate instead",
     "zero.weight_decay": "leave it out: always off; loss.regularization is for the table",

@@ -294,10 +294,9 @@ class RunConfig(Settings):
             ),
             (
                 isinstance(self.model, RecMindSettings)
-                and not self.model.text_view
-                and (self.model.content_view or self.model.init == "text"),
-                "model.text_view: false reads no texts: set model.content_view: false and "
-                "model.init: normal",
+                and not self.model.has_text_view
+                and self.model.init == "text",
+                "model.views: graph reads no texts: set model.init: normal",
             ),
             (
                 0 < self.train.batch_size < workers,

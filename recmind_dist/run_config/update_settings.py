@@ -12,13 +12,8 @@ class UpdateSettings(Settings):
 
     of: Path | None = None
     """The run whose rows, optimizer state and dense parameters this run begins from; written by
-    `recmind update`."""
-    rows: bool = True
-    """Rows of the table are carried over by external id; false: they start anew, where ids are of
-    another data set (`recmind experiment transfer`)."""
-    epochs: int = Field(0, ge=0)
-    """Epochs of an update, over old and new interactions; 0: three tenths of those of the run that
-    it begins from, at least one."""
+    `recmind update`. Rows are carried over by external id where `dataset.name` is the same, else
+    they start anew."""
     refresh_after_events: int = Field(5, ge=1)
     """A user's text that would change is made anew once they have so many new interactions…"""
     refresh_every_days: float = Field(30.0, ge=0)

@@ -30,7 +30,7 @@ from recmind_dist.text.columns import (
 )
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.template import Template
-from recmind_dist.text.word_fields import template_of, word_fields
+from recmind_dist.text.word_fields import template_of, title_template, word_fields
 from recmind_dist.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ITEMS = "items"
 CHARS_PER_TOKEN = 16  # more than ordinary tokens have: the tokenizer's own clip is the tighter one
 TITLE_CHARS = 200
+TOKENS_PER_TITLE = 9  # of a user text's budget: ten titles in 96 tokens
 # control characters, lone surrogates and invisible format marks: some tokenizers refuse them
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff\ud800-\udfff\\s]+"
@@ -132,8 +133,8 @@ def build_texts(
     items = spooled(_render(graph, template, "item_template", max_chars), spool)
     if not users:
         return Texts(items=items, users=spooled(_without_texts(graph.num_users), spool))
-    title = settings.item_title or template_of(fields[:1])
-    titles = spooled(_render(graph, title, "item_title", TITLE_CHARS), spool)
+    title = title_template(settings.item_template, fields)
+    titles = spooled(_render(graph, title, "item_template", TITLE_CHARS), spool)
     of_users = _user_texts(graph, settings, titles, hidden_edge)
     return Texts(items=items, users=spooled(of_users, spool))
 
@@ -194,6 +195,7 @@ def _user_texts(
 ) -> Iterator[Block]:
     """A block of texts at a time."""
     max_chars = settings.user_max_tokens * CHARS_PER_TOKEN
+    max_titles = settings.user_max_tokens // TOKENS_PER_TITLE
     template = Template.parse(settings.user_template)
     fields = [field for field in template.fields if field != ITEMS]
     titled = has_text(titles)
@@ -203,7 +205,7 @@ def _user_texts(
             part = graph.users_frame(block.start, block.stop)
             rows = _rows(part, fields, "user_template", max_chars)
         edges = _newest_edges(graph, block.start, block.stop, titled, hidden_edge)
-        liked = _newest_titles(len(block), edges, settings.max_user_items, titles)
+        liked = _newest_titles(len(block), edges, max_titles, titles)
         texts = (
             template.render({**row, ITEMS: items[:max_chars] or None})
             for row, items in zip(rows, liked, strict=True)

@@ -49,12 +49,10 @@ class TextSettings(Settings):
     """sha256 of model.safetensors; another file is refused."""
     item_template: str | None = None
     """Item text from fields of the item file, as "{title} ({year}). {genres}". An empty field is
-    left out with the words around it. null: all fields that hold words."""
+    left out with the words around it. null: all fields that hold words. The first field is the
+    item's title, in user texts and beside a recommendation."""
     user_template: str = "A person who liked: {items}"
     """User text; {items}: titles of training items, newest first. May name user fields."""
-    item_title: str | None = None
-    """Title of an item inside a user text, and beside a recommendation; null: the first field of
-    the item text."""
     prompt: str | None = "auto"
     """Goes around every text and is never clipped: 'This product: "{text}" means in one word:';
     null: none; auto: what the model's own config_sentence_transformers.json puts before documents,
@@ -66,9 +64,7 @@ class TextSettings(Settings):
     max_tokens: int = Field(64, ge=4, le=32768)
     """Token budget of an item text, prompt and special tokens included."""
     user_max_tokens: int = Field(96, ge=4, le=32768)
-    """Token budget of a user text."""
-    max_user_items: int = Field(10, ge=0)
-    """Titles in a user text at most."""
+    """Token budget of a user text, which has at most a title for every nine of them."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 if the driver has CUDA or a CPU with bf16 instructions, else fp32; decided when a
     run or its vectors begin, and kept on other machines. Part of the vectors' key."""
@@ -78,7 +74,7 @@ class TextSettings(Settings):
     lora: LoraSettings | None = None
     """Adapters for the warm-up phase; none: the language model stays frozen."""
 
-    @field_validator("item_template", "item_title", "user_template")
+    @field_validator("item_template", "user_template")
     @classmethod
     def _well_formed(cls, value: str | None) -> str | None:
         if value is not None and not Template.parse(value).fields:

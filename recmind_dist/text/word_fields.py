@@ -30,6 +30,14 @@ def template_of(fields: list[str]) -> str | None:
     return ". ".join(f"{{{name}}}" for name in fields) or None
 
 
+def title_template(item_template: str | None, fields: list[str]) -> str | None:
+    """The first field of the item text, which is an item's title in user texts and beside a
+    recommendation. Without a template that is the first of the fields that hold words.
+    """
+    named = Template.parse(item_template).fields if item_template else fields
+    return template_of(named[:1])
+
+
 def share_with_text(blocks: Iterable[pl.DataFrame], template: str) -> tuple[float, int]:
     """The share of rows that have a text by this template, and how many distinct texts there are,
     told apart by 8 bytes each.

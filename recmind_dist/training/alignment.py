@@ -20,6 +20,14 @@ from recmind_dist.training.step_input import StepInput
 from recmind_dist.types import IntArray
 
 VIEWS = ("user_graph", "user_text", "item_graph", "item_text")
+MOST_ANCHORS = 512
+
+
+def num_anchors(batch_size: int) -> int:
+    """Pairs of the global batch that are aligned in a step: a quarter of `train.batch_size`, up to
+    512, since the work grows with their square.
+    """
+    return min(max(batch_size // 4, 1), MOST_ANCHORS)
 
 
 def anchor_stride(global_batch_size: int, anchors: int) -> int:
@@ -42,16 +50,19 @@ class Alignment:
     """Pulls the two views of a node together, users and items apart.
 
     Args:
+        anchors: pairs of the global batch that are aligned in a step.
         fresh_encoder: the language model with adapters, in the warm-up.
     """
 
     def __init__(
         self,
         settings: AlignmentSettings,
+        anchors: int,
         fresh_encoder: FreshTextEncoder | None,
         context: DistContext,
     ) -> None:
-        self.settings, self._fresh_encoder, self._context = settings, fresh_encoder, context
+        self.settings, self._anchors = settings, anchors
+        self._fresh_encoder, self._context = fresh_encoder, context
         sides = ("user", "item") if settings.sides == "both" else (settings.sides[:-1],)
         self._sides = tuple(sides)
 
@@ -118,12 +129,12 @@ class Alignment:
         """This rank's anchors among its pairs."""
         size, context = batch.global_batch_size, self._context
         first = size * context.rank // context.world_size
-        return every_nth(first, anchor_stride(size, self.settings.anchors))
+        return every_nth(first, anchor_stride(size, self._anchors))
 
     def _anchor_counts(self, batch: Batch) -> list[int]:
         """Anchors of each rank, [P]."""
         size = batch.global_batch_size
-        stride = anchor_stride(size, self.settings.anchors)
+        stride = anchor_stride(size, self._anchors)
         counts: list[int] = counts_of_every_nth(size, stride, self._context.world_size).tolist()
         return counts
 

@@ -50,7 +50,7 @@ def final_embeddings(
         decay, views = model.settings.recent_decay, model.views(graph, e_nD, z_nD)
         recent = newest_item_views(operator, views, decay)
         content: list[Tensor] = []
-        if model.settings.content_view and text_nT is not None:
+        if model.settings.has_content_view and text_nT is not None:
             content, recent_content = content_view(operator, text_nT, decay)
             recent = [*recent, *recent_content]
         final = model.mix([*views, *content], recent, operator.feature, operator.is_user)

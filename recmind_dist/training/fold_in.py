@@ -156,8 +156,10 @@ class FoldIn:
 
 def reads_histories(model: Model) -> bool:
     """Whether a user's vector depends on their items: the same on every rank."""
-    if isinstance(model, RecMind) and (model.settings.content_view or model.settings.recent_decay):
-        return True
+    if isinstance(model, RecMind):
+        settings = model.settings
+        if settings.has_content_view or settings.recent_decay:
+            return True
     return model.num_layers > 0 and not isinstance(model, MF)
 
 

@@ -83,7 +83,7 @@ def item_states(
         if users_have_text and text_nT is not None:
             texts = text_nT.index_select(0, items).float()
     if isinstance(model, RecMind):
-        if model.settings.content_view and text_nT is not None:
+        if model.settings.has_content_view and text_nT is not None:
             content = functional.normalize(text_nT.index_select(0, items).float(), dim=1)
         if model.settings.recent_decay:
             views = model.views(operator.view(model.num_layers), e_nD, z_nD)

@@ -21,7 +21,7 @@ from recmind_dist.model.settings import XSimGCLSettings
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch
-from recmind_dist.training.alignment import Alignment
+from recmind_dist.training.alignment import Alignment, num_anchors
 from recmind_dist.training.content_views import ContentViews
 from recmind_dist.training.contrast import Contrast
 from recmind_dist.training.forward import FullGraphForward, SampledForward, StepOutputs
@@ -73,7 +73,9 @@ class TrainingLoss(nn.Module):
         self._num_items, self._world_size = graph.num_items, context.world_size
         self._gate = config.gate
         self.users_have_text = config.users_have_text
-        self._alignment = Alignment(config.alignment, fresh_encoder, context)
+        self._alignment = Alignment(
+            config.alignment, num_anchors(config.train.batch_size), fresh_encoder, context
+        )
         self._contrast = None
         if isinstance(config.model, XSimGCLSettings):
             self._contrast = Contrast(config.model.contrast, context, config.train.seed)

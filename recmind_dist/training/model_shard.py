@@ -256,7 +256,7 @@ class ModelShard:
             self.rows, store, whitening, self.nodes, self.bounds, means(None), self.context, items
         )
         model = self.config.model
-        if isinstance(model, RecMindSettings) and model.content_view:
+        if isinstance(model, RecMindSettings) and model.has_content_view:
             is_user = torch.from_numpy(self.nodes < self.graph.num_users).to(device)
             newest = means(model.recent_decay) if model.recent_decay else None
             text = self.text.rows.text

@@ -19,6 +19,7 @@ from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.loader import NeighborLoader, steps_per_epoch
 from recmind_dist.text import TextEncoder, Texts
 from recmind_dist.training import faults
+from recmind_dist.training.alignment import num_anchors
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.training.loss import TrainingLoss
@@ -84,7 +85,7 @@ class Phase:
             shard.graph,
             exchange,
             context,
-            config.alignment.anchors,
+            num_anchors(train.batch_size),
             self._picker(fresh_encoder),
             aligns=config.aligns,
             contrasts=isinstance(shard.model, XSimGCL) and self.joint,

@@ -26,7 +26,7 @@ class StepPreparer:
     """Adds to a batch what a step needs: the lookup's plan, degree features, fresh texts.
 
     Args:
-        anchors: alignment.anchors.
+        anchors: pairs of the global batch that are aligned in a step.
         aligns: whether every rank needs the ids of the anchors of all.
         contrasts: whether every rank needs those of all pairs: XSimGCL's contrast, whose work grows
             with the global batch.

@@ -26,14 +26,14 @@ CONFIG = """
 run_dir: {run}
 cache_dir: cache
 dataset: {{name: tiny, interactions: data/interactions.parquet, items: data/items.parquet}}
-text: {{model: bert, max_user_items: 3, num_actors: 1}}
+text: {{model: bert, num_actors: 1}}
 graph: {{placement: {placement}}}
 sampler: {{num_neighbors: [4, 4], negatives: {{num_shared: 64}}}}
 model: {{embedding_dim: 16, num_layers: 2}}
 loss: {{kind: ssm}}
-alignment: {{anchors: 64, queue_size: 256}}
+alignment: {{queue_size: 256}}
 zero: {{stage: 2}}
-scaling: {{num_workers: [1, 2], collective_timeout_s: 60, start_timeout_s: 15, resize_check_s: 2}}
+scaling: {{num_workers: [1, 2], collective_timeout_s: 60, start_timeout_s: 15}}
 train: {{batch_size: 256, warmup_epochs: 1, epochs: {epochs}, log_every_steps: 1}}
 checkpoint: {{every_steps: 10, keep_last: 999}}
 evaluation: {{every_epochs: {epochs}}}

@@ -21,11 +21,11 @@ CONFIG = """
 run_dir: {run}
 cache_dir: cache
 dataset: {{name: tiny, interactions: data/interactions.parquet, items: data/items.parquet}}
-text: {{model: bert, max_user_items: 3, num_actors: 1}}
+text: {{model: bert, num_actors: 1}}
 sampler: {{num_neighbors: [4, 4], negatives: {{num_shared: 64}}}}
 model: {{embedding_dim: 16, num_layers: 2}}
 loss: {{kind: ssm}}
-alignment: {{anchors: 64, queue_size: 256}}
+alignment: {{queue_size: 256}}
 zero: {{stage: 2}}
 scaling: {{num_workers: 2, max_failures: 2, collective_timeout_s: {timeout_s}}}
 train: {{batch_size: 256, warmup_epochs: 1, epochs: 6, log_every_steps: 1}}

@@ -15,7 +15,7 @@ from recmind_dist.training.model_shard import ModelShard
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
-RECMIND = {"kind": "recmind", "content_view": True, "recent_decay": 0.8}
+RECMIND = {"kind": "recmind", "views": "all", "recent_decay": 0.8}
 KINDS: dict[str, dict[str, Any]] = {
     "RecMind": {"model": RECMIND, "train": {"batch_of": "users", "batch_size": 30}},
     "the paper's model": {},

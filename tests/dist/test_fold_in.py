@@ -41,8 +41,7 @@ RECMIND = {
     "kind": "recmind",
     "embedding_dim": 8,
     "text_layers": 2,
-    "users_have_text": False,
-    "content_view": True,
+    "views": "all",
     "recent_decay": 0.5,
     "gate": {"heldout_share": 0.5},
 }

@@ -81,7 +81,6 @@ def test_a_batch_of_users_and_recmind_agree_on_one_and_two_ranks(
         model = {
             "kind": "recmind",
             "text_layers": 2,
-            "users_have_text": False,
             "gate": {"withheld_items": 0.2, "heldout_share": 0.3},
         }
         runs.append(
@@ -246,8 +245,7 @@ def test_content_view_and_recent_means_agree_on_one_and_two_ranks(
     model = {
         "kind": "recmind",
         "text_layers": 2,
-        "users_have_text": False,
-        "content_view": True,
+        "views": "all",
         "recent_decay": 0.5,
     }
     runs = [

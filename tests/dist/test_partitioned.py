@@ -107,7 +107,7 @@ def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> 
             "hide_batch_edges": False,
             "negatives": {"kind": "in_batch", "num": 2},
         },
-        text={"max_user_items": 0},
+        text={"user_max_tokens": 8},
     )
 
 

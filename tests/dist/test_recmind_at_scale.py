@@ -17,8 +17,7 @@ EVERY, FEW = [-1, -1], [3, 2]
 MODEL: dict[str, Any] = {
     "kind": "recmind",
     "text_layers": 2,
-    "users_have_text": False,
-    "content_view": True,
+    "views": "all",
     "recent_decay": 0.6,
     "projection_hidden_dim": 16,
     "gate": {"withheld_items": 0.2, "heldout_share": 0.4, "batch_size": 24, "learning_rate": 0.05},

@@ -20,8 +20,7 @@ PLAIN = {"embedding_dim": 8, "kind": "lightgcn"}
 RECMIND: dict[str, Any] = {
     "kind": "recmind",
     "text_layers": 2,
-    "users_have_text": False,
-    "content_view": True,
+    "views": "all",
     "recent_decay": 0.6,
     "gate": {"withheld_items": 0.2, "heldout_share": 0.4, "batch_size": 24},
 }

@@ -73,7 +73,7 @@ def stop_and_resume(
             checkpoint={"every_steps": 4},
             zero={"stage": stage},
             scaling={"rows_ahead": rows_ahead},
-            alignment={"anchors": 24, "queue_size": 40},
+            alignment={"queue_size": 40},
             train={
                 "batch_size": 96,
                 "warmup_epochs": 1,

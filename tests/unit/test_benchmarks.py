@@ -206,7 +206,7 @@ def test_every_model_that_is_planned_is_a_config_of_today() -> None:
 
 
 def test_the_control_of_the_gates_leaves_the_graph_alone_while_it_stands() -> None:
-    settings = RecMindSettings(embedding_dim=4, num_layers=1, content_view=True)
+    settings = RecMindSettings(embedding_dim=4, num_layers=1, views="all")
     with mixed_by(GraphAlone):
         control = RecMind(settings, 6)
     mine = RecMind(settings, 6)

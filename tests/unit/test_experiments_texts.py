@@ -100,7 +100,7 @@ def test_a_data_set_without_texts_is_refused(tmp_path: Path) -> None:
 
 def test_margins_of_all_views_are_what_lifts_a_score_above_the_catalogue(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path, num_tested=30)
-    model_settings = {"kind": "recmind", "content_view": True}
+    model_settings = {"kind": "recmind", "views": "all"}
     config = config_of(tmp_path, "run", model=model_settings)
     model = ModelShard(config, inputs, DistContext.alone())
     model.initialise()

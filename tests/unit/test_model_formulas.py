@@ -142,23 +142,20 @@ def test_one_hop_is_the_dense_operator_both_ways(graph: Graph, dtype: torch.dtyp
 
 
 UNGATED = {"sides": "none"}
-TWO_VIEWS: dict[str, Any] = {"content_view": False, "recent_decay": 0.0}
+TWO_VIEWS: dict[str, Any] = {"views": "graph+text", "recent_decay": 0.0}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("mf", {}),
     ("lightgcn", {}),
     ("xsimgcl", {}),
     ("alpharec", {}),
-    ("recmind", {**TWO_VIEWS, "text_layers": 0, "users_have_text": True}),
-    ("recmind", {**TWO_VIEWS, "text_layers": 1, "users_have_text": False}),
+    ("recmind", {**TWO_VIEWS, "text_layers": 0}),
+    ("recmind", {**TWO_VIEWS, "text_layers": 1}),
     ("paper", {"gate": UNGATED}),
     ("paper", {"gate": {"sides": "both"}}),
     ("paper", {"gate": {"sides": "items"}}),
     ("paper", {"readout": "alpha", "text_layers": 1}),
-    ("paper", {"readout": "graph", "text_layers": 1, "users_have_text": False}),
-    *(
-        ("paper", {"readout": r, "gate": UNGATED, "text_layers": 1, "users_have_text": False})
-        for r in ("concat", "text")
-    ),
+    ("paper", {"readout": "graph", "text_layers": 1}),
+    *(("paper", {"readout": r, "gate": UNGATED, "text_layers": 1}) for r in ("concat", "text")),
 ]
 
 
@@ -205,7 +202,7 @@ def test_every_kind_has_a_formula_here() -> None:
 @pytest.mark.parametrize("kind", ["recmind", "paper", "alpharec"])
 def test_texts_of_items_are_enough_where_users_have_none(graph: Graph, kind: str) -> None:
     """Full propagation makes no text views of users whose model reads none."""
-    settings = {} if kind == "alpharec" else {"text_layers": 2, "users_have_text": False}
+    settings = {} if kind == "alpharec" else {"text_layers": 2}
     ungated = {"gate": UNGATED, "readout": "concat"} if kind == "paper" else {}
     model = build(kind, 2, **settings, **ungated)
     d, _ = features(graph)

@@ -95,7 +95,7 @@ def test_resting_gates_still_pass_gradient_to_their_inputs() -> None:
 def test_readouts_are_what_they_are_called() -> None:
     found = run(build(readout="graph"))[0]
     assert torch.equal(found.final, found.graph)
-    found = run(build(readout="text", text_layers=0, users_have_text=True))[0]
+    found = run(build(readout="text", text_layers=0))[0]
     assert torch.equal(found.final, found.text)
     assert torch.equal(found.final, inputs()[1])
     found = run(build(readout="alpha"))[0]
@@ -138,21 +138,18 @@ def test_without_gates_these_readouts_are_the_graph_view(readout: str) -> None:
     assert z.grad is None or not z.grad.any()
 
 
-@pytest.mark.parametrize(("bias", "gamma"), [(0.0, 0.5), (2.0, 0.8807970779778823)])
-def test_a_gate_starts_at_its_bias_whatever_its_input(bias: float, gamma: float) -> None:
-    gate = Gate(DIM, degree_input=True, initial_bias=bias)
-    assert torch.allclose(gate(*inputs(), DEGREE_FEATURE), torch.full((NODES, 1), gamma))
-    model = PaperRecMind(PaperSettings.model_validate({"gate": {"initial_bias": bias}}), TEXT)
-    for gate_of_layer in model.gates:
-        assert isinstance(gate_of_layer, Gate)
-        assert gate_of_layer.out.bias.item() == bias
+def test_a_gate_starts_with_graph_and_language_alike_whatever_its_input() -> None:
+    model = PaperRecMind(PaperSettings(embedding_dim=DIM), TEXT)
+    assert len(model.gates) == 3
+    for gate in model.gates:
+        assert torch.equal(gate(*inputs(), DEGREE_FEATURE), torch.full((NODES, 1), 0.5))
 
 
 def test_a_gate_without_degree_input_does_not_see_the_degree() -> None:
     e, z = inputs()
     for seen in (True, False):
         torch.manual_seed(1)
-        gate = Gate(DIM, degree_input=seen, initial_bias=0.0)
+        gate = Gate(DIM, degree_input=seen)
         torch.nn.init.normal_(gate.out.weight)
         same = torch.equal(gate(e, z, DEGREE_FEATURE), gate(e, z, DEGREE_FEATURE + 1))
         assert same == (not seen)

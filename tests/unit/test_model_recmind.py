@@ -80,9 +80,7 @@ def subgraph() -> Subgraph:
 def test_text_views_propagate_beside_the_graph_and_users_without_text_live_off_their_items() -> (
     None
 ):
-    settings = RecMindSettings(
-        embedding_dim=DIM, num_layers=1, text_layers=1, users_have_text=False
-    )
+    settings = RecMindSettings(embedding_dim=DIM, num_layers=1, text_layers=1)
     z = draw(3, DIM)
     text = RecMind(settings, 3)(subgraph(), draw(3, DIM, seed=1), z).text
     assert torch.allclose(text[0], 0.5 * z[2] / 2)

@@ -24,12 +24,11 @@ from recmind_dist.training.state import Cursor
 from tests.training_runs import config_of, make_inputs
 
 KINDS: list[dict[str, Any]] = [
-    {"kind": "recmind", "num_layers": 2, "content_view": True, "recent_decay": 0.5},
-    {"kind": "recmind", "num_layers": 2, "users_have_text": False, "text_layers": 2},
+    {"kind": "recmind", "num_layers": 2, "views": "all", "recent_decay": 0.5},
+    {"kind": "recmind", "num_layers": 2, "text_layers": 2},
     {
         "kind": "recmind",
-        "text_view": False,
-        "content_view": False,
+        "views": "graph",
         "recent_decay": 0.7,
         "init": "normal",
     },
@@ -112,7 +111,7 @@ def test_scores_are_inner_products_under_a_norm_exponent(
 def test_a_users_vector_is_of_their_whole_history_and_none_of_it_is_recommended(
     home: Path, inputs: Inputs, tmp_path: Path
 ) -> None:
-    shard = make_model(home, inputs, kind="recmind", content_view=True, recent_decay=0.5)
+    shard = make_model(home, inputs, kind="recmind", views="all", recent_decay=0.5)
     bundle = bundle_of(shard, tmp_path / "bundle")
     items, ends = histories_of_users(shard.rows)
     user = np.array([3])

@@ -29,13 +29,12 @@ from tests.tiny_language_model import WIDTH, make_bert
 from tests.training_runs import config_of, make_inputs
 
 KINDS: list[dict[str, Any]] = [
-    {"kind": "recmind", "num_layers": 2, "content_view": True, "recent_decay": 0.5},
-    {"kind": "recmind", "num_layers": 3, "users_have_text": False, "text_layers": 3},
+    {"kind": "recmind", "num_layers": 2, "views": "all", "recent_decay": 0.5},
+    {"kind": "recmind", "num_layers": 3, "text_layers": 3},
     {
         "kind": "recmind",
         "num_layers": 1,
-        "text_view": False,
-        "content_view": False,
+        "views": "graph",
         "init": "normal",
     },
     {"kind": "lightgcn", "num_layers": 3, "init": "text"},
@@ -66,7 +65,7 @@ def make_model(home: Path, inputs: Inputs, language_model: Path, **model: Any) -
         home,
         "run",
         model={"embedding_dim": 8, **model},
-        text={"model": str(language_model), "item_title": "{title}", "dtype": "fp32"},
+        text={"model": str(language_model), "dtype": "fp32"},
         alignment={"weight": 0},
         sampler={"propagation": "full", "num_neighbors": [4] * layers},
     )
@@ -135,8 +134,8 @@ def test_an_item_that_moved_with_its_users_in_training_does_so_again(
 def shop(home: Path, inputs: Inputs, language_model: Path) -> Bundle:
     """A bundle with the language model."""
     shard = make_model(
-        home, inputs, language_model, kind="recmind", content_view=True, recent_decay=0.5,
-        users_have_text=False, text_layers=2,
+        home, inputs, language_model, kind="recmind", views="all", recent_decay=0.5,
+        text_layers=2,
     )  # fmt: skip
     return bundle_of(shard, home / "shop", text_model=True)
 
@@ -236,8 +235,8 @@ def test_texts_have_the_views_that_training_gives_them(
     texts = ["space war", "a love story"]
     encoder = TextEncoder.load(TextSettings(model=str(language_model), dtype="fp32"))
     shard = make_model(
-        home, inputs, language_model, kind="recmind", content_view=True, recent_decay=0.5,
-        users_have_text=False, text_layers=2,
+        home, inputs, language_model, kind="recmind", views="all", recent_decay=0.5,
+        text_layers=2,
     )  # fmt: skip
     assert shard.whitening is not None
     assert isinstance(shard.model.text_view, TextView)

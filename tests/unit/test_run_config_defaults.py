@@ -20,7 +20,6 @@ FACTS = DataFacts(
     num_edges=98_114,
     gate_users=943,
     item_template="{title}. {genres}",
-    item_title="{title}",
     skipped_fields=("year",),
     text_share=1.0,
     num_texts=1680,
@@ -41,7 +40,7 @@ def test_a_config_of_data_and_a_language_model_is_recmind_in_full() -> None:
     found = resolve(bare(), FACTS)
     config, model = found.config, found.config.model
     assert isinstance(model, RecMindSettings)
-    assert (model.content_view, model.recent_decay, model.users_have_text) == (True, 0.6, False)
+    assert (model.views, model.recent_decay, model.users_have_text) == ("all", 0.6, False)
     assert (config.sampler.propagation, config.sampler.num_neighbors) == ("full", (10, 10))
     assert (config.train.batch_of, config.train.batch_size, config.train.epochs) == (
         "users",
@@ -70,7 +69,7 @@ def test_what_is_named_stays_and_is_not_said() -> None:
             "item_offsets": False,
             "gate": {"batch_size": 5, "heldout_share": 0.1},
         },
-        "text": {"item_template": "{title}", "item_title": "{title}"},
+        "text": {"item_template": "{title}"},
     }
     config = bare(**named)
     found = resolve(config, replace(FACTS, no_order="no column of times"))

@@ -35,9 +35,8 @@ model:
   embedding_dim: 24
   num_layers: 3
   text_layers: 1
-  users_have_text: false
   recent_decay: 0.5
-  gate: {heldout_share: 0.2, initial_bias: 1.5}
+  gate: {heldout_share: 0.2, batch_size: 48}
 """
 
 
@@ -58,7 +57,7 @@ def recmind(tmp_path: Path) -> Path:
         ("paper", "recent_decay: 0.5"),
         ("paper", "contrast: {weight: 0.1}"),
         ("xsimgcl", "text_components: 24"),
-        ("alpharec", "users_have_text: false"),
+        ("alpharec", "text_layers: 0"),
         ("mf", "num_layers: 2"),
     ],
 )
@@ -100,7 +99,7 @@ def test_a_kind_given_as_a_word_takes_from_the_file_what_it_has(recmind: Path) -
     config = load_run_config(recmind, ["model.kind=paper"])
     assert isinstance(config.model, PaperSettings)
     assert config.model.text_layers == 1
-    assert config.model.gate.initial_bias == 1.5
+    assert config.model.gate.batch_size == 48
     assert isinstance(load_run_config(recmind).model, RecMindSettings)
 
 

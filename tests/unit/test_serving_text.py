@@ -30,8 +30,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_of(
         home,
         "run",
-        model={"kind": "recmind", "embedding_dim": 8, "content_view": True},
-        text={"model": str(make_bert(home / "bert")), "item_title": "{title}", "dtype": "fp32"},
+        model={"kind": "recmind", "embedding_dim": 8, "views": "all"},
+        text={"model": str(make_bert(home / "bert")), "dtype": "fp32"},
         alignment={"weight": 0},
         sampler={"propagation": "full", "num_neighbors": [4, 4]},
     )

@@ -29,8 +29,7 @@ from tests.training_runs import config_of, make_inputs
 RECMIND = {
     "kind": "recmind",
     "text_layers": 2,
-    "users_have_text": False,
-    "content_view": True,
+    "views": "all",
     "recent_decay": 0.6,
     "projection_hidden_dim": 16,
     "gate": {"withheld_items": 0.2, "heldout_share": 0.4},

@@ -59,7 +59,7 @@ def test_a_key_made_block_by_block_is_that_of_the_whole(count: int, tmp_path: Pa
 
 def test_rendered_texts_are_the_same_in_files(tmp_path: Path) -> None:
     graph = make_graph(tmp_path, random_pairs(20, 10, 80), 20, 10)
-    settings = TextSettings(model="none", user_template="{id}: {items}", max_user_items=3)
+    settings = TextSettings(model="none", user_template="{id}: {items}", user_max_tokens=27)
     for users in (True, False):
         held = build_texts(graph, settings, users=users)
         spool = build_texts(graph, settings, users=users, spool=tmp_path / "absent")

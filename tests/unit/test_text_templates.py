@@ -106,7 +106,7 @@ USERS = pl.DataFrame({"id": ["u", "v", "w"], "job": ["cook", None, None]})
 
 def test_user_text_is_newest_first_and_without_hidden_edges(tmp_path: Path) -> None:
     graph = make_graph(tmp_path, [[3, 0, 2, 1], [0, 3], []], ITEMS, USERS)
-    settings = TextSettings(item_template="{title}. {genres}", max_user_items=2)
+    settings = TextSettings(item_template="{title}. {genres}", user_max_tokens=26)
     texts = build_texts(graph, settings)
     assert texts.items == ["A. x", "B", None, "D. y"]
     # item 2 has no title and does not count; the user without edges has no text

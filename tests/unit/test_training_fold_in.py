@@ -24,19 +24,19 @@ from recmind_dist.training.text_features import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs
 
 DIM, TEXT_DIM, USERS, ITEMS = 6, 9, 30, 25
-LATE = {"users_have_text": True, "content_view": False, "recent_decay": 0.0}
-EARLY = {"users_have_text": True, "text_layers": 0}
+LATE = {"views": "graph+text", "recent_decay": 0.0}
+EARLY = {"text_layers": 0}
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("lightgcn", {"num_layers": 3}),
     ("xsimgcl", {"num_layers": 2}),
     ("alpharec", {"num_layers": 2}),
-    ("recmind", {"num_layers": 2, "content_view": True, "recent_decay": 0.5}),
-    ("recmind", {"num_layers": 3, "content_view": False, "recent_decay": 1.0}),
+    ("recmind", {"num_layers": 2, "views": "all", "recent_decay": 0.5}),
+    ("recmind", {"num_layers": 3, "views": "graph+text", "recent_decay": 1.0}),
     ("recmind", {"num_layers": 2, "text_layers": 1, **LATE}),
     ("recmind", {"num_layers": 1, **LATE, **EARLY, "recent_decay": 0.7}),
-    ("recmind", {"num_layers": 2, "text_view": False, "content_view": False, "recent_decay": 0.5}),
+    ("recmind", {"num_layers": 2, "views": "graph", "recent_decay": 0.5}),
     ("paper", {"num_layers": 2}),
-    ("paper", {"num_layers": 2, "text_layers": 1, "users_have_text": True, "readout": "concat"}),
+    ("paper", {"num_layers": 2, "text_layers": 1, "readout": "concat"}),
     ("paper", {"num_layers": 3, **EARLY, "readout": "alpha", "gate": {"sides": "items"}}),
     ("paper", {"num_layers": 2, **EARLY, "readout": "alpha", "gate": {"sides": "none"}}),
 ]
@@ -146,11 +146,11 @@ class Dense:
         if kind != "RecMind":
             return graph
         text_states, views = states, [graph, graph]
-        if settings.text_view:
+        if settings.has_text_view:
             text_states = self.text_states()
             views = [graph, self.mean(text_states, self.text_row())]
         of_items = [torch.stack(x).mean(0)[USERS:] for x in (states, text_states)]
-        if settings.content_view:
+        if settings.has_content_view:
             views.append(self.newest(self.text[USERS:], 1.0))
             of_items.append(self.text[USERS:])
         decay = settings.recent_decay
