@@ -58,7 +58,9 @@ def test_kinds_are_told_apart(home: Path) -> None:
     changes = {"scaling": {"num_workers": 2}, "train": {"epochs": 1}}
     config = config_of(home / "all", "run", **changes)
     run_ranks(train_rank, 2, config, inputs, "attempt0")
-    for record in read_metrics(RunDirectory(config.run_dir).metrics, "traffic"):
+    records = list(read_metrics(RunDirectory(config.run_dir).metrics, "traffic"))
+    assert len(records) > 0
+    for record in records:
         kinds = {k: v for k, v in record.items() if k.endswith("_bytes")}
         assert set(kinds) == {f"{kind}_bytes" for kind in (*KINDS, "most")}
         assert all(value > 0 for value in kinds.values())

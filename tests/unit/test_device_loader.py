@@ -16,7 +16,7 @@ from recmind_dist.sampling.batch import Batch
 from recmind_dist.sampling.device_graph import MaskedEntries
 from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.edge_masks import heldout_slice
-from recmind_dist.sampling.loader import NeighborLoader
+from recmind_dist.sampling.loader import NeighborLoader, StepBatches
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from tests.graphs import make_graph, random_pairs
 
@@ -107,7 +107,7 @@ def test_sampled_batches(
     )
     heldout = heldout_slice(graph, share, 3, withheld_items=share / 2)
     more = {"heldout": heldout, "gate_batch_size": 12 if share else 0, "seed": 4}
-    check(graph, settings, device, batch_size=50, **more)
+    assert_same_batches(graph, settings, device, batch_size=50, **more)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -134,7 +134,9 @@ def test_pairs_and_negatives(
     more: dict[str, Any] = {"negatives": negatives, "batch_of": batch_of}
     if gates:
         more |= {"heldout": heldout_slice(graph, 0.3, 1), "gate_batch_size": 9, "seed": 2}
-    check(graph, settings, device, batch_size=20 if batch_of == "users" else 90, **more)
+    assert_same_batches(
+        graph, settings, device, batch_size=20 if batch_of == "users" else 90, **more
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -142,7 +144,8 @@ def test_pairs_and_negatives(
 @pytest.mark.parametrize("propagation", ["sampled", "full"])
 def test_the_share_of_a_rank(graph: Graph, rank: int, propagation: str, device: str) -> None:
     settings = SamplerSettings.model_validate({"num_neighbors": [4, 3], "propagation": propagation})
-    check(graph, settings, device, batch_size=50, rank=rank, world_size=3)
+    steps = assert_same_batches(graph, settings, device, batch_size=50, rank=rank, world_size=3)
+    assert len(steps[0].main.pairs[0]) == 50 * (rank + 1) // 3 - 50 * rank // 3
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -150,19 +153,27 @@ def test_the_share_of_a_rank(graph: Graph, rank: int, propagation: str, device: 
 def test_a_share_without_a_pair(graph: Graph, rank: int, device: str) -> None:
     size = graph.num_edges - 1  # the last batch has a single pair
     settings = SamplerSettings.model_validate({"num_neighbors": [4, 3], "propagation": "sampled"})
-    check(graph, settings, device, batch_size=size, rank=rank, world_size=2)
+    first, last = assert_same_batches(
+        graph, settings, device, batch_size=size, rank=rank, world_size=2
+    )[:2]
+    assert len(first.main.pairs[0]) > 0
+    assert len(last.main.pairs[0]) == rank
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_newest_items_of_users_whose_gates_learn(graph: Graph, device: str) -> None:
     settings = SamplerSettings.model_validate({"num_neighbors": [3, 2], "propagation": "sampled"})
     more = {"heldout": heldout_slice(graph, 0.5, 1), "gate_batch_size": 10, "newest_decay": 0.8}
-    check(graph, settings, device, batch_size=50, negatives="shared", **more)
+    steps = assert_same_batches(graph, settings, device, batch_size=50, negatives="shared", **more)
+    newest = [step.gate.newest for step in steps if step.gate is not None]
+    assert any(hop is not None and len(hop.indices) > 0 for hop in newest)
 
 
-def check(
+def assert_same_batches(
     graph: Graph, settings: SamplerSettings, device: str, batch_size: int, **more: Any
-) -> None:
+) -> list[StepBatches]:
+    """The batches of two epochs, the second from its third step on."""
+    compared: list[StepBatches] = []
     there = DeviceLoader(graph, settings, batch_size, device=torch.device(device), **more)
     here = NeighborLoader(graph, settings, batch_size, **more)
     for epoch, first_step in ((0, 0), (1, 2)):
@@ -176,6 +187,10 @@ def check(
             compare = assert_same_nodes if whole else assert_same
             compare(ours.main, theirs.main)
             compare(ours.gate, theirs.gate)
+            compared.append(ours)
+    assert len(compared) == 2 * there.steps_per_epoch - 2
+    assert all((step.gate is not None) == (more.get("gate_batch_size", 0) > 0) for step in compared)
+    return compared
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -164,7 +164,9 @@ def test_the_second_notebook_shows_gates_and_shares(shop: Shop) -> None:
 
 
 def test_notebooks_are_kept_without_outputs() -> None:
-    for path in NOTEBOOKS.glob("*.ipynb"):
+    paths = list(NOTEBOOKS.glob("*.ipynb"))
+    assert len(paths) == 2
+    for path in paths:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         assert not [cell for cell in notebook.cells if cell.get("outputs")]

@@ -143,6 +143,7 @@ def write_again(found: Settings) -> None:
 
 @settings(quick, max_examples=200)
 @given(text=TEXTS)
+@example(text="name: y\ncount: 1\ngroup: {names: [a, b]}\n")
 def test_any_text_is_a_config_or_sentences_that_name_the_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -157,6 +158,7 @@ def test_any_text_is_a_config_or_sentences_that_name_the_file(tmp_path: Path, te
 @settings(quick, max_examples=200)
 @given(words=st.lists(WORDS, min_size=1, max_size=3))
 @example(words=["\n="])
+@example(words=["name=y", "group.rate=1.5"])
 def test_any_words_are_overrides_or_sentences_that_name_them(words: list[str]) -> None:
     try:
         found = resolve_settings(Whole, Document("c.yaml", {}), words)

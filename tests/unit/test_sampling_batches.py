@@ -151,10 +151,12 @@ def test_nodes_count_by_the_degrees_that_the_masked_edges_leave(graph: Graph) ->
     left = np.array(graph.degree)
     for ends in edge_endpoints(graph, np.flatnonzero(heldout)):
         left -= np.bincount(ends, minlength=graph.num_nodes)
+    assert (left < graph.degree).any()
     settings = {"propagation": "full"}
-    for step in loader(
-        graph, sampler=settings, heldout=heldout, gate_batch_size=9, degree=left
-    ).batches(0):
+    made = loader(graph, sampler=settings, heldout=heldout, gate_batch_size=9, degree=left)
+    steps = list(made.batches(0))
+    assert len(steps) == made.steps_per_epoch > 0
+    for step in steps:
         assert step.gate is not None
         assert np.array_equal(step.gate.degree.numpy(), left[step.gate.n_id.numpy()])
         assert np.array_equal(step.main.degree.numpy(), left[step.main.n_id.numpy()])

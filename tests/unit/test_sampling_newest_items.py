@@ -67,6 +67,7 @@ def test_a_gate_batch_brings_the_newest_items_of_its_users(
         gate_batch_size=9,
         newest_decay=DECAY,
     )
+    brought = 0
     for step in loader.batches(0):
         assert step.main.newest is None
         assert step.gate is not None
@@ -80,6 +81,8 @@ def test_a_gate_batch_brings_the_newest_items_of_its_users(
             expected = newest_first(graph, node, hidden) if node < USERS else []
             expected = expected[: None if fan_outs[0] < 0 else fan_outs[0]]
             assert set(batch.n_id[seen].tolist()) == {item for _, item in expected}
+            brought += len(expected)
+    assert brought > 0
 
 
 def test_rows_of_a_rank_know_the_order_in_time(graph: Graph) -> None:
