@@ -24,7 +24,7 @@ class ShardedTable:
         row_range: (start, stop) of this rank's rows.
         num_rows: rows of all ranks.
         dim: D.
-        settings: optimizer.
+        settings: of the row-wise optimizer.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ShardedTable:
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        """Of the optimizer, by name; made when it is first asked for, so never for inference."""
+        """The optimizer's state by name, made at its first use: never for inference."""
         return make_state(self.settings, self.weight)
 
     def __len__(self) -> int:
@@ -60,8 +60,9 @@ class ShardedTable:
         return rows.requires_grad_()
 
     def grad_placeholder(self, rows: int) -> Tensor:
-        """A leaf for the gradient of rows that are read from `weight` itself. It holds no numbers.
+        """A leaf that takes the gradient of rows whose values the forward pass has already.
 
+        Its values are NaN, without memory of their own, so that a read of them shows.
         Shape: [rows, D].
         """
         return self.weight.new_full((1, 1), math.nan).expand(rows, self.dim).requires_grad_()
@@ -80,8 +81,8 @@ class ShardedTable:
             local_rows: [n] distinct positions in this shard.
             grad: [n, D].
             lr_factor: the schedule's multiple of the learning rate.
-            order: [n] order in which `local_rows` ascend, if they do not.
-            divisor: of the gradient.
+            order: [n] permutation that sorts `local_rows`, unless they ascend.
+            divisor: the gradient is divided by it.
         """
         lr = self.settings.learning_rate * lr_factor
         if self.settings.optimizer == "adam":

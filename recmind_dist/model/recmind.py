@@ -2,10 +2,10 @@
 
     s(u, i) = s_u s_i Σ_k γ^k_u γ^k_i ⟨v^k_u, v^k_i⟩ + b_i,       Σ_k γ^k = 1
 
-over the views k: graph, text and, by setting, content. It is an inner product, so ranking and
-serving need nothing else. What views are trained to say of items without edges cannot be learnt
-from edges that the views were trained on; γ, s and b are few numbers a degree and learn it from
-held-out ones (docs/decisions/0006).
+over the views k: graph, text and content (`model.views`). It is one inner product, so ranking and
+serving need nothing but vectors. How far a view can be trusted for nodes of few edges cannot be
+learnt from edges that have trained the view. So γ, s and b, small networks over the degree, learn
+from held-out edges (docs/decisions/0006).
 
 Legend: S nodes, K views of C_k columns each.
 """
@@ -87,8 +87,8 @@ class Mix(nn.Module):
 
     Args:
         settings: `degree_input: false` leaves constants for each side.
-        num_views: K, the graph's first.
-        recent: whether users' views are joined by the means of their newest items.
+        num_views: K. The first is the graph's.
+        recent: whether means of their newest items are mixed into users' views.
     """
 
     def __init__(self, settings: GateSettings, num_views: int = 2, recent: bool = False) -> None:
@@ -107,8 +107,8 @@ class Mix(nn.Module):
     ) -> Tensor:
         """[s γ^1 v^1 ‖ … ‖ s γ^K v^K ‖ 1] of users, with b in place of 1 of items.
 
-        A view v^k is the unit vector of the node's own; of users, where `recent` is given,
-        (1 − ρ^k) of it and ρ^k of the unit vector of the mean of their newest items' views.
+        v^k is the node's own view at unit length. With `recent`, a user's v^k is (1 − ρ^k) times
+        that plus ρ^k times the mean of their newest items' views, at unit length too.
 
         Args:
             views: K of [S, C_k].
@@ -135,7 +135,7 @@ class Mix(nn.Module):
     def _both(
         self, graph_SD: Tensor, degree_feature_S: Tensor, trainable: bool
     ) -> tuple[Tensor, Tensor]:
-        """What the networks of users and of items say of every node."""
+        """Outputs for every node of the users' network and of the items'; `_weights` picks one."""
         d, length = degree_feature_S, graph_SD.detach().norm(dim=1).clamp(min=1e-6).log()
         x = torch.stack([d, d.square(), length], dim=1)
         x = x if self.degree_input else torch.zeros_like(x)
@@ -147,6 +147,7 @@ class Mix(nn.Module):
         """γ [S, K], s and b [S, 1]; b of users is 1."""
         k, is_user = self.num_views, is_user_S[:, None]
         out = torch.where(is_user, user[:, : k + 1], item[:, : k + 1])
+        # at the start γ is 1 / K on both sides: K² makes up for it, so that each cosine counts 5
         start = torch.where(is_user, 0.0, math.log(_START_WEIGHT * k * k))
         bias = torch.where(is_user, torch.ones_like(item[:, :1]), item[:, k + 1 :])
         return torch.softmax(out[:, :k], 1), torch.exp(start + out[:, k : k + 1]), bias
@@ -161,9 +162,10 @@ def _network(outputs: int) -> nn.Sequential:
 
 
 def _run(layers: nn.Sequential, x: Tensor, trainable: bool) -> Tensor:
+    """The layers' output. With trainable=False their parameters take no gradient."""
     if trainable:
-        out: Tensor = layers(x)
-        return out
+        trained: Tensor = layers(x)
+        return trained
     parameters = {name: p.detach() for name, p in layers.named_parameters()}
-    rested: Tensor = torch.func.functional_call(layers, parameters, (x,))
-    return rested
+    output: Tensor = torch.func.functional_call(layers, parameters, (x,))
+    return output

@@ -49,8 +49,8 @@ class Pipeline:
     """One run, from its files to its results.
 
     Args:
-        config: see `load_run_config`
-        say: called with one line at a time of what is done
+        config: see `load_run_config`.
+        say: called with each line of progress.
     """
 
     def __init__(self, config: RunConfig, say: Say = print) -> None:
@@ -80,8 +80,8 @@ class Pipeline:
             return results
 
     def prepare(self) -> Path:
-        """Fetches, ingests, splits and partitions; what the config left open follows from the data.
-        Returns the graph's directory.
+        """Fetches, ingests, splits and partitions the data, and fills in the settings that the
+        config leaves open. Returns the graph's directory.
         """
         for name in self.config.fetch:
             self.say(f"{name}: at {fetch_asset(name)}")
@@ -118,7 +118,9 @@ class Pipeline:
         return partition_report(self.config, Graph.open(graph))
 
     def embed(self) -> EmbedReport | None:
-        """Embeds all texts with the untouched language model; None for a variant without text."""
+        """Embeds all texts with the language model as it came, before any adapter. Returns None for
+        a model without text.
+        """
         graph = self.prepare()
         texts = prepare_texts(self.config, graph).texts
         return None if texts is None else embed(self.config, texts, None, self.say)
@@ -149,7 +151,7 @@ class Pipeline:
                 self.config, prepared.graph, store, self.directory, self.context_to_rank(inputs)
             )
         inputs = read_inputs(self.directory)
-        if self._is_open:
+        if self._has_open_settings:
             self.prepare()
         if self.config.evaluation.num_workers == 1:
             context = self.context_to_rank(inputs)
@@ -172,7 +174,7 @@ class Pipeline:
         if to.exists() and not (to / MANIFEST).is_file():
             raise StoreError(f"{to}: exists and is no bundle: export to another directory")
         inputs = read_inputs(self.directory)
-        if self._is_open:
+        if self._has_open_settings:
             self.prepare()
         context = self.context_to_rank(inputs)
         model, cursor = load_best(self.config, inputs, self.directory, context)
@@ -203,8 +205,10 @@ class Pipeline:
         )
 
     @property
-    def _is_open(self) -> bool:
-        """Whether something follows from the data yet, as it never does in a run's own config."""
+    def _has_open_settings(self) -> bool:
+        """Whether settings are still to be filled in from the data. In a run's own config.yaml
+        none are.
+        """
         decay = getattr(self.config.model, "recent_decay", 0.0)
         return decay == FOLLOWS or not self.config.train.batch_size
 
@@ -218,7 +222,9 @@ class Pipeline:
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)
         inputs = fit(self.config, prepared, self.say, resume, allow_mismatch)
-        shutil.rmtree(self.directory.bundle, ignore_errors=True)  # of the model before
+        shutil.rmtree(
+            self.directory.bundle, ignore_errors=True
+        )  # it is of the model before this training
         return inputs
 
 

@@ -70,8 +70,8 @@ def fit(
     """Trains a run from its last checkpoint to the end. Returns its inputs, kept in inputs.json.
 
     Args:
-        train: trains phases; None: Ray workers
-        device: where item vectors are learnt, in this process
+        train: trains phases. Default: on Ray workers.
+        device: of this process, where item vectors are learnt.
     Raises:
         CheckpointError: resume is "must" and there is no checkpoint; or the run was made with other
             settings, graph or texts, or for other users and items.
@@ -123,7 +123,7 @@ def _train_on_ray(
     resume: str,
     allow_mismatch: bool,
 ) -> None:
-    from recmind_dist.launch.ray_train import train  # slow to import: only if there is training
+    from recmind_dist.launch.ray_train import train  # takes seconds to import
 
     train(config, inputs, phases, resume, allow_mismatch, say)
 
@@ -136,7 +136,7 @@ def _train_past(
     allow_mismatch: bool,
     train: TrainPhases,
 ) -> None:
-    """Trains until the run's newest good checkpoint is past `phases`, if it is not yet."""
+    """Trains `phases`, unless the run's newest good checkpoint is past them already."""
     cursor = _cursor(run, config)
     if cursor is not None and cursor.phase not in phases:
         return
@@ -155,7 +155,7 @@ def _text_inputs(
     base = embed(config, prepared.texts, None, say)
     whitening = run.path / "whitening.safetensors"
     if fresh or not whitening.is_file():
-        # fitted once a run, to the untouched model: the projection learns in its coordinates
+        # fitted once a run, before any adapter: the projection learns in these coordinates
         fit_whitening(config, base.path).save(whitening)
     lora_texts = None
     if config.text.lora is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a global batch, as whoever has the rows of their users knows them.
+    """Pairs of a global batch whose users' rows are in this process.
 
     Attributes:
         users, items: [n] global ids.
@@ -39,18 +39,18 @@ class Pairs:
 
 
 class PairLookup(Protocol):
-    """What the rows of users say of this rank's pairs of a global batch."""
+    """Computes on this rank's pairs of a global batch, where the rows of their users are."""
 
-    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
-        """What `answer` makes of each pair, [b, k]. Collective: every rank must call.
+    def map_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+        """`answer` of each pair, [b, k]. Collective: every rank must call.
 
         Args:
             answer: [n] pairs → numbers below 2^31, [n, k]; called where the users' rows are.
         """
         ...
 
-    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
-        """What `answer` makes of each distinct user, ascending, [U, k].
+    def map_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+        """`answer` of each distinct user, ascending, [U, k].
 
         Collective: every rank must call.
 
@@ -198,11 +198,11 @@ class WholeLookup:
         items = rows.indices[share.edges].astype(np.int64)
         self._pairs = Pairs(users, items, share.input_id)
 
-    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+    def map_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
         """See `PairLookup`."""
         return answer(self._pairs)
 
-    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+    def map_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
         """See `PairLookup`."""
         return answer(np.unique(self._pairs.users))
 

@@ -43,7 +43,7 @@ def make_sampler(
         source: access to the edges. pyg-lib's op needs all of them in this process.
         settings: backend and fan-outs.
         heldout: edges that no batch may see.
-        degree: [N] as which nodes count. Default: training degrees.
+        degree: [N] the degree that each node counts with. Default: its training degree.
     """
     graph = source.rows.graph
     if settings.backend == "pyg":
@@ -70,9 +70,9 @@ class NeighborLoader:
         gate_edges: edges among `heldout` that train the gates. Default: all of them.
         gate_batch_size: pairs of the global gate batch of a step; 0 for none.
         gate_negatives: of the gate batch. Default: those of the main batch.
-        degree: [N] as which nodes count. Default: training degrees.
-        newest_decay: where above 0, nodes whose gates learn come with the newest items of users
-            among them, as many as the first fan-out says, in which an item weighs so much against
+        degree: [N] the degree that each node counts with. Default: its training degree.
+        newest_decay: above 0, the batch whose gates learn brings the newest items of its users
+            along (`Batch.newest`), as many as the first fan-out, and an item weighs so many times
             the next newer one. Sampled propagation only.
         seed: of all draws.
         rank: this rank.
@@ -153,7 +153,7 @@ class NeighborLoader:
         return self._source.mask_edges(*self._endpoints(self._heldout), self._heldout)
 
     def _endpoints(self, edges: IntArray) -> tuple[IntArray, IntArray]:
-        """Users and items. Collective with a partitioned graph: every rank must call."""
+        """Users and items of edges. Collective with a partitioned graph: every rank must call."""
         users = users_of_edges(self.graph, edges)
         return users, self._source.items_of_edges(edges, users)
 
@@ -175,7 +175,7 @@ class NeighborLoader:
             yield StepBatches(step, self._weighted(main, share), gate)
 
     def _share(self, epoch: int, i: int) -> Share:
-        """Of an epoch's i-th global batch. Collective: every rank must call."""
+        """This rank's share of an epoch's i-th global batch. Collective: every rank must call."""
         return self._shares.of_step(epoch, i)
 
     def _gate_batch(self, step: int) -> Batch:
@@ -195,7 +195,7 @@ class NeighborLoader:
         return torch.from_numpy(self.graph.edge_weight[share.edges])
 
     def _gate_share(self, step: int) -> Share:
-        """Of a step's global gate batch."""
+        """This rank's share of a step's global gate batch."""
         ranks = self.rank, self.world_size
         return gate_share(self._gate_edges, self.gate_batch_size, step, self.seed, *ranks)
 
@@ -209,7 +209,7 @@ class NeighborLoader:
         Args:
             share: of the global batch.
             key: 64-bit stream key of this batch.
-            gate_negatives: of a gate batch.
+            gate_negatives: of a gate batch; None: a main batch.
         """
         negatives = gate_negatives or self._negatives
         users = users_of_edges(self.graph, share.edges)
@@ -230,7 +230,7 @@ class NeighborLoader:
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), mask)
         shared_positive = np.zeros((len(user_index), 0), np.bool_)
         if len(shared):
-            shared_positive = lookup.ask_users(partial(negatives.positives_among, shared=shared))
+            shared_positive = lookup.map_users(partial(negatives.positives_among, shared=shared))
         b = len(users)
         index = torch.from_numpy(local)
         return Batch(
@@ -254,7 +254,8 @@ class NeighborLoader:
     def _draw(
         self, lookup: PairLookup, negatives: NegativeSampler, key: int
     ) -> tuple[IntArray, IntArray, IntArray]:
-        """Items of this rank's pairs, [b], their negatives, [b, num], and everybody's, [M].
+        """Items of this rank's pairs, [b], their negatives, [b, num], and the negatives that all
+        users of the global batch share, [M].
 
         Collective with a partitioned graph: every rank must call.
         """
@@ -262,13 +263,13 @@ class NeighborLoader:
         paired = self.negatives == "pairs"
         draw = partial(_negatives_of, negatives, stream_key(key, "negatives"))
         if paired and not in_batch:
-            found = lookup.ask_pairs(partial(_with_negatives, partial(draw, pool)))
+            found = lookup.map_pairs(partial(_with_negatives, partial(draw, pool)))
             return found[:, 0], found[:, 1:], pool
-        items = lookup.ask_pairs(_items_of)[:, 0]
+        items = lookup.map_pairs(_items_of)[:, 0]
         if in_batch and self.negatives != "none":
             pool = lookup.gather_items(items)
         if paired:
-            return items, lookup.ask_pairs(partial(draw, pool)), pool[:0]
+            return items, lookup.map_pairs(partial(draw, pool)), pool[:0]
         shared = pool[:0]
         if self.negatives == "shared":
             shared = negatives.shared(stream_key(key, "shared"), pool)
@@ -277,15 +278,16 @@ class NeighborLoader:
     def _with_newest(self, seeds: IntArray) -> tuple[IntArray, CsrMatrix]:
         """Appends to the seeds the newest items of the users among them.
 
-        Users' ids are the lowest, so users come first. What is appended is propagated for
-        `Batch.newest` alone: see `Batch.num_targets`.
+        Users have the lowest ids, so they come first in the ascending seeds. The appended items
+        serve `Batch.newest` alone: see `Batch.num_targets`.
 
         Collective with a partitioned graph: every rank must call.
 
         Args:
             seeds: [S'] ascending.
 
-        Returns: the seeds with what is new after them, [S], and the items' weights, [S', S].
+        Returns: the seeds and after them the items that are not among them, [S], and the weight
+            of each newest item in its user's mean, [S', S].
         """
         assert self._newest is not None
         users = seeds[: np.searchsorted(seeds, self.graph.num_users)]

@@ -138,7 +138,7 @@ class HidingLookup(WholeLookup):
 
 
 class OwnedLookup:
-    """See `PairLookup`. The users' owners are told of each pair: 12 bytes.
+    """See `PairLookup`. Each pair is sent to its user's owner, in 12 bytes.
 
     Collective: every rank must make one.
     """
@@ -149,25 +149,25 @@ class OwnedLookup:
         self._order, self._sent = owners.sort(users)
         place = share.edges - np.asarray(rows.graph.indptr)[users]
         pairs = np.stack([users, place, share.input_id], 1)[self._order]
-        told, self._told = owners.all_to_all(pairs.astype(np.int32), self._sent)
-        of_user, place, input_id = np.ascontiguousarray(told.T, np.int64)
+        received, self._received = owners.all_to_all(pairs.astype(np.int32), self._sent)
+        of_user, place, input_id = np.ascontiguousarray(received.T, np.int64)
         items = rows.indices[rows.indptr[rows.rows_of(of_user)] + place].astype(np.int64)
         self._pairs = Pairs(of_user, items, input_id)
 
-    def ask_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
+    def map_pairs(self, answer: Callable[[Pairs], IntArray]) -> IntArray:
         """See `PairLookup`. Collective: every rank must call."""
         replies = answer(self._pairs).astype(np.int32)
-        got, _ = self._owners.all_to_all(replies, self._told, self._sent)
+        got, _ = self._owners.all_to_all(replies, self._received, self._sent)
         out = np.empty(got.shape, np.int64)
         out[self._order] = got
         return out
 
-    def ask_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
+    def map_users(self, answer: Callable[[IntArray], BoolArray]) -> BoolArray:
         """See `PairLookup`. Owners send bits. Collective: every rank must call.
 
         Both sides know which of the pairs are the first of their user.
         """
-        first, send = _first_of_users(self._pairs.users, self._told)
+        first, send = _first_of_users(self._pairs.users, self._received)
         answers = answer(self._pairs.users[first])
         bits = np.packbits(answers, axis=1)
         users = self._users[self._order]

@@ -1,4 +1,4 @@
-"""One training step, on one screen.
+"""One training step of one rank: `TrainingStep.run`.
 
 Legend: u rows of this shard that the step touches, n rows of this shard, D dims.
 """
@@ -37,13 +37,13 @@ class TrainingStep:
     Args:
         engine: DeepSpeed's, around a `TrainingLoss`.
         table: this rank's rows.
-        exchange: reads rows ahead.
-        text: their text vectors, where the model reads texts.
+        exchange: reads the next step's rows ahead.
+        text: text vectors of this rank's rows, where the model reads texts.
         momentum: the copy whose keys are enqueued, where there is a queue.
         nodes: [n] global ids of this rank's rows.
-        seed: of the phase.
+        seed: of the phase's random streams.
         lr_factor: step → multiple of the learning rates.
-        steps_done: of all phases before this one's next step.
+        steps_done: steps of the whole run before the next one.
         read_every: steps between readings of losses, on a GPU.
     """
 
@@ -79,12 +79,12 @@ class TrainingStep:
     @property
     def _can_replay(self) -> bool:
         """Plain LightGCN of one rank: no dense part, nothing drawn in a step, no texts."""
-        alone = self.context.device.type == "cuda" and self.context.world_size == 1
+        on_one_gpu = self.context.device.type == "cuda" and self.context.world_size == 1
         plain = type(self.loss.model) is LightGCN
-        return alone and plain and not torch.are_deterministic_algorithms_enabled()
+        return on_one_gpu and plain and not torch.are_deterministic_algorithms_enabled()
 
     def run(self, step: StepInput, following: StepInput | None = None) -> dict[str, float]:
-        """One step; returns the global batch's loss terms, on a GPU those that were read last.
+        """One step. Returns the global batch's loss terms; on a GPU the last ones that were read.
 
         Collective: every rank must call.
 
@@ -93,7 +93,7 @@ class TrainingStep:
         """
         with region("gather"):
             step = self._take_ahead(step, following)
-        # a replayed step would read the rows that were captured
+        # a captured CUDA graph reads the table, not rows that were read ahead
         find = self.find_gradients if step.base is None else self.run_gradients
         found = find(step)
         losses = self.checks.take(found, step)
@@ -117,8 +117,8 @@ class TrainingStep:
         return Gradients(tuple(loss_terms.terms), sums, grad_uD, loss_terms.keys)
 
     def _take_ahead(self, step: StepInput, following: StepInput | None) -> StepInput:
-        """The step with the rows that were read during the last one; starts to read those of the
-        next. Collective: every rank must call.
+        """The step with its rows, if they were read during the last one; begins to read the next
+        step's. Collective: every rank must call.
         """
         ahead = self._ahead
         if ahead is not None:
@@ -128,10 +128,11 @@ class TrainingStep:
         return step
 
     def _gather_rows(self, step: StepInput) -> tuple[Tensor, TextRows | None]:
-        """Rows of the table, a leaf that takes gradient, and their texts."""
+        """Rows of the table, as a leaf that takes gradient, and their texts."""
         text_u = self._text_rows(step)
         whole = step.operator is not None
-        if step.base is not None or (text_u is None and not whole):  # from the table itself
+        if step.base is not None or (text_u is None and not whole):
+            # the forward pass has the values: read ahead, or read from the table there
             return self.table.grad_placeholder(len(step.plan.local_rows)), text_u
         return self.table.gather(step.rows), text_u
 
@@ -153,7 +154,7 @@ class TrainingStep:
         return loss_terms
 
     def _row_gradient(self, e_uD: Tensor) -> Tensor:
-        """The gradient of the rows, zero where no loss reads them; faults are planted here."""
+        """The gradient of the rows, zero where no loss reads them. Chaos tests spoil it here."""
         grad_uD = e_uD.grad if e_uD.grad is not None else e_uD.new_zeros(e_uD.shape)
         faults.check("gradient", self.context.rank, self.steps_done, grad_uD)
         return grad_uD
@@ -169,7 +170,7 @@ class TrainingStep:
         self.context.traffic.add("dense", self.engine.bytes_a_step)
 
     def _enqueue(self, step: StepInput, keys: dict[str, Tensor]) -> None:
-        """Moves the momentum copy and its queues on. Collective: every rank must call."""
+        """Updates the momentum copy and enqueues its keys. Collective: every rank must call."""
         if self.momentum is None:
             return
         self.momentum.follow(self.engine.gather_parameters("model."))

@@ -16,15 +16,22 @@ from recmind_dist.training.fresh_text import FreshText
 class StepInput:
     """Everything a step needs that can be made ahead, in the prefetching thread.
 
-    Shapes: main_index, gate_index: [N], rows of the exchange for the nodes of each batch,
-    main_index None where they are in the order of the main batch; degree features [N];
-    hidden: positions in the rows of `operator`, which stands for sampled blocks under full
-    propagation; edges: those from the rows of `plan` alone, where nothing is hidden;
-    content_plan: the lookup of content views, of sampled nodes whose gates learn; items: [items]
-    those of `plan.local_rows` that are items, where sampled users have no texts; anchor_pairs:
-    [2, A] users and items of the global batch's anchors, where views are aligned; all_pairs:
-    [2, GB] those of all its pairs, where nodes are contrasted; base: [N, D] the plan's rows of the
-    table, where they were read during the step before.
+    Attributes:
+        main: the batch that the ranking loss learns from.
+        gate: the batch of held-out pairs that gates learn from.
+        plan: the lookup of the table's rows of all nodes of both batches.
+        main_index: [N] which row of the lookup each node of the main batch has; None: in order.
+        gate_index: [N] the same for the gate batch.
+        main_feature, gate_feature: [N] d̃ of the nodes.
+        fresh: texts that go through the language model in this step, in the warm-up.
+        operator: the whole graph, in place of sampled blocks, under full propagation.
+        hidden: positions in the operator's rows of edges that the batch hides.
+        edges: the operator's edges from the rows of `plan` alone, where no edge is hidden.
+        content_plan: the lookup of content views, of sampled nodes whose gates learn.
+        items: [items] which of `plan.local_rows` are items, where sampled users have no texts.
+        anchor_pairs: [2, A] users and items of the global batch's anchors, where views are aligned.
+        all_pairs: [2, GB] users and items of all its pairs, where XSimGCL contrasts nodes.
+        base: [N, D] rows of `plan`, where they were read during the step before.
     """
 
     step: int

@@ -76,7 +76,7 @@ class Trainer:
         allow_mismatch: bool = False,
     ) -> None:
         keep_freed_memory()
-        # before a library that the model or its texts need imports it, for whatever GPU is there
+        # DeepSpeed chooses its device at its first import: here, before another library imports it
         import_deepspeed(context.device)
         if config.train.deterministic and context.device.type == "cuda":
             use_deterministic_operations()
@@ -98,7 +98,7 @@ class Trainer:
             Mirror.of(config.storage_uri, run.path),
         )
         self.checkpoint = self._find_checkpoint(resume, allow_mismatch)
-        self.cursor = self._start()
+        self.cursor = self._new_cursor()
         if self.checkpoint is not None:
             self.cursor = cursor_of(self.checkpoint, config.train.epochs)
         max_users, seed = config.evaluation.max_users, config.graph.seed
@@ -125,7 +125,7 @@ class Trainer:
                             self._save(phase)
                     self._end_epoch()
                     self._validate(phase)
-                    self._choose_phase(phase)
+                    self._leave_finished_phase(phase)
                     self._save(phase)
                 dense = phase.end_phase()
             self._report(self.checkpointer.wait())
@@ -154,7 +154,7 @@ class Trainer:
         return self.checkpoint.dense()
 
     def _start_from_another_run(self) -> dict[str, Tensor] | None:
-        """Of an update: carries rows over, and returns the dense state."""
+        """Carries an update's rows over; returns the dense state. Nothing in other runs."""
         path = self.shard.inputs.start
         if path is None:
             return None
@@ -181,7 +181,7 @@ class Trainer:
         if dense is not None:
             load_dense_state(dense, phase.engine, phase.momentum)
         if is_start:
-            self._save(phase)  # a run that dies in its first epoch has something to go on from
+            self._save(phase)  # so that a run that dies in its first epoch can resume
         if dense is None:
             return phase
         whole = fingerprint_whole(gather_dense_state(phase.engine, phase.momentum))
@@ -190,28 +190,28 @@ class Trainer:
         return phase
 
     def _steps(self, phase: Phase) -> Iterator[tuple[StepInput, StepInput | None]]:
-        """What is left of the epoch's steps, made ahead, and the step after each whose rows may be
-        read ahead; logs the epoch at its end.
+        """The remaining steps of the epoch, prepared ahead, each with the step after it, or None
+        where that one's rows must not be read ahead. Logs the epoch at its end.
 
         Collective: every rank must iterate.
         """
-        self._losses = {}  # stays empty where a larger batch left the epoch no step
+        self._losses = {}  # stays empty if a resume with a larger batch left no step
         first, start = self.cursor.step_in_epoch, time.perf_counter()
-        self.context.traffic.take()  # validation's, before the thread adds this epoch's
-        beside = SideStream[tuple[StepInput, StepInput | None]](self._stream)
+        self.context.traffic.take()  # drops what validation sent, before this epoch is counted
+        side_stream = SideStream[tuple[StepInput, StepInput | None]](self._stream)
         made = named(phase.step_inputs(self.cursor.epoch, first), "sample")
-        inputs = beside.make(with_following(made, self.config.scaling.rows_ahead))
-        # the thread's own exchanges time out before its consumer does
+        inputs = side_stream.make(with_following(made, self.config.scaling.rows_ahead))
+        # an exchange that hangs in the thread times out first, and its error is the one shown
         timeout_s = 2 * self.config.scaling.collective_timeout_s
         steps = Prefetcher(inputs, phase.batches_ahead, timeout_s=timeout_s)
-        for step, following in self.profile.follow(beside.take(steps), phase.name):
+        for step, following in self.profile.follow(side_stream.take(steps), phase.name):
             faults.check("step", self.context.rank, self.cursor.steps_done)
-            # a run that goes on from a checkpoint reads its first step's rows from there
+            # after a checkpoint rows are read anew, as a run that resumes there has to
             yield step, None if self._saves_after(self.cursor.steps_done + 1) else following
         self._read_losses(phase)
         self._log_traffic(phase.name, self.cursor.step_in_epoch - first)
         seconds = time.perf_counter() - start
-        stalled = steps.stall_s if self._stream is None else beside.stall_s
+        stalled = steps.stall_s if self._stream is None else side_stream.stall_s
         self._log(
             "epoch",
             phase=phase.name,
@@ -223,7 +223,7 @@ class Trainer:
         )
 
     def _read_losses(self, phase: Phase) -> None:
-        """Reads what the GPU still has of them. Collective: every rank must call."""
+        """Reads losses that are still on the GPU. Collective: every rank must call."""
         with writing_ids(self.run.path, self.context, phase.name):
             self._losses = phase.step.checks.read() or self._losses
 
@@ -250,7 +250,7 @@ class Trainer:
         return self._saves_after(self.cursor.steps_done) and within
 
     def _saves_after(self, steps_done: int) -> bool:
-        """Whether so many steps end with a checkpoint, the same on every rank."""
+        """Whether a checkpoint is due after so many steps, the same on every rank."""
         every = self.config.checkpoint.every_steps
         return bool(every) and steps_done % every == 0
 
@@ -259,7 +259,7 @@ class Trainer:
         self.cursor.step_in_epoch = 0
 
     def _validate(self, phase: Phase) -> None:
-        """Ranks the validation items where it is due. Collective: every rank must call."""
+        """Ranks the validation items, if it is due. Collective: every rank must call."""
         cursor, settings = self.cursor, self.config.evaluation
         due = cursor.epoch % settings.every_epochs == 0 or cursor.epoch == phase.epochs
         if phase.name != "joint" or not due or not self.shard.graph.held_out("valid").num_edges:
@@ -276,8 +276,8 @@ class Trainer:
         self._log("validation", **about, **found.metrics)
 
     def _validate_whole(self, phase: Phase) -> None:
-        """Ranks the validation items of all users where a sample was validated by, for the log
-        alone. Collective: every rank must call.
+        """Validates over all users where validations take a sample. Nothing but the log reads it.
+        Collective: every rank must call.
         """
         if self.config.evaluation.whole_at_end and self._sample is not None:
             found = self._evaluate(phase, self.cursor.norm_exponent, None)
@@ -301,8 +301,8 @@ class Trainer:
             users,
         )
 
-    def _choose_phase(self, phase: Phase) -> None:
-        """Moves the cursor to the next phase where this one is over. Collective: every rank must
+    def _leave_finished_phase(self, phase: Phase) -> None:
+        """Moves the cursor to the next phase if this one is over. Collective: every rank must
         call.
         """
         cursor, patience = self.cursor, self.config.train.patience
@@ -336,18 +336,18 @@ class Trainer:
             "cursor": self.cursor.to_info(),
             "score": self.cursor.score,
             "identity": self.shard.identity,
-            # `recmind doctor` makes config.yaml and inputs.json of these
+            # `recmind doctor` rebuilds config.yaml and inputs.json from these
             "config": self.config.model_dump(mode="json"),
             "inputs": self.shard.inputs.to_json(),
         }
-        lead = self.context.rank == 0
+        is_first = self.context.rank == 0
         name = attempt_name(self.cursor.steps_done, self.attempt)
         self._report(self.checkpointer.wait())
-        self.checkpointer.save(name, rows, dense if lead else None, info if lead else None)
+        self.checkpointer.save(name, rows, dense if is_first else None, info if is_first else None)
 
     def _report(self, committed: list[str]) -> None:
-        """Tells Ray, which waits for all workers, what is committed. Collective: every rank must
-        call.
+        """Reports committed checkpoints to Ray, which waits for all workers. Collective: every
+        rank must call.
         """
         for name in committed:
             faults.check("report", self.context.rank, self.cursor.steps_done)
@@ -355,7 +355,7 @@ class Trainer:
         last = committed[-1] if committed else ""
         self.report({"checkpoint": last, "step": self.cursor.steps_done, **self.cursor.metrics})
 
-    def _start(self) -> Cursor:
+    def _new_cursor(self) -> Cursor:
         exponent = self.config.evaluation.norm_exponent or 0.0
         return Cursor(phase="warmup" if self.config.warms_up else "joint", norm_exponent=exponent)
 
