@@ -53,11 +53,12 @@ class DistContext:
         rank: this rank.
         world_size: number of ranks, P.
         device: of this rank.
-        row_transport: rows and gradients, of the training thread.
-        id_transport: sampling, of the prefetching thread; a gloo group of its own.
-        lookup_transport: ids of a lookup, of the prefetching thread, which samples the next batch
-            while they travel; a gloo group of its own.
-        grid: where there are many ranks, for sums of the training thread.
+        row_transport: carries rows and gradients for the training thread.
+        id_transport: carries what sampling asks other ranks for, for the prefetching thread; a gloo
+            group of its own.
+        lookup_transport: carries the ids of a lookup for the prefetching thread, which samples the
+            next batch meanwhile; a gloo group of its own.
+        grid: adds up small tensors of the training thread, where there are many ranks.
         traffic: counts the bytes sent.
     """
 
@@ -83,7 +84,7 @@ class DistContext:
 
         Args:
             device: of this rank.
-            timeout_s: of an exchange of ids; the default group has its own.
+            timeout_s: after which an exchange of ids fails; the default group has its own.
             shared_memory: see `ScalingSettings`.
         """
         rank, world_size = dist.get_rank(), dist.get_world_size()

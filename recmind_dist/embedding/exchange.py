@@ -1,4 +1,4 @@
-"""Rows of the sharded table to the ranks that need them, and their gradients back to the owners.
+"""Sends rows of the sharded table to the ranks that need them, and gradients back to the owners.
 
 A step exchanges ids (to the owners), rows (back) and gradients (to the owners again).
 
@@ -52,7 +52,7 @@ class LookupPlan:
         mine_at: [m] their positions in `local_rows`.
         mine_rows: [m] their positions in the shard.
         away: route of other ranks' rows; their gradients take it in reverse.
-        order: [u] order in which `local_rows` ascend; None if they do.
+        order: [u] permutation that sorts `local_rows`; None if they ascend.
     """
 
     num_rows: int
@@ -105,7 +105,7 @@ class RowExchange:
         bounds: [P + 1].
         context: the ranks.
         table: [rows of this rank, D], for `lookup_from_table` and `start_read`.
-        wire_dtype: of rows and gradients on their way.
+        wire_dtype: in which rows and gradients are sent.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from recmind_dist.config import Settings
 
 FOLLOWS = -1.0
-"""Of a number that may be 0: it follows from the data (run_config/defaults.py)."""
+"""Marks a number that follows from the data (run_config/defaults.py), where 0 has a meaning."""
 
 
 class GateSettings(Settings):

@@ -16,7 +16,7 @@ from recmind_dist.types import Say
 def settle_dtype(
     config: RunConfig, texts: Texts, say: Say, checkpoint: dict[str, Any] | None = None
 ) -> RunConfig:
-    """As `decide_dtype`; reports a dtype that this machine would not take."""
+    """`decide_dtype`, and says so where this machine by itself would choose another dtype."""
     config, sentence = decide_dtype(config.absolute(), texts, checkpoint)
     if sentence is not None:
         say(sentence)

@@ -28,8 +28,8 @@ def train_in_process(
     Ray is started only if texts must be embedded, and stopped before training.
 
     Args:
-        config: scaling.num_workers counts as 1
-        say: called with one line at a time
+        config: its scaling.num_workers is taken as 1.
+        say: called with each line of progress.
         on_commit: called after each checkpoint with {"step", …validation metrics}; what it raises
             ends the run
     Raises:

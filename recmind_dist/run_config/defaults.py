@@ -1,7 +1,7 @@
 """What a config leaves open follows from the data, by one small rule a key.
 
-`resolve` fills in what stands at its marker (0, -1, none, auto: docs/config.md) and gives a line a
-rule, so that a run says what it chose and why. A key that the config names keeps its value. The
+`resolve` gives a value to each key that is left at its marker (0, -1, none, auto: docs/config.md),
+and says in a line what each rule chose and why. A key that the config names keeps its value. The
 figures behind the rules: docs/model.md.
 """
 

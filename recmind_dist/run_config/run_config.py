@@ -60,10 +60,8 @@ class RunConfig(Settings):
     """Where prepared data, graphs and text vectors go; runs on the same data share them."""
     storage_uri: str | None = None
     """s3://…, gs://… or a path that outlives this machine: committed checkpoints, the run's small
-    files and text vectors go
-    there too, and a run whose directory is empty or older comes back from there. Variants of
-    `compare` go to
-    `<storage_uri>-<variant>`."""
+    files and text vectors go there too, and a run whose directory is empty or older comes back from
+    there. Variants of `compare` go to `<storage_uri>-<variant>`."""
     variant: Variant = "recmind"
     """A named set of settings, laid over this file."""
     compare: tuple[Variant, ...] = ()
@@ -113,8 +111,8 @@ class RunConfig(Settings):
 
     @property
     def _parts_do_not_fit(self) -> bool:
-        """Whether a partition that was made for its cuts is one for another number of workers.
-        Elastic runs take any.
+        """Whether a partition whose cuts are to save messages does not divide evenly among the
+        workers. Elastic runs take any.
         """
         made_for_cuts = (
             self.graph.partition in ("fennel", "metis") and self.graph.placement == "partitioned"
@@ -204,8 +202,8 @@ class RunConfig(Settings):
         """The settings that decide what a step computes: a checkpoint is continued only under the
         same ones.
 
-        Model and templates are not here: the key of the texts (`Inputs.texts_key`) says them by
-        content.
+        The language model and the templates are not here: the key of the texts that they make
+        (`Inputs.texts_key`) stands for them.
         """
         rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train"}
         values = self.model_dump(mode="json", include=rooms)
@@ -218,7 +216,7 @@ class RunConfig(Settings):
         return {**values, "updates": True} if self.updates else values
 
     def overrides_beside(self, variant: str) -> list[str]:
-        """key=value words that give another variant's run places of its own beside this one's."""
+        """Overrides that put another variant's run into directories beside this one's."""
         words = [f"run_dir={self.run_dir}-{variant}"]
         if self.storage_uri:
             place, mark, query = self.storage_uri.partition("?")

@@ -73,7 +73,7 @@ class SampledForward:
         """Collective: every rank must call, in forward and in backward.
 
         Args:
-            e_uD: this rank's rows of the table that anybody needs.
+            e_uD: rows of this shard that any rank needs.
             text_u: their texts.
             key_model: the momentum copy, where there is a queue.
             trainable: which parameters the main batch trains.
@@ -186,8 +186,8 @@ class FullGraphForward:
 
     Args:
         content: content views of this rank's rows, where the model has them.
-        aligns: whether graph and text views are wanted by themselves.
-        penalises: whether base rows are.
+        aligns: whether the loss reads graph and text views by themselves.
+        penalises: whether it reads rows of the table.
         seed: of XSimGCL's noise.
     """
 
@@ -211,8 +211,9 @@ class FullGraphForward:
         key_model: Model | None,
         trainable: Trainable,
     ) -> StepOutputs:
-        """Collective: every rank must call, in forward and in backward. As `SampledForward`, of all
-        rows of this shard.
+        """As `SampledForward`, with all rows of this shard and their texts.
+
+        Collective: every rank must call, in forward and in backward.
         """
         operator, rows = step.operator, step.plan.local_rows
         assert operator is not None, "full propagation without an operator"

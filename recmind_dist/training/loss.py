@@ -69,7 +69,7 @@ class TrainingLoss(nn.Module):
         self.model, self.fresh_encoder = model, fresh_encoder
         self.joint, self.aligns = phase == "joint", config.aligns
         self.loss, self.alignment = config.loss, config.alignment
-        self._gates_apart = config.heldout_gates or config.updates
+        self._gates_learn_apart = config.heldout_gates or config.updates
         self._num_items, self._world_size = graph.num_items, context.world_size
         self._gate = config.gate
         self.users_have_text = config.users_have_text
@@ -100,7 +100,7 @@ class TrainingLoss(nn.Module):
         `loss_terms`. Collective: every rank must call, in forward and in backward.
         """
         out = self.loss_terms = LossTerms()
-        trainable: Trainable = "embeddings" if self._gates_apart or not self.joint else "all"
+        trainable: Trainable = "embeddings" if self._gates_learn_apart or not self.joint else "all"
         key_model = key_model if self.aligns else None
         outputs = self._forward(self.model, step, e_uD, text_u, key_model, trainable)
         if self.joint:
@@ -119,14 +119,14 @@ class TrainingLoss(nn.Module):
         return tuple(out.terms.values())
 
     def _rank_terms(self, outputs: StepOutputs, batch: Batch) -> dict[str, Tensor]:
-        """The ranking loss of the final embeddings; of RecMind that of each view by itself."""
+        """The ranking loss of the final embeddings, or for RecMind of each view by itself."""
         main, temperature = outputs.main, self.loss.temperature
         if not isinstance(self.model, RecMind):
             return {"rank": self._rank(main.final, batch, temperature)}
         terms = {"rank": self._rank(main.graph, batch, temperature)}
         if self.model.text_view is not None:
             terms["rank_text"] = self._rank(main.text, batch, temperature)
-        if not self._gates_apart:
+        if not self._gates_learn_apart:
             terms["gate"] = self._rank(main.final, batch, None, self._tail_exponent)
         return terms
 
@@ -191,7 +191,7 @@ class TrainingLoss(nn.Module):
         indices = [batch.src_index, batch.dst_pos_index, batch.dst_neg_index.flatten()]
         penalty = losses.base_row_penalty(base_SD, torch.cat(indices), batch.global_batch_size)
         gates = [] if isinstance(self.model, RecMind) else gate_parameters(self.model)
-        if gates and (step.gate is not None or not self._gates_apart):
+        if gates and (step.gate is not None or not self._gates_learn_apart):
             squares = torch.stack([p.square().sum() for p in gates])
             penalty = penalty + 0.5 * squares.sum() / self._world_size
         return scale * penalty

@@ -1,4 +1,4 @@
-"""What lives as long as a phase does: the engine, the step, the stream of step inputs."""
+"""One phase of training: its engine, its step, its stream of step inputs."""
 
 import math
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Phase:
 
     Args:
         name: "warmup" or "joint".
-        steps_done: of all phases.
+        steps_done: steps of the whole run before the next one.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Phase:
         self.steps_per_epoch = steps_per_epoch(
             shard.graph, train.batch_size, train.batch_of, train.steps_per_epoch
         )
-        shard.model = shard.build_dense()  # ZeRO 3 leaves an old phase's module in pieces
+        shard.model = shard.build_dense()  # anew: ZeRO 3 leaves the last phase's sharded
         lora = config.text.lora
         self.adapts = not self.joint and lora is not None and shard.whitening is not None
         fresh_encoder = self._fresh_encoder() if self.adapts else None
@@ -136,7 +136,7 @@ class Phase:
         return dense
 
     def _learning_rates(self, loss: TrainingLoss) -> dict[str, float]:
-        """By the prefix of a parameter's name, where it is not zero.learning_rate."""
+        """Rates other than zero.learning_rate, by the prefix of a parameter's name."""
         rates = {}
         if self.adapts and self.config.text.lora is not None:
             rates["fresh_encoder."] = self.config.text.lora.learning_rate
@@ -156,8 +156,8 @@ class Phase:
         heldout, gate_edges, degree = None, None, None
         if config.heldout_gates and gate is not None:
             heldout = shard.heldout_edges(gate.heldout_share, gate.withheld_items)
-            # of the withheld items only what is a user's newest edge, as for all others: gates
-            # meet an item without edges as often as ranking does
+            # gates learn a user's newest edge alone, of withheld items too: so they meet items
+            # without edges as often as ranking does
             gate_edges = shard.heldout_edges(gate.heldout_share)
             degree = shard.degrees(heldout)
         loader = make_loader(

@@ -104,6 +104,19 @@ def test_the_table_has_every_model_against_one_from_scratch(found: tuple[Study, 
     assert 0 < distances["Jaccard index of the words"] <= 1
 
 
+def test_a_source_of_the_same_name_is_refused_since_its_rows_would_be_carried(
+    shops: tuple[Path, Configure],
+) -> None:
+    source, configure = shops
+    study = Study(
+        lambda variant, words: configure(variant, [*words, "dataset.name=first"]),
+        source.parents[1] / "refused",
+        source=source,
+    )
+    with pytest.raises(ConfigError, match=r"dataset\.name: first, as in .* give each a name"):
+        transfer(study)
+
+
 def test_a_source_of_another_width_or_prompt_is_refused_by_its_key(
     shops: tuple[Path, Configure],
 ) -> None:

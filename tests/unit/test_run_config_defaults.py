@@ -13,6 +13,7 @@ from recmind_dist.run_config.defaults import Resolved, resolve
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.run_config.variants import VARIANTS
+from recmind_dist.training.alignment import num_anchors
 
 FACTS = DataFacts(
     num_users=943,
@@ -166,6 +167,24 @@ def test_what_follows_must_fit_what_is_named() -> None:
     with pytest.raises(ConfigError, match=r"rows_ahead needs sampler.propagation: sampled"):
         resolve(ahead, FACTS)
     assert resolve(ahead, replace(FACTS, num_edges=3_000_000)).config.scaling.rows_ahead
+
+
+def test_without_propagated_text_views_users_have_texts_of_their_own() -> None:
+    for model, own in (({}, False), ({"text_layers": 1}, False), ({"text_layers": 0}, True)):
+        assert bare(model=model).users_have_text is own
+    graph_alone = {"views": "graph", "init": "normal", "text_layers": 0}
+    assert not bare(model=graph_alone).users_have_text
+
+
+def test_anchors_are_a_quarter_of_the_batch_up_to_512() -> None:
+    assert [num_anchors(size) for size in (1, 8, 96, 2047, 2048, 32_768)] == [
+        1,
+        2,
+        24,
+        511,
+        512,
+        512,
+    ]
 
 
 def test_text_layers_are_as_many_as_layers() -> None:

@@ -13,7 +13,7 @@ from recmind_dist.graph import Graph
 from recmind_dist.text import TextSettings, build_texts
 from recmind_dist.text.prompts import clean
 from recmind_dist.text.template import Template
-from recmind_dist.text.word_fields import share_with_text, template_of, word_fields
+from recmind_dist.text.word_fields import share_with_text, template_of, title_template, word_fields
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,14 @@ def test_user_text_is_newest_first_and_without_hidden_edges(tmp_path: Path) -> N
     newest[4:6] = True  # all of user 1's
     hidden = build_texts(graph, settings, hidden_edge=newest).users
     assert hidden == ["A person who liked: A; D", None, None]
+
+
+def test_the_title_is_the_first_field_of_the_item_text(tmp_path: Path) -> None:
+    graph = make_graph(tmp_path, [[0, 3], [1], []], ITEMS, USERS)
+    texts = build_texts(graph, TextSettings(item_template="{genres}: {title}"))
+    assert texts.users == ["A person who liked: y; x", None, None]  # item 1 has no genre
+    assert title_template(None, ["title", "genres"]) == "{title}"
+    assert title_template(None, []) is None
 
 
 def test_user_fields_serve_users_without_edges(tmp_path: Path) -> None:
