@@ -11,7 +11,8 @@ class ScalingSettings(Settings):
     """Workers of the training cluster."""
 
     num_workers: int | tuple[int, int] = 1
-    """Ranks; each owns a share of the table. [min, max]: as many as the cluster has room for."""
+    """Ranks; each owns a share of the table. [min, max]: as many as the cluster has room for,
+    which is looked at once a minute; a change restarts the run from the last COMMIT."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if every worker gets its own GPU, else cpu; the log gives the reason."""
     threads_per_worker: int = Field(1, ge=1)
@@ -19,9 +20,8 @@ class ScalingSettings(Settings):
     max_failures: int = Field(3, ge=-1)
     """Restarts of the worker group before the run gives up; -1: no limit."""
     start_timeout_s: float = Field(60.0, gt=0)
-    """Seconds that a start waits for resources; after ten waits in a row the run gives up. With
-    [min, max] it counts them anew after each wait, and looks for room for more workers as often
-    while it trains. Adding them restarts the run from the last COMMIT."""
+    """Seconds that a start waits for resources; then, with [min, max], it counts them anew. After
+    ten waits in a row the run gives up."""
     collective_timeout_s: int = Field(300, ge=1)
     """A collective that takes longer is an error that ends the attempt."""
     shared_memory: bool = True

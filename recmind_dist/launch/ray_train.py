@@ -42,6 +42,8 @@ from recmind_dist.training.trainer import Trainer
 from recmind_dist.types import Say
 
 log = logging.getLogger(__name__)
+RESIZE_CHECK_S = 60.0
+"""Seconds between looks for room for more workers, with [min, max]; Ray's own default."""
 
 
 def train(
@@ -130,7 +132,7 @@ def _run_trainer(
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=use_gpu,
-            elastic_resize_monitor_interval_s=scaling.start_timeout_s,
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
         ),
         run_config=RayRunConfig(
             name=call,

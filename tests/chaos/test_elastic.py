@@ -39,6 +39,16 @@ checkpoint: {{every_steps: 10, keep_last: 999}}
 evaluation: {{every_epochs: {epochs}}}
 """
 
+RECMIND = """
+import sys
+from recmind_dist.cli import main
+from recmind_dist.launch import ray_train
+
+ray_train.RESIZE_CHECK_S = 2.0
+main(sys.argv[1:])
+"""
+"""The command, which looks for new nodes more often than once a minute."""
+
 pytestmark = [pytest.mark.chaos_slow, pytest.mark.timeout(1200)]
 
 
@@ -91,13 +101,7 @@ class Run:
         (home / f"{name}.yaml").write_text(
             CONFIG.format(run=name, epochs=epochs, placement=placement)
         )
-        command = [
-            sys.executable,
-            "-m",
-            "recmind_dist.cli",
-            "run",
-            f"{name}.yaml",
-        ]
+        command = [sys.executable, "-c", RECMIND, "run", f"{name}.yaml"]
         env = environment(Path(os.environ["RAY_TMPDIR"]), RAY_ADDRESS=cluster.address)
         self.process = subprocess.Popen(
             command, cwd=home, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
