@@ -49,8 +49,8 @@ class TextSettings(Settings):
     """sha256 of model.safetensors; another file is refused."""
     item_template: str | None = None
     """Item text from fields of the item file, as "{title} ({year}). {genres}". An empty field is
-    left out with the words around it. null: all fields that hold words. The first field is the
-    item's title, in user texts and beside a recommendation."""
+    left out with the words around it. null: all fields that hold words. The item's title, in
+    user texts and beside a recommendation, is its field title or name, else the text's first."""
     user_template: str = "A person who liked: {items}"
     """User text; {items}: titles of training items, newest first. May name user fields."""
     prompt: str | None = "auto"

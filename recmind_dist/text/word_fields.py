@@ -8,6 +8,7 @@ from recmind_dist.text.template import Template, is_field_name
 
 _LETTER = r"\p{L}"
 _CODE = r"^(\S*\d\S*|\S*://\S*)$"  # one word with a digit, or an address
+_TITLES = ("title", "name")
 
 
 def word_fields(blocks: Iterable[pl.DataFrame]) -> list[str]:
@@ -31,11 +32,15 @@ def template_of(fields: list[str]) -> str | None:
 
 
 def title_template(item_template: str | None, fields: list[str]) -> str | None:
-    """The first field of the item text, which is an item's title in user texts and beside a
-    recommendation. Without a template that is the first of the fields that hold words.
+    """What an item is called in user texts and beside a recommendation: its field title or name,
+    else the first of the item text.
+
+    Args:
+        fields: of the item file that hold words: the item text's, without a template.
     """
     named = Template.parse(item_template).fields if item_template else fields
-    return template_of(named[:1])
+    titles = [name for name in (*named, *fields) if name.rpartition(".")[2].lower() in _TITLES]
+    return template_of((titles or named)[:1])
 
 
 def share_with_text(blocks: Iterable[pl.DataFrame], template: str) -> tuple[float, int]:

@@ -119,11 +119,15 @@ def test_user_text_is_newest_first_and_without_hidden_edges(tmp_path: Path) -> N
     assert hidden == ["A person who liked: A; D", None, None]
 
 
-def test_the_title_is_the_first_field_of_the_item_text(tmp_path: Path) -> None:
+def test_the_title_is_the_field_of_that_name_or_the_first_of_the_item_text(tmp_path: Path) -> None:
     graph = make_graph(tmp_path, [[0, 3], [1], []], ITEMS, USERS)
     texts = build_texts(graph, TextSettings(item_template="{genres}: {title}"))
-    assert texts.users == ["A person who liked: y; x", None, None]  # item 1 has no genre
-    assert title_template(None, ["title", "genres"]) == "{title}"
+    assert texts.users == ["A person who liked: D; A", "A person who liked: B", None]
+    texts = build_texts(graph, TextSettings(item_template="{genres}"))
+    assert texts.users == ["A person who liked: D; A", "A person who liked: B", None]
+    assert title_template("{genres}, {maker}", ["genres", "maker"]) == "{genres}"
+    assert title_template(None, ["genres", "meta.Name"]) == "{meta.Name}"
+    assert title_template(None, ["maker", "genres"]) == "{maker}"
     assert title_template(None, []) is None
 
 
