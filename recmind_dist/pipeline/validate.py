@@ -7,6 +7,7 @@ from pathlib import Path
 from recmind_dist.ingest.dataset import inputs_of
 from recmind_dist.ingest.first_rows import FirstRows, read_first_rows
 from recmind_dist.launch.machine import check_machine
+from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.run import Pipeline, asset_path
 from recmind_dist.pipeline.train import prepare_texts
 from recmind_dist.run_config.run_config import RunConfig
@@ -28,35 +29,40 @@ def validate(config: RunConfig, say: Say = print) -> None:
     absent: list[str] = [name for name in config.fetch if not asset_path(name).exists()]
     for name in absent:
         say(f"{name}: not there yet: `recmind run` fetches it")
-    input_bytes = 0
+    input_bytes, reads_text = 0, config.model.reads_text
     if "ml-100k" not in absent:
         input_bytes = sum(p.stat().st_size for ps in inputs_of(config.dataset).values() for p in ps)
-        _check_files(config, say)
-    if config.model.reads_text:
+        reads_text = _check_files(config, say)
+    if reads_text:
         _check_model(config, absent, say)
     for line in check_machine(config, input_bytes):
         say(line)
 
 
-def _check_files(config: RunConfig, say: Say) -> None:
+def _check_files(config: RunConfig, say: Say) -> bool:
+    """Returns whether the run will read texts: without any RecMind is its graph alone."""
     first = read_first_rows(config.dataset)
     if not first.longer:
-        _prepare_aside(config, say)
-        return
+        return _prepare_aside(config, say).model.reads_text
     for line in first.lines:
         say(line)
     _check_templates(config, first)
     files = ", ".join(path.name for path in first.longer[:3])
     say(f"{files}{' …' if first.longer[3:] else ''}: looked at the first rows only")
+    model = config.model
+    of_items = isinstance(model, RecMindSettings) and not model.users_have_text
+    return model.reads_text and not (of_items and config.dataset.items is None)
 
 
-def _prepare_aside(config: RunConfig, say: Say) -> None:
+def _prepare_aside(config: RunConfig, say: Say) -> RunConfig:
+    """Returns the config with what follows from the data."""
     with tempfile.TemporaryDirectory(prefix="recmind-validate-") as folder:
         there = {"cache_dir": Path(folder), "fetch": ()}
         pipeline = Pipeline(config.model_copy(update=there), partial(_say_but, folder, say))
         graph = pipeline.prepare()
         if pipeline.config.update.of is None:
             prepare_texts(pipeline.config, graph)
+        return pipeline.config
 
 
 def _say_but(folder: str, say: Say, line: str) -> None:

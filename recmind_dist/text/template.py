@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from string import Formatter
 
 _LEFT_PART = re.compile(r"(?:[\w\s]*[)\]}]|[\"”»'])*(?:[\w\s]*(?=[.,;:|/\n]))?")
-_FIELD = re.compile(r"[^\W\d][\w -]*|\d+")
+_FIELD = re.compile(r"[^\W\d][\w -]*(\.[^\W\d_][\w -]*)*|\d+")
 _SEPARATORS = " \t\n.,;:|/-–—"
 
 
 def is_field_name(name: str) -> bool:
-    """Whether a template can name this field: letters, digits, spaces, dashes, no
-    digit first; or a number, of a file without names."""
+    """Whether a template can name this field: letters, digits, spaces, dashes, no digit first; dots
+    before the keys of inner objects; or a number, of a file without names."""
     return _FIELD.fullmatch(name) is not None
 
 

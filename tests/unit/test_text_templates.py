@@ -192,7 +192,9 @@ def test_a_template_of_all_fields_and_how_many_items_it_gives_a_text() -> None:
     assert template_of(["title", "genres"]) == "{title}. {genres}"
     assert Template.parse("{main cat}").render({"main cat": "Toys"}) == "Toys"
     odd = ITEMS.rename({"genres": "a.b"})
-    assert word_fields([odd]) == ["title"]  # {a.b} would be an attribute
+    assert word_fields([odd]) == ["title", "a.b"]  # a key of an inner object
+    assert Template.parse("{a.b}").render({"a.b": "Toys"}) == "Toys"
+    assert word_fields([ITEMS.rename({"genres": "a!b"})]) == ["title"]
     assert template_of([]) is None
     assert share_with_text([ITEMS[:1], ITEMS[1:]], "{title}. {genres}") == (0.75, 3)
     assert share_with_text([ITEMS], "{brand}") == (0.0, 0)

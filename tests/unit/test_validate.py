@@ -218,3 +218,17 @@ def test_what_is_to_be_fetched_is_said_and_not_looked_for() -> None:
     said = said_of(config)
     assert "ml-100k: not there yet" in said
     assert "minilm: not there yet" in said
+
+
+@pytest.mark.parametrize("form", ["whole", "first rows", "one text"])
+def test_a_run_that_reads_no_text_needs_no_language_model(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form == "first rows":
+        first_rows_only(monkeypatch)
+    write("items.csv", ["id,title", *(f"i{item},Lamp" for item in range(12))])
+    items = "items.csv" if form == "one text" else None
+    said = said_of(config_of(Path("models/none"), dataset={"items": items}))
+    assert ("first rows" in said) is (form == "first rows")
+    write("items.csv", ["id,title", *(f"i{item},Lamp {item}" for item in range(12))])
+    assert "no directory models/none" in refusal(config_of(Path("models/none")), TextError)

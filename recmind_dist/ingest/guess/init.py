@@ -99,7 +99,15 @@ def _findings(roles: Roles) -> list[str]:
         if texts is not None:
             fields = ", ".join(texts.fields) or "no texts"
             said.append(f"{texts.table.sample.source.name}: {side}: id {texts.id}; {fields}")
-    return said
+    return said + [_letters(one) for one in (log, *_tables(roles)) if one.encoding != "utf-8"]
+
+
+def _letters(one: Sample) -> str:
+    """How a file that is not UTF-8 is read, with a text that shows it."""
+    texts = one.frame.unpivot().get_column("value")
+    example = texts.filter(texts.str.contains(r"[^\x00-\x7f]")).head(1).to_list()
+    shown = f", as {example[0][:60]!r}" if example else ""
+    return f"{one.source.name}: read as {one.encoding}{shown}: set encoding if that is wrong"
 
 
 def _listed(roles: Roles) -> str:

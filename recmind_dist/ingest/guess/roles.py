@@ -75,18 +75,19 @@ def _take_answers(roles: Roles, answers: Answers) -> None:
 
 
 def _take_ids(roles: Roles, others: list[Table]) -> None:
-    """User and item: by name, by the table whose ids they hold, as the only ones left."""
-    for role in ("user", "item"):
-        if role not in roles.columns and (column := _named(roles, role, others)):
-            roles.columns[role] = column
+    """User and item: by name, by the table whose ids they hold, by a name that says less, as the
+    only ones left.
+    """
+    _take_named(roles, others, weakly=False)
     for table in others:
         side = _role_of_table(table)
         if side and side not in roles.columns and (column := _met(roles, table)):
             roles.columns[side] = column
+    _take_named(roles, others, weakly=True)
     missing = [role for role in ("user", "item") if role not in roles.columns]
     if not missing:
         return
-    left = _left(roles)
+    left = _left(roles, len(missing))
     if len(left) < len(missing):
         taken = roles.columns.values()
         left = [n for n in roles.log.repeated if n not in taken and not speaks_for(n, "rating")]
@@ -97,10 +98,12 @@ def _take_ids(roles: Roles, others: list[Table]) -> None:
         roles.columns[missing[0]] = left[0]
         return
     if len(left) < len(missing):
+        lists = ", ".join(sorted(roles.log.sample.nested))
+        inner = f"; write one row for each element of {lists}" if lists else ""
         raise DataError(
             f"{roles.log.sample.source.name}: no column that may be the {missing[0]} (columns: "
             f"{', '.join(roles.log.facts)}): a log has a user and an item a row; say --user and "
-            "--item"
+            f"--item{inner}"
         )
     counts = ", ".join(f"{name} has {roles.log.facts[name].distinct:,}" for name in left)
     raise Unclear(
@@ -111,26 +114,33 @@ def _take_ids(roles: Roles, others: list[Table]) -> None:
     )
 
 
-def _left(roles: Roles) -> list[str]:
-    """Columns that may be ids and are nothing else yet: ratings and row numbers are left out."""
+def _left(roles: Roles, needed: int = 1) -> list[str]:
+    """Columns that may be ids and are nothing else yet: ratings and row numbers are left out, and
+    counts beside `needed` better ones.
+    """
     log = roles.log
-    free = [name for name in log.ids if name not in roles.columns.values()]
+    ids = log.ids if log.sample.has_header else [*log.ids, *log.names]
+    free = [name for name in log.facts if name in ids and name not in roles.columns.values()]
     free = [n for n in free if not (speaks_for(n, "rating") or speaks_for(n, "event"))]
     plain = [n for n in free if not log.facts[n].is_unique and log.facts[n].distinct > 1]
-    if len(plain) > 2:  # small numbers beside two better ones are ratings and counts
-        plain = [n for n in plain if not log.facts[n].may_be_rating]
-    return plain if len(plain) > 1 else plain or free
+    better = [n for n in plain if not log.facts[n].may_be_rating]
+    if len(better) >= needed:
+        plain = better
+    return plain or free
 
 
-def _named(roles: Roles, role: str, others: list[Table]) -> str | None:
+def _take_named(roles: Roles, others: list[Table], weakly: bool) -> None:
+    for role in ("user", "item"):
+        if role not in roles.columns and (column := _named(roles, role, others, weakly)):
+            roles.columns[role] = column
+
+
+def _named(roles: Roles, role: str, others: list[Table], weakly: bool) -> str | None:
     """The column whose name speaks for a role; of several the one that is an id, or meets texts."""
     taken = roles.columns.values()
-    names = [n for n in roles.log.ids if n not in taken and speaks_for(n, role)]
+    names = [n for n in roles.log.ids if n not in taken and speaks_for(n, role, weakly)]
     other = "item" if role == "user" else "user"
-    names = [n for n in names if not speaks_for(n, other)] or names
-    if not names:
-        names = [n for n in roles.log.ids if n not in taken and speaks_for(n, role, weakly=True)]
-        names = [n for n in names if not speaks_for(n, other)]
+    names = [n for n in names if not speaks_for(n, other)] or ([] if weakly else names)
     for better in (
         lambda n: any(_meeting(roles.log, n, table) for table in others),
         lambda n: words(n)[-1:] in (["id"], ["code"], ["no"]) or n.lower().endswith("id"),
@@ -155,11 +165,12 @@ def _role_of_table(table: Table) -> str | None:
 
 
 def _met(roles: Roles, table: Table) -> str | None:
-    """The log's column whose ids a table has best."""
+    """The log's column whose ids a table has best; of several the one that has its name there."""
     taken = roles.columns.values()
     free = [n for n in roles.log.ids if n not in taken and not roles.log.facts[n].may_be_rating]
     met = {name: meeting[1] for name in free if (meeting := _meeting(roles.log, name, table))}
     best = [name for name, share in met.items() if share == max(met.values())]
+    best = [name for name in best if name in table.facts] or best
     return best[0] if len(best) == 1 else None
 
 
@@ -252,6 +263,8 @@ def _identity(roles: Roles, table: Table, role: str) -> str:
 def _fields(table: Table, identity: str) -> list[str]:
     """Columns with words: the title first, the longest last."""
     chosen = [n for n, one in table.facts.items() if n != identity and one.may_be_text]
+    outer = {name.rpartition(".")[0] for name in chosen if "." in name}  # whose keys are chosen
+    chosen = [name for name in chosen if name not in outer]
     return sorted(
         chosen,
         key=lambda n: (not speaks_for(n, "title"), table.facts[n].words > 12),

@@ -1,6 +1,7 @@
 """The first rows of a file of any layout, as text columns, with how the file is to be read."""
 
 import codecs
+import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from recmind_dist.ingest.sources import only_beginnings, open_utf8, partition_co
 
 SAMPLE_BYTES = 4 << 20
 SAMPLE_ROWS = 20_000
-SEPARATORS = ("\t", "::", ",", ";", "|", " ")
+SEPARATORS = ("\t", "::", ",", ";", "|", "~", "\x01", " ")  # \x01: Hive
 PARQUET = b"PAR1"
 NUMBER = r"^[+-]?\d+(\.\d+)?([eE][+-]?\d+)?$"
 NULL = r"\N"  # PostgreSQL, MySQL and Hive
@@ -142,20 +143,33 @@ def _encoding(path: Path) -> str:
             return "utf-16"
     with only_beginnings(SAMPLE_BYTES), open_utf8(path) as file:
         data = file.read()
-    for name in ("utf-8", "cp1252"):
-        with suppress(UnicodeDecodeError):
-            data.decode(name)
-            return name
+    with suppress(UnicodeDecodeError):
+        data.decode()
+        return "utf-8"
+    words = b"".join(re.findall(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*", data))
+    if sum(byte > 0x7F for byte in words) > len(words) / 2:
+        raise DataError(
+            f"{path}: neither UTF-8 nor Western letters (cp1252): save it as UTF-8, as by iconv -f "
+            "ENCODING -t UTF-8 (cp1251: Russian, shift_jis: Japanese, gb18030: Chinese …)"
+        )
+    with suppress(UnicodeDecodeError):
+        data.decode("cp1252")
+        return "cp1252"
     return "latin-1"
 
 
 def joined(samples: list[Sample]) -> list[Sample]:
-    """Files of one layout and the same named columns are parts of one table."""
+    """Files of one layout and the same named columns are parts of one table; without names, those
+    of one folder whose names differ by numbers alone.
+    """
     tables: dict[object, Sample] = {}
     for one in samples:
-        named = one.has_header and one.format != "lightgcn"
         parts = one.format, one.separator, tuple(one.columns), one.encoding
-        key: object = parts if named else one.source
+        key: object = parts
+        if not one.has_header or one.format == "lightgcn":
+            path = one.source.path
+            family = path.parent, re.sub(r"\d+", "0", path.name)
+            key = (parts, family) if one.source.searched else one.source
         first = tables.get(key)
         tables[key] = one if first is None else _with(first, one)
     return list(tables.values())
@@ -265,7 +279,7 @@ def _of_lines(
             return _lists(source, block, plain)
         raise DataError(
             f"{source.name}: its first lines have no separator in common (tab, comma, semicolon, "
-            "bar, '::', space): is it a table? Leave it out, or convert it to CSV"
+            "bar, tilde, '::', space): is it a table? Leave it out, or convert it to CSV"
         )
     layout, records = found
     first = [name.strip() for name in records[0]]
@@ -300,9 +314,14 @@ ATOMIC = {"token", "token_seq", "float", "float_seq"}
 
 
 def _separated(head: list[str]) -> tuple[Delimited, list[list[str]]] | None:
-    """The separator that gives most records the same number of fields, of two or more."""
+    """The separator that gives most records the same number of fields, of two or more; of several
+    the one that gives more fields, since texts and numbers hold commas. A space only if no other.
+    """
     has_quotes = any('"' in line for line in head)
+    best: tuple[Delimited, list[list[str]]] | None = None
     for separator in SEPARATORS:
+        if separator == " " and best is not None:
+            break
         enclosed = separator != "\t" or _all_enclosed(head[0].split("\t"))
         quoted = has_quotes and enclosed and len(separator) == 1
         for escape in (None, "\\") if quoted else (None,):
@@ -311,8 +330,10 @@ def _separated(head: list[str]) -> tuple[Delimited, list[list[str]]] | None:
             counts = Counter(map(len, records))
             fields, usual = counts.most_common(1)[0] if counts else (0, 0)
             if fields > 1 and usual >= SOUND * len(records) and len(records[0]) == fields:
-                return layout, records
-    return None
+                if best is None or fields > len(best[1][0]):
+                    best = layout, records
+                break
+    return best
 
 
 def _all_enclosed(fields: list[str]) -> bool:

@@ -71,6 +71,12 @@ class Table:
             and name not in self.sample.nested
         ]
 
+    @property
+    def names(self) -> list[str]:
+        """Of `repeated` those of a few words, as names of bands are."""
+        found = ((name, self.facts[name]) for name in self.repeated)
+        return [name for name, one in found if one.letters > 0.5 and one.words <= FEW_WORDS]
+
     def example(self, column: str) -> str:
         """The first value of a column."""
         return str(self.sample.frame.get_column(column).drop_nulls()[0])

@@ -31,7 +31,17 @@ ROLES = {
 WEAK = {  # speak for a role only where nothing else does
     "user": {
         *("session", "author", "device", "profile", "owner", "account", "household", "person"),
-        *("visit", "cookie", "reviewername", "employee", "patient", "email", "mail", "phone"),
+        *(
+            "visit",
+            "cookie",
+            "anonymous",
+            "reviewername",
+            "employee",
+            "patient",
+            "email",
+            "mail",
+            "phone",
+        ),
     },
     "item": {
         *("content", "post", "show", "episode", "place", "part", "station", "tool", "brewery"),
@@ -58,7 +68,7 @@ def speaks_for(name: str, role: str, weakly: bool = False) -> bool:
         weakly: words count that speak for the role only where nothing else does.
     """
     found = set(words(name))
-    found |= {re.sub(r"(ids?|nos?|nr|code|ref|num|hash)$", "", word) for word in found}
+    found |= {re.sub(r"(ids?|nos?|nr|nummer|code|ref|num|hash)$", "", word) for word in found}
     found |= {re.sub(r"s$", "", word) for word in found}
     return bool(found & (WEAK[role] if weakly else ROLES[role]))
 
