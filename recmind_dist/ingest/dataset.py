@@ -17,7 +17,7 @@ from recmind_dist.ingest.columns import LogRules
 from recmind_dist.ingest.filters import by_rating, collapse_repeats, join_weights, k_core
 from recmind_dist.ingest.ids import natural_order, without_point
 from recmind_dist.ingest.log import Log, read_log
-from recmind_dist.ingest.read_warnings import SIDES, takes_points_off
+from recmind_dist.ingest.read_warnings import SIDES, takes_points_off, weight_warnings
 from recmind_dist.ingest.rows import Quarantine, check_file
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.sources import expand, partition_columns
@@ -145,6 +145,7 @@ def _clean(settings: DatasetSettings, inputs: Inputs, quarantine: Quarantine) ->
     table_rows = len(quarantine.rows) - counts["rows_quarantined"]
     counts |= {"rows_kept": frame.height, **dropped, "table_rows_quarantined": table_rows}
     read["examples"] = log.examples | first_bad(quarantine)
+    read["warnings"] += weight_warnings(frame)
     return _Clean(log, frame, tables, counts, read)
 
 

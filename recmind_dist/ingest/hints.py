@@ -4,13 +4,20 @@ import re
 from itertools import islice
 from pathlib import Path
 
+import polars as pl
 import pyarrow.parquet as arrow_parquet
 
 from recmind_dist.ingest.delimited import head_records
 from recmind_dist.ingest.layouts import dialect_of, format_of
 from recmind_dist.ingest.objects import flat_text, head_objects, refused
 from recmind_dist.ingest.settings import FileSettings
-from recmind_dist.ingest.times import look_like_times
+from recmind_dist.ingest.times import (
+    AMBIGUOUS,
+    TimeLook,
+    finite_numbers,
+    look_at_numbers,
+    read_dates,
+)
 
 HEAD = 100  # rows looked at
 RATING_WORDS = ("rating", "score", "overall", "stars")
@@ -29,6 +36,24 @@ def time_like(path: Path, settings: FileSettings, declared: str, used: set[str])
     """
     head = head_of(path, settings, declared)
     return [name for name, values in head.items() if name not in used and look_like_times(values)]
+
+
+def look_like_times(values: list[str]) -> bool:
+    """Whether texts of a column that nobody named look like times: numbers of the size of our days
+    in one unit, or dates.
+    """
+    text = pl.Series(values, dtype=pl.String).str.strip_chars()
+    text = text.filter(text != "")
+    if not len(text):
+        return False
+    if text.str.contains(AMBIGUOUS).all() or not read_dates(text).has_nulls():
+        return True
+    numbers = finite_numbers(text)
+    if numbers.has_nulls() or text.str.starts_with("0").any():
+        return False
+    look = TimeLook(Path())
+    look_at_numbers(numbers, pl.int_range(len(text), eager=True), look)
+    return len(look.counts) == 1 and len(look.units) == 1
 
 
 def rating_like(present: list[str], used: set[str]) -> str | None:

@@ -10,9 +10,9 @@ from recmind_dist.errors import DataError
 from recmind_dist.ingest.delimited import Dialect, read_delimited, read_header
 from recmind_dist.ingest.lightgcn import refuse_other_layout
 from recmind_dist.ingest.objects import jsonl_columns, parquet_columns, read_parquet
-from recmind_dist.ingest.rows import Rows
+from recmind_dist.ingest.rows import LINE, Rows
 from recmind_dist.ingest.settings import FileSettings
-from recmind_dist.ingest.sources import open_utf8, partition_columns, plain_suffix
+from recmind_dist.ingest.sources import NO_VALUE, open_utf8, partition_columns, plain_suffix
 
 SUFFIXES = {
     ".csv": "csv",
@@ -104,10 +104,35 @@ def read_raw(
 def with_partitions(
     frame: pl.DataFrame, path: Path, wanted: Collection[str], own: Collection[str]
 ) -> pl.DataFrame:
-    """Adds the wanted columns that stand in the names of the file's folders."""
+    """Adds the wanted columns that stand in the names of the file's folders. Raises DataError for
+    one that stands in the file too and has another value there.
+    """
     values = partition_columns(path)
+    for name in set(wanted) & set(own) & set(values):
+        refuse_other_value(path, frame, name, name, values[name])
     extra = [name for name in dict.fromkeys(wanted) if name not in own and name in values]
     return frame.with_columns(pl.lit(values[name], pl.String).alias(name) for name in extra)
+
+
+def refuse_other_value(
+    path: Path, frame: pl.DataFrame, column: str, name: str, value: str | None
+) -> None:
+    """Raises DataError where a column of the frame differs from a folder's value (`year=2020/`),
+    unless by the form of a number or by the time behind a date.
+    """
+    text = pl.col(column).cast(pl.String).str.strip_chars()
+    same = text == pl.lit(value, pl.String)
+    if value is not None:
+        number = pl.lit(value).cast(pl.Float64, strict=False)
+        same |= text.cast(pl.Float64, strict=False).eq(number).fill_null(False)
+        same |= text.str.starts_with(f"{value} ") | text.str.starts_with(f"{value}T")
+    other = frame.filter((text != "") & ~same.fill_null(False))
+    if len(other):
+        line = f":{other[LINE][0]}" if LINE in other.columns else ""
+        raise DataError(
+            f"{path}{line}: {name} is {str(other[column][0])!r}, while the folder is called "
+            f"{name}={value or NO_VALUE}: rename the folders, or the column"
+        )
 
 
 def by_name_or_number(declared: str | int, present: list[str]) -> str | None:

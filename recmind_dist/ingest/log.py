@@ -23,11 +23,12 @@ from recmind_dist.ingest.ids import (
     missing_rows,
     text_id,
 )
-from recmind_dist.ingest.layouts import columns_present, format_of, read_raw, with_partitions
+from recmind_dist.ingest.layouts import columns_present, format_of, read_raw, refuse_other_value
 from recmind_dist.ingest.lightgcn import read_lightgcn
 from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired, value_of
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows, check_file
 from recmind_dist.ingest.settings import LogSettings
+from recmind_dist.ingest.sources import partition_columns
 from recmind_dist.ingest.times import (
     TimeLook,
     TimeRule,
@@ -211,12 +212,12 @@ def read_file(
         # all objects may have been bad, so that the frame has no columns
         absent = [role for role in columns if role not in rows.frame.columns]
         frame = rows.frame.with_columns(pl.lit(None, pl.String).alias(role) for role in absent)
-        folders = with_partitions(frame.select(LINE), path, set(columns.values()), [])
-        from_folder = [
-            folders[name].alias(role) for role, name in columns.items() if name in folders
-        ]
-        good = frame.with_columns(from_folder)
-        return Rows(path, good, rows.bad, rows.textual), columns, present
+        folders = partition_columns(path)
+        inside = {role: name for role, name in columns.items() if name in folders}
+        for role, name in inside.items():
+            refuse_other_value(path, frame, role, name, folders[name])
+        values = {role: pl.lit(folders[name], pl.String) for role, name in inside.items()}
+        return Rows(path, frame.with_columns(**values), rows.bad, rows.textual), columns, present
     rows = read_raw(path, layout, settings, list(dict.fromkeys(columns.values())), limit)
     frame = rows.frame.select(*(pl.col(name).alias(role) for role, name in columns.items()), LINE)
     if rows.delimited and settings.has_header:

@@ -79,6 +79,18 @@ def keep_warnings(settings: DatasetSettings, seen: dict[str, set[str]]) -> list[
     return lines
 
 
+def weight_warnings(frame: pl.DataFrame) -> list[str]:
+    """On weights that are all the same.
+
+    Args:
+        frame: the rows kept, with a column `weight` if there are any.
+    """
+    if "weight" not in frame.columns or frame["weight"].n_unique() > 1 or frame.height < 2:
+        return []
+    weight = frame["weight"][0]
+    return [f"dataset.weights: every interaction weighs {weight:g}, so that they change nothing"]
+
+
 def time_warnings(span: tuple[float, float], rule: Any, rows: int) -> list[str]:
     """What is odd about the least and the largest time.
 
@@ -92,6 +104,11 @@ def time_warnings(span: tuple[float, float], rule: Any, rows: int) -> list[str]:
         lines.append(
             "times are rounded (32-bit floats, or digits lost to an exponent, as 1.7E+09): rows of "
             "one user may be in the wrong order: save that column as integers"
+        )
+    if len(rule.zoned) > 1:
+        lines.append(
+            f"dates with an offset ({rule.zoned[True]}) and without ({rule.zoned[False]}), which "
+            "are read as UTC: if these are local times, write their offset too"
         )
     if span[0] == span[1] and rows > 1:
         lines.append(

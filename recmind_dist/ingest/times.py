@@ -32,6 +32,7 @@ JAVASCRIPT = (  # Fri Aug 25 2017 13:55:02 GMT+0200 (CEST)
 )
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 MONTHS = {name: number for number, name in enumerate(_MONTHS, 1)}
+ZONED = r":\d{2}(?:[.,]\d+)?\s*(?:Z|UTC|GMT|[+-]\d{2})"  # an offset behind the time of day
 SHORT_NUMBER = r"^\s*\d(\.\d{1,7})?[Ee]\+?\d\d\s*$"  # 1.7E+09 of a spreadsheet
 AMBIGUOUS = r"^\d{1,2}([/.-])\d{1,2}[/.-](\d{2}|\d{4})(?: (\d{1,2}:\d{2})(:\d{2})?)?$"
 
@@ -45,12 +46,14 @@ class TimeLook:
         first: the first line of each.
         whole: no fraction of a second in dates.
         integers: no fraction in numbers.
+        zoned: whether dates have an offset → the first line of such.
         rounded: numbers have lost digits.
     """
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
+    zoned: dict[bool, int] = field(default_factory=dict)
     whole: bool = True
     integers: bool = True
     rounded: bool = False
@@ -65,6 +68,8 @@ class TimeLook:
         for unit, count in other.counts.items():
             self.counts[unit] = self.counts.get(unit, 0) + count
             self.first.setdefault(unit, other.first[unit] + lines_before)
+        for zoned, line in other.zoned.items():
+            self.zoned.setdefault(zoned, line + lines_before)
         self.whole &= other.whole
         self.integers &= other.integers
         self.rounded |= other.rounded
@@ -78,12 +83,14 @@ class TimeRule:
         unit: of the result: s, ms, us, ns, or none where they are plain numbers.
         mixed: several units were found, so each number is scaled by its size.
         rounded: see `TimeLook`.
+        zoned: where the first dates with an offset (True) and without stand, file:line.
     """
 
     unit: str | None
     mixed: bool = False
     integers: bool = True
     rounded: bool = False
+    zoned: dict[bool, str] = field(default_factory=dict)
 
     def scaled(self, times: pl.Series, dates: bool) -> pl.Series:
         """Times as read (`read_times`) in the unit. Shape: as `times`."""
@@ -121,7 +128,8 @@ def rule_of(looks: list[TimeLook], declared: str | None = None) -> TimeRule:
     _refuse_plain_numbers(looks, mixed)
     scales = (units - {"dates"}) | ({"s" if whole or not mixed else "us"} & _of_dates(units))
     unit = max(scales, key=POWER.__getitem__)
-    return TimeRule(unit, mixed, integers and (mixed or whole), rounded)
+    zoned = {is_so: f"{o.path}:{line}" for o in looks[::-1] for is_so, line in o.zoned.items()}
+    return TimeRule(unit, mixed, integers and (mixed or whole), rounded, zoned)
 
 
 def _of_dates(units: set[str]) -> set[str]:
@@ -187,8 +195,10 @@ def read_times(
             look.counts["dates"] = len(sound)
             look.first["dates"] = int(lines.filter(times.is_not_null())[0])
             look.whole = bool((sound % 1_000_000 == 0).all())
+            if declared is None:  # else all are alike
+                look.zoned = _zoned(column, lines, times)
     else:
-        _look_at_numbers(times, lines, look)
+        look_at_numbers(times, lines, look)
         short = column.dtype == pl.String and column.str.contains(SHORT_NUMBER).any()
         look.rounded = bool(short) or column.dtype in (pl.Float16, pl.Float32)
     odd = "a number among dates" if is_dates else "a date among numbers"
@@ -205,6 +215,15 @@ def read_times(
         .otherwise(pl.format("not a time: '{}'", pl.col("text").str.slice(0, 60)))
     )
     return frame.select("time", reason.alias("reason")), look, is_dates
+
+
+def _zoned(column: pl.Series, lines: pl.Series, times: pl.Series) -> dict[bool, int]:
+    """See `TimeLook`."""
+    if column.dtype != pl.String:
+        return {getattr(column.dtype, "time_zone", None) is not None: int(lines[0])}
+    frame = pl.DataFrame({"zoned": column.str.contains(ZONED), "line": lines})
+    frame = frame.filter(times.is_not_null())
+    return dict(frame.group_by("zoned").agg(pl.col("line").min()).rows())
 
 
 @dataclass
@@ -273,7 +292,8 @@ def finite_numbers(column: pl.Series) -> pl.Series:
     return floats.alias(column.name)
 
 
-def _look_at_numbers(numbers: pl.Series, lines: pl.Series, look: TimeLook) -> None:
+def look_at_numbers(numbers: pl.Series, lines: pl.Series, look: TimeLook) -> None:
+    """Adds what numbers look like to the look of their file."""
     size = pl.col("t").abs()
     unit: Any = pl.when(size < LEAST).then(pl.lit("small"))
     for name, power in POWER.items():
@@ -378,21 +398,3 @@ def instant_text(time: float, unit: str | None) -> str:
     except OverflowError:
         return f"{time:.15g} {unit}"
     return moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def look_like_times(values: list[str]) -> bool:
-    """Whether texts of a column that nobody named look like times: numbers of the size of our days
-    in one unit, or dates.
-    """
-    text = pl.Series(values, dtype=pl.String).str.strip_chars()
-    text = text.filter(text != "")
-    if not len(text):
-        return False
-    if text.str.contains(AMBIGUOUS).all() or not read_dates(text).has_nulls():
-        return True
-    numbers = finite_numbers(text)
-    if numbers.has_nulls() or text.str.starts_with("0").any():
-        return False
-    look = TimeLook(Path())
-    _look_at_numbers(numbers, pl.int_range(len(text), eager=True), look)
-    return len(look.counts) == 1 and len(look.units) == 1
