@@ -9,7 +9,10 @@ from recmind_dist.ingest.times import finite_numbers
 from recmind_dist.types import BoolArray, IntArray
 
 SPLITS = ("train", "valid", "test")
-NO_WEIGHT = "no number above 0, or no text of dataset.weights.values, in the column of weights"
+NO_WEIGHT = (
+    "no number above 0 and below 1e15, or no text of dataset.weights.values, in the column of "
+    "weights"
+)
 
 
 def keep_filter(column: pl.Series, values: list[Any]) -> pl.Series:
@@ -40,7 +43,7 @@ def weights_of(column: pl.Series, values: dict[str, float] | str) -> pl.Series:
         text = column.cast(pl.String).str.strip_chars()
         return text.replace_strict(values, default=None, return_dtype=pl.Float64)
     number = finite_numbers(column).cast(pl.Float64)
-    return pl.select(pl.when(number > 0).then(number)).to_series()
+    return pl.select(pl.when((number > 0) & (number < 1e15)).then(number)).to_series()
 
 
 def join_weights(frame: pl.DataFrame, values: dict[str, float] | str) -> pl.DataFrame:
