@@ -10,6 +10,7 @@ from recmind_dist.pipeline.text_dtype import decide_dtype
 from recmind_dist.report import Progress
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import EmbedReport, Texts, embed_texts, store_path
+from recmind_dist.text.backbone import model_notes
 from recmind_dist.types import Say
 
 
@@ -37,6 +38,8 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
         )
     if mirror is not None:
         push_vectors(mirror, report.path)
+    for note in model_notes(config.text) if report.embedded else ():
+        say(f"warning: text.model: {note}")
     adapted = " with the adapter" if adapter else ""
     say(f"embedded {report.embedded} of {report.total} texts{adapted}")
     return report

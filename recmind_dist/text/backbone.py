@@ -2,6 +2,7 @@
 of encoder–decoders alone; and looks at one without reading its weights.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,16 @@ from recmind_dist.errors import TextError
 from recmind_dist.storage import read_json
 from recmind_dist.text.adapter import target_names
 from recmind_dist.text.settings import TextSettings
-from recmind_dist.text.source import hidden_size, normalizes, resolve_model, resolve_pooling
+from recmind_dist.text.source import (
+    TOKENIZER_CONFIG,
+    case_asked_for,
+    hidden_size,
+    longest_text,
+    lowers_texts,
+    normalizes,
+    resolve_model,
+    resolve_pooling,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +47,47 @@ def check_model(settings: TextSettings) -> str:
     backbone, _ = read_model(directory, torch.float32, "meta")
     if settings.lora is not None:
         target_names(backbone, settings.lora)
-    lengths = "; its files bring vectors to length 1, which is left to whitening"
-    return (
+    line = (
         f"{directory}: {type(backbone).__name__}, width {hidden_size(directory)}, pooling "
-        f"{resolve_pooling(settings)}{lengths if normalizes(settings) else ''}"
+        f"{resolve_pooling(settings)}"
     )
+    lengths = "its files bring vectors to length 1, which is left to whitening"
+    return "; ".join([line, *([lengths] if normalizes(settings) else []), *model_notes(settings)])
+
+
+def model_notes(settings: TextSettings) -> list[str]:
+    """Where the settings differ from the model's own files, or these from each other."""
+    directory = resolve_model(settings)
+    notes = []
+    file, limit = longest_text(directory) or ("", math.inf)
+    if long := _longer(settings, limit):
+        notes.append(f"{long}: {file} cuts texts at {limit}: the model may not know longer ones")
+    asked = case_asked_for(directory)
+    if asked is not None and not lowers_texts(directory) and asked != _own_case(directory):
+        does = _lowers(_tokenizer(directory).backend_tokenizer)
+        notes.append(
+            f"{TOKENIZER_CONFIG} has do_lower_case: {str(asked).lower()}, and tokenizer.json does "
+            f"otherwise: capital letters are {'lowered' if does else 'kept'}, as by transformers"
+        )
+    return notes
+
+
+def _own_case(directory: Path) -> bool | None:
+    """Whether tokenizer.json lowers texts; as asked for where there is none."""
+    from tokenizers import Tokenizer
+
+    path = directory / "tokenizer.json"
+    return _lowers(Tokenizer.from_file(str(path))) if path.is_file() else case_asked_for(directory)
+
+
+def _lowers(rust: Any) -> bool:
+    return rust.normalizer is not None and "A" not in rust.normalizer.normalize_str("A")
+
+
+def _tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, **SAFE)
 
 
 def read_model(directory: Path, dtype: "torch.dtype", device_map: str | None = None) -> Any:
@@ -54,12 +100,11 @@ def read_model(directory: Path, dtype: "torch.dtype", device_map: str | None = N
         TextError: they cannot be read, or are not whole.
     """
     from safetensors import SafetensorError
-    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, **SAFE)
+        tokenizer = _tokenizer(directory)
         backbone = load_backbone(directory, dtype, device_map)
     except TextError:
         raise
@@ -92,7 +137,16 @@ def _with_pad_token(tokenizer: Any, directory: Path) -> Any:
             )
         tokenizer.pad_token = tokenizer.eos_token
     _add_end(tokenizer, directory)
+    if lowers_texts(directory) and not _lowers(tokenizer.backend_tokenizer):
+        _lower_first(tokenizer.backend_tokenizer)
     return tokenizer
+
+
+def _lower_first(rust: Any) -> None:
+    """Lowers texts before the tokenizer does anything else, as sentence-transformers does."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer else [])])
 
 
 def _add_end(tokenizer: Any, directory: Path) -> None:
@@ -172,16 +226,20 @@ def refuse_long_texts(directory: Path, settings: TextSettings) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise cannot_be_loaded(directory, error) from error
     positions = num_positions(config)
+    if long := _longer(settings, positions or math.inf):
+        raise TextError(
+            f"{long}: the model has {positions} positions: lower it, or take a model "
+            "for longer texts"
+        )
+
+
+def _longer(settings: TextSettings, limit: float) -> str:
+    """The budgets of tokens above a limit, for people; "": there are none."""
     budgets = {
         "text.max_tokens": settings.max_tokens,
         "text.user_max_tokens": settings.user_max_tokens,
     }
-    long = [f"{key} {value}" for key, value in budgets.items() if positions and value > positions]
-    if long:
-        raise TextError(
-            f"{', '.join(long)}: the model has {positions} positions: lower it, or take a model "
-            "for longer texts"
-        )
+    return ", ".join(f"{key} {value}" for key, value in budgets.items() if value > limit)
 
 
 def cannot_be_loaded(directory: Path, error: Exception) -> TextError:

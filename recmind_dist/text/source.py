@@ -18,6 +18,7 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 POOLING = "1_Pooling/config.json"  # unless modules.json names another folder
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
+SENTENCES = "sentence_*_config.json"  # sentence_bert_config.json, of old versions also roberta …
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 OF_DOCUMENTS = ("document", "passage", "corpus")
 """Names of prompts for what is searched, in the order in which sentence-transformers takes them."""
@@ -30,9 +31,10 @@ VOCABULARIES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     *VOCABULARIES,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "merges.txt",
@@ -97,7 +99,7 @@ def _from_hub(settings: TextSettings) -> Path:
 
     name, revision = hub_name(settings.model)
     patterns = [
-        *("*_Pooling/config.json", MODULES, PROMPTS),
+        *("*_Pooling/config.json", MODULES, PROMPTS, SENTENCES),
         "*.safetensors",
         "*.safetensors.index.json",
         "config.json",
@@ -167,8 +169,7 @@ def resolve_pooling(settings: TextSettings) -> str:
     path = directory / _pooling_file(modules)
     if not path.is_file():
         return "mean"
-    values = read_json(path, TextError)
-    values = values if isinstance(values, dict) else {}
+    values = _values(path)
     wanted = [name for name, on in values.items() if name.startswith("pooling_mode_") and on]
     if isinstance(values.get("pooling_mode"), str):  # as newer versions write it
         wanted = [values["pooling_mode"].replace("mean", "mean_tokens").replace("cls", "cls_token")]
@@ -202,7 +203,34 @@ def _pooling_file(modules: list[Any]) -> str:
 def sentence_files(directory: Path) -> list[str]:
     """Files of a directory that say how vectors are made of what the model gives."""
     names = (_pooling_file(_modules(directory)), MODULES, PROMPTS)
-    return [name for name in names if (directory / name).is_file()]
+    found = [path.name for path in sorted(directory.glob(SENTENCES))]
+    return [name for name in names if (directory / name).is_file()] + found
+
+
+def lowers_texts(directory: Path) -> bool:
+    """Whether the files of sentence-transformers lower texts before the tokenizer sees them."""
+    found = sorted(directory.glob(SENTENCES))[:1]
+    return any(_values(path).get("do_lower_case") is True for path in found)
+
+
+def longest_text(directory: Path) -> tuple[str, int] | None:
+    """The file that says at how many tokens the model's authors cut texts, and the number."""
+    found = [(path, "max_seq_length") for path in sorted(directory.glob(SENTENCES))[:1]]
+    for path, key in (*found, (directory / TOKENIZER_CONFIG, "model_max_length")):
+        if isinstance(tokens := _values(path).get(key), int):
+            return path.name, tokens
+    return None
+
+
+def case_asked_for(directory: Path) -> bool | None:
+    """`do_lower_case` of the tokenizer's config; None: it does not say."""
+    asked = _values(directory / TOKENIZER_CONFIG).get("do_lower_case")
+    return asked if isinstance(asked, bool) else None
+
+
+def _values(path: Path) -> dict[str, Any]:
+    values: Any = read_json(path, TextError) if path.is_file() else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _kind(module: dict[str, Any]) -> str:
@@ -282,7 +310,9 @@ def encoder_content(settings: TextSettings, adapter_sha256: str | None = None) -
         for name in TOKENIZER_FILES
         if (directory / name).is_file()
     }
+    lowers = {"lower_case": True} if lowers_texts(directory) else {}
     return {
+        **lowers,
         "weights": {file.name: _file_hash(file) for file in weight_files(directory)},
         "architecture": _file_hash(directory / "config.json"),
         "tokenizer": tokenizer,
