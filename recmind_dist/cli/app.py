@@ -322,8 +322,13 @@ def _reader_left(stop: BaseException) -> bool:
     cause = stop.__context__
     if not isinstance(cause, OSError) or cause.errno != errno.EPIPE:
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the end
+    _end_output()
     return True
+
+
+def _end_output() -> None:
+    """What is flushed at the end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _explain(error: Exception) -> int:
@@ -343,9 +348,11 @@ def _explain(error: Exception) -> int:
         sentence = f"error: the GPU has no room ({telling_line(str(error))}): {remedy}"
         print(printable_lines(sentence), file=sys.stderr)
         return 3
-    if isinstance(error, OSError) and error.filename is not None:
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and (error.filename is not None or is_full):
         remedy = "free space or check permissions, then run again"
-        sentence = f"error: {error.filename}: {error.strerror}: {remedy}"
+        sentence = f"error: {error.filename or 'the output or a file'}: {error.strerror}: {remedy}"
+        _end_output()
         print(printable_lines(sentence), file=sys.stderr)
         return 4
     raise error

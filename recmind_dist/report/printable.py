@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import os
 import re
 import sys
 
@@ -27,8 +28,10 @@ def printable_lines(text: object) -> str:
 
 def print_anywhere() -> None:
     """Lets stdout and stderr take any text: what their encoding lacks gets a plain form (- for –)
-    or becomes an escape, where Python would raise.
+    or becomes an escape, where Python would raise. Where the caller has closed one, nobody reads.
     """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     codecs.register_error("plain", _plain_form)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -65,12 +65,18 @@ def relocated_config(config: RunConfig, run: RunDirectory) -> RunConfig:
 
 
 def read_inputs(run: RunDirectory) -> Inputs:
-    """What a run was trained on. Raises StoreError if it is not trained yet."""
+    """What a run was trained on. Raises StoreError if it is untrained, or its graph is lost."""
     path = run.path / "inputs.json"
     if not path.is_file():
         raise StoreError(f"{run.path}: {_why_no_inputs(run)}")
     check_seal(path, DOCTOR)
     inputs = relocated_inputs(Inputs.from_json(read_json(path)), run)
+    if not inputs.graph.exists():
+        raise StoreError(
+            f"{inputs.graph}: not there, and {run.path} was trained on it: when a run is moved or "
+            "copied, take its cache_dir along, to the same place beside it, or let `recmind doctor "
+            "RUN --repair` make it again where the log is (recommend, serve need RUN/bundle alone)"
+        )
     Graph.open(inputs.graph, verify=True)  # once, not by every rank
     return inputs
 

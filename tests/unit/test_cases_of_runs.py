@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from recmind_dist.errors import ConfigError
+from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.launch import cluster
 from recmind_dist.pipeline.run import held_out_line, nothing_held_out
 from recmind_dist.report import RunDirectory, comparison_table, print_table, strata_table
 from recmind_dist.report.tables import table_metrics
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import write_sealed_json
 from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.moved import relocated, relocated_config, relocated_inputs
+from recmind_dist.training.moved import read_inputs, relocated, relocated_config, relocated_inputs
 
 
 def run_of(folder: Path) -> tuple[RunDirectory, RunConfig, Inputs]:
@@ -60,6 +61,17 @@ def test_a_run_directory_that_was_renamed_keeps_its_cache(tmp_path: Path) -> Non
     found = relocated_inputs(inputs, new)
     assert (found.graph, found.whitening) == (inputs.graph, new.path / "whitening.safetensors")
     assert relocated_config(config, new).cache_dir == tmp_path / "cache"
+
+
+@pytest.mark.parametrize("lost", ["cache", "cache/shop", "cache/shop/graph-1"])
+def test_a_run_that_was_moved_without_its_cache_says_so(tmp_path: Path, lost: str) -> None:
+    run, _, inputs = run_of(tmp_path / "a")
+    write_sealed_json(run.path / "inputs.json", inputs.to_json())
+    (tmp_path / "a" / lost).rename(tmp_path / "elsewhere")
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = RunDirectory(tmp_path / "b" / "runs" / "x")
+    with pytest.raises(StoreError, match=r"graph-1: not there, .* take its cache_dir along"):
+        read_inputs(moved)
 
 
 def test_a_copy_reads_its_own_files_and_a_lost_one_keeps_its_name(tmp_path: Path) -> None:
@@ -110,6 +122,26 @@ def test_output_is_never_lost_to_an_encoding(encoding: str, text: str) -> None:
         assert first.strip()
     else:
         assert first.strip() == text
+
+
+@pytest.mark.parametrize("words", ["configs list", "import --help", "--help"])
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("> /dev/full", 4, "error: the output or a file: No space left on device"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_output_that_nobody_can_take_is_no_traceback(
+    words: str, shell: str, code: int, said: str
+) -> None:
+    script = f"{sys.executable} -c 'from recmind_dist.cli import main; main()' {words} {shell}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
