@@ -101,7 +101,7 @@ def _sentence(
         return f"{where}: {name}.kind: {kind[:80]!r} is no kind: choose one of {choices}"
     if fault["type"] == "missing":
         return f"{where}: {name}: missing: give it a value"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     if fault["type"] == "value_error":
         return f"{where}: {name}: {message}"
     return f"{where}: {name}: {message} (got {repr(fault.get('input'))[:80]})"

@@ -105,6 +105,8 @@ class Pipeline:
             self.say(nothing_held_out(self.config.graph.split))
         else:
             self.say(held_out_line(opened.manifest))
+            for line in long_lists(self.config.evaluation.ks, opened.num_items):
+                self.say(line)
             check_groups(opened, self.config.evaluation.groups)
         resolved = resolve(self.config, read_facts(self.config, dataset, graph))
         self.config = resolved.config
@@ -235,6 +237,16 @@ def held_out_line(manifest: dict[str, Any]) -> str:
         f"held out: {manifest['num_valid']} interactions for validation, {manifest['num_test']} "
         f"for testing, which {without} of {users} users have none of"
     )
+
+
+def long_lists(ks: tuple[int, ...], num_items: int) -> list[str]:
+    """A line on cut-offs at which a list has more than half of all items."""
+    long = ", ".join(str(k) for k in ks if 2 * k > num_items)
+    line = (
+        f"warning: evaluation.ks {long}: there are {num_items} items, so figures at such K say "
+        "little (Recall nears 1 for any model): set lower ones, and evaluation.metric"
+    )
+    return [line] if long else []
 
 
 def nothing_held_out(split: str) -> str:

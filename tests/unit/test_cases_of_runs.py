@@ -14,7 +14,7 @@ import pytest
 
 from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.launch import cluster
-from recmind_dist.pipeline.run import held_out_line, nothing_held_out
+from recmind_dist.pipeline.run import held_out_line, long_lists, nothing_held_out
 from recmind_dist.report import RunDirectory, comparison_table, print_table, strata_table
 from recmind_dist.report.tables import table_metrics
 from recmind_dist.run_config.run_config import RunConfig
@@ -174,6 +174,22 @@ def test_a_split_that_holds_nothing_out_names_the_way_out(split: str) -> None:
 
 def test_a_run_that_is_to_hold_nothing_out_is_not_warned_of_it() -> None:
     assert not nothing_held_out("none").startswith("warning")
+
+
+@pytest.mark.parametrize(
+    ("ks", "num_items", "said"),
+    [
+        ((20, 40), 20, "ks 20, 40: there are 20"),
+        ((5, 20), 30, "ks 20: there are 30"),
+        ((5, 10), 20, ""),
+    ],
+)
+def test_lists_of_more_than_half_of_all_items_are_said(
+    ks: tuple[int, ...], num_items: int, said: str
+) -> None:
+    lines = long_lists(ks, num_items)
+    assert len(lines) == bool(said)
+    assert said in "".join(lines)
 
 
 def test_what_is_held_out_is_counted() -> None:
