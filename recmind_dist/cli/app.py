@@ -108,7 +108,7 @@ def run(
         show_json(results)
         return
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
-    _print_results(results, runs, title)
+    _print_results(results, runs, title, first.evaluation.metric)
     metrics = [f"{name}@{first.evaluation.ks[0]}" for name in ("recall", "ndcg")]
     for other in others:
         line = gain_line(runs[first.variant], runs[other.variant], metrics)
@@ -203,8 +203,8 @@ def evaluate(run_dir: Run, as_json: Json = False) -> None:
     if as_json:
         show_json({variant: results})
         return
-    name = pipeline.config.dataset.name
-    _print_results({variant: results}, {variant: pipeline.directory}, name)
+    name, chosen = pipeline.config.dataset.name, pipeline.config.evaluation.metric
+    _print_results({variant: results}, {variant: pipeline.directory}, name, chosen)
 
 
 @app.command()
@@ -229,19 +229,23 @@ def export(
         add_index(to, index)
 
 
-def _print_results(results: dict[str, Any], runs: "dict[str, RunDirectory]", title: str) -> None:
+def _print_results(
+    results: dict[str, Any], runs: "dict[str, RunDirectory]", title: str, chosen: str
+) -> None:
+    """Prints all tables; the metric that chose the checkpoint is among them."""
     from recmind_dist.experiments.comparison import evidence_of
     from recmind_dist.report import comparison_table, folded_results, print_table, strata_table
     from recmind_dist.report.results import FOLDED
     from recmind_dist.report.tables import group_tables, lists_table, table_metrics
 
     measured = any(result["metrics"] for result in results.values())
-    metrics = table_metrics(results) if measured else ()
-    print_table(comparison_table(results, None, title, evidence_of(runs, metrics)))
+    metrics = tuple(dict.fromkeys((*table_metrics(results), chosen))) if measured else ()
+    evidence = evidence_of(runs, metrics)
+    print_table(comparison_table(results, metrics or None, title, evidence))
     if folded := folded_results(results):
         title = "The same, with the validation item in the user's history (folded in, not trained)"
         evidence = evidence_of({name: runs[name] for name in folded}, metrics, FOLDED)
-        print_table(comparison_table(folded, None, title, evidence))
+        print_table(comparison_table(folded, metrics or None, title, evidence))
     for table in (strata_table(results), lists_table(results), *group_tables(results)):
         print_table(table)
     say("±: half a 95 % interval over users; *: significantly above all others of its column")

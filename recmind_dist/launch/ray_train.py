@@ -65,7 +65,7 @@ def train(
     """
     run = RunDirectory(config.run_dir.absolute())
     order = {"phases": list(phases), "resume": resume, "allow_mismatch": allow_mismatch}
-    with follow_training(run.metrics):
+    with follow_training(run.metrics, config.evaluation.metric):
         _run_workers(train_on_worker, config, inputs, config.scaling.num_workers, order, say)
 
 

@@ -123,6 +123,7 @@ class Pipeline:
         """Embeds all texts with the language model as it came, before any adapter. Returns None for
         a model without text.
         """
+        refuse_cuda_alone(self.config.scaling)
         graph = self.prepare()
         texts = prepare_texts(self.config, graph).texts
         return None if texts is None else embed(self.config, texts, None, self.say)

@@ -15,12 +15,19 @@ from recmind_dist.report.tables import table_metrics
 
 
 @contextmanager
-def follow_training(metrics: Path, every_s: float = 0.5) -> Iterator[None]:
-    """Inside the block a thread displays what is appended to `metrics`."""
+def follow_training(metrics: Path, chosen: str = "", every_s: float = 0.5) -> Iterator[None]:
+    """Inside the block a thread displays what is appended to `metrics`.
+
+    Args:
+        chosen: the metric of validations to show first, beside Recall and NDCG.
+    """
     stop = threading.Event()
     offset = metrics.stat().st_size if metrics.exists() else 0
     thread = threading.Thread(
-        target=_follow, args=(metrics, offset, stop, every_s), daemon=True, name="follow-training"
+        target=_follow,
+        args=(metrics, offset, stop, chosen, every_s),
+        daemon=True,
+        name="follow-training",
     )
     thread.start()
     try:
@@ -30,8 +37,8 @@ def follow_training(metrics: Path, every_s: float = 0.5) -> Iterator[None]:
         thread.join()
 
 
-def _follow(metrics: Path, offset: int, stop: threading.Event, every_s: float) -> None:
-    display = _Display()
+def _follow(metrics: Path, offset: int, stop: threading.Event, chosen: str, every_s: float) -> None:
+    display = _Display(chosen)
     rest = b""
     while True:
         is_last = stop.is_set()
@@ -52,7 +59,8 @@ def _follow(metrics: Path, offset: int, stop: threading.Event, every_s: float) -
 class _Display:
     """A progress bar for each phase; restarts and warnings as lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: str = "") -> None:
+        self._chosen = chosen
         self._bar: Progress | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -70,7 +78,8 @@ class _Display:
         elif kind == "step":
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
-            names = table_metrics({"": {"metrics": _scores(entry)}})[:2]
+            usual = table_metrics({"": {"metrics": _scores(entry)}})[:2]
+            names = dict.fromkeys((self._chosen, *usual) if self._chosen not in usual else usual)
             of = f" of {entry['users']:,} users" if "users" in entry else ""  # a sample
             scores = {name + of: entry[name] for name in names if entry.get(name) is not None}
             self._bar.update(0, **scores)

@@ -12,7 +12,7 @@ from recmind_dist.cli.app import main
 from recmind_dist.errors import DataError
 from recmind_dist.recommend.bundle import KIND, SCHEMA
 from recmind_dist.report import MetricsLog
-from recmind_dist.report.follow import follow_training
+from recmind_dist.report.follow import _Display, follow_training
 from recmind_dist.report.printable import printable, printable_lines
 from recmind_dist.storage import read_manifest, write_manifest
 
@@ -81,6 +81,23 @@ def test_an_error_that_quotes_a_file_is_harmless(
     with pytest.raises(SystemExit):
         main(["recommend", "run", "--user", "me"])
     assert_harmless(capsys.readouterr().err.rstrip("\n"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [("", ["recall@5", "ndcg@5"]), ("mrr@3", ["mrr@3", "recall@5", "ndcg@5"]), ("ndcg@5", None)],
+)
+def test_progress_shows_the_metric_that_chooses(chosen: str, shown: list[str] | None) -> None:
+    told: list[str] = []
+
+    class Bar:
+        def update(self, _: int, **scores: float) -> None:
+            told.extend(scores)
+
+    display = _Display(chosen)
+    display._bar = Bar()  # type: ignore[assignment]
+    display.add({"kind": "validation", "mrr@3": 0.1, "recall@5": 0.2, "ndcg@5": 0.3, "epoch": 1})
+    assert told == (shown or ["recall@5", "ndcg@5"])
 
 
 def test_a_warning_of_the_workers_is_harmless(
