@@ -239,7 +239,7 @@ def _print_results(
     from recmind_dist.report.tables import group_tables, lists_table, table_metrics
 
     measured = any(result["metrics"] for result in results.values())
-    metrics = tuple(dict.fromkeys((*table_metrics(results), chosen))) if measured else ()
+    metrics = table_metrics(results, chosen) if measured else ()
     evidence = evidence_of(runs, metrics)
     print_table(comparison_table(results, metrics or None, title, evidence))
     if folded := folded_results(results):

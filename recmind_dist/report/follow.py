@@ -19,7 +19,7 @@ def follow_training(metrics: Path, chosen: str = "", every_s: float = 0.5) -> It
     """Inside the block a thread displays what is appended to `metrics`.
 
     Args:
-        chosen: the metric of validations to show first, beside Recall and NDCG.
+        chosen: the metric of validations to show beside Recall and NDCG.
     """
     stop = threading.Event()
     offset = metrics.stat().st_size if metrics.exists() else 0
@@ -79,7 +79,7 @@ class _Display:
             self._step(entry)
         elif kind == "validation" and self._bar is not None:
             usual = table_metrics({"": {"metrics": _scores(entry)}})[:2]
-            names = dict.fromkeys((self._chosen, *usual) if self._chosen not in usual else usual)
+            names = dict.fromkeys((*usual, self._chosen))
             of = f" of {entry['users']:,} users" if "users" in entry else ""  # a sample
             scores = {name + of: entry[name] for name in names if entry.get(name) is not None}
             self._bar.update(0, **scores)

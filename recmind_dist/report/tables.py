@@ -33,11 +33,16 @@ class Evidence:
     best: frozenset[str] = frozenset()
 
 
-def table_metrics(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Recall and NDCG at each cut-off of the results; the usual ones where they have none."""
+def table_metrics(results: Mapping[str, Mapping[str, Any]], chosen: str = "") -> tuple[str, ...]:
+    """Recall and NDCG at each cut-off of the results; the usual ones where they have none.
+
+    Args:
+        chosen: a metric that is shown besides, if the results have it.
+    """
     names = dict.fromkeys(name for result in results.values() for name in result["metrics"])
     cutoffs = sorted({int(k) for name in names if (k := name.partition("@")[2]).isdigit()})
     found = [f"{kind}@{k}" for k in cutoffs for kind in ("recall", "ndcg")]
+    found += [] if chosen in found else [chosen]
     return tuple(name for name in found if name in names) or DEFAULT_METRICS
 
 

@@ -101,6 +101,13 @@ def test_tables_show_the_cut_offs_that_were_measured(ks: tuple[int, ...]) -> Non
     assert "–" not in text
 
 
+@pytest.mark.parametrize("chosen", ["mrr@10", "mrr@5", "recall@5", "mrr@7"])
+def test_tables_show_the_metric_that_chose(chosen: str) -> None:
+    usual = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+    more = (chosen,) if chosen in ("mrr@10", "mrr@5") else ()
+    assert table_metrics(results((5, 10)), chosen) == usual + more
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
 @pytest.mark.parametrize("text", ["–", "Zoë 5", "東京", "a │ b", "💡", "±0.1"])
 def test_output_is_never_lost_to_an_encoding(encoding: str, text: str) -> None:
