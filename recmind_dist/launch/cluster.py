@@ -74,8 +74,16 @@ def short_folder() -> str | None:
     """A folder for Ray's sockets where the path of its own would be too long; None: it is not.
 
     Raises:
-        ConfigError: it is, and /tmp cannot be written.
+        ConfigError: it is, and /tmp cannot be written; or RAY_TMPDIR cannot.
     """
+    if given := os.environ.get("RAY_TMPDIR"):
+        try:
+            os.makedirs(given, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"RAY_TMPDIR={given}: cannot be made ({error.strerror}): set another folder, or "
+                "unset it"
+            ) from error
     names = [name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
     usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(os.fsencode(usual)) + SOCKET_BYTES <= MAX_SOCKET_BYTES:

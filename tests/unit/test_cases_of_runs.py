@@ -171,6 +171,16 @@ def test_a_long_folder_of_temporary_files_is_replaced_by_a_short_one(
         cluster.short_folder()
 
 
+@pytest.mark.parametrize("inner", ["file", "file/deeper", "/proc/x"])
+def test_a_folder_for_ray_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / inner))
+    with pytest.raises(ConfigError, match=r"RAY_TMPDIR=.*: cannot be made \("):
+        cluster.short_folder()
+
+
 @pytest.mark.parametrize("split", ["leave-one-out", "ratio", "global-time"])
 def test_a_split_that_holds_nothing_out_names_the_way_out(split: str) -> None:
     line = nothing_held_out(split)
