@@ -65,7 +65,7 @@ DELETED_KEYS: dict[str, str] = {
     "table.hot_rows": "leave it out: copies of rows saved no bytes; fewer sampler.num_neighbors do",
     "text.batch_tokens": "leave it out: it follows from the device and its free memory",
     "text.chunk_rows": "leave it out: a chunk is its shard, of at most 8,192 rows",
-    "text.item_title": "leave it out: the title is the field title or name, else the item text's first",
+    "text.item_title": "leave it out: the title is the field title or name, else the first",
     "text.lora.alpha": "leave it out: it is always twice text.lora.r",
     "text.lora.target_modules": "leave it out: it follows from the model's layers",
     "text.max_retries": "leave it out: a shard whose worker died is tried three times more",
