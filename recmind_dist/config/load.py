@@ -47,6 +47,7 @@ def resolve_settings(
         faults = [
             _sentence(dict(fault), document, overridden, deleted or {}, kinds)
             for fault in error.errors()
+            if fault["type"] != "default_factory_not_called"  # of another fault
         ]
         raise ConfigError("\n".join(faults)) from error
 

@@ -1,6 +1,7 @@
 """What is measured, how often, and how items are scored."""
 
 import re
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,6 +27,11 @@ class GroupSettings(Settings):
     """Users with held-out items that a group has at least; smaller ones are not reported."""
 
 
+def _ndcg_near_20(values: dict[str, Any]) -> str:
+    ks = values.get("ks") or (20,)  # absent: a fault of its own
+    return f"ndcg@{min(ks, key=lambda k: abs(k - 20))}"
+
+
 class EvaluationSettings(Settings):
     """How rankings are made and judged."""
 
@@ -46,8 +52,9 @@ class EvaluationSettings(Settings):
     record `whole_validation`; it chooses nothing.
     """
 
-    metric: str = "ndcg@20"
-    """Validation metric that chooses checkpoint and norm exponent; its K is one of `ks`."""
+    metric: str = Field(default_factory=_ndcg_near_20)
+    """Validation metric that chooses checkpoint and norm exponent; its K is one of `ks`, by default
+    the nearest to 20."""
 
     norm_exponent: float | None = Field(default=-1.0, ge=-1.0, le=1.0)
     """p of s(u, i) = <h_u, h_i> / |h_i|^p: 0 is the dot product, 1 ranks as cosine; null

@@ -134,9 +134,10 @@ def _and(names: list[str]) -> str:
 def _default(info: FieldInfo) -> str:
     if info.is_required():
         return "required"
-    if info.default_factory is not None:
+    if info.default_factory is not None and not info.default_factory_takes_validated_data:
         return ""
-    value = list(info.default) if isinstance(info.default, tuple) else info.default
+    found = info.get_default(call_default_factory=True, validated_data={})
+    value = list(found) if isinstance(found, tuple) else found
     return (
         "`null`"
         if value is None

@@ -138,3 +138,24 @@ def test_every_config_loads_with_every_variant_that_makes_sense(path: Path, vari
     assert config.variant == variant
     kind = VARIANTS[variant].get("model", {}).get("kind")
     assert kind in (None, config.model.kind)
+
+
+@pytest.mark.parametrize(
+    ("words", "metric"),
+    [
+        (["evaluation.ks=[5,10]"], "ndcg@10"),
+        (["evaluation.ks=[50,18,5]"], "ndcg@18"),
+        (["evaluation.ks=[5,10]", "evaluation.metric=mrr@5"], "mrr@5"),
+    ],
+)
+def test_validation_goes_by_the_cut_off_nearest_to_twenty(
+    recmind: Path, words: list[str], metric: str
+) -> None:
+    assert load_run_config(recmind, words).evaluation.metric == metric
+
+
+def test_cut_offs_that_are_none_are_one_fault(recmind: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_run_config(recmind, ["evaluation.ks=[]"])
+    assert "give distinct cut-offs" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
