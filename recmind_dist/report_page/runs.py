@@ -132,7 +132,7 @@ def settings_beside_defaults(settings: Settings, prefix: str = "") -> dict[str, 
         if isinstance(value, Settings):
             found |= settings_beside_defaults(value, f"{prefix}{name}.")
             continue
-        default = field.get_default(call_default_factory=True)
+        default = field.get_default(call_default_factory=True, validated_data=vars(settings))
         if field.is_required() or value != default:
             found[f"{prefix}{name}"] = (None if field.is_required() else default, plain[name])
     return found

@@ -6,6 +6,7 @@ import pytest
 
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.errors import ConfigError
+from recmind_dist.evaluation.settings import EvaluationSettings
 from recmind_dist.model.settings import (
     DEFAULT_KIND,
     MODELS,
@@ -13,6 +14,7 @@ from recmind_dist.model.settings import (
     PaperSettings,
     RecMindSettings,
 )
+from recmind_dist.report_page.runs import settings_beside_defaults
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.variants import VARIANTS
 
@@ -159,3 +161,9 @@ def test_cut_offs_that_are_none_are_one_fault(recmind: Path) -> None:
         load_run_config(recmind, ["evaluation.ks=[]"])
     assert "give distinct cut-offs" in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_metric_that_follows_from_the_cut_offs_is_a_default() -> None:
+    assert list(settings_beside_defaults(EvaluationSettings(ks=(5, 10)))) == ["ks"]
+    named = EvaluationSettings(ks=(5, 10), metric="mrr@5")
+    assert list(settings_beside_defaults(named)) == ["ks", "metric"]
