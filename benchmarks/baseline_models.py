@@ -1,5 +1,6 @@
 """The models of baselines.py, and the data sets that they see."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,7 +119,7 @@ class PopularityLately:
         return lambda users: by_user[users]
 
 
-class ItemToItem:
+class ItemToItem(ABC):
     """Scores are a user's row times item-item weights, dense ones kept in files."""
 
     def __init__(self, data: Data, folder: Path, seed: int) -> None:
@@ -151,9 +152,9 @@ class ItemToItem:
             np.save(file, weights)
         return weights
 
+    @abstractmethod
     def fit(self, settings: Settings) -> Any:
         """The weights, dense or sparse. Shape: [I, I]."""
-        raise NotImplementedError
 
 
 class Ease(ItemToItem):

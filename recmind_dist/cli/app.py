@@ -356,7 +356,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and (error.filename is not None or is_full):
         remedy = "free space or check permissions, then run again"
         sentence = f"error: {error.filename or 'the output or a file'}: {error.strerror}: {remedy}"
-        _end_output()
+        if is_full:
+            _end_output()
         print(printable_lines(sentence), file=sys.stderr)
         return 4
     raise error

@@ -116,7 +116,7 @@ def similar(
 
 
 def _load(source: Path, popularity_penalty: float = 0.0, index: bool = False) -> "Recommender":
-    gc.disable()  # modules are no garbage: to look for it in them is a tenth of the first answer
+    gc.disable()  # modules are no garbage: looking for it in them would delay the first answer
     try:
         import pyarrow.parquet  # noqa: F401 - which reading a bundle imports
 

@@ -39,14 +39,14 @@ def inputs_of_update(
     """
     assert config.update.of is not None, "not an update"
     previous, new = PreviousRun.open(config.update.of), Graph.open(graph)
-    start = run.path / "start"
+    start, carries = run.path / "start", carries_rows(config)
     if not start.is_dir():
-        old = previous.graph if carries_rows(config) else None
+        old = previous.graph if carries else None
         WarmStart.write(start, previous.checkpoint.path, old, new)
     inputs = Inputs(graph.absolute(), start=start)
     if texts is None:
         return inputs
-    if config.users_have_text and carries_rows(config):
+    if config.users_have_text and carries:
         write_ledger(run, user_ledger(config, new, render_texts(config, new)))
     whitening, store = run.path / "whitening.safetensors", _embed(config, run, texts, previous, say)
     if not whitening.is_file():

@@ -225,9 +225,8 @@ class Pipeline:
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)
         inputs = fit(self.config, prepared, self.say, resume, allow_mismatch)
-        shutil.rmtree(
-            self.directory.bundle, ignore_errors=True
-        )  # it is of the model before this training
+        # a bundle that is there is of the model before this training
+        shutil.rmtree(self.directory.bundle, ignore_errors=True)
         return inputs
 
 
@@ -245,7 +244,7 @@ def long_lists(ks: tuple[int, ...], num_items: int) -> list[str]:
     long = ", ".join(str(k) for k in ks if 2 * k > num_items)
     line = (
         f"warning: evaluation.ks {long}: there are {num_items} items, so figures at such K say "
-        "little (Recall nears 1 for any model): set lower ones, and evaluation.metric"
+        "little (Recall nears 1 for any model): set lower ones"
     )
     return [line] if long else []
 

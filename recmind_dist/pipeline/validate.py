@@ -40,7 +40,7 @@ def validate(config: RunConfig, say: Say = print) -> None:
 
 
 def _check_files(config: RunConfig, say: Say) -> bool:
-    """Returns whether the run will read texts: without any RecMind is its graph alone."""
+    """Returns whether the run will read texts: where there are none, it trains the graph view."""
     first = read_first_rows(config.dataset)
     if not first.longer:
         return _prepare_aside(config, say).model.reads_text

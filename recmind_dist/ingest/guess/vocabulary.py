@@ -31,17 +31,8 @@ ROLES = {
 WEAK = {  # speak for a role only where nothing else does
     "user": {
         *("session", "author", "device", "profile", "owner", "account", "household", "person"),
-        *(
-            "visit",
-            "cookie",
-            "anonymous",
-            "reviewername",
-            "employee",
-            "patient",
-            "email",
-            "mail",
-            "phone",
-        ),
+        *("visit", "cookie", "anonymous", "reviewername", "employee", "patient", "email"),
+        *("mail", "phone"),
     },
     "item": {
         *("content", "post", "show", "episode", "place", "part", "station", "tool", "brewery"),
