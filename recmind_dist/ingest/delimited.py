@@ -236,8 +236,7 @@ def _read_slow(
     frames: list[pl.DataFrame] = []
     chunk: list[list[str]] = []
     lines: list[int] = []
-    for span, record in _records(path, dialect):
-        first = span[0]
+    for (first, *others), record in _records(path, dialect):
         if isinstance(record, str):
             is_text = not record.startswith("not ") or record.startswith("not CSV")
             remedy = "" if is_text else encoding_remedy(dialect.encoding)
@@ -245,7 +244,7 @@ def _read_slow(
         elif len(record) != len(names):
             reason = f"{len(record)} fields where the file has {len(names)}"
             bad.append(BadRow(path, first, reason))
-            bad += [BadRow(path, line, f"part of the record of line {first}") for line in span[1:]]
+            bad += [BadRow(path, line, f"part of the record of line {first}") for line in others]
         else:
             if dialect.quotes_are_text and not notes and any(f[:1] == '"' for f in record):
                 notes.append(_quotes_are_text(path, first, dialect))
@@ -306,8 +305,10 @@ class _OpenRecord:
             return None
 
 
-def _records(path: Path, dialect: Dialect) -> Iterator[tuple[range, list[str] | str]]:
-    """The line numbers of each record, with its fields or the reason why it has none."""
+def _records(path: Path, dialect: Dialect) -> Iterator[tuple[list[int], list[str] | str]]:
+    """The numbers of each record's lines that are not blank, with its fields or the reason why it
+    has none.
+    """
     lines = _Lines(path, dialect.encoding)
     header_due = dialect.has_header
     while (head := lines.take()) is not None:
@@ -325,9 +326,9 @@ def _records(path: Path, dialect: Dialect) -> Iterator[tuple[range, list[str] | 
             taken = open_record.taken
         if record is None:
             lines.put_back(taken)  # an unclosed quote costs only its own line
-            yield range(line, line + 1), "a quote is opened and not closed"
+            yield [line], "a quote is opened and not closed"
         else:
-            yield range(line, line + 1 + len(taken)), record
+            yield [line, *(n for n, text in taken if not _is_blank(text, dialect))], record
 
 
 def _is_blank(raw: bytes, dialect: Dialect) -> bool:

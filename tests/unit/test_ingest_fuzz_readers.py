@@ -281,6 +281,7 @@ def test_every_object_of_a_table_is_kept_or_set_aside(tmp_path: Path, rows: list
     assert kept + len(quarantine.rows) == sum(bool(line.strip()) for line in rows)
 
 
+@example(b'user,item,rating\nu1,i1,5\n"\n\n"', 0, None)  # a blank line in a bad record
 @settings(quick, max_examples=60)
 @given(
     data=files("csv", [b"user", b"item", b"rating"]),
