@@ -35,7 +35,7 @@ from recmind_dist.experiments.item_texts import (
 from recmind_dist.experiments.probe import by_bin
 from recmind_dist.experiments.runs import Arm, ArmRuns
 from recmind_dist.experiments.texts import ALL_TEXTS, DEALT
-from recmind_dist.experiments.view_shares import ViewMargins, best_model, margins_of
+from recmind_dist.experiments.view_shares import LANGUAGE, ViewMargins, best_model, margins_of
 from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.randomness import stream_key, uniforms
@@ -115,10 +115,11 @@ def _signs(found: Sequence[ArmRuns], leans: dict[str, list[Leans]]) -> TableOf:
                 row["side"]: row["spearman"] for row in results["gate"] if "spearman" in row
             }
             sides = [spearman.get(side) for side in ("user", "item")]
-            rows.append([arm.name, results["seed"], *sides, *(lean.get(view) for view in VIEWS)])
+            shares = [lean.get(view) for view in (*VIEWS, LANGUAGE)]
+            rows.append([arm.name, results["seed"], *sides, *shares])
     headers = (
         *("model", "seed", "Spearman(γ, degree), users", "items"),
-        *(f"{view}, cold less warm" for view in VIEWS),
+        *(f"{view}, cold less warm" for view in (*VIEWS, LANGUAGE)),
     )
     caption = (
         "## By seed: γ of the graph, and each view's share on the quarter of the held-out pairs "
@@ -232,17 +233,24 @@ def _sentences(leans: list[Leans], seeds: int) -> tuple[str, str]:
     """What was seen, and what follows."""
     few = "" if seeds >= MIN_SEEDS else f" (not significant: {seeds} of {MIN_SEEDS} seeds)"
     said, signs = [], {}
-    for view in VIEWS:
+    for view in (LANGUAGE, "text", "content"):
         numbers = [lean.get(view, 0.0) for lean in leans]
         signs[view] = {int(np.sign(number)) for number in numbers}
         sure = "the same sign on every seed" if len(signs[view]) == 1 else "no one sign"
-        said.append(f"{view} {' '.join(f'{number:+.3f}' for number in numbers)}, {sure}")
-    answer = f"share on cold items less that on warm ones: {'; '.join(said)}{few}."
-    if signs["content"] == {1} and signs["graph"] == {-1}:
+        said.append(f"{' '.join(f'{number:+.3f}' for number in numbers)}, {sure}")
+    language, text, content = said
+    answer = (
+        f"share of language on cold items less that on warm ones: {language}; of the text view "
+        f"alone: {text}; of the content view alone: {content}{few}."
+    )
+    if signs[LANGUAGE] == {1}:
         return answer, "language speaks where it is cold and the graph where it is warm, here too."
+    follows = "here the share of language does not go with degree."
+    if signs[LANGUAGE] == {-1}:
+        follows = "here language speaks for popular items more than for cold ones."
     if signs["content"] == {1}:
-        return answer, (
-            "what texts say by themselves counts where it is cold; the text view, which is trained "
-            "on interactions as the graph view is, does not, so keep model.views: all."
+        follows += (
+            " What texts say by themselves, the content view, does speak for what is cold: keep "
+            "model.views: all."
         )
-    return answer, "here the share of language does not fall with degree."
+    return answer, follows

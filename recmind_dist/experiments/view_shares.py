@@ -24,6 +24,8 @@ from recmind_dist.training.moved import read_inputs
 from recmind_dist.types import IntArray
 
 BIAS = "bias"
+LANGUAGE = "language"
+"""Text and content together."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,18 @@ class ViewMargins:
         return 1.0 - shares["graph"] if shares else None
 
     def leans(self) -> dict[str, float]:
-        """Each view's share on the quarter of the pairs with items of the lowest degrees less that
-        on the quarter of the highest; above 0 where it speaks for what is cold. Empty where items
-        are all of one degree.
+        """Each view's share, and that of language, on the quarter of the pairs with items of the
+        lowest degrees less that on the quarter of the highest; above 0 where it speaks for what is
+        cold. Empty where items are all of one degree.
         """
         if not len(self.degree) or self.degree.min() == self.degree.max():
             return {}
         first, third = np.quantile(self.degree, (0.25, 0.75))
         cold, warm = self.shares(high=first), self.shares(low=third)
-        return {name: share - warm[name] for name, share in cold.items()} if warm else {}
+        if not warm:
+            return {}
+        leans = {name: share - warm[name] for name, share in cold.items()}
+        return {**leans, LANGUAGE: -leans["graph"]}
 
     def by_bin(self) -> dict[str, dict[str, float]]:
         """`shares` of each degree bin that has items, after the number of its "pairs"."""

@@ -126,7 +126,7 @@ def test_language_leans_to_what_is_cold_where_it_lifts_cold_items() -> None:
     graph, text = np.array([1.0, 1, 3, 3]), np.array([3.0, 3, 1, 1])
     margins = ViewMargins(degree, {"graph": graph, "text": text, BIAS: np.ones(4)})
     assert margins.language == pytest.approx(0.5)
-    assert margins.leans() == pytest.approx({"graph": -0.5, "text": 0.5})
+    assert margins.leans() == pytest.approx({"graph": -0.5, "text": 0.5, "language": 0.5})
     assert margins.by_bin()["1-3"] == pytest.approx({"pairs": 2, "graph": 0.25, "text": 0.75})
     assert ViewMargins(np.full(4, 5), {"graph": graph, "text": text}).leans() == {}
 
