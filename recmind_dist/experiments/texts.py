@@ -53,15 +53,15 @@ def texts(study: Study) -> Findings:
     metric = config.evaluation.metric
     overall, gains, over_none = _overall(found, metric)
     by_text, kept, beats = _by_text(found, metric, _users_of(graph, ~lost), _users_of(graph, lost))
-    dealt = gains[DEALT]
+    dealt, true = gains[DEALT], _pair(found, ALL_TEXTS.name, DEALT, metric)
     answer = (
         f"{DEALT}: RecMind against LightGCN {verdict_of(dealt)}, against itself without texts "
-        f"{verdict_of(over_none[DEALT])}; half of the texts missing: {kept}; on items that lost "
-        f"theirs {beats}."
+        f"{verdict_of(over_none[DEALT])}, as texts are against that {verdict_of(true)}; half of "
+        f"the texts missing: {kept}; on items that lost theirs {beats}."
     )
     notes = how_made(list(found.values()), study.seeds)
     title, label = "When texts are missing, alike or wrong", f"{metric} over LightGCN, %"
-    follows = _follows(over_none)
+    follows = _follows(over_none, true)
     data = config.dataset.name
     findings = Findings("texts", title, CLAIM, answer, [overall, by_text], notes, follows, data)
     bars = {name: _percent(gain) for name, gain in gains.items()}
@@ -188,8 +188,8 @@ def _language(arm: ArmRuns) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _follows(over_none: Gains) -> str:
-    """Of each set of texts against none."""
+def _follows(over_none: Gains, true: Comparison | None) -> str:
+    """Of each set of texts against none, and of true texts against the same dealt anew."""
     sure = {name: one for name, one in over_none.items() if one is not None and one.significant}
     sure.pop("LightGCN", None)
     below = [name for name, one in sure.items() if one.a < one.b]
@@ -197,6 +197,9 @@ def _follows(over_none: Gains) -> str:
     if below:
         return f"texts cost here where they are: {', '.join(below)}; leave them out there."
     pays = f"a sure gain with: {', '.join(above)}" if above else "no sure gain with any"
+    means = true is not None and true.significant and true.a > true.b
+    if DEALT in above and not means:
+        pays += "; dealt anew they gain too, and what they say is not shown to gain more"
     return f"no measured texts put RecMind below itself without any here; {pays}."
 
 
