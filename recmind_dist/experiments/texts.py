@@ -35,7 +35,12 @@ ALL_TEXTS = Arm("all texts", "recmind", ("checkpoint.keep_last=1000",))
 """Keeps all checkpoints, which say how gates move over training."""
 DEALT = "texts dealt anew"
 HALF, NONE = "half missing", "all missing"
-STAND_INS = {HALF: "network", f"{HALF}, neighbours": "neighbours", f"{HALF}, zeros": "zeros"}
+STAND_INS = {
+    HALF: "learnt",
+    f"{HALF}, network": "network",
+    f"{HALF}, neighbours": "neighbours",
+    f"{HALF}, zeros": "zeros",
+}
 LEAST = 0.9
 """Share of the gain that is to stay on items that kept their texts while half were hidden."""
 
@@ -145,7 +150,7 @@ def _by_text(
         for name in STAND_INS
         if name != HALF
     ]
-    return TableOf(caption, headers, rows), kept, f"the network against {', '.join(against)}"
+    return TableOf(caption, headers, rows), kept, f"learnt vectors against {', '.join(against)}"
 
 
 def _how_much_stays(stays: tuple[float, float, float] | None, seeds: int) -> str:

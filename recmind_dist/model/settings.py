@@ -108,6 +108,9 @@ class XSimGCLSettings(ModelSettings):
         return [] if full else ["model.kind: xsimgcl needs sampler.propagation: full"]
 
 
+MissingText = Literal["learnt", "network", "neighbours", "zeros"]
+
+
 class TextModelSettings(ModelSettings):
     """What the models with a text view share."""
 
@@ -117,13 +120,21 @@ class TextModelSettings(ModelSettings):
     text_components: int | None = Field(0, ge=0)
     """Principal components kept of the text vectors, which are whitened; 0: all; null: the vectors
     as they are. Fewer cost less in every step."""
-    missing_text: Literal["network", "neighbours", "zeros"] = "network"
-    """What the text view makes of a node without text: a small network over its degree and its
-    neighbours' mean text; that mean, as if it were the node's own; zeros, the mean of all."""
+    missing_text: MissingText = "network"
+    """What the text view makes of a node without text. network: a small network over its degree and
+    its neighbours' mean text; neighbours: that mean, as if it were the node's own; zeros: the mean
+    of all; learnt (recmind, its default): an item with interactions learns its vector where items
+    have offsets, and the network serves the rest."""
 
     @property
     def has_text_view(self) -> bool:
         return True
+
+    @property
+    def missing_text_fault(self) -> list[str]:
+        """Of the models whose items have no offsets."""
+        learnt = self.missing_text == "learnt"
+        return ["model.missing_text: learnt needs model.kind: recmind"] if learnt else []
 
 
 class AlphaRecSettings(TextModelSettings):
@@ -134,6 +145,9 @@ class AlphaRecSettings(TextModelSettings):
     @property
     def users_have_text(self) -> bool:
         return False
+
+    def faults(self, *, full: bool, loss_kind: str) -> list[str]:
+        return self.missing_text_fault
 
 
 class FusedSettings(TextModelSettings):
@@ -176,7 +190,7 @@ class PaperSettings(FusedSettings):
         return self.gate.sides != "none"
 
     def faults(self, *, full: bool, loss_kind: str) -> list[str]:
-        return self.text_layers_fault
+        return self.text_layers_fault + self.missing_text_fault
 
 
 class RecMindSettings(FusedSettings):
@@ -190,6 +204,7 @@ class RecMindSettings(FusedSettings):
     item_offsets: bool | None = None
     """Items' text vectors learn from the log before the model does, one offset an item
     (training/item_vectors.py); null: on up to half a million items."""
+    missing_text: MissingText = "learnt"
     recent_decay: float = Field(FOLLOWS, ge=FOLLOWS, le=1)
     """Users' views are joined by means of their items' views in which an item weighs so much
     against the next newer one; 0: they are not; -1: 0.6 where the log has an order, else 0."""

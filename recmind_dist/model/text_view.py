@@ -1,12 +1,12 @@
 """The text view z: a projection of a node's text vector, or what stands for a missing text."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Missing = Literal["network", "neighbours", "zeros"]
+from recmind_dist.model.settings import MissingText
+
 _FALLBACK_DIM = 64  # hidden layer of the network that stands in for a missing text
 
 
@@ -45,7 +45,11 @@ class TextView(nn.Module):
     """
 
     def __init__(
-        self, text_dim: int, embedding_dim: int, hidden_dim: int = 0, missing: Missing = "network"
+        self,
+        text_dim: int,
+        embedding_dim: int,
+        hidden_dim: int = 0,
+        missing: MissingText = "network",
     ) -> None:
         super().__init__()
         self.missing = missing
@@ -68,7 +72,7 @@ class TextView(nn.Module):
         if self.missing == "neighbours":
             text = torch.where(rows.absent[:, None], rows.neighbour_text.to(text.dtype), text)
         z_text: Tensor = self.projection(text)
-        if self.missing != "network":
+        if self.missing in ("neighbours", "zeros"):
             return z_text
         if rows.absent.device.type != "cpu":  # where the host would wait for the number of them
             degree, means = rows.degree_feature[:, None], rows.neighbour_text.to(text.dtype)

@@ -27,6 +27,7 @@ from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.text.store import META
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
+from recmind_dist.training.stand_ins import with_stand_ins
 from recmind_dist.training.warm_start import places_by_id
 from recmind_dist.types import BoolArray, FloatArray, Say
 
@@ -66,16 +67,18 @@ def with_item_vectors(
         started = time.monotonic()
         text_IT, has_text = _text_vectors(inputs)
         if previous is not None:
-            x_IT = _carried(previous, graph, texts, text_IT)
+            x_IT, how = _carried(previous, graph, texts, text_IT, has_text), "carried over"
         else:
-            log = Interactions.of(graph, may_teach(config, graph, has_text), torch.device(device))
-            text = torch.from_numpy(text_IT).to(device)
-            x_IT = learn_item_vectors(text, log, config.train.seed).cpu().numpy()
-        _write(path, made_from, np.where(has_text[:, None], x_IT, np.nan))
+            all_learn, how = model.missing_text == "learnt", "learnt from the log"
+            x_IT = _learnt(config, graph, text_IT, has_text, all_learn, device)
+        _write(path, made_from, x_IT)
         if mirror is not None:
             push_vectors(mirror, path)
-        how = "carried over" if previous is not None else "learnt from the log"
-        say(f"item vectors: {has_text.sum():,} {how} in {time.monotonic() - started:.0f} s")
+        has_vector = ~np.isnan(x_IT[:, 0])
+        textless = int((has_vector & ~has_text).sum())
+        of_them = f", {textless:,} of items without a text," if textless else ""
+        seconds = time.monotonic() - started
+        say(f"item vectors: {has_vector.sum():,}{of_them} {how} in {seconds:.0f} s")
     return replace(inputs, item_vectors=path)
 
 
@@ -97,29 +100,56 @@ def _text_vectors(inputs: Inputs) -> tuple[FloatArray, BoolArray]:
     return Whitening.load(inputs.whitening).apply("items", raw), ~np.isnan(raw[:, 0])
 
 
-def may_teach(config: RunConfig, graph: Graph, has_text: BoolArray) -> BoolArray:
-    """The interactions that item vectors learn from: of items with text, and none that gates learn
+def may_teach(config: RunConfig, graph: Graph, learns_I: BoolArray) -> BoolArray:
+    """The interactions that item vectors learn from: of items that learn, and none that gates learn
     from, to whom the vectors must be as good as they are to users who come later.
 
     Args:
-        has_text: [I].
+        learns_I: which items do.
     Returns: mask over the user half of the edges, [E].
     """
-    allowed: BoolArray = has_text[np.asarray(graph.indices[: graph.num_edges]) - graph.num_users]
+    allowed: BoolArray = learns_I[np.asarray(graph.indices[: graph.num_edges]) - graph.num_users]
     if config.heldout_gates and config.gate is not None:
         gate, seed = config.gate, config.graph.seed
         allowed &= ~heldout_slice(graph, gate.heldout_share, seed, gate.withheld_items)
     return allowed
 
 
-def _carried(previous: PreviousRun, graph: Graph, texts: Texts, text_IT: FloatArray) -> FloatArray:
-    """Vectors of the run before by external id; of new items and new texts what the text says."""
+def _learnt(
+    config: RunConfig,
+    graph: Graph,
+    text_IT: FloatArray,
+    has_text_I: BoolArray,
+    all_learn: bool,
+    device: str,
+) -> FloatArray:
+    """NaN for an item with no text, if not all learn or it has no interaction. Shape: [I, T]."""
+    seed = config.train.seed
+    learns_I = np.ones_like(has_text_I) if all_learn else has_text_I
+    log = Interactions.of(graph, may_teach(config, graph, learns_I), torch.device(device))
+    text, has_vector = (torch.from_numpy(x).to(device) for x in (text_IT, has_text_I))
+    if all_learn:
+        text, has_vector = with_stand_ins(text, has_vector, log, seed)
+    learnt = learn_item_vectors(text, log, seed)
+    return np.where(has_vector.cpu().numpy()[:, None], learnt.cpu().numpy(), np.nan)
+
+
+def _carried(
+    previous: PreviousRun,
+    graph: Graph,
+    texts: Texts,
+    text_IT: FloatArray,
+    has_text_I: BoolArray,
+) -> FloatArray:
+    """Vectors of the run before by external id; of new items and new texts what the text says, and
+    NaN where they have none. Shape: [I, T].
+    """
     assert previous.inputs.item_vectors is not None, "the caller has looked"
     before = TextStore.open(previous.inputs.item_vectors).read_all("items").astype(np.float32)
     place, old = places_by_id(previous.graph.item_ids, graph.item_ids), texts_of_previous(previous)
     known = np.array([p >= 0 and old.items[p] == texts.items[i] for i, p in enumerate(place)])
     known[known] = ~np.isnan(before[place[known], 0])
-    x_IT = text_IT.copy()
+    x_IT = np.where(has_text_I[:, None], text_IT, np.float32(np.nan))
     x_IT[known] = before[place[known]]
     return x_IT
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recmind_dist.errors import TrainingError
 from recmind_dist.graph import Graph
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import Progress
@@ -165,8 +166,11 @@ def learn_item_vectors(text_IT: Tensor, log: Interactions, seed: int, steps: int
     """Text vectors with offsets learnt from the log, by one rank alone. Shape: [I, T].
 
     Args:
-        text_IT: whitened text vectors; rows of zeros stand for items without text, and stay.
-        log: interactions of items with text.
+        text_IT: whitened text vectors; of items without a text what stands in for it
+            (`stand_ins`), or zeros, which stay, where they have no interactions either.
+        log: interactions to learn from.
+    Raises:
+        TrainingError: they are not finite.
         seed: of the draws.
     """
     batches = _Batches(log, seed)
@@ -190,7 +194,10 @@ def learn_item_vectors(text_IT: Tensor, log: Interactions, seed: int, steps: int
                 optimizer.step()
                 schedule.step()
             progress.update()
-    return _shrunk(text_IT, offset_IT.detach(), log.degree_I)
+    x_IT = _shrunk(text_IT, offset_IT.detach(), log.degree_I)
+    if not x_IT.isfinite().all():
+        raise TrainingError("item vectors are not finite: train with model.item_offsets: false")
+    return x_IT
 
 
 def _users_softmax(unit_MT: Tensor, batch: _Batch, scale: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from tests.tiny_language_model import WORDS, make_bert
 from tests.training_runs import embed_here, train_rank
 
 USERS, ITEMS, EVENTS = 40, 24, 10
+TEXTLESS = "i19"
 CONFIG = """
 run_dir: runs/x
 dataset: {name: shop, interactions: log.csv, items: items.jsonl}
@@ -69,7 +70,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for k, i in enumerate(rng.permutation(ITEMS)[:EVENTS])
     ]
     write_log(home / "log.csv", rows)
-    write_items(home / "items.jsonl", {f"i{i:02}": words_of(i) for i in range(ITEMS)})
+    texts = {f"i{i:02}": words_of(i) for i in range(ITEMS)}
+    del texts[TEXTLESS]
+    write_items(home / "items.jsonl", texts)
     seen = {(user, item) for user, item, _ in rows}
     newer = [("a-new", "i03"), ("a-new", "a-new"), ("u05", "a-new")]
     newer += [("u07", next(i for i in ("i00", "i01", "i02", "i03") if ("u07", i) not in seen))]
@@ -218,7 +221,10 @@ def test_items_keep_what_they_have_learnt_and_a_new_one_has_what_its_text_says(h
     whitened = Whitening.load(inputs.whitening).apply("items", raw)
     whitened = dict(zip(graph_of(home / "runs/y").item_ids, whitened, strict=True))
     np.testing.assert_allclose(now["a-new"], whitened["a-new"], atol=1e-3)
-    changed = [np.abs(now[name] - whitened[name]).max() > 1e-2 for name in before]
+    assert not whitened[TEXTLESS].any(), "it has no text"
+    assert np.isfinite(before[TEXTLESS]).all(), "its users' other items say where it begins"
+    with_text = before.keys() - {TEXTLESS}
+    changed = [np.abs(now[name] - whitened[name]).max() > 1e-2 for name in with_text]
     assert sum(changed) > ITEMS // 2, "nothing was learnt"
 
 

@@ -167,6 +167,9 @@ def test_what_follows_must_fit_what_is_named() -> None:
     with pytest.raises(ConfigError, match=r"rows_ahead needs sampler.propagation: sampled"):
         resolve(ahead, FACTS)
     assert resolve(ahead, replace(FACTS, num_edges=3_000_000)).config.scaling.rows_ahead
+    for kind in ("paper", "alpharec"):
+        with pytest.raises(ValueError, match=r"missing_text: learnt needs model.kind: recmind"):
+            bare(model={"kind": kind, "missing_text": "learnt"})
 
 
 def test_without_propagated_text_views_users_have_texts_of_their_own() -> None:

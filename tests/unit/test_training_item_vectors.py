@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recmind_dist.errors import TrainingError
 from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
 from tests.graphs import make_graph
 
@@ -111,6 +112,13 @@ def test_a_user_of_all_items_is_no_error(tmp_path: Path, texts: Tensor) -> None:
     graph = make_graph(tmp_path, everything, 9, ITEMS)
     log = Interactions.of(graph, np.ones(graph.num_edges, np.bool_), torch.device("cpu"))
     assert learn_item_vectors(texts, log, seed=0, steps=5).isfinite().all()
+
+
+def test_vectors_that_are_not_finite_are_refused(texts: Tensor, log: Interactions) -> None:
+    odd = texts.clone()
+    odd[0] = float("nan")
+    with pytest.raises(TrainingError, match=r"train with model\.item_offsets: false"):
+        learn_item_vectors(odd, log, seed=0, steps=2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
