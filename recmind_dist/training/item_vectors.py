@@ -169,9 +169,9 @@ def learn_item_vectors(text_IT: Tensor, log: Interactions, seed: int, steps: int
         text_IT: whitened text vectors; of items without a text what stands in for it
             (`stand_ins`), or zeros, which stay, where they have no interactions either.
         log: interactions to learn from.
-    Raises:
-        TrainingError: they are not finite.
         seed: of the draws.
+    Raises:
+        TrainingError: the vectors are not finite.
     """
     batches = _Batches(log, seed)
     if not batches.size:
