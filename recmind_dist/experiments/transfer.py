@@ -218,7 +218,14 @@ def _sentences(runs: dict[str, list[RunDirectory]], metric: str) -> tuple[str, s
         seen.append(f"{a} against {b}: {verdict_of(over)}")
         if over is not None and over.significant and over.a > over.b:
             better.append(a)
-    follows = "begin from nothing: the source brings no more than the target's own texts do."
-    if better:
-        follows = f"begin from the source where training is to be short: {', '.join(better)}."
+    trained = [name for name in better if name != NOTHING]
+    follows = (
+        "train from nothing: the source's gates and projection bring no more than training does."
+    )
+    if trained:
+        follows = f"begin from the source where training is to be short: {', '.join(trained)}."
+    if NOTHING in better:
+        follows = (
+            f"where nothing can be trained the source ranks better than texts alone; else {follows}"
+        )
     return f"{'; '.join(seen)}.", follows
