@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.randomness import stream_key
+from recmind_dist.randomness import normals, stream_key
 from recmind_dist.training.item_vectors import Interactions
 
 _NUMBERS = 1 << 26  # users' means that are in memory
@@ -31,9 +31,9 @@ def with_stand_ins(
         return text_IT, has_text_I
     near_LT = _text_near(text_IT, has_text_I, lacking, log)
     nothing_near = near_LT.abs().sum(1) == 0
-    generator = torch.Generator().manual_seed(stream_key(seed, "stand-ins") & 0x7FFF_FFFF_FFFF_FFFF)
-    drawn = torch.randn((int(nothing_near.sum()), text_IT.shape[1]), generator=generator)
-    near_LT[nothing_near] = drawn.to(text_IT.device)
+    alone = lacking[nothing_near].cpu().numpy()
+    drawn = torch.from_numpy(normals(stream_key(seed, "stand-ins"), alone, text_IT.shape[1]))
+    near_LT[nothing_near] = drawn.to(near_LT)
     length = text_IT[has_text_I].norm(dim=1).mean() if has_text_I.any() else 1.0
     has_vector_I, vector_IT = has_text_I.clone(), text_IT.clone()
     vector_IT[lacking] = length * functional.normalize(near_LT, dim=1)
