@@ -25,8 +25,8 @@ dist: $(STAMP)
 	$(BIN)/python -m pytest tests/dist -m ""
 
 check: $(STAMP)
-	$(BIN)/ruff check recmind_dist launchers tests
-	$(BIN)/ruff format --check recmind_dist launchers tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) audit

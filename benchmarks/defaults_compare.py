@@ -24,13 +24,15 @@ DATASETS = ("beauty", "toys", "yelp", "ml-100k", "ml-latest-small")
 HISTORIES = ("train", "train+valid")
 METRICS = ("recall@20", "ndcg@20")
 OURS = "recmind"
+NO_TEXTS = "no_texts"
+"""RecMind by defaults on the log alone."""
 LIGHTGCN = "lightgcn, defaults"
 UNPAIRED_ROLES = ("graph", "text", "fusion")
 RESAMPLES = 10_000  # of some 50 comparisons, so that p can be .01 when corrected
 Figures = dict[str, float | str | None]
 Compared = dict[str, Any]
-"""dataset, history, metric, rival, best, rival_seeds, looks; the fields of Comparison, of which one
-that is not paired has a, b and gain; p_corrected.
+"""model, dataset, history, metric, rival, best, rival_seeds, looks; the fields of Comparison, of
+which one that is not paired has a, b and gain; p_corrected.
 """
 
 
@@ -53,32 +55,39 @@ class Rival:
 
 def write_comparisons(folder: Path = RESULTS) -> None:
     """Writes defaults_comparisons.json; some minutes on one core."""
-    found = compare_all(RankStore(folder, "defaults"), RankStore(folder), AccuracyStore(folder))
+    stores = RankStore(folder, "defaults"), RankStore(folder), AccuracyStore(folder)
+    found = [row for model in (OURS, NO_TEXTS) for row in compare_all(*stores, model=model)]
     write_json(_file(folder), {"benchmark": "defaults", "comparisons": rounded(found)})
 
 
-def read_comparisons(folder: Path = RESULTS) -> list[Compared]:
-    """What `write_comparisons` found; nothing where there is no file."""
+def read_comparisons(folder: Path = RESULTS, model: str = OURS) -> list[Compared]:
+    """What `write_comparisons` found of a model; nothing where there is no file."""
     path = _file(folder)
-    return list(read_json(path, DataError)["comparisons"]) if path.is_file() else []
+    found = list(read_json(path, DataError)["comparisons"]) if path.is_file() else []
+    return [row for row in found if row.get("model", OURS) == model]
 
 
 def compare_all(
-    ours: RankStore, theirs: RankStore, accuracy: AccuracyStore, resamples: int = RESAMPLES
+    ours: RankStore,
+    theirs: RankStore,
+    accuracy: AccuracyStore,
+    resamples: int = RESAMPLES,
+    model: str = OURS,
 ) -> list[Compared]:
-    """RecMind against the chosen rivals, p corrected for the number of comparisons."""
+    """A model against the chosen rivals, p corrected for the number of comparisons."""
     found = []
-    for dataset, history, metric in _keys(ours):
+    for dataset, history, metric in _keys(ours, model):
         rivals = list(_rivals(ours, theirs, accuracy, dataset, history, metric))
-        mean = mean_of(ours, dataset, OURS, history, metric)
+        mean = mean_of(ours, dataset, model, history, metric)
         for rival, best in _chosen(rivals):
-            compared: Compared = {"dataset": dataset, "history": history, "metric": metric}
+            compared: Compared = {"model": model, "dataset": dataset, "history": history}
+            compared |= {"metric": metric}
             compared |= {"rival": rival.name, "best": best, "rival_seeds": rival.seeds}
             compared |= {"looks": rival.looks, "a": mean, "b": rival.mean}
             compared |= {"gain": mean / rival.mean - 1.0}
             if rival.store:
                 own = compare_stored(
-                    ours, OURS, rival.store, rival.model, dataset, history, metric, resamples
+                    ours, model, rival.store, rival.model, dataset, history, metric, resamples
                 )
                 compared |= asdict(own)
             found.append(compared)
@@ -152,8 +161,8 @@ def _figures_of_history(name: str, compared: list[Compared]) -> Figures:
     return figures
 
 
-def _keys(ours: RankStore) -> Iterator[tuple[str, str, str]]:
-    stored = {(row["dataset"], row["history"]) for row in ours.rows() if row["model"] == OURS}
+def _keys(ours: RankStore, model: str) -> Iterator[tuple[str, str, str]]:
+    stored = {(row["dataset"], row["history"]) for row in ours.rows() if row["model"] == model}
     for dataset in DATASETS:
         for history in HISTORIES:
             if (dataset, history) in stored:

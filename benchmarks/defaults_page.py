@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.defaults_compare import Compared, read_comparisons
+from benchmarks.defaults_compare import NO_TEXTS, OURS, Compared, read_comparisons
 from benchmarks.rank_store import RankStore, Row
 from recmind_dist.report.tables import markdown_table
 
@@ -15,9 +15,9 @@ _HEAD = (
     " (defaults.yaml). The validation item\n"
     "is folded in without training. whole_shape: two workers by Ray, graph partitioned and sampled,"
     " ZeRO 2, LoRA, queue, as\n"
-    "configs/amazon-beauty-cluster.yaml. Toys was run before item offsets came."
-    " Gowalla is the published split without validation: the"
-    " last epoch, and no second history.\n"
+    "configs/amazon-beauty-cluster.yaml. no_texts: the log alone, whose item vectors learn alone."
+    " Gowalla is the published split\n"
+    "without validation: the last epoch, and no second history.\n"
     "Seconds are of training, by runs that shared their device with others. ± is the standard"
     " deviation over seeds.\n"
 )
@@ -39,15 +39,24 @@ _COMPARED = (
 )
 
 
+_WITHOUT_TEXTS = (
+    "The same of the defaults on the log alone, without any text (no_texts), against the same"
+    " rivals, of which some read texts;\n"
+    "corrected for the {count} comparisons of this table.\n"
+)
+
+
 def defaults_section(folder: Path) -> list[str]:
-    """Both tables; nothing where no runs are stored."""
-    rows, compared = RankStore(folder, "defaults").rows(), read_comparisons(folder)
+    """All tables; nothing where no runs are stored."""
+    rows = RankStore(folder, "defaults").rows()
     if not rows:
         return []
     parts = [_HEAD, _metric_table(rows)]
-    if compared:
-        paired = sum("p" in row for row in compared)
-        parts += [_COMPARED.format(count=paired), _comparison_table(compared)]
+    for model, caption in ((OURS, _COMPARED), (NO_TEXTS, _WITHOUT_TEXTS)):
+        compared = read_comparisons(folder, model)
+        if compared:
+            paired = sum("p" in row for row in compared)
+            parts += [caption.format(count=paired), _comparison_table(compared)]
     return parts
 
 

@@ -20,7 +20,7 @@ from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.carry_over import copy_whitening
 from recmind_dist.pipeline.embed import embed
-from recmind_dist.pipeline.item_vectors import remake
+from recmind_dist.pipeline.item_vectors import ITEM_VECTORS, remake
 from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.text_dtype import key_of_texts, with_dtype_of_store
@@ -35,7 +35,7 @@ from recmind_dist.storage import (
     write_sealed_json,
 )
 from recmind_dist.storage.seals import drop_lost_lines, read_seals
-from recmind_dist.text import Texts, TextStore, store_path
+from recmind_dist.text import Texts, TextStore, Whitening, store_path
 from recmind_dist.text.store import META
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.moved import relocated_inputs
@@ -132,8 +132,9 @@ class _Repair:
     def _vectors(self, finding: Finding) -> str:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
-        if finding.path == inputs.item_vectors:
-            remake(config, self.run, inputs, self._rendered(config, inputs), self.say)
+        if finding.path == self.run.path / ITEM_VECTORS:
+            texts = self._rendered(config, inputs) if config.model.reads_text else None
+            remake(config, self.run, inputs, texts, self.say)
             return "learnt again: not to the bit what training read, if device or threads differ"
         texts = self._rendered(config, inputs)
         adapted = finding.path == inputs.text and inputs.texts is not None
@@ -167,7 +168,10 @@ class _Repair:
         if base is None or not base.is_dir():
             raise StoreError(f"{base}: the vectors for the fit are missing: run `recmind embed`")
         before = read_seals(self.run.path)[0].get(finding.path.name, [])
-        fit_whitening(config, base).save(finding.path)
+        if config.model.reads_text:
+            fit_whitening(config, base).save(finding.path)
+        else:
+            Whitening.identity(TextStore.open(base).dim).save(finding.path)
         same = read_seals(self.run.path)[0][finding.path.name][0] in before
         return f"fitted again, {'the same bytes' if same else 'with other bytes than before'}"
 

@@ -45,7 +45,7 @@ def kept_bytes_of_run(
     row = np.asarray(graph.row_of_node)
     entries = int(np.asarray(graph.degree)[(row >= first) & (row < last)].sum())
     text_dim = 0
-    if config.model.reads_text and inputs.whitening:
+    if inputs.whitening is not None:
         text_dim = Whitening.load(inputs.whitening).dim
     dim, optimizer = config.model.embedding_dim, config.table.optimizer
     return kept_bytes(last - first, entries, dim, text_dim, optimizer)

@@ -201,9 +201,10 @@ class RecMindSettings(FusedSettings):
     """all: graph, text and content (whitened text vectors as they are, of users the mean of their
     items'); graph: with newest items and gates, and no text is read; so it is where the data have
     none."""
-    item_offsets: bool | None = None
+    item_offsets: bool | Literal["alone"] | None = None
     """Items' text vectors learn from the log before the model does, one offset an item
-    (training/item_vectors.py); null: on up to half a million items."""
+    (training/item_vectors.py); alone: no text is read, and offsets stand by themselves; null: on up
+    to half a million items, alone where the data have no texts."""
     missing_text: MissingText = "learnt"
     recent_decay: float = Field(FOLLOWS, ge=FOLLOWS, le=1)
     """Users' views are joined by means of their items' views in which an item weighs so much
@@ -213,6 +214,10 @@ class RecMindSettings(FusedSettings):
     @property
     def has_text_view(self) -> bool:
         return self.views != "graph"
+
+    @property
+    def reads_text(self) -> bool:
+        return super().reads_text and self.item_offsets != "alone"
 
     @property
     def has_content_view(self) -> bool:
@@ -226,6 +231,11 @@ class RecMindSettings(FusedSettings):
         found = self.text_layers_fault
         if loss_kind != "ssm":
             found.append("model.kind: recmind needs loss.kind: ssm")
+        if self.item_offsets == "alone" and (not self.has_text_view or self.users_have_text):
+            found.append(
+                "model.item_offsets: alone needs a text view that is propagated: leave model.views "
+                "and model.text_layers out"
+            )
         return found
 
 

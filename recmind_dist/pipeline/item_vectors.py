@@ -24,7 +24,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.edge_masks import heldout_slice
 from recmind_dist.storage import atomic_directory, content_key
 from recmind_dist.text import Texts, TextStore, Whitening
-from recmind_dist.text.store import META
+from recmind_dist.text.store import META, SIDES
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
 from recmind_dist.training.stand_ins import with_stand_ins
@@ -32,6 +32,9 @@ from recmind_dist.training.warm_start import places_by_id
 from recmind_dist.types import BoolArray, FloatArray, Say
 
 ITEM_VECTORS = "item_vectors"
+WHITENING = "whitening.safetensors"
+WIDTH = 384
+"""Numbers of a vector that learns alone."""
 
 
 def with_item_vectors(
@@ -50,13 +53,16 @@ def with_item_vectors(
         device: where they are learnt: not on a GPU that other processes will train on.
     """
     model = config.model
-    if not isinstance(model, RecMindSettings) or not model.item_offsets or texts is None:
+    if not isinstance(model, RecMindSettings) or not model.item_offsets:
+        return inputs
+    alone = model.item_offsets == "alone"
+    if texts is None and not alone:
         return inputs
     previous = None
     if carries_rows(config):
         assert config.update.of is not None, "an update is of a run"
         previous = PreviousRun.open(config.update.of)
-        if previous.inputs.item_vectors is None:
+        if _store_of(previous.inputs) is None:
             return inputs
     path, graph = (run.path / ITEM_VECTORS).absolute(), Graph.open(inputs.graph)
     made_from = {"vectors": inputs.store_key, "graph": graph.key, "seed": config.train.seed}
@@ -65,31 +71,57 @@ def with_item_vectors(
         mirror.pull_store(path)
     if not _is_made(path, made_from):
         started = time.monotonic()
-        text_IT, has_text = _text_vectors(inputs)
+        text_IT, has_text = _no_texts(graph) if alone else _text_vectors(inputs)
         if previous is not None:
             x_IT, how = _carried(previous, graph, texts, text_IT, has_text), "carried over"
         else:
-            all_learn, how = model.missing_text == "learnt", "learnt from the log"
+            all_learn, how = alone or model.missing_text == "learnt", "learnt from the log"
             x_IT = _learnt(config, graph, text_IT, has_text, all_learn, device)
-        _write(path, made_from, x_IT)
+        _write(path, made_from, x_IT, graph.num_users if alone else 0)
         if mirror is not None:
             push_vectors(mirror, path)
         has_vector = ~np.isnan(x_IT[:, 0])
-        textless = int((has_vector & ~has_text).sum())
+        textless = 0 if alone else int((has_vector & ~has_text).sum())
         of_them = f", {textless:,} of items without a text," if textless else ""
         seconds = time.monotonic() - started
         say(f"item vectors: {has_vector.sum():,}{of_them} {how} in {seconds:.0f} s")
-    return replace(inputs, item_vectors=path)
+    return _in_place_of_texts(inputs, run, path) if alone else replace(inputs, item_vectors=path)
 
 
-def remake(config: RunConfig, run: RunDirectory, inputs: Inputs, texts: Texts, say: Say) -> None:
-    """Makes the item vectors of a run again, whatever is there."""
+def remake(
+    config: RunConfig, run: RunDirectory, inputs: Inputs, texts: Texts | None, say: Say
+) -> None:
+    """Makes the item vectors of a run again, whatever is there.
+
+    Args:
+        texts: None where the vectors learn alone.
+    """
     (run.path / ITEM_VECTORS / META).unlink(missing_ok=True)
+    if texts is None:
+        inputs = Inputs(inputs.graph, start=inputs.start)
     with_item_vectors(config, run, inputs, texts, say)
+
+
+def _in_place_of_texts(inputs: Inputs, run: RunDirectory, path: Path) -> Inputs:
+    """Inputs whose text store the item vectors are, with a map that leaves them as they are."""
+    whitening = (run.path / WHITENING).absolute()
+    if not whitening.is_file():
+        Whitening.identity(WIDTH).save(whitening)
+    key = TextStore.open(path).content_key()
+    return replace(inputs, text=path, whitening=whitening, store_key=key)
+
+
+def _store_of(inputs: Inputs) -> Path | None:
+    """Where a run's item vectors lie; None where it has learnt none."""
+    return inputs.item_vectors or (inputs.text if not inputs.texts_key else None)
 
 
 def _is_made(path: Path, made_from: dict[str, Any]) -> bool:
     return (path / META).is_file() and TextStore.open(path).meta["encoder"] == made_from
+
+
+def _no_texts(graph: Graph) -> tuple[FloatArray, BoolArray]:
+    return np.zeros((graph.num_items, WIDTH), np.float32), np.zeros(graph.num_items, np.bool_)
 
 
 def _text_vectors(inputs: Inputs) -> tuple[FloatArray, BoolArray]:
@@ -137,27 +169,36 @@ def _learnt(
 def _carried(
     previous: PreviousRun,
     graph: Graph,
-    texts: Texts,
+    texts: Texts | None,
     text_IT: FloatArray,
     has_text_I: BoolArray,
 ) -> FloatArray:
     """Vectors of the run before by external id; of new items and new texts what the text says, and
     NaN where they have none. Shape: [I, T].
     """
-    assert previous.inputs.item_vectors is not None, "the caller has looked"
-    before = TextStore.open(previous.inputs.item_vectors).read_all("items").astype(np.float32)
-    place, old = places_by_id(previous.graph.item_ids, graph.item_ids), texts_of_previous(previous)
-    known = np.array([p >= 0 and old.items[p] == texts.items[i] for i, p in enumerate(place)])
+    store = _store_of(previous.inputs)
+    assert store is not None, "the caller has looked"
+    before = TextStore.open(store).read_all("items").astype(np.float32)
+    place = places_by_id(previous.graph.item_ids, graph.item_ids)
+    known = place >= 0
+    if texts is not None:
+        old = texts_of_previous(previous)
+        known = np.array([p >= 0 and old.items[p] == texts.items[i] for i, p in enumerate(place)])
     known[known] = ~np.isnan(before[place[known], 0])
     x_IT = np.where(has_text_I[:, None], text_IT, np.float32(np.nan))
     x_IT[known] = before[place[known]]
     return x_IT
 
 
-def _write(path: Path, made_from: dict[str, Any], x_IT: FloatArray) -> None:
+def _write(path: Path, made_from: dict[str, Any], x_IT: FloatArray, num_users: int) -> None:
+    """Writes items, and users without a text."""
+    num_rows = {"items": len(x_IT), "users": num_users}
     with atomic_directory(path) as work:
-        store = TextStore.create(work, made_from, x_IT.shape[1], {"items": len(x_IT), "users": 0})
-        for shard in range(store.num_shards("items")):
-            start, stop = store.shard_range("items", shard)
-            vectors = x_IT[start:stop].astype(np.float16)
-            store.write_shard("items", shard, vectors, content_key([made_from, shard]))
+        store = TextStore.create(work, made_from, x_IT.shape[1], num_rows)
+        for side in SIDES:
+            for shard in range(store.num_shards(side)):
+                start, stop = store.shard_range(side, shard)
+                vectors = np.full((stop - start, store.dim), np.nan, np.float16)
+                if side == "items":
+                    vectors[:] = x_IT[start:stop]
+                store.write_shard(side, shard, vectors, content_key([made_from, side, shard]))

@@ -157,14 +157,15 @@ def _refuse_known(file: ItemFile, bundle: Bundle, path: Path, replace: bool) -> 
 
 def _texts(bundle: Bundle, file: ItemFile) -> tuple[FloatArray | None, BoolArray]:
     """Whitened texts [n, T], zero where there is none, and which items have one."""
-    settings = bundle.manifest.get("text")
-    if settings is None or not settings["item_template"]:
+    settings, matrix = bundle.manifest.get("text"), bundle.projection.get("whitening.items.matrix")
+    if matrix is None:
         return None, np.zeros(len(file.ids), np.bool_)
+    whitened = np.zeros((len(file.ids), matrix.shape[1]), np.float32)
+    if settings is None or not settings["item_template"]:
+        return whitened, np.zeros(len(file.ids), np.bool_)
     max_chars = int(settings["max_tokens"]) * _CHARS_PER_TOKEN
     texts = rendered(settings["item_template"], file.rows(), max_chars)
     has_text = np.array([bool(text) for text in texts])
-    width = bundle.projection["whitening.items.matrix"].shape[1]
-    whitened = np.zeros((len(texts), width), np.float32)
     if has_text.any():
         some = [text for text in texts if text]
         whitened[has_text] = BundleText(bundle).whitened(some, "items")

@@ -95,19 +95,26 @@ def item_text(found: Resolved, facts: DataFacts) -> Resolved:
 
 
 def texts(found: Resolved, facts: DataFacts) -> Resolved:
-    """RecMind is its graph alone where there are no two different texts, and LightGCN where the log
-    has no order either, so that nothing is left to mix, or too few users teach the gates.
+    """Item vectors learn alone where there are no two different texts. RecMind is LightGCN there if
+    too few users teach the gates, or if vectors may not learn and the log has no order, so that
+    nothing is left to mix.
     """
     model = found.config.model
     if not isinstance(model, RecMindSettings) or model.users_have_text or not model.reads_text:
         return found
+    learn = model.missing_text == "learnt" and model.item_offsets is not False
+    learn &= facts.num_items <= ITEM_VECTORS
     if facts.num_texts > 1:
         if facts.text_share == 1.0:
             return found
         without = round((1 - facts.text_share) * facts.num_items)
-        line = f"{without:,} of {facts.num_items:,} items have no text: their neighbours' stand in"
+        how = "their vectors learn from the log" if learn else "their neighbours' stand in"
+        line = f"{without:,} of {facts.num_items:,} items have no text: {how}"
         return replace(found, lines=(*found.lines, line))
     why = "all items have the same text" if facts.num_texts else "no item has a text"
+    if learn and facts.gate_users >= GATE_USERS:
+        line = f"graph alone, no text views: {why}; vectors of items learn from the log instead"
+        return found.with_values("model", line, item_offsets="alone")
     no_recent = model.recent_decay == 0 or (facts.no_order and model.recent_decay == FOLLOWS)
     if no_recent or facts.gate_users < GATE_USERS:
         line = f"graph alone, LightGCN: {why}, and "

@@ -61,6 +61,12 @@ class Whitening:
             mean[side], matrix[side] = _fit_side(store.shards(side), store.dim, eps_rel, dim)
         return cls(mean, matrix)
 
+    @classmethod
+    def identity(cls, dim: int) -> "Whitening":
+        """Leaves all vectors as they are."""
+        mean, matrix = np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32)
+        return cls(dict.fromkeys(SIDES, mean), dict.fromkeys(SIDES, matrix))
+
     @property
     def dim(self) -> int:
         """Width T' of mapped vectors."""

@@ -72,7 +72,7 @@ class ModelShard:
             self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
             self.edges = self._whole_graph()
         self.whitening: Whitening | None = None
-        if config.model.reads_text and inputs.whitening:
+        if inputs.whitening is not None:
             self.whitening = Whitening.load(inputs.whitening)
         self.text: TextFeatures | None = None
         self.content: ContentViews | None = None

@@ -56,7 +56,7 @@ class Phase:
         )
         shard.model = shard.build_dense()  # anew: ZeRO 3 leaves the last phase's sharded
         lora = config.text.lora
-        self.adapts = not self.joint and lora is not None and shard.whitening is not None
+        self.adapts = not self.joint and lora is not None and config.model.reads_text
         fresh_encoder = self._fresh_encoder() if self.adapts else None
         loss = TrainingLoss(
             config, shard.graph, shard.model, shard.content, fresh_encoder, exchange, context, name

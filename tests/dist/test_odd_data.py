@@ -117,9 +117,13 @@ def test_neither_texts_nor_an_order(make_shop: Callable[..., Shop]) -> None:
     shop = make_shop()
     shop.items, shop.log = shop.items.clear(), shop.log.drop("time")
     found = shop.run()
-    assert found.kind == "lightgcn"
-    assert "graph alone, LightGCN: no item has a text" in found.said
-    assert found.metrics == shop.run("lightgcn").metrics
+    assert (found.kind, found.recent_decay) == ("recmind", 0.0)
+    assert "no item has a text; vectors of items learn from the log instead" in found.said
+    assert_no_worse_than_lightgcn(shop, found)
+    fixed = shop.run("recmind", "model.item_offsets=false", "run_dir=runs/fixed")
+    assert fixed.kind == "lightgcn"
+    assert "graph alone, LightGCN: no item has a text" in fixed.said
+    assert fixed.metrics == shop.run("lightgcn").metrics
 
 
 @pytest.mark.parametrize("missing", ["file", "texts"])

@@ -100,9 +100,18 @@ def test_without_two_texts_the_model_is_its_graph_alone(share: float, texts: int
     assert isinstance(found.config.model, RecMindSettings)
     assert not found.config.model.reads_text
     assert found.config.model.recent_decay == 0.6
-    assert f"graph alone, no text views: {why}" in said(found)
+    assert f"graph alone, no text views: {why}; vectors of items learn" in said(found)
+    assert (found.config.model.item_offsets, found.config.model.views) == ("alone", "all")
     assert resolve(found.config, facts) == Resolved(found.config)
-    plain = resolve(bare(), replace(facts, no_order="no column of times"))
+    unordered = replace(facts, no_order="no column of times")
+    assert resolve(bare(), unordered).config.model == found.config.model.model_copy(
+        update={"recent_decay": 0.0}
+    )
+    many = resolve(bare(), replace(facts, num_items=500_001))
+    assert isinstance(many.config.model, RecMindSettings)
+    assert many.config.model.views == "graph"
+    assert f"graph alone, no text views: {why}" in said(many)
+    plain = resolve(bare(), replace(unordered, num_items=500_001))
     assert isinstance(plain.config.model, LightGCNSettings)
     assert f"graph alone, LightGCN: {why}, and the log has no order" in said(plain)
     few = resolve(bare(), replace(facts, gate_users=3))
@@ -113,7 +122,10 @@ def test_without_two_texts_the_model_is_its_graph_alone(share: float, texts: int
 def test_texts_of_a_tenth_of_the_items_are_used_and_the_rest_is_said() -> None:
     found = resolve(bare(), replace(FACTS, text_share=0.1))
     assert isinstance(found.config.model, RecMindSettings)
-    assert "1,514 of 1,682 items have no text: their neighbours' stand in" in said(found)
+    assert "1,514 of 1,682 items have no text: their vectors learn from the log" in said(found)
+    by_network = resolve(bare(model={"missing_text": "network"}), replace(FACTS, text_share=0.1))
+    line = "1,514 of 1,682 items have no text: their neighbours' stand in"
+    assert line in said(by_network)
 
 
 @pytest.mark.parametrize(
