@@ -20,6 +20,7 @@ from recmind_dist.errors import ConfigError, TrainingError
 from recmind_dist.experiments.data import refuse_missing_data
 from recmind_dist.experiments.space import Space, as_word, default_space, load_space
 from recmind_dist.experiments.trial_runs import drop_checkpoints, run_trial
+from recmind_dist.launch.device import choose_device_here
 from recmind_dist.randomness import stream_key
 from recmind_dist.report import MetricsLog
 from recmind_dist.report.tables import markdown_table
@@ -68,11 +69,13 @@ def tune(
         seed: of the search, and of the training of every trial
         space: None: see `default_space`
     Raises:
-        ConfigError: config or space is not valid, or run_dir has a search with others.
+        ConfigError: config or space is not valid, run_dir has a search with others, or a GPU is
+            asked for that is not there.
         TrainingError: no trial ended well.
     """
     search = _prepare(path, overrides, seed, space)
     refuse_missing_data(search.base)
+    choose_device_here(search.base.scaling)  # refuses a GPU that is not there
     with directory_lock(search.home), MetricsLog(search.home / "trials.jsonl") as log:
         study = _open(search)
         _recover(study, log)

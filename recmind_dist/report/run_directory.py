@@ -1,5 +1,6 @@
 """Names and files of a run directory."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from recmind_dist.config import dump_yaml
-from recmind_dist.errors import StoreError
+from recmind_dist.errors import RecmindError, StoreError
 from recmind_dist.report.metrics_log import plain
 from recmind_dist.report.results import Results
 from recmind_dist.storage import (
@@ -18,6 +19,7 @@ from recmind_dist.storage import (
     write_sealed,
     write_sealed_json,
 )
+from recmind_dist.storage.lock import NAME as LOCK
 
 SCHEMA = 3
 """Version of a run's files, in config.yaml; files of version 1 say none, version 2 has keys that
@@ -60,10 +62,22 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Creates and locks the directory. Raises LockedError if another run has it."""
+        """Creates and locks the directory, and takes it away again if it is new and what was to
+        write into it is refused first. Raises LockedError if another run has it.
+        """
+        is_new = not self.path.exists()
         self.create()
         with directory_lock(self.path):
-            yield
+            try:
+                yield
+            except RecmindError:
+                if is_new and not self._has_files():
+                    shutil.rmtree(self.path)
+                raise
+
+    def _has_files(self) -> bool:
+        found = (path for path in self.path.rglob("*") if path.name != LOCK)
+        return any(path.is_symlink() or not path.is_dir() for path in found)
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Writes config.yaml atomically, with the version of the run's files.

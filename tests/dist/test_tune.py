@@ -191,3 +191,20 @@ def test_a_space_that_is_none_is_refused_before_anything_is_trained(
     assert stop.value.code == 2
     assert sentence in capfd.readouterr().err
     assert not (shop / "runs" / "refused").exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_there_is_a_directory(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from recmind_dist.cli import main
+    from recmind_dist.launch.device import gpus_here
+
+    if gpus_here():
+        pytest.skip("there is a GPU")
+    (shop / "space.yaml").write_text(SPACE)
+    monkeypatch.chdir(shop)
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", *WORDS, "scaling.device=cuda", "run_dir=runs/gpu"])
+    assert stop.value.code == 2
+    assert "torch finds no GPU" in capfd.readouterr().err
+    assert not (shop / "runs" / "gpu").exists()
