@@ -18,7 +18,13 @@ from recmind_dist.ingest.ids import (
     text_id,
     without_point,
 )
-from recmind_dist.ingest.layouts import by_name_or_number, columns_present, format_of, read_raw
+from recmind_dist.ingest.layouts import (
+    by_name_or_number,
+    columns_present,
+    format_of,
+    read_raw,
+    with_partitions,
+)
 from recmind_dist.ingest.objects import flat_text, read_jsonl, unpaired, value_of
 from recmind_dist.ingest.rows import (
     FILE,
@@ -31,6 +37,7 @@ from recmind_dist.ingest.rows import (
     missing_column,
 )
 from recmind_dist.ingest.settings import TableSettings
+from recmind_dist.ingest.sources import partition_columns
 
 COUNTS = ("rows_in", "rows_quarantined", "rows_missing")
 
@@ -316,13 +323,14 @@ def _read_objects(
     if rows.bad and not picker.keys:  # no line is an object
         empty = pl.DataFrame(schema={"id": pl.String, LINE: pl.Int64})
         return Rows(rows.file, empty, rows.bad), ""
-    present = list(picker.keys)
+    present = list(picker.keys | dict.fromkeys(partition_columns(path)))
     _refuse_two_ids(path, settings, side, present)
     chosen = settings.model_copy(update={"id": picker.identity or settings.id})
     identity, fields = _choose(path, chosen, side, present)
-    missing = [name for name in ("id", *fields) if name not in rows.frame.columns]
+    whole = with_partitions(rows.frame, path, fields, picker.keys)
+    missing = [name for name in ("id", *fields) if name not in whole.columns]
     nulls = [pl.lit(None, pl.String).alias(name) for name in missing]
-    frame = rows.frame.with_columns(nulls).select("id", *fields, LINE)
+    frame = whole.with_columns(nulls).select("id", *fields, LINE)
     texts = [_unescaped(frame.get_column(name)) for name in fields]
     return Rows(rows.file, frame.with_columns(texts), rows.bad, rows.textual), identity
 

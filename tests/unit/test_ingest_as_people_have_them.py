@@ -352,6 +352,29 @@ def test_items_may_be_several_files_of_a_folder(tmp_path: Path) -> None:
     assert found == {"a": ("A", None), "b": ("B", "m")}
 
 
+@pytest.mark.parametrize("fields", ["all", ["title", "category"]])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_folder_names_are_columns_of_items(tmp_path: Path, suffix: str, fields: Any) -> None:
+    log = write(tmp_path / "log.csv", "user,item\nu,a\nu,b\n")
+    for name, item in (("Kids", "a"), ("Home%20decor", "b")):
+        row = f'{{"id": "{item}", "title": "T {item}"}}' if suffix == ".jsonl" else ""
+        row = row or f"id,title\n{item},T {item}"
+        write(tmp_path / "items" / f"category={name}" / f"part{suffix}", row + "\n")
+    items = {"path": tmp_path / "items", "fields": fields}
+    found = texts(ingest(tmp_path, interactions=log, items=items))
+    assert found == {"a": ("T a", "Kids"), "b": ("T b", "Home decor")}
+
+
+def test_a_folder_name_that_contradicts_an_object_is_refused(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "user,item\nu,a\n")
+    file = tmp_path / "items" / "category=Kids" / "part.jsonl"
+    write(file, '{"id": "a", "title": "T", "category": "Kids"}\n')
+    assert texts(ingest(tmp_path, interactions=log, items=file)) == {"a": ("T", "Kids")}
+    write(file, '{"id": "a", "title": "T", "category": "Music"}\n')
+    with pytest.raises(DataError, match=r"part.jsonl:1: category is 'Music', while the folder"):
+        ingest(tmp_path, interactions=log, items=file)
+
+
 def test_structs_and_lists_of_parquet_are_texts(tmp_path: Path) -> None:
     table = pa.table(
         {
