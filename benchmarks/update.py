@@ -25,13 +25,14 @@ import typer
 from benchmarks.measure import RESULTS, Report, Spread
 from benchmarks.text_vectors import embedded_texts, gather, silent
 from benchmarks.update_replay import CUTS, Ranker, Replay
-from recmind_dist.errors import RecmindError
+from recmind_dist.errors import DataError, RecmindError
 from recmind_dist.pipeline.in_process import train_in_process
 from recmind_dist.pipeline.run import DATA, Pipeline, fetch_asset
 from recmind_dist.pipeline.update import update_run
 from recmind_dist.pipeline.update_config import config_of_retraining
 from recmind_dist.recommend.recommender import load
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import read_json
 from recmind_dist.text.reuse import EmbeddedTexts
 from recmind_dist.training.evaluate import read_run
 
@@ -71,11 +72,22 @@ def main(
     except RecmindError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+    _add_of_bundles(report, results)
     report.note(
         "the log's first 80 %, then steps of 5 %; NDCG@20 of the next step's events, of users and "
         "items that the log has by then; CPU seconds of one thread, without text vectors"
     )
     report.publish(results)
+
+
+def _add_of_bundles(report: Report, results: Path) -> None:
+    """What fold_in_bundle.py has stored of users and items that an exported bundle meets."""
+    path = results / "fold_in_bundle.json"
+    if path.is_file():
+        stored = read_json(path, DataError)
+        report.figures |= stored["figures"]
+        names = " and ".join(stored["figures"])
+        report.note(f"{names} are of fold_in_bundle.py, commit {stored['commit']}")
 
 
 def _replay(name: str, home: Path) -> Replay | None:
