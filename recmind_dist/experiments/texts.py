@@ -33,6 +33,7 @@ CLAIM = (
 )
 ALL_TEXTS = Arm("all texts", "recmind", ("checkpoint.keep_last=1000",))
 """Keeps all checkpoints, which say how gates move over training."""
+GRAPH_VIEW = Arm("graph view alone", "recmind", ("model.views=graph", "model.init=normal"))
 DEALT = "texts dealt anew"
 HALF, NONE = "half missing", "all missing"
 STAND_INS = {
@@ -59,9 +60,11 @@ def texts(study: Study) -> Findings:
     overall, gains, over_none = _overall(found, metric)
     by_text, kept, beats = _by_text(found, metric, _users_of(graph, ~lost), _users_of(graph, lost))
     dealt, true = gains[DEALT], _pair(found, ALL_TEXTS.name, DEALT, metric)
+    none = _pair(found, NONE, GRAPH_VIEW.name, metric)
     answer = (
         f"{DEALT}: RecMind against LightGCN {verdict_of(dealt)}, against itself without texts "
-        f"{verdict_of(over_none[DEALT])}, as texts are against that {verdict_of(true)}; half of "
+        f"{verdict_of(over_none[DEALT])}, as texts are against that {verdict_of(true)}; {NONE}: "
+        f"item vectors that learn alone against the graph view alone {verdict_of(none)}; half of "
         f"the texts missing: {kept}; on items that lost theirs {beats}."
     )
     notes = how_made(list(found.values()), study.seeds)
@@ -93,7 +96,7 @@ def _arms(study: Study, graph: Graph, seed: int) -> list[Arm]:
         for name, kind in STAND_INS.items()
         if name != HALF
     ]
-    return [ALL_TEXTS, Arm("LightGCN", "lightgcn"), *changed, *others]
+    return [ALL_TEXTS, Arm("LightGCN", "lightgcn"), GRAPH_VIEW, *changed, *others]
 
 
 Gains = dict[str, Comparison | None]
@@ -196,7 +199,8 @@ def _language(arm: ArmRuns) -> float | None:
 def _follows(over_none: Gains, true: Comparison | None) -> str:
     """Of each set of texts against none, and of true texts against the same dealt anew."""
     sure = {name: one for name, one in over_none.items() if one is not None and one.significant}
-    sure.pop("LightGCN", None)
+    for no_texts in ("LightGCN", GRAPH_VIEW.name):
+        sure.pop(no_texts, None)
     below = [name for name, one in sure.items() if one.a < one.b]
     above = [name for name, one in sure.items() if one.a > one.b]
     if below:
