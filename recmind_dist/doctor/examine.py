@@ -43,7 +43,10 @@ REMEDIES = {
     "inputs": "--repair takes it from the newest good checkpoint",
     "data set": "--repair reads the log and the texts again, if they are where they were",
     "graph": "--repair prepares it again from the log, if that is where it was",
-    "text vectors": "--repair makes the damaged shards again, if the language model is there",
+    "text vectors": (
+        "--repair makes the damaged shards again, if the language model is there, and learns "
+        "item vectors again"
+    ),
     "whitening": "--repair fits it again to the text vectors",
     "texts": "--repair renders them again from the graph",
     "adapter": (

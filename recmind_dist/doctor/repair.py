@@ -20,7 +20,7 @@ from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.carry_over import copy_whitening
 from recmind_dist.pipeline.embed import embed
-from recmind_dist.pipeline.item_vectors import ITEM_VECTORS, remake
+from recmind_dist.pipeline.item_vectors import remake
 from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.text_dtype import key_of_texts, with_dtype_of_store
@@ -132,8 +132,9 @@ class _Repair:
     def _vectors(self, finding: Finding) -> str:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
-        if finding.path == self.run.path / ITEM_VECTORS:
-            texts = self._rendered(config, inputs) if config.model.reads_text else None
+        alone = inputs.vectors_learn_alone
+        if finding.path == (inputs.text if alone else inputs.item_vectors):
+            texts = None if alone else self._rendered(config, inputs)
             remake(config, self.run, inputs, texts, self.say)
             return "learnt again: not to the bit what training read, if device or threads differ"
         texts = self._rendered(config, inputs)
@@ -158,6 +159,10 @@ class _Repair:
     def _whitening(self, finding: Finding) -> str:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
+        if inputs.vectors_learn_alone:
+            assert inputs.text is not None, "the vectors are there"
+            Whitening.identity(TextStore.open(inputs.text).dim).save(finding.path)
+            return "made again"
         if config.update.of is not None:
             copy_whitening(PreviousRun.open(config.update.of), finding.path)
             return f"taken from {config.update.of}"
@@ -168,10 +173,7 @@ class _Repair:
         if base is None or not base.is_dir():
             raise StoreError(f"{base}: the vectors for the fit are missing: run `recmind embed`")
         before = read_seals(self.run.path)[0].get(finding.path.name, [])
-        if config.model.reads_text:
-            fit_whitening(config, base).save(finding.path)
-        else:
-            Whitening.identity(TextStore.open(base).dim).save(finding.path)
+        fit_whitening(config, base).save(finding.path)
         same = read_seals(self.run.path)[0][finding.path.name][0] in before
         return f"fitted again, {'the same bytes' if same else 'with other bytes than before'}"
 

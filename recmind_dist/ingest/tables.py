@@ -287,6 +287,7 @@ class _ObjectPicker:
         self._side = side
         self.identity: str | None = None
         self.keys: dict[str, None] = {}  # of all objects, in order of first occurrence
+        self.nested: set[str] = set()  # keys that have a list or an object somewhere
         wanted = [settings.id, *(settings.fields if settings.fields != "all" else ())]
         self._inner = [name for name in map(str, wanted) if "." in name]  # of objects in objects
 
@@ -294,6 +295,7 @@ class _ObjectPicker:
         inner = {name: None for name in self._inner if value_of(value, name) is not None}
         names = {**dict.fromkeys(value), **inner}
         self.keys.update(names)
+        self.nested.update(k for k, v in value.items() if isinstance(v, list | dict))
         if self.identity is None:
             usual = map(str, _usual_ids(self._settings, self._side))
             self.identity = next((name for name in usual if name in names), None)
@@ -327,12 +329,15 @@ def _read_objects(
     _refuse_two_ids(path, settings, side, present)
     chosen = settings.model_copy(update={"id": picker.identity or settings.id})
     identity, fields = _choose(path, chosen, side, present)
-    whole = with_partitions(rows.frame, path, fields, picker.keys)
-    missing = [name for name in ("id", *fields) if name not in whole.columns]
+    own = [name for name in fields if name in picker.keys]
+    missing = [name for name in ("id", *own) if name not in rows.frame.columns]
     nulls = [pl.lit(None, pl.String).alias(name) for name in missing]
-    frame = whole.with_columns(nulls).select("id", *fields, LINE)
-    texts = [_unescaped(frame.get_column(name)) for name in fields]
-    return Rows(rows.file, frame.with_columns(texts), rows.bad, rows.textual), identity
+    frame = rows.frame.with_columns(nulls)
+    frame = frame.with_columns(_unescaped(frame.get_column(name)) for name in own)
+    # a list is another thing than the one value that a folder has
+    plain = [name for name in fields if name not in picker.nested]
+    frame = with_partitions(frame, path, plain, own).select("id", *fields, LINE)
+    return Rows(rows.file, frame, rows.bad, rows.textual), identity
 
 
 def without_repeats(table: Table, settings: TableSettings, side: str) -> Table:

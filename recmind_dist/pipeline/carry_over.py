@@ -22,6 +22,7 @@ from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.text.cache import remove_store
 from recmind_dist.text.plan import num_shards_if_complete, store_path
 from recmind_dist.text.reuse import EmbeddedTexts, gather_vectors, texts_to_embed
+from recmind_dist.text.whitening import WHITENING
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.warm_start import WarmStart
 from recmind_dist.types import Say
@@ -48,7 +49,7 @@ def inputs_of_update(
         return inputs
     if config.users_have_text and carries:
         write_ledger(run, user_ledger(config, new, render_texts(config, new)))
-    whitening, store = run.path / "whitening.safetensors", _embed(config, run, texts, previous, say)
+    whitening, store = run.path / WHITENING, _embed(config, run, texts, previous, say)
     if not whitening.is_file():
         copy_whitening(previous, whitening)
     return replace(

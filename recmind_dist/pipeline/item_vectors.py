@@ -1,8 +1,9 @@
 """The stage between extraction and joint training: item vectors that learn from the log.
 
 `item_vectors` in the run's directory is a text store of items alone, in whitened coordinates. Texts
-of users, and items that come later, keep to the language model's vectors and the whitening. An
-update takes the vectors of the run before it.
+of users, and items that come later, keep to the language model's vectors and the whitening. Where
+no text is read (`model.item_offsets: alone`) it stands in the place of the text store, and has rows
+of users, without a text. An update takes the vectors of the run before it.
 """
 
 import time
@@ -25,6 +26,7 @@ from recmind_dist.sampling.edge_masks import heldout_slice
 from recmind_dist.storage import atomic_directory, content_key
 from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.text.store import META, SIDES
+from recmind_dist.text.whitening import WHITENING
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
 from recmind_dist.training.stand_ins import with_stand_ins
@@ -32,7 +34,6 @@ from recmind_dist.training.warm_start import places_by_id
 from recmind_dist.types import BoolArray, FloatArray, Say
 
 ITEM_VECTORS = "item_vectors"
-WHITENING = "whitening.safetensors"
 WIDTH = 384
 """Numbers of a vector that learns alone."""
 
@@ -44,6 +45,7 @@ def with_item_vectors(
     texts: Texts | None,
     say: Say,
     device: str = "cpu",
+    anew: bool = False,
 ) -> Inputs:
     """A run's inputs with its item vectors, which are made if they are not there.
 
@@ -51,6 +53,7 @@ def with_item_vectors(
         config: resolved, with absolute paths.
         texts: all texts of the run; None where the model reads none.
         device: where they are learnt: not on a GPU that other processes will train on.
+        anew: whether they are made whatever is there.
     """
     model = config.model
     if not isinstance(model, RecMindSettings) or not model.item_offsets:
@@ -58,18 +61,15 @@ def with_item_vectors(
     alone = model.item_offsets == "alone"
     if texts is None and not alone:
         return inputs
-    previous = None
-    if carries_rows(config):
-        assert config.update.of is not None, "an update is of a run"
-        previous = PreviousRun.open(config.update.of)
-        if _store_of(previous.inputs) is None:
-            return inputs
+    previous = _previous(config)
+    if previous is not None and _store_of(previous.inputs) is None:
+        return inputs
     path, graph = (run.path / ITEM_VECTORS).absolute(), Graph.open(inputs.graph)
     made_from = {"vectors": inputs.store_key, "graph": graph.key, "seed": config.train.seed}
     mirror = Mirror.of(config.storage_uri, config.run_dir)
     if mirror is not None:
         mirror.pull_store(path)
-    if not _is_made(path, made_from):
+    if anew or not _is_made(path, made_from):
         started = time.monotonic()
         text_IT, has_text = _no_texts(graph) if alone else _text_vectors(inputs)
         if previous is not None:
@@ -78,42 +78,48 @@ def with_item_vectors(
             all_learn, how = alone or model.missing_text == "learnt", "learnt from the log"
             x_IT = _learnt(config, graph, text_IT, has_text, all_learn, device)
         _write(path, made_from, x_IT, graph.num_users if alone else 0)
-        if mirror is not None:
-            push_vectors(mirror, path)
         has_vector = ~np.isnan(x_IT[:, 0])
         textless = 0 if alone else int((has_vector & ~has_text).sum())
         of_them = f", {textless:,} of items without a text," if textless else ""
         seconds = time.monotonic() - started
         say(f"item vectors: {has_vector.sum():,}{of_them} {how} in {seconds:.0f} s")
+    if mirror is not None:  # a kill may have come before
+        push_vectors(mirror, path)
     return _in_place_of_texts(inputs, run, path) if alone else replace(inputs, item_vectors=path)
+
+
+def _previous(config: RunConfig) -> PreviousRun | None:
+    """The run whose vectors are carried over."""
+    if not carries_rows(config):
+        return None
+    assert config.update.of is not None, "an update is of a run"
+    return PreviousRun.open(config.update.of)
 
 
 def remake(
     config: RunConfig, run: RunDirectory, inputs: Inputs, texts: Texts | None, say: Say
 ) -> None:
-    """Makes the item vectors of a run again, whatever is there.
+    """Makes the item vectors of a run again.
 
     Args:
         texts: None where the vectors learn alone.
     """
-    (run.path / ITEM_VECTORS / META).unlink(missing_ok=True)
     if texts is None:
         inputs = Inputs(inputs.graph, start=inputs.start)
-    with_item_vectors(config, run, inputs, texts, say)
+    with_item_vectors(config, run, inputs, texts, say, anew=True)
 
 
 def _in_place_of_texts(inputs: Inputs, run: RunDirectory, path: Path) -> Inputs:
     """Inputs whose text store the item vectors are, with a map that leaves them as they are."""
     whitening = (run.path / WHITENING).absolute()
-    if not whitening.is_file():
-        Whitening.identity(WIDTH).save(whitening)
+    Whitening.identity(WIDTH).save(whitening)  # a run that was begun with texts left another
     key = TextStore.open(path).content_key()
     return replace(inputs, text=path, whitening=whitening, store_key=key)
 
 
 def _store_of(inputs: Inputs) -> Path | None:
     """Where a run's item vectors lie; None where it has learnt none."""
-    return inputs.item_vectors or (inputs.text if not inputs.texts_key else None)
+    return inputs.text if inputs.vectors_learn_alone else inputs.item_vectors
 
 
 def _is_made(path: Path, made_from: dict[str, Any]) -> bool:

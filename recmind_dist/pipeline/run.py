@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.errors import StoreError
+from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.evaluation.groups import check_groups
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
@@ -147,7 +147,11 @@ class Pipeline:
         if self.config.variant == "text_only":
             graph = self.prepare()
             prepared = prepare_texts(self.config, graph)
-            assert prepared.texts is not None, "text_only without texts"
+            if prepared.texts is None:
+                raise ConfigError(
+                    "variant: text_only ranks by item texts, of which no two differ here: name a "
+                    "file with texts as dataset.items, or leave the variant out"
+                )
             store = embed(self.config, prepared.texts, None, self.say).path
             inputs = Inputs(prepared.graph)
             return evaluate_text_run(

@@ -22,6 +22,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import write_sealed_json
 from recmind_dist.text import Texts, TextStore, Whitening
+from recmind_dist.text.whitening import WHITENING
 from recmind_dist.training.inputs import Inputs, run_identity
 from recmind_dist.training.state import (
     Cursor,
@@ -153,7 +154,7 @@ def _text_inputs(
 ) -> Inputs:
     assert prepared.texts is not None
     base = embed(config, prepared.texts, None, say)
-    whitening = run.path / "whitening.safetensors"
+    whitening = run.path / WHITENING
     if fresh or not whitening.is_file():
         # fitted once a run, before any adapter: the projection learns in these coordinates
         fit_whitening(config, base.path).save(whitening)

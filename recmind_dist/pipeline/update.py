@@ -140,7 +140,7 @@ def update_run(
     config = config_of_update(previous, dataset, to, overrides or [])
     config, rows = _split(config, previous, test_share)
     graph = Graph.open(Pipeline(config, _silent).prepare())
-    if items and not config.model.reads_text:
+    if items and previous.inputs.vectors_learn_alone:
         say(f"{items[0]}: no text of it is read, since {run_dir} has learnt without: train anew")
     report = _begun_report(previous, config, graph, rows)
     _refuse_other_update(to, config)

@@ -68,11 +68,12 @@ class RunDirectory:
         is_new = not self.path.exists()
         self.create()
         with directory_lock(self.path):
+            self.create()  # another call may just have taken it away
             try:
                 yield
             except RecmindError:
                 if is_new and not self._has_files():
-                    shutil.rmtree(self.path)
+                    shutil.rmtree(self.path, ignore_errors=True)
                 raise
 
     def _has_files(self) -> bool:

@@ -103,7 +103,7 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
     if not isinstance(model, RecMindSettings) or model.users_have_text or not model.reads_text:
         return found
     learn = model.missing_text == "learnt" and model.item_offsets is not False
-    learn &= facts.num_items <= ITEM_VECTORS
+    learn &= facts.num_items <= ITEM_VECTORS or model.item_offsets is True
     if facts.num_texts > 1:
         if facts.text_share == 1.0:
             return found

@@ -16,6 +16,8 @@ from recmind_dist.storage.seals import DOCTOR
 from recmind_dist.text.store import SIDES, HalfArray, TextStore
 from recmind_dist.types import FloatArray
 
+WHITENING = "whitening.safetensors"
+"""Its name in a run directory."""
 BLOCK_ROWS = 8192
 
 

@@ -16,6 +16,8 @@ class Inputs:
     """A run's prepared stores, as paths and keys that travel to workers.
 
     Attributes:
+        text: the text store, or item vectors that learn alone, which stand in its place.
+        whitening: its map; leaves vectors that learn alone as they are.
         texts: file of all texts, which the warm-up's adapters read.
         texts_key: key of texts and language model.
         store_key: `TextStore.content_key` when the vectors were made.
@@ -32,6 +34,11 @@ class Inputs:
     store_key: str = ""
     start: Path | None = None
     item_vectors: Path | None = None
+
+    @property
+    def vectors_learn_alone(self) -> bool:
+        """Whether `text` holds no vector that a language model has made."""
+        return self.text is not None and not self.texts_key
 
     def to_json(self) -> dict[str, str | None]:
         """Plain data, for inputs.json and for workers."""

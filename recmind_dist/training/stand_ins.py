@@ -1,6 +1,7 @@
 """Where an item without a text stands before item vectors learn: beside the items of its users.
 
-Legend: I items, U users, E interactions, T text dims, L items that lack a text, C columns at once.
+Legend: I items, U users, E interactions, T text dims, L items that lack a text, C columns and n
+items at once.
 """
 
 import torch
@@ -11,6 +12,7 @@ from recmind_dist.randomness import normals, stream_key
 from recmind_dist.training.item_vectors import Interactions
 
 _NUMBERS = 1 << 26  # users' means that are in memory
+_BLOCK_ROWS = 8192
 
 
 def with_stand_ins(
@@ -29,14 +31,18 @@ def with_stand_ins(
     lacking = (~has_text_I & (log.degree_I > 0)).nonzero().squeeze(1)
     if not len(lacking):
         return text_IT, has_text_I
-    near_LT = _text_near(text_IT, has_text_I, lacking, log)
-    nothing_near = near_LT.abs().sum(1) == 0
-    alone = lacking[nothing_near].cpu().numpy()
-    drawn = torch.from_numpy(normals(stream_key(seed, "stand-ins"), alone, text_IT.shape[1]))
-    near_LT[nothing_near] = drawn.to(near_LT)
     length = text_IT[has_text_I].norm(dim=1).mean() if has_text_I.any() else 1.0
     has_vector_I, vector_IT = has_text_I.clone(), text_IT.clone()
-    vector_IT[lacking] = length * functional.normalize(near_LT, dim=1)
+    if has_text_I.any():
+        vector_IT[lacking] = _text_near(text_IT, has_text_I, lacking, log)
+    key = stream_key(seed, "stand-ins")
+    for first in range(0, len(lacking), _BLOCK_ROWS):
+        items = lacking[first : first + _BLOCK_ROWS]
+        near_nT = vector_IT[items]
+        nothing = near_nT.abs().sum(1) == 0
+        drawn = normals(key, items[nothing].cpu().numpy(), text_IT.shape[1])
+        near_nT[nothing] = torch.from_numpy(drawn).to(near_nT)
+        vector_IT[items] = length * functional.normalize(near_nT, dim=1)
     has_vector_I[lacking] = True
     return vector_IT, has_vector_I
 

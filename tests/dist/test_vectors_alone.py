@@ -14,7 +14,7 @@ import pytest
 
 from recmind_dist.doctor.examine import examine
 from recmind_dist.doctor.repair import repair
-from recmind_dist.errors import DataError
+from recmind_dist.errors import ConfigError, DataError
 from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.in_process import train_in_process
@@ -151,6 +151,32 @@ def mended(run: Path) -> tuple[list[str], list[str]]:
     """For `run_ranks`: what is found before and after a repair."""
     before = [finding.fault for finding in examine(run).findings]
     return before, [finding.fault for finding in repair(run, silent).findings]
+
+
+def trained_over_another(home: Path) -> np.ndarray:
+    """For `run_ranks`: the map of a run in a directory where one with texts has been."""
+    config = config_of(home).model_copy(update={"run_dir": home / "runs/z"})
+    config.run_dir.mkdir()
+    mean, matrix = np.ones(384, np.float32), 2 * np.eye(384, dtype=np.float32)
+    sides = ("items", "users")
+    Whitening(dict.fromkeys(sides, mean), dict.fromkeys(sides, matrix)).save(
+        config.run_dir / "whitening.safetensors"
+    )
+    run = train_in_process(config, silent, resume="never")
+    return Whitening.load(run.path / "whitening.safetensors").matrix["items"]
+
+
+def test_the_map_of_a_run_with_texts_is_not_kept(home: Path) -> None:
+    [matrix] = run_ranks(trained_over_another, 1, home)
+    np.testing.assert_array_equal(matrix, np.eye(384))
+
+
+def test_a_run_by_texts_alone_is_refused(home: Path) -> None:
+    config = load_run_config(home / "cfg.yaml", ["run_dir=runs/t"], "text_only")
+    plain = config.model_dump(mode="json") | {"cache_dir": str(home / "cache")}
+    plain["dataset"]["interactions"]["path"] = str(home / "log.csv")
+    with pytest.raises(ConfigError, match="text_only ranks by item texts"):
+        Pipeline(RunConfig.model_validate(plain), silent).evaluate()
 
 
 @pytest.mark.parametrize("damaged", ["vectors", "whitening"])

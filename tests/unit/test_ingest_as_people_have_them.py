@@ -373,6 +373,19 @@ def test_a_folder_name_that_contradicts_an_object_is_refused(tmp_path: Path) -> 
     write(file, '{"id": "a", "title": "T", "category": "Music"}\n')
     with pytest.raises(DataError, match=r"part.jsonl:1: category is 'Music', while the folder"):
         ingest(tmp_path, interactions=log, items=file)
+    write(file, '{"id": "a", "title": "T", "category": ["Kids", "Music"]}\n')
+    assert texts(ingest(tmp_path, interactions=log, items=file)) == {"a": ("T", "Kids, Music")}
+
+
+def test_a_folder_name_with_a_sign_and_a_bad_row_of_objects(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "user,item\nu,a\nu,b\n")
+    file = tmp_path / "items" / "kind=Tom%20%26%20J" / "part.jsonl"
+    write(file, '{"id": "a", "kind": "Tom &amp; J"}\n{"id": "b", "title": "B"}\n')
+    made = ingest(tmp_path, interactions=log, items=file)
+    assert texts(made) == {"a": ("Tom & J", None), "b": (None, "B")}
+    write(file, '{"id": "a", "title": "A"}\n{"title": "B", "kind": "Tom & J"}\n')
+    with pytest.raises(DataError, match=r"part.jsonl:2: no item id"):
+        ingest(tmp_path, interactions=log, items=file)
 
 
 def test_structs_and_lists_of_parquet_are_texts(tmp_path: Path) -> None:
