@@ -16,7 +16,6 @@ from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
-from recmind_dist.pipeline.item_vectors import ITEM_VECTORS
 from recmind_dist.pipeline.text_dtype import with_dtype_of_store
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.metrics_log import parse_line
@@ -33,6 +32,7 @@ from recmind_dist.storage.manifest import NAME as MANIFEST
 from recmind_dist.storage.seals import DOCTOR, read_seals
 from recmind_dist.storage.seals import NAME as SEALS
 from recmind_dist.text import Texts, Whitening, load_adapter, store_path
+from recmind_dist.text.store import ITEM_VECTORS
 from recmind_dist.training.evaluate import read_run
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.moved import relocated_inputs

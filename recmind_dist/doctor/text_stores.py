@@ -7,7 +7,7 @@ import numpy as np
 
 from recmind_dist.errors import StoreError
 from recmind_dist.storage import content_key
-from recmind_dist.text.store import META, SIDES, TextStore
+from recmind_dist.text.store import META, SIDES, TextStore, remedy_of
 
 _META_KEYS = {"kind", "schema", "dim", "num_rows", "shard_rows", "chunk_rows", "encoder"}
 _ENTRY_KEYS = {"rows", "sha256", "content_key", "textless"}
@@ -42,7 +42,7 @@ def audit_text_store(path: Path) -> tuple[TextStore, list[ShardFault]]:
 
 def _check_meta(store: TextStore) -> None:
     meta = store.path / META
-    again = f"delete {store.path} and run `recmind embed`"
+    again = f"delete {store.path} and {remedy_of(store.path)}"
     if set(store.meta) != _META_KEYS or set(store.meta["num_rows"]) != set(SIDES):
         raise StoreError(f"{meta}: has the keys {', '.join(sorted(store.meta))}: {again}")
     name = store.path.name.partition("-")[0]  # <encoder key>-<texts' key>
@@ -66,14 +66,12 @@ def _check_shard(store: TextStore, side: str, shard: int) -> None:
     entry = store.entry(side, shard)
     name = f"{store.path}: shard {shard} of {side}"
     if entry is not None and set(entry) != _ENTRY_KEYS:
-        raise StoreError(
-            f"{name} has a damaged ledger entry: run `recmind embed`, which makes this shard again"
-        )
+        raise StoreError(f"{name} has a damaged ledger entry: {store.shard_remedy}")
     vectors = store.read_shard(side, shard)
     finite = np.isfinite(vectors)
     broken = np.flatnonzero(~finite.all(1) & ~np.isnan(vectors).all(1))
     if len(broken):
         row = store.shard_range(side, shard)[0] + int(broken[0])
         raise StoreError(
-            f"{name}: row {row} is neither a finite vector nor empty: run `recmind embed`"
+            f"{name}: row {row} is neither a finite vector nor empty: {remedy_of(store.path)}"
         )

@@ -25,7 +25,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.edge_masks import heldout_slice
 from recmind_dist.storage import atomic_directory, content_key
 from recmind_dist.text import Texts, TextStore, Whitening
-from recmind_dist.text.store import META, SIDES
+from recmind_dist.text.store import ITEM_VECTORS, META, SIDES
 from recmind_dist.text.whitening import WHITENING
 from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
@@ -33,7 +33,6 @@ from recmind_dist.training.stand_ins import with_stand_ins
 from recmind_dist.training.warm_start import places_by_id
 from recmind_dist.types import BoolArray, FloatArray, Say
 
-ITEM_VECTORS = "item_vectors"
 WIDTH = 384
 """Numbers of a vector that learns alone."""
 

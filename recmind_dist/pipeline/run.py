@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError, StoreError
 from recmind_dist.evaluation.groups import check_groups
@@ -228,9 +229,11 @@ class Pipeline:
         refuse_cuda_alone(self.config.scaling)
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)
+        before = attempt_directories(self.directory.checkpoints)
         inputs = fit(self.config, prepared, self.say, resume, allow_mismatch)
-        # a bundle that is there is of the model before this training
-        shutil.rmtree(self.directory.bundle, ignore_errors=True)
+        if attempt_directories(self.directory.checkpoints) != before:
+            # a bundle that is there is of the model before this training
+            shutil.rmtree(self.directory.bundle, ignore_errors=True)
         return inputs
 
 

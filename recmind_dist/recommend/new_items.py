@@ -19,7 +19,7 @@ from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.fold_in import FoldIn, Histories
 from recmind_dist.recommend.gates import unit_rows
 from recmind_dist.recommend.projection import project, stand_in
-from recmind_dist.types import BoolArray, FloatArray, Int32Array
+from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
 _INIT_SCALE = 0.1  # as in training/text_features.py
 
@@ -96,11 +96,23 @@ class ItemFoldIn:
             if "content" in {view.name for view in self._bundle.views} and content is not None:
                 views.append(content)
             feature = self._users.degree_feature(edges.degree)
-            return self._users.gates.mix("items", views, feature)
+            return self._no_higher(self._users.gates.mix("items", views, feature), edges.degree)
         vectors = text if kind == "alpharec" and text is not None else graph
         exponent = float(self._bundle.manifest["norm_exponent"])
         length = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return np.asarray(vectors / length**exponent, np.float32)
+
+    def _no_higher(self, vectors: FloatArray, degree: IntArray) -> FloatArray:
+        """With a bias of at most what items of the lowest degree have on average, where the degree
+        is lower still: gates have met no such item, and what they say of it is anything.
+        """
+        known = self._bundle.states["degree"]
+        lowest = known.min(initial=np.iinfo(np.int64).max)
+        below = degree < lowest
+        if below.any():
+            most = self._bundle.item_vectors[known == lowest, -1].mean()
+            vectors[below, -1] = np.minimum(vectors[below, -1], most)
+        return vectors
 
     def _graph(self, edges: "_Edges", text_nT: FloatArray | None) -> tuple[FloatArray, FloatArray]:
         """Graph views, and sums of the states 0..L−1. Shapes: [n, D]."""

@@ -113,8 +113,11 @@ def texts(found: Resolved, facts: DataFacts) -> Resolved:
         return replace(found, lines=(*found.lines, line))
     why = "all items have the same text" if facts.num_texts else "no item has a text"
     if learn and facts.gate_users >= GATE_USERS:
-        line = f"graph alone, no text views: {why}; vectors of items learn from the log instead"
-        return found.with_values("model", line, item_offsets="alone")
+        line = f"graph alone: {why}; item vectors learn from the log instead"
+        found = found.with_values("model", line, item_offsets="alone")
+        if found.config.text.lora is None:
+            return found
+        return found.with_values("text", "no text is read: no adapters (text.lora)", lora=None)
     no_recent = model.recent_decay == 0 or (facts.no_order and model.recent_decay == FOLLOWS)
     if no_recent or facts.gate_users < GATE_USERS:
         line = f"graph alone, LightGCN: {why}, and "

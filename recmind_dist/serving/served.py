@@ -111,9 +111,9 @@ class Served:
         """
         query = self._recommender.text_query
         if query is None:
-            return [Refusal(501, f"{self.name} has no language model to read texts with")] * len(
-                texts
-            )
+            reads = self._bundle.manifest.get("text") is not None
+            why = "to read texts with" if reads else "since it was trained without texts"
+            return [Refusal(501, f"{self.name} has no language model {why}")] * len(texts)
         try:
             return list(query(texts))
         except RecmindError as error:

@@ -31,7 +31,8 @@ META = "store.json"
 MAX_SHARDS = 1 << 18  # a side
 TARGET_SHARDS = 8  # at least, of a side that is not tiny: several workers share the work
 MIN_SHARD_ROWS, MAX_SHARD_ROWS, MAX_CHUNK_ROWS = 64, 131072, 8192
-REMEDY = "run `recmind embed`, which makes only this shard again"
+ITEM_VECTORS = "item_vectors"
+"""A run's own store, of vectors that have learnt (pipeline/item_vectors.py)."""
 HalfArray = NDArray[np.float16]
 
 
@@ -44,6 +45,13 @@ def default_layout(num_rows: int) -> tuple[int, int]:
     shard_rows = 1 << (max(num_rows // TARGET_SHARDS, 1).bit_length() - 1)
     shard_rows = min(max(shard_rows, MIN_SHARD_ROWS), MAX_SHARD_ROWS)
     return shard_rows, min(shard_rows, MAX_CHUNK_ROWS)
+
+
+def remedy_of(path: Path) -> str:
+    """What to run where a store is damaged."""
+    if path.name == ITEM_VECTORS:
+        return f"run `recmind doctor {path.parent} --repair`, which learns them again"
+    return "run `recmind embed`"
 
 
 class TextStore:
@@ -62,11 +70,11 @@ class TextStore:
     def open(cls, path: Path) -> "TextStore":
         """Raises StoreError if `path` holds no text store. Does not look at shards."""
         if not (path / META).is_file():
-            raise StoreError(f"{path}: no {META}: not a text store: run `recmind embed`")
+            raise StoreError(f"{path}: no {META}: not a text store: {remedy_of(path)}")
         meta = read_json(path / META)
         if not isinstance(meta, dict) or meta.get("kind") != KIND:
             raise StoreError(
-                f"{path / META}: not that of a text store: delete {path} and run `recmind embed`"
+                f"{path / META}: not that of a text store: delete {path} and {remedy_of(path)}"
             )
         if meta.get("schema") == 1:
             meta |= {name: dict.fromkeys(SIDES, meta.get(name)) for name in LAYOUT}
@@ -77,7 +85,7 @@ class TextStore:
             )
         if not _is_layout(meta):
             raise StoreError(
-                f"{path / META}: describes no layout of ours: delete {path} and run `recmind embed`"
+                f"{path / META}: describes no layout of ours: delete {path} and {remedy_of(path)}"
             )
         return cls(path, meta)
 
@@ -108,7 +116,7 @@ class TextStore:
             if found != wanted:
                 raise StoreError(
                     f"{path / META}: says width and rows {found}, not {wanted}: delete {path} and "
-                    "run `recmind embed`"
+                    f"{remedy_of(path)}"
                 )
             return store
         (path / "ledger").mkdir(parents=True, exist_ok=True)
@@ -121,6 +129,12 @@ class TextStore:
             store._create_array(side)
         write_json(path / META, meta)
         return store
+
+    @property
+    def shard_remedy(self) -> str:
+        """What to run where a shard is damaged."""
+        learns = self.path.name == ITEM_VECTORS
+        return remedy_of(self.path) + ("" if learns else ", which makes only this shard again")
 
     @property
     def dim(self) -> int:
@@ -192,12 +206,12 @@ class TextStore:
         name = f"{self.path}: shard {shard} of {side}"
         start, stop = self.shard_range(side, shard)
         if entry is None:
-            raise StoreError(f"{name} has no entry in the ledger: {REMEDY}")
+            raise StoreError(f"{name} has no entry in the ledger: {self.shard_remedy}")
         if not entry.get("textless") and not self.shard_file(side, shard).is_file():
-            raise StoreError(f"{name} is missing: {REMEDY}")
+            raise StoreError(f"{name} is missing: {self.shard_remedy}")
         vectors = self._rows(side, shard, start, stop)
         if entry.get("rows") != stop - start or entry.get("sha256") != _sha256(vectors):
-            raise StoreError(f"{name} differs from its ledger entry: {REMEDY}")
+            raise StoreError(f"{name} differs from its ledger entry: {self.shard_remedy}")
         self._verified.add((side, shard))
         return vectors
 
@@ -222,7 +236,7 @@ class TextStore:
             if not np.array_equal(back.view(np.uint16), vectors.view(np.uint16)):
                 raise StoreError(
                     f"{file}: other bytes came back than were written: check the disk, then "
-                    f"{REMEDY}"
+                    f"{self.shard_remedy}"
                 )
             entry = {
                 "rows": stop - start,
@@ -298,7 +312,8 @@ class TextStore:
             raise
         except Exception as error:  # Zarr and its codecs raise anything on damaged bytes
             raise StoreError(
-                f"{self.path}: shard {shard} of {side} is damaged ({_one_line(error)}): {REMEDY}"
+                f"{self.path}: shard {shard} of {side} is damaged ({_one_line(error)}): "
+                f"{self.shard_remedy}"
             ) from error
 
     def _array(self, side: str) -> Any:
@@ -307,7 +322,7 @@ class TextStore:
             if array.shape != (self.num_rows(side), self.dim):
                 raise StoreError(
                     f"{self.path / side}: {array.shape[0]} rows, {META} says "
-                    f"{self.num_rows(side)}: run `recmind embed`"
+                    f"{self.num_rows(side)}: {remedy_of(self.path)}"
                 )
             self._arrays[side] = array
         return self._arrays[side]

@@ -139,10 +139,10 @@ def _evaluate(
 
 
 def _items_by_text(model: ModelShard) -> ItemShare | None:
-    """This rank's items by their unit text vectors, or by vectors that learn alone; None: the model
-    has neither. Collective: every rank must call.
+    """This rank's items by their unit text vectors; None: the model reads no texts. Collective:
+    every rank must call.
     """
-    if model.text is None:
+    if model.text is None or model.inputs.vectors_learn_alone:
         return None
     order = np.argsort(model.nodes)
     absent = model.text.rows.absent.cpu().numpy()[order]

@@ -14,7 +14,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.text.store import HalfArray
+from recmind_dist.text.store import HalfArray, remedy_of
 from recmind_dist.types import BoolArray, IntArray
 
 _BLOCK_ROWS = 65_536
@@ -80,7 +80,7 @@ def store_key(store: TextStore, context: DistContext) -> str:
     key = context.broadcast_str(key)
     if not key:
         raise fault or StoreError(
-            f"{store.path}: its ledger cannot be read, as rank 0 says: run `recmind embed`"
+            f"{store.path}: its ledger cannot be read, as rank 0 says: {remedy_of(store.path)}"
         )
     return key
 
@@ -99,8 +99,8 @@ def _turns(
     ):
         if store.num_rows(side) != num_rows:
             raise StoreError(
-                f"{store.path}: {store.num_rows(side)} {side}, the graph has {num_rows}: run "
-                "`recmind embed`"
+                f"{store.path}: {store.num_rows(side)} {side}, the graph has {num_rows}: "
+                f"{remedy_of(store.path)}"
             )
         run = max(1, store.shard_rows(side) // _BLOCK_ROWS) * _BLOCK_ROWS
         for turn in range(0, num_rows, run * world_size):
@@ -143,6 +143,6 @@ def _read(
         start, stop = blocks[faulty.index(1)]
         raise fault or StoreError(
             f"{store.path}: rows {start} to {stop - 1} of {side} cannot be read, as rank "
-            f"{faulty.index(1)} says: run `recmind embed`"
+            f"{faulty.index(1)} says: {remedy_of(store.path)}"
         )
     return vectors

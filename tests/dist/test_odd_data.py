@@ -118,7 +118,7 @@ def test_neither_texts_nor_an_order(make_shop: Callable[..., Shop]) -> None:
     shop.items, shop.log = shop.items.clear(), shop.log.drop("time")
     found = shop.run()
     assert (found.kind, found.recent_decay) == ("recmind", 0.0)
-    assert "no item has a text; vectors of items learn from the log instead" in found.said
+    assert "graph alone: no item has a text; item vectors learn from the log instead" in found.said
     assert_no_worse_than_lightgcn(shop, found)
     fixed = shop.run("recmind", "model.item_offsets=false", "run_dir=runs/fixed")
     assert fixed.kind == "lightgcn"
@@ -132,7 +132,7 @@ def test_no_texts(make_shop: Callable[..., Shop], missing: str) -> None:
     shop.items = shop.items.clear() if missing == "file" else without_texts_of(1.0)(shop.items)
     found = shop.run()
     assert (found.kind, found.recent_decay) == ("recmind", 0.6)
-    assert "graph alone, no text views: no item has a text" in found.said
+    assert "graph alone: no item has a text; item vectors learn from the log" in found.said
     assert_no_worse_than_lightgcn(shop, found)
 
 
@@ -149,7 +149,7 @@ def test_all_texts_equal(make_shop: Callable[..., Shop]) -> None:
     shop.items = shop.items.with_columns(title=pl.lit("a thing"), category=pl.lit("things"))
     found = shop.run()
     assert found.kind == "recmind"
-    assert "graph alone, no text views: all items have the same text" in found.said
+    assert "graph alone: all items have the same text; item vectors learn" in found.said
     assert_no_worse_than_lightgcn(shop, found)
 
 

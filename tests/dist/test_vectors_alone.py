@@ -14,7 +14,7 @@ import pytest
 
 from recmind_dist.doctor.examine import examine
 from recmind_dist.doctor.repair import repair
-from recmind_dist.errors import ConfigError, DataError
+from recmind_dist.errors import ConfigError, DataError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.in_process import train_in_process
@@ -93,7 +93,7 @@ def vectors_of(run: Path) -> dict[str, np.ndarray]:
 def test_items_of_the_same_users_learn_vectors_that_are_alike(home: Path) -> None:
     run = home / "runs/x"
     said, config = (run / "said.txt").read_text(), read_run(run)[1]
-    assert "graph alone, no text views: no item has a text; vectors of items learn" in said
+    assert "graph alone: no item has a text; item vectors learn from the log instead" in said
     assert f"item vectors: {ITEMS} learnt from the log" in said
     assert isinstance(config.model, RecMindSettings)
     assert (config.model.item_offsets, config.model.views) == ("alone", "all")
@@ -124,8 +124,19 @@ def test_a_bundle_ranks_as_the_run_does_and_takes_items_in(home: Path, tmp_path:
     found = load(tmp_path / "bundle").recommend("u08", ITEMS + 1)
     assert "late" in {one.item_id for one in found}
     assert all(np.isfinite(one.score) for one in found)
-    with pytest.raises(DataError, match="text"):
+    with pytest.raises(DataError, match="reads no texts"):
         TextQuery(bundle.bundle)
+
+
+def test_an_item_of_which_nothing_is_known_is_no_favourite(home: Path, tmp_path: Path) -> None:
+    Pipeline.of_run(home / "runs/x", silent).export(tmp_path / "bundle")
+    bundle = load(tmp_path / "bundle").bundle
+    (tmp_path / "new.jsonl").write_text('{"id": "unknown", "title": "a space king"}\n')
+    upsert(bundle, tmp_path / "new.jsonl", to=tmp_path / "more")
+    more, degree = load(tmp_path / "more").bundle, bundle.states["degree"]
+    assert degree.min() > 0
+    bias = more.item_vectors[more.item_position["unknown"], -1]
+    assert bias <= bundle.item_vectors[degree == degree.min(), -1].mean() + 1e-6
 
 
 def updated(home: Path) -> tuple[dict[str, Any], list[str]]:
@@ -177,6 +188,27 @@ def test_a_run_by_texts_alone_is_refused(home: Path) -> None:
     plain["dataset"]["interactions"]["path"] = str(home / "log.csv")
     with pytest.raises(ConfigError, match="text_only ranks by item texts"):
         Pipeline(RunConfig.model_validate(plain), silent).evaluate()
+
+
+def test_damaged_vectors_are_refused_with_what_mends_them(home: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x"
+    shutil.copytree(home / "runs/x", run)
+    [told] = run_ranks(refusal_of_damaged, 1, run)
+    assert f"run `recmind doctor {run} --repair`" in told
+
+
+def refusal_of_damaged(run: Path) -> str:
+    """For `run_ranks`."""
+    file = TextStore.open(run / "item_vectors").shard_file("items", 0)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    config = read_run(run)[1].model_copy(update={"run_dir": run})
+    try:
+        train_in_process(config, silent)
+        Pipeline(config, silent).evaluate()
+    except StoreError as error:
+        return str(error)
+    return "nothing refused"
 
 
 @pytest.mark.parametrize("damaged", ["vectors", "whitening"])

@@ -100,9 +100,12 @@ def test_without_two_texts_the_model_is_its_graph_alone(share: float, texts: int
     assert isinstance(found.config.model, RecMindSettings)
     assert not found.config.model.reads_text
     assert found.config.model.recent_decay == 0.6
-    assert f"graph alone, no text views: {why}; vectors of items learn" in said(found)
+    assert f"graph alone: {why}; item vectors learn from the log instead" in said(found)
     assert (found.config.model.item_offsets, found.config.model.views) == ("alone", "all")
     assert resolve(found.config, facts) == Resolved(found.config)
+    adapted = resolve(bare(text={"model": "minilm", "lora": {"r": 4}}), facts)
+    assert adapted.config.text.lora is None
+    assert "no text is read: no adapters" in said(adapted)
     unordered = replace(facts, no_order="no column of times")
     assert resolve(bare(), unordered).config.model == found.config.model.model_copy(
         update={"recent_decay": 0.0}
