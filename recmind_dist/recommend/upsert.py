@@ -39,6 +39,7 @@ from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
 _CHARS_PER_TOKEN = 16  # as in text/prompts.py
 _TITLE_CHARS = 200
+_TITLES = ("title", "name")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def upsert(
     text_nT, has_text = _texts(bundle, file)
     made = make(change.users, text_nT, has_text)
     _write(bundle, file, made, change, to)
-    known, names = set(bundle.item_ids), _field_columns(bundle)
+    known, names = set(bundle.item_ids), set(_field_columns(bundle))
+    names |= {name for name in _TITLES if _title_template(bundle, file) == f"{{{name}}}"}
     return Upserted(
         sum(item_id not in known for item_id in file.ids),
         sum(item_id in known for item_id in file.ids),
@@ -238,10 +240,19 @@ def _put(values: list[Any], new: Sequence[Any], positions: IntArray) -> list[Any
 
 
 def _titles(bundle: Bundle, file: ItemFile) -> list[str]:
-    settings = bundle.manifest.get("text") or {}
-    if not settings.get("item_title"):
+    template = _title_template(bundle, file)
+    if template is None:
         return [""] * len(file.ids)
-    return rendered(settings["item_title"], file.rows(), _TITLE_CHARS)
+    return rendered(template, file.rows(), _TITLE_CHARS)
+
+
+def _title_template(bundle: Bundle, file: ItemFile) -> str | None:
+    """The run's own, or the file's field title or name where the run has read no texts."""
+    settings = bundle.manifest.get("text") or {}
+    if settings.get("item_title"):
+        return str(settings["item_title"])
+    named = (f"{{{name}}}" for name in _TITLES if name in file.fields)
+    return next(named, None)
 
 
 def _user_parts(old: Bundle, new: Bundle, change: _Change) -> Iterator[pa.Table]:

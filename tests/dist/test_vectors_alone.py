@@ -132,7 +132,9 @@ def test_an_item_of_which_nothing_is_known_is_no_favourite(home: Path, tmp_path:
     Pipeline.of_run(home / "runs/x", silent).export(tmp_path / "bundle")
     bundle = load(tmp_path / "bundle").bundle
     (tmp_path / "new.jsonl").write_text('{"id": "unknown", "title": "a space king"}\n')
-    upsert(bundle, tmp_path / "new.jsonl", to=tmp_path / "more")
+    done = upsert(bundle, tmp_path / "new.jsonl", to=tmp_path / "more")
+    assert not done.unknown_fields
+    assert load(tmp_path / "more").bundle.titles[-1] == "a space king"
     more, degree = load(tmp_path / "more").bundle, bundle.states["degree"]
     assert degree.min() > 0
     bias = more.item_vectors[more.item_position["unknown"], -1]
