@@ -17,13 +17,14 @@ from recmind_dist.text.settings import hub_name
 
 _RESAMPLES = 1000
 _USES = """\
-Ranks items for users by inner products of vectors: users it knows, users by a history of item ids,
-texts where the bundle has its language model.
+Ranks items for users by inner products of vectors: {whom}.
 
     recmind recommend BUNDLE --history ID,ID --k 10
     python -c "from recmind_dist.recommend.recommender import load; \\
         print(load('BUNDLE').recommend_from(['ID'], 10))"
 """
+_WHOM = "users it knows, users by a history of item ids"
+_AND_TEXTS = ",\ntexts where the bundle has its language model"
 _LIMITS = """\
 - Figures are of one split of one log, offline. They do not say what users do when they are shown
   these items.
@@ -48,7 +49,8 @@ def model_card(
     """
     header = dump_yaml(_header(content, config, results))
     name = f"{config.variant} on {content['name']}"
-    parts = [f"---\n{header}---\n# {name}\n", _USES, _data(content, config), _training(config)]
+    uses = _USES.format(whom=_WHOM + (_AND_TEXTS if config.model.reads_text else ""))
+    parts = [f"---\n{header}---\n# {name}\n", uses, _data(content, config), _training(config)]
     parts += [_figures(results, per_user), "## Limits\n\n" + _LIMITS, _licence(config)]
     return "\n".join(parts)
 

@@ -141,7 +141,8 @@ def gates_section(runs: Sequence[ReportedRun]) -> str:
     if not parts:
         return ""
     about = (
-        "γ is the weight of the graph's view, of language the rest; the band is 80 % of the nodes."
+        "γ is the weight of the graph's view; of language, or of what item vectors have learnt "
+        "where no text is read, the rest. The band is 80 % of the nodes."
     )
     headers = ("run", "side", "layer", "Spearman", "low", "high", "nodes")
     caption = "Rank correlation of γ with degree, 95 % intervals"
