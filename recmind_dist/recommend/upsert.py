@@ -39,7 +39,7 @@ from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
 _CHARS_PER_TOKEN = 16  # as in text/prompts.py
 _TITLE_CHARS = 200
-_TITLES = ("title", "name")
+_TITLES = ("title", "name")  # as in text/word_fields.py
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ def upsert(
     text_nT, has_text = _texts(bundle, file)
     made = make(change.users, text_nT, has_text)
     _write(bundle, file, made, change, to)
-    known, names = set(bundle.item_ids), set(_field_columns(bundle))
-    names |= {name for name in _TITLES if _title_template(bundle, file) == f"{{{name}}}"}
+    known = set(bundle.item_ids)
+    names: set[str | None] = set(_field_columns(bundle))
+    names |= {_title_field(bundle, file)}
     return Upserted(
         sum(item_id not in known for item_id in file.ids),
         sum(item_id in known for item_id in file.ids),
@@ -240,19 +241,18 @@ def _put(values: list[Any], new: Sequence[Any], positions: IntArray) -> list[Any
 
 
 def _titles(bundle: Bundle, file: ItemFile) -> list[str]:
-    template = _title_template(bundle, file)
-    if template is None:
+    settings, field = bundle.manifest.get("text") or {}, _title_field(bundle, file)
+    template = f"{{{field}}}" if field else settings.get("item_title")
+    if not template:
         return [""] * len(file.ids)
     return rendered(template, file.rows(), _TITLE_CHARS)
 
 
-def _title_template(bundle: Bundle, file: ItemFile) -> str | None:
-    """The run's own, or the file's field title or name where the run has read no texts."""
-    settings = bundle.manifest.get("text") or {}
-    if settings.get("item_title"):
-        return str(settings["item_title"])
-    named = (f"{{{name}}}" for name in _TITLES if name in file.fields)
-    return next(named, None)
+def _title_field(bundle: Bundle, file: ItemFile) -> str | None:
+    """The file's title or name, which items are called by where the run has read no texts."""
+    if bundle.manifest.get("text") is not None:
+        return None
+    return next((name for name in _TITLES if name in file.fields), None)
 
 
 def _user_parts(old: Bundle, new: Bundle, change: _Change) -> Iterator[pa.Table]:
