@@ -22,12 +22,11 @@ METRICS = ("recall@20", "ndcg@20", "recall@40")
 OURS = "recmind"
 _HEAD = (
     "## Effect of each part\n\n"
-    "`python benchmarks/defaults.py beauty yelp ml-100k --effects`: the defaults without item"
-    " offsets, which came last, and with one part\n"
-    "less or more than these (defaults.yaml), nothing else changed and nothing searched again."
-    " 95 % intervals by paired bootstrap over users\n"
-    "and seeds, bold where they leave zero out, not corrected for their number. Devices: {device};"
-    " commits: {commit}.\n"
+    "`python benchmarks/defaults.py beauty yelp ml-100k --effects`: the defaults with one part less"
+    " or more (defaults.yaml), nothing else\n"
+    "changed and nothing searched again. 95 % intervals by paired bootstrap over users and seeds,"
+    " bold where they leave zero out, not\n"
+    "corrected for their number. Devices: {device}; commits: {commit}.\n"
 )
 
 

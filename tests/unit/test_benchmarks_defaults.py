@@ -152,29 +152,26 @@ def test_an_effect_is_compared_with_the_defaults_and_with_the_model_it_names(
         put(store, model, "train", share, seeds=3)
     write_effects(tmp_path)
     page = "".join(effects_section(tmp_path))
-    base = "defaults without item offsets"
-    assert f"| beauty | alignment on, .02, negatives of the batch | {base} | 3 | 0." in page
+    assert "| beauty | alignment on, .02, negatives of the batch | defaults | 3 | 0." in page
     over = [line for line in page.splitlines() if "momentum queue" in line]
     assert [line.split(" | ")[2] for line in over] == [
         "alignment on, .02, negatives of the batch",
-        base,
+        "defaults",
     ]
     assert "**+" in over[0]
     assert "**-" in over[1]
 
 
-def test_an_effect_is_the_defaults_without_item_offsets_but_for_its_own_change() -> None:
-    default, plain, off, offsets = (
+def test_an_effect_is_the_defaults_but_for_its_own_change() -> None:
+    default, plain, off = (
         config_of("beauty", model, 0, "cpu", Path("runs"), kind)
         for model, kind in (
             ("recmind", "models"),
             ("recmind", "effects"),
             ("no_newest_items", "effects"),
-            ("item_offsets", "effects"),
         )
     )
-    assert offsets.model == default.model
-    assert plain.model == default.model.model_copy(update={"item_offsets": False})
+    assert plain.model == default.model
     assert plain.model.recent_decay == -1.0
     assert off.model == plain.model.model_copy(update={"recent_decay": 0.0})
     assert off.train == plain.train
