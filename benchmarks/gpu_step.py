@@ -176,7 +176,7 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
     worker.shard.initialise()
     phase = Phase(worker.config, worker.shard, worker.exchange, "joint", 0)
     every = (step for epoch in range(1 << 20) for step in phase.step_inputs(epoch, 0))
-    beside = SideStream[StepInput](make_stream(device))
+    beside = SideStream[StepInput](make_stream(device), phase.places)
     batches = Prefetcher(beside.make(every), phase.batches_ahead)
     prepared = beside.take(batches)
 
@@ -187,6 +187,8 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
 
     def turn(count: int, replays: bool) -> tuple[float, float]:
         phase.step.find_gradients = replays_some if replays else phase.step.run_gradients
+        if phase.replayed_inputs is not None:
+            phase.replayed_inputs.replays = replays and device.type == "cuda"
         wait(device)
         stalled, start = stall_s(), time.perf_counter()
         for _ in range(count):

@@ -35,6 +35,16 @@ KINDS: dict[str, dict[str, Any]] = {
         "sampler": {"propagation": "full", "hide_batch_edges": True},
         "train": {"batch_of": "pairs", "batch_size": 64},
     },
+    "lightgcn-sampled": {
+        "model": {"kind": "lightgcn"},
+        "loss": {"kind": "bpr"},
+        "sampler": {
+            "propagation": "sampled",
+            "num_neighbors": [5, 3],
+            "hide_batch_edges": True,
+        },
+        "train": {"batch_of": "pairs", "batch_size": 32},
+    },
     "recmind": {**RECMIND, "sampler": {"propagation": "full", "hide_batch_edges": False}},
     "recmind-sampled": {
         **RECMIND,
@@ -71,10 +81,15 @@ def _step_by_step(worker: Trainer, mode: str) -> None:
     assert isinstance(graph, ReplayedGradients)
     if mode == "as-it-is":
         phase.step.find_gradients = phase.step.run_gradients
+    inputs = phase.replayed_inputs
+    assert (inputs is not None) == (worker.config.sampler.propagation == "sampled")
+    if inputs is not None:
+        inputs.replays = mode == "replayed"
     for epoch in range(4):
         for step in phase.step_inputs(epoch, 0):
             phase.step.run(step)
-    assert (graph._graph is not None) == (mode == "replayed")
+    assert bool(graph._captured) == (mode == "replayed")
+    assert inputs is None or bool(inputs._captured) == (mode == "replayed")
 
 
 if __name__ == "__main__":

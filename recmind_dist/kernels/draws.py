@@ -40,7 +40,7 @@ class Pool:
         return drawn.clamp_(max=len(self.cumulated) - 1) + self.first
 
 
-def draw_positions(ids: Tensor, available: Tensor, fan_out: int, key: int) -> Tensor:
+def draw_positions(ids: Tensor, available: Tensor, fan_out: int, key: int | Tensor) -> Tensor:
     """Floyd's draw of min(F, available) distinct numbers in [0, available), for each row.
 
     Args:
@@ -71,7 +71,7 @@ def draw_unseen(
     samples: Tensor,
     pool: Pool,
     num: int,
-    key: int,
+    key: int | Tensor,
 ) -> Tensor:
     """Items that are not among a user's: draw j of sample s is a function of (key, s, j).
 
@@ -79,13 +79,14 @@ def draw_unseen(
         indptr: [rows + 1] int64; indices: [E] ascending in a row.
         users: [b] rows; samples: [b] counters of the pairs.
         num: K.
-        key: 64-bit stream key.
+        key: 64-bit stream key; in memory as int64.
 
     Returns: [b, K] int64.
     """
     ops = triton_ops(users.device)
     if ops is not None:
-        given = indptr, indices, users, samples, pool, num, random_words.signed(key)
+        word = key if isinstance(key, Tensor) else random_words.signed(key)
+        given = indptr, indices, users, samples, pool, num, word
         drawn: Tensor = ops.draw_unseen(*given, ATTEMPTS)
         return drawn
     return draw_unseen_torch(indptr, indices, users, samples, pool, num, key)
@@ -98,7 +99,7 @@ def draw_unseen_torch(
     samples: Tensor,
     pool: Pool,
     num: int,
-    key: int,
+    key: int | Tensor,
 ) -> Tensor:
     """As `draw_unseen`, in torch operations."""
     golden = random_words.signed(random_words.GOLDEN)

@@ -22,9 +22,14 @@ def mix64(x: Tensor) -> Tensor:
     return x ^ _right(x, 31)
 
 
-def words(key: int, counters: Tensor) -> Tensor:
-    """See `randomness.words`. Shape: as `counters`, int64."""
-    return mix64(mix64(counters + signed(GOLDEN)) + signed(key))
+def words(key: int | Tensor, counters: Tensor) -> Tensor:
+    """See `randomness.words`. Shape: as `counters`, int64.
+
+    Args:
+        key: 64 bits; in memory as int64.
+    """
+    added = key if isinstance(key, Tensor) else signed(key)
+    return mix64(mix64(counters + signed(GOLDEN)) + added)
 
 
 def uniforms_of_words(word: Tensor) -> Tensor:

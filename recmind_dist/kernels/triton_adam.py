@@ -33,7 +33,10 @@ def _row_adam(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     ALL: tl.constexpr,
+    IN_MEMORY: tl.constexpr,
 ):
+    if IN_MEMORY:
+        count = tl.load(count)
     k = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = k < count
     row = k.to(tl.int64) if ALL else tl.load(rows + k, mask=inside, other=0)
@@ -69,10 +72,12 @@ def row_adam(
     factor: float,
     betas: tuple[float, float],
     eps: float,
+    num_rows: Tensor | None = None,
 ) -> None:
     """See `row_adam.row_adam`; without `rows` all are meant.
 
     Args:
+        num_rows: [1] int64, how many of `rows` are meant; None: all.
         corrections: 1 − βˢ by step s, float32, up to one from which it no longer changes.
     """
     dim, count = weight.shape[1], len(weight) if rows is None else len(rows)
@@ -88,7 +93,7 @@ def row_adam(
             grad,
             *corrections,
             len(corrections[0]) - 1,
-            count,
+            count if num_rows is None else num_rows,
             lr,
             factor,
             1 - betas[0],
@@ -99,4 +104,5 @@ def row_adam(
             width,
             block,
             rows is None,
+            num_rows is not None,
         )

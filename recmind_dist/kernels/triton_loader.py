@@ -15,6 +15,11 @@ def triton_ops(device: torch.device) -> ModuleType | None:
     return _load("triton_ops") if device.type == "cuda" else None
 
 
+def triton_padded(device: torch.device) -> ModuleType | None:
+    """The same of hops of fixed shapes."""
+    return _load("triton_padded") if device.type == "cuda" else None
+
+
 def triton_adam(device: torch.device) -> ModuleType | None:
     """The same of row-wise Adam."""
     return _load("triton_adam") if device.type == "cuda" else None

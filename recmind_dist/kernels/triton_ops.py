@@ -15,8 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:  # which imports this module
     from recmind_dist.kernels.draws import Pool
 
-_ROWS = 128  # rows of a program that draws
-_EDGES = 512  # edges of a program that names or weighs them
+ROWS_EACH = 128  # rows of a program that draws
+EDGES_EACH = 512  # edges of a program that names or weighs them
 _PAIRS = 128  # pairs of a program that draws negatives
 
 
@@ -33,7 +33,7 @@ def _word(key, counter):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _floyd(key, node, left, want, column, FAN_OUT: tl.constexpr):  # type: ignore[no-untyped-def]
+def draw_floyd(key, node, left, want, column, FAN_OUT: tl.constexpr):  # type: ignore[no-untyped-def]
     """`want` distinct numbers in [0, left) of each row, in its first columns."""
     draw = _word(key, node.to(tl.uint64))
     top = (left - want)[:, None] + column[None, :]
@@ -49,7 +49,7 @@ def _floyd(key, node, left, want, column, FAN_OUT: tl.constexpr):  # type: ignor
 
 
 @triton.jit
-def _bisect(values, low, high, target, open_):  # type: ignore[no-untyped-def]
+def bisect(values, low, high, target, open_):  # type: ignore[no-untyped-def]
     """The first place in [low, high) of ascending values that is above the target; `low` where it
     is not asked (`open_`).
     """
@@ -60,6 +60,23 @@ def _bisect(values, low, high, target, open_):  # type: ignore[no-untyped-def]
         low = tl.where(right, middle + 1, low)
         high = tl.where(going & (right == 0), middle, high)
     return low
+
+
+@triton.jit
+def skip_masked(  # type: ignore[no-untyped-def]
+    start, position, first, masked, before, here, ROWS: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Entries of the visible neighbours at these positions, see `MaskedEntries.skipped`."""
+    low = first[:, None] + tl.zeros([ROWS, WIDTH], tl.int64)
+    high = low + masked[:, None]
+    target = start[:, None] + position - first[:, None]
+    while tl.max(tl.max((here & (low < high)).to(tl.int32), 1), 0) > 0:
+        middle = (low + high) // 2
+        going = here & (low < high)
+        right = going & (tl.load(before + middle, mask=going, other=0) <= target)
+        low = tl.where(right, middle + 1, low)
+        high = tl.where(going & (right == 0), middle, high)
+    return start[:, None] + position + low - first[:, None]
 
 
 @triton.jit(do_not_specialize=["count", "num_masked"])
@@ -81,8 +98,8 @@ def _count_hop(  # type: ignore[no-untyped-def]
     start = tl.load(indptr + node, mask=inside, other=0)
     stop = tl.load(indptr + node + 1, mask=inside, other=0)
     none = tl.zeros([ROWS], tl.int64)
-    first = _bisect(masked, none, none + num_masked, start - 1, inside)
-    last = _bisect(masked, first, none + num_masked, stop - 1, inside)
+    first = bisect(masked, none, none + num_masked, start - 1, inside)
+    last = bisect(masked, first, none + num_masked, stop - 1, inside)
     left = stop - start - (last - first)
     tl.store(available + row, left, mask=inside)
     tl.store(counts + row, tl.minimum(left, FAN_OUT), mask=inside)
@@ -114,22 +131,12 @@ def _draw_hop(  # type: ignore[no-untyped-def]
     node = tl.load(nodes + row, mask=inside, other=0)
     left = tl.load(available + row, mask=inside, other=0)
     want = tl.minimum(left, FAN_OUT)
-    position = _floyd(key.to(tl.uint64), node, left, want, column, FAN_OUT)
+    position = draw_floyd(key.to(tl.uint64), node, left, want, column, FAN_OUT)
     start = tl.load(indptr + node, mask=inside, other=0)
     first = tl.load(first_masked + row, mask=inside, other=0)
     masked = tl.load(indptr + node + 1, mask=inside, other=0) - start - left
     here = (column[None, :] < want[:, None]) & inside[:, None]
-    # see `MaskedEntries.skipped`
-    low = first[:, None] + tl.zeros([ROWS, WIDTH], tl.int64)
-    high = low + masked[:, None]
-    target = start[:, None] + position - first[:, None]
-    while tl.max(tl.max((here & (low < high)).to(tl.int32), 1), 0) > 0:
-        middle = (low + high) // 2
-        going = here & (low < high)
-        right = going & (tl.load(before + middle, mask=going, other=0) <= target)
-        low = tl.where(right, middle + 1, low)
-        high = tl.where(going & (right == 0), middle, high)
-    entry = start[:, None] + position + low - first[:, None]
+    entry = skip_masked(start, position, first, masked, before, here, ROWS, WIDTH)
     neighbour = tl.load(indices + entry, mask=here, other=0)
     end = tl.load(ends + row, mask=inside, other=0)
     edge = (end - want)[:, None] + column[None, :]
@@ -139,17 +146,30 @@ def _draw_hop(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["count"])
-def _find_new(neighbours, met_first, local_of, is_new, count, EDGES: tl.constexpr):  # type: ignore[no-untyped-def]
+def find_new(neighbours, met_first, local_of, is_new, count, EDGES: tl.constexpr):  # type: ignore[no-untyped-def]
     edge = tl.program_id(0) * EDGES + tl.arange(0, EDGES)
     inside = edge < count
-    node = tl.load(neighbours + edge, mask=inside, other=0)
-    first = tl.load(met_first + node, mask=inside, other=-1)
-    known = tl.load(local_of + node, mask=inside, other=0)
+    node = tl.load(neighbours + edge, mask=inside, other=-1)
+    drawn = node >= 0
+    first = tl.load(met_first + node, mask=drawn, other=-1)
+    known = tl.load(local_of + node, mask=drawn, other=0)
     tl.store(is_new + edge, ((first == edge) & (known < 0)).to(tl.int32), mask=inside)
 
 
 @triton.jit(do_not_specialize=["count", "num_nodes"])
-def _name_new(neighbours, is_new, place, local_of, n_id, num_nodes, count, EDGES: tl.constexpr):  # type: ignore[no-untyped-def]
+def name_new(  # type: ignore[no-untyped-def]
+    neighbours,
+    is_new,
+    place,
+    local_of,
+    n_id,
+    num_nodes,
+    count,
+    EDGES: tl.constexpr,
+    IN_MEMORY: tl.constexpr,
+):
+    if IN_MEMORY:
+        num_nodes = tl.load(num_nodes)
     edge = tl.program_id(0) * EDGES + tl.arange(0, EDGES)
     new = (edge < count) & (tl.load(is_new + edge, mask=edge < count, other=0) > 0)
     node = tl.load(neighbours + edge, mask=new, other=0)
@@ -205,8 +225,8 @@ def _sizes_of_hop(nodes: Tensor, graph: GraphArrays, fan_out: int) -> tuple[Tens
     count = len(nodes)
     sizes = torch.empty(3, count, dtype=torch.int64, device=nodes.device)
     masks = graph.masked, len(graph.masked)
-    rows = (triton.cdiv(count, _ROWS),)
-    _count_hop[rows](nodes, graph.indptr, *masks, *sizes, count, fan_out, _ROWS)
+    rows = (triton.cdiv(count, ROWS_EACH),)
+    _count_hop[rows](nodes, graph.indptr, *masks, *sizes, count, fan_out, ROWS_EACH)
     indptr = torch.zeros(count + 1, dtype=torch.int64, device=nodes.device)
     torch.cumsum(sizes[1], 0, out=indptr[1:])
     return sizes, indptr
@@ -238,7 +258,7 @@ def sample_hop(
     neighbours, edge_row, is_new, local = both
     met_first.fill_(torch.iinfo(torch.int32).max)
     width = triton.next_power_of_2(fan_out)
-    wide = max(1, min(_ROWS, 2048 // width))
+    wide = max(1, min(ROWS_EACH, 2048 // width))
     _draw_hop[(triton.cdiv(count, wide),)](
         nodes,
         graph.indptr,
@@ -257,16 +277,16 @@ def sample_hop(
         width,
         wide,
     )
-    blocks = (max(triton.cdiv(edges, _EDGES), 1),)
-    _find_new[blocks](neighbours, met_first, local_of, is_new, edges, _EDGES)
+    blocks = (max(triton.cdiv(edges, EDGES_EACH), 1),)
+    find_new[blocks](neighbours, met_first, local_of, is_new, edges, EDGES_EACH)
     place = torch.cumsum(is_new, 0)
     new = int(place[-1]) if edges else 0
     n_id = torch.cat([nodes, nodes.new_empty(new)])
-    _name_new[blocks](neighbours, is_new, place, local_of, n_id, count, edges, _EDGES)
+    name_new[blocks](neighbours, is_new, place, local_of, n_id, count, edges, EDGES_EACH, False)
     weight = torch.empty(edges, dtype=torch.float32, device=device)
     of_nodes = graph.degree, graph.inverse_root, local_of
     _weigh[blocks](
-        nodes, neighbours, edge_row, available, counts, *of_nodes, local, weight, edges, _EDGES
+        nodes, neighbours, edge_row, available, counts, *of_nodes, local, weight, edges, EDGES_EACH
     )
     return n_id, indptr.int(), edge_row, local, weight
 
@@ -288,7 +308,10 @@ def _draw_unseen(  # type: ignore[no-untyped-def]
     NUM: tl.constexpr,
     ATTEMPTS: tl.constexpr,
     PAIRS: tl.constexpr,
+    IN_MEMORY: tl.constexpr,
 ):
+    if IN_MEMORY:
+        key = tl.load(key)
     at = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
     inside = at < count
     pair, j = at // NUM, at % NUM
@@ -309,10 +332,10 @@ def _draw_unseen(  # type: ignore[no-untyped-def]
         else:
             # the number of chances that are not above
             none = tl.zeros([PAIRS], tl.int64)
-            below = _bisect(cumulated, none, none + drawn_from, uniform, pending)
+            below = bisect(cumulated, none, none + drawn_from, uniform, pending)
             drawn = tl.minimum(below, drawn_from - 1) + first
         item = tl.where(pending, drawn, item)
-        at_least = _bisect(indices, start, stop, item - 1, pending)
+        at_least = bisect(indices, start, stop, item - 1, pending)
         inside_row = pending & (at_least < stop)
         pending = inside_row & (tl.load(indices + at_least, mask=inside_row, other=-1) == item)
         attempt += 1
@@ -326,10 +349,10 @@ def draw_unseen(
     samples: Tensor,
     pool: "Pool",
     num: int,
-    key: int,
+    key: int | Tensor,
     attempts: int,
 ) -> Tensor:
-    """See `draws.draw_unseen`; `key` as int64."""
+    """See `draws.draw_unseen`; `key` as int64, or in memory."""
     out = torch.empty(len(users), num, dtype=torch.int64, device=users.device)
     count = out.numel()
     if count:
@@ -349,5 +372,6 @@ def draw_unseen(
             num,
             attempts,
             _PAIRS,
+            isinstance(key, Tensor),
         )
     return out

@@ -41,6 +41,8 @@ class Batch:
         newest: [S', S] of the first S' of the S seeds, the only ones that the batch is about, the
             weights of users' newest items among all seeds; None where they are not wanted.
         pair_weight: [b] float32, what the pairs weigh in the loss; None: the same.
+        num_nodes: [1] how many of `n_id` are nodes, where the rest fills a fixed shape up, see
+            `padded_batches`; None: all of them.
     """
 
     n_id: Tensor
@@ -59,6 +61,7 @@ class Batch:
     masked_edges: Tensor | None = None
     newest: CsrMatrix | None = None
     pair_weight: Tensor | None = None
+    num_nodes: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

@@ -17,6 +17,7 @@ from recmind_dist.errors import TrainingError
 from recmind_dist.storage import write_json
 
 if TYPE_CHECKING:
+    from recmind_dist.sampling.batch import Batch
     from recmind_dist.training.replayed_step import Gradients
     from recmind_dist.training.step_input import StepInput
 
@@ -204,12 +205,15 @@ def writing_ids(run_dir: Path, context: DistContext, phase: str) -> Iterator[Non
 def batch_ids(step: "StepInput") -> dict[str, Any]:
     """Node ids of what this rank had of the main and the gate batch; pairs are [users, items]."""
     batches = {"main": step.main, "gate": step.gate}
-    own = {
-        name: {"input_id": batch.input_id, "pairs": batch.pairs, "n_id": batch.n_id}
-        for name, batch in batches.items()
-        if batch is not None
-    }
+    own = {name: _ids_of(batch, step) for name, batch in batches.items() if batch is not None}
     return {"step": step.step, **own}
+
+
+def _ids_of(batch: "Batch", step: "StepInput") -> dict[str, Tensor]:
+    """Of a batch in a place that is overwritten a copy of its pairs: the nodes follow from them."""
+    if step.place is not None:
+        return {"input_id": batch.input_id, "pairs": batch.pairs.clone()}
+    return {"input_id": batch.input_id, "pairs": batch.pairs, "n_id": batch.n_id}
 
 
 def _listed(ids: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.graph_access import GraphAccess
 from recmind_dist.sampling.loader import NeighborLoader
+from recmind_dist.sampling.padded_loader import PaddedLoader
 from recmind_dist.types import IntArray
 
 
@@ -26,6 +27,7 @@ def make_loader(
     gate_edges: IntArray | None = None,
     degree: IntArray | None = None,
     device: torch.device | None = None,
+    padded: bool = False,
 ) -> NeighborLoader:
     """The batches of a phase as one of `world_size` ranks has them. Where owners are asked, every
     rank must call.
@@ -33,13 +35,15 @@ def make_loader(
     Args:
         held_out, gate_edges, degree: as `NeighborLoader`; None where no slice is held out.
         device: where batches are made, if not by the CPU.
+        padded: whether they have fixed shapes there.
     """
     joint = phase == "joint"
     negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if joint else "none"
     # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are
     # drawn for the views
     uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})
-    make = NeighborLoader if device is None else partial(DeviceLoader, device=device)
+    on_device = PaddedLoader if padded else DeviceLoader
+    make = NeighborLoader if device is None else partial(on_device, device=device)
     return make(
         graph,
         config.sampler,

@@ -17,6 +17,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import StepBatches
 from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.loader import NeighborLoader, steps_per_epoch
+from recmind_dist.sampling.padded_loader import PaddedLoader, can_pad
 from recmind_dist.text import TextEncoder, Texts
 from recmind_dist.training import faults
 from recmind_dist.training.alignment import num_anchors
@@ -26,6 +27,7 @@ from recmind_dist.training.loss import TrainingLoss
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.momentum import MomentumEncoder
 from recmind_dist.training.prepare_step import StepPreparer
+from recmind_dist.training.replayed_inputs import PLACES, ReplayedInputs
 from recmind_dist.training.state import gather_dense_state
 from recmind_dist.training.step import TrainingStep
 from recmind_dist.training.step_input import StepInput
@@ -95,6 +97,10 @@ class Phase:
             on_device=shard.batches_on_device,
         )
         self._loader, self._operator = self._make_loader()
+        self.replayed_inputs: ReplayedInputs | None = None
+        if isinstance(self._loader, PaddedLoader):
+            prepare = self.preparer.prepare_steps
+            self.replayed_inputs = ReplayedInputs(self._loader, prepare, context.device)
 
     @property
     def total_steps(self) -> int:
@@ -102,16 +108,22 @@ class Phase:
 
     @property
     def batches_ahead(self) -> int:
-        """Depth of the prefetch; 0 under full propagation where a GPU makes batches: two threads
-        would only take turns at starting its kernels.
+        """Depth of the prefetch; 0 where a GPU makes batches under full propagation or as a CUDA
+        graph: two threads would only take turns at starting its kernels.
         """
+        starts_little = self._operator is not None or self.replayed_inputs is not None
         if (
             isinstance(self._loader, DeviceLoader)
-            and self._operator is not None
+            and starts_little
             and self.shard.context.device.type == "cuda"
         ):
             return 0
         return self.config.sampler.batches_ahead
+
+    @property
+    def places(self) -> int:
+        """Places in which step inputs are made in turn; 0: each has memory of its own."""
+        return PLACES if self.replayed_inputs is not None else 0
 
     def step_inputs(
         self, epoch: int, first_step: int, count: int | None = None
@@ -120,6 +132,11 @@ class Phase:
 
         Collective: every rank must iterate.
         """
+        if self.replayed_inputs is not None:
+            for step in islice(self.replayed_inputs.step_inputs(epoch, first_step), count):
+                faults.check("sample", self.shard.context.rank, step.step)
+                yield step
+            return
         batches = islice(self._batches(epoch, first_step), count)
         yield from self.preparer.prepare_steps(batches, self._operator)
 
@@ -171,8 +188,24 @@ class Phase:
             gate_edges=gate_edges,
             degree=degree,
             device=context.device if shard.batches_on_device else None,
+            padded=self._pads,
         )
         return loader, shard.operator(heldout) if config.propagates_fully else None
+
+    @property
+    def _pads(self) -> bool:
+        """Whether sampled batches have fixed shapes, for the sake of CUDA graphs."""
+        config, shard = self.config, self.shard
+        return (
+            self.joint
+            and self.step.can_replay
+            and shard.batches_on_device
+            and not config.propagates_fully
+            and config.loss.kind == "bpr"
+            and config.train.batch_of == "pairs"
+            and config.table.optimizer == "adam"
+            and can_pad(config.sampler, shard.graph, config.train.batch_size, shard.context.device)
+        )
 
     def _fresh_encoder(self) -> FreshTextEncoder:
         lora, whitening = self.config.text.lora, self.shard.whitening

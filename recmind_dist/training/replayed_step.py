@@ -4,17 +4,16 @@ A step of plain LightGCN is some ninety small kernels, and the host takes severa
 start them one by one as the GPU takes to run them.
 """
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recmind_dist.training.cuda_graph import CapturedCall, capture
 from recmind_dist.training.step_input import StepInput
 
-log = logging.getLogger(__name__)
 _SEEN_BEFORE = 5  # steps of the same shapes that are run as they are, which also warms kernels up
 _INDICES = ("src_index", "dst_pos_index", "dst_neg_index")
 
@@ -37,7 +36,8 @@ class Gradients:
 
 
 class ReplayedGradients:
-    """Replays the gradients of steps under full propagation of one rank, with BPR.
+    """Replays the gradients of steps of one rank, with BPR: under full propagation, or of inputs
+    that are replayed themselves, for each of whose places there is a graph.
 
     Args:
         run: finds a step's gradients without a wait of the host. What it reads besides the step's
@@ -46,9 +46,7 @@ class ReplayedGradients:
 
     def __init__(self, run: Callable[[StepInput], Gradients]) -> None:
         self._run = run
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: list[Tensor] = []
-        self._found: Gradients | None = None
+        self._captured: dict[int, CapturedCall[Gradients]] = {}
         self._shapes: list[torch.Size] = []
         self._seen, self._failed = 0, False
 
@@ -60,38 +58,41 @@ class ReplayedGradients:
         """None if the step is to be run as it is."""
         if not can_replay(step):
             return None
-        tensors = list(tensors_of(step).values())
+        tensors, place = list(tensors_of(step).values()), step.place or 0
         shapes = [x.shape for x in tensors]
-        if self._graph is None:
+        if place not in self._captured:
             self._seen = self._seen + 1 if shapes == self._shapes else 0
             self._shapes = shapes
             if self._failed or self._seen < _SEEN_BEFORE:
                 return None
             self._capture(step)
-        if self._graph is None or self._found is None or shapes != self._shapes:
+        if place not in self._captured or shapes != self._shapes:
             return None
-        torch._foreach_copy_(self._inputs, tensors)
-        self._graph.replay()
-        return replace(self._found, sums=self._found.sums.clone())
+        found = self._captured[place](tensors)
+        return replace(found, sums=found.sums.clone())
 
     def _capture(self, step: StepInput) -> None:
         """Captures a step without doing it."""
-        inputs = {name: value.clone() for name, value in tensors_of(step).items()}
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # the thread that makes batches goes on meanwhile, on its own stream
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._found = self._run(with_tensors(step, inputs))
-        except RuntimeError as error:
+        names, inputs = (
+            zip(*tensors_of(step).items(), strict=True) if tensors_of(step) else ((), ())
+        )
+
+        def run(given: Sequence[Tensor]) -> Gradients:
+            return self._run(with_tensors(step, dict(zip(names, given, strict=True))))
+
+        captured = capture("steps", run, inputs)
+        if captured is None:
             self._failed = True
-            first = (str(error).splitlines() or [""])[0]
-            log.warning("steps are not replayed as a CUDA graph, which is slower: %s", first)
-            return
-        self._graph, self._inputs = graph, list(inputs.values())
+        else:
+            self._captured[step.place or 0] = captured
 
 
 def can_replay(step: StepInput) -> bool:
-    """Whether nothing but the tensors of `tensors_of` differs from step to step."""
+    """Whether nothing but the tensors of `tensors_of` differs from step to step, or nothing but
+    what is in a place that is replayed.
+    """
+    if step.place is not None:
+        return True
     operator = step.operator
     return (
         operator is not None
@@ -104,7 +105,9 @@ def can_replay(step: StepInput) -> bool:
 
 
 def tensors_of(step: StepInput) -> dict[str, Tensor]:
-    """The tensors of a step's own."""
+    """The tensors of a step's own; none where they are replayed in their place."""
+    if step.place is not None:
+        return {}
     found = {name: getattr(step.main, name) for name in _INDICES}
     return found if step.hidden is None else found | {"hidden": step.hidden}
 

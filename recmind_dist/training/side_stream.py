@@ -25,13 +25,15 @@ class SideStream(Generic[T]):
 
     Args:
         stream: of `make_stream`. One serves a process: torch keeps freed memory by stream.
+        places: in so many places items are made in turn; 0: each in memory of its own.
 
     Attributes:
         stall_s: on a GPU, the time that its training stream stood still between two items.
     """
 
-    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+    def __init__(self, stream: torch.cuda.Stream | None, places: int = 0) -> None:
         self._stream = stream
+        self._places, self._ends = places, deque[torch.cuda.Event](maxlen=max(places, 1))
         if stream is not None:  # after what the consumer has put there
             stream.wait_stream(torch.cuda.current_stream(stream.device))
         self.stall_s = 0.0
@@ -47,6 +49,8 @@ class SideStream(Generic[T]):
         end = object()
         while True:
             with torch.cuda.stream(self._stream):
+                if self._places and len(self._ends) == self._places:
+                    self._stream.wait_event(self._ends[0])  # the last use of the item's place
                 item = next(source, end)
                 if item is end:
                     return
@@ -68,6 +72,7 @@ class SideStream(Generic[T]):
             use = _Use(last, _event_on(consumer))
             yield item
             last = use.end = _event_on(consumer)
+            self._ends.append(last)
             self._in_use.append((use, item))
             while len(self._in_use) > 1 and self._in_use[0][0].is_over:
                 self.stall_s += self._in_use.popleft()[0].waited_s

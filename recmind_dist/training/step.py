@@ -70,14 +70,14 @@ class TrainingStep:
         self.lr_factor, self.steps_done = lr_factor, steps_done
         self.checks = StepChecks(read_every if context.device.type != "cpu" else 1)
         self.find_gradients: Callable[[StepInput], Gradients] = self.run_gradients
-        if self._can_replay:
+        if self.can_replay:
             self.find_gradients = ReplayedGradients(self.run_gradients)
         no_keys = {view: KeyQueue(0, table.dim, context.device) for view in VIEWS}
         self._ahead: PendingRead | None = None
         self._queues = momentum.queues if momentum else no_keys
 
     @property
-    def _can_replay(self) -> bool:
+    def can_replay(self) -> bool:
         """Plain LightGCN of one rank: no dense part, nothing drawn in a step, no texts."""
         on_one_gpu = self.context.device.type == "cuda" and self.context.world_size == 1
         plain = type(self.loss.model) is LightGCN
@@ -165,7 +165,8 @@ class TrainingStep:
         order = None if isinstance(step.rows, slice) else step.plan.order
         # the engine scaled this rank's loss by the number of ranks, for DeepSpeed's average
         divisor = self.context.world_size
-        self.table.update(step.rows, grad_uD, lr_factor, order, divisor=divisor)
+        given = step.rows, grad_uD, lr_factor, order, divisor
+        self.table.update(*given, num_rows=step.main.num_nodes)
         self.engine.step(lr_factor)
         self.context.traffic.add("dense", self.engine.bytes_a_step)
 

@@ -198,7 +198,8 @@ class Trainer:
         self._losses = {}  # stays empty if a resume with a larger batch left no step
         first, start = self.cursor.step_in_epoch, time.perf_counter()
         self.context.traffic.take()  # drops what validation sent, before this epoch is counted
-        side_stream = SideStream[tuple[StepInput, StepInput | None]](self._stream)
+        places = phase.places
+        side_stream = SideStream[tuple[StepInput, StepInput | None]](self._stream, places)
         made = named(phase.step_inputs(self.cursor.epoch, first), "sample")
         inputs = side_stream.make(with_following(made, self.config.scaling.rows_ahead))
         # an exchange that hangs in the thread times out first, and its error is the one shown

@@ -15,10 +15,12 @@ import pytest
 import torch
 
 from recmind_dist.graph import Graph
-from recmind_dist.kernels import draws, row_adam
+from recmind_dist.kernels import draws, random_words, row_adam
 from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries
 from recmind_dist.sampling.device_sampler import DeviceSampler
+from recmind_dist.sampling.padded_batches import PaddedBatches
 from tests.graphs import make_graph, random_pairs
+from tests.unit.test_device_loader import tensors
 
 INTERPRETED = not torch.cuda.is_available()
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -46,8 +48,10 @@ def test_in_the_interpreter() -> None:
 def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     if not HERE:
         pytest.skip("run in the interpreter")
-    from recmind_dist.kernels import triton_adam, triton_ops
+    from recmind_dist.kernels import triton_adam, triton_ops, triton_padded
 
+    at = "recmind_dist.sampling.padded_batches.triton_padded"
+    monkeypatch.setattr(at, lambda _: triton_padded)
     monkeypatch.setattr("recmind_dist.kernels.row_adam.triton_adam", lambda _: triton_adam)
     for module in ("kernels.draws", "sampling.device_sampler"):
         monkeypatch.setattr(f"recmind_dist.{module}.triton_ops", lambda _: triton_ops)
@@ -100,6 +104,30 @@ def test_hops(graph: Graph, heldout: bool, masked: bool, by_kernels: None) -> No
                 assert torch.equal(a.weight, b.weight)
 
 
+@pytest.mark.parametrize("hides", [True, False])
+def test_padded_batches(graph: Graph, hides: bool, by_kernels: None) -> None:
+    there = DeviceGraph(graph, DEVICE)
+    chances = torch.arange(1, graph.num_items + 1, device=DEVICE).double() / graph.num_items
+    pool = draws.Pool(chances, graph.num_users, torch.empty(0, dtype=torch.int64, device=DEVICE))
+    edges = torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(2))[:40]
+    keys = torch.tensor([random_words.signed(KEY), 5, -7, 11], device=DEVICE)
+
+    def made() -> dict[str, torch.Tensor]:
+        batches = PaddedBatches(there, (4, 5, 2), len(edges), pool, 2, hides)
+        return tensors(batches.make(edges.to(DEVICE), keys))
+
+    ours = made()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recmind_dist.sampling.padded_batches.triton_padded", lambda _: None)
+        patch.setattr("recmind_dist.kernels.draws.triton_ops", lambda _: None)
+        twin = made()
+    assert ours.keys() == twin.keys()
+    assert ".num_nodes" in ours
+    for name, value in twin.items():
+        assert ours[name].dtype == value.dtype, name
+        assert torch.equal(ours[name], value), name
+
+
 @pytest.mark.parametrize("dim", [8, 24, 64])
 @pytest.mark.parametrize("everything", [True, False])
 def test_row_adam(dim: int, everything: bool, by_kernels: None) -> None:
@@ -115,5 +143,9 @@ def test_row_adam(dim: int, everything: bool, by_kernels: None) -> None:
     grad = normal(40 if everything else 17, dim)
     row_adam._row_adam_on_device(ours, rows, grad, 0.01, 3)
     row_adam.row_adam_torch(twin, rows, grad / 3, 0.01)
+    if not everything:  # some of the rows
+        few = torch.tensor([9], device=DEVICE)
+        row_adam._row_adam_on_device(ours, rows, grad, 0.01, 3, few)
+        row_adam.row_adam_torch(twin, rows[:9], grad[:9] / 3, 0.01)
     for name, value in vars(twin).items():
         torch.testing.assert_close(getattr(ours, name), value, rtol=1e-5, atol=1e-6)

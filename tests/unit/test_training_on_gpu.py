@@ -29,8 +29,9 @@ def tables(home: Path, kind: str, *modes: str) -> list[Tensor]:
     return [load_file(at / "table.safetensors")["table"] for at in homes]
 
 
-def test_replayed_steps_train_the_same_rows(tmp_path: Path) -> None:
-    replayed, as_it_is = tables(tmp_path, "lightgcn", "replayed", "as-it-is")
+@pytest.mark.parametrize("kind", ["lightgcn", "lightgcn-sampled"])
+def test_replayed_steps_train_the_same_rows(kind: str, tmp_path: Path) -> None:
+    replayed, as_it_is = tables(tmp_path, kind, "replayed", "as-it-is")
     torch.testing.assert_close(replayed, as_it_is, rtol=1e-4, atol=1e-5)
 
 

@@ -1,0 +1,74 @@
+"""Inputs of sampled steps, made by a CUDA graph on a GPU.
+
+Drawing three hops is some hundred small kernels, and twice a hop the host waits to learn how many
+nodes and edges there are. With fixed shapes it need not know.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from recmind_dist.sampling.batch import StepBatches
+from recmind_dist.sampling.padded_loader import BatchRequest, PaddedLoader
+from recmind_dist.training.cuda_graph import CapturedCall, capture
+from recmind_dist.training.step_input import StepInput
+
+PLACES = 2
+"""Inputs that are in memory at once: one is trained on while the next one is made."""
+_MADE_BEFORE = 3  # inputs that are made as they are, which also warms kernels up
+
+
+class ReplayedInputs:
+    """Makes one rank's inputs, in turn in `PLACES` places.
+
+    Args:
+        prepare: of `StepPreparer.prepare_steps`.
+
+    Attributes:
+        replays: whether a CUDA graph makes them, as soon as there is one; never on a CPU.
+    """
+
+    def __init__(
+        self,
+        loader: PaddedLoader,
+        prepare: Callable[[Iterable[StepBatches]], Iterator[StepInput]],
+        device: torch.device,
+    ) -> None:
+        self._loader, self._prepare = loader, prepare
+        self.replays = device.type == "cuda"
+        self._captured: list[CapturedCall[StepInput]] = []
+        self._made, self._place = 0, 0
+
+    def step_inputs(self, epoch: int, first_step: int) -> Iterator[StepInput]:
+        """An epoch's inputs. Those with a place are overwritten by the next one but one."""
+        for request in self._loader.requests(epoch, first_step):
+            if isinstance(request, StepBatches):
+                yield from self._prepare([request])
+            else:
+                yield self._replay(request) or self._make(request.step, request.tensors)
+
+    def _replay(self, request: BatchRequest) -> StepInput | None:
+        """None if the input is to be made as it is."""
+        self._made += 1
+        if not self.replays or self._made <= _MADE_BEFORE:
+            return None
+        if len(self._captured) < PLACES and not self._capture(request):
+            self.replays = False
+            return None
+        place = self._place = (self._place + 1) % PLACES
+        found = self._captured[place](request.tensors)
+        return replace(found, step=request.step, place=place)
+
+    def _capture(self, request: BatchRequest) -> bool:
+        """Whether a graph could be captured for each place."""
+        make = partial(self._make, request.step)
+        captured = [capture("batches", make, request.tensors) for _ in range(PLACES)]
+        self._captured = [call for call in captured if call is not None]
+        return len(self._captured) == PLACES
+
+    def _make(self, step: int, tensors: Sequence[Tensor]) -> StepInput:
+        [made] = self._prepare([StepBatches(step, self._loader.make(*tensors))])
+        return made
