@@ -45,7 +45,8 @@ _ALONE = ("train.epochs=100", "train.log_every_steps=100", "scaling.threads_per_
 @dataclass(frozen=True)
 class Cost:
     """Of a step: milliseconds, share of them that the training stream stood still before it,
-    milliseconds and number of kernels, and of copies between host and device.
+    milliseconds and number of kernels, and of copies between host and device; milliseconds of a
+    batch that is made while nothing is trained.
     """
 
     ms: Spread
@@ -53,6 +54,7 @@ class Cost:
     kernel_ms: float
     kernels: float
     copies: float
+    batch_ms: float
 
     @property
     def busy(self) -> float:
@@ -90,6 +92,7 @@ def _gowalla(report: Report, graph: Path, device: torch.device, quick: bool) -> 
         tell(report, f"Gowalla, {kind}", cost, 2048)
         report.figures |= {f"{kind}_step_ms": cost.ms.median, f"{kind}_kernels_busy": cost.busy}
         report.figures[f"{kind}_stall"] = cost.stall
+        report.figures[f"{kind}_batch_ms"] = cost.batch_ms
     report.figures["sampler_stall"] = report.figures["sampled_stall"]
     report.figures["kernels_busy"] = report.figures["full_kernels_busy"]
 
@@ -145,6 +148,7 @@ def tell(report: Report, label: str, cost: Cost, batch: int) -> None:
         ("kernels", "ms", cost.kernel_ms),
         ("kernels", "a step", cost.kernels),
         ("copies", "a step", cost.copies),
+        ("a batch by itself", "ms", cost.batch_ms),
     ):
         report.add(label, name, unit, Spread((value,)))
 
@@ -154,22 +158,23 @@ def measure(
 ) -> Cost:
     """Steps as training has them."""
     with tempfile.TemporaryDirectory() as home, steps_of(graph, device, kind, batch, home) as turn:
-        turn(3, False)
+        turn(3, False, True)
         kernel_ms, kernels, copies = _profile(turn, device, max(count // 5, 2))
-        turn(max(count // 2, 10), True)
-        taken = [turn(count, True) for _ in range(rounds)]
+        turn(max(count // 2, 10), True, True)
+        taken = [turn(count, True, True) for _ in range(rounds)]
+        batches_s, _ = turn(count, True, False)
     ms = Spread(tuple(1000 * seconds / count for seconds, _ in taken))
     stall = sum(stalled for _, stalled in taken) / sum(seconds for seconds, _ in taken)
-    return Cost(ms, stall, kernel_ms, kernels, copies)
+    return Cost(ms, stall, kernel_ms, kernels, copies, 1000 * batches_s / count)
 
 
-Turn = Callable[[int, bool], tuple[float, float]]
+Turn = Callable[[int, bool, bool], tuple[float, float]]
 
 
 @contextmanager
 def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str) -> Iterator[Turn]:
-    """Seconds of so many steps, and of them those in which the trainer waited; whether a CUDA graph
-    may replay them.
+    """Seconds of so many steps, and of them those in which the trainer waited. Told: how many,
+    whether a CUDA graph may replay them, and whether they are trained or only their inputs made.
     """
     words = [*SETTINGS, *KINDS[kind], *_ALONE, f"train.batch_size={batch}", f"run_dir={home}/run"]
     worker = trainer(graph, device, words, until=1.0, every=1)
@@ -185,14 +190,16 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
     def stall_s() -> float:
         return beside.stall_s if device.type == "cuda" else batches.stall_s
 
-    def turn(count: int, replays: bool) -> tuple[float, float]:
+    def turn(count: int, replays: bool, trains: bool) -> tuple[float, float]:
         phase.step.find_gradients = replays_some if replays else phase.step.run_gradients
         if phase.replayed_inputs is not None:
             phase.replayed_inputs.replays = replays and device.type == "cuda"
         wait(device)
         stalled, start = stall_s(), time.perf_counter()
         for _ in range(count):
-            phase.step.run(next(prepared))
+            step = next(prepared)
+            if trains:
+                phase.step.run(step)
         wait(device)
         return time.perf_counter() - start, stall_s() - stalled
 
@@ -224,7 +231,7 @@ def _profile(turn: Turn, device: torch.device, count: int) -> tuple[float, float
     if device.type != "cuda":
         return 0.0, 0.0, 0.0
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as running:
-        turn(count, False)
+        turn(count, False, True)
     events = [e for e in running.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     copies = [e for e in events if "HtoD" in e.name or "DtoH" in e.name]
     kernels = [e for e in events if "Memcpy" not in e.name and "Memset" not in e.name]
