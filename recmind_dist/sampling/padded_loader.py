@@ -57,7 +57,9 @@ class PaddedLoader(DeviceLoader):
     """As `DeviceLoader` of one rank, of pairs with negatives of their own and no gate batches."""
 
     def requests(self, epoch: int, first_step: int = 0) -> Iterator[BatchRequest | StepBatches]:
-        """What each batch of the epoch is made from; a batch that is not full as it is."""
+        """What each batch of the epoch is made from; a batch that is not full as it is. For one
+        rank alone.
+        """
         for i in range(first_step, self.steps_per_epoch):
             step, edges = epoch * self.steps_per_epoch + i, self._edges(epoch, i)
             if len(edges) < self.batch_size:

@@ -122,7 +122,9 @@ class Phase:
 
     @property
     def places(self) -> int:
-        """Places in which step inputs are made in turn; 0: each has memory of its own."""
+        """Places in which one rank's step inputs are made in turn; 0: each has memory of its own.
+        The same on every rank.
+        """
         return PLACES if self.replayed_inputs is not None else 0
 
     def step_inputs(
@@ -132,7 +134,7 @@ class Phase:
 
         Collective: every rank must iterate.
         """
-        if self.replayed_inputs is not None:
+        if self.places and self.replayed_inputs is not None:
             for step in islice(self.replayed_inputs.step_inputs(epoch, first_step), count):
                 faults.check("sample", self.shard.context.rank, step.step)
                 yield step
