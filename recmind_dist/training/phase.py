@@ -134,8 +134,9 @@ class Phase:
 
         Collective: every rank must iterate.
         """
-        if self.places and self.replayed_inputs is not None:
-            for step in islice(self.replayed_inputs.step_inputs(epoch, first_step), count):
+        if self.places:
+            assert self.replayed_inputs is not None
+            for step in islice(self.replayed_inputs.of_epoch(epoch, first_step), count):
                 faults.check("sample", self.shard.context.rank, step.step)
                 yield step
             return

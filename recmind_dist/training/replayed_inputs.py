@@ -42,8 +42,10 @@ class ReplayedInputs:
         self._captured: list[CapturedCall[StepInput]] = []
         self._made, self._place = 0, 0
 
-    def step_inputs(self, epoch: int, first_step: int) -> Iterator[StepInput]:
-        """An epoch's inputs. Those with a place are overwritten by the next one but one."""
+    def of_epoch(self, epoch: int, first_step: int) -> Iterator[StepInput]:
+        """An epoch's inputs. Those with a place are overwritten by the next one but one. For one
+        rank alone.
+        """
         for request in self._loader.requests(epoch, first_step):
             if isinstance(request, StepBatches):
                 yield from self._prepare([request])
