@@ -291,6 +291,14 @@ class RunConfig(Settings):
                 "model.init: text needs whitened texts: leave model.text_components: null out",
             ),
             (
+                isinstance(self.model, PaperSettings)
+                and not self.model.has_gates
+                and self.model.readout in ("fused", "graph")
+                and not self.aligns,
+                "model.gate.sides: none without alignment: no loss reads a text: set "
+                "alignment.weight above 0, or model.readout: alpha",
+            ),
+            (
                 isinstance(self.model, RecMindSettings)
                 and not self.model.has_text_view
                 and self.model.init == "text",

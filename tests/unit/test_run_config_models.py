@@ -105,6 +105,17 @@ def test_a_kind_given_as_a_word_takes_from_the_file_what_it_has(recmind: Path) -
     assert isinstance(load_run_config(recmind).model, RecMindSettings)
 
 
+@pytest.mark.parametrize("readout", ["fused", "graph"])
+def test_a_text_view_that_no_loss_reads_is_refused(recmind: Path, readout: str) -> None:
+    """DeepSpeed dies in a step that has no gradient for any of its parameters."""
+    words = ["model.kind=paper", "model.gate.sides=none", f"model.readout={readout}"]
+    with pytest.raises(ConfigError, match=r"no loss reads a text: set alignment\.weight above 0"):
+        load_run_config(recmind, [*words, "alignment.weight=0", "train.warmup_epochs=0"])
+    for word in ("alignment.weight=0.1", "model.readout=alpha"):
+        changed = [*words, "alignment.weight=0", "train.warmup_epochs=0", word]
+        assert load_run_config(recmind, changed).model.kind == "paper"
+
+
 def test_words_for_keys_that_a_variant_lacks_do_not_reach_it(recmind: Path) -> None:
     words = ["model.embedding_dim=8", "model.recent_decay=0.25", "model.gate.heldout_share=0.3"]
     config = load_run_config(recmind, words, variant="lightgcn")
