@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 sys.path.insert(
@@ -164,7 +165,8 @@ def measure(
         taken = [turn(count, True, True) for _ in range(rounds)]
         batches_s, _ = turn(count, True, False)
     ms = Spread(tuple(1000 * seconds / count for seconds, _ in taken))
-    stall = sum(stalled for _, stalled in taken) / sum(seconds for seconds, _ in taken)
+    # the median too: a round may meet a shape of batch for the first time, whose kernels it compiles
+    stall = median(stalled / seconds for seconds, stalled in taken)
     return Cost(ms, stall, kernel_ms, kernels, copies, 1000 * batches_s / count)
 
 
