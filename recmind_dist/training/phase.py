@@ -204,6 +204,7 @@ class Phase:
             and self.step.can_replay
             and shard.batches_on_device
             and not config.propagates_fully
+            and not config.scaling.rows_ahead  # a step is made before the last one is trained
             and config.loss.kind == "bpr"
             and config.train.batch_of == "pairs"
             and config.table.optimizer == "adam"
