@@ -165,7 +165,7 @@ def measure(
         taken = [turn(count, True, True) for _ in range(rounds)]
         batches_s, _ = turn(count, True, False)
     ms = Spread(tuple(1000 * seconds / count for seconds, _ in taken))
-    # the median too: a round may meet a shape of batch for the first time, whose kernels it compiles
+    # the median too: a round may meet a batch of another shape, whose kernels it compiles
     stall = median(stalled / seconds for seconds, stalled in taken)
     return Cost(ms, stall, kernel_ms, kernels, copies, 1000 * batches_s / count)
 

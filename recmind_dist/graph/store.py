@@ -189,6 +189,11 @@ class Graph:
         for first in range(0, max(self.num_items, 1), BLOCK_ROWS):
             yield self.items_frame(first, first + BLOCK_ROWS)
 
+    def user_blocks(self) -> Iterator[pl.DataFrame]:
+        """`users_frame` a block at a time."""
+        for first in range(0, max(self.num_users, 1), BLOCK_ROWS):
+            yield self.users_frame(first, first + BLOCK_ROWS)
+
     @cached_property
     def user_ids(self) -> pl.Series:
         """External ids of the users, in node order. Read on first use."""

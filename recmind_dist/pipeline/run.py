@@ -9,7 +9,7 @@ import polars as pl
 
 from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.errors import StoreError
 from recmind_dist.evaluation.groups import check_groups
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
@@ -148,11 +148,7 @@ class Pipeline:
         if self.config.variant == "text_only":
             graph = self.prepare()
             prepared = prepare_texts(self.config, graph)
-            if prepared.texts is None:
-                raise ConfigError(
-                    "variant: text_only ranks by item texts, of which no two differ here: name a "
-                    "file with texts as dataset.items, or leave the variant out"
-                )
+            assert prepared.texts is not None, "prepare_texts refuses it"
             store = embed(self.config, prepared.texts, None, self.say).path
             inputs = Inputs(prepared.graph)
             return evaluate_text_run(

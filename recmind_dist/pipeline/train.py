@@ -46,7 +46,11 @@ class Prepared:
 
 
 def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
-    """Renders all texts, after a check that every worker gets users and items."""
+    """Renders all texts, after a check that every worker gets users and items.
+
+    Raises:
+        ConfigError: one of them gets none; or texts alone are to rank, and no two differ.
+    """
     graph = Graph.open(graph_path)
     workers = config.scaling.max_workers
     if workers > min(graph.num_users, graph.num_items):
@@ -55,8 +59,18 @@ def prepare_texts(config: RunConfig, graph_path: Path) -> Prepared:
             f"{graph.num_items} items of {graph.name}: lower it"
         )
     if not config.model.reads_text:
+        refuse_texts_alone(config)
         return Prepared(graph_path, None)
     return Prepared(graph_path, texts_of_run(config, graph))
+
+
+def refuse_texts_alone(config: RunConfig) -> None:
+    """For a data set without texts. Raises ConfigError where texts alone are to rank."""
+    if config.variant == "text_only":
+        raise ConfigError(
+            "variant: text_only ranks by item texts, of which no two differ here: name a file "
+            "with texts as dataset.items, or leave the variant out"
+        )
 
 
 def fit(

@@ -9,7 +9,7 @@ from recmind_dist.ingest.first_rows import FirstRows, read_first_rows
 from recmind_dist.launch.machine import check_machine
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.run import Pipeline, asset_path
-from recmind_dist.pipeline.train import prepare_texts
+from recmind_dist.pipeline.train import prepare_texts, refuse_texts_alone
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text.backbone import check_model
 from recmind_dist.text.prompts import refuse_unknown_fields
@@ -35,6 +35,8 @@ def validate(config: RunConfig, say: Say = print) -> None:
         reads_text = _check_files(config, say)
     if reads_text:
         _check_model(config, absent, say)
+    else:
+        refuse_texts_alone(config)
     for line in check_machine(config, input_bytes):
         say(line)
 

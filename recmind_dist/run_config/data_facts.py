@@ -24,6 +24,7 @@ class DataFacts:
         skipped_fields: of the item file, which hold numbers, codes or links.
         text_share: of the items, that have a text.
         num_texts: distinct item texts.
+        user_fields: of the user file, which hold words.
     """
 
     num_users: int
@@ -35,6 +36,7 @@ class DataFacts:
     skipped_fields: tuple[str, ...] = ()
     text_share: float = 0.0
     num_texts: int = 0
+    user_fields: tuple[str, ...] = ()
 
 
 def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
@@ -61,6 +63,7 @@ def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
         skipped_fields=tuple(name for name in names if name not in fields),
         text_share=share,
         num_texts=distinct,
+        user_fields=tuple(word_fields(graph.user_blocks())) if config.dataset.users else (),
     )
 
 

@@ -11,7 +11,12 @@ from typing import Any
 
 from recmind_dist.config import Settings
 from recmind_dist.errors import ConfigError
-from recmind_dist.model.settings import FOLLOWS, LightGCNSettings, RecMindSettings
+from recmind_dist.model.settings import (
+    FOLLOWS,
+    FusedSettings,
+    LightGCNSettings,
+    RecMindSettings,
+)
 from recmind_dist.run_config.data_facts import DataFacts
 from recmind_dist.run_config.run_config import RunConfig
 
@@ -92,6 +97,19 @@ def item_text(found: Resolved, facts: DataFacts) -> Resolved:
     if not config.model.reads_text:
         return found
     return found.with_values("text", line, item_template=facts.item_template)
+
+
+def user_text(found: Resolved, facts: DataFacts) -> Resolved:
+    """Says which words about users no model reads."""
+    config = found.config
+    grouped = config.evaluation.groups.users
+    unread = [name for name in facts.user_fields if name not in grouped]
+    if not unread or not isinstance(config.model, FusedSettings) or config.model.users_have_text:
+        return found
+    line = f"user fields {', '.join(unread)} are not read: users' texts are their items'"
+    if config.model.reads_text:
+        line += "; model.text_layers: 0 reads text.user_template, which may name them"
+    return replace(found, lines=(*found.lines, line))
 
 
 def texts(found: Resolved, facts: DataFacts) -> Resolved:
@@ -232,6 +250,7 @@ def gate_batch(found: Resolved, facts: DataFacts) -> Resolved:
 RULES: tuple[Rule, ...] = (
     propagation,
     item_text,
+    user_text,
     texts,
     item_vectors,
     newest_items,

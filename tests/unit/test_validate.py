@@ -232,3 +232,30 @@ def test_a_run_that_reads_no_text_needs_no_language_model(
     assert ("first rows" in said) is (form == "first rows")
     write("items.csv", ["id,title", *(f"i{item},Lamp {item}" for item in range(12))])
     assert "no directory models/none" in refusal(config_of(Path("models/none")), TextError)
+
+
+@pytest.mark.parametrize("form", ["whole", "first rows", "one text"])
+def test_texts_alone_cannot_rank_where_no_two_differ(
+    bert: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = {"items": None}
+    if form == "one text":
+        write("items.csv", ["id,title", *(f"i{item},Lamp" for item in range(12))])
+        dataset = {}
+    if form == "first rows":
+        first_rows_only(monkeypatch)
+    config = config_of(bert, dataset=dataset, variant="text_only")
+    assert "no two differ here: name a file with texts" in refusal(config, ConfigError)
+
+
+def test_words_about_users_that_no_model_reads_are_named(bert: Path) -> None:
+    sexes = ["female" if user % 2 else "male" for user in range(9)]
+    rows = (f"u{user},likes lamps,{sex}" for user, sex in enumerate(sexes))
+    write("users.csv", ["id,bio,sex", *rows])
+    dataset = {"users": "users.csv"}
+    groups = {"users": ["sex"], "min_users": 2}
+    config = config_of(bert, dataset=dataset, evaluation={"groups": groups})
+    assert "user fields bio are not read: users' texts are their items'" in said_of(config)
+    own = {"user_template": "{bio}"}
+    config = config_of(bert, dataset=dataset, text=own, model={"text_layers": 0})
+    assert "are not read" not in said_of(config)
