@@ -163,11 +163,12 @@ def measure(
         kernel_ms, kernels, copies = _profile(turn, device, max(count // 5, 2))
         turn(max(count // 2, 10), True, True)
         taken = [turn(count, True, True) for _ in range(rounds)]
-        batches_s, _ = turn(count, True, False)
+        turn(count, True, False)
+        batches = [turn(count, True, False)[0] for _ in range(rounds)]
     ms = Spread(tuple(1000 * seconds / count for seconds, _ in taken))
     # the median too: a round may meet a batch of another shape, whose kernels it compiles
     stall = median(stalled / seconds for seconds, stalled in taken)
-    return Cost(ms, stall, kernel_ms, kernels, copies, 1000 * batches_s / count)
+    return Cost(ms, stall, kernel_ms, kernels, copies, 1000 * median(batches) / count)
 
 
 Turn = Callable[[int, bool, bool], tuple[float, float]]
@@ -175,7 +176,7 @@ Turn = Callable[[int, bool, bool], tuple[float, float]]
 
 @contextmanager
 def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str) -> Iterator[Turn]:
-    """Seconds of so many steps, and of them those in which the trainer waited. Told: how many,
+    """Seconds of so many steps, and of them those in which the trainer waited. It takes how many,
     whether a CUDA graph may replay them, and whether they are trained or only their inputs made.
     """
     words = [*SETTINGS, *KINDS[kind], *_ALONE, f"train.batch_size={batch}", f"run_dir={home}/run"]
@@ -183,7 +184,7 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
     worker.shard.initialise()
     phase = Phase(worker.config, worker.shard, worker.exchange, "joint", 0)
     every = (step for epoch in range(1 << 20) for step in phase.step_inputs(epoch, 0))
-    beside = SideStream[StepInput](make_stream(device), phase.places)
+    beside = SideStream[StepInput](make_stream(device), phase.num_buffers)
     batches = Prefetcher(beside.make(every), phase.batches_ahead)
     prepared = beside.take(batches)
 

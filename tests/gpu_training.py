@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.training.phase import Phase
+from recmind_dist.training.replayed_inputs import NUM_BUFFERS
 from recmind_dist.training.replayed_step import ReplayedGradients
 from recmind_dist.training.trainer import Trainer
 from tests.training_runs import config_of, make_inputs
@@ -88,8 +89,9 @@ def _step_by_step(worker: Trainer, mode: str) -> None:
     for epoch in range(4):
         for step in phase.step_inputs(epoch, 0):
             phase.step.run(step)
-    assert bool(graph._captured) == (mode == "replayed")
-    assert inputs is None or bool(inputs._captured) == (mode == "replayed")
+    graphs = 1 if inputs is None else NUM_BUFFERS
+    assert len(graph._captured) == (graphs if mode == "replayed" else 0)
+    assert inputs is None or len(inputs._captured) == (graphs if mode == "replayed" else 0)
 
 
 if __name__ == "__main__":

@@ -74,13 +74,13 @@ class ShardedTable:
         lr_factor: float = 1.0,
         order: Tensor | None = None,
         divisor: int = 1,
-        num_rows: Tensor | None = None,
+        num_valid: Tensor | None = None,
     ) -> None:
         """One step of the row-wise optimizer.
 
         Args:
             local_rows: [n] distinct positions in this shard.
-            num_rows: [1] how many of them are meant, by Adam: the others fill a fixed shape up.
+            num_valid: [1] how many of them are meant, by Adam: the others fill a fixed shape up.
             grad: [n, D].
             lr_factor: the schedule's multiple of the learning rate.
             order: [n] permutation that sorts `local_rows`, unless they ascend.
@@ -89,8 +89,9 @@ class ShardedTable:
         lr = self.settings.learning_rate * lr_factor
         if self.settings.optimizer == "adam":
             table = AdamRows(self.weight, **self.state)
-            row_adam(table, local_rows, grad, lr, order, divisor, num_rows)
+            row_adam(table, local_rows, grad, lr, order, divisor, num_valid)
         else:
+            assert num_valid is None, "Adagrad updates all the rows that it is given"
             row_adagrad(self.weight, self.state["sum_sq"], local_rows, grad, lr, divisor)
 
     def rows(self) -> dict[str, Tensor]:

@@ -41,22 +41,23 @@ def row_adam(
     lr: float,
     order: Tensor | None = None,
     divisor: int = 1,
-    num_rows: Tensor | None = None,
+    num_valid: Tensor | None = None,
 ) -> None:
     """One step on some rows of the table.
 
     Args:
         rows: [n] distinct, or slice(None) for all.
-        num_rows: [1] how many of `rows` are meant, the first ones; None: all.
+        num_valid: [1] how many of `rows` are meant, the first ones; None: all.
         grad: [n, D].
         order: [n] order in which `rows` ascend, if they do not: neighbours in memory are faster.
         divisor: of the gradient.
     """
     if table.weight.device.type != "cpu":
-        _row_adam_on_device(table, rows, grad, lr, divisor, num_rows)
+        _row_adam_on_device(table, rows, grad, lr, divisor, num_valid)
         return
-    if num_rows is not None and not isinstance(rows, slice):
-        rows, grad, order = rows[: int(num_rows)], grad[: int(num_rows)], None
+    if num_valid is not None:
+        assert not isinstance(rows, slice)
+        rows, grad, order = rows[: int(num_valid)], grad[: int(num_valid)], None
     arrays = [x.numpy() for x in (table.weight, table.exp_avg, table.exp_avg_sq, table.steps)]
     rows_n = np.arange(len(table.weight)) if isinstance(rows, slice) else rows.numpy()
     order_n = None if order is None else order.numpy()
@@ -73,20 +74,21 @@ def _row_adam_on_device(
     grad: Tensor,
     lr: float,
     divisor: int,
-    num_rows: Tensor | None = None,
+    num_valid: Tensor | None = None,
 ) -> None:
     """As `row_adam`, on other devices than a CPU."""
     ops = triton_adam(table.weight.device)
     if ops is None or table.weight.dtype != torch.float32:
-        if num_rows is not None and not isinstance(rows, slice):
-            rows, grad = rows[: int(num_rows)], grad[: int(num_rows)]
+        if num_valid is not None:
+            assert not isinstance(rows, slice)
+            rows, grad = rows[: int(num_valid)], grad[: int(num_valid)]
         row_adam_torch(table, rows, grad * (1 / divisor) if divisor != 1 else grad, lr)
         return
     state = table.weight, table.exp_avg, table.exp_avg_sq, table.steps
     distinct = None if isinstance(rows, slice) else rows
     known = _corrections_on(BETA1, grad.device), _corrections_on(BETA2, grad.device)
     numbers = lr, 1 / divisor, (BETA1, BETA2), EPS
-    ops.row_adam(*state, distinct, grad.contiguous(), known, *numbers, num_rows)
+    ops.row_adam(*state, distinct, grad.contiguous(), known, *numbers, num_valid)
 
 
 @cache

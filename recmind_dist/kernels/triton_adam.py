@@ -72,12 +72,12 @@ def row_adam(
     factor: float,
     betas: tuple[float, float],
     eps: float,
-    num_rows: Tensor | None = None,
+    num_valid: Tensor | None = None,
 ) -> None:
     """See `row_adam.row_adam`; without `rows` all are meant.
 
     Args:
-        num_rows: [1] int64, how many of `rows` are meant; None: all.
+        num_valid: [1] int64, how many of `rows` are meant; None: all.
         corrections: 1 − βˢ by step s, float32, up to one from which it no longer changes.
     """
     dim, count = weight.shape[1], len(weight) if rows is None else len(rows)
@@ -93,7 +93,7 @@ def row_adam(
             grad,
             *corrections,
             len(corrections[0]) - 1,
-            count if num_rows is None else num_rows,
+            count if num_valid is None else num_valid,
             lr,
             factor,
             1 - betas[0],
@@ -104,5 +104,5 @@ def row_adam(
             width,
             block,
             rows is None,
-            num_rows is not None,
+            num_valid is not None,
         )

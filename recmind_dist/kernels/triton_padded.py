@@ -1,4 +1,4 @@
-"""Triton kernels of hops of fixed shapes. Their torch twin, `padded_sampler.sample_hop_torch`,
+"""Triton kernels of hops of fixed shapes. Their torch twin, `padded_batches.sample_hop_torch`,
 says what they compute.
 
 Imported on CUDA alone (`triton_loader`).
@@ -98,7 +98,7 @@ def sample_padded_hop(
     local_of: Tensor,
     met_first: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `padded_sampler.sample_hop_torch`."""
+    """See `padded_batches.sample_hop_torch`."""
     device, edges = n_id.device, rows * fan_out
     neighbours, is_new, local = torch.empty(3, edges, dtype=torch.int32, device=device)
     scale, weight = (

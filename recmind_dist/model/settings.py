@@ -189,6 +189,13 @@ class PaperSettings(FusedSettings):
     def has_gates(self) -> bool:
         return self.gate.sides != "none"
 
+    @property
+    def reads_out_text(self) -> bool:
+        """Whether a text has part in final vectors."""
+        if self.readout == "graph":
+            return self.has_gates and self.num_layers > 0
+        return self.readout != "fused" or self.has_gates
+
     def faults(self, *, full: bool, loss_kind: str) -> list[str]:
         return self.text_layers_fault + self.missing_text_fault
 

@@ -292,11 +292,10 @@ class RunConfig(Settings):
             ),
             (
                 isinstance(self.model, PaperSettings)
-                and not self.model.has_gates
-                and self.model.readout in ("fused", "graph")
+                and not self.model.reads_out_text
                 and not self.aligns,
-                "model.gate.sides: none without alignment: no loss reads a text: set "
-                "alignment.weight above 0, or model.readout: alpha",
+                "model.kind: paper without alignment: no loss reads a text: set alignment.weight "
+                "above 0, or model.readout: alpha",
             ),
             (
                 isinstance(self.model, RecMindSettings)

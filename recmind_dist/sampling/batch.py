@@ -90,6 +90,7 @@ class Batch:
     @property
     def edge_index(self) -> Tensor:
         """All sampled edges as PyG's COO, source row first, local ids. Shape: [2, edges]."""
+        assert self.num_nodes is None, "a batch of fixed shapes has edges that are none"
         parts = []
         for hop in self.hops:
             dst = torch.repeat_interleave(hop.indptr.diff())

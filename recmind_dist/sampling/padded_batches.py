@@ -1,8 +1,8 @@
 """Batches whose shapes are always the same, so that a CUDA graph can make them.
 
 Each part has room for as many as there can be: every row of a hop has as many edges as its fan-out.
-What is left over weighs nothing, and nothing reads it. Without the room the batches are those of
-`DeviceLoader`, bit for bit.
+What is left over is read with weight 0. Without the room the batches are those of `DeviceLoader`,
+bit for bit.
 
 Legend: B pairs, K negatives of a pair, N nodes of the graph, n rows of a hop, F its fan-out, L
 hops.
@@ -20,7 +20,7 @@ from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries
 
-_NONE = torch.iinfo(torch.int32).max
+_NEVER_MET = torch.iinfo(torch.int32).max
 
 
 def rows_of_hops(num_seeds: int, fan_outs: tuple[int, ...], num_nodes: int) -> list[int]:
@@ -32,7 +32,7 @@ def rows_of_hops(num_seeds: int, fan_outs: tuple[int, ...], num_nodes: int) -> l
 
 
 class PaddedBatches:
-    """Makes batches of plain pairs of one rank. Holds two arrays of 4 bytes a node.
+    """Makes batches of plain pairs of one rank.
 
     Args:
         graph: on the device.
@@ -206,7 +206,7 @@ def sample_hop_torch(
     neighbours = torch.where(drawn, graph.indices[entry].long(), len(met_first))
     turn = torch.arange(len(neighbours), dtype=torch.int32, device=n_id.device)
     # a node more, for what is no neighbour
-    first_turn = torch.cat([met_first.fill_(_NONE), met_first.new_full((1,), _NONE)])
+    first_turn = torch.cat([met_first.fill_(_NEVER_MET), met_first.new_full((1,), _NEVER_MET)])
     first_turn.scatter_reduce_(0, neighbours, turn, "amin")
     is_new = drawn & (first_turn[neighbours] == turn) & (local_of[neighbours] < 0)
     place = torch.cumsum(is_new, 0)

@@ -18,6 +18,7 @@ from recmind_dist.sampling.settings import SamplerSettings
 
 _KEYS_AHEAD = 256  # steps whose keys are brought to the device at once
 _MOST_EDGES = 1 << 20  # of larger batches the arithmetic costs more than starting kernels
+_MOST_NODES = 1 << 18  # states of all layers, and of three batches at once, stay small beside a GPU
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def can_pad(settings: SamplerSettings, graph: Graph, batch_size: int, device: to
         triton_padded(device) is not None
         and min(fan_outs, default=0) > 0
         and edges <= _MOST_EDGES
+        and rows[-1] <= _MOST_NODES
+        and graph.num_edges >= batch_size
         and negatives.kind != "in_batch"
         and graph.edge_weight is None
     )

@@ -210,9 +210,12 @@ def batch_ids(step: "StepInput") -> dict[str, Any]:
 
 
 def _ids_of(batch: "Batch", step: "StepInput") -> dict[str, Tensor]:
-    """Of a batch in a place that is overwritten a copy of its pairs: the nodes follow from them."""
-    if step.place is not None:
-        return {"input_id": batch.input_id, "pairs": batch.pairs.clone()}
+    """Of a batch of fixed shapes the pairs alone, from which the nodes follow; a copy of them where
+    a later step's overwrite them.
+    """
+    if batch.num_nodes is not None:
+        pairs = batch.pairs if step.buffer is None else batch.pairs.clone()
+        return {"input_id": batch.input_id, "pairs": pairs}
     return {"input_id": batch.input_id, "pairs": batch.pairs, "n_id": batch.n_id}
 
 

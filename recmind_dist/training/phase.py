@@ -27,7 +27,7 @@ from recmind_dist.training.loss import TrainingLoss
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.momentum import MomentumEncoder
 from recmind_dist.training.prepare_step import StepPreparer
-from recmind_dist.training.replayed_inputs import PLACES, ReplayedInputs
+from recmind_dist.training.replayed_inputs import NUM_BUFFERS, ReplayedInputs
 from recmind_dist.training.state import gather_dense_state
 from recmind_dist.training.step import TrainingStep
 from recmind_dist.training.step_input import StepInput
@@ -81,6 +81,7 @@ class Phase:
             lr_factor=self._lr_factor,
             steps_done=steps_done,
             read_every=train.log_every_steps,
+            replays=not config.profile,
         )
         finds_edges = not config.sampler.hide_batch_edges and not acts_between_hops(shard.model)
         self.preparer = StepPreparer(
@@ -111,7 +112,7 @@ class Phase:
         """Depth of the prefetch; 0 where a GPU makes batches under full propagation or as a CUDA
         graph: two threads would only take turns at starting its kernels.
         """
-        starts_little = self._operator is not None or self.replayed_inputs is not None
+        starts_little = self._operator is not None or self.num_buffers > 0
         if (
             isinstance(self._loader, DeviceLoader)
             and starts_little
@@ -121,11 +122,12 @@ class Phase:
         return self.config.sampler.batches_ahead
 
     @property
-    def places(self) -> int:
-        """Places in which one rank's step inputs are made in turn; 0: each has memory of its own.
+    def num_buffers(self) -> int:
+        """Buffers in which one rank's step inputs are made in turn; 0: each has memory of its own.
         The same on every rank.
         """
-        return PLACES if self.replayed_inputs is not None else 0
+        replays = self.replayed_inputs is not None and self.replayed_inputs.replays
+        return NUM_BUFFERS if replays else 0
 
     def step_inputs(
         self, epoch: int, first_step: int, count: int | None = None
@@ -134,7 +136,7 @@ class Phase:
 
         Collective: every rank must iterate.
         """
-        if self.places:
+        if self._pads:
             assert self.replayed_inputs is not None
             for step in islice(self.replayed_inputs.of_epoch(epoch, first_step), count):
                 faults.check("sample", self.shard.context.rank, step.step)
@@ -197,7 +199,9 @@ class Phase:
 
     @property
     def _pads(self) -> bool:
-        """Whether sampled batches have fixed shapes, for the sake of CUDA graphs."""
+        """Whether sampled batches have fixed shapes, for the sake of CUDA graphs: the same on every
+        rank.
+        """
         config, shard = self.config, self.shard
         return (
             self.joint

@@ -16,13 +16,13 @@ from recmind_dist.sampling.padded_loader import BatchRequest, PaddedLoader
 from recmind_dist.training.cuda_graph import CapturedCall, capture
 from recmind_dist.training.step_input import StepInput
 
-PLACES = 2
+NUM_BUFFERS = 2
 """Inputs that are in memory at once: one is trained on while the next one is made."""
 _MADE_BEFORE = 3  # inputs that are made as they are, which also warms kernels up
 
 
 class ReplayedInputs:
-    """Makes one rank's inputs, in turn in `PLACES` places.
+    """Makes one rank's inputs, in `NUM_BUFFERS` buffers in turn.
 
     Args:
         prepare: of `StepPreparer.prepare_steps`.
@@ -40,10 +40,10 @@ class ReplayedInputs:
         self._loader, self._prepare = loader, prepare
         self.replays = device.type == "cuda"
         self._captured: list[CapturedCall[StepInput]] = []
-        self._made, self._place = 0, 0
+        self._made, self._buffer = 0, 0
 
     def of_epoch(self, epoch: int, first_step: int) -> Iterator[StepInput]:
-        """An epoch's inputs. Those with a place are overwritten by the next one but one. For one
+        """An epoch's inputs. Those in a buffer are overwritten by the next one but one. For one
         rank alone.
         """
         for request in self._loader.requests(epoch, first_step):
@@ -57,19 +57,24 @@ class ReplayedInputs:
         self._made += 1
         if not self.replays or self._made <= _MADE_BEFORE:
             return None
-        if len(self._captured) < PLACES and not self._capture(request):
+        if not self._captured:
+            self._captured = self._capture(request)
+        if not self._captured:
             self.replays = False
             return None
-        place = self._place = (self._place + 1) % PLACES
-        found = self._captured[place](request.tensors)
-        return replace(found, step=request.step, place=place)
+        buffer = self._buffer = (self._buffer + 1) % NUM_BUFFERS
+        found = self._captured[buffer](request.tensors)
+        return replace(found, step=request.step, buffer=buffer)
 
-    def _capture(self, request: BatchRequest) -> bool:
-        """Whether a graph could be captured for each place."""
-        make = partial(self._make, request.step)
-        captured = [capture("batches", make, request.tensors) for _ in range(PLACES)]
-        self._captured = [call for call in captured if call is not None]
-        return len(self._captured) == PLACES
+    def _capture(self, request: BatchRequest) -> list[CapturedCall[StepInput]]:
+        """A graph for each buffer; none where one of them cannot be captured."""
+        captured = []
+        for _ in range(NUM_BUFFERS):
+            call = capture("batches", partial(self._make, request.step), request.tensors)
+            if call is None:
+                return []
+            captured.append(call)
+        return captured
 
     def _make(self, step: int, tensors: Sequence[Tensor]) -> StepInput:
         [made] = self._prepare([StepBatches(step, self._loader.make(*tensors))])

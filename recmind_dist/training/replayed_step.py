@@ -37,7 +37,7 @@ class Gradients:
 
 class ReplayedGradients:
     """Replays the gradients of steps of one rank, with BPR: under full propagation, or of inputs
-    that are replayed themselves, for each of whose places there is a graph.
+    that are replayed themselves, for each of whose buffers there is a graph.
 
     Args:
         run: finds a step's gradients without a wait of the host. What it reads besides the step's
@@ -58,17 +58,17 @@ class ReplayedGradients:
         """None if the step is to be run as it is."""
         if not can_replay(step):
             return None
-        tensors, place = list(tensors_of(step).values()), step.place or 0
+        tensors, buffer = list(tensors_of(step).values()), step.buffer or 0
         shapes = [x.shape for x in tensors]
-        if place not in self._captured:
+        if buffer not in self._captured:
             self._seen = self._seen + 1 if shapes == self._shapes else 0
             self._shapes = shapes
             if self._failed or self._seen < _SEEN_BEFORE:
                 return None
             self._capture(step)
-        if place not in self._captured or shapes != self._shapes:
+        if buffer not in self._captured or shapes != self._shapes:
             return None
-        found = self._captured[place](tensors)
+        found = self._captured[buffer](tensors)
         return replace(found, sums=found.sums.clone())
 
     def _capture(self, step: StepInput) -> None:
@@ -84,14 +84,14 @@ class ReplayedGradients:
         if captured is None:
             self._failed = True
         else:
-            self._captured[step.place or 0] = captured
+            self._captured[step.buffer or 0] = captured
 
 
 def can_replay(step: StepInput) -> bool:
     """Whether nothing but the tensors of `tensors_of` differs from step to step, or nothing but
-    what is in a place that is replayed.
+    what is in a buffer.
     """
-    if step.place is not None:
+    if step.buffer is not None:
         return True
     operator = step.operator
     return (
@@ -105,8 +105,8 @@ def can_replay(step: StepInput) -> bool:
 
 
 def tensors_of(step: StepInput) -> dict[str, Tensor]:
-    """The tensors of a step's own; none where they are replayed in their place."""
-    if step.place is not None:
+    """The tensors of a step's own; none of one in a buffer."""
+    if step.buffer is not None:
         return {}
     found = {name: getattr(step.main, name) for name in _INDICES}
     return found if step.hidden is None else found | {"hidden": step.hidden}

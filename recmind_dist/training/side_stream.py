@@ -25,15 +25,17 @@ class SideStream(Generic[T]):
 
     Args:
         stream: of `make_stream`. One serves a process: torch keeps freed memory by stream.
-        places: in so many places items are made in turn; 0: each in memory of its own.
+        num_buffers: in so many buffers items are made in turn, none before the consumer asks for
+            it; 0: each has memory of its own.
 
     Attributes:
         stall_s: on a GPU, the time that its training stream stood still between two items.
     """
 
-    def __init__(self, stream: torch.cuda.Stream | None, places: int = 0) -> None:
+    def __init__(self, stream: torch.cuda.Stream | None, num_buffers: int = 0) -> None:
         self._stream = stream
-        self._places, self._ends = places, deque[torch.cuda.Event](maxlen=max(places, 1))
+        self._num_buffers = num_buffers
+        self._ends = deque[torch.cuda.Event](maxlen=max(num_buffers, 1))
         if stream is not None:  # after what the consumer has put there
             stream.wait_stream(torch.cuda.current_stream(stream.device))
         self.stall_s = 0.0
@@ -49,8 +51,8 @@ class SideStream(Generic[T]):
         end = object()
         while True:
             with torch.cuda.stream(self._stream):
-                if self._places and len(self._ends) == self._places:
-                    self._stream.wait_event(self._ends[0])  # the last use of the item's place
+                if self._num_buffers and len(self._ends) == self._num_buffers:
+                    self._stream.wait_event(self._ends[0])  # the last use of the item's buffer
                 item = next(source, end)
                 if item is end:
                     return

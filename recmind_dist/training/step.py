@@ -45,6 +45,8 @@ class TrainingStep:
         lr_factor: step → multiple of the learning rates.
         steps_done: steps of the whole run before the next one.
         read_every: steps between readings of losses, on a GPU.
+        replays: whether a CUDA graph may find gradients, where it can. Under torch's profiler
+            one ended with a segmentation fault on an H200.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TrainingStep:
         lr_factor: Callable[[int], float],
         steps_done: int = 0,
         read_every: int = 1,
+        replays: bool = True,
     ) -> None:
         assert isinstance(engine.module, TrainingLoss)
         self.engine, self.loss = engine, engine.module
@@ -68,6 +71,7 @@ class TrainingStep:
         self.momentum, self.context = momentum, context
         self.nodes, self.seed = nodes, seed
         self.lr_factor, self.steps_done = lr_factor, steps_done
+        self._replays = replays
         self.checks = StepChecks(read_every if context.device.type != "cpu" else 1)
         self.find_gradients: Callable[[StepInput], Gradients] = self.run_gradients
         if self.can_replay:
@@ -81,7 +85,8 @@ class TrainingStep:
         """Plain LightGCN of one rank: no dense part, nothing drawn in a step, no texts."""
         on_one_gpu = self.context.device.type == "cuda" and self.context.world_size == 1
         plain = type(self.loss.model) is LightGCN
-        return on_one_gpu and plain and not torch.are_deterministic_algorithms_enabled()
+        plain &= self._replays and not torch.are_deterministic_algorithms_enabled()
+        return on_one_gpu and plain
 
     def run(self, step: StepInput, following: StepInput | None = None) -> dict[str, float]:
         """One step. Returns the global batch's loss terms; on a GPU the last ones that were read.
@@ -166,7 +171,7 @@ class TrainingStep:
         # the engine scaled this rank's loss by the number of ranks, for DeepSpeed's average
         divisor = self.context.world_size
         given = step.rows, grad_uD, lr_factor, order, divisor
-        self.table.update(*given, num_rows=step.main.num_nodes)
+        self.table.update(*given, num_valid=step.main.num_nodes)
         self.engine.step(lr_factor)
         self.context.traffic.add("dense", self.engine.bytes_a_step)
 

@@ -32,8 +32,8 @@ class StepInput:
         anchor_pairs: [2, A] users and items of the global batch's anchors, where views are aligned.
         all_pairs: [2, GB] users and items of all its pairs, where XSimGCL contrasts nodes.
         base: [N, D] rows of `plan`, where they were read during the step before.
-        place: where its tensors are overwritten by those of a later step: which of the places that
-            take turns they are in, see `replayed_inputs`.
+        buffer: number of the buffer that its tensors are in, where those of a later step overwrite
+            them, see `replayed_inputs`.
     """
 
     step: int
@@ -53,7 +53,7 @@ class StepInput:
     anchor_pairs: Tensor | None = None
     all_pairs: Tensor | None = None
     base: Tensor | None = None
-    place: int | None = None
+    buffer: int | None = None
 
     @property
     def hides_edges(self) -> bool:

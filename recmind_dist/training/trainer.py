@@ -198,12 +198,13 @@ class Trainer:
         self._losses = {}  # stays empty if a resume with a larger batch left no step
         first, start = self.cursor.step_in_epoch, time.perf_counter()
         self.context.traffic.take()  # drops what validation sent, before this epoch is counted
-        places = phase.places
-        side_stream = SideStream[tuple[StepInput, StepInput | None]](self._stream, places)
+        buffers = phase.num_buffers
+        side_stream = SideStream[tuple[StepInput, StepInput | None]](self._stream, buffers)
         made = named(phase.step_inputs(self.cursor.epoch, first), "sample")
         inputs = side_stream.make(with_following(made, self.config.scaling.rows_ahead))
         # an exchange that hangs in the thread times out first, and its error is the one shown
         timeout_s = 2 * self.config.scaling.collective_timeout_s
+        assert not (buffers and phase.batches_ahead), "made ahead, a buffer would still be in use"
         steps = Prefetcher(inputs, phase.batches_ahead, timeout_s=timeout_s)
         for step, following in self.profile.follow(side_stream.take(steps), phase.name):
             faults.check("step", self.context.rank, self.cursor.steps_done)
