@@ -59,8 +59,8 @@ def transfer(study: Study) -> Findings:
     config, graph = study.graph()
     if config.dataset.name == source.config.dataset.name:
         raise ConfigError(
-            f"dataset.name: {config.dataset.name}, as in {study.source}, whose rows would be taken "
-            "over: transfer is between two data sets, give each a name of its own"
+            f"dataset.name: {config.dataset.name}, as in {study.source}: transfer is between two "
+            "data sets, give each a name of its own"
         )
     refuse_without_texts(graph, config)
     refuse_other_model(source, config)
@@ -103,7 +103,7 @@ def refuse_other_model(source: PreviousRun, target: RunConfig) -> None:
 
 def _arms(source: PreviousRun, epochs: int) -> list[Arm]:
     arms = [Arm(SCRATCH), Arm(ALONE, "text_only")]
-    start = (f"update.of='{source.directory.path.absolute()}'",)
+    start = (f"update.of='{source.directory.path.absolute()}'", "update.rows=anew")
     for share in SHARES:
         few = (f"train.epochs={max(round(share * epochs), 1)}", "checkpoint.keep_last=1000")
         scratch = Arm(f"{SCRATCH}, {_percent(share)}", "recmind", few)

@@ -6,9 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from recmind_dist.errors import ConfigError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.embed import embed
-from recmind_dist.pipeline.previous_run import PreviousRun, carries_rows
+from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.pipeline.texts import (
     render_texts,
     texts_of_previous,
@@ -37,10 +38,17 @@ def inputs_of_update(
         config: with absolute paths, and `update.of`.
         graph: of the old and the new log.
         texts: of that graph, by policy; None where the model reads none.
+    Raises:
+        ConfigError: rows of another data set would be carried over.
     """
     assert config.update.of is not None, "not an update"
     previous, new = PreviousRun.open(config.update.of), Graph.open(graph)
-    start, carries = run.path / "start", carries_rows(config)
+    start, carries = run.path / "start", config.updates
+    if carries and previous.config.dataset.name != config.dataset.name:
+        raise ConfigError(
+            f"update.rows: carried, and {config.update.of} is of {previous.config.dataset.name}, "
+            f"not of {config.dataset.name}, so that its ids mean others: set update.rows: anew"
+        )
     if not start.is_dir():
         old = previous.graph if carries else None
         WarmStart.write(start, previous.checkpoint.path, old, new)

@@ -18,7 +18,7 @@ from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.embed import push_vectors
-from recmind_dist.pipeline.previous_run import PreviousRun, carries_rows
+from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.pipeline.texts import texts_of_previous
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
@@ -89,7 +89,7 @@ def with_item_vectors(
 
 def _previous(config: RunConfig) -> PreviousRun | None:
     """The run whose vectors are carried over."""
-    if not carries_rows(config):
+    if not config.updates:
         return None
     assert config.update.of is not None, "an update is of a run"
     return PreviousRun.open(config.update.of)

@@ -15,14 +15,6 @@ from recmind_dist.training.moved import read_inputs
 from recmind_dist.training.state import Cursor
 
 
-def carries_rows(config: RunConfig) -> bool:
-    """Whether a run takes rows, item vectors and user texts over from the run that it begins from,
-    by external id. Ids of another data set (`recmind experiment transfer`) mean others.
-    """
-    of = config.update.of
-    return of is not None and read_run(of)[1].dataset.name == config.dataset.name
-
-
 @dataclass(frozen=True)
 class PreviousRun:
     """A finished run."""

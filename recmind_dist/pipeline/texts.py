@@ -14,7 +14,7 @@ from recmind_dist.errors import StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
-from recmind_dist.pipeline.previous_run import PreviousRun, carries_rows
+from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.run_config.update_settings import UpdateSettings
@@ -30,7 +30,7 @@ DAY_S = 86_400.0
 def texts_of_run(config: RunConfig, graph: Graph) -> Texts:
     """All texts of a run. Titles of edges held out for the gates are left out of user texts."""
     texts = render_texts(config, graph)
-    if not config.users_have_text or not carries_rows(config):
+    if not config.users_have_text or not config.updates:
         return texts
     return Texts(texts.items, user_ledger(config, graph, texts)["text"].to_list())
 

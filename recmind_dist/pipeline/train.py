@@ -112,7 +112,7 @@ def fit(
         refuse = refuse_settings_without_effect if allow_mismatch else refuse_other_run
         refuse(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
     inputs = Inputs(prepared.graph.absolute())
-    if config.updates:
+    if config.starts_warm:
         inputs = inputs_of_update(config, run, prepared.graph, prepared.texts, texts_key, say)
     elif prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)

@@ -50,7 +50,7 @@ def config_of_update(
         ConfigError: an override names what an update keeps, or is no valid value.
     """
     for word in overrides:
-        if not word.startswith(FREE) or word.startswith("update.of"):
+        if not word.startswith(FREE) or word.startswith(("update.of", "update.rows")):
             raise ConfigError(
                 f"override {word!r}: an update keeps the model, texts and data of "
                 f"{previous.directory.path}, from whose rows and weights it begins: leave it out, "
@@ -63,7 +63,7 @@ def config_of_update(
         "compare": [],
         "graph": {"split": "none", "valid_share": 0.0, "test_share": 0.0, "withhold_items": 0.0},
         "train": {"warmup_epochs": 0},
-        "update": {"of": str(previous.directory.path.absolute())},
+        "update": {"of": str(previous.directory.path.absolute()), "rows": "carried"},
     }
     values = merged(config.model_dump(mode="json"), changes) | {"dataset": dataset}
     made = config_of_values(values, previous.directory.config, overrides)
@@ -95,7 +95,8 @@ def config_of_retraining(config: RunConfig, run_dir: Path) -> RunConfig:
     updates go back to.
     """
     first = config
-    while first.update.of is not None:
+    while first.updates:
+        assert first.update.of is not None, "an update is of a run"
         first = read_run(first.update.of)[1]
     changes = {"dataset": config.dataset, "graph": config.graph, "run_dir": run_dir}
     return first.model_copy(update={**changes, "storage_uri": None, "compare": ()})

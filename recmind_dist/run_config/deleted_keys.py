@@ -75,7 +75,6 @@ DELETED_KEYS: dict[str, str] = {
     "text.start_timeout_s": "leave it out: an extraction without any worker ends after ten minutes",
     "text.window": "leave it out: 4,096 texts are always sorted together",
     "update.epochs": "write train.epochs",
-    "update.rows": "leave it out: rows are carried over where dataset.name is the same",
     "variant: simgcl": "write xsimgcl: it needs one propagation a step instead of three",
     "zero.gradient_clipping": "leave it out: always off; lower zero.learning_rate instead",
     "zero.weight_decay": "leave it out: always off; loss.regularization is for the table",

@@ -138,11 +138,17 @@ class RunConfig(Settings):
         return self.trains and self.gate is not None and self.gate.learn_on == "heldout"
 
     @property
-    def updates(self) -> bool:
-        """Whether the run begins from another one. Its gates stay as they are: they know what a
-        degree is worth, and would learn from edges that the rows have seen.
-        """
+    def starts_warm(self) -> bool:
+        """Whether the run begins from another one, whose dense parameters it takes over."""
         return self.update.of is not None
+
+    @property
+    def updates(self) -> bool:
+        """Whether the run takes rows, item vectors and user texts over too, by external id. Its
+        gates stay as they are: they know what a degree is worth, and would learn from edges that
+        the rows have seen.
+        """
+        return self.starts_warm and self.update.rows == "carried"
 
     @property
     def aligns(self) -> bool:
@@ -213,7 +219,7 @@ class RunConfig(Settings):
         values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)
         lora = self.text.lora if self.model.reads_text else None
         values["lora"] = lora.model_dump(mode="json") if lora else None
-        return {**values, "updates": True} if self.updates else values
+        return {**values, "updates": self.updates} if self.starts_warm else values
 
     def overrides_beside(self, variant: str) -> list[str]:
         """Overrides that put another variant's run into directories beside this one's."""

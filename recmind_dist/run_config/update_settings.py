@@ -1,6 +1,7 @@
-"""Settings of an update: a run that begins from another one (`recmind update`)."""
+"""Settings of a run that begins from another one: an update (`recmind update`), or a transfer."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,9 +12,11 @@ class UpdateSettings(Settings):
     """How a run learns on from another one, over its log and a newer one: docs/update.md."""
 
     of: Path | None = None
-    """The run whose rows, optimizer state and dense parameters this run begins from; written by
-    `recmind update`. Rows are carried over by external id where `dataset.name` is the same, else
-    they start anew."""
+    """The run whose dense parameters and optimizer state this run begins from; written by `recmind
+    update` and `recmind experiment transfer`."""
+    rows: Literal["carried", "anew"] = "carried"
+    """carried: an update takes that run's rows over by external id, and its gates rest. anew: that
+    run is of another data set; rows start from nothing, and gates learn."""
     refresh_after_events: int = Field(5, ge=1)
     """A user's text that would change is made anew once they have so many new interactions…"""
     refresh_every_days: float = Field(30.0, ge=0)

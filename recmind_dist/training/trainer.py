@@ -154,7 +154,8 @@ class Trainer:
         return self.checkpoint.dense()
 
     def _start_from_another_run(self) -> dict[str, Tensor] | None:
-        """Carries an update's rows over; returns the dense state. Nothing in other runs."""
+        """Carries rows over, of an update; returns the dense state. Nothing in runs from nothing.
+        """
         path = self.shard.inputs.start
         if path is None:
             return None
@@ -166,7 +167,8 @@ class Trainer:
         model = self.shard.model
         gates = {id(p) for p in gate_parameters(model)}
         names = [name for name, p in model.named_parameters() if id(p) in gates]
-        return dense_state_at_start(checkpoint.dense(), names, self.config)
+        at_rest = names if self.config.updates else []
+        return dense_state_at_start(checkpoint.dense(), at_rest, self.config)
 
     def _begin_phase(self, dense: dict[str, Tensor] | None) -> Phase:
         """The cursor's phase. Collective: every rank must call.

@@ -118,11 +118,11 @@ def carry_rows(checkpoint: Checkpoint, old_rows: IntArray, table: ShardedTable) 
 def dense_state_at_start(
     dense: dict[str, Tensor], gates: list[str], config: RunConfig
 ) -> dict[str, Tensor]:
-    """The dense state that an update begins with: another run's, with empty momentum queues, whose
-    keys are of nodes by other numbers, and with gates at rest, which Adam's momentum would move on.
+    """The dense state that a run begins with: another run's, with empty momentum queues, whose keys
+    are of nodes by other numbers, and with gates at rest, which Adam's momentum would move on.
 
     Args:
-        gates: names of the gates' parameters.
+        gates: names of the parameters of gates that rest.
     """
     state = dict(dense)
     for name in gates:
