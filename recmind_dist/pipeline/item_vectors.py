@@ -3,11 +3,15 @@
 `item_vectors` in the run's directory is a text store of items alone, in whitened coordinates. Texts
 of users, and items that come later, keep to the language model's vectors and the whitening. Where
 no text is read (`model.item_offsets: alone`) it stands in the place of the text store, and has rows
-of users, without a text. An update takes the vectors of the run before it.
+of users, without a text. An update takes the vectors of the run before it. A run in a directory
+beside this one that has learnt from the same texts, log and seed (arms of a study) has the same
+vectors, which are copied.
 """
 
+import hashlib
 import time
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import numpy as np
 import torch
 
 from recmind_dist.checkpoint.mirror import Mirror
+from recmind_dist.errors import StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.embed import push_vectors
@@ -74,8 +79,11 @@ def with_item_vectors(
         if previous is not None:
             x_IT, how = _carried(previous, graph, texts, text_IT, has_text), "carried over"
         else:
-            all_learn, how = alone or model.missing_text == "learnt", "learnt from the log"
-            x_IT = _learnt(config, graph, text_IT, has_text, all_learn, device)
+            lesson = _Lesson.of(config, graph, text_IT, has_text, device)
+            made_from["lesson"] = lesson.key
+            twin = None if anew else _twin(run, lesson.key)
+            how = f"as in {twin[0].parent}" if twin is not None else "learnt from the log"
+            x_IT = twin[1] if twin is not None else lesson.learn()
         _write(path, made_from, x_IT, graph.num_users if alone else 0)
         has_vector = ~np.isnan(x_IT[:, 0])
         textless = 0 if alone else int((has_vector & ~has_text).sum())
@@ -122,7 +130,22 @@ def _store_of(inputs: Inputs) -> Path | None:
 
 
 def _is_made(path: Path, made_from: dict[str, Any]) -> bool:
-    return (path / META).is_file() and TextStore.open(path).meta["encoder"] == made_from
+    if not (path / META).is_file():
+        return False
+    found = TextStore.open(path).meta["encoder"]
+    return {key: found.get(key) for key in made_from} == made_from
+
+
+def _twin(run: RunDirectory, key: str) -> tuple[Path, FloatArray] | None:
+    """Item vectors of a lesson that a run beside this one has had, with the directory; None: no run
+    has, or they are damaged.
+    """
+    for path in sorted(run.path.parent.glob(f"*/{ITEM_VECTORS}")):
+        with suppress(StoreError):
+            store = TextStore.open(path)
+            if store.meta["encoder"].get("lesson") == key:
+                return path, store.read_all("items").astype(np.float32)
+    return None
 
 
 def _no_texts(graph: Graph) -> tuple[FloatArray, BoolArray]:
@@ -152,23 +175,48 @@ def may_teach(config: RunConfig, graph: Graph, learns_I: BoolArray) -> BoolArray
     return allowed
 
 
-def _learnt(
-    config: RunConfig,
-    graph: Graph,
-    text_IT: FloatArray,
-    has_text_I: BoolArray,
-    all_learn: bool,
-    device: str,
-) -> FloatArray:
-    """NaN for an item with no text, if not all learn or it has no interaction. Shape: [I, T]."""
-    seed = config.train.seed
-    learns_I = np.ones_like(has_text_I) if all_learn else has_text_I
-    log = Interactions.of(graph, may_teach(config, graph, learns_I), torch.device(device))
-    text, has_vector = (torch.from_numpy(x).to(device) for x in (text_IT, has_text_I))
-    if all_learn:
-        text, has_vector = with_stand_ins(text, has_vector, log, seed)
-    learnt = learn_item_vectors(text, log, seed)
-    return np.where(has_vector.cpu().numpy()[:, None], learnt.cpu().numpy(), np.nan)
+@dataclass(frozen=True)
+class _Lesson:
+    """All that learnt item vectors follow from.
+
+    Shapes: text_IT: [I, T]; has_text_I: [I]; taught_E: [E], over the user half of the edges.
+    """
+
+    graph: Graph
+    text_IT: FloatArray
+    has_text_I: BoolArray
+    taught_E: BoolArray
+    all_learn: bool
+    seed: int
+    device: torch.device
+
+    @staticmethod
+    def of(
+        config: RunConfig, graph: Graph, text_IT: FloatArray, has_text_I: BoolArray, device: str
+    ) -> "_Lesson":
+        model = config.model
+        assert isinstance(model, RecMindSettings)
+        all_learn = model.item_offsets == "alone" or model.missing_text == "learnt"
+        learns_I = np.ones_like(has_text_I) if all_learn else has_text_I
+        taught_E, seed = may_teach(config, graph, learns_I), config.train.seed
+        where = torch.device(device)
+        return _Lesson(graph, text_IT, has_text_I, taught_E, all_learn, seed, where)
+
+    @property
+    def key(self) -> str:
+        arrays = [self.text_IT, self.has_text_I, self.taught_E]
+        hashes = [hashlib.sha256(np.ascontiguousarray(x)).hexdigest() for x in arrays]
+        return content_key([self.graph.key, *hashes, self.all_learn, self.seed, self.device.type])
+
+    def learn(self) -> FloatArray:
+        """Shape: [I, T]; NaN for an item with no text, if not all learn or it has no interaction."""
+        log = Interactions.of(self.graph, self.taught_E, self.device)
+        arrays = (self.text_IT, self.has_text_I)
+        text, has_vector = (torch.from_numpy(x).to(self.device) for x in arrays)
+        if self.all_learn:
+            text, has_vector = with_stand_ins(text, has_vector, log, self.seed)
+        learnt = learn_item_vectors(text, log, self.seed)
+        return np.where(has_vector.cpu().numpy()[:, None], learnt.cpu().numpy(), np.nan)
 
 
 def _carried(
