@@ -1,14 +1,19 @@
 """Many runs of one study: each arm at several seeds, several processes at once."""
 
 import multiprocessing
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from recmind_dist.errors import TrainingError
+from recmind_dist.launch.device import gpus_here
 from recmind_dist.launch.in_process import leave_ray
 from recmind_dist.pipeline.carry_over import embed_beside
 from recmind_dist.pipeline.embed import embed
@@ -18,7 +23,8 @@ from recmind_dist.pipeline.text_dtype import same_config
 from recmind_dist.pipeline.train import prepare_texts
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.text import TextStore, store_path
+from recmind_dist.text import TextEncoder, Texts, TextStore, store_path
+from recmind_dist.text.lower_states import LowerStates
 from recmind_dist.text.reuse import EmbeddedTexts
 from recmind_dist.text.source import encoder_key
 from recmind_dist.training.evaluate import read_run
@@ -73,8 +79,11 @@ def run_arms(
             by default
     """
     configs = [[_config_of(arm, configure, home, k) for k in range(seeds)] for arm in arms]
-    flat = embed_all([config for row in configs for config in row], say)
-    sentences_of_all = _run_all(flat, jobs, say, train or train_and_evaluate)
+    prepared = prepare_all([config for row in configs for config in row])
+    flat = [config for config, _ in prepared]
+    with lower_states(prepared, jobs, say):
+        embed_all(prepared, say)
+        sentences_of_all = _run_all(flat, jobs, say, train or train_and_evaluate)
     found = []
     for i, arm in enumerate(arms):
         of_arm = slice(i * seeds, (i + 1) * seeds)
@@ -99,22 +108,66 @@ def _config_of(arm: Arm, configure: Configure, home: Path, k: int) -> RunConfig:
     return base.model_copy(update=changes).absolute()
 
 
-def embed_all(configs: Sequence[RunConfig], say: Say) -> list[RunConfig]:
-    """Prepares all data and embeds each set of texts once.
+def prepare_all(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, Texts | None]]:
+    """Prepares all data. Returns the configs as the data resolve them, which is what finished runs'
+    directories hold, each with its texts.
 
     Models differ in texts: those whose gates learn on held-out edges leave their titles out.
-
-    Returns: the configs as the data resolve them, which is what finished runs' directories hold.
     """
-    done: dict[Path, EmbeddedTexts] = {}
-    first: dict[str, EmbeddedTexts] = {}
-    resolved = []
+    found = []
     for given in configs:
         pipeline = Pipeline(given, say_nothing)
         graph = pipeline.prepare()
         config = pipeline.config
-        resolved.append(config)
-        texts = None if config.variant == "popularity" else prepare_texts(config, graph).texts
+        reads = config.variant != "popularity"
+        found.append((config, prepare_texts(config, graph).texts if reads else None))
+    return found
+
+
+@contextmanager
+def lower_states(
+    prepared: Sequence[tuple[RunConfig, Texts | None]], jobs: int, say: Say
+) -> Iterator[None]:
+    """Keeps what the layers below the adapters make of the texts, while runs with adapters are to
+    be made on CPUs: each of them would make it twice.
+    """
+    todo: dict[Path, RunConfig] = {}
+    for config, texts in prepared:
+        if texts is None or config.text.lora is None or not config.warms_up or is_done(config):
+            continue
+        cache = config.absolute().cache_dir / config.dataset.name
+        todo.setdefault(LowerStates.path(cache, config.text, texts), config)
+    if gpus_here():
+        todo = {}
+    try:
+        if todo:
+            say(f"states below the adapters: of {len(todo)} language models")
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(jobs, len(todo)), spawn) as pool:
+                values = [config.model_dump(mode="json") for config in todo.values()]
+                list(pool.map(record_lower_states, values))
+        yield
+    finally:
+        for path in todo:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def record_lower_states(values: dict[str, object]) -> None:
+    """Keeps the states of a run's texts. Runs in another process."""
+    config = RunConfig.model_validate(values)
+    torch.set_num_threads(config.scaling.threads_per_worker)
+    [(config, texts)] = prepare_all([config])
+    assert texts is not None, "the caller has looked"
+    assert config.text.lora is not None, "the caller has looked"
+    cache = config.absolute().cache_dir / config.dataset.name
+    LowerStates.record(cache, TextEncoder.load(config.text), texts, config.text.lora)
+
+
+def embed_all(prepared: Sequence[tuple[RunConfig, Texts | None]], say: Say) -> None:
+    """Embeds each set of texts once."""
+    done: dict[Path, EmbeddedTexts] = {}
+    first: dict[str, EmbeddedTexts] = {}
+    for config, texts in prepared:
         if texts is None:
             continue
         path = store_path(texts, config.text, config.cache_dir / config.dataset.name)
@@ -127,7 +180,6 @@ def embed_all(configs: Sequence[RunConfig], say: Say) -> list[RunConfig]:
             store = embed_beside(config, texts, before, say)
         done[path] = EmbeddedTexts(texts, store)
         first.setdefault(key, done[path])
-    return resolved
 
 
 def _run_all(configs: list[RunConfig], jobs: int, say: Say, train: TrainOne) -> list[str]:

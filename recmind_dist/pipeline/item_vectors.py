@@ -205,11 +205,11 @@ class _Lesson:
     @property
     def key(self) -> str:
         arrays = [self.text_IT, self.has_text_I, self.taught_E]
-        hashes = [hashlib.sha256(np.ascontiguousarray(x)).hexdigest() for x in arrays]
+        hashes = [hashlib.sha256(np.ascontiguousarray(x).data).hexdigest() for x in arrays]
         return content_key([self.graph.key, *hashes, self.all_learn, self.seed, self.device.type])
 
     def learn(self) -> FloatArray:
-        """Shape: [I, T]; NaN for an item with no text, if not all learn or it has no interaction."""
+        """NaN for an item without text, if not all learn or it has no interaction. [I, T]."""
         log = Interactions.of(self.graph, self.taught_E, self.device)
         arrays = (self.text_IT, self.has_text_I)
         text, has_vector = (torch.from_numpy(x).to(self.device) for x in arrays)

@@ -48,6 +48,8 @@ KIND = "bundle"
 SCHEMA = 1
 OWN_COLUMNS = ("id", "vector", "title", "degree")
 """Of items.parquet; an item file's field of one of these names is kept as `item.<name>`."""
+LEARNT_NAMES = {"text": "learnt_propagated", "content": "learnt"}
+"""What views of item vectors are called for people where no text is read, by their own names."""
 ROW_GROUP = 4096
 """Users that are read at a time."""
 _FEW_ROWS = 64
@@ -126,6 +128,17 @@ class Bundle:
             found.append(View(name, start, start + columns))
             start += columns
         return found
+
+    @cached_property
+    def view_names(self) -> list[str]:
+        """Names of the views for people, in the same order: where no text is read, views of item
+        vectors are called by what they have learnt.
+        """
+        names = [view.name for view in self.views]
+        manifest = self.manifest
+        if manifest["model"] == "recmind" and "text" in manifest and manifest["text"] is None:
+            return [LEARNT_NAMES.get(name, name) for name in names]
+        return names
 
     @cached_property
     def item_vectors(self) -> FloatArray:

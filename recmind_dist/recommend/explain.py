@@ -47,7 +47,7 @@ def shares_of(
 ) -> list[list[dict[str, float]]]:
     """What each view and the bias add to the scores of k items of each of n vectors."""
     products, views = bundle.item_vectors[positions_nk] * vectors_nC[:, None], bundle.views
-    starts, names = [view.start for view in views], [view.name for view in views]
+    starts, names = [view.start for view in views], bundle.view_names
     if products.shape[2] > views[-1].stop:
         starts, names = [*starts, views[-1].stop], [*names, BIAS]
     parts = np.add.reduceat(products, starts, axis=2).tolist()
@@ -110,7 +110,7 @@ def gates_of(bundle: Bundle, fold_in: FoldIn | None, profiles: Profiles) -> list
     if len(known) and "base" in bundle.users.columns:
         base = np.zeros((len(profiles), bundle.users.width("base")), np.float32)
         base[known] = bundle.users.base(profiles.rows[known])
-    names = [view.name for view in bundle.views]
+    names = bundle.view_names
     return [_summed(names, gamma) for gamma in fold_in.gamma(histories, base).tolist()]
 
 

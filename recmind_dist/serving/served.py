@@ -130,7 +130,7 @@ class Served:
             "num_users": self.num_users,
             "num_items": self.num_items,
             "model": bundle.manifest["model"],
-            "views": list(dict.fromkeys(view.name for view in bundle.views)),
+            "views": list(dict.fromkeys(bundle.view_names)),
             "columns": columns,
             "folds_in": bundle.manifest["fold_in"] is not None,
             "reads_text": self._recommender.text_query is not None,

@@ -4,6 +4,7 @@ Legend: n texts, S tokens (padded), T width of the model.
 """
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recmind_dist.text.adapter import attach_lora, load_adapter, lora_parameters
 from recmind_dist.text.attention import is_causal, whole_mask
 from recmind_dist.text.backbone import read_model, refuse_long_texts
 from recmind_dist.text.batch_size import CPU_BATCH_TOKENS, bytes_per_token, gpu_batch_tokens
+from recmind_dist.text.lower_states import LowerLayers, LowerStates
 from recmind_dist.text.quiet_libraries import quiet_libraries
 from recmind_dist.text.settings import LoraSettings, TextSettings
 from recmind_dist.text.source import (
@@ -57,6 +59,7 @@ class TextEncoder(nn.Module):
         self.tokenizer_threads = 0
         self._tokens = TextTokenizer(tokenizer, resolve_prompt(settings))
         self._is_causal: bool | None = None
+        self._lower: tuple[LowerStates, LowerLayers] | None = None
 
     @classmethod
     def load(
@@ -110,6 +113,20 @@ class TextEncoder(nn.Module):
         token_bytes = bytes_per_token(config, self.backbone.dtype.itemsize, max_tokens)
         self.batch_tokens = gpu_batch_tokens(free_bytes, token_bytes)
 
+    @property
+    def pad_id(self) -> int:
+        return self._tokens.pad_id
+
+    def tokens(self, texts: list[str], max_tokens: int) -> Tokens:
+        """Token ids as the model gets them, wrapped in the prompt and clipped."""
+        return self._tokens(texts, max_tokens)
+
+    def use_lower_states(self, states: LowerStates) -> None:
+        """Texts whose states are kept begin at them from now on. Before adapters are added, or
+        after they are merged; on a CPU.
+        """
+        self._lower = states, LowerLayers(self.backbone, states.last_layers)
+
     def tokenize(self, texts: list[str], max_tokens: int) -> Batch:
         """Wraps in the prompt, clips, pads right.
 
@@ -127,11 +144,12 @@ class TextEncoder(nn.Module):
         """Vectors with gradients. Shape: [n, T] float32, on the weights' device."""
         device = self.device
         mask_nS = batch["attention_mask"].to(device)
-        hidden_nST = self.backbone(
-            input_ids=batch["input_ids"].to(device),
-            attention_mask=self._attention_mask(mask_nS),
-            **self._no_cache,
-        ).last_hidden_state
+        with self._begun_at_lower_states(batch):
+            hidden_nST = self.backbone(
+                input_ids=batch["input_ids"].to(device),
+                attention_mask=self._attention_mask(mask_nS),
+                **self._no_cache,
+            ).last_hidden_state
         if self.pooling == "cls":
             first_nT: Tensor = hidden_nST[:, 0].float()
             return first_nT
@@ -213,6 +231,12 @@ class TextEncoder(nn.Module):
     def _no_cache(self) -> dict[str, bool]:
         # decoders would keep keys and values for a next token that never comes
         return {"use_cache": False} if hasattr(self.backbone.config, "use_cache") else {}
+
+    def _begun_at_lower_states(self, batch: Batch) -> AbstractContextManager[None]:
+        if self._lower is None:
+            return nullcontext()
+        states, layers = self._lower
+        return layers.begin_at(states.of(batch))
 
     def _attention_mask(self, mask_nS: Tensor) -> Tensor:
         return mask_nS if self._is_causal is None else whole_mask(mask_nS, self._is_causal)

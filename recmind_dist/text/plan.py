@@ -19,6 +19,9 @@ from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import encoder_content, encoder_key, hidden_size, resolve_model
 from recmind_dist.text.store import META, SIDES, TextStore
 
+KEPT = "lower_states"
+"""Folder of a data set's cache for states that lower_states.py keeps."""
+
 
 @dataclass(frozen=True)
 class ShardJob:

@@ -20,8 +20,9 @@ from recmind_dist.causes import cause_of
 from recmind_dist.errors import RecmindError, TextError
 from recmind_dist.storage import directory_lock
 from recmind_dist.text.backbone import refuse_long_texts
-from recmind_dist.text.embed_actor import EmbedActor
+from recmind_dist.text.embed_actor import EmbedActor, embed_shard
 from recmind_dist.text.plan import (
+    KEPT,
     ShardJob,
     make_store,
     num_shards_if_complete,
@@ -31,6 +32,7 @@ from recmind_dist.text.plan import (
 from recmind_dist.text.prompts import Texts
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import resolve_dtype, resolve_model
+from recmind_dist.text.store import TextStore
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
@@ -62,7 +64,8 @@ def embed_texts(
     on_progress: Progress | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> EmbedReport:
-    """Brings the store of this encoder and these texts up to date. Needs Ray if work is left.
+    """Brings the store of this encoder and these texts up to date. Needs Ray if work is left, but
+    where states of the lower layers are kept (lower_states.py).
 
     Args:
         adapter: a directory of `save_adapter`, merged into the model first and part of the key.
@@ -83,11 +86,39 @@ def embed_texts(
         make_store(texts, settings, path, adapter)
         jobs, num_shards = plan_shards(texts, settings, path, adapter)
         embedded = sum(job.num_texts for job in jobs)
+        if jobs and _run_here(jobs, texts, settings, path, cache_dir, adapter):
+            return EmbedReport(path, embedded, texts.count, num_shards - len(jobs))
         if jobs and on_start:
             on_start(embedded)
         if jobs:
             _run(jobs, settings, path, adapter, on_progress)
     return EmbedReport(path, embedded, texts.count, num_shards - len(jobs))
+
+
+def _run_here(
+    jobs: list[ShardJob],
+    texts: Texts,
+    settings: TextSettings,
+    path: Path,
+    cache_dir: Path,
+    adapter: Path | None,
+) -> bool:
+    """Makes the shards in this process, without Ray, where a study keeps the states below the
+    adapters: what is left to do is little. Returns whether it does.
+    """
+    if not (cache_dir / KEPT).is_dir():  # spares the import of torch
+        return False
+    from recmind_dist.text.encoder import TextEncoder
+    from recmind_dist.text.lower_states import LowerStates
+
+    states = LowerStates.find(cache_dir, settings, texts, settings.lora if adapter else None)
+    if states is None:
+        return False
+    encoder, store = TextEncoder.load(settings, adapter=adapter), TextStore.open(path)
+    encoder.use_lower_states(states)
+    for job in jobs:
+        embed_shard(encoder, store, job)
+    return True
 
 
 def _run(

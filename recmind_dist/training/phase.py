@@ -19,6 +19,7 @@ from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.loader import NeighborLoader, steps_per_epoch
 from recmind_dist.sampling.padded_loader import PaddedLoader, can_pad
 from recmind_dist.text import TextEncoder, Texts
+from recmind_dist.text.lower_states import LowerStates
 from recmind_dist.training import faults
 from recmind_dist.training.alignment import num_anchors
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
@@ -59,7 +60,8 @@ class Phase:
         shard.model = shard.build_dense()  # anew: ZeRO 3 leaves the last phase's sharded
         lora = config.text.lora
         self.adapts = not self.joint and lora is not None and config.model.reads_text
-        fresh_encoder = self._fresh_encoder() if self.adapts else None
+        fresh_texts = self._fresh_texts() if self.adapts else None
+        fresh_encoder = self._fresh_encoder(fresh_texts) if self.adapts else None
         loss = TrainingLoss(
             config, shard.graph, shard.model, shard.content, fresh_encoder, exchange, context, name
         )
@@ -89,7 +91,7 @@ class Phase:
             exchange,
             context,
             num_anchors(train.batch_size),
-            self._picker(fresh_encoder),
+            self._picker(fresh_encoder, fresh_texts),
             aligns=config.aligns,
             contrasts=isinstance(shard.model, XSimGCL) and self.joint,
             finds_edges=finds_edges,
@@ -215,21 +217,31 @@ class Phase:
             and can_pad(config.sampler, shard.graph, config.train.batch_size, shard.context.device)
         )
 
-    def _fresh_encoder(self) -> FreshTextEncoder:
-        lora, whitening = self.config.text.lora, self.shard.whitening
+    def _fresh_texts(self) -> Texts | None:
+        path = self.shard.inputs.texts
+        # rank 0 reads all of the file once; others map it, and read the texts that they need
+        return Texts.load(path, verify=self.shard.context.rank == 0) if path is not None else None
+
+    def _fresh_encoder(self, texts: Texts | None) -> FreshTextEncoder:
+        config, whitening, device = self.config, self.shard.whitening, self.shard.context.device
+        lora = config.text.lora
         assert lora is not None
         assert whitening is not None
-        encoder = TextEncoder.load(self.config.text, self.shard.context.device)
-        encoder.add_lora(lora, self.config.train.seed)
+        encoder = TextEncoder.load(config.text, device)
+        if texts is not None and device.type == "cpu":
+            cache = config.cache_dir / config.dataset.name
+            if states := LowerStates.find(cache, config.text, texts, lora):
+                encoder.use_lower_states(states)
+        encoder.add_lora(lora, config.train.seed)
         return FreshTextEncoder(encoder, whitening)
 
-    def _picker(self, fresh_encoder: FreshTextEncoder | None) -> FreshTextPicker | None:
-        lora, texts = self.config.text.lora, self.shard.inputs.texts
+    def _picker(
+        self, fresh_encoder: FreshTextEncoder | None, texts: Texts | None
+    ) -> FreshTextPicker | None:
+        lora = self.config.text.lora
         if fresh_encoder is None or lora is None or texts is None:
             return None
-        # rank 0 reads all of the file once; others map it, and read the texts that they need
-        found = Texts.load(texts, verify=self.shard.context.rank == 0)
-        return FreshTextPicker(found, fresh_encoder.encoder, lora.texts_per_step)
+        return FreshTextPicker(texts, fresh_encoder.encoder, lora.texts_per_step)
 
     def _lr_factor(self, step: int) -> float:
         """The schedule's multiple of the learning rates."""

@@ -154,8 +154,7 @@ class Trainer:
         return self.checkpoint.dense()
 
     def _start_from_another_run(self) -> dict[str, Tensor] | None:
-        """Carries rows over, of an update; returns the dense state. Nothing in runs from nothing.
-        """
+        """Carries an update's rows over; returns the dense state. None in a run from nothing."""
         path = self.shard.inputs.start
         if path is None:
             return None

@@ -116,6 +116,8 @@ def test_a_bundle_ranks_as_the_run_does_and_takes_items_in(home: Path, tmp_path:
         ours, theirs = bundle.recommend(user, 10), of_run.recommend(user, 10)
         assert [one.item_id for one in ours] == [one.item_id for one in theirs]
         np.testing.assert_allclose([r.score for r in ours], [r.score for r in theirs], atol=1e-5)
+        assert set(ours[0].shares) == {"graph", "learnt_propagated", "learnt", "bias"}
+        assert set(ours.gates) == {"graph", "learnt_propagated", "learnt"}
     history = bundle.recommend(history=["i00", "i01", "i02"], k=5)
     assert all(one.item_id < f"i{ITEMS // 2:02}" for one in history), history
     (tmp_path / "new.jsonl").write_text('{"id": "late", "title": "a space king"}\n')

@@ -10,9 +10,9 @@ from recmind_dist.pipeline import item_vectors
 from recmind_dist.pipeline.item_vectors import may_teach, with_item_vectors
 from recmind_dist.report import RunDirectory
 from recmind_dist.sampling.edge_masks import heldout_slice
-from tests.graphs import make_graph, random_pairs
 from recmind_dist.text import TextStore
 from recmind_dist.training.inputs import Inputs
+from tests.graphs import make_graph, random_pairs
 from tests.training_runs import config_of
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.random_bundle import RandomBundle
 from recmind_dist.errors import DataError
+from recmind_dist.recommend.bundle import Bundle
+from recmind_dist.recommend.explain import shares_of
 from recmind_dist.recommend.fold_in import Histories
 from recmind_dist.recommend.profiles import Profiles
 from recmind_dist.recommend.recommender import Recommender, load
@@ -184,3 +186,17 @@ def test_what_cannot_be_ranked_is_refused(recommender: Recommender) -> None:
     with pytest.raises(DataError, match="item 'lamp' is not in random"):
         recommender.similar("lamp")
     assert len(recommender.recommend("u1", 10**9, seen="include")) == 40
+
+
+def test_what_items_have_learnt_is_not_called_text_where_no_text_is_read(
+    recommender: Recommender,
+) -> None:
+    bundle, parts = recommender.bundle, [("graph", 4), ("text", 2), ("content", 2)]
+    reads = Bundle(bundle.path, {**bundle.manifest, "views": parts, "text": {"prompt": None}})
+    reads_none = Bundle(bundle.path, {**reads.manifest, "text": None})
+    vector, item = bundle.users.vectors(np.array([3])), np.array([[7]])
+    by_text, learnt = (shares_of(one, vector, item)[0][0] for one in (reads, reads_none))
+    assert list(by_text) == ["graph", "text", "content", "bias"]
+    assert list(learnt) == ["graph", "learnt_propagated", "learnt", "bias"]
+    assert list(learnt.values()) == list(by_text.values())
+    assert [view.name for view in reads_none.views] == ["graph", "text", "content"], "of the file"

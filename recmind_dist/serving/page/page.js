@@ -1,7 +1,7 @@
 "use strict";
 // Everything that comes from the server is set as text, never as HTML.
 
-const VIEWS = ["graph", "text", "content", "bias"];
+const VIEWS = ["graph", "text", "content", "learnt_propagated", "learnt", "bias"];
 const byId = (id) => document.getElementById(id);
 let token = sessionStorage.getItem("token") || "";
 let newest = 0; // number of the newest question: older answers that come late are dropped
@@ -141,7 +141,7 @@ function show(reply) {
   say(`${count || "No"} ${count === 1 ? "item" : "items"}.${left}`, false);
   const gates = Object.entries(result.gates || {});
   if (gates.length) {
-    const weights = gates.map(([view, weight]) => `${view} ${(100 * weight).toFixed(0)} %`);
+    const weights = gates.map(([view, weight]) => `${words(view)} ${(100 * weight).toFixed(0)} %`);
     byId("gates").textContent = `Weights of this user's views (γ): ${weights.join(", ")}`;
   }
   byId("results").replaceChildren(...result.items.map(card));
@@ -182,9 +182,13 @@ function shares(parts) {
       piece.style.flexGrow = parts[name] / whole;
       bar.append(piece);
     }
-    legend.append(element("span", known, `${name} ${parts[name].toFixed(3)}`));
+    legend.append(element("span", known, `${words(name)} ${parts[name].toFixed(3)}`));
   }
   return [bar, legend];
+}
+
+function words(name) {
+  return name.replaceAll("_", " ");
 }
 
 function findSimilar(id) {
