@@ -2,6 +2,7 @@
 language model.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,18 @@ import torch
 
 from recmind_dist.checkpoint.reader import Checkpoint, candidates, open_checkpoint
 from recmind_dist.errors import ConfigError
+from recmind_dist.experiments import runs
 from recmind_dist.experiments.findings import Findings, Study
 from recmind_dist.experiments.gate import gate
 from recmind_dist.experiments.priors import priors
-from recmind_dist.experiments.runs import Arm, Configure, run_arms
+from recmind_dist.experiments.runs import Arm, Configure, run_arms, train_and_evaluate
 from recmind_dist.experiments.transfer import transfer
-from recmind_dist.report import RunDirectory
+from recmind_dist.launch import cluster
+from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.text import TextStore, load_adapter
+from recmind_dist.training.moved import read_inputs
 from recmind_dist.training.state import Cursor
 from tests.dist.test_update import embed_here, words_of, write_items, write_log
 from tests.tiny_language_model import make_bert, make_llama
@@ -175,6 +180,36 @@ def test_encoders_and_prompts_are_compared_frozen_and_adapted(
         assert (row[1] is None) == row[0].endswith("adapted")
         assert row[4] >= 0  # alignment
         assert row[5] <= 0  # uniformity
+
+
+def train_without_ray(values: dict[str, object]) -> tuple[str, float]:
+    """As `train_and_evaluate`; a start of Ray ends it."""
+    cluster.start_ray = None  # type: ignore[assignment]
+    return train_and_evaluate(values)
+
+
+@pytest.mark.timeout(900)
+def test_arms_that_adapt_begin_at_states_that_they_share_and_end_as_without_them(
+    shops: tuple[Path, Configure], ray_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, configure = shops
+    monkeypatch.setenv("RAY_TMPDIR", str(ray_home))
+    home = source.parents[1]
+    lora = "text.lora={r: 2, last_layers: 1, texts_per_step: 4, learning_rate: 0.01}"
+    arms = [Arm("adapted", "recmind", ("alignment.weight=0.02", "train.warmup_epochs=1", lora))]
+    shared = run_arms(arms, configure, home / "shared", 1, 1, train=train_without_ray)
+    assert not list(home.glob("cache/*/lower_states/*")), "states outlive the study"
+    monkeypatch.setattr(runs, "lower_states", lambda *_: nullcontext())
+    whole = run_arms(arms, configure, home / "whole", 1, 1)
+    ours, theirs = (found[0].runs[0] for found in (shared, whole))
+    torch.testing.assert_close(*(load_adapter(run.path / "adapter")[1] for run in (ours, theirs)))
+    stores = [read_inputs(run).text for run in (ours, theirs)]
+    vectors = [TextStore.open(path).read_all("items") for path in stores if path is not None]
+    np.testing.assert_allclose(*vectors, rtol=0, atol=2e-3)
+    losses = [
+        [record["loss"] for record in read_metrics(run.metrics, "epoch")] for run in (ours, theirs)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 def kept(run: RunDirectory) -> list[Checkpoint]:
