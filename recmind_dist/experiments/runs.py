@@ -153,14 +153,15 @@ def lower_states(
 
 
 def record_lower_states(values: dict[str, object]) -> None:
-    """Keeps the states of a run's texts. Runs in another process."""
+    """Keeps the states of a run's texts, and embeds these. Runs in another process."""
     config = RunConfig.model_validate(values)
     torch.set_num_threads(config.scaling.threads_per_worker)
     [(config, texts)] = prepare_all([config])
     assert texts is not None, "the caller has looked"
     assert config.text.lora is not None, "the caller has looked"
     cache = config.absolute().cache_dir / config.dataset.name
-    LowerStates.record(cache, TextEncoder.load(config.text), texts, config.text.lora)
+    if LowerStates.record(cache, TextEncoder.load(config.text), texts, config.text.lora):
+        embed(config, texts, None, say_nothing)
 
 
 def embed_all(prepared: Sequence[tuple[RunConfig, Texts | None]], say: Say) -> None:
