@@ -75,8 +75,10 @@ class LowerStates:
             last_layers = int(read_json(path / _META, StoreError)["last_layers"])
             if lora is not None and not 0 < (lora.last_layers or 0) <= last_layers:
                 return None
-            tokens = Tokens(np.load(path / _IDS), np.load(path / _LENGTHS))
-            return cls(tokens, np.load(path / _STATES, mmap_mode="r"), last_layers)
+            ids = np.load(path / _IDS, allow_pickle=False)
+            tokens = Tokens(ids, np.load(path / _LENGTHS, allow_pickle=False))
+            states_LT = np.load(path / _STATES, mmap_mode="r", allow_pickle=False)
+            return cls(tokens, states_LT, last_layers)
         except (OSError, StoreError):  # a study that has ended removes them
             return None
 
