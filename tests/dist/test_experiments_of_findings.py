@@ -18,6 +18,8 @@ from recmind_dist.experiments.priors import priors
 from recmind_dist.experiments.runs import Arm, Configure, run_arms, train_and_evaluate
 from recmind_dist.experiments.transfer import transfer
 from recmind_dist.launch import cluster
+from recmind_dist.pipeline.carry_over import inputs_of_update
+from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
@@ -139,6 +141,17 @@ def test_a_source_of_another_width_or_prompt_is_refused_by_its_key(
         with pytest.raises(ConfigError, match=sentence):
             transfer(study)
     assert not (source.parents[1] / "refused").exists()
+
+
+def test_rows_of_another_data_set_are_not_carried(
+    shops: tuple[Path, Configure], tmp_path: Path
+) -> None:
+    source, configure = shops
+    config = configure("recmind", [f"update.of='{source}'"]).absolute()
+    graph = PreviousRun.open(source).graph.path
+    with pytest.raises(ConfigError, match=r"is of first, not of second.*update\.rows: anew"):
+        inputs_of_update(config, RunDirectory(tmp_path / "run"), graph, None, "", print)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.timeout(600)

@@ -46,3 +46,16 @@ def test_another_version_is_refused_in_a_sentence_that_names_both(
         read_run(run.path)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_gates_rest_where_rows_are_carried_and_learn_where_rows_start_anew() -> None:
+    of, gate = "update.of=runs/before", "model.gate.batch_size=64"
+    scratch, update, transfer = (
+        load_run_config(QUICKSTART, [gate, *words])
+        for words in ([], [of], [of, "update.rows=anew"])
+    )
+    found = [(c.starts_warm, c.updates, c.heldout_gates) for c in (scratch, update, transfer)]
+    assert found == [(False, False, True), (True, True, False), (True, False, True)]
+    assert [c.gate_batch_size for c in (scratch, update, transfer)] == [64, 0, 64]
+    identities = [c.identity() for c in (scratch, update, transfer)]
+    assert all(a != b for k, a in enumerate(identities) for b in identities[:k])
