@@ -33,7 +33,7 @@ def import_deepspeed(device: torch.device) -> Any:
     Raises:
         ConfigError: DeepSpeed already works on another device in this process.
     """
-    with _environment("DS_ACCELERATOR", device.type):
+    with environment("DS_ACCELERATOR", device.type):
         deepspeed = import_module("deepspeed")
         accelerator = import_module("deepspeed.accelerator")
         has: str = accelerator.get_accelerator().device_name()
@@ -51,7 +51,7 @@ def import_deepspeed(device: torch.device) -> Any:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment(name: str, value: str) -> Iterator[None]:
     """Sets a variable and restores it: child processes may be ranks on another device."""
     before = os.environ.get(name)
     os.environ[name] = value

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recmind_dist import faults
-from recmind_dist.distributed.accelerator import import_deepspeed
+from recmind_dist.distributed.accelerator import environment, import_deepspeed
 from recmind_dist.distributed.context import collective
 from recmind_dist.distributed.settings import ZeroSettings
 from recmind_dist.distributed.traffic import ring_bytes
@@ -71,9 +71,12 @@ class DenseEngine:
             },
             "steps_per_print": 2**31,
         }
-        self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
-            model=module, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        # DeepSpeed looks whether the optimizer is Muon, and that module prepares to be compiled:
+        # it would import torch's compiler, four seconds of a rank's start
+        with environment("TORCHDYNAMO_DISABLE", "1"):
+            self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
+                model=module, optimizer=optimizer, config=config, dist_init_required=False
+            )
         zero = self._engine.optimizer
         self._adam: torch.optim.Adam = zero if settings.stage == 0 else zero.optimizer
         self._prime_adam()
