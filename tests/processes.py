@@ -1,5 +1,5 @@
-"""Real processes on gloo for tests: `run_ranks` runs one module-level function on P ranks and
-brings the answers home.
+"""Real processes for tests: `run_ranks` runs one module-level function on P ranks of a gloo group
+and brings the answers home, `Program` runs one alone.
 
 Children come from a fork server that has imported torch and DeepSpeed once, so a group of them
 starts in about a second.
@@ -18,9 +18,64 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    # the last two are what torch and DeepSpeed import at an engine's first start, for six seconds
-    ["recmind_dist.training.trainer", "zarr", "torch._dynamo", "tests.deepspeed_on_cpu"]
+    [
+        "recmind_dist.training.trainer",
+        "zarr",
+        # what a rank would import and load at its first start, for six seconds
+        "torch._dynamo",
+        "tests.deepspeed_on_cpu",
+        "tests.first_start",
+    ]
 )
+
+
+class Program:
+    """`function(*args)` in a process of its own, its output caught, as `Popen` has it.
+
+    For programs that would import torch and this package for seconds before they do anything.
+
+    Attributes:
+        process: ended, its exit code is that of the function: 0, 1 if it raised, negative for a
+            signal.
+    """
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="program")
+        streams = [Path(self._directory.name) / name for name in ("stdout", "stderr")]
+        for stream in streams:
+            stream.touch()
+        self._stdout, self._stderr = streams
+        self.process = CONTEXT.Process(target=_speak, args=(streams, function, args), daemon=True)
+        self.process.start()
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed so far."""
+        return self._stdout.read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it has said so far besides."""
+        return self._stderr.read_text()
+
+    def wait(self, timeout_s: float = 150.0) -> int:
+        """Its exit code once it has ended. Fails if it does not."""
+        self.process.join(timeout_s)
+        code = self.process.exitcode
+        assert code is not None, f"the program did not end within {timeout_s:g} s: {self.stderr}"
+        return code
+
+    def kill(self) -> None:
+        """kill -9, if it still runs."""
+        self.process.kill()
+        self.process.join()
+
+
+def _speak(streams: list[Path], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    for descriptor, stream in enumerate(streams, 1):
+        with stream.open("w") as file:
+            os.dup2(file.fileno(), descriptor)
+    function(*args)
 
 
 def run_ranks(

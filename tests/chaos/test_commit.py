@@ -5,93 +5,73 @@ disk.
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from recmind_dist.checkpoint import CheckpointSettings, attempt_name
+from recmind_dist.checkpoint import CheckpointSettings, attempt_name, commit, saver
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, rows_file
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
-
-WORKER = """
-import os, signal, sys, time
-from pathlib import Path
-import torch
-from recmind_dist.checkpoint import CheckpointSettings, attempt_name, commit, saver
-
-directory, attempt, fault = Path(sys.argv[1]), sys.argv[4], sys.argv[5]
-rank, world_size = int(sys.argv[2]), int(sys.argv[3])
-start, stop = 10 * rank // world_size, 10 * (rank + 1) // world_size
+from tests.processes import Program
 
 
-def die(*_):
+def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def report(step, names):  # stands for ray.train.report
+def write_half(path: Path, _: object) -> None:
+    path.write_bytes(b"half a sha")
+    die()
+
+
+def work(directory: Path, rank: int, world_size: int, attempt: str, fault: str) -> None:
+    """Saves step 1 and step 2; in the second it dies as `fault` says."""
+    rows = (10 * rank // world_size, 10 * (rank + 1) // world_size)
+    one = saver.Checkpointer(directory, rank, world_size, rows, 10, CheckpointSettings())
+    save(one, 1, attempt, fault)
+    if fault == "before commit":
+        commit.write_commit = die
+    if fault == "after shard":
+        saver.write_done = die
+    if fault == "in shard":
+        saver.write_shard = write_half
+    save(one, 2, attempt, fault)
+    one.close()
+
+
+def save(one: saver.Checkpointer, step: int, attempt: str, fault: str) -> None:
+    """A save and its report, which stands for ray.train.report."""
+    table = torch.arange(20.0).view(10, 2) * step
+    dense, state = ({}, {"step": step}) if one.rank == 0 else (None, None)
+    one.save(attempt_name(step, attempt), {"embedding": table[slice(*one.row_range)]}, dense, state)
+    names = one.wait()
     if fault == "before report" and step == 2:
         die()
     print("reported", *names, flush=True)
 
 
-def save(one, step):
-    table = torch.arange(20.0).view(10, 2) * step
-    name = attempt_name(step, attempt)
-    dense, state = ({}, {"step": step}) if rank == 0 else (None, None)
-    one.save(name, {"embedding": table[start:stop]}, dense, state)
-    report(step, one.wait())
-
-
-one = saver.Checkpointer(directory, rank, world_size, (start, stop), 10, CheckpointSettings())
-save(one, 1)
-if fault == "before commit":
-    commit.write_commit = die
-if fault == "after shard":
-    saver.write_done = die
-if fault == "in shard":
-    saver.write_shard = lambda path, tensors: (path.write_bytes(b"half a sha"), die())
-save(one, 2)
-one.close()
-"""
-
-
 def start(
     directory: Path, rank: int, world_size: int, attempt: str, fault: str = "none"
-) -> "subprocess.Popen[str]":
-    command = [
-        sys.executable,
-        "-c",
-        WORKER,
-        str(directory),
-        str(rank),
-        str(world_size),
-        attempt,
-        fault,
-    ]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+) -> Program:
+    return Program(work, directory, rank, world_size, attempt, fault)
 
 
 @pytest.fixture
-def started() -> Iterator[list["subprocess.Popen[str]"]]:
+def started() -> Iterator[list[Program]]:
     """Processes of a test; those still alive at its end are killed one by one."""
-    processes: list[subprocess.Popen[str]] = []
-    yield processes
-    for process in processes:
-        process.kill()
-        process.wait()
+    programs: list[Program] = []
+    yield programs
+    for program in programs:
+        program.kill()
 
 
 @pytest.mark.parametrize("fault", ["in shard", "after shard", "before commit"])
 def test_a_kill_before_commit_leaves_the_former_checkpoint(tmp_path: Path, fault: str) -> None:
-    (dead := start(tmp_path, 0, 1, "aaaaaaaa", fault)).communicate(timeout=150)
-    assert dead.returncode == -signal.SIGKILL
+    assert start(tmp_path, 0, 1, "aaaaaaaa", fault).wait() == -signal.SIGKILL
     half = tmp_path / attempt_name(2, "aaaaaaaa")
     assert (half / rows_file(0)).exists()
     assert not (half / COMMIT).exists()
@@ -101,9 +81,7 @@ def test_a_kill_before_commit_leaves_the_former_checkpoint(tmp_path: Path, fault
     assert found.name == attempt_name(1, "aaaaaaaa")
 
     # the same run started again: the dead attempt is in nobody's way
-    again = start(tmp_path, 0, 1, "bbbbbbbb")
-    again.communicate(timeout=150)
-    assert again.returncode == 0
+    assert start(tmp_path, 0, 1, "bbbbbbbb").wait() == 0
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.name == attempt_name(2, "bbbbbbbb")
@@ -112,10 +90,9 @@ def test_a_kill_before_commit_leaves_the_former_checkpoint(tmp_path: Path, fault
 
 def test_a_kill_between_commit_and_report_leaves_the_new_checkpoint(tmp_path: Path) -> None:
     dead = start(tmp_path, 0, 1, "aaaaaaaa", "before report")
-    said, _ = dead.communicate(timeout=150)
-    assert dead.returncode == -signal.SIGKILL
+    assert dead.wait() == -signal.SIGKILL
     # nobody was told of the second
-    assert said.split() == ["reported", attempt_name(1, "aaaaaaaa")]
+    assert dead.stdout.split() == ["reported", attempt_name(1, "aaaaaaaa")]
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 2
@@ -124,22 +101,22 @@ def test_a_kill_between_commit_and_report_leaves_the_new_checkpoint(tmp_path: Pa
 
 @pytest.mark.parametrize("fault", ["after shard", "before commit"])
 def test_when_a_rank_is_killed_the_others_shares_are_no_checkpoint(
-    tmp_path: Path, started: list["subprocess.Popen[str]"], fault: str
+    tmp_path: Path, started: list[Program], fault: str
 ) -> None:
     victim = 0 if fault == "before commit" else 1
     started += [
         start(tmp_path, rank, 2, "aaaaaaaa", fault if rank == victim else "none")
         for rank in range(2)
     ]
-    assert started[victim].wait(timeout=150) == -signal.SIGKILL
+    assert started[victim].wait() == -signal.SIGKILL
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.name == attempt_name(1, "aaaaaaaa")
     started[1 - victim].kill()  # as Ray ends the group
 
     again = start(tmp_path, 0, 1, "bbbbbbbb")  # and on with another number of ranks
-    said, _ = again.communicate(timeout=150)
-    assert said.split()[-1] == attempt_name(2, "bbbbbbbb")
+    again.wait()
+    assert again.stdout.split()[-1] == attempt_name(2, "bbbbbbbb")
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.name == attempt_name(2, "bbbbbbbb")
