@@ -1,9 +1,6 @@
 """The graph on disk: both directions agree, parts are a permutation, damage is named."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from recmind_dist.errors import DataError, StoreError
+from recmind_dist.faults import arm
 from recmind_dist.graph import Graph, GraphSettings, prepare_graph, row_bounds
 from recmind_dist.graph.csr import both_directions, edge_order
 from recmind_dist.graph.fennel import assign_parts
@@ -23,6 +21,7 @@ from recmind_dist.graph.ownership import by_owner
 from recmind_dist.graph.partition import by_hash, by_metis, by_range, judge
 from recmind_dist.ingest import DatasetSettings, SyntheticSettings, ingest_dataset, synthesize
 from recmind_dist.storage import content_key
+from tests.processes import Program
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -323,27 +322,11 @@ def test_rows_by_owner_are_those_between_its_bounds_in_their_order(
         ]
 
 
-PREPARE = """
-import sys
-from pathlib import Path
-from recmind_dist.graph import GraphSettings, prepare_graph
-from recmind_dist.ingest import DatasetSettings, ingest_dataset
-
-home = Path(sys.argv[1])
-log = DatasetSettings(name="toy", interactions=home / "log.csv")
-print(prepare_graph(ingest_dataset(log, home / "cache"), GraphSettings(), home / "cache"))
-"""
-
-
-def preparing(home: Path, fault: dict[str, str]) -> "subprocess.Popen[str]":
-    """A process that makes data set and graph of home/log.csv, with one fault armed."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PREPARE, str(home)],
-        env={**os.environ, "RECMIND_FAULTS": json.dumps([fault])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def prepare(home: Path, fault: dict[str, str]) -> None:
+    """Makes data set and graph of home/log.csv, with one fault armed. Prints the graph's path."""
+    arm(json.dumps([fault]))
+    log = DatasetSettings(name="toy", interactions=home / "log.csv")
+    print(prepare_graph(ingest_dataset(log, home / "cache"), GraphSettings(), home / "cache"))
 
 
 @pytest.mark.parametrize("stage", ["ingest", "prepare"])
@@ -355,24 +338,23 @@ def test_of_two_runs_that_want_the_same_graph_one_makes_it_and_the_other_waits(
     )
     begun, go_on = tmp_path / "begun", tmp_path / "go-on"
     pause = {"point": stage, "action": "pause", "once": str(begun), "until": str(go_on)}
-    first = preparing(tmp_path, pause)
-    second = None
+    first, second = Program(prepare, tmp_path, pause), None
     try:
         while not begun.exists():
-            assert first.poll() is None, first.communicate()
+            assert first.process.is_alive(), first.stderr
             time.sleep(0.05)
         # it must not build itself
-        second = preparing(tmp_path, {"point": stage, "action": "exception"})
-        assert second.stderr is not None
-        assert f"waiting for process {first.pid} on " in second.stderr.readline()
-        assert second.poll() is None
+        second = Program(prepare, tmp_path, {"point": stage, "action": "exception"})
+        while "\n" not in second.stderr:
+            assert second.process.is_alive(), second.stderr
+            time.sleep(0.05)
+        assert f"waiting for process {first.process.pid} on " in second.stderr.splitlines()[0]
+        assert second.process.is_alive()
         go_on.touch()
-        said = [process.communicate(timeout=120) for process in (first, second)]
+        assert (first.wait(), second.wait()) == (0, 0), (first.stderr, second.stderr)
     finally:
-        for process in (first, second):
-            if process is not None and process.poll() is None:
-                process.kill()
-                process.communicate()
-    assert (first.returncode, second.returncode) == (0, 0), said
-    assert said[0][0] == said[1][0]
-    Graph.open(Path(said[0][0].strip()), verify=True)
+        for program in (first, second):
+            if program is not None:
+                program.kill()
+    assert first.stdout == second.stdout
+    Graph.open(Path(first.stdout.strip()), verify=True)

@@ -1,8 +1,7 @@
 """A log prepared block by block is the graph that it is in memory."""
 
 import json
-import subprocess
-import sys
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from recmind_dist.graph import GraphSettings, prepare_graph
 from recmind_dist.ingest import DatasetSettings, id_codes, ingest_dataset
 from recmind_dist.ingest import spill as spill_module
 from recmind_dist.ingest.id_codes import IdCodes
+from tests.processes import Program
 
 
 @pytest.fixture(autouse=True)
@@ -207,20 +207,13 @@ def test_nobody_can_tell_which_ids_collide() -> None:
     assert (IdCodes()._key != IdCodes()._key).any()
 
 
-# rows are said to take so much that four of them, those of one user, fill a block
-MANY_BLOCKS = """
-import resource, sys
-from pathlib import Path
-from recmind_dist.graph import GraphSettings, prepare_graph
-from recmind_dist.ingest import DatasetSettings, ingest_dataset, spill
-
-spill.BYTES_A_ROW = 1 << 18
-home, limit = Path(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-log = {"name": "s", "interactions": home / "log.parquet", "memory_mb": 1}
-data = ingest_dataset(DatasetSettings.model_validate(log), home / "1")
-print(prepare_graph(data, GraphSettings(), home / "1", 1))
-"""
+def prepare_with_few_files(home: Path, limit: int) -> None:
+    """Rows are said to take so much that four of them, those of one user, fill a block."""
+    spill_module.BYTES_A_ROW = 1 << 18
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    log = {"name": "s", "interactions": home / "log.parquet", "memory_mb": 1}
+    data = ingest_dataset(DatasetSettings.model_validate(log), home / "1")
+    print(prepare_graph(data, GraphSettings(), home / "1", 1))
 
 
 @pytest.mark.parametrize(("limit", "num_users"), [(96, 90), (1024, 1020)])
@@ -231,12 +224,11 @@ def test_more_blocks_than_files_may_be_open_are_dealt_all_the_same(
     rows = np.random.default_rng(0).permutation(4 * num_users)
     columns = {"user": rows // 4, "item": rows % 37, "time": rows % 11}
     pl.DataFrame(columns).write_parquet(tmp_path / "log.parquet")
-    words = [sys.executable, "-c", MANY_BLOCKS, str(tmp_path), str(limit)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    program = Program(prepare_with_few_files, tmp_path, limit)
+    assert program.wait() == 0, program.stderr[-2000:]
     log = {"name": "s", "interactions": tmp_path / "log.parquet"}
     data = ingest_dataset(DatasetSettings.model_validate(log), tmp_path / "0")
     at_once = prepare_graph(data, GraphSettings(), tmp_path / "0")
-    graphs = [Path(done.stdout.splitlines()[-1]), at_once]
+    graphs = [Path(program.stdout.splitlines()[-1]), at_once]
     for name in ("indptr.npy", "indices.npy", "time_rank.npy", "test_indices.npy"):
         np.testing.assert_array_equal(*(np.load(graph / name) for graph in graphs), err_msg=name)

@@ -6,9 +6,8 @@ import io
 import json
 import os
 import pickle  # noqa: TID251 (to build what must be refused)
+import resource
 import struct
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -21,12 +20,20 @@ import pyarrow.parquet as arrow_parquet
 import pytest
 
 from recmind_dist.config.yaml import load_yaml
-from recmind_dist.errors import CheckpointError, ConfigError, DataError, StoreError, TextError
+from recmind_dist.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RecmindError,
+    StoreError,
+    TextError,
+)
 from recmind_dist.ingest import DatasetSettings, ingest_dataset, objects
 from recmind_dist.ingest.archives import TAIL, Member, take_members
 from recmind_dist.ingest.fetch import SMOLLM2_GGUF_BYTES
 from recmind_dist.storage import read_json, read_manifest, verify_manifest, write_manifest
 from recmind_dist.text.gguf import convert_smollm2
+from tests.processes import Program
 
 MEMORY = 2 << 30  # bytes that a hostile file may make a process take, imports included
 
@@ -394,30 +401,26 @@ def test_a_gguf_file_of_the_pinned_length_or_of_a_terabyte_is_still_not_the_pinn
         assert not (tmp_path / "out").exists()
 
 
-def limited(program: str, home: Path) -> str:
+def limited(code: str, home: Path) -> str:
     """Runs a program with `MEMORY` bytes of address space beyond its imports. Returns what it
     prints last.
     """
-    start = (
-        "import resource\nimport numpy, zarr, polars\nfrom pathlib import Path\n"
-        f"home = Path({str(home)!r})\n"
-    )
-    start += "from recmind_dist.errors import RecmindError\nfrom recmind_dist.graph import Graph\n"
-    start += "from recmind_dist.text.store import TextStore\n"
-    start += "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-    start += f"resource.setrlimit(resource.RLIMIT_AS, (used + {MEMORY}, used + {MEMORY}))\n"
-    words = [
-        sys.executable,
-        "-c",
-        (
-            f"{start}try:\n    {program}\nexcept RecmindError as error:\n    print('refused:', "
-            "error)\n"
-        ),
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200, env=env, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
+    program = Program(run_limited, code, home)
+    assert program.wait() == 0, program.stderr[-2000:]
+    return program.stdout.strip()
+
+
+def run_limited(code: str, home: Path) -> None:
+    """For `limited`."""
+    from recmind_dist.graph import Graph
+    from recmind_dist.text.store import TextStore
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    try:
+        exec(code, {"numpy": np, "home": home, "Graph": Graph, "TextStore": TextStore})
+    except RecmindError as error:
+        print("refused:", error)
 
 
 def test_a_text_store_that_declares_more_rows_than_there_are(tmp_path: Path) -> None:
