@@ -1,8 +1,8 @@
 """Real processes for tests: `run_ranks` runs one module-level function on P ranks of a gloo group
 and brings the answers home, `Program` runs one alone.
 
-Children come from a fork server that has imported torch and DeepSpeed once, so a group of them
-starts in about a second.
+Children come from a fork server that has imported once what they need, so a group of them starts in
+about a second.
 """
 
 import multiprocessing
@@ -25,6 +25,13 @@ CONTEXT.set_forkserver_preload(
         "torch._dynamo",
         "tests.deepspeed_on_cpu",
         "tests.first_start",
+        # what files of tests import, and so each of their children: up to three seconds
+        "pytest",
+        "hypothesis",
+        "recmind_dist.pipeline.update",
+        "recmind_dist.experiments.comparison",
+        "recmind_dist.export.write_bundle",
+        "tests.tiny_language_model",
     ]
 )
 
