@@ -287,13 +287,13 @@ def warmed(home: Path, inputs: Inputs) -> Any:
     return config
 
 
-@pytest.mark.parametrize("way", [(1, 2), (2, 4), (4, 3), (3, 1)])
 def test_row_15_tables_optimizer_queue_and_cursor_move_bit_for_bit(
-    inputs: Inputs, warmed: Any, way: tuple[int, int]
+    inputs: Inputs, warmed: Any
 ) -> None:
+    """From one rank to two, 2→4, 4→3, 3→1, and all the way back."""
     first, cursor = content(warmed.run_dir), newest_cursor(warmed.run_dir)
-    for place, world_size in enumerate((*way, way[0])):
-        run_ranks(resave, world_size, warmed, inputs, f"attempt{way[0]}{way[1]}{place}"[-8:])
+    for place, world_size in enumerate((1, 2, 4, 3, 1, 3, 4, 2, 1)):
+        run_ranks(resave, world_size, warmed, inputs, f"resaved{place}")
         again = content(warmed.run_dir)
         assert again.keys() == first.keys()
         assert [name for name, value in first.items() if not torch.equal(again[name], value)] == []
