@@ -53,7 +53,7 @@ def cluster(fault_file: Path) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="ray") as directory:
         ray.init(
             address="local",
-            num_cpus=2,
+            num_cpus=1,  # Ray keeps a started process ready for each
             include_dashboard=False,
             _temp_dir=directory,
             log_to_driver=False,
@@ -139,10 +139,20 @@ def test_row_08_a_full_disk_ends_extraction_in_a_sentence_and_resume_goes_by_the
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.fixture(scope="module")
+def whole_store(cluster: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache directory with the whole store of `make_texts()`; tests damage copies of it."""
+    cache = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recmind_dist.text.store.MIN_SHARD_ROWS", 16)
+        embed_texts(make_texts(), settings_for(model), cache)
+    return cache
+
+
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("damage", ["lost", "flipped"])
 def test_row_11_a_damaged_shard_is_an_error_before_training_and_alone_made_again(
-    model: Path, tmp_path: Path, damage: str
+    model: Path, tmp_path: Path, whole_store: Path, damage: str
 ) -> None:
     inputs: Inputs = make_inputs(tmp_path)
     assert inputs.text is not None
@@ -157,11 +167,13 @@ def test_row_11_a_damaged_shard_is_an_error_before_training_and_alone_made_again
     assert not list((config.run_dir / "checkpoints").glob("*"))  # nothing was begun
 
     settings, texts = settings_for(model), make_texts()
-    store = TextStore.open(embed_texts(texts, settings, tmp_path).path)
+    cache = tmp_path / "embedded"
+    shutil.copytree(whole_store, cache)
+    store = TextStore.open(store_path(texts, settings, cache))
     hurt(store.shard_file("items", 2), damage)
     jobs, num_shards = plan_shards(texts, settings, store.path)
     assert ([(job.side, job.shard) for job in jobs], num_shards) == ([("items", 2)], 8)
-    assert embed_texts(texts, settings, tmp_path).skipped_shards == 7
+    assert embed_texts(texts, settings, cache).skipped_shards == 7
     assert_whole(store.path, texts, settings)
 
 
