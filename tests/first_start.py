@@ -1,5 +1,6 @@
-"""Imported once by the fork server of tests/processes.py, last: it imports and loads what a rank
-would import and load at its first step, for a third of a second in each of hundreds of ranks.
+"""Imported once by the fork server of tests/processes.py: it imports what DeepSpeed would import at
+its first engine, and loads what numba has compiled, which all ranks would do again. In a fresh
+checkout one process compiles, not every rank of the first test.
 
 What that is, a child finds out: it trains two small runs, and tells.
 """
