@@ -224,7 +224,7 @@ import recmind_dist
 
 for module in pkgutil.walk_packages(recmind_dist.__path__, "recmind_dist."):
     # Triton comes with torch's CUDA builds
-    if not module.name.endswith(("__main__", ".triton_ops", ".triton_adam")):
+    if not module.name.endswith(("__main__", ".triton_ops", ".triton_adam", ".triton_padded")):
         importlib.import_module(module.name)
 print("after all modules:", "deepspeed" in sys.modules)
 
