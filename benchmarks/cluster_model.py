@@ -54,22 +54,13 @@ class Exchange:
 
     per_call_s: float
     per_byte_s: float
-    copying_per_byte_s: float = 0.0
-    """Of `per_byte_s`, what threads of the process group take, which send and receive."""
 
     @staticmethod
-    def fit(
-        sent: list[float], seconds: list[float], calls: int, copying: list[float] | None = None
-    ) -> "Exchange":
+    def fit(sent: list[float], seconds: list[float], calls: int) -> "Exchange":
         """Through measured sizes, of which the first is of a few rows: what that takes is what
         `calls` cost.
-
-        Args:
-            copying: of `seconds`, those of other threads than the one that exchanges.
         """
-        per_byte = _slope(sent, seconds)
-        in_threads = _slope(sent, copying) if copying else 0.0
-        return Exchange(seconds[0] / calls, per_byte, min(in_threads, per_byte))
+        return Exchange(seconds[0] / calls, _slope(sent, seconds))
 
 
 def _slope(sent: list[float], seconds: list[float]) -> float:
@@ -112,8 +103,8 @@ class Model:
         own rows costs; gloo: the same as ranks of two machines do it, over the loopback network;
         layers: hops; partitioned: whether owners look pairs up, and draw; hides: whether batches
         hide their edges, so that owners draw in any case; batch_growth: work of the sampling thread
-        on many ranks over that on one; rows_ahead: as `scaling.rows_ahead`; gates: whether a second
-        batch trains gates on shared negatives, with newest items and content views, as RecMind's.
+        on many ranks over that on one; gates: whether a second batch trains gates on shared
+        negatives, with newest items and content views, as RecMind's.
     """
 
     train: Work
@@ -125,7 +116,6 @@ class Model:
     partitioned: bool
     hides: bool = True
     batch_growth: float = 1.0
-    rows_ahead: bool = False
     gates: bool = False
 
     @property
@@ -188,21 +178,17 @@ class Model:
         What a byte costs here by gloo it costs there too. Copying in gloo's threads and the wire
         add up for the thread that waits for them, though in part they go on at once.
         """
-        ids, rows = batch.sent["ids"], batch.sent["rows"]
+        ids = batch.sent["ids"]
         rest = sum(batch.sent.values()) - ids
-        copying = self.gloo.copying_per_byte_s
-        moving = self.gloo.per_byte_s - copying
-        work = self.training(batch) + rest * moving
+        work = self.training(batch) + rest * self.gloo.per_byte_s
         sample = self.sample.seconds(batch) * self.batch_growth + ids * self.gloo.per_byte_s
-        ahead = rows if self.rows_ahead else 0.0
-        waited, calls = rest - ahead, self.row_exchanges - 1 - self.rows_ahead
         few, many = messages_of_few_bytes(world_size), world_size - 1
-        on_the_way = network.seconds(waited, calls, many) + network.seconds(0, 1, few)  # losses
+        on_the_way = network.seconds(rest, self.row_exchanges - 1, many)
+        on_the_way += network.seconds(0, 1, few)  # losses
         return {
-            "training": work + waited * copying + on_the_way,
+            "training": work + on_the_way,
             "sampling": sample + network.seconds(ids, self.id_calls, few),
-            "rows ahead": ahead * copying + network.seconds(ahead, int(self.rows_ahead), many),
-            "cores": (work + rest * copying + sample) / 2,
+            "cores": (work + sample) / 2,
         }
 
 

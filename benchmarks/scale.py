@@ -163,7 +163,7 @@ def _project(scale: Scale, worlds: list[int], network: Network) -> list[dict[str
         return rows
     scaling = scale.config.scaling.model_copy(update={"wire_dtype": "bfloat16"})
     halved = scale.config.model_copy(update={"scaling": scaling})
-    fast = replace(scale.model, gloo=scale.probe("gloo", "bfloat16"), rows_ahead=True)
+    fast = replace(scale.model, gloo=scale.probe("gloo", "bfloat16"))
     for world in worlds:
         batch = scale.replayed(world, PAIRS * world, "partitioned")
         step_s = scale.model.there(batch, world, network)
@@ -192,9 +192,9 @@ def _project(scale: Scale, worlds: list[int], network: Network) -> list[dict[str
         fast_s = fast.there(
             scale.replayed(world, PAIRS * world, "partitioned", halved), world, network
         )
-        what = "efficiency, scaling.wire_dtype: bfloat16 and scaling.rows_ahead"
+        what = "efficiency, scaling.wire_dtype: bfloat16"
         scale.report.add(label, what, "%", Spread((100 * alone / fast_s,)))
-        scale.report.figures[f"efficiency_{world}_ahead_bfloat16"] = alone / fast_s
+        scale.report.figures[f"efficiency_{world}_bfloat16"] = alone / fast_s
     scale.report.note(
         f"predictions assume {network.gbit_s:g} Gbit/s a worker of which {network.efficiency:g} "
         f"are reached, {network.latency_us:g} us a message, two cores a worker like these, and a "

@@ -192,7 +192,7 @@ class Scale:
             way: "memory" or "gloo".
             dtype: of rows on their way.
         """
-        sent, seconds, copying = [], [], []
+        sent, seconds = [], []
         with ExitStack() as stack:
             home = stack.enter_context(tempfile.TemporaryDirectory())
             words = (self.graph.num_nodes, self.config.model.embedding_dim)
@@ -214,9 +214,8 @@ class Scale:
                 answers = [child.receive() for child in pair]
                 sent.append(answers[0]["sent"])
                 seconds.append(max(a["seconds"] for a in answers))
-                copying.append(max(a["copying"] for a in answers))
         # ids, rows, gradients
-        found = Exchange.fit(sent[1:], seconds[1:], calls=3, copying=copying[1:])
+        found = Exchange.fit(sent[1:], seconds[1:], calls=3)
         what = f"{self.name}, exchange of two ranks, {way}, {dtype}"
         if found.per_byte_s:
             self.report.add(

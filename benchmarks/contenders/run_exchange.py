@@ -42,31 +42,29 @@ def prepare() -> dict[str, Work]:
     rng = np.random.default_rng(RANK)
 
     def fetch(order: dict[str, Any]) -> dict[str, Any]:
-        """`count` times plan, rows and gradients of `rows` distinct random rows: CPU-seconds, those
-        of them in threads of the process group, and bytes of one, by median, for in training the
-        other thread works while this one waits. What a rank alone does too, reading as many (other)
-        rows from the table, is taken off, and the first time is left out, whose memory is new.
+        """`count` times plan, rows and gradients of `rows` distinct random rows: CPU-seconds and
+        bytes of one, by median, for in training the other thread works while this one waits. What a
+        rank alone does too, reading as many (other) rows from the table, is taken off, and the
+        first time is left out, whose memory is new.
         """
-        taken, copying, grad = [], [], torch.ones(order["rows"], DIM)
+        taken, grad = [], torch.ones(order["rows"], DIM)
         for _ in range(order["count"] + 1):
             context.traffic.take()
             rows, other = (
                 np.sort(rng.choice(ROWS, order["rows"], replace=False)) for _ in range(2)
             )
             context.barrier()
-            start, own_start = time.process_time(), time.thread_time()
+            start = time.process_time()
             plan = exchange.plan_lookup(rows)
             leaf = torch.zeros(1, 1).expand(len(plan.local_rows), DIM).requires_grad_()
             exchange.lookup_from_table(leaf, plan).backward(grad)
             seconds = time.process_time() - start
-            copying.append(seconds - (time.thread_time() - own_start))
             own = torch.from_numpy(other % len(table))
             start = time.process_time()
             place_rows(table.new_empty(len(own), DIM), None, table, own)
             taken.append(seconds - (time.process_time() - start))
         return {
             "seconds": float(np.median(taken[1:])),
-            "copying": float(np.median(copying[1:])),
             "sent": sum(context.traffic.take().values()),
         }
 

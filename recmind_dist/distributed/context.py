@@ -14,7 +14,7 @@ from recmind_dist.causes import telling_line
 from recmind_dist.distributed.grid import Grid, make_grid
 from recmind_dist.distributed.shared_memory import share_memory
 from recmind_dist.distributed.traffic import Traffic, ring_bytes
-from recmind_dist.distributed.transport import Transport, TravellingRows, make_transport
+from recmind_dist.distributed.transport import Transport, make_transport
 from recmind_dist.errors import WorkerLostError
 
 # errors of gloo and NCCL about a peer that is late, gone or unreachable; gloo's are RuntimeErrors
@@ -123,14 +123,6 @@ class DistContext:
         operation = "gradients" if kind == "gradients" else "rows"
         with collective(f"the exchange of {operation}"):
             return self.row_transport.all_to_all(x, send, receive, of)
-
-    def send_rows(self, x: torch.Tensor, send: list[int], receive: list[int]) -> TravellingRows:
-        """`Transport.send_rows`, counted as rows. Collective: every rank must call, and `wait` as
-        well.
-        """
-        self.traffic.add("rows", (sum(send) - send[self.rank]) * x.shape[1] * x.itemsize)
-        with collective("the exchange of rows"):
-            return self.row_transport.send_rows(x, send, receive)
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a small tensor, in place: the same on every rank.

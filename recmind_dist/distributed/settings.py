@@ -29,9 +29,6 @@ class ScalingSettings(Settings):
     workers on several machines do."""
     wire_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of rows and their gradients on their way between ranks; sums are float32 either way."""
-    rows_ahead: bool = False
-    """A batch's rows travel while the step before it computes, so that they lack its update.
-    Sampled propagation alone."""
 
     @field_validator("num_workers", mode="before")
     @classmethod

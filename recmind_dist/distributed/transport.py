@@ -54,28 +54,6 @@ PendingAllToAll = GroupAllToAll | PendingMailboxes
 
 
 @dataclass(frozen=True)
-class TravellingRows:
-    """An all-to-all of rows that goes on while its caller works.
-
-    Attributes:
-        out: [sum(receive), C] filled when `work` is done.
-        receive: [P] rows from each rank.
-        given: what is sent; kept until then.
-        work: the exchange.
-    """
-
-    out: Tensor
-    receive: list[int]
-    given: Tensor
-    work: dist.Work
-
-    def wait(self) -> list[Tensor]:
-        """The rows of each rank. Collective: every rank must call."""
-        self.work.wait()
-        return list(torch.split(self.out, self.receive))
-
-
-@dataclass(frozen=True)
 class Transport:
     """One thread's exchanges with other ranks. Results may be read until its next exchange.
 
@@ -144,16 +122,6 @@ class Transport:
             return GroupAllToAll(self.group, x, send, receive, of, self.grid)
         starts = [0, *np.cumsum(send).tolist()[:-1]]
         return self.mailboxes.start_exchange(x, sum(send), starts, send, of)
-
-    def send_rows(self, x: Tensor, send: list[int], receive: list[int]) -> TravellingRows:
-        """As `all_to_all` through the process group, but the rows travel while the caller works,
-        and other exchanges may come in between.
-
-        Collective: every rank must call, and `wait` as well.
-        """
-        out = x.new_empty(sum(receive), *x.shape[1:])
-        work = dist.all_to_all_single(out, x, receive, send, group=self.group, async_op=True)
-        return TravellingRows(out, receive, x, work)
 
     def all_gather(self, x: Tensor, counts: list[int]) -> list[Tensor]:
         """The rows of all ranks. Collective: every rank must call.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext, collective
-from recmind_dist.distributed.transport import PendingAllToAll, TravellingRows
+from recmind_dist.distributed.transport import PendingAllToAll
 from recmind_dist.graph.ownership import by_owner
 from recmind_dist.kernels.row_moves import place_rows, sums_by_row
 from recmind_dist.kernels.unique import unique_inverse
@@ -83,28 +83,13 @@ class PendingLookup:
     ids: PendingAllToAll | None
 
 
-@dataclass(frozen=True)
-class PendingRead:
-    """Rows of the table on their way; see `RowExchange.read_rows`.
-
-    Attributes:
-        plan: of the lookup.
-        out: [N, D]; own rows are there.
-        sent: None in a world of one.
-    """
-
-    plan: LookupPlan
-    out: Tensor
-    sent: TravellingRows | None
-
-
 class RowExchange:
     """Looks rows up in a sharded table: rank p owns the rows bounds[p] <= r < bounds[p + 1].
 
     Args:
         bounds: [P + 1].
         context: the ranks.
-        table: [rows of this rank, D], for `lookup_from_table` and `start_read`.
+        table: [rows of this rank, D], for `lookup_from_table`.
         wire_dtype: in which rows and gradients are sent.
     """
 
@@ -229,48 +214,6 @@ class RowExchange:
         assert self.table is not None, "an exchange without a table"
         return self._lookup(placeholder, self.table, plan)
 
-    def start_read(self, plan: LookupPlan) -> PendingRead:
-        """Reads the rows of a lookup from the table as it is now, and sends them while the caller
-        works; through shared memory, where nothing travels, at once.
-
-        Collective: every rank must call, and `read_rows` as well.
-        """
-        assert self.table is not None, "an exchange without a table"
-        table, away, context = self.table, plan.away, self.context
-        if context.world_size == 1 or context.row_transport.mailboxes is not None:
-            rows = self.needed_rows(table, plan.mine_rows, away.reply_rows, plan)
-            return PendingRead(plan, rows, None)
-        out = table.new_empty(plan.num_rows, table.shape[1])
-        place_rows(out, plan.mine, table, plan.mine_rows)
-        given = table.new_empty(len(away.reply_rows), table.shape[1], dtype=self.wire_dtype)
-        place_rows(given, None, table, away.reply_rows)
-        sent = context.send_rows(given, away.send_splits, away.receive_splits)
-        return PendingRead(plan, out, sent)
-
-    def read_rows(self, pending: PendingRead) -> Tensor:
-        """The rows that `start_read` asked for, [N, D]. Collective: every rank must call."""
-        if pending.sent is not None:
-            with collective("the exchange of rows"):
-                arrived = pending.sent.wait()
-            _place_arrived(pending.out, arrived, pending.plan)
-        return pending.out
-
-    def lookup_beside(
-        self, placeholder: Tensor, beside: Tensor | None, rows: Tensor, plan: LookupPlan
-    ) -> tuple[Tensor, Tensor | None]:
-        """Rows that were read ahead, and the needed rows of columns beside them, inside autograd:
-        [N, D] and [N, C]. Their gradients travel together.
-
-        Collective: every rank must call, in forward and in backward.
-
-        Args:
-            placeholder: [u, D] as of `lookup_from_table`.
-            beside: [u, C] content of `plan.local_rows`; None: no columns.
-            rows: [N, D] of `read_rows`.
-        """
-        out = _LookupBeside.apply(placeholder, beside, rows, plan, self)  # type: ignore[no-untyped-call]
-        return out if beside is not None else (out, None)
-
     def needed_rows(
         self, source: Tensor, mine_at: Tensor, reply: Tensor, plan: LookupPlan
     ) -> Tensor:
@@ -352,33 +295,3 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         total = ctx.exchange.send_home(grads[0].contiguous(), ctx.num_owned, ctx.plan)
         return total, None, None, None
-
-
-class _LookupBeside(torch.autograd.Function):
-    """As `_Lookup`, of columns beside rows that are here already.
-
-    Collective: every rank must apply it.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        placeholder: Tensor,
-        beside: Tensor | None,
-        rows: Tensor,
-        plan: LookupPlan,
-        exchange: RowExchange,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        ctx.plan, ctx.exchange, ctx.num_owned = plan, exchange, len(placeholder)
-        rows = rows.view_as(rows)
-        if beside is None:
-            return rows
-        own = beside.detach().contiguous()
-        return rows, exchange.needed_rows(own, plan.mine_at, plan.away.reply, plan)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0].contiguous() if len(grads) == 1 else torch.cat(grads, 1)
-        total = ctx.exchange.send_home(grad, ctx.num_owned, ctx.plan)
-        parts = total.split([g.shape[1] for g in grads], dim=1)
-        return parts[0], parts[1] if len(parts) > 1 else None, None, None, None

@@ -57,6 +57,7 @@ DELETED_KEYS: dict[str, str] = {
     "scaling.address": "set the environment variable RAY_ADDRESS",
     "scaling.heartbeat_s": "leave it out: rank 0 writes a heartbeat every ten seconds",
     "scaling.resize_check_s": "leave it out: room for more workers is looked for once a minute",
+    "scaling.rows_ahead": "leave it out: no stored run showed its effect",
     "scaling.start_attempts": "leave it out: a start makes ten waits of scaling.start_timeout_s",
     "table.beta1": "leave it out: it is always 0.9, as torch has it",
     "table.beta2": "leave it out: it is always 0.999, as torch has it",

@@ -270,11 +270,6 @@ class RunConfig(Settings):
         return [
             *self._checks_of_placement(),
             (
-                full and self.scaling.rows_ahead,
-                "scaling.rows_ahead needs sampler.propagation: sampled: full propagation reads no "
-                "rows ahead of a step",
-            ),
-            (
                 self.train.batch_of == "users" and self.sampler.hide_batch_edges,
                 "train.batch_of: users would hide all edges of a batch's users: set "
                 "sampler.hide_batch_edges: false",

@@ -152,23 +152,17 @@ class SampledForward:
         go from the table itself, and e_uD only takes their gradient.
         """
         z_uD = self._text_view(model, step, text_u)
-        if z_uD is None and step.base is None:
+        if z_uD is None:
             return self._exchange.lookup_from_table(e_uD, step.plan), None, None
-        columns = [] if z_uD is None else [z_uD]
+        columns = [e_uD, z_uD]
         if key_model is not None:
             with torch.no_grad():
                 key_uD = self._text_view(key_model, step, text_u)
             assert key_uD is not None
             columns.append(key_uD)
-        if step.base is not None:
-            beside = torch.cat(columns, 1) if columns else None
-            e, rest = self._exchange.lookup_beside(e_uD, beside, step.base, step.plan)
-        else:
-            rows = self._exchange.lookup(torch.cat([e_uD, *columns], 1), step.plan)
-            e, rest = rows[:, : e_uD.shape[1]], rows[:, e_uD.shape[1] :]
-        parts = () if rest is None else rest.chunk(len(columns), dim=1)
-        z = parts[0] if parts else None
-        return e, z, parts[1].detach() if len(parts) > 1 else None
+        rows = self._exchange.lookup(torch.cat(columns, 1), step.plan)
+        parts = rows.chunk(len(columns), dim=1)
+        return parts[0], parts[1], parts[2].detach() if len(parts) > 2 else None
 
     def _text_view(self, model: Model, step: StepInput, text: TextRows | None) -> Tensor | None:
         """z of the rows of this shard, zero where their texts are not read. Shape: [u, D]."""

@@ -74,7 +74,6 @@ class Phase:
         self.step = TrainingStep(
             self.engine,
             shard.table,
-            exchange,
             shard.text,
             self.momentum,
             context,
@@ -210,7 +209,6 @@ class Phase:
             and self.step.can_replay
             and shard.batches_on_device
             and not config.propagates_fully
-            and not config.scaling.rows_ahead  # a step is made before the last one is trained
             and config.loss.kind == "bpr"
             and config.train.batch_of == "pairs"
             and config.table.optimizer == "adam"

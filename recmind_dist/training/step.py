@@ -4,14 +4,12 @@ Legend: u rows of this shard that the step touches, n rows of this shard, D dims
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.embedding.exchange import PendingRead, RowExchange
 from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.model.lightgcn import LightGCN
 from recmind_dist.model.queue import KeyQueue
@@ -37,7 +35,6 @@ class TrainingStep:
     Args:
         engine: DeepSpeed's, around a `TrainingLoss`.
         table: this rank's rows.
-        exchange: reads the next step's rows ahead.
         text: text vectors of this rank's rows, where the model reads texts.
         momentum: the copy whose keys are enqueued, where there is a queue.
         nodes: [n] global ids of this rank's rows.
@@ -53,7 +50,6 @@ class TrainingStep:
         self,
         engine: "Engine",
         table: ShardedTable,
-        exchange: RowExchange,
         text: TextFeatures | None,
         momentum: MomentumEncoder | None,
         context: DistContext,
@@ -67,8 +63,7 @@ class TrainingStep:
     ) -> None:
         assert isinstance(engine.module, TrainingLoss)
         self.engine, self.loss = engine, engine.module
-        self.table, self.exchange, self.text = table, exchange, text
-        self.momentum, self.context = momentum, context
+        self.table, self.text, self.momentum, self.context = table, text, momentum, context
         self.nodes, self.seed = nodes, seed
         self.lr_factor, self.steps_done = lr_factor, steps_done
         self._replays = replays
@@ -77,7 +72,6 @@ class TrainingStep:
         if self.can_replay:
             self.find_gradients = ReplayedGradients(self.run_gradients)
         no_keys = {view: KeyQueue(0, table.dim, context.device) for view in VIEWS}
-        self._ahead: PendingRead | None = None
         self._queues = momentum.queues if momentum else no_keys
 
     @property
@@ -88,19 +82,12 @@ class TrainingStep:
         plain &= self._replays and not torch.are_deterministic_algorithms_enabled()
         return on_one_gpu and plain
 
-    def run(self, step: StepInput, following: StepInput | None = None) -> dict[str, float]:
+    def run(self, step: StepInput) -> dict[str, float]:
         """One step. Returns the global batch's loss terms; on a GPU the last ones that were read.
 
         Collective: every rank must call.
-
-        Args:
-            following: the next step, whose rows travel during this one.
         """
-        with region("gather"):
-            step = self._take_ahead(step, following)
-        # a captured CUDA graph reads the table, not rows that were read ahead
-        find = self.find_gradients if step.base is None else self.run_gradients
-        found = find(step)
+        found = self.find_gradients(step)
         losses = self.checks.take(found, step)
         with region("update"):
             self._update(step, found.rows)
@@ -121,24 +108,11 @@ class TrainingStep:
         sums = sum_losses(loss_terms.terms, grad_uD, broken, self.context)
         return Gradients(tuple(loss_terms.terms), sums, grad_uD, loss_terms.keys)
 
-    def _take_ahead(self, step: StepInput, following: StepInput | None) -> StepInput:
-        """The step with its rows, if they were read during the last one; begins to read the next
-        step's. Collective: every rank must call.
-        """
-        ahead = self._ahead
-        if ahead is not None:
-            assert ahead.plan is step.plan, "rows were read ahead for another step"
-            step = replace(step, base=self.exchange.read_rows(ahead))
-        self._ahead = self.exchange.start_read(following.plan) if following is not None else None
-        return step
-
     def _gather_rows(self, step: StepInput) -> tuple[Tensor, TextRows | None]:
         """Rows of the table, as a leaf that takes gradient, and their texts."""
         text_u = self._text_rows(step)
-        whole = step.operator is not None
-        if step.base is not None or (text_u is None and not whole):
-            # the forward pass has the values: read ahead, or read from the table there
-            return self.table.grad_placeholder(len(step.plan.local_rows)), text_u
+        if text_u is None and step.operator is None:  # the forward pass reads the table itself
+            return self.table.grad_placeholder(len(step.plan.local_rows)), None
         return self.table.gather(step.rows), text_u
 
     def _text_rows(self, step: StepInput) -> TextRows | None:

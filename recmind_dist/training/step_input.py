@@ -1,6 +1,5 @@
 """A step's inputs, made ahead of it."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,7 +30,6 @@ class StepInput:
         items: [items] which of `plan.local_rows` are items, where sampled users have no texts.
         anchor_pairs: [2, A] users and items of the global batch's anchors, where views are aligned.
         all_pairs: [2, GB] users and items of all its pairs, where XSimGCL contrasts nodes.
-        base: [N, D] rows of `plan`, where they were read during the step before.
         buffer: number of the buffer that its tensors are in, where those of a later step overwrite
             them, see `replayed_inputs`.
     """
@@ -52,7 +50,6 @@ class StepInput:
     items: Tensor | None = None
     anchor_pairs: Tensor | None = None
     all_pairs: Tensor | None = None
-    base: Tensor | None = None
     buffer: int | None = None
 
     @property
@@ -73,21 +70,3 @@ class StepInput:
             return self.operator.items
         assert self.items is not None
         return self.plan.local_rows[self.items]
-
-
-def with_following(
-    steps: Iterable[StepInput], ahead: bool
-) -> Iterator[tuple[StepInput, StepInput | None]]:
-    """Each step and the one after it, which is made before the step is given out; without `ahead`
-    each step and None.
-    """
-    held: StepInput | None = None
-    for step in steps:
-        if not ahead:
-            yield step, None
-            continue
-        if held is not None:
-            yield held, step
-        held = step
-    if held is not None:
-        yield held, None

@@ -43,7 +43,7 @@ from recmind_dist.training.state import (
     load_table,
     refuse_other_run,
 )
-from recmind_dist.training.step_input import StepInput, with_following
+from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.warm_start import WarmStart, dense_state_at_start
 from recmind_dist.types import IntArray
 
@@ -114,12 +114,12 @@ class Trainer:
                 phase = self._begin_phase(dense)
                 while self.cursor.phase == phase.name:
                     steps = self._steps(phase)
-                    for step, following in steps:
+                    for step in steps:
                         with (
                             writing_ids(self.run.path, self.context, phase.name),
                             saying_what_is_large(step, self.shard.table.dim),
                         ):
-                            self._losses = phase.step.run(step, following)
+                            self._losses = phase.step.run(step)
                         self._count(step, phase)
                         if self._save_is_due(phase):
                             self._save(phase)
@@ -190,9 +190,8 @@ class Trainer:
         self._log("loaded", phase=phase.name, world_size=world_size, dense=f"{whole:016x}")
         return phase
 
-    def _steps(self, phase: Phase) -> Iterator[tuple[StepInput, StepInput | None]]:
-        """The remaining steps of the epoch, prepared ahead, each with the step after it, or None
-        where that one's rows must not be read ahead. Logs the epoch at its end.
+    def _steps(self, phase: Phase) -> Iterator[StepInput]:
+        """The remaining steps of the epoch, prepared ahead. Logs the epoch at its end.
 
         Collective: every rank must iterate.
         """
@@ -200,17 +199,15 @@ class Trainer:
         first, start = self.cursor.step_in_epoch, time.perf_counter()
         self.context.traffic.take()  # drops what validation sent, before this epoch is counted
         buffers = phase.num_buffers
-        side_stream = SideStream[tuple[StepInput, StepInput | None]](self._stream, buffers)
-        made = named(phase.step_inputs(self.cursor.epoch, first), "sample")
-        inputs = side_stream.make(with_following(made, self.config.scaling.rows_ahead))
+        side_stream = SideStream[StepInput](self._stream, buffers)
+        inputs = side_stream.make(named(phase.step_inputs(self.cursor.epoch, first), "sample"))
         # an exchange that hangs in the thread times out first, and its error is the one shown
         timeout_s = 2 * self.config.scaling.collective_timeout_s
         assert not (buffers and phase.batches_ahead), "made ahead, a buffer would still be in use"
         steps = Prefetcher(inputs, phase.batches_ahead, timeout_s=timeout_s)
-        for step, following in self.profile.follow(side_stream.take(steps), phase.name):
+        for step in self.profile.follow(side_stream.take(steps), phase.name):
             faults.check("step", self.context.rank, self.cursor.steps_done)
-            # after a checkpoint rows are read anew, as a run that resumes there has to
-            yield step, None if self._saves_after(self.cursor.steps_done + 1) else following
+            yield step
         self._read_losses(phase)
         self._log_traffic(phase.name, self.cursor.step_in_epoch - first)
         seconds = time.perf_counter() - start
@@ -250,12 +247,8 @@ class Trainer:
     def _save_is_due(self, phase: Phase) -> bool:
         """Whether to save within the epoch, the same on every rank."""
         within = self.cursor.step_in_epoch < phase.steps_per_epoch
-        return self._saves_after(self.cursor.steps_done) and within
-
-    def _saves_after(self, steps_done: int) -> bool:
-        """Whether a checkpoint is due after so many steps, the same on every rank."""
         every = self.config.checkpoint.every_steps
-        return bool(every) and steps_done % every == 0
+        return bool(every) and self.cursor.steps_done % every == 0 and within
 
     def _end_epoch(self) -> None:
         self.cursor.epoch += 1

@@ -40,41 +40,28 @@ def fetch(bounds: list[int], wanted: list[list[int]], shared_memory: bool) -> An
     return rows.detach().numpy(), owned.grad.numpy(), (start + plan.local_rows).numpy()
 
 
-def read_ahead(wanted: list[list[int]], shared_memory: bool) -> Answer:
-    """Rows in bfloat16 on the wire, read before the table changes, with a column beside them."""
+def fetch_bfloat16(wanted: list[list[int]], shared_memory: bool) -> Answer:
+    """As `fetch`, in bfloat16 on the wire."""
     context = DistContext.join_group(torch.device("cpu"), shared_memory=shared_memory)
     bounds = [0, 4, 11]
     start, stop = bounds[context.rank : context.rank + 2]
     table = whole_table()[start:stop].contiguous()
     exchange = RowExchange(np.array(bounds), context, table, torch.bfloat16)
     plan = exchange.plan_lookup(np.array(wanted[context.rank], dtype=np.int64))
-    pending = exchange.start_read(plan)
-    table += 1.0
     leaf = torch.full((1, 1), np.nan).expand(len(plan.local_rows), COLUMNS).requires_grad_()
-    beside = (start + plan.local_rows[:, None]).float().requires_grad_()
-    base = exchange.read_rows(pending)
-    rows, column = exchange.lookup_beside(leaf, beside, base, plan)
-    assert column is not None
-    assert torch.equal(column[:, 0], torch.tensor(wanted[context.rank], dtype=torch.float32))
+    rows = exchange.lookup_from_table(leaf, plan)
     rank_weight = 1.0 + 2.0**-7 * (context.rank + 1)  # exact in bfloat16, sums are not
-    (rank_weight * (rows.sum() + 2 * column.sum())).backward()
+    (rank_weight * rows.sum()).backward()
     assert leaf.grad is not None
-    assert beside.grad is not None
-    assert torch.equal(beside.grad, 2 * leaf.grad[:, :1])
-    # its gradient alone, without columns beside it
-    again = torch.full((1, 1), np.nan).expand(leaf.shape).requires_grad_()
-    (rank_weight * exchange.lookup_beside(again, None, base, plan)[0].sum()).backward()
-    assert again.grad is not None
-    assert torch.equal(again.grad, leaf.grad)
     return rows.detach().numpy(), leaf.grad.numpy(), (start + plan.local_rows).numpy()
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
-def test_rows_read_ahead_are_those_before_the_update_rounded_where_they_travel(
+def test_bfloat16_rounds_rows_of_other_ranks_and_sums_gradients_in_float32(
     shared_memory: bool,
 ) -> None:
     wanted = [[9, 1, 5, 0], [1, 10]]
-    answers: list[Answer] = run_ranks(read_ahead, 2, wanted, shared_memory)
+    answers: list[Answer] = run_ranks(fetch_bfloat16, 2, wanted, shared_memory)
     rounded = whole_table().bfloat16().float()
     for rank, (rows, _, _) in enumerate(answers):
         for row, found in zip(wanted[rank], rows, strict=True):

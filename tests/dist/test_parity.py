@@ -75,18 +75,6 @@ def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(
     assert joint[-1]["queue_staleness"] > 0
 
 
-def test_rows_read_ahead_lack_one_update_on_any_number_of_ranks(home: Path, inputs: Inputs) -> None:
-    changes = {"sampler": {"num_neighbors": [4, 3], "hide_batch_edges": False}}
-    train = {"batch_size": 96, "warmup_epochs": 0, "epochs": 1}
-    scaling = {"rows_ahead": True, "shared_memory": False}
-    ahead = assert_same_run(home, inputs, (1, 2), **changes, train=train, scaling=scaling)
-    usual = assert_same_run(home, inputs, (1,), **changes, train=train)
-    assert ahead[0]["loss"] == usual[0]["loss"]
-    for ours, theirs in zip(ahead[1:], usual[1:], strict=True):
-        assert ours["rank"] != theirs["rank"]
-        assert ours["rank"] == pytest.approx(theirs["rank"], rel=0.1)
-
-
 def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
     model = {"readout": "alpha", "init": "normal", "gate": {"learn_on": "train"}}
     negatives = {"kind": "in_batch", "num": 3}

@@ -159,19 +159,6 @@ def test_bytes_and_workers_cost_time_and_cores_are_shared() -> None:
     assert paths["training"] == pytest.approx(0.2 + 2 * 0.1 + 0.1 + (1000 * 2 + 88) * 1e-4)
 
 
-def test_rows_that_travel_ahead_are_not_waited_for_but_take_cores() -> None:
-    gloo = Exchange(0.0, 2e-9, copying_per_byte_s=0.5e-9)
-    model = Model(Work(0, 0, 0.2), Work(0, 0, 0.1), 0.0, gloo, gloo, 2, True, rows_ahead=True)
-    busy = batch_of(1, 1, rows=8e7, gradients=5e7)
-    network = Network(gbit_s=8, efficiency=1.0, latency_us=0)
-    paths = model.paths(busy, 8, network)
-    moved = 0.2 + 1.3e8 * 1.5e-9
-    assert paths["training"] == pytest.approx(moved + 5e7 * 0.5e-9 + 0.05)
-    assert paths["rows ahead"] == pytest.approx(8e7 * 0.5e-9 + 0.08)
-    assert paths["cores"] == pytest.approx((moved + 1.3e8 * 0.5e-9 + 0.1) / 2)
-    assert model.there(busy, 8, network) == paths["training"]
-
-
 def test_what_happens_beside_steps_is_reckoned() -> None:
     nothing = Network(gbit_s=8, efficiency=1.0, latency_us=0)
     found = occasions(1e6, 2e5, 1e4, 4, 64, 128, 2, nothing, Machine(1.0, 1.0))

@@ -178,10 +178,6 @@ def test_what_follows_must_fit_what_is_named() -> None:
     config = bare(model={"kind": "xsimgcl"})
     with pytest.raises(ConfigError, match=r"xsimgcl needs sampler.propagation: full"):
         resolve(config, replace(FACTS, num_edges=3_000_000))
-    ahead = bare(scaling={"rows_ahead": True})
-    with pytest.raises(ConfigError, match=r"rows_ahead needs sampler.propagation: sampled"):
-        resolve(ahead, FACTS)
-    assert resolve(ahead, replace(FACTS, num_edges=3_000_000)).config.scaling.rows_ahead
     for kind in ("paper", "alpharec"):
         with pytest.raises(ValueError, match=r"missing_text: learnt needs model.kind: recmind"):
             bare(model={"kind": kind, "missing_text": "learnt"})

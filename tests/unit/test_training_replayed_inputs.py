@@ -52,7 +52,6 @@ OTHERS: list[dict[str, Any]] = [
     {"loss": {"kind": "ssm"}},
     {"train": {"batch_of": "users"}, "sampler": {"hide_batch_edges": False}},
     {"table": {"optimizer": "adagrad"}},
-    {"scaling": {"rows_ahead": True}},
     {"sampler": {"propagation": "full"}},
 ]
 
