@@ -90,7 +90,7 @@ class PaddedLoader(DeviceLoader):
 
     def _keys_of(self, step: int) -> Tensor:
         """A view of the keys of a block of steps."""
-        block, place = divmod(step, _KEYS_AHEAD)
+        block, row = divmod(step, _KEYS_AHEAD)
         if block != self._keys_block:
             steps = range(block * _KEYS_AHEAD, (block + 1) * _KEYS_AHEAD)
             hops = len(self.settings.num_neighbors)
@@ -99,7 +99,7 @@ class PaddedLoader(DeviceLoader):
                 for batch_key in (stream_key(self.seed, "batch", step) for step in steps)
             ]
             self._keys, self._keys_block = torch.tensor(keys, device=self._device), block
-        return self._keys[place]
+        return self._keys[row]
 
     _keys_block = -1
     _keys: Tensor

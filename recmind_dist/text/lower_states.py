@@ -48,7 +48,7 @@ class LowerStates:
         ends = np.cumsum(tokens.lengths)
         self.last_layers = last_layers
         self._states_LT = states_LT
-        self._place = {
+        self._rows_of = {
             tokens.ids[end - length : end].tobytes(): slice(int(end - length), int(end))
             for end, length in zip(ends, tokens.lengths, strict=True)
         }
@@ -121,15 +121,15 @@ class LowerStates:
         Shape: [n, S, T], on the CPU.
         """
         ids_nS, lengths = batch["input_ids"].numpy(), batch["attention_mask"].sum(1).tolist()
-        places = [
-            self._place.get(ids_S[:length].astype(np.int32).tobytes())
+        rows = [
+            self._rows_of.get(ids_S[:length].astype(np.int32).tobytes())
             for ids_S, length in zip(ids_nS, lengths, strict=True)
         ]
-        if None in places:
+        if None in rows:
             return None
         out = np.zeros((*ids_nS.shape, self._states_LT.shape[1]), self._states_LT.dtype)
-        for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
-            out[row, :length] = self._states_LT[place]
+        for text, (kept, length) in enumerate(zip(rows, lengths, strict=True)):
+            out[text, :length] = self._states_LT[kept]
         states = torch.from_numpy(out)
         return states.view(torch.bfloat16) if states.dtype == torch.int16 else states
 
