@@ -166,7 +166,7 @@ def measure(
         turn(count, True, False)
         batches = [turn(count, True, False)[0] for _ in range(rounds)]
     ms = Spread(tuple(1000 * seconds / count for seconds, _ in taken))
-    # the median too: a round may meet a batch of another shape, whose kernels it compiles
+    # a mean would count a round that meets a batch of another shape and compiles its kernels
     stall = median(stalled / seconds for seconds, stalled in taken)
     return Cost(ms, stall, kernel_ms, kernels, copies, 1000 * median(batches) / count)
 

@@ -72,7 +72,7 @@ class DenseEngine:
             "steps_per_print": 2**31,
         }
         # DeepSpeed looks whether the optimizer is Muon, and that module prepares to be compiled:
-        # it would import torch's inductor, two seconds of a rank's start
+        # it would import torch's inductor, which nothing here uses
         with environment("TORCHDYNAMO_DISABLE", "1"):
             self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
                 model=module, optimizer=optimizer, config=config, dist_init_required=False

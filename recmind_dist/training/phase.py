@@ -99,10 +99,7 @@ class Phase:
             on_device=shard.batches_on_device,
         )
         self._loader, self._operator = self._make_loader()
-        self.replayed_inputs: ReplayedInputs | None = None
-        if isinstance(self._loader, PaddedLoader):
-            prepare = self.preparer.prepare_steps
-            self.replayed_inputs = ReplayedInputs(self._loader, prepare, context.device)
+        self.replayed_inputs = self._replayed_inputs()
 
     @property
     def total_steps(self) -> int:
@@ -197,6 +194,13 @@ class Phase:
             padded=self._pads,
         )
         return loader, shard.operator(heldout) if config.propagates_fully else None
+
+    def _replayed_inputs(self) -> ReplayedInputs | None:
+        """What makes inputs of fixed shapes; None where batches have other ones."""
+        if not isinstance(self._loader, PaddedLoader):
+            return None
+        prepare = self.preparer.prepare_steps
+        return ReplayedInputs(self._loader, prepare, self.shard.context.device)
 
     @property
     def _pads(self) -> bool:
