@@ -30,7 +30,7 @@ from recmind_dist.model.settings import PaperSettings
 from recmind_dist.pipeline.in_process import validation_curve
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.finished_run import read_run
 
 MACRO_STRATA = ((0, 0), (1, 3), (4, 7), (8, 15), (16, 1 << 30))
 """Lowest and highest degree of each stratum of macro_recall@20."""

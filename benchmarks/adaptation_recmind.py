@@ -77,7 +77,7 @@ def train_and_rank(folder: Path, vectors: Path, seed: int, device: str) -> Ranki
     """
     from recmind_dist.launch.in_process import join_group_of_one, train_phases
     from recmind_dist.report import RunDirectory
-    from recmind_dist.training.evaluate import load_best
+    from recmind_dist.training.finished_run import load_best
 
     torch.set_num_threads(1)
     data, home = _data(folder, device), Path(tempfile.mkdtemp())
@@ -104,10 +104,10 @@ def train_and_rank(folder: Path, vectors: Path, seed: int, device: str) -> Ranki
 
 def write_inputs(data: Data, x_IT: np.ndarray[Any, Any], home: Path) -> Any:
     """A text store of the vectors, at a mean square length of 1, and a whitening that keeps them
-    as they are. Returns `Inputs`.
+    as they are. Returns `RunStores`.
     """
     from recmind_dist.text import TextStore, Whitening
-    from recmind_dist.training.inputs import Inputs
+    from recmind_dist.training.run_stores import RunStores
 
     has_text = (x_IT != 0).any(1)
     x_IT = x_IT / np.sqrt(np.square(x_IT[has_text]).sum(1).mean())
@@ -122,7 +122,7 @@ def write_inputs(data: Data, x_IT: np.ndarray[Any, Any], home: Path) -> Any:
     mean, matrix = np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32)
     whitening, graph = home / "whitening.safetensors", data.folder / "graph"
     Whitening(dict.fromkeys(by_side, mean), dict.fromkeys(by_side, matrix)).save(whitening)
-    return Inputs(graph, store.path, whitening, None, "adapted", store.content_key())
+    return RunStores(graph, store.path, whitening, None, "adapted", store.content_key())
 
 
 @lru_cache(1)

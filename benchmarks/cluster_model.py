@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 
 from recmind_dist.distributed.grid import grid_shape
 from recmind_dist.launch.network import GROUPS, OTHER_FILES
-from recmind_dist.pipeline.replay import Replayed
+from recmind_dist.pipeline.simulated_traffic import StepTraffic
 
 TEXT_DIM, JUDGED = 384, 10_000  # of evaluation.max_users
 PLANNED = ((5e7, 1e9), (5e8, 1e10))  # nodes and edges of graphs that are only reckoned with
@@ -41,7 +41,7 @@ class Work:
         found, _ = nnls(columns, np.ones(len(seconds)))
         return Work(*(float(x) for x in found))
 
-    def seconds(self, batch: Replayed) -> float:
+    def seconds(self, batch: StepTraffic) -> float:
         """Of one batch."""
         return self.per_edge * batch.edges + self.per_node * batch.nodes + self.fixed
 
@@ -97,14 +97,18 @@ class Model:
     """One worker's step.
 
     Attributes:
-        train, sample: work of the training and the sampling thread; per_row: of updating a row of
-        the table, which is not in `train`: owners do it once, however many ranks need the row;
+        train, sample: work of the training and the sampling thread.
+        per_row: of updating a row of the table, which is not in `train`: owners do it once, however
+            many ranks need the row.
         exchange: measured between two ranks here, through shared memory, above what reading as many
-        own rows costs; gloo: the same as ranks of two machines do it, over the loopback network;
-        layers: hops; partitioned: whether owners look pairs up, and draw; hides: whether batches
-        hide their edges, so that owners draw in any case; batch_growth: work of the sampling thread
-        on many ranks over that on one; gates: whether a second batch trains gates on shared
-        negatives, with newest items and content views, as RecMind's.
+            own rows costs.
+        gloo: the same as ranks of two machines do it, over the loopback network.
+        layers: hops.
+        partitioned: whether owners look pairs up, and draw.
+        hides: whether batches hide their edges, so that owners draw in any case.
+        batch_growth: work of the sampling thread on many ranks over that on one.
+        gates: whether a second batch trains gates on shared negatives, with newest items and
+            content views, as RecMind's.
     """
 
     train: Work
@@ -147,11 +151,11 @@ class Model:
         """Of the training thread a step: rows, content views, gradients, losses."""
         return 3 + self.gates
 
-    def training(self, batch: Replayed) -> float:
+    def training(self, batch: StepTraffic) -> float:
         """Seconds of the training thread without exchanges."""
         return self.train.seconds(batch) + self.per_row * batch.owned
 
-    def here(self, batch: Replayed, world_size: int, cores: int) -> float:
+    def here(self, batch: StepTraffic, world_size: int, cores: int) -> float:
         """Seconds of a step on this machine, where both threads of a rank share one core, and ranks
         the cores.
         """
@@ -164,7 +168,7 @@ class Model:
             1.0, world_size / cores
         )
 
-    def there(self, batch: Replayed, world_size: int, network: Network) -> float:
+    def there(self, batch: StepTraffic, world_size: int, network: Network) -> float:
         """Seconds of a step on a cluster, where a worker has two cores: the longest of what its
         threads do one after the other, or half of all their work.
         """
@@ -172,7 +176,7 @@ class Model:
             return max(self.training(batch), self.sample.seconds(batch))
         return max(self.paths(batch, world_size, network).values())
 
-    def paths(self, batch: Replayed, world_size: int, network: Network) -> dict[str, float]:
+    def paths(self, batch: StepTraffic, world_size: int, network: Network) -> dict[str, float]:
         """Seconds of a step on a cluster, by what may hold it back.
 
         What a byte costs here by gloo it costs there too. Copying in gloo's threads and the wire

@@ -41,8 +41,9 @@ class Rival:
     """A model to be compared with.
 
     Attributes:
-        mean: over its seeds; store: has the users' ranks, None if nothing has; looks: None where
-            it was tuned by accuracy_tuning.py.
+        mean: over its seeds.
+        store: has the users' ranks, None if nothing has.
+        looks: None where it was tuned by accuracy_tuning.py.
     """
 
     name: str

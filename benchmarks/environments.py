@@ -25,7 +25,8 @@ class Environment:
     """A peer's packages, pinned.
 
     Attributes:
-        name: of its folder under the cache; requirements: as pip takes them.
+        name: of its folder under the cache.
+        requirements: as pip takes them.
     """
 
     name: str

@@ -23,15 +23,14 @@ from benchmarks.measure import RESULTS, Report, Spread
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import RecmindError
 from recmind_dist.evaluation.ranking import evaluate_embeddings
+from recmind_dist.features.text_features import degree_feature
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.graph.csr import both_directions, edge_order
+from recmind_dist.inference.final_embeddings import final_embeddings
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.histories import Histories
-from recmind_dist.training.evaluate import load_best, read_run
-from recmind_dist.training.final_embeddings import final_embeddings
+from recmind_dist.training.finished_run import load_best, read_inputs, read_run
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import read_inputs
-from recmind_dist.training.text_features import degree_feature
 
 METRICS = ("recall@20", "ndcg@20")
 

@@ -48,7 +48,8 @@ class Parts:
         train: to the last interaction but two of each user, and what later items keep.
         valid, test: a user's last but one and last.
         kept, held: of the later items, at most three each, and all others.
-        users: those left out; items: those that come later.
+        users: those left out.
+        items: those that come later.
     """
 
     train: pl.DataFrame

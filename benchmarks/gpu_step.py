@@ -33,9 +33,9 @@ from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.cuda.side_stream import SideStream, make_stream
 from recmind_dist.training.phase import Phase
-from recmind_dist.training.side_stream import SideStream, make_stream
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.step_input import StepInput
 
 DIM, LAYERS = 64, 3
@@ -195,8 +195,8 @@ def steps_of(graph: Path, device: torch.device, kind: str, batch: int, home: str
 
     def turn(count: int, replays: bool, trains: bool) -> tuple[float, float]:
         phase.step.find_gradients = replays_some if replays else phase.step.run_gradients
-        if phase.replayed_inputs is not None:
-            phase.replayed_inputs.replays = replays and device.type == "cuda"
+        if phase.captured_inputs is not None:
+            phase.captured_inputs.replays = replays and device.type == "cuda"
         wait(device)
         stalled, start = stall_s(), time.perf_counter()
         for _ in range(count):
@@ -223,7 +223,7 @@ def trainer(
     run = RunDirectory(config.run_dir)
     run.create()
     context = join_group_of_one(config, device.type)
-    given = config, Inputs(graph), context, run, "benchmark", lambda _: None, "never"
+    given = config, RunStores(graph), context, run, "benchmark", lambda _: None, "never"
     return TimedTrainer(*given, until=until, every=every)
 
 

@@ -95,8 +95,9 @@ class Report:
     """One run of one benchmark, filled while it goes.
 
     Attributes:
-        name: of the benchmark; quick: whether it was cut short; figures: what the last line and the
-        JSON hold;
+        name: of the benchmark.
+        quick: whether it was cut short.
+        figures: what the last line and the JSON hold.
         notes: what a reader must know, a null figure's reason among it.
     """
 

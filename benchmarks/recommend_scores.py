@@ -16,8 +16,7 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.propagation.histories import Histories
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.run_config.load import load_run_config
-from recmind_dist.training.evaluate import load_best, read_run
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.finished_run import load_best, read_inputs, read_run
 from recmind_dist.types import Int32Array
 
 CONFIG = """

@@ -7,10 +7,10 @@ import numpy as np
 
 from benchmarks.contenders.scale_settings import settings
 from benchmarks.measure import RESULTS, Report, Spread, commit, interleave, machine, rounded
+from benchmarks.one_rank import batch_seconds, rank_loader
 from recmind_dist.graph import Graph
 from recmind_dist.kernels.memory import keep_freed_memory
-from recmind_dist.pipeline.replay import weak
-from recmind_dist.pipeline.replay_rank import batch_seconds, rank_loader
+from recmind_dist.pipeline.simulated_traffic import weak_scaling
 from recmind_dist.run_config.run_config import RunConfig
 
 WORLDS = (1, 64, 1024)
@@ -29,7 +29,7 @@ def measure_batches(report: Report, graph: Graph, name: str, pairs: int) -> floa
     for placement in ("replicated", "partitioned"):  # the figure is the last one's
         config = RunConfig.model_validate(settings("run", placement, 1))
         loaders = {
-            str(world): rank_loader(weak(config, world, pairs), graph, world // 2, world)
+            str(world): rank_loader(weak_scaling(config, world, pairs), graph, world // 2, world)
             for world in WORLDS
         }
         found = interleave(
@@ -48,7 +48,7 @@ def measure_batches(report: Report, graph: Graph, name: str, pairs: int) -> floa
     report.note(
         f"{FIGURE}: one rank of {WORLDS[-1]:,} over one alone, partitioned, median of {ROUNDS} "
         "rounds; what a rank sends comes back to it, so that it works for itself as much as it "
-        f"would for others (pipeline/replay_rank.py); at {commit()}, load {machine()['load_1min']}"
+        f"would for others (benchmarks/one_rank.py); at {commit()}, load {machine()['load_1min']}"
     )
     return growth
 

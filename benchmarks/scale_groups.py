@@ -16,7 +16,12 @@ from benchmarks.scale_texts import DIM as TEXT_DIM
 from benchmarks.scale_texts import texts_of
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.graph import Graph
-from recmind_dist.pipeline.replay import Replayed, partitioned, replay, weak
+from recmind_dist.pipeline.simulated_traffic import (
+    StepTraffic,
+    simulate_traffic,
+    weak_scaling,
+    with_placement,
+)
 from recmind_dist.run_config.run_config import RunConfig
 
 PAIRS = 2048  # of each worker, where work grows with the workers
@@ -232,7 +237,7 @@ class Scale:
 
         Args:
             warm: steps before the rounds: bytes are those of all steps, since batches are made
-            ahead.
+                ahead.
         """
         label = f"{self.name}, {group.world} x {pairs // group.world} pairs, {group.placement}"
         steps = len(rounds[0][0]["losses"])
@@ -271,7 +276,7 @@ class Scale:
             self.bytes_errors.append(abs(sum(batch.sent.values()) / sum(measured.values()) - 1))
         self._judge_time(group, batch, label, step_s)
 
-    def _judge_time(self, group: Group, batch: Replayed, label: str, step_s: Spread) -> None:
+    def _judge_time(self, group: Group, batch: StepTraffic, label: str, step_s: Spread) -> None:
         if self.model is None:
             return
         model = Model(**{**vars(self.model), "partitioned": group.placement == "partitioned"})
@@ -293,13 +298,15 @@ class Scale:
 
     def replayed(
         self, world: int, pairs: int, placement: str, config: RunConfig | None = None
-    ) -> Replayed:
+    ) -> StepTraffic:
         """Bytes and work of a group's step: all ranks' where they are few."""
-        config = partitioned(weak(config or self.config, world, pairs // world), placement)
+        config = with_placement(
+            weak_scaling(config or self.config, world, pairs // world), placement
+        )
         few = world <= 4
         context = None if few else np.linspace(0, world - 1, 4).astype(int)
         steps, text_dim = 2 if few else 1, 0 if self.texts is None else TEXT_DIM
-        return replay(config, self.graph, world, context, steps=steps, text_dim=text_dim)
+        return simulate_traffic(config, self.graph, world, context, steps=steps, text_dim=text_dim)
 
 
 def _rate(answers: Answers) -> float:

@@ -34,7 +34,7 @@ from recmind_dist.recommend.recommender import load
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json
 from recmind_dist.text.reuse import EmbeddedTexts
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.finished_run import read_run
 
 POLICIES = ("never", "fold-in", "update", "retrain")
 SHARED = Path("../shared/data/ml-latest-small")

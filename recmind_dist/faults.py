@@ -10,8 +10,18 @@ rank: of the worker, absent: any. step: the first at which it acts, absent: any.
 marks it as done, so that the restarted run is spared; absent: it acts every time. until: a file;
 the action "pause" waits for it.
 
-Here at the bottom because all rooms have points; `training/faults.py` is what training's own code
-imports.
+| point | where |
+|---|---|
+| ingest, prepare | the lock of a data set, of a graph is held; nothing is built yet |
+| encode, embedded | extraction: a batch of texts (their count); a shard not yet written (number) |
+| sample | the sampler's thread, before it prepares a batch |
+| step | before a step |
+| gradient | after backward, before the update; "nan" spoils the gradient of this rank's rows |
+| dense gradient | in backward; "nan" spoils a gradient of the dense part |
+| shard, share | checkpoint: a rank's rows will be written; are written, its word is not |
+| commit | checkpoint: manifest written, COMMIT not |
+| report | COMMIT written, Ray not told |
+| mirror | before a checkpoint is copied to `storage_uri` |
 """
 
 import errno

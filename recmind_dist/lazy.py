@@ -13,7 +13,8 @@ def lazy_exports(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
     """A module-level `__getattr__` (PEP 562).
 
     Args:
-        package: its `__name__`; homes: exported name → the submodule that has it.
+        package: its `__name__`.
+        homes: exported name → the submodule that has it.
     """
 
     def get(name: str) -> Any:

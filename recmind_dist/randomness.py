@@ -115,7 +115,8 @@ class Permutation:
     with cycle walking.
 
     Args:
-        n: length; key: any 64-bit stream key.
+        n: length.
+        key: any 64-bit stream key.
     """
 
     ROUNDS = 6

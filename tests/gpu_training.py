@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
+from recmind_dist.training.cuda.captured_inputs import NUM_BUFFERS
+from recmind_dist.training.cuda.captured_step import CapturedGradients
 from recmind_dist.training.phase import Phase
-from recmind_dist.training.replayed_inputs import NUM_BUFFERS
-from recmind_dist.training.replayed_step import ReplayedGradients
 from recmind_dist.training.trainer import Trainer
 from tests.training_runs import config_of, make_inputs
 
@@ -79,10 +79,10 @@ def _step_by_step(worker: Trainer, mode: str) -> None:
     worker.shard.initialise()
     phase = Phase(worker.config, worker.shard, worker.exchange, "joint", 0)
     graph = phase.step.find_gradients
-    assert isinstance(graph, ReplayedGradients)
+    assert isinstance(graph, CapturedGradients)
     if mode == "as-it-is":
         phase.step.find_gradients = phase.step.run_gradients
-    inputs = phase.replayed_inputs
+    inputs = phase.captured_inputs
     assert (inputs is not None) == (worker.config.sampler.propagation == "sampled")
     if inputs is not None:
         inputs.replays = mode == "replayed"

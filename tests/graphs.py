@@ -25,9 +25,9 @@ def dataset_of(
 
     Args:
         pairs: distinct training pairs (user, item), both counted from 0; nodes beyond them are
-        isolated.
+            isolated.
         valid, test: held-out pairs; without `test` the first pair that is not trained on, as a
-        given split needs one.
+            given split needs one.
     """
     home.mkdir(parents=True, exist_ok=True)
     known = set(pairs) | set(valid)

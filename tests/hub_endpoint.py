@@ -18,7 +18,8 @@ class Hub(ThreadingHTTPServer):
     """Files of one repository, by path.
 
     Attributes:
-        files: committed; tokens: of all requests.
+        files: committed.
+        tokens: of all requests.
     """
 
     daemon_threads = True

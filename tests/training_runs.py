@@ -12,7 +12,7 @@ import numpy as np
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.graphs import make_graph, random_pairs
 
 TEXT_DIM = 12
@@ -27,7 +27,7 @@ def make_inputs(
     num_tested: int = 0,
     seed: int = 0,
     text_dim: int = TEXT_DIM,
-) -> Inputs:
+) -> RunStores:
     """A graph with a validation pair for most users, and vectors of all nodes but every fifth user
     and ninth item.
 
@@ -63,7 +63,7 @@ def make_inputs(
         for shard in range(store.num_shards(side)):
             store.write_shard(side, shard, vectors[slice(*store.shard_range(side, shard))], "test")
     Whitening.fit(store).save(home / "whitening.safetensors")
-    return Inputs(
+    return RunStores(
         graph.path,
         store.path,
         home / "whitening.safetensors",
@@ -136,7 +136,7 @@ PLAIN_OF_KIND: dict[str, dict[str, Any]] = {
 
 def train_rank(
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     attempt: str,
     phases: tuple[str, ...] = ("warmup", "joint"),
     resume: str = "never",
@@ -187,7 +187,7 @@ class Cut(Exception):
     """The end of a run that is cut short on purpose."""
 
 
-def train_until(config: RunConfig, inputs: Inputs, attempt: str, step: int) -> int:
+def train_until(config: RunConfig, inputs: RunStores, attempt: str, step: int) -> int:
     """As `train`, but dies at the first report at or after `step`. Returns the step at which it
     died.
     """
@@ -212,7 +212,7 @@ def train_until(config: RunConfig, inputs: Inputs, attempt: str, step: int) -> i
     raise AssertionError(f"the run ended before step {step}")
 
 
-def resave(config: RunConfig, inputs: Inputs, attempt: str) -> str:
+def resave(config: RunConfig, inputs: RunStores, attempt: str) -> str:
     """Loads the last checkpoint into this world's tables, engine and queues and saves it again.
     Returns its name.
     """

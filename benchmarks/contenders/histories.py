@@ -19,7 +19,9 @@ class Histories:
     """Items of each user in the order of time; items are numbered from 0.
 
     Attributes:
-        indptr: [U + 1]; items: [H]; num_items: I.
+        indptr: [U + 1].
+        items: [H].
+        num_items: I.
     """
 
     indptr: IntArray

@@ -26,8 +26,8 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.trainer import Trainer
 
 
@@ -35,7 +35,7 @@ def prepare() -> dict[str, Work]:
     torch.set_num_threads(THREADS)
     config = load_run_config(Path(sys.argv[2]), sys.argv[3:]).absolute()
     pipeline = Pipeline(config, lambda _: None)
-    inputs = Inputs(pipeline.prepare().absolute())
+    inputs = RunStores(pipeline.prepare().absolute())
     config = pipeline.config  # with what follows from the data
     stepper = Stepper(config, inputs)
 
@@ -54,7 +54,7 @@ def prepare() -> dict[str, Work]:
 class Stepper:
     """A run that is entered and left step by step."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+    def __init__(self, config: RunConfig, inputs: RunStores) -> None:
         self.config, self.inputs, self.batches = config, inputs, None  # type: ignore[var-annotated]
 
     def steps(self, order: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.text import TextStore
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import load_table
 from recmind_dist.training.trainer import Trainer
 
@@ -156,11 +156,11 @@ def prepare() -> dict[str, Work]:
     context = DistContext.join_group(torch.device("cpu"))
     run = RunDirectory(config.run_dir)
     run.create()
-    inputs = Inputs(Path(GRAPH))
+    inputs = RunStores(Path(GRAPH))
     if TEXTS != "none":
         store, whitening = Path(TEXTS) / "text", Path(TEXTS) / "whitening.safetensors"
         key = TextStore.open(store).content_key()
-        inputs = Inputs(Path(GRAPH), store, whitening, texts_key="random", store_key=key)
+        inputs = RunStores(Path(GRAPH), store, whitening, texts_key="random", store_key=key)
     worker = Trainer(config, inputs, context, run, "benchmk1", lambda _: None, "never")
     at = Run(worker)
     return {"begin": at.begin, "steps": at.steps, "checkpoint": at.checkpoint}

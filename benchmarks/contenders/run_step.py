@@ -26,9 +26,9 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.profile import named, region_ms, start_profile
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.trainer import Trainer
 
 
@@ -36,7 +36,7 @@ def prepare() -> dict[str, Work]:
     torch.set_num_threads(1)
     config = load_run_config(Path(sys.argv[1]), sys.argv[5:]).absolute()
     pipeline = Pipeline(config, lambda _: None)
-    inputs = Inputs(pipeline.prepare().absolute())
+    inputs = RunStores(pipeline.prepare().absolute())
     config = pipeline.config  # with what follows from the data
     context = DistContext.alone()
     if WORLD > 1:

@@ -84,7 +84,10 @@ def shares_by_rows(manifest: Manifest, bounds: Sequence[int]) -> list[list[str]]
 def _open_together(
     path: Path, context: DistContext, bounds: Sequence[int] | None
 ) -> Checkpoint | str:
-    """The checkpoint or the first fault, the same on every rank. Every rank must call."""
+    """The checkpoint or the first fault, the same on every rank.
+
+    Collective: every rank must call.
+    """
     fault = ""
     shares: list[list[str]] = []
     checkpoint = None
@@ -116,7 +119,7 @@ def _shares(manifest: Manifest, world_size: int, bounds: Sequence[int] | None) -
 
 
 def _first_fault(fault: str, context: DistContext) -> str | None:
-    """The first rank's fault, the same on every rank. Every rank must call."""
+    """The first rank's fault, the same on every rank. Collective: every rank must call."""
     if context.world_size == 1:
         return fault or None
     sentences = torch.zeros(

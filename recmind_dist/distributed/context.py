@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from recmind_dist.causes import telling_line
 from recmind_dist.distributed.grid import Grid, make_grid
-from recmind_dist.distributed.shared_memory import share_memory
+from recmind_dist.distributed.shared_memory import pids_with_readable_memory
 from recmind_dist.distributed.traffic import Traffic, ring_bytes
 from recmind_dist.distributed.transport import Transport, make_transport
 from recmind_dist.errors import WorkerLostError
@@ -93,7 +93,7 @@ class DistContext:
         with collective("joining the groups for ids"):
             timeout = timedelta(seconds=timeout_s)
             ids, lookups = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
-            pids = share_memory(ids) if shared_memory else None
+            pids = pids_with_readable_memory(ids) if shared_memory else None
             of_ids, of_sums = (make_grid(rank, world_size, timeout) for _ in range(2))
         pids_of_rows = pids if device.type == "cpu" else None
         return DistContext(

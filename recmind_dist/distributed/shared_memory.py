@@ -45,7 +45,7 @@ class _Mailbox:
 
 
 @dataclass(frozen=True)
-class PendingMailboxes:
+class PendingMailboxExchange:
     """An exchange whose rows are written and whose headers are on their way.
 
     Attributes:
@@ -58,7 +58,7 @@ class PendingMailboxes:
         like: has the dtype and the trailing dimensions of the rows.
     """
 
-    transport: "SharedMemoryTransport"
+    transport: "Mailboxes"
     box: _Mailbox
     turn: int
     headers: Tensor
@@ -84,7 +84,7 @@ class PendingMailboxes:
         return parts
 
 
-class SharedMemoryTransport:
+class Mailboxes:
     """Every rank writes what it sends into a box of its own, and reads from the others' boxes.
 
     A rank has two boxes and alternates between them. Headers that say where the rows are go over
@@ -108,7 +108,7 @@ class SharedMemoryTransport:
 
     def start_exchange(
         self, x: Tensor, rows: int, starts: list[int], counts: list[int], of: Tensor | None = None
-    ) -> PendingMailboxes:
+    ) -> PendingMailboxExchange:
         """Writes rows for the other ranks. Collective: every rank must call, and `wait` as well.
 
         Args:
@@ -132,7 +132,7 @@ class SharedMemoryTransport:
         headers = torch.empty((len(self._pids), 5), dtype=torch.int64)
         given = torch.tensor(sent, dtype=torch.int64)
         work = dist.all_to_all_single(headers, given, group=self._group, async_op=True)
-        return PendingMailboxes(self, box, turn, headers, work, x)
+        return PendingMailboxExchange(self, box, turn, headers, work, x)
 
     def _box(self, turn: int, size: int) -> _Mailbox:
         """This rank's box of a turn: a new one if it is too small, or has long been too large."""
@@ -162,7 +162,7 @@ class SharedMemoryTransport:
         return data
 
 
-def share_memory(group: dist.ProcessGroup) -> list[int] | None:
+def pids_with_readable_memory(group: dist.ProcessGroup) -> list[int] | None:
     """Process ids of the ranks, [P]; None unless all can read each other's memory.
 
     Collective: every rank must call. Ranks exchange only numbers: anyone who reaches the group's

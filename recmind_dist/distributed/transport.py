@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recmind_dist.distributed.grid import Grid
-from recmind_dist.distributed.shared_memory import PendingMailboxes, SharedMemoryTransport
+from recmind_dist.distributed.shared_memory import Mailboxes, PendingMailboxExchange
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GroupAllToAll:
         return out, receive
 
 
-PendingAllToAll = GroupAllToAll | PendingMailboxes
+PendingAllToAll = GroupAllToAll | PendingMailboxExchange
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Transport:
 
     rank: int
     group: dist.ProcessGroup | None = None
-    mailboxes: SharedMemoryTransport | None = None
+    mailboxes: Mailboxes | None = None
     grid: Grid | None = None
 
     @property
@@ -154,8 +154,8 @@ def make_transport(
     """A transport over a process group, or over shared memory if `pids` are given.
 
     Args:
-        pids: [P] processes of the ranks, see `share_memory`.
+        pids: [P] processes of the ranks, see `pids_with_readable_memory`.
         grid: for all-to-alls of the process group.
     """
-    mailboxes = SharedMemoryTransport(rank, pids, group) if pids is not None else None
+    mailboxes = Mailboxes(rank, pids, group) if pids is not None else None
     return Transport(rank, group, mailboxes, None if mailboxes is not None else grid)

@@ -188,7 +188,7 @@ class DenseEngine:
                         self._adam.state[p][kind].copy_(value)
                     elif self.settings.stage == 3:
                         self._deepspeed.utils.safe_set_local_optimizer_state(
-                            p, _own_part(p, value), kind
+                            p, _partition_of_this_rank(p, value), kind
                         )
                     else:
                         self._deepspeed.utils.safe_set_full_optimizer_state(p, value, kind)
@@ -202,7 +202,7 @@ class DenseEngine:
             with self._deepspeed.zero.GatheredParameters([p], modifier_rank=0):
                 if dist.get_rank() == 0:
                     p.copy_(value)
-            self._deepspeed.utils.safe_set_local_fp32_param(p, _own_part(p, value))
+            self._deepspeed.utils.safe_set_local_fp32_param(p, _partition_of_this_rank(p, value))
             return
         p.copy_(value)
         if self.settings.stage > 0:
@@ -238,7 +238,7 @@ class DenseEngine:
         self._engine.destroy()
 
 
-class NoDense:
+class TableOnlyEngine:
     """The engine of a model without dense parameters (plain LightGCN); only its table learns."""
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -255,7 +255,7 @@ class NoDense:
         scaled.backward()  # type: ignore[no-untyped-call]
 
     def broken_gradients(self) -> Tensor:
-        """None."""
+        """Zero: there is no dense gradient."""
         return self._none_broken
 
     def step(self, lr_factor: float) -> None:
@@ -263,11 +263,11 @@ class NoDense:
 
     @property
     def bytes_a_step(self) -> int:
-        """None."""
+        """0: nothing is sent."""
         return 0
 
     def gather_parameters(self, prefix: str = "") -> dict[str, Tensor]:
-        """None."""
+        """Empty: there are no dense parameters."""
         return {}
 
     def gathered_parameters(self) -> AbstractContextManager[None]:
@@ -275,7 +275,7 @@ class NoDense:
         return nullcontext()
 
     def gather_state(self) -> dict[str, Tensor]:
-        """None."""
+        """Empty: there are no dense parameters."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -285,7 +285,7 @@ class NoDense:
         """Does nothing."""
 
 
-Engine = DenseEngine | NoDense
+Engine = DenseEngine | TableOnlyEngine
 
 
 def make_engine(
@@ -295,12 +295,12 @@ def make_engine(
     device: torch.device,
     learning_rates: dict[str, float] | None = None,
 ) -> Engine:
-    """A `DenseEngine`, or `NoDense` if `module` has no trainable parameter.
+    """A `DenseEngine`, or `TableOnlyEngine` if `module` has no trainable parameter.
 
     Collective: every rank must call.
     """
     if not _trainable(module):
-        return NoDense(module, device)
+        return TableOnlyEngine(module, device)
     return DenseEngine(module, settings, batch_size, device, learning_rates)
 
 
@@ -309,7 +309,7 @@ def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
 
-def _own_part(p: nn.Parameter, value: Tensor) -> Tensor:
+def _partition_of_this_rank(p: nn.Parameter, value: Tensor) -> Tensor:
     """This rank's part of a stage-3 parameter, padded as DeepSpeed pads (its setter does not)."""
     part = int(p.partition_numel())  # type: ignore[attr-defined]  # DeepSpeed adds it to the parameter
     padded = torch.zeros(part * dist.get_world_size(), device=value.device)

@@ -33,9 +33,9 @@ from recmind_dist.storage.seals import DOCTOR, read_seals
 from recmind_dist.storage.seals import NAME as SEALS
 from recmind_dist.text import Texts, Whitening, load_adapter, store_path
 from recmind_dist.text.store import ITEM_VECTORS
-from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.moved import relocated_inputs
+from recmind_dist.training.finished_run import read_run
+from recmind_dist.training.moved_paths import relocated_inputs
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
 
 REMEDIES = {
@@ -212,7 +212,7 @@ def _has_own_audit(run: RunDirectory, path: Path) -> bool:
     return any(path.is_relative_to(directory) for directory in audited)
 
 
-def _examine_missing(run: RunDirectory, inputs: Inputs, found: Examination) -> None:
+def _examine_missing(run: RunDirectory, inputs: RunStores, found: Examination) -> None:
     """Files that the inputs name and that are not there."""
     adapter = run.path / "adapter"
     needed = [("whitening", inputs.whitening), ("texts", inputs.texts)]
@@ -270,7 +270,7 @@ def _examine_metrics(path: Path, found: Examination) -> None:
 
 def _examine_inputs(
     run: RunDirectory, checkpoints: CheckpointAudit, found: Examination
-) -> Inputs | None:
+) -> RunStores | None:
     """From inputs.json or, where that is damaged, from the newest good checkpoint."""
     path = run.path / "inputs.json"
     newest = checkpoints.good[0] if checkpoints.good else None
@@ -284,8 +284,8 @@ def _examine_inputs(
     if trained and not path.exists() and not known:
         found.add("inputs", path, f"{path}: missing")
     if path.exists() and not known:
-        return relocated_inputs(Inputs.from_json(read_json(path)), run)
-    return relocated_inputs(Inputs.from_json(saved), run) if isinstance(saved, dict) else None
+        return relocated_inputs(RunStores.from_json(read_json(path)), run)
+    return relocated_inputs(RunStores.from_json(saved), run) if isinstance(saved, dict) else None
 
 
 def _examine_graph(path: Path, found: Examination) -> None:
@@ -302,7 +302,7 @@ def _examine_graph(path: Path, found: Examination) -> None:
 
 
 def _text_stores(
-    run: RunDirectory, checkpoints: CheckpointAudit, inputs: Inputs, found: Examination
+    run: RunDirectory, checkpoints: CheckpointAudit, inputs: RunStores, found: Examination
 ) -> list[Path]:
     """The run's text store and item vectors and, where adapters were trained, the untouched
     model's text store.
@@ -323,7 +323,7 @@ def _text_stores(
     return [path for path in stores if path is not None]
 
 
-def _examine_text(path: Path, inputs: Inputs, found: Examination) -> None:
+def _examine_text(path: Path, inputs: RunStores, found: Examination) -> None:
     with found.reading("text vectors", path):
         if path not in (inputs.text, inputs.item_vectors) and not path.exists():
             return

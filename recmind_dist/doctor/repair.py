@@ -37,8 +37,8 @@ from recmind_dist.storage import (
 from recmind_dist.storage.seals import drop_lost_lines, read_seals
 from recmind_dist.text import Texts, TextStore, Whitening, store_path
 from recmind_dist.text.store import META
-from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.moved import relocated_inputs
+from recmind_dist.training.moved_paths import relocated_inputs
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.types import Say
 
 
@@ -132,7 +132,7 @@ class _Repair:
     def _vectors(self, finding: Finding) -> str:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
-        alone = inputs.vectors_learn_alone
+        alone = inputs.vectors_without_texts
         if finding.path == (inputs.text if alone else inputs.item_vectors):
             texts = None if alone else self._rendered(config, inputs)
             remake(config, self.run, inputs, texts, self.say)
@@ -159,7 +159,7 @@ class _Repair:
     def _whitening(self, finding: Finding) -> str:
         inputs = self._inputs()
         config = with_dtype_of_store(self._settings(), inputs.text)
-        if inputs.vectors_learn_alone:
+        if inputs.vectors_without_texts:
             assert inputs.text is not None, "the vectors are there"
             Whitening.identity(TextStore.open(inputs.text).dim).save(finding.path)
             return "made again"
@@ -219,13 +219,13 @@ class _Repair:
             raise StoreError(f"{self.run.config}: {fault}")
         return config.model_copy(update={"run_dir": self.run.path})
 
-    def _inputs(self) -> Inputs:
+    def _inputs(self) -> RunStores:
         path = self.run.path / "inputs.json"
         if not path.is_file():
             raise StoreError(f"{path}: not there: `recmind train` with the run's config writes it")
-        return relocated_inputs(Inputs.from_json(read_json(path)), self.run)
+        return relocated_inputs(RunStores.from_json(read_json(path)), self.run)
 
-    def _rendered(self, config: RunConfig, inputs: Inputs) -> Texts:
+    def _rendered(self, config: RunConfig, inputs: RunStores) -> Texts:
         Graph.open(inputs.graph, verify=True)
         prepared = prepare_texts(config, inputs.graph)
         if prepared.texts is None or key_of_texts(config, prepared.texts) != inputs.texts_key:

@@ -64,7 +64,7 @@ def _arms_of(config: RunConfig) -> list[Arm]:
     lacking = set[str]()
     if not config.aligns:
         lacking |= {"no_alignment", "no_user_alignment", "no_item_alignment"}
-    if not config.warms_up:
+    if not config.has_warmup:
         lacking |= {"no_warmup"}
     if not isinstance(config.model, PaperSettings):
         lacking |= {"gate_items_only"}

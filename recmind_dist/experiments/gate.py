@@ -37,13 +37,13 @@ from recmind_dist.experiments.runs import Arm, ArmRuns
 from recmind_dist.experiments.texts import ALL_TEXTS, DEALT
 from recmind_dist.experiments.view_shares import LANGUAGE, ViewMargins, best_model, margins_of
 from recmind_dist.graph import Graph
+from recmind_dist.inference.final_embeddings import final_embeddings
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.randomness import stream_key, uniforms
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.evaluate import gather_per_user, load_best, read_run, write_per_user
-from recmind_dist.training.final_embeddings import final_embeddings
+from recmind_dist.training.evaluate import gather_per_user, write_per_user
+from recmind_dist.training.finished_run import load_best, read_inputs, read_run
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import read_inputs
 from recmind_dist.training.state import Cursor
 
 CLAIM = "gates lean on language where the graph knows little, and on the graph where it is warm."

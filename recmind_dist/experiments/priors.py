@@ -35,8 +35,8 @@ from recmind_dist.text.attention import CAUSAL
 from recmind_dist.text.columns import take
 from recmind_dist.text.template import Template
 from recmind_dist.text.word_fields import word_fields
+from recmind_dist.training.finished_run import read_inputs
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import read_inputs
 
 CLAIM = "a prior from an instruction-tuned language model, adapted by alignment, ranks better."
 PROMPT = 'This item: "{text}" means in one word:'

@@ -27,7 +27,7 @@ from recmind_dist.text import TextEncoder, Texts, TextStore, store_path
 from recmind_dist.text.lower_states import LowerStates
 from recmind_dist.text.reuse import EmbeddedTexts
 from recmind_dist.text.source import encoder_key
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.finished_run import read_run
 from recmind_dist.types import Say
 
 Configure = Callable[[str, list[str]], RunConfig]
@@ -133,7 +133,7 @@ def lower_states(
     """
     todo: dict[Path, RunConfig] = {}
     for config, texts in prepared:
-        if texts is None or config.text.lora is None or not config.warms_up or is_done(config):
+        if texts is None or config.text.lora is None or not config.has_warmup or is_done(config):
             continue
         cache = config.absolute().cache_dir / config.dataset.name
         todo.setdefault(LowerStates.path(cache, config.text, texts), config)

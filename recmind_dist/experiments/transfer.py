@@ -34,9 +34,9 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening, build_texts
 from recmind_dist.text.columns import Column
 from recmind_dist.text.source import encoder_key
-from recmind_dist.training.evaluate import gather_per_user, read_run, write_per_user
+from recmind_dist.training.evaluate import gather_per_user, write_per_user
+from recmind_dist.training.finished_run import read_inputs, read_run
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import read_inputs
 from recmind_dist.training.state import Cursor
 
 CLAIM = "what is learnt of language on one domain serves another."

@@ -18,9 +18,8 @@ from recmind_dist.evaluation.degree_bins import degree_bins
 from recmind_dist.evaluation.metrics import Float64Array
 from recmind_dist.export.write_bundle import views_of
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.evaluate import load_best, read_run
+from recmind_dist.training.finished_run import load_best, read_inputs, read_run
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import read_inputs
 from recmind_dist.types import IntArray
 
 BIAS = "bias"

@@ -17,6 +17,8 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.export.card import model_card
 from recmind_dist.export.text_model import text_settings, write_text_model
 from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.inference.fold_in import FoldIn, reads_histories
+from recmind_dist.inference.user_states import UserStates
 from recmind_dist.model.alpharec import AlphaRec
 from recmind_dist.model.models import Model
 from recmind_dist.model.paper import PaperRecMind
@@ -37,10 +39,8 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import atomic_directory, follow_umask, write_bytes, write_manifest
 from recmind_dist.text.template import Template
 from recmind_dist.text.word_fields import title_template, word_fields
-from recmind_dist.training.fold_in import FoldIn, reads_histories
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.state import Cursor
-from recmind_dist.training.user_states import UserStates
 from recmind_dist.types import FloatArray, Int32Array, IntArray
 
 _LATEST = 1 << 32  # past every time rank

@@ -210,7 +210,8 @@ def missing_like(ids: pl.Series, rows: pl.Series) -> list[tuple[str, int]]:
     """Ids that look like none (NA) and stand on more rows than any other id, and how many.
 
     Args:
-        ids: distinct; rows: their numbers of rows. Shape: as `ids`.
+        ids: distinct.
+        rows: their numbers of rows. Shape: as `ids`.
     """
     like = ids.str.strip_chars().str.to_lowercase().is_in(NONE_LIKE)
     most = rows.filter(~like).max()

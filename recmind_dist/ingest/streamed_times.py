@@ -64,7 +64,8 @@ class StreamedTimes:
         """A batch's sound rows with times in the unit of all, and `row` from `first_row`.
 
         Args:
-            good: see `SoundRows`; log: see `StreamedLog`, whose `time_span` is kept up to date.
+            good: see `SoundRows`.
+            log: see `StreamedLog`, whose `time_span` is kept up to date.
         """
         frame: pl.DataFrame = good.frame.with_columns(row=pl.col("row") + first_row).drop(LINE)
         if good.time_look is None:

@@ -111,7 +111,8 @@ def what_was_read(
     """The manifest's entry `read`.
 
     Args:
-        path: the log's first file; log: a `Log` or `StreamedLog`.
+        path: the log's first file.
+        log: a `Log` or `StreamedLog`.
         logged: distinct ids of the log, by side, in natural order.
         rows_of: id and rows, by side.
     """

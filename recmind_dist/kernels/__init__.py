@@ -1,1 +1,4 @@
-"""Low-level code, each piece a torch operation or beside a torch twin that tests hold it to."""
+"""Compiled loops, and what training needs of the machine: threads, memory, cache hints.
+
+What a GPU runs has a twin in torch, other loops one in the tests, which hold the two together.
+"""

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from recmind_dist.kernels.prefetch import fetch_ahead
+from recmind_dist.kernels.cache_prefetch import fetch_ahead
 from recmind_dist.randomness import mix64, mix64_pair
 
 _CHUNK = 256  # edges drawn before the first is read: their cache lines arrive at the same time
@@ -40,7 +40,9 @@ def draw_hop(  # type: ignore[no-untyped-def]
     sampling/neighbor_sampler.py.
 
     Args:
-        rows: [n] of `indptr`; ids: [n] the nodes; counted_degree: [n] as which they count.
+        rows: [n] of `indptr`.
+        ids: [n] the nodes.
+        counted_degree: [n] degrees to normalise by.
         fan_out: -1 for all.
         local_of: [num_nodes] local ids, -1 for none; empty: neighbours stay global ids.
         …_slot, …_indptr, …_positions: edges to leave out, by row.

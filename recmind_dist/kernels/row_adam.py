@@ -13,9 +13,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.kernels.prefetch import fetch_ahead, fetch_row_ahead
+from recmind_dist.kernels.cache_prefetch import fetch_ahead, fetch_row_ahead
 from recmind_dist.kernels.threads import even_shares, run_together
-from recmind_dist.kernels.triton_loader import triton_adam
+from recmind_dist.kernels.triton_modules import triton_adam
 from recmind_dist.types import FloatArray
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults

@@ -10,7 +10,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from recmind_dist.kernels.prefetch import fetch_row_ahead
+from recmind_dist.kernels.cache_prefetch import fetch_row_ahead
 
 _AHEAD = 32  # rows whose memory is fetched before they are reached
 _CAST_ROWS = 4096  # rows cast at a time, which stay in the cache

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:  # which imports this module
-    from recmind_dist.kernels.draws import Pool
+    from recmind_dist.kernels.device_draws import Pool
 
 ROWS_EACH = 128  # rows of a program that draws
 EDGES_EACH = 512  # edges of a program that names or weighs them

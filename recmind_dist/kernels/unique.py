@@ -36,7 +36,8 @@ def unique_inverse_torch(ids: Tensor, size: int, below: int = 0) -> tuple[Tensor
     """As `unique_inverse` on any device, without a sort; the host waits once.
 
     Args:
-        ids: [n]; size: as `unique_inverse`.
+        ids: [n].
+        size: as `unique_inverse`.
 
     Returns: as `unique_inverse`, and how many of the distinct ids are less than `below`.
     """

@@ -9,7 +9,7 @@ from recmind_dist.errors import ConfigError
 from recmind_dist.kernels.memory import free_memory
 from recmind_dist.launch.device_memory import gibibytes, kept_bytes_of_run, shortage
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 
 _WAYS_OUT = (
     "raise scaling.num_workers, which deals rows and edges out to more GPUs, lower "
@@ -40,7 +40,7 @@ class Card:
         return f"{self.name} ({gibibytes(self.total_bytes)})"
 
 
-def check_card(config: RunConfig, inputs: Inputs, context: DistContext) -> str | None:
+def check_card(config: RunConfig, inputs: RunStores, context: DistContext) -> str | None:
     """Whether this rank's GPU can hold its share of a run; nothing on the CPU.
 
     Collective: every rank must call.

@@ -23,7 +23,7 @@ from recmind_dist.launch.node_check import FOLDER, NodeRequirements, check_node,
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.remote import Remote
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
 
 @contextmanager
 def publish_requirements(
-    config: RunConfig, inputs: Inputs | None, num_ranks: int = 0, kind: str = "CPU"
+    config: RunConfig, inputs: RunStores | None, num_ranks: int = 0, kind: str = "CPU"
 ) -> Iterator[NodeRequirements]:
     """What every node must have, with test files that exist as long as the context.
 

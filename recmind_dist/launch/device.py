@@ -97,7 +97,7 @@ def refuse_cuda_alone(scaling: ScalingSettings) -> None:
         )
 
 
-def choose_device_to_rank(
+def choose_evaluation_device(
     scaling: ScalingSettings, num_gpus: int, fault: str | None = None
 ) -> DeviceChoice:
     """Where a finished run is evaluated or recommends, in this process: a GPU if there is one with

@@ -10,7 +10,7 @@ import numpy as np
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import Whitening
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 
 _GIB = 1 << 30
 
@@ -36,7 +36,7 @@ def kept_bytes(
 
 
 def kept_bytes_of_run(
-    config: RunConfig, inputs: Inputs, rank: int = 0, world_size: int = 1
+    config: RunConfig, inputs: RunStores, rank: int = 0, world_size: int = 1
 ) -> dict[str, int]:
     """The same of one rank of a prepared run; final vectors count as D wide, which is the least."""
     graph = Graph.open(inputs.graph, edges=False)

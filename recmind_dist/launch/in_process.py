@@ -13,11 +13,11 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.distributed.settings import ScalingSettings
 from recmind_dist.errors import ConfigError
 from recmind_dist.launch.card import Card, check_card
-from recmind_dist.launch.device import choose_device_to_rank, gpus_here
+from recmind_dist.launch.device import choose_evaluation_device, gpus_here
 from recmind_dist.launch.device_memory import shortage
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.types import Say
 
 Report = Callable[[dict[str, Any]], None]
@@ -25,7 +25,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def train_phases(
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     phases: tuple[str, ...],
     context: DistContext,
     resume: str,
@@ -62,7 +62,7 @@ def join_group_of_one(config: RunConfig, device: str) -> DistContext:
     )
 
 
-def context_to_rank(
+def evaluation_context(
     scaling: ScalingSettings, kept_bytes: Callable[[], Mapping[str, int]], say: Say
 ) -> DistContext:
     """A world of one in this process, to evaluate a run or to recommend: on a GPU if there is one
@@ -74,7 +74,7 @@ def context_to_rank(
     """
     num_gpus = 0 if scaling.device == "cpu" else gpus_here()
     fault = _fault_of_gpu(kept_bytes()) if num_gpus else None
-    choice = choose_device_to_rank(scaling, num_gpus, fault)
+    choice = choose_evaluation_device(scaling, num_gpus, fault)
     choice.tell(say)
     return DistContext.alone("cuda:0" if choice.device == "cuda" else "cpu")
 

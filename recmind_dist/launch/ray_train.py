@@ -37,7 +37,7 @@ from recmind_dist.report.metrics_log import WarningsToMetrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json, write_json
 from recmind_dist.training.evaluate import evaluate_run
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.trainer import Trainer
 from recmind_dist.types import Say
 
@@ -48,7 +48,7 @@ RESIZE_CHECK_S = 60.0
 
 def train(
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     phases: tuple[str, ...],
     resume: str = "auto",
     allow_mismatch: bool = False,
@@ -69,7 +69,7 @@ def train(
         _run_workers(train_on_worker, config, inputs, config.scaling.num_workers, order, say)
 
 
-def evaluate_on_workers(config: RunConfig, inputs: Inputs, say: Say = print) -> None:
+def evaluate_on_workers(config: RunConfig, inputs: RunStores, say: Say = print) -> None:
     """Evaluates a run on evaluation.num_workers Ray workers, which write results.json.
 
     Raises as `train`.
@@ -80,7 +80,7 @@ def evaluate_on_workers(config: RunConfig, inputs: Inputs, say: Say = print) -> 
 def _run_workers(
     function: Callable[[dict[str, Any]], None],
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     num_workers: int | tuple[int, int],
     more: dict[str, Any],
     say: Say,
@@ -101,7 +101,7 @@ def _run_workers(
 def _run_trainer(
     function: Callable[[dict[str, Any]], None],
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     num_workers: int | tuple[int, int],
     device: str,
     more: dict[str, Any],
@@ -178,7 +178,7 @@ def evaluate_on_worker(order: dict[str, Any]) -> None:
 @contextmanager
 def _worker_context(
     order: dict[str, Any],
-) -> Iterator[tuple[RunConfig, Inputs, DistContext | None, RunDirectory]]:
+) -> Iterator[tuple[RunConfig, RunStores, DistContext | None, RunDirectory]]:
     """A worker's settings and process group. Collective: every rank must call.
 
     An error that the user must mend is written to the refusal file, and not tried again: from then
@@ -186,7 +186,7 @@ def _worker_context(
     """
     refusal = Path(order["refusal"])
     config = RunConfig.model_validate(order["config"])
-    inputs = Inputs.from_json(order["inputs"])
+    inputs = RunStores.from_json(order["inputs"])
     run = RunDirectory(Path(order["run_dir"]))
     torch.set_num_threads(config.scaling.threads_per_worker)
     refused = refusal.exists()

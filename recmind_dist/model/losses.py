@@ -1,5 +1,4 @@
-"""The terms of the objective. Every term is a *sum* over this rank's share divided by the global
-count, so that the
+"""The terms of the objective. Each is this rank's sum divided by the global count, so that the
 ranks' terms add up to the loss of the global batch.
 """
 
@@ -22,8 +21,11 @@ def bpr(
     """Bayesian personalised ranking against the highest-scoring of each pair's negatives.
 
     Args:
-        h_SD: vectors that the indices point into; users, positives: [b]; negatives: [b, num];
-        weight: [b]; total: pairs of the global batch.
+        h_SD: vectors that the indices point into.
+        users, positives: [b].
+        negatives: [b, num].
+        weight: [b].
+        total: pairs of the global batch.
     Source: arXiv:1205.2618; the hardest of m draws is dynamic negative sampling (SIGIR 2013).
     """
     positive = pair_scores(h_SD, users, positives)
@@ -54,8 +56,11 @@ def info_nce(
     cosine), mean 1.
 
     Args:
-        anchors, positives: [b, D], row k of both is one entity; anchor_ids: [b]; keys: [G, D] the
-        other view of all ranks' anchors; key_ids: [G]; queue: [Q, D] normalised, without gradient;
+        anchors, positives: [b, D], row k of both is one entity.
+        anchor_ids: [b].
+        keys: [G, D] the other view of all ranks' anchors.
+        key_ids: [G].
+        queue: [Q, D] normalised, without gradient.
         queue_ids: [Q], −1 where empty.
         total: anchors of the global batch.
     Source: arXiv:1911.05722 (queue), arXiv:2010.04592 (hardness).

@@ -21,7 +21,8 @@ class NodeEmbeddings:
     Attributes:
         final: [S, C] whose inner products are scores; C is D, or what `Mix` makes of its views.
         graph: [S, D] the graph view z^G.
-        text: [S, D] the text view z; zeros where the model has none.
+        text: [S, D] the text view z; zeros of models without one, the graph view again of RecMind
+            without texts. AlphaRec has one view and gives it for graph, text and final alike.
         gamma: γ of each layer [nodes of the layer, 1], empty without gates in the layers.
         layers: E⁰..E^L of the wanted nodes, where the model keeps them.
     """

@@ -7,7 +7,7 @@ inside the layers rank lower than no gates (docs/model.md).
 import torch
 from torch import Tensor, nn
 
-from recmind_dist.model.gate import Gate
+from recmind_dist.model.layer_gate import LayerGate
 from recmind_dist.model.node_embeddings import NodeEmbeddings, PropagationGraph, Trainable, mean
 from recmind_dist.model.settings import PaperSettings
 from recmind_dist.model.text_view import TextView
@@ -37,7 +37,7 @@ class PaperRecMind(nn.Module):
         self.text_view = TextView(text_dim, self.embedding_dim, hidden_dim, missing)
         gate = settings.gate
         self.gates = nn.ModuleList(
-            Gate(self.embedding_dim, gate.degree_input)
+            LayerGate(self.embedding_dim, gate.degree_input)
             for _ in range(self.num_layers + 1 if settings.has_gates else 0)
         )
 
@@ -67,7 +67,7 @@ class PaperRecMind(nn.Module):
             z_ND = z_ND.masked_fill(graph.is_user[:, None], 0.0)
         states, fused, gamma = [e_ND], [], []
         for layer, gate in enumerate(self.gates):
-            assert isinstance(gate, Gate)
+            assert isinstance(gate, LayerGate)
             x, n = states[-1], len(states[-1])
             gamma.append(self._gamma(gate, x, z_ND[:n], graph, trainable))
             fused.append(gamma[-1] * x + (1 - gamma[-1]) * z_ND[:n])

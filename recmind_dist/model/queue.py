@@ -11,7 +11,8 @@ class KeyQueue:
     """A ring of normalised keys with their entity ids and the step at which they were made.
 
     Args:
-        size: rows kept; dim: D.
+        size: rows kept.
+        dim: D.
     Source: arXiv:1911.05722, algorithm 1.
     """
 

@@ -32,13 +32,18 @@ def sampled_softmax(
     """−log of the softmax of cosine / temperature of each pair's positive among shared negatives.
 
     Args:
-        h_SC: vectors that the indices point into; users: [U] distinct, and none of `shared`;
-        user_of_pair: [b], places in `users`; positives: [b]; shared: [M] distinct negatives of
-        everybody; is_positive: [U, M], shared items that are
-        positives of the user: left out; temperature: None takes inner products as they are; weight:
-        [b]; total: pairs of the global batch; stands_for: items that each of `shared` counts as:
-        with uniform draws, items of the catalogue / M makes the sum an estimate of that over all
-        items.
+        h_SC: vectors that the indices point into.
+        users: [U] distinct users, none of them in `shared`.
+        user_of_pair: [b] positions in `users`.
+        positives: [b].
+        shared: [M] distinct negatives that all pairs share.
+        is_positive: [U, M] whether a shared item is a positive of the user; those are left out.
+        temperature: None takes inner products as they are.
+        weight: [b].
+        total: pairs of the global batch.
+        negative_weight: how many items each shared negative stands for. With uniform draws,
+            catalogue size / M makes the sum an estimate of that over all items.
+
     Source: arXiv:2201.02327 (sampled softmax for item recommendation).
     """
     indices = users, user_of_pair, positives, shared, is_positive
@@ -60,7 +65,7 @@ class _SampledSoftmax(torch.autograd.Function):
         is_positive: Tensor,
         temperature: float | None,
         weight: Tensor,
-        log_stands_for: float,
+        log_negative_weight: float,
     ) -> Tensor:
         h = h.detach().contiguous()
         unit, inverse = (h, None) if temperature is None else unit_rows(h)
@@ -69,10 +74,9 @@ class _SampledSoftmax(torch.autograd.Function):
         positive = scale * pair_dots(unit, left, positives)
         h_UC, h_MC = unit.index_select(0, users), unit.index_select(0, shared)
         share_UM, total_U, top_U = _exponentials(scale * h_UC, h_MC, is_positive)
-        negative = (top_U + total_U.log() + log_stands_for).index_select(0, user_of_pair)
-        missed = weight * torch.sigmoid(
-            negative - positive
-        )  # of each pair, what the softmax gives to its negatives
+        negative = (top_U + total_U.log() + log_negative_weight).index_select(0, user_of_pair)
+        # of each pair, what the softmax gives to its negatives
+        missed = weight * torch.sigmoid(negative - positive)
         missed_U = missed.new_zeros(len(users)).scatter_add_(0, user_of_pair, missed)
         missed_U = scale * missed_U / total_U.clamp(min=torch.finfo(total_U.dtype).tiny)
         ctx.save_for_backward(
@@ -104,9 +108,8 @@ def _exponentials(h_UC: Tensor, h_MC: Tensor, masked: Tensor) -> tuple[Tensor, T
         part = slice(start, start + rows)
         block = torch.mm(h_UC[part], h_MC.T, out=out[part])
         block.masked_fill_(masked[part], float("-inf"))
-        highest = block.amax(1).clamp_(
-            min=torch.finfo(block.dtype).min
-        )  # where all is masked: not −∞ − −∞
+        # the least finite number where all is masked, so that no −∞ − −∞ arises
+        highest = block.amax(1).clamp_(min=torch.finfo(block.dtype).min)
         block.sub_(highest[:, None]).exp_()
         total[part], top[part] = block.sum(1), highest
     return out, total, top

@@ -210,7 +210,7 @@ class RecMindSettings(FusedSettings):
     none."""
     item_offsets: bool | Literal["alone"] | None = None
     """Items' text vectors learn from the log before the model does, one offset an item
-    (training/item_vectors.py); alone: no text is read, and offsets stand by themselves; null: on up
+    (item_vectors/learn.py); alone: no text is read, and offsets stand by themselves; null: on up
     to half a million items, alone where the data have no texts."""
     missing_text: MissingText = "learnt"
     recent_decay: float = Field(FOLLOWS, ge=FOLLOWS, le=1)

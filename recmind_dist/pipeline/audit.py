@@ -32,9 +32,8 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import check_seal, write_json
-from recmind_dist.training.evaluate import load_best, read_run
+from recmind_dist.training.finished_run import load_best, read_inputs, read_run
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import read_inputs
 from recmind_dist.types import Say
 
 METRICS = ("recall", "ndcg", "popularity", "tail")
@@ -181,7 +180,7 @@ def penalty_curve(own: AuditedRun, say: Say = print) -> list[dict[str, Any]]:
             f"{own.run.path}: variant {own.config.variant} trains no vectors: leave --curve out"
         )
     inputs = read_inputs(own.run)
-    context = Pipeline(own.config, say).context_to_rank(inputs)
+    context = Pipeline(own.config, say).evaluation_context(inputs)
     model, cursor = load_best(own.config, inputs, own.run, context)
     split = own.run.read_results()["split"]
     return curve_of(model, cursor.norm_exponent, split, own.k)

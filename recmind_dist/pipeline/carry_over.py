@@ -24,14 +24,14 @@ from recmind_dist.text.cache import remove_store
 from recmind_dist.text.plan import num_shards_if_complete, store_path
 from recmind_dist.text.reuse import EmbeddedTexts, gather_vectors, texts_to_embed
 from recmind_dist.text.whitening import WHITENING
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.warm_start import WarmStart
 from recmind_dist.types import Say
 
 
 def inputs_of_update(
     config: RunConfig, run: RunDirectory, graph: Path, texts: Texts | None, texts_key: str, say: Say
-) -> Inputs:
+) -> RunStores:
     """The inputs of an update, made once. Needs Ray if there are new texts.
 
     Args:
@@ -52,7 +52,7 @@ def inputs_of_update(
     if not start.is_dir():
         old = previous.graph if carries else None
         WarmStart.write(start, previous.checkpoint.path, old, new)
-    inputs = Inputs(graph.absolute(), start=start)
+    inputs = RunStores(graph.absolute(), start=start)
     if texts is None:
         return inputs
     if config.users_have_text and carries:

@@ -11,7 +11,7 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.pipeline.train import fit, prepare_texts
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.types import Say
 
 
@@ -69,7 +69,7 @@ def _train_here(
     device: str,
     report: Report,
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     phases: tuple[str, ...],
     resume: str,
     allow_mismatch: bool,

@@ -4,7 +4,7 @@
 of users, and items that come later, keep to the language model's vectors and the whitening. Where
 no text is read (`model.item_offsets: alone`) it stands in the place of the text store, and has rows
 of users, without a text. An update takes the vectors of the run before it. A run in a directory
-beside this one that has learnt from the same texts, log and seed (arms of a study) has the same
+beside this one that has learnt from the same texts, log and seed (other runs of an experiment) has the same
 vectors, which are copied.
 """
 
@@ -21,6 +21,8 @@ import torch
 from recmind_dist.checkpoint.mirror import Mirror
 from recmind_dist.errors import StoreError
 from recmind_dist.graph import Graph
+from recmind_dist.item_vectors.learn import Interactions, learn_item_vectors
+from recmind_dist.item_vectors.stand_ins import with_stand_ins
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.pipeline.embed import push_vectors
 from recmind_dist.pipeline.previous_run import PreviousRun
@@ -32,9 +34,7 @@ from recmind_dist.storage import atomic_directory, content_key
 from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.text.store import ITEM_VECTORS, META, SIDES
 from recmind_dist.text.whitening import WHITENING
-from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
-from recmind_dist.training.stand_ins import with_stand_ins
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.warm_start import places_by_id
 from recmind_dist.types import BoolArray, FloatArray, Say
 
@@ -45,12 +45,12 @@ WIDTH = 384
 def with_item_vectors(
     config: RunConfig,
     run: RunDirectory,
-    inputs: Inputs,
+    inputs: RunStores,
     texts: Texts | None,
     say: Say,
     device: str = "cpu",
     anew: bool = False,
-) -> Inputs:
+) -> RunStores:
     """A run's inputs with its item vectors, which are made if they are not there.
 
     Args:
@@ -79,11 +79,11 @@ def with_item_vectors(
         if previous is not None:
             x_IT, how = _carried(previous, graph, texts, text_IT, has_text), "carried over"
         else:
-            lesson = _Lesson.of(config, graph, text_IT, has_text, device)
-            made_from["lesson"] = lesson.key
-            twin = None if anew else _twin(run, lesson.key)
-            how = f"as in {twin[0].parent}" if twin is not None else "learnt from the log"
-            x_IT = twin[1] if twin is not None else lesson.learn()
+            given = _LearningInputs.of(config, graph, text_IT, has_text, device)
+            made_from["lesson"] = given.key
+            found = None if anew else _learnt_beside(run, given.key)
+            how = f"as in {found[0].parent}" if found is not None else "learnt from the log"
+            x_IT = found[1] if found is not None else given.learn()
         _write(path, made_from, x_IT, graph.num_users if alone else 0)
         has_vector = ~np.isnan(x_IT[:, 0])
         textless = 0 if alone else int((has_vector & ~has_text).sum())
@@ -104,7 +104,7 @@ def _previous(config: RunConfig) -> PreviousRun | None:
 
 
 def remake(
-    config: RunConfig, run: RunDirectory, inputs: Inputs, texts: Texts | None, say: Say
+    config: RunConfig, run: RunDirectory, inputs: RunStores, texts: Texts | None, say: Say
 ) -> None:
     """Makes the item vectors of a run again.
 
@@ -112,21 +112,21 @@ def remake(
         texts: None where the vectors learn alone.
     """
     if texts is None:
-        inputs = Inputs(inputs.graph, start=inputs.start)
+        inputs = RunStores(inputs.graph, start=inputs.start)
     with_item_vectors(config, run, inputs, texts, say, anew=True)
 
 
-def _in_place_of_texts(inputs: Inputs, run: RunDirectory, path: Path) -> Inputs:
-    """Inputs whose text store the item vectors are, with a map that leaves them as they are."""
+def _in_place_of_texts(inputs: RunStores, run: RunDirectory, path: Path) -> RunStores:
+    """Stores whose text store the item vectors are, with a map that leaves them as they are."""
     whitening = (run.path / WHITENING).absolute()
     Whitening.identity(WIDTH).save(whitening)  # a run that was begun with texts left another
     key = TextStore.open(path).content_key()
     return replace(inputs, text=path, whitening=whitening, store_key=key)
 
 
-def _store_of(inputs: Inputs) -> Path | None:
+def _store_of(inputs: RunStores) -> Path | None:
     """Where a run's item vectors lie; None where it has learnt none."""
-    return inputs.text if inputs.vectors_learn_alone else inputs.item_vectors
+    return inputs.text if inputs.vectors_without_texts else inputs.item_vectors
 
 
 def _is_made(path: Path, made_from: dict[str, Any]) -> bool:
@@ -136,9 +136,9 @@ def _is_made(path: Path, made_from: dict[str, Any]) -> bool:
     return {key: found.get(key) for key in made_from} == made_from
 
 
-def _twin(run: RunDirectory, key: str) -> tuple[Path, FloatArray] | None:
-    """Item vectors of a lesson that a run beside this one has had, with the directory; None: no run
-    has, or they are damaged.
+def _learnt_beside(run: RunDirectory, key: str) -> tuple[Path, FloatArray] | None:
+    """Vectors learnt from the same inputs by a run in a neighbouring directory, with their path.
+    None if there are none, or they are damaged.
     """
     for path in sorted(run.path.parent.glob(f"*/{ITEM_VECTORS}")):
         with suppress(StoreError):
@@ -152,7 +152,7 @@ def _no_texts(graph: Graph) -> tuple[FloatArray, BoolArray]:
     return np.zeros((graph.num_items, WIDTH), np.float32), np.zeros(graph.num_items, np.bool_)
 
 
-def _text_vectors(inputs: Inputs) -> tuple[FloatArray, BoolArray]:
+def _text_vectors(inputs: RunStores) -> tuple[FloatArray, BoolArray]:
     """Whitened text vectors of all items, zero where there is no text, and where there is one."""
     assert inputs.text is not None, "items have texts"
     assert inputs.whitening is not None, "texts are whitened"
@@ -160,7 +160,7 @@ def _text_vectors(inputs: Inputs) -> tuple[FloatArray, BoolArray]:
     return Whitening.load(inputs.whitening).apply("items", raw), ~np.isnan(raw[:, 0])
 
 
-def may_teach(config: RunConfig, graph: Graph, learns_I: BoolArray) -> BoolArray:
+def allowed_interactions(config: RunConfig, graph: Graph, learns_I: BoolArray) -> BoolArray:
     """The interactions that item vectors learn from: of items that learn, and none that gates learn
     from, to whom the vectors must be as good as they are to users who come later.
 
@@ -176,16 +176,16 @@ def may_teach(config: RunConfig, graph: Graph, learns_I: BoolArray) -> BoolArray
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _LearningInputs:
     """All that learnt item vectors follow from.
 
-    Shapes: text_IT: [I, T]; has_text_I: [I]; taught_E: [E], over the user half of the edges.
+    Shapes: text_IT: [I, T]; has_text_I: [I]; allowed_E: [E], over the user half of the edges.
     """
 
     graph: Graph
     text_IT: FloatArray
     has_text_I: BoolArray
-    taught_E: BoolArray
+    allowed_E: BoolArray
     all_learn: bool
     seed: int
     device: torch.device
@@ -193,24 +193,24 @@ class _Lesson:
     @staticmethod
     def of(
         config: RunConfig, graph: Graph, text_IT: FloatArray, has_text_I: BoolArray, device: str
-    ) -> "_Lesson":
+    ) -> "_LearningInputs":
         model = config.model
         assert isinstance(model, RecMindSettings)
         all_learn = model.item_offsets == "alone" or model.missing_text == "learnt"
         learns_I = np.ones_like(has_text_I) if all_learn else has_text_I
-        taught_E, seed = may_teach(config, graph, learns_I), config.train.seed
+        allowed_E, seed = allowed_interactions(config, graph, learns_I), config.train.seed
         where = torch.device(device)
-        return _Lesson(graph, text_IT, has_text_I, taught_E, all_learn, seed, where)
+        return _LearningInputs(graph, text_IT, has_text_I, allowed_E, all_learn, seed, where)
 
     @property
     def key(self) -> str:
-        arrays = [self.text_IT, self.has_text_I, self.taught_E]
+        arrays = [self.text_IT, self.has_text_I, self.allowed_E]
         hashes = [hashlib.sha256(np.ascontiguousarray(x).data).hexdigest() for x in arrays]
         return content_key([self.graph.key, *hashes, self.all_learn, self.seed, self.device.type])
 
     def learn(self) -> FloatArray:
         """NaN for an item without text, if not all learn or it has no interaction. [I, T]."""
-        log = Interactions.of(self.graph, self.taught_E, self.device)
+        log = Interactions.of(self.graph, self.allowed_E, self.device)
         arrays = (self.text_IT, self.has_text_I)
         text, has_vector = (torch.from_numpy(x).to(self.device) for x in arrays)
         if self.all_learn:

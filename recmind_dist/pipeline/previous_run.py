@@ -9,9 +9,8 @@ from recmind_dist.errors import CheckpointError
 from recmind_dist.graph import Graph
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.evaluate import preferred_checkpoint, read_run
-from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.finished_run import preferred_checkpoint, read_inputs, read_run
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
 
 
@@ -21,7 +20,7 @@ class PreviousRun:
 
     directory: RunDirectory
     config: RunConfig
-    inputs: Inputs
+    inputs: RunStores
 
     @staticmethod
     def open(path: Path) -> "PreviousRun":

@@ -17,10 +17,10 @@ from recmind_dist.graph.prepare import held_out_are_drawn
 from recmind_dist.ingest import dataset_summary, fetch, ingest_dataset
 from recmind_dist.launch.device import refuse_cuda_alone
 from recmind_dist.launch.device_memory import kept_bytes_of_run
-from recmind_dist.launch.in_process import context_to_rank
+from recmind_dist.launch.in_process import evaluation_context
 from recmind_dist.model.settings import FOLLOWS
 from recmind_dist.pipeline.embed import embed
-from recmind_dist.pipeline.replay import partition_report
+from recmind_dist.pipeline.partition_report import partition_report
 from recmind_dist.pipeline.train import fit, prepare_texts, sync_with_storage
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.data_facts import read_facts
@@ -29,16 +29,10 @@ from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.manifest import NAME as MANIFEST
 from recmind_dist.text import EmbedReport
-from recmind_dist.training.evaluate import (
-    evaluate_popularity_run,
-    evaluate_run,
-    evaluate_text_run,
-    load_best,
-    read_run,
-)
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.evaluate import evaluate_popularity_run, evaluate_run, evaluate_text_run
+from recmind_dist.training.finished_run import load_best, read_inputs, read_run
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
 from recmind_dist.types import Say
 
@@ -129,7 +123,7 @@ class Pipeline:
         texts = prepare_texts(self.config, graph).texts
         return None if texts is None else embed(self.config, texts, None, self.say)
 
-    def fit(self, resume: str = "auto", allow_mismatch: bool = False) -> Inputs:
+    def fit(self, resume: str = "auto", allow_mismatch: bool = False) -> RunStores:
         """Trains to the end of the joint phase, from the last checkpoint."""
         with self.directory.lock():
             inputs = self._fit(resume, allow_mismatch)
@@ -150,15 +144,15 @@ class Pipeline:
             prepared = prepare_texts(self.config, graph)
             assert prepared.texts is not None, "prepare_texts refuses it"
             store = embed(self.config, prepared.texts, None, self.say).path
-            inputs = Inputs(prepared.graph)
+            inputs = RunStores(prepared.graph)
             return evaluate_text_run(
-                self.config, prepared.graph, store, self.directory, self.context_to_rank(inputs)
+                self.config, prepared.graph, store, self.directory, self.evaluation_context(inputs)
             )
         inputs = read_inputs(self.directory)
         if self._has_open_settings:
             self.prepare()
         if self.config.evaluation.num_workers == 1:
-            context = self.context_to_rank(inputs)
+            context = self.evaluation_context(inputs)
             then = partial(self._write_bundle, self.directory.bundle)
             return evaluate_run(self.config, inputs, self.directory, context, then=then)
         from recmind_dist.launch.ray_train import evaluate_on_workers
@@ -180,7 +174,7 @@ class Pipeline:
         inputs = read_inputs(self.directory)
         if self._has_open_settings:
             self.prepare()
-        context = self.context_to_rank(inputs)
+        context = self.evaluation_context(inputs)
         model, cursor = load_best(self.config, inputs, self.directory, context)
         results = self.directory.read_results() if self.directory.results.is_file() else {}
         self._write_bundle(to, model, cursor, results, text_model)
@@ -194,7 +188,7 @@ class Pipeline:
         text_model: bool = False,
     ) -> None:
         config = self.directory.config.read_bytes()
-        adapted = self.config.text.lora is not None and self.config.warms_up
+        adapted = self.config.text.lora is not None and self.config.has_warmup
         adapter = self.directory.path / "adapter" if adapted else None
         users = self.directory.per_user
         write_bundle(
@@ -216,12 +210,12 @@ class Pipeline:
         decay = getattr(self.config.model, "recent_decay", 0.0)
         return decay == FOLLOWS or not self.config.train.batch_size
 
-    def context_to_rank(self, inputs: Inputs) -> DistContext:
+    def evaluation_context(self, inputs: RunStores) -> DistContext:
         """One rank alone in this process, on a GPU if there is one with room."""
         kept = partial(kept_bytes_of_run, self.config, inputs)
-        return context_to_rank(self.config.scaling, kept, self.say)
+        return evaluation_context(self.config.scaling, kept, self.say)
 
-    def _fit(self, resume: str, allow_mismatch: bool) -> Inputs:
+    def _fit(self, resume: str, allow_mismatch: bool) -> RunStores:
         refuse_cuda_alone(self.config.scaling)
         graph = self.prepare()
         prepared = prepare_texts(self.config, graph)

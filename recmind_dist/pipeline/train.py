@@ -23,7 +23,7 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import write_sealed_json
 from recmind_dist.text import Texts, TextStore, Whitening
 from recmind_dist.text.whitening import WHITENING
-from recmind_dist.training.inputs import Inputs, run_identity
+from recmind_dist.training.run_stores import RunStores, run_identity
 from recmind_dist.training.state import (
     Cursor,
     cursor_of,
@@ -33,7 +33,7 @@ from recmind_dist.training.state import (
 from recmind_dist.types import Say
 
 log = logging.getLogger(__name__)
-TrainPhases = Callable[[RunConfig, Inputs, tuple[str, ...], str, bool], None]
+TrainPhases = Callable[[RunConfig, RunStores, tuple[str, ...], str, bool], None]
 """Trains phases, given (config, inputs, phases, resume, allow_mismatch)."""
 
 
@@ -81,7 +81,7 @@ def fit(
     allow_mismatch: bool = False,
     train: TrainPhases | None = None,
     device: str = "cpu",
-) -> Inputs:
+) -> RunStores:
     """Trains a run from its last checkpoint to the end. Returns its inputs, kept in inputs.json.
 
     Args:
@@ -111,15 +111,15 @@ def fit(
     if found is not None:
         refuse = refuse_settings_without_effect if allow_mismatch else refuse_other_run
         refuse(found, run_identity(config, Graph.open(prepared.graph).key, texts_key))
-    inputs = Inputs(prepared.graph.absolute())
-    if config.starts_warm:
+    inputs = RunStores(prepared.graph.absolute())
+    if config.starts_from_run:
         inputs = inputs_of_update(config, run, prepared.graph, prepared.texts, texts_key, say)
     elif prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
     run.write_config(config.model_dump(mode="json"))
     train = train or partial(_train_on_ray, say)
     phases: tuple[str, ...] = ("warmup", "joint")
-    if prepared.texts is not None and config.text.lora is not None and config.warms_up:
+    if prepared.texts is not None and config.text.lora is not None and config.has_warmup:
         _train_past(run, config, inputs, ("warmup",), allow_mismatch, train)
         path = embed(config, prepared.texts, run.path / "adapter", say).path.absolute()
         inputs = replace(inputs, text=path, store_key=TextStore.open(path).content_key())
@@ -133,7 +133,7 @@ def fit(
 def _train_on_ray(
     say: Say,
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     phases: tuple[str, ...],
     resume: str,
     allow_mismatch: bool,
@@ -146,7 +146,7 @@ def _train_on_ray(
 def _train_past(
     run: RunDirectory,
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     phases: tuple[str, ...],
     allow_mismatch: bool,
     train: TrainPhases,
@@ -165,7 +165,7 @@ def _train_past(
 
 def _text_inputs(
     config: RunConfig, run: RunDirectory, prepared: Prepared, say: Say, texts_key: str, fresh: bool
-) -> Inputs:
+) -> RunStores:
     assert prepared.texts is not None
     base = embed(config, prepared.texts, None, say)
     whitening = run.path / WHITENING
@@ -176,7 +176,7 @@ def _text_inputs(
     if config.text.lora is not None:
         lora_texts = (run.path / "texts.arrow").absolute()
         prepared.texts.save(lora_texts)
-    return Inputs(
+    return RunStores(
         graph=prepared.graph.absolute(),
         text=base.path.absolute(),
         whitening=whitening.absolute(),

@@ -25,7 +25,7 @@ from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import write_sealed_json
 from recmind_dist.storage.lock import NAME as LOCK
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.finished_run import read_run
 from recmind_dist.training.state import saved_epochs
 from recmind_dist.training.warm_start import lost_ids
 from recmind_dist.types import Say
@@ -41,8 +41,10 @@ class UpdateReport:
 
     Attributes:
         rows_carried: rows of the table that begin as they were.
-        new_interactions: of the log; edges: training edges of the new graph.
-        seconds: of the whole; training_seconds: of its epochs.
+        new_interactions: of the log.
+        edges: training edges of the new graph.
+        seconds: of the whole.
+        training_seconds: of its epochs.
         metrics: of the held-out part of the new log, empty where none was.
         retrained: the same of a training from nothing, on request.
     """
@@ -140,7 +142,7 @@ def update_run(
     config = config_of_update(previous, dataset, to, overrides or [])
     config, rows = _split(config, previous, test_share)
     graph = Graph.open(Pipeline(config, _silent).prepare())
-    if items and previous.inputs.vectors_learn_alone:
+    if items and previous.inputs.vectors_without_texts:
         say(f"{items[0]}: no text of it is read, since {run_dir} has learnt without: train anew")
     report = _begun_report(previous, config, graph, rows)
     _refuse_other_update(to, config)

@@ -12,7 +12,7 @@ from recmind_dist.pipeline.previous_run import PreviousRun
 from recmind_dist.run_config.deleted_keys import DELETED_KEYS
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.run_config.variants import merged
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.finished_run import read_run
 
 FREE = (
     "train.",

@@ -20,13 +20,13 @@ from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_o
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
 from recmind_dist.propagation.item_means import NeighbourMeans
-from recmind_dist.propagation.sides import Sides
+from recmind_dist.propagation.one_sided import OneSidedPropagation
 from recmind_dist.types import IntArray
 
 MeanOfStates = Callable[[Tensor, int, bool], Tensor]
 """(x, L, whether x is of items alone) → mean of x and of what 1..L hops make of it."""
 
-_FEW = 0.4  # share of the edges below which a hop reads those of the wanted rows alone
+_FEW = 0.4  # if the wanted rows have less than this share of the edges, a hop reads only theirs
 
 
 class FullPropagation:
@@ -39,9 +39,8 @@ class FullPropagation:
         bounds: [P + 1] rows of the ranks.
         degree_feature: [N] d̃ in node order.
         absent: [E] edges (positions in the user half) that nothing passes over.
-        degree: [N] as which nodes count, by default their training degree.
-        rows: this rank's share of a partitioned graph, which has no other edges here and can leave
-        none out.
+        degree: [N] degrees to normalise by; by default those of all training edges.
+        rows: edges of this rank's nodes, if the graph is partitioned. `absent` must then be None.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class FullPropagation:
         """One hop over all edges but those at `hidden` (see `positions`), inside autograd: [n, D] →
         [n, D].
 
-        Every rank must call what it returns, in forward and in backward.
+        Collective: every rank must call what it returns, in forward and in backward.
         """
         return partial(_apply, self, self._or_nothing(hidden))
 
@@ -150,7 +149,7 @@ class FullPropagation:
     ) -> MeanOfStates:
         """Rows of (1 + A + … + A^L) x / (L + 1), inside autograd.
 
-        Every rank must call what it returns, in forward and in backward.
+        Collective: every rank must call what it returns, in forward and in backward.
 
         Args:
             hidden: as `hop`.
@@ -253,9 +252,9 @@ class FullPropagation:
         return state
 
     @cached_property
-    def by_sides(self) -> Sides:
+    def one_sided(self) -> OneSidedPropagation:
         """The same operator for states of which one side is zero."""
-        return Sides(
+        return OneSidedPropagation(
             self._matrix.whole(), self._users_by_row, self.counts, self.is_user, self.context
         )
 
@@ -331,7 +330,7 @@ class _Hop(torch.autograd.Function):
 
 
 def _apply(operator: FullPropagation, hidden: Tensor, x: Tensor) -> Tensor:
-    """One hop inside autograd. Every rank must call, in forward and in backward."""
+    """One hop inside autograd. Collective: every rank must call, in forward and in backward."""
     out: Tensor = _Hop.apply(x, operator, hidden)  # type: ignore[no-untyped-call]
     return out
 
@@ -355,14 +354,14 @@ class _Mean(torch.autograd.Function):
     ) -> Tensor:
         ctx.operator, ctx.edges, ctx.arguments = operator, edges, (num_layers, hidden, wanted)
         ctx.items_only = items_only
-        source = operator.by_sides if items_only else operator
+        source = operator.one_sided if items_only else operator
         return source.mean_of_states(x.detach(), *ctx.arguments)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0].contiguous()
         if ctx.items_only:
-            back = ctx.operator.by_sides.mean_backward(grad, *ctx.arguments)
+            back = ctx.operator.one_sided.mean_backward(grad, *ctx.arguments)
         else:
             back = ctx.operator.mean_backward(grad, *ctx.arguments, ctx.edges)
         return back, None, None, None, None, None, None
@@ -377,8 +376,9 @@ def _mean(
     num_layers: int,
     items_only: bool,
 ) -> Tensor:
-    """As `FullPropagation.mean_of_states`, inside autograd. Every rank must call, in forward and in
-    backward.
+    """As `FullPropagation.mean_of_states`, inside autograd.
+
+    Collective: every rank must call, in forward and in backward.
     """
     out: Tensor = _Mean.apply(  # type: ignore[no-untyped-call]
         x, operator, num_layers, hidden, rows, items_only, edges

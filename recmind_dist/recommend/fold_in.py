@@ -1,6 +1,6 @@
 """Folding in: vectors of users from histories, out of a bundle's item states, in numpy.
 
-What training/fold_in.py computes (docs/model.md has the formulas), which a test holds it to.
+What inference/fold_in.py computes (docs/model.md has the formulas), which a test holds it to.
 
 states.safetensors has, in the order of items: `degree` [I]; `base` [I, D] the sum of the item's
 graph states 0..L−1; `text` [I, D] the same of its text views; `newest.k` [I, C_k] views that newest
@@ -67,7 +67,8 @@ class Histories:
         """Weighted sums of the users' items. Shape: [u, C].
 
         Args:
-            x: [I, C]; weight: [h].
+            x: [I, C].
+            weight: [h].
         """
         out = np.zeros((len(self.count), x.shape[1]), np.float32)
         some = np.flatnonzero(self.count)

@@ -21,7 +21,7 @@ from recmind_dist.recommend.gates import unit_rows
 from recmind_dist.recommend.projection import project, stand_in
 from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
-_INIT_SCALE = 0.1  # as in training/text_features.py
+_INIT_SCALE = 0.1  # as in features/text_features.py
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json
-from recmind_dist.training.moved import relocated
+from recmind_dist.training.moved_paths import relocated
 
 Record = dict[str, Any]
 

@@ -29,7 +29,7 @@ DELETED_KEYS: dict[str, str] = {
     "model.contrast.noise": "leave it out: it is always 0.1",
     "model.contrast.temperature": "leave it out: it is always 0.2",
     "model.fallback": "leave it out: model.missing_text says what stands in for a missing text",
-    "model.gate.cold_share": "set model.gate.withheld_items, which needs sampler.propagation: full",
+    "model.gate.cold_share": "set model.gate.withheld_items",
     "model.gate.enabled": "write model.gate.sides: none for no gates",
     "model.gate.fixed": "leave it out: benchmarks/controls.py has the graph view alone",
     "model.gate.fold_back": "leave it out: gates learn in every epoch from one held-out slice",

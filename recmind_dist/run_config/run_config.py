@@ -138,7 +138,7 @@ class RunConfig(Settings):
         return self.trains and self.gate is not None and self.gate.learn_on == "heldout"
 
     @property
-    def starts_warm(self) -> bool:
+    def starts_from_run(self) -> bool:
         """Whether the run begins from another one, whose dense parameters it takes over."""
         return self.update.of is not None
 
@@ -148,7 +148,7 @@ class RunConfig(Settings):
         gates stay as they are: they know what a degree is worth, and would learn from edges that
         the rows have seen.
         """
-        return self.starts_warm and self.update.rows == "carried"
+        return self.starts_from_run and self.update.rows == "carried"
 
     @property
     def aligns(self) -> bool:
@@ -156,7 +156,7 @@ class RunConfig(Settings):
         return self.model.has_text_view and self.alignment.weight > 0
 
     @property
-    def warms_up(self) -> bool:
+    def has_warmup(self) -> bool:
         """Whether there is a phase of alignment alone."""
         return self.aligns and self.train.warmup_epochs > 0
 
@@ -209,7 +209,7 @@ class RunConfig(Settings):
         same ones.
 
         The language model and the templates are not here: the key of the texts that they make
-        (`Inputs.texts_key`) stands for them.
+        (`RunStores.texts_key`) stands for them.
         """
         rooms = {"sampler", "model", "loss", "alignment", "table", "zero", "train"}
         values = self.model_dump(mode="json", include=rooms)
@@ -219,7 +219,7 @@ class RunConfig(Settings):
         values["evaluation"] = self.evaluation.model_dump(mode="json", include=judged)
         lora = self.text.lora if self.model.reads_text else None
         values["lora"] = lora.model_dump(mode="json") if lora else None
-        return {**values, "updates": self.updates} if self.starts_warm else values
+        return {**values, "updates": self.updates} if self.starts_from_run else values
 
     def overrides_beside(self, variant: str) -> list[str]:
         """Overrides that put another variant's run into directories beside this one's."""

@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         n_id: [N] global ids, seeds first.
-        degree: [N] as which the nodes count: training degrees, or without held-out edges.
+        degree: [N] degrees to normalise by; without held-out edges while gates learn.
         hops: from the seeds outwards.
         global_batch_size: GB, the number of pairs that losses are averaged over.
         input_id: [b] positions in the global batch, which follow one another.
@@ -38,8 +38,9 @@ class Batch:
         masked_edges: [b] edges (positions in the user half) that full propagation must leave out on
             every rank, where the global batch hides its own; else None. Sampled hops leave them
             out already.
-        newest: [S', S] of the first S' of the S seeds, the only ones that the batch is about, the
-            weights of users' newest items among all seeds; None where they are not wanted.
+        newest: [S', S] sparse: row k holds the weights of seed k's newest items. The batch ranks
+            its first S' seeds; the others are there as newest items. None in batches that train no
+            gates.
         pair_weight: [b] float32, what the pairs weigh in the loss; None: the same.
         num_nodes: [1] how many of `n_id` are nodes, where the rest fills a fixed shape up, see
             `padded_batches`; None: all of them.

@@ -65,11 +65,11 @@ class DeviceGraph:
     Attributes:
         indptr: [N + 1] int64.
         indices: [E'] int32.
-        degree: [N] int64, as which nodes count.
+        degree: [N] int64, degrees to normalise by.
         inverse_root: [N] float32, degree^-½ (1 for nodes without edges).
 
     Args:
-        degree: [N] as which nodes count. Default: training degrees.
+        degree: [N] degrees to normalise by; by default those of all training edges.
     """
 
     def __init__(self, graph: Graph, device: torch.device, degree: IntArray | None = None) -> None:

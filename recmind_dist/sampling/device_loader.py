@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recmind_dist.graph import Graph
 from recmind_dist.kernels import random_words
-from recmind_dist.kernels.draws import Pool, draw_unseen
+from recmind_dist.kernels.device_draws import Pool, draw_unseen
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.kernels.unique import unique_inverse_torch
 from recmind_dist.randomness import stream_key
@@ -41,7 +41,7 @@ class DeviceLoader(NeighborLoader):
         super().__init__(graph, *args, **options)
 
     def _prepare(self, newest_decay: float) -> None:
-        """See `NeighborLoader`. Collective of `NeighborLoader`, not here: every rank must call."""
+        """See `NeighborLoader`, whose collective it stands for: every rank must call."""
         self._device_graph = DeviceGraph(self.graph, self._device, self._degree)
         self._is_heldout: Tensor | None = None
         edges = self._on_device(self._heldout)
@@ -125,7 +125,7 @@ class DeviceLoader(NeighborLoader):
     def _batch(
         self, share: Share, key: int, gate_negatives: NegativeSampler | None = None
     ) -> Batch:
-        """See `NeighborLoader`. Collective of `NeighborLoader`, not here: every rank must call."""
+        """See `NeighborLoader`, whose collective it stands for: every rank must call."""
         graph, edges = self._device_graph, share.edges
         input_id = torch.arange(share.first, share.first + len(edges), device=self._device)
         users, items = graph.users_of(edges), graph.items_of(edges)
@@ -253,7 +253,7 @@ class DeviceLoader(NeighborLoader):
     def _newest_on_device(self, seeds: Tensor) -> tuple[Tensor, CsrMatrix]:
         """Newest items are looked up on the host, whose arrays have the times.
 
-        Collective of `NeighborLoader`, not here: every rank must call.
+        Stands for `NeighborLoader`'s collective, though it sends nothing: every rank must call.
         """
         every, newest = self._with_newest(seeds.cpu().numpy())
         return self._on_device(every), newest.to(self._device)

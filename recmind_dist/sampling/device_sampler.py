@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recmind_dist.kernels.draws import draw_positions
+from recmind_dist.kernels.device_draws import draw_positions
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.kernels.random_words import signed
-from recmind_dist.kernels.triton_loader import triton_ops
+from recmind_dist.kernels.triton_modules import triton_ops
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries, expanded
 

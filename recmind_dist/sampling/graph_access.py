@@ -109,7 +109,7 @@ class GraphAccess(Protocol):
         """Draws of neighbours, without the edges that no batch may see.
 
         Args:
-            degree: [N] as which nodes count.
+            degree: [N] degrees to normalise by.
         """
         ...
 

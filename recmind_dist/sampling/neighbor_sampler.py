@@ -26,7 +26,7 @@ class SampledHops:
 
     Attributes:
         n_id: [N] global ids, seeds first.
-        degree: [N] as which the nodes count.
+        degree: [N] degrees to normalise by.
         hops: an edge u → v weighs (available / sampled) / √(deg_u deg_v), so that the sampled sum
             is an unbiased estimate of LightGCN's.
     """
@@ -104,7 +104,7 @@ class LocalDraws:
     Args:
         rows: those of all nodes that will be drawn for.
         heldout: edges that no block may see.
-        degree: [N] as which nodes count. Default: training degrees.
+        degree: [N] degrees to normalise by; by default those of all training edges.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class NumbaNeighborSampler:
         num_neighbors: fan-out of each hop, -1 for all neighbours.
         heldout: edges that no batch may see, unless `draws` is given.
         draws: source of neighbours. Default: `LocalDraws` over the whole graph.
-        degree: [N] as which nodes count. Default: training degrees.
+        degree: [N] degrees to normalise by; by default those of all training edges.
     """
 
     def __init__(

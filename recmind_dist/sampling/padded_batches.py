@@ -13,9 +13,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recmind_dist.kernels.draws import Pool, draw_positions, draw_unseen
+from recmind_dist.kernels.device_draws import Pool, draw_positions, draw_unseen
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
-from recmind_dist.kernels.triton_loader import triton_padded
+from recmind_dist.kernels.triton_modules import triton_padded
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recmind_dist.graph import Graph
 from recmind_dist.kernels.random_words import signed
-from recmind_dist.kernels.triton_loader import triton_padded
+from recmind_dist.kernels.triton_modules import triton_padded
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.batch import Batch, StepBatches
 from recmind_dist.sampling.device_loader import DeviceLoader

@@ -96,14 +96,14 @@ class PartitionedGraph:
 
     def look_up(self, share: Share, users: IntArray) -> PairLookup:
         """See `GraphAccess`. Collective: every rank must call."""
-        return OwnedLookup(self.rows, self._owners, share, users)
+        return PartitionedLookup(self.rows, self._owners, share, users)
 
     def gather_counts(self, count: Callable[[int], IntArray]) -> IntArray:
         """See `GraphAccess`. Collective: every rank must call."""
         return gather_counts(count, self._context)
 
 
-class HidingGraph(WholeGraph):
+class OwnerMaskedGraph(WholeGraph):
     """`replicated`, where several ranks hide the edges of their batches from each other.
 
     A rank would have to know the pairs of all others. So those that own an edge's ends are told of
@@ -137,7 +137,7 @@ class HidingLookup(WholeLookup):
         return EdgeMask.of_ends(self._rows, *_tell_owners(self._owners, ends, others))
 
 
-class OwnedLookup:
+class PartitionedLookup:
     """See `PairLookup`. Each pair is sent to its user's owner, in 12 bytes.
 
     Collective: every rank must make one.

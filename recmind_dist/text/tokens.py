@@ -116,7 +116,8 @@ class TextTokenizer:
     """Wraps texts in the prompt, clips and tokenises them. Threads may share it.
 
     Args:
-        tokenizer: of transformers, a fast one; prompt: holds {text}, or none.
+        tokenizer: of transformers, a fast one.
+        prompt: holds {text}, or none.
     """
 
     def __init__(self, tokenizer: Any, prompt: str | None) -> None:

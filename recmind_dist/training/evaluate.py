@@ -14,15 +14,16 @@ import numpy as np
 import polars as pl
 import torch
 
-from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.distributed.all_gather import rows_at_rank_0
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.errors import CheckpointError, ConfigError, StoreError
+from recmind_dist.errors import StoreError
 from recmind_dist.evaluation import gate_statistics
 from recmind_dist.evaluation.item_shares import ItemShare, share_items
 from recmind_dist.evaluation.list_details import ListDetails, describe_lists
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings, evaluate_popularity
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
+from recmind_dist.inference.final_embeddings import FinalEmbeddings
+from recmind_dist.inference.fold_in import reads_histories
 from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.propagation.full_graph import FullPropagation
@@ -30,49 +31,13 @@ from recmind_dist.propagation.histories import Histories
 from recmind_dist.propagation.item_means import content_view
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.results import FOLDED
-from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.storage import check_seal, read_manifest, write_sealed
-from recmind_dist.storage.seals import DOCTOR
+from recmind_dist.storage import read_manifest, write_sealed
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.final_embeddings import FinalEmbeddings
-from recmind_dist.training.fold_in import reads_histories
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.finished_run import load_best
 from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.moved import relocated_config
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
-
-
-def read_run(path: Path) -> tuple[RunDirectory, RunConfig]:
-    """A run directory and its config as resolved. Raises ConfigError if it is no run."""
-    run = RunDirectory(path)
-    if run.config.is_file():
-        check_seal(run.config, DOCTOR, ConfigError)
-    config = config_of_run(run.config)
-    return run, relocated_config(config, run)
-
-
-def preferred_checkpoint(graph: Graph) -> str:
-    """Which checkpoint of a run serves: the best by validation, the last without one."""
-    return "best" if graph.manifest["num_valid"] else "last"
-
-
-def load_best(
-    config: RunConfig, inputs: Inputs, run: RunDirectory, context: DistContext
-) -> tuple[ModelShard, Cursor]:
-    """The model of the checkpoint that validation preferred, of the newest where nothing is held
-    out for it. Every rank must call.
-
-    Raises CheckpointError if the run has none.
-    """
-    model = ModelShard(config, inputs, context)
-    which, bounds = preferred_checkpoint(model.graph), model.bounds.tolist()
-    found = agree_on_checkpoint(run.checkpoints, which, context, bounds)
-    if found is None:
-        raise CheckpointError(f"{run.checkpoints}: no checkpoint: train the run first")
-    model.load_for_inference(found)
-    return model, Cursor.from_info(found.info)
-
 
 Evaluated = Callable[[ModelShard, Cursor, dict[str, Any]], None]
 """Takes the model that was evaluated, its checkpoint's cursor, and the results."""
@@ -80,14 +45,14 @@ Evaluated = Callable[[ModelShard, Cursor, dict[str, Any]], None]
 
 def evaluate_run(
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     run: RunDirectory,
     context: DistContext,
     split: str = "test",
     then: Evaluated | None = None,
 ) -> dict[str, Any]:
-    """Content of results.json; "gate" is empty but on rank 0. Every rank must call; rank 0 writes
-    it, and the users' own metrics beside it.
+    """Content of results.json; "gate" is empty but on rank 0, which writes it, and the users' own
+    metrics beside it. Collective: every rank must call.
 
     On the test split rankings are measured twice: by histories to the training edge, and with the
     validation items folded in.
@@ -142,7 +107,7 @@ def _items_by_text(model: ModelShard) -> ItemShare | None:
     """This rank's items by their unit text vectors; None: the model reads no texts. Collective:
     every rank must call.
     """
-    if model.text is None or model.inputs.vectors_learn_alone:
+    if model.text is None or model.inputs.vectors_without_texts:
         return None
     order = np.argsort(model.nodes)
     absent = model.text.rows.absent.cpu().numpy()[order]
@@ -251,9 +216,11 @@ def gather_per_user(
 ) -> pl.DataFrame:
     """The metrics of each user with held-out items, in node order, at rank 0; none at the others.
 
-    Every rank must call. Columns: user (node), degree (of her held-out item, null where there are
-    several), recall@20, …, novelty@20, …, folded_recall@20, … (with the validation item in the
-    history), items (the ranked list: rows of the graph's items, −1 for none).
+    Columns: user (node), degree (of the held-out item, null where there are several), recall@20, …,
+    novelty@20, …, folded_recall@20, … (with the validation item in the history), items (the ranked
+    list: rows of the graph's items, −1 for none).
+
+    Collective: every rank must call.
     """
     per_user = found.per_user | (details.per_user if details else {})
     if folded is not None:

@@ -18,7 +18,7 @@ from recmind_dist.storage import write_json
 
 if TYPE_CHECKING:
     from recmind_dist.sampling.batch import Batch
-    from recmind_dist.training.replayed_step import Gradients
+    from recmind_dist.training.cuda.captured_step import Gradients
     from recmind_dist.training.step_input import StepInput
 
 KINDS = ("loss", "gradient of its rows", "gradient of the dense part")
@@ -98,11 +98,12 @@ def sum_losses(
 ) -> Tensor:
     """What `losses_of` reads, a row of each rank, float64.
 
-    Every rank must call.
+    Collective: every rank must call.
 
     Args:
-        terms: this rank's share of each, []; row_grad: [u, D]; broken_dense: [] 0, or NaN where a
-        dense gradient is not finite.
+        terms: this rank's share of each, [].
+        row_grad: [u, D].
+        broken_dense: [] 0, or NaN where a dense gradient is not finite.
 
     Returns: [P, terms + 2] the terms, a number that is finite if the rows' gradient is, and
         `broken_dense`.
@@ -164,10 +165,11 @@ def check_finite_state(
     """Before a save: an update may overflow though its gradients were finite, and nobody could go
     on from that.
 
-    Every rank must call.
+    Collective: every rank must call.
 
     Args:
-        rows: this rank's; dense: the same on every rank.
+        rows: this rank's.
+        dense: the same on every rank.
     Raises:
         NotFiniteError: on every rank alike; nothing is saved.
     """

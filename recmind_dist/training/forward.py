@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recmind_dist.embedding.exchange import LookupPlan, RowExchange
+from recmind_dist.features.content_views import ContentViews
 from recmind_dist.model.models import Model, acts_between_hops
 from recmind_dist.model.node_embeddings import NodeEmbeddings, Trainable
 from recmind_dist.model.recmind import RecMind
@@ -28,7 +29,6 @@ from recmind_dist.propagation.full_graph import FullGraphView, FullPropagation
 from recmind_dist.propagation.item_means import newest_item_views
 from recmind_dist.randomness import stream_key, uniform_rows
 from recmind_dist.sampling.batch import Batch
-from recmind_dist.training.content_views import ContentViews
 from recmind_dist.training.step_input import StepInput
 
 

@@ -36,8 +36,9 @@ class FreshTextPicker:
     """Chooses anchors by their place in the global batch, so any number of ranks chooses the same.
 
     Args:
-        texts: of all nodes; encoder: whose tokenizer is used; texts_per_step: over all ranks and
-        both sides.
+        texts: of all nodes.
+        encoder: whose tokenizer is used.
+        texts_per_step: over all ranks and both sides.
     """
 
     def __init__(self, texts: Texts, encoder: TextEncoder, texts_per_step: int) -> None:
@@ -47,8 +48,10 @@ class FreshTextPicker:
         self._per_side = max(1, texts_per_step // max(len(self._sides), 1))
 
     def pick(self, batch: Batch, stride: int) -> FreshText:
-        """Tokenises this rank's share. `stride`: every how-manieth pair of the global batch is an
-        anchor.
+        """Tokenises this rank's share.
+
+        Args:
+            stride: one pair of so many in the global batch is an anchor.
         """
         is_anchor = batch.input_id % stride == 0
         anchors, pairs = batch.input_id[is_anchor], batch.pairs[:, is_anchor]

@@ -29,8 +29,9 @@ def make_loader(
     device: torch.device | None = None,
     padded: bool = False,
 ) -> NeighborLoader:
-    """The batches of a phase as one of `world_size` ranks has them. Where owners are asked, every
-    rank must call.
+    """The batches of a phase as one of `world_size` ranks has them.
+
+    Collective where `config.owners_draw`: every rank must call.
 
     Args:
         held_out, gate_edges, degree: as `NeighborLoader`; None where no slice is held out.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.exchange import RowExchange
+from recmind_dist.features.content_views import ContentViews
 from recmind_dist.graph import Graph
 from recmind_dist.model import losses
 from recmind_dist.model.models import Model, gate_parameters
@@ -22,7 +23,6 @@ from recmind_dist.model.text_view import TextRows
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch
 from recmind_dist.training.alignment import Alignment, num_anchors
-from recmind_dist.training.content_views import ContentViews
 from recmind_dist.training.contrast import Contrast
 from recmind_dist.training.forward import FullGraphForward, SampledForward, StepOutputs
 from recmind_dist.training.fresh_text import FreshTextEncoder
@@ -104,7 +104,7 @@ class TrainingLoss(nn.Module):
         key_model = key_model if self.aligns else None
         outputs = self._forward(self.model, step, e_uD, text_u, key_model, trainable)
         if self.joint:
-            out.terms |= self._rank_terms(outputs, step.main)
+            out.terms |= self._ranking_terms(outputs, step.main)
             if self._contrast is not None and outputs.contrast is not None:
                 out.terms["contrast"] = self._contrast.term(outputs.contrast, step)
             out.terms["regularization"] = self._penalty(outputs.base, step)
@@ -118,7 +118,7 @@ class TrainingLoss(nn.Module):
             out.terms["gate"] = self._gate_term(outputs.gate_final, step.gate)
         return tuple(out.terms.values())
 
-    def _rank_terms(self, outputs: StepOutputs, batch: Batch) -> dict[str, Tensor]:
+    def _ranking_terms(self, outputs: StepOutputs, batch: Batch) -> dict[str, Tensor]:
         """The ranking loss of the final embeddings, or for RecMind of each view by itself."""
         main, temperature = outputs.main, self.loss.temperature
         if not isinstance(self.model, RecMind):

@@ -15,7 +15,19 @@ from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.errors import CheckpointError, StoreError
+from recmind_dist.features.content_views import ContentViews, make_content_views
+from recmind_dist.features.own_vectors import store_key
+from recmind_dist.features.text_features import (
+    TextFeatures,
+    degree_feature,
+    initial_rows,
+    load_text_features,
+    text_scale,
+)
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
+from recmind_dist.inference.final_embeddings import FinalEmbeddings, final_embeddings
+from recmind_dist.inference.fold_in import FoldIn
+from recmind_dist.inference.user_states import UserStates, start_of_texts, user_states
 from recmind_dist.model.models import Model, build_model
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.propagation.full_graph import FullPropagation
@@ -25,22 +37,10 @@ from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.device_graph import DeviceGraph
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, users_of_edges
 from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph
-from recmind_dist.sampling.partitioned_graph import HidingGraph, PartitionedGraph
+from recmind_dist.sampling.partitioned_graph import OwnerMaskedGraph, PartitionedGraph
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.content_views import ContentViews, make_content_views
-from recmind_dist.training.final_embeddings import FinalEmbeddings, final_embeddings
-from recmind_dist.training.fold_in import FoldIn
 from recmind_dist.training.forward import text_view
-from recmind_dist.training.inputs import Inputs, run_identity
-from recmind_dist.training.own_vectors import store_key
-from recmind_dist.training.text_features import (
-    TextFeatures,
-    degree_feature,
-    initial_rows,
-    load_text_features,
-    text_scale,
-)
-from recmind_dist.training.user_states import UserStates, start_of_texts, user_states
+from recmind_dist.training.run_stores import RunStores, run_identity
 from recmind_dist.training.warm_start import WarmStart, carry_rows
 from recmind_dist.types import IntArray
 
@@ -56,7 +56,7 @@ class ModelShard:
         inputs: the prepared stores.
     """
 
-    def __init__(self, config: RunConfig, inputs: Inputs, context: DistContext) -> None:
+    def __init__(self, config: RunConfig, inputs: RunStores, context: DistContext) -> None:
         self.config, self.inputs, self.context = config, inputs, context
         partitioned = config.graph.placement == "partitioned"
         self.graph = Graph.open(inputs.graph, edges=not partitioned)
@@ -87,7 +87,7 @@ class ModelShard:
         """Access to all edges, for training on the CPU."""
         context = self.context
         if context.world_size > 1 and self.config.owners_draw:
-            return HidingGraph(self.rows, self.bounds, context)
+            return OwnerMaskedGraph(self.rows, self.bounds, context)
         return WholeGraph(self.graph, context.rank, context.world_size, context)
 
     @cached_property

@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from recmind_dist import faults
 from recmind_dist.distributed.zero_engine import make_engine
 from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.model.models import acts_between_hops, gate_parameters
@@ -20,15 +21,14 @@ from recmind_dist.sampling.loader import NeighborLoader, steps_per_epoch
 from recmind_dist.sampling.padded_loader import PaddedLoader, can_pad
 from recmind_dist.text import TextEncoder, Texts
 from recmind_dist.text.lower_states import LowerStates
-from recmind_dist.training import faults
 from recmind_dist.training.alignment import num_anchors
+from recmind_dist.training.cuda.captured_inputs import NUM_BUFFERS, CapturedInputs
 from recmind_dist.training.fresh_text import FreshTextEncoder, FreshTextPicker
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.training.loss import TrainingLoss
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.momentum import MomentumEncoder
 from recmind_dist.training.prepare_step import StepPreparer
-from recmind_dist.training.replayed_inputs import NUM_BUFFERS, ReplayedInputs
 from recmind_dist.training.state import gather_dense_state
 from recmind_dist.training.step import TrainingStep
 from recmind_dist.training.step_input import StepInput
@@ -82,7 +82,7 @@ class Phase:
             lr_factor=self._lr_factor,
             steps_done=steps_done,
             read_every=train.log_every_steps,
-            replays=not config.profile,
+            captures=not config.profile,
         )
         finds_edges = not config.sampler.hide_batch_edges and not acts_between_hops(shard.model)
         self.preparer = StepPreparer(
@@ -99,7 +99,7 @@ class Phase:
             on_device=shard.batches_on_device,
         )
         self._loader, self._operator = self._make_loader()
-        self.replayed_inputs = self._replayed_inputs()
+        self.captured_inputs = self._make_captured_inputs()
 
     @property
     def total_steps(self) -> int:
@@ -124,7 +124,7 @@ class Phase:
         """Buffers in which one rank's step inputs are made in turn; 0: each has memory of its own.
         The same on every rank.
         """
-        replays = self.replayed_inputs is not None and self.replayed_inputs.replays
+        replays = self.captured_inputs is not None and self.captured_inputs.replays
         return NUM_BUFFERS if replays else 0
 
     def step_inputs(
@@ -135,8 +135,8 @@ class Phase:
         Collective: every rank must iterate.
         """
         if self._pads:
-            assert self.replayed_inputs is not None
-            for step in islice(self.replayed_inputs.of_epoch(epoch, first_step), count):
+            assert self.captured_inputs is not None
+            for step in islice(self.captured_inputs.of_epoch(epoch, first_step), count):
                 faults.check("sample", self.shard.context.rank, step.step)
                 yield step
             return
@@ -195,12 +195,12 @@ class Phase:
         )
         return loader, shard.operator(heldout) if config.propagates_fully else None
 
-    def _replayed_inputs(self) -> ReplayedInputs | None:
+    def _make_captured_inputs(self) -> CapturedInputs | None:
         """What makes inputs of fixed shapes; None where batches have other ones."""
         if not isinstance(self._loader, PaddedLoader):
             return None
         prepare = self.preparer.prepare_steps
-        return ReplayedInputs(self._loader, prepare, self.shard.context.device)
+        return CapturedInputs(self._loader, prepare, self.shard.context.device)
 
     @property
     def _pads(self) -> bool:
@@ -210,7 +210,7 @@ class Phase:
         config, shard = self.config, self.shard
         return (
             self.joint
-            and self.step.can_replay
+            and self.step.model_can_be_captured
             and shard.batches_on_device
             and not config.propagates_fully
             and config.loss.kind == "bpr"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.exchange import LookupPlan, RowExchange
+from recmind_dist.features.text_features import degree_feature
 from recmind_dist.graph import Graph
 from recmind_dist.kernels.unique import unique_inverse, unique_inverse_torch
 from recmind_dist.propagation.full_graph import FullPropagation
@@ -18,7 +19,6 @@ from recmind_dist.sampling.owners import Owners
 from recmind_dist.training.alignment import anchor_stride, counts_of_every_nth, every_nth
 from recmind_dist.training.fresh_text import FreshTextPicker
 from recmind_dist.training.step_input import StepInput
-from recmind_dist.training.text_features import degree_feature
 from recmind_dist.types import BoolArray, IntArray
 
 
@@ -76,10 +76,12 @@ class StepPreparer:
         Args:
             operator: of the steps, under full propagation.
         """
+        # lists of one: a name would keep the last step's tensors in memory while it is trained on
         started: list[Callable[[], StepInput]] = []
-        ready: list[StepInput] = []  # nothing here holds a step that was given away
+        ready: list[StepInput] = []
         for following in batches:
-            ready += [started.pop()() for _ in started[:]]
+            if started:
+                ready.append(started.pop()())
             started.append(self._start(following, operator))
             if not self._context.lookup_transport.is_async:
                 ready.append(started.pop()())

@@ -26,7 +26,7 @@ REGIONS = ("sample", "gather", "forward", "backward", "update", "queue")
 """What a step consists of, in order; `sample` is the prefetching thread's and overlaps the others.
 """
 INSIDE = {
-    "exchange": ("_Fetch", "_FetchBackward", "_AllToAll", "_AllToAllBackward"),
+    "exchange": ("_Lookup", "_LookupBackward", "_AllGather", "_AllGatherBackward"),
     "propagate": (
         "_Hop",
         "_HopBackward",
@@ -45,7 +45,9 @@ class StepProfile:
     <run>/profile/<phase>-rank<r>.{trace.json,txt}.
 
     Args:
-        run_dir: the run's directory; rank: of this worker; wanted: False makes this do nothing.
+        run_dir: the run's directory.
+        rank: of this worker.
+        wanted: False makes this do nothing.
     """
 
     def __init__(

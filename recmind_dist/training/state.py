@@ -76,7 +76,7 @@ def saved_epochs(checkpoint: Checkpoint) -> int | None:
 
 
 def gather_dense_state(engine: "Engine", keys: MomentumEncoder | None) -> dict[str, Tensor]:
-    """Everything that is not by row. Every rank must call."""
+    """Everything that is not by row. Collective: every rank must call."""
     state = engine.gather_state()
     if keys is not None:
         state |= {
@@ -90,7 +90,7 @@ def gather_dense_state(engine: "Engine", keys: MomentumEncoder | None) -> dict[s
 def load_dense_state(
     state: dict[str, Tensor], engine: "Engine", keys: MomentumEncoder | None
 ) -> None:
-    """Takes what `gather_dense_state` gave. Every rank must call.
+    """Takes what `gather_dense_state` gave. Collective: every rank must call.
 
     Raises:
         CheckpointError: something the model has is not in the checkpoint.

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from recmind_dist import faults
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.table import ShardedTable
+from recmind_dist.features.text_features import TextFeatures
 from recmind_dist.model.lightgcn import LightGCN
 from recmind_dist.model.queue import KeyQueue
 from recmind_dist.model.text_view import TextRows
 from recmind_dist.randomness import stream_key
-from recmind_dist.training import faults
 from recmind_dist.training.alignment import VIEWS
+from recmind_dist.training.cuda.captured_step import CapturedGradients, Gradients
 from recmind_dist.training.finite_checks import StepChecks, sum_losses
 from recmind_dist.training.loss import LossTerms, TrainingLoss
 from recmind_dist.training.momentum import MomentumEncoder
 from recmind_dist.training.profile import region
-from recmind_dist.training.replayed_step import Gradients, ReplayedGradients
 from recmind_dist.training.step_input import StepInput
-from recmind_dist.training.text_features import TextFeatures
 
 if TYPE_CHECKING:  # DeepSpeed is for workers: the driver need not wait for its import
     from recmind_dist.distributed.zero_engine import Engine
@@ -42,7 +42,7 @@ class TrainingStep:
         lr_factor: step → multiple of the learning rates.
         steps_done: steps of the whole run before the next one.
         read_every: steps between readings of losses, on a GPU.
-        replays: whether a CUDA graph may find gradients, where it can. Under torch's profiler
+        captures: whether a CUDA graph may find gradients, where it can. Under torch's profiler
             one ended with a segmentation fault on an H200.
     """
 
@@ -59,27 +59,27 @@ class TrainingStep:
         lr_factor: Callable[[int], float],
         steps_done: int = 0,
         read_every: int = 1,
-        replays: bool = True,
+        captures: bool = True,
     ) -> None:
         assert isinstance(engine.module, TrainingLoss)
         self.engine, self.loss = engine, engine.module
         self.table, self.text, self.momentum, self.context = table, text, momentum, context
         self.nodes, self.seed = nodes, seed
         self.lr_factor, self.steps_done = lr_factor, steps_done
-        self._replays = replays
+        self._captures = captures
         self.checks = StepChecks(read_every if context.device.type != "cpu" else 1)
         self.find_gradients: Callable[[StepInput], Gradients] = self.run_gradients
-        if self.can_replay:
-            self.find_gradients = ReplayedGradients(self.run_gradients)
+        if self.model_can_be_captured:
+            self.find_gradients = CapturedGradients(self.run_gradients)
         no_keys = {view: KeyQueue(0, table.dim, context.device) for view in VIEWS}
         self._queues = momentum.queues if momentum else no_keys
 
     @property
-    def can_replay(self) -> bool:
+    def model_can_be_captured(self) -> bool:
         """Plain LightGCN of one rank: no dense part, nothing drawn in a step, no texts."""
         on_one_gpu = self.context.device.type == "cuda" and self.context.world_size == 1
         plain = type(self.loss.model) is LightGCN
-        plain &= self._replays and not torch.are_deterministic_algorithms_enabled()
+        plain &= self._captures and not torch.are_deterministic_algorithms_enabled()
         return on_one_gpu and plain
 
     def run(self, step: StepInput) -> dict[str, float]:

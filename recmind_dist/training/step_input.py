@@ -31,7 +31,7 @@ class StepInput:
         anchor_pairs: [2, A] users and items of the global batch's anchors, where views are aligned.
         all_pairs: [2, GB] users and items of all its pairs, where XSimGCL contrasts nodes.
         buffer: number of the buffer that its tensors are in, where those of a later step overwrite
-            them, see `replayed_inputs`.
+            them, see `captured_inputs`.
     """
 
     step: int

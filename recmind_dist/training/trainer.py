@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recmind_dist import faults
 from recmind_dist.checkpoint import attempt_name
 from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_whole
@@ -27,14 +28,13 @@ from recmind_dist.report.metrics_log import Heartbeat
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.text import save_adapter
-from recmind_dist.training import faults
+from recmind_dist.training.cuda.side_stream import SideStream, make_stream
 from recmind_dist.training.finite_checks import check_finite_state, writing_ids
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.out_of_memory import saying_what_is_large
 from recmind_dist.training.phase import Phase
 from recmind_dist.training.profile import StepProfile, named
-from recmind_dist.training.side_stream import SideStream, make_stream
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import (
     Cursor,
     cursor_of,
@@ -67,7 +67,7 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        inputs: Inputs,
+        inputs: RunStores,
         context: DistContext,
         run: RunDirectory,
         attempt: str,
@@ -353,7 +353,7 @@ class Trainer:
 
     def _new_cursor(self) -> Cursor:
         exponent = self.config.evaluation.norm_exponent or 0.0
-        return Cursor(phase="warmup" if self.config.warms_up else "joint", norm_exponent=exponent)
+        return Cursor(phase="warmup" if self.config.has_warmup else "joint", norm_exponent=exponent)
 
     def _find_checkpoint(self, resume: str, allow_mismatch: bool) -> Checkpoint | None:
         """The checkpoint to go on from, the same on every rank.

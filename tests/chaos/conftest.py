@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.training_runs import config_of, make_inputs
 
 FAULTS = {
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     return make_inputs(home)
 
 
@@ -63,7 +63,7 @@ def chaos_config(home: Path, run: str, **changes: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="session")
-def calm(home: Path, inputs: Inputs) -> Path:
+def calm(home: Path, inputs: RunStores) -> Path:
     """The directory of an undisturbed run on two ranks."""
     from tests.chaos.group import run_to_end
 

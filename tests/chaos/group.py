@@ -18,7 +18,7 @@ import torch
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import CONTEXT
 
 PHASES = ("warmup", "joint")
@@ -31,8 +31,8 @@ class Group:
     under Ray.
 
     Args:
-        faults: armed in every rank, see recmind_dist/faults.py; save_wait_s: patience of a save
-        with late ranks.
+        faults: armed in every rank, see recmind_dist/faults.py.
+        save_wait_s: patience of a save with late ranks.
     Attributes:
         exit_codes: of each rank once it has ended; negative: a signal.
     """
@@ -40,7 +40,7 @@ class Group:
     def __init__(
         self,
         config: RunConfig,
-        inputs: Inputs,
+        inputs: RunStores,
         world_size: int = 2,
         faults: Faults = (),
         resume: str = "auto",
@@ -114,7 +114,7 @@ class Group:
 
 def _work(
     config: RunConfig,
-    inputs: Inputs,
+    inputs: RunStores,
     rank: int,
     world_size: int,
     home: str,
@@ -168,7 +168,7 @@ def _work(
 
 
 def run_to_end(
-    config: RunConfig, inputs: Inputs, faults: Faults = (), starts: int = 3, world_size: int = 2
+    config: RunConfig, inputs: RunStores, faults: Faults = (), starts: int = 3, world_size: int = 2
 ) -> int:
     """Starts groups until one ends well. Returns how many it took; fails after `starts`."""
     for number in range(1, starts + 1):

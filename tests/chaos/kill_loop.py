@@ -24,7 +24,7 @@ import numpy as np
 from recmind_dist.checkpoint.layout import COMMIT, attempt_directories
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end
 from tests.training_runs import make_inputs
@@ -42,10 +42,13 @@ class Account:
     """What a loop did.
 
     Attributes:
-        kills: of a rank that was alive; starts: of both workers; resumed_at: newest COMMIT's step
-        (None: there was none) and steps done of each start that got so far as to say so; moments:
-        kills by what they fell into; newest: kills by the newest COMMIT that they left; cut_saves:
-        kills that left a save without COMMIT.
+        kills: of a rank that was alive.
+        starts: of both workers.
+        resumed_at: newest COMMIT's step (None: there was none) and steps done of each start that
+            got so far as to say so.
+        moments: kills by what they fell into.
+        newest: kills by the newest COMMIT that they left.
+        cut_saves: kills that left a save without COMMIT.
     """
 
     kills: int = 0
@@ -106,7 +109,7 @@ def kill_loop(home: Path, kills: int, seed: int) -> Account:
 
 
 def _kill_and_resume(
-    config: RunConfig, inputs: Inputs, kills: int, rng: np.random.Generator
+    config: RunConfig, inputs: RunStores, kills: int, rng: np.random.Generator
 ) -> Account:
     account, metrics = Account(), Follower(config.run_dir / "metrics.jsonl")
     while True:

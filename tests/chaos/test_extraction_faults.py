@@ -25,7 +25,7 @@ from recmind_dist.text import (
 )
 from recmind_dist.text.embed_actor import embed_shard
 from recmind_dist.text.plan import ShardJob
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group
 from tests.tiny_language_model import WIDTH, make_bert
@@ -154,7 +154,7 @@ def whole_store(cluster: None, model: Path, tmp_path_factory: pytest.TempPathFac
 def test_row_11_a_damaged_shard_is_an_error_before_training_and_alone_made_again(
     model: Path, tmp_path: Path, whole_store: Path, damage: str
 ) -> None:
-    inputs: Inputs = make_inputs(tmp_path)
+    inputs: RunStores = make_inputs(tmp_path)
     assert inputs.text is not None
     hurt(TextStore.open(inputs.text).shard_file("users", 1), damage)
     config = chaos_config(tmp_path, "run")

@@ -39,9 +39,8 @@ from recmind_dist.text import (
     store_path,
 )
 from recmind_dist.text.embed_actor import embed_shard
-from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.finished_run import read_inputs, read_run
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.shop import make_shop, recmind
 from tests.tiny_language_model import make_bert
@@ -75,7 +74,7 @@ def all_make_run(home: Path) -> None:
     embed_here(config, texts, None)
 
     def train(
-        config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool
+        config: RunConfig, inputs: RunStores, phases: tuple[str, ...], resume: str, mismatch: bool
     ) -> None:
         from recmind_dist.training.trainer import Trainer
 

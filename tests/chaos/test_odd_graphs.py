@@ -12,7 +12,7 @@ import torch
 from recmind_dist.graph import Graph, GraphSettings, prepare_graph
 from recmind_dist.ingest import DatasetSettings, ingest_dataset
 from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import content, run_to_end
 from tests.graphs import make_graph, random_pairs
@@ -34,7 +34,7 @@ def test_row_18_isolated_nodes_cold_items_and_a_hub_train_alike_on_one_and_two_r
     pairs = sorted({*odd_pairs(), *((user, 0) for user in range(49))})
     graph = make_graph(tmp_path, pairs, 60, 30, valid=[(49, 0), (55, 28)], num_parts=2)
     assert (graph.degree == 0).sum() >= 10
-    curves = [train(tmp_path, Inputs(graph.path), f"world-{world}", world) for world in (1, 2)]
+    curves = [train(tmp_path, RunStores(graph.path), f"world-{world}", world) for world in (1, 2)]
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
     assert all(torch.isfinite(value).all() for value in content(tmp_path / "world-2").values())
 
@@ -42,14 +42,14 @@ def test_row_18_isolated_nodes_cold_items_and_a_hub_train_alike_on_one_and_two_r
 def test_row_18_a_rank_that_owns_almost_nothing_takes_part(tmp_path: Path) -> None:
     graph = make_graph(tmp_path, random_pairs(3, 3, 5), 3, 3, valid=[], num_parts=4)
     curves = [
-        train(tmp_path, Inputs(graph.path), f"world-{world}", world, batch_size=4)
+        train(tmp_path, RunStores(graph.path), f"world-{world}", world, batch_size=4)
         for world in (1, 4)
     ]
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
 
 
 def train(
-    home: Path, inputs: Inputs, run: str, world_size: int, batch_size: int = 96
+    home: Path, inputs: RunStores, run: str, world_size: int, batch_size: int = 96
 ) -> list[float]:
     plain = {"kind": "lightgcn"}
     changes: dict[str, Any] = {
@@ -97,6 +97,6 @@ def test_row_18_a_hub_of_a_million_edges_samples_evenly_and_trains(
     assert np.abs(tenths - count / 10).max() < 6 * np.sqrt(count / 10), (
         "each tenth of the hub's users is as likely"
     )
-    losses = train(tmp_path, Inputs(hub.path), "hub", 1, batch_size=400_000)
+    losses = train(tmp_path, RunStores(hub.path), "hub", 1, batch_size=400_000)
     assert len(losses) == 6
     assert np.isfinite(losses).all()

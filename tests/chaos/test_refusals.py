@@ -24,7 +24,7 @@ from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.storage.remote import Remote
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, run_to_end
 from tests.processes import run_ranks
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("trained")
     config = chosen(make_shop(home))
     graph = Pipeline(config).prepare()
-    run_to_end(config.absolute(), Inputs(graph.absolute()), starts=1, world_size=1)
+    run_to_end(config.absolute(), RunStores(graph.absolute()), starts=1, world_size=1)
     return home
 
 
@@ -114,7 +114,7 @@ SHARD_DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", SHARD_DAMAGE)
 def test_row_09_a_damaged_shard_is_named_and_the_run_goes_on_from_the_checkpoint_before(
-    home: Path, inputs: Inputs, calm: Path, damage: str
+    home: Path, inputs: RunStores, calm: Path, damage: str
 ) -> None:
     config = chaos_config(home, f"row-09-{damage}")
     fault = {
@@ -249,7 +249,7 @@ def test_row_16_a_run_that_lives_in_storage_alone_keeps_its_rows(
 
 
 def test_row_16_changed_texts_are_refused_and_allow_mismatch_goes_on(
-    home: Path, inputs: Inputs
+    home: Path, inputs: RunStores
 ) -> None:
     config = chaos_config(home, "row-16", train={"epochs": 1})
     run_ranks(train_rank, 1, config, inputs, "attempt0", ("warmup",))

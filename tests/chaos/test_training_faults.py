@@ -16,7 +16,7 @@ import torch
 from recmind_dist.checkpoint.layout import COMMIT, MANIFEST, attempt_directories, rows_file
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import read_metrics
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.chaos.conftest import chaos_config
 from tests.chaos.group import Group, assert_same, content, run_to_end
 from tests.processes import run_ranks
@@ -30,7 +30,7 @@ def starts_of(run_dir: Path) -> list[int]:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_row_01_a_kill_between_backward_and_update_leaves_the_undisturbed_run(
-    home: Path, inputs: Inputs, calm: Path, rank: int
+    home: Path, inputs: RunStores, calm: Path, rank: int
 ) -> None:
     config = chaos_config(home, f"row-01-{rank}")
     fault = {
@@ -52,7 +52,7 @@ def test_row_01_a_kill_between_backward_and_update_leaves_the_undisturbed_run(
     ("point", "rank"), [("shard", 1), ("share", 1), ("share", 0), ("commit", 0)]
 )
 def test_row_02_a_kill_before_commit_leaves_no_checkpoint_and_the_one_before_is_used(
-    home: Path, inputs: Inputs, calm: Path, point: str, rank: int
+    home: Path, inputs: RunStores, calm: Path, point: str, rank: int
 ) -> None:
     config = chaos_config(home, f"row-02-{point}-{rank}")
     fault = {
@@ -82,7 +82,7 @@ def test_row_02_a_kill_before_commit_leaves_no_checkpoint_and_the_one_before_is_
 
 
 def test_row_03_a_kill_between_commit_and_report_leaves_the_new_checkpoint(
-    home: Path, inputs: Inputs, calm: Path
+    home: Path, inputs: RunStores, calm: Path
 ) -> None:
     config = chaos_config(home, "row-03")
     fault = {
@@ -104,7 +104,7 @@ def test_row_03_a_kill_between_commit_and_report_leaves_the_new_checkpoint(
 
 
 def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(
-    home: Path, inputs: Inputs, calm: Path
+    home: Path, inputs: RunStores, calm: Path
 ) -> None:
     patient = chaos_config(home, "row-06")
     config = chaos_config(home, "row-06", scaling={"collective_timeout_s": 15})
@@ -125,7 +125,7 @@ def test_row_06_a_rank_that_hangs_is_a_time_out_with_rank_and_operation(
     assert_same(config.run_dir, calm)
 
 
-def test_row_06_a_sampler_thread_that_hangs_is_found_out(home: Path, inputs: Inputs) -> None:
+def test_row_06_a_sampler_thread_that_hangs_is_found_out(home: Path, inputs: RunStores) -> None:
     config = chaos_config(home, "row-06-sampler", scaling={"collective_timeout_s": 5})
     fault = {"point": "sample", "rank": 0, "step": 4, "action": "hang"}
     group = Group(config, inputs, world_size=1, faults=[fault])
@@ -159,7 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 def test_row_07_a_full_disk_costs_saves_loudly_and_then_the_run(
-    home: Path, inputs: Inputs, small_disk: Callable[[int], Path]
+    home: Path, inputs: RunStores, small_disk: Callable[[int], Path]
 ) -> None:
     disk = small_disk(4096)
     config = chaos_config(home, "row-07", train={"epochs": 30})
@@ -194,7 +194,7 @@ def find_committed(run_dir: Path) -> int:
 
 
 def test_row_07_a_save_that_fails_once_does_not_stop_training(
-    home: Path, inputs: Inputs, calm: Path
+    home: Path, inputs: RunStores, calm: Path
 ) -> None:
     config = chaos_config(home, "row-07-once", checkpoint={"keep_last": 99})
     fault = {
@@ -226,7 +226,7 @@ def test_row_07_a_save_that_fails_once_does_not_stop_training(
     ("point", "stage"), [("gradient", 2), *(("dense gradient", stage) for stage in range(4))]
 )
 def test_row_14_a_nan_on_one_rank_stops_all_before_the_update_and_its_batch_is_written_down(
-    home: Path, inputs: Inputs, point: str, stage: int
+    home: Path, inputs: RunStores, point: str, stage: int
 ) -> None:
     config = chaos_config(home, f"row-14-{point.split()[0]}-{stage}", zero={"stage": stage})
     # a dense part of each phase counts its own backwards: the sixth of the joint phase, step 11
@@ -251,7 +251,7 @@ def test_row_14_a_nan_on_one_rank_stops_all_before_the_update_and_its_batch_is_w
 
 @pytest.mark.parametrize("slow", [0, 1])
 def test_row_22_an_abort_right_after_a_save_leaves_the_new_checkpoint(
-    home: Path, inputs: Inputs, calm: Path, slow: int
+    home: Path, inputs: RunStores, calm: Path, slow: int
 ) -> None:
     config = chaos_config(home, f"row-22-{slow}")
     faults = [
@@ -280,7 +280,7 @@ def test_row_22_an_abort_right_after_a_save_leaves_the_new_checkpoint(
 
 
 @pytest.fixture(scope="module")
-def warmed(home: Path, inputs: Inputs) -> Any:
+def warmed(home: Path, inputs: RunStores) -> Any:
     """The config of a run that has ended its warm-up on one rank."""
     config = chaos_config(home, "row-15", checkpoint={"keep_last": 9}, train={"epochs": 1})
     run_ranks(train_rank, 1, config, inputs, "attempt0", ("warmup",))
@@ -288,7 +288,7 @@ def warmed(home: Path, inputs: Inputs) -> Any:
 
 
 def test_row_15_tables_optimizer_queue_and_cursor_move_bit_for_bit(
-    inputs: Inputs, warmed: Any
+    inputs: RunStores, warmed: Any
 ) -> None:
     """From one rank to two, 2→4, 4→3, 3→1, and all the way back."""
     first, cursor = content(warmed.run_dir), newest_cursor(warmed.run_dir)

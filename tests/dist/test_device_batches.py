@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def train_on_device(config: RunConfig, inputs: Inputs, attempt: str) -> dict[str, Any]:
+def train_on_device(config: RunConfig, inputs: RunStores, attempt: str) -> dict[str, Any]:
     ModelShard.batches_on_device = property(lambda _: True)  # type: ignore[assignment,method-assign]
     return train_rank(config, inputs, attempt)
 

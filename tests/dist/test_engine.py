@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.distributed.settings import ZeroSettings
-from recmind_dist.distributed.zero_engine import DenseEngine, NoDense, make_engine
+from recmind_dist.distributed.zero_engine import DenseEngine, TableOnlyEngine, make_engine
 from recmind_dist.launch.network import GROUPS
 from tests.processes import run_ranks
 
@@ -179,7 +179,7 @@ def nothing_dense() -> bool:
     engine.backward(engine(x).sum())
     assert x.grad is not None
     return (
-        isinstance(engine, NoDense)
+        isinstance(engine, TableOnlyEngine)
         and x.grad.tolist() == [2.0, 2.0]
         and engine.gather_state() == {}
     )

@@ -24,7 +24,7 @@ from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, load_adapter
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.finished_run import read_inputs
 from recmind_dist.training.state import Cursor
 from tests.dist.test_update import embed_here, words_of, write_items, write_log
 from tests.tiny_language_model import make_bert, make_llama

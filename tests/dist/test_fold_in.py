@@ -19,19 +19,15 @@ from recmind_dist.evaluation.ranking import evaluate_embeddings
 from recmind_dist.experiments.comparison import compare, spread
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_rows
+from recmind_dist.inference.fold_in import reads_histories
 from recmind_dist.recommend.recommender import Recommender, load
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.evaluate import (
-    evaluate_popularity_run,
-    evaluate_run,
-    evaluate_text_run,
-    load_best,
-)
-from recmind_dist.training.fold_in import reads_histories
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.evaluate import evaluate_popularity_run, evaluate_run, evaluate_text_run
+from recmind_dist.training.finished_run import load_best
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
 from tests.processes import run_ranks
 from tests.training_runs import config_of, make_inputs, train_rank
@@ -60,7 +56,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def evaluate_rank(config: RunConfig, inputs: Inputs) -> tuple[np.ndarray, np.ndarray, int]:
+def evaluate_rank(config: RunConfig, inputs: RunStores) -> tuple[np.ndarray, np.ndarray, int]:
     """Evaluates on this rank, for `run_ranks`. Returns its nodes, their vectors with validation
     items, and bytes of the largest tensor that ranking by these took.
     """
@@ -86,26 +82,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     """Every user has a validation item, and 50 a test item."""
     found = make_inputs(home, num_items=ITEMS, num_pairs=600, num_tested=50)
     prepare_rows(found.graph)
     return found
 
 
-def trained(home: Path, inputs: Inputs, name: str, **changes: Any) -> RunConfig:
+def trained(home: Path, inputs: RunStores, name: str, **changes: Any) -> RunConfig:
     config = config_of(home, name, **changes, train={"batch_size": 96, "epochs": 2})
     run_ranks(train_rank, 1, config, inputs, "attempt1")
     return config
 
 
 @pytest.fixture(scope="module")
-def recmind(home: Path, inputs: Inputs) -> RunConfig:
+def recmind(home: Path, inputs: RunStores) -> RunConfig:
     return trained(home, inputs, "recmind", model=RECMIND, sampler=FULL, alignment={"weight": 0})
 
 
 @pytest.fixture(scope="module")
-def model(recmind: RunConfig, inputs: Inputs) -> ModelShard:
+def model(recmind: RunConfig, inputs: RunStores) -> ModelShard:
     return load_best(recmind, inputs, RunDirectory(recmind.run_dir), DistContext.alone())[0]
 
 
@@ -115,7 +111,9 @@ def recommender(home: Path, model: ModelShard) -> Recommender:
     return load(home / "bundle")
 
 
-def evaluated(config: RunConfig, inputs: Inputs, world: int) -> tuple[np.ndarray, dict[str, Any]]:
+def evaluated(
+    config: RunConfig, inputs: RunStores, world: int
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Final vectors in node order and the results. No rank of several holds half of the vectors."""
     shares = run_ranks(evaluate_rank, world, config, inputs)
     nodes, h = (np.concatenate([share[k] for share in shares]) for k in (0, 1))
@@ -130,7 +128,7 @@ def evaluated(config: RunConfig, inputs: Inputs, world: int) -> tuple[np.ndarray
 
 
 def test_both_protocols_are_stored_and_the_same_on_any_number_of_ranks(
-    recmind: RunConfig, inputs: Inputs
+    recmind: RunConfig, inputs: RunStores
 ) -> None:
     run = RunDirectory(recmind.run_dir)
     h, results = evaluated(recmind, inputs, 1)
@@ -162,7 +160,7 @@ def test_both_protocols_are_stored_and_the_same_on_any_number_of_ranks(
     ("kind", "worlds"), [("recmind", (2, 4)), ("paper", (2,)), ("lightgcn", (1,))]
 )
 def test_a_partitioned_graph_folds_alike(
-    home: Path, inputs: Inputs, kind: str, worlds: tuple[int, ...]
+    home: Path, inputs: RunStores, kind: str, worlds: tuple[int, ...]
 ) -> None:
     model = RECMIND if kind == "recmind" else {"kind": kind, "embedding_dim": 8}
     config = trained(home, inputs, f"{kind}-sampled", model=model, alignment={"weight": 0})
@@ -177,7 +175,7 @@ def test_a_partitioned_graph_folds_alike(
 
 
 def test_a_model_of_rows_alone_ranks_alike_by_both_protocols_and_folds_nobody_in(
-    home: Path, inputs: Inputs
+    home: Path, inputs: RunStores
 ) -> None:
     changes = {"model": {"kind": "mf", "embedding_dim": 8}, "alignment": {"weight": 0}}
     config = trained(home, inputs, "mf", **changes, sampler={"num_neighbors": []})
@@ -187,7 +185,7 @@ def test_a_model_of_rows_alone_ranks_alike_by_both_protocols_and_folds_nobody_in
 
 @pytest.mark.parametrize("decay", [0.0, 0.6])
 def test_baselines_that_learn_nothing_have_both_protocols_too(
-    home: Path, inputs: Inputs, decay: float
+    home: Path, inputs: RunStores, decay: float
 ) -> None:
     model = {**RECMIND, "recent_decay": decay}
     config = config_of(home, f"text{decay}", model=model, sampler=FULL, alignment={"weight": 0})

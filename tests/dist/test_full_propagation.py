@@ -9,8 +9,8 @@ import pytest
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.phase import Phase
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.trainer import Trainer
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
@@ -19,12 +19,12 @@ EVERY = [-1, -1]
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> RunStores:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def curve(
-    home: Path, inputs: Inputs, name: str, context: int, **changes: Any
+    home: Path, inputs: RunStores, name: str, context: int, **changes: Any
 ) -> list[dict[str, float]]:
     """Loss terms of every step of a run."""
     config = config_of(home, name, **changes)
@@ -45,7 +45,7 @@ def assert_same(
 
 @pytest.mark.parametrize("loss", ["ssm", "bpr"])
 def test_full_and_all_neighbours_give_the_same_losses(
-    tmp_path: Path, inputs: Inputs, loss: str
+    tmp_path: Path, inputs: RunStores, loss: str
 ) -> None:
     """With gates on held-out edges, masked batch edges, alignment and queue, in both phases."""
     runs = []
@@ -65,7 +65,7 @@ def test_full_and_all_neighbours_give_the_same_losses(
 
 
 def test_a_batch_of_users_and_recmind_agree_on_one_and_two_ranks(
-    tmp_path: Path, inputs: Inputs
+    tmp_path: Path, inputs: RunStores
 ) -> None:
     """Users with all their items, withheld items, views mixed by gates that learn on held-out
     edges, alignment.
@@ -103,7 +103,7 @@ def test_a_batch_of_users_and_recmind_agree_on_one_and_two_ranks(
 
 @pytest.mark.parametrize(("contrast", "worlds"), [({}, (2, 3)), ({"max_nodes": 9}, (2,))])
 def test_nodes_are_contrasted_with_those_of_the_global_batch(
-    tmp_path: Path, inputs: Inputs, contrast: dict[str, Any], worlds: tuple[int, ...]
+    tmp_path: Path, inputs: RunStores, contrast: dict[str, Any], worlds: tuple[int, ...]
 ) -> None:
     """Whoever holds them: the term, and what follows from its gradient, are those of one rank."""
     sampler = {
@@ -132,7 +132,7 @@ def test_nodes_are_contrasted_with_those_of_the_global_batch(
 
 
 def test_the_contrast_of_few_drawn_nodes_is_that_of_all_where_they_are_no_more(
-    tmp_path: Path, inputs: Inputs
+    tmp_path: Path, inputs: RunStores
 ) -> None:
     """InfoNCE among n nodes is about log n less what the views agree on: fewer nodes, a smaller
     term.
@@ -190,7 +190,7 @@ def test_a_rank_without_a_hidden_edge_takes_part(
     assert_same(*runs)
 
 
-def steps_prepared(config: RunConfig, inputs: Inputs) -> list[tuple[int, bool]]:
+def steps_prepared(config: RunConfig, inputs: RunStores) -> list[tuple[int, bool]]:
     """Of the first epoch's steps: how many hidden edges, and whether edges were found ahead."""
     worker = Trainer(
         config,
@@ -238,7 +238,7 @@ def test_edges_are_found_ahead_only_where_no_step_hides_any(tmp_path: Path, hide
 
 @pytest.mark.parametrize("learn_on", ["heldout", "train"])
 def test_content_view_and_recent_means_agree_on_one_and_two_ranks(
-    tmp_path: Path, inputs: Inputs, learn_on: str
+    tmp_path: Path, inputs: RunStores, learn_on: str
 ) -> None:
     sampler = {"negatives": {"num_shared": 12}, "propagation": "full", "hide_batch_edges": False}
     gate = {"heldout_share": 0.3, "learn_on": learn_on}

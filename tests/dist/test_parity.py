@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recmind_dist.graph import Graph
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
@@ -24,7 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     return make_inputs(home)
 
 
@@ -35,7 +35,7 @@ def table_of(found: list[dict[str, Any]]) -> np.ndarray:
 
 
 def assert_same_run(
-    home: Path, inputs: Inputs, worlds: tuple[int, ...], **changes: Any
+    home: Path, inputs: RunStores, worlds: tuple[int, ...], **changes: Any
 ) -> list[dict[str, Any]]:
     """Trains on each number of ranks; all terms of all steps, table and validation agree."""
     curves, tables, scores = [], [], []
@@ -64,7 +64,7 @@ def assert_same_run(
 
 @pytest.mark.parametrize(("kind", "worlds"), [("ssm", (1, 2)), ("bpr", (1, 3))])
 def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(
-    home: Path, inputs: Inputs, kind: str, worlds: tuple[int, ...]
+    home: Path, inputs: RunStores, kind: str, worlds: tuple[int, ...]
 ) -> None:
     curve = assert_same_run(home, inputs, worlds, loss={"kind": kind, "user_exponent": 0.2})
     warm, joint = ([r for r in curve if r["phase"] == phase] for phase in ("warmup", "joint"))
@@ -75,7 +75,7 @@ def test_alignment_queue_and_held_out_gates_agree_on_1_2_and_3_ranks(
     assert joint[-1]["queue_staleness"] > 0
 
 
-def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs: Inputs) -> None:
+def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs: RunStores) -> None:
     model = {"readout": "alpha", "init": "normal", "gate": {"learn_on": "train"}}
     negatives = {"kind": "in_batch", "num": 3}
     assert_same_run(
@@ -91,11 +91,11 @@ def test_the_papers_form_and_hard_negatives_agree_on_2_ranks(home: Path, inputs:
 
 
 def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(
-    home: Path, inputs: Inputs
+    home: Path, inputs: RunStores
 ) -> None:
     plain = {"embedding_dim": 8, "kind": "lightgcn"}
     curve = assert_same_run(
-        home, Inputs(inputs.graph), (1, 2), model=plain, alignment={"weight": 0}
+        home, RunStores(inputs.graph), (1, 2), model=plain, alignment={"weight": 0}
     )
     assert set(curve[0]) >= {"rank", "regularization"}
     assert curve[0]["phase"] == "joint"
@@ -103,20 +103,20 @@ def test_plain_lightgcn_and_gates_without_a_queue_agree_on_2_ranks(
     assert_same_run(home, inputs, (1, 2), model=small, alignment={"queue_size": 0})
 
 
-def test_weighted_pairs_agree_on_2_ranks_and_change_the_loss(home: Path, inputs: Inputs) -> None:
+def test_weighted_pairs_agree_on_2_ranks_and_change_the_loss(home: Path, inputs: RunStores) -> None:
     weighted = home / "weighted"
     shutil.copytree(inputs.graph, weighted)
     num_edges = Graph.open(inputs.graph).num_edges
     weight = np.random.default_rng(3).gamma(1.0, size=num_edges).astype(np.float32)
     np.save(weighted / "edge_weight.npy", weight / weight.mean())
     plain = {"model": {"embedding_dim": 8, "kind": "lightgcn"}, "alignment": {"weight": 0}}
-    curve = assert_same_run(home, Inputs(weighted), (1, 2), **plain)
+    curve = assert_same_run(home, RunStores(weighted), (1, 2), **plain)
     config = config_of(home, "unweighted", **plain)
-    run_ranks(train_rank, 1, config, Inputs(inputs.graph), "attempt1")
+    run_ranks(train_rank, 1, config, RunStores(inputs.graph), "attempt1")
     assert curve_of(config.run_dir)[0]["rank"] != pytest.approx(curve[0]["rank"], rel=1e-2)
 
 
-def test_zero_3_trains_like_zero_1_on_2_ranks(home: Path, inputs: Inputs) -> None:
+def test_zero_3_trains_like_zero_1_on_2_ranks(home: Path, inputs: RunStores) -> None:
     curves = []
     for stage in (1, 3):
         config = config_of(home, f"zero{stage}", zero={"stage": stage}, scaling={"num_workers": 2})

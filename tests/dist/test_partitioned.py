@@ -17,8 +17,8 @@ from recmind_dist.graph import EdgeRows, Graph, prepare_rows, row_bounds
 from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
 from tests.graphs import make_graph, random_pairs
 from tests.processes import run_ranks
@@ -33,14 +33,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     found = make_inputs(home, num_users=90, num_items=60, num_pairs=900)
     prepare_rows(found.graph)
     return found
 
 
 def assert_like_replicated(
-    home: Path, inputs: Inputs, worlds: tuple[int, ...], steps: int, **changes: Any
+    home: Path, inputs: RunStores, worlds: tuple[int, ...], steps: int, **changes: Any
 ) -> None:
     """Trains replicated on one rank, then partitioned on others, four of them over the process
     group: losses, table and validation agree.
@@ -77,7 +77,7 @@ def assert_like_replicated(
     ("kind", "worlds", "epochs", "steps"), [("ssm", (1, 2), 3, 50), ("bpr", (4,), 1, 20)]
 )
 def test_steps_with_everything_on(
-    home: Path, inputs: Inputs, kind: str, worlds: tuple[int, ...], epochs: int, steps: int
+    home: Path, inputs: RunStores, kind: str, worlds: tuple[int, ...], epochs: int, steps: int
 ) -> None:
     """Gates on held-out edges, alignment, queue, fallback texts, both phases, shared and paired
     negatives.
@@ -93,7 +93,7 @@ def test_steps_with_everything_on(
     )
 
 
-def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> None:
+def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: RunStores) -> None:
     assert_like_replicated(
         home,
         inputs,
@@ -111,7 +111,9 @@ def test_batches_of_users_and_in_batch_negatives(home: Path, inputs: Inputs) -> 
     )
 
 
-def test_export_and_test_metrics_are_those_of_the_whole_graph(home: Path, inputs: Inputs) -> None:
+def test_export_and_test_metrics_are_those_of_the_whole_graph(
+    home: Path, inputs: RunStores
+) -> None:
     config = config_of(home, "exported", graph={"placement": "partitioned"}, train={"epochs": 1})
     run_ranks(train_rank, 1, config, inputs, "attempt0")
     checkpoint = find_checkpoint(RunDirectory(config.run_dir).checkpoints)
@@ -146,7 +148,7 @@ def mapped_bytes(part: str) -> dict[str, int]:
     return found
 
 
-def all_fit_and_look(config: RunConfig, inputs: Inputs, attempt: str) -> dict[str, Any]:
+def all_fit_and_look(config: RunConfig, inputs: RunStores, attempt: str) -> dict[str, Any]:
     """As `train`; returns what edges the process maps while it trains."""
     import torch
 
@@ -179,7 +181,7 @@ def test_a_worker_maps_its_share_of_the_edges_and_nothing_else(tmp_path: Path) -
         graph={"placement": "partitioned"},
         train={"batch_size": 4096, "epochs": 1},
     )
-    found = run_ranks(all_fit_and_look, 4, config, Inputs(graph.path), "attempt4")
+    found = run_ranks(all_fit_and_look, 4, config, RunStores(graph.path), "attempt4")
     assert sum(rank["edges"] for rank in found) == 2 * graph.num_edges
     page, whole = 4096, 4 * 2 * graph.num_edges
     for rank in found:

@@ -14,7 +14,7 @@ from recmind_dist.sampling.batch import Batch
 from recmind_dist.sampling.edge_masks import heldout_slice
 from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph
 from recmind_dist.sampling.loader import NeighborLoader
-from recmind_dist.sampling.partitioned_graph import HidingGraph, PartitionedGraph
+from recmind_dist.sampling.partitioned_graph import OwnerMaskedGraph, PartitionedGraph
 from recmind_dist.sampling.settings import SamplerSettings
 from tests.graphs import make_graph, random_pairs
 from tests.processes import run_ranks
@@ -87,7 +87,7 @@ def of_this_rank(path: Path, shared_memory: bool) -> list[Any]:
             rows = EdgeRows.share(graph, bounds, context.rank)
             source = PartitionedGraph(rows, bounds, context)
         elif hide:
-            source = HidingGraph(EdgeRows.of_graph(graph), bounds, context)
+            source = OwnerMaskedGraph(EdgeRows.of_graph(graph), bounds, context)
         else:
             source = WholeGraph(graph, context.rank, context.world_size, context)
         found.append(batches_of(graph, context.rank, context.world_size, case, source))

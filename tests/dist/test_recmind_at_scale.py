@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recmind_dist.graph import prepare_rows
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     found = make_inputs(home, num_users=90, num_items=60, num_pairs=900)
     prepare_rows(found.graph)
     return found
@@ -39,7 +39,7 @@ def inputs(home: Path) -> Inputs:
 
 def run(
     home: Path,
-    inputs: Inputs,
+    inputs: RunStores,
     *,
     ranks: int = 1,
     placement: str = "replicated",
@@ -80,14 +80,14 @@ def assert_same_losses(first: Any, second: Any, rel: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def exact(home: Path, inputs: Inputs) -> Any:
+def exact(home: Path, inputs: RunStores) -> Any:
     found = run(home, inputs, propagation="full")
     assert set().union(*found[0]) >= TERMS
     return found
 
 
 @pytest.fixture(scope="module")
-def sampled(home: Path, inputs: Inputs) -> Any:
+def sampled(home: Path, inputs: RunStores) -> Any:
     return run(home, inputs, fan_outs=FEW)
 
 
@@ -96,7 +96,7 @@ def sampled(home: Path, inputs: Inputs) -> Any:
     [(1, "replicated", 0), (2, "partitioned", 3)],
 )
 def test_all_neighbours_give_the_exact_model(
-    home: Path, inputs: Inputs, exact: Any, ranks: int, placement: str, stage: int
+    home: Path, inputs: RunStores, exact: Any, ranks: int, placement: str, stage: int
 ) -> None:
     found = run(home, inputs, ranks=ranks, placement=placement, stage=stage)
     assert_same_losses(exact[0][:4], found[0][:4], 2e-5)
@@ -109,7 +109,7 @@ def test_all_neighbours_give_the_exact_model(
     [(2, "replicated", 2), (1, "partitioned", 1), (4, "partitioned", 3)],
 )
 def test_samples_are_the_same_wherever_they_are_made(
-    home: Path, inputs: Inputs, sampled: Any, ranks: int, placement: str, stage: int
+    home: Path, inputs: RunStores, sampled: Any, ranks: int, placement: str, stage: int
 ) -> None:
     found = run(home, inputs, ranks=ranks, placement=placement, fan_outs=FEW, stage=stage)
     assert_same_losses(sampled[0], found[0], 2e-4)

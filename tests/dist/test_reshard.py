@@ -9,7 +9,7 @@ import torch
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, resave, train_rank, train_until
 
@@ -20,7 +20,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     return make_inputs(home)
 
 
@@ -33,7 +33,7 @@ def content(config: RunConfig, name: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 def test_tables_optimizers_and_queues_are_bit_equal_over_2_1_3_and_2_ranks(
-    home: Path, inputs: Inputs, optimizer: str
+    home: Path, inputs: RunStores, optimizer: str
 ) -> None:
     config = config_of(
         home,
@@ -58,7 +58,7 @@ def test_tables_optimizers_and_queues_are_bit_equal_over_2_1_3_and_2_ranks(
 
 
 def stop_and_resume(
-    home: Path, inputs: Inputs, world: int, then: int, stage: int = 1
+    home: Path, inputs: RunStores, world: int, then: int, stage: int = 1
 ) -> tuple[list, list, int]:  # type: ignore[type-arg]
     """Answers of an undisturbed run and of one cut in mid-epoch and resumed on `then` ranks; and
     compares their curves.
@@ -98,7 +98,7 @@ def stop_and_resume(
 
 @pytest.mark.parametrize(("world", "stage"), [(1, 1), (2, 2)])
 def test_resuming_in_mid_epoch_is_the_undisturbed_run_bit_for_bit(
-    home: Path, inputs: Inputs, world: int, stage: int
+    home: Path, inputs: RunStores, world: int, stage: int
 ) -> None:
     whole, cut, _ = stop_and_resume(home, inputs, world, world, stage)
     for ours, theirs in zip(whole, cut, strict=True):
@@ -111,7 +111,7 @@ def test_resuming_in_mid_epoch_is_the_undisturbed_run_bit_for_bit(
 
 
 def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(
-    home: Path, inputs: Inputs
+    home: Path, inputs: RunStores
 ) -> None:
     whole, cut, _ = stop_and_resume(home, inputs, 2, 3)
     curves = [curve_of(home / f"{name}-2-3-1") for name in ("whole", "cut")]
@@ -120,7 +120,7 @@ def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(
     assert cut[0]["cursor"]["metrics"] == pytest.approx(whole[0]["cursor"]["metrics"], abs=1e-9)
 
 
-def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs: Inputs) -> None:
+def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs: RunStores) -> None:
     """Cut after 8 of many steps of the first epoch; an epoch of larger batches has one step."""
     small = config_of(
         home,
@@ -130,7 +130,7 @@ def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs:
         model={"kind": "lightgcn"},
         train={"batch_size": 32, "warmup_epochs": 0, "epochs": 2},
     )
-    inputs = Inputs(inputs.graph)
+    inputs = RunStores(inputs.graph)
     run_ranks(train_until, 1, small, inputs, "attempt0", 6)
     large = small.model_copy(update={"train": small.train.model_copy(update={"batch_size": 500})})
     [found] = run_ranks(train_rank, 1, large, inputs, "attempt1", ("joint",), "must", True)

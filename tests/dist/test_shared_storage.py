@@ -26,7 +26,7 @@ from recmind_dist.report import read_metrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.remote import Remote
 from recmind_dist.storage.tree import FILES, INDEX, Tree
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.chaos.group import Group, assert_same
 from tests.shop import SIZE, make_shop, recmind
 from tests.tiny_language_model import make_bert
@@ -92,12 +92,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     return make_inputs(home)
 
 
 @pytest.fixture(scope="module")
-def calm(home: Path, inputs: Inputs) -> Path:
+def calm(home: Path, inputs: RunStores) -> Path:
     """The directory of an undisturbed run without shared storage."""
     config = mirrored(home, "calm", None)
     assert Group(config, inputs).wait()
@@ -105,7 +105,7 @@ def calm(home: Path, inputs: Inputs) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(home: Path, inputs: Inputs) -> Path:
+def finished(home: Path, inputs: RunStores) -> Path:
     """The storage of a run that has ended."""
     config = mirrored(home, "finished", str(home / "storage"))
     assert Group(config, inputs).wait()
@@ -202,7 +202,7 @@ def test_a_uri_that_is_none(bad: str, sentence: str) -> None:
 
 
 def test_a_run_comes_back_on_a_new_machine_and_ends_as_if_it_had_never_left(
-    home: Path, inputs: Inputs, calm: Path, uri: str, tmp_path: Path
+    home: Path, inputs: RunStores, calm: Path, uri: str, tmp_path: Path
 ) -> None:
     config = mirrored(tmp_path, "here", uri)
     config.run_dir.mkdir()
@@ -238,7 +238,7 @@ def test_a_run_comes_back_on_a_new_machine_and_ends_as_if_it_had_never_left(
 
 @pytest.mark.parametrize(("point", "rank"), [("share", 1), ("commit", 0), ("mirror", 0)])
 def test_a_kill_in_the_midst_of_an_upload_leaves_the_checkpoint_before(
-    home: Path, inputs: Inputs, calm: Path, server: Server, tmp_path: Path, point: str, rank: int
+    home: Path, inputs: RunStores, calm: Path, server: Server, tmp_path: Path, point: str, rank: int
 ) -> None:
     uri = server.uri(tmp_path.name)
     config = mirrored(tmp_path, "killed", uri)
@@ -305,7 +305,7 @@ def test_files_that_a_run_needs_are_there_before_its_checkpoint_or_nothing_comes
 
 
 def test_storage_that_fails_costs_no_checkpoint_here_and_ends_the_run_loudly(
-    inputs: Inputs, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: RunStores, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, os.environ.get(name, "us-east-1"))

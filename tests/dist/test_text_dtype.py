@@ -19,8 +19,8 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextEncoder, Texts, TextStore, make_store, plan_shards, store_path
 from recmind_dist.text.embed_actor import embed_shard
-from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.inputs import Inputs, run_identity
+from recmind_dist.training.finished_run import read_run
+from recmind_dist.training.run_stores import RunStores, run_identity
 from tests.processes import run_ranks
 from tests.tiny_language_model import make_bert
 from tests.training_runs import Cut, config_of, make_inputs
@@ -79,7 +79,7 @@ def fit_on(
             raise Cut
 
     def train(
-        config: RunConfig, inputs: Inputs, phases: tuple[str, ...], resume: str, mismatch: bool
+        config: RunConfig, inputs: RunStores, phases: tuple[str, ...], resume: str, mismatch: bool
     ) -> None:
         context = DistContext.join_group(torch.device("cpu"))
         run = RunDirectory(config.run_dir)

@@ -10,16 +10,16 @@ import torch
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import StoreError
+from recmind_dist.features import own_vectors
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training import own_vectors
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.training_runs import make_inputs
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> RunStores:
     """Shards of 32 rows: three of users, two of items."""
     return make_inputs(tmp_path_factory.mktemp("text"))
 
@@ -33,7 +33,7 @@ class CountedStore(TextStore):
 
 
 def read(
-    inputs: Inputs, block_rows: int, shared_memory: bool, context: DistContext | None = None
+    inputs: RunStores, block_rows: int, shared_memory: bool, context: DistContext | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[str, int]], str]:
     """This rank's nodes, vectors, which are absent, the shards it verified; or its error."""
     torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def read(
 
 @pytest.mark.parametrize(("block_rows", "shared_memory"), [(32, True), (16, False), (1000, True)])
 def test_every_shard_is_verified_by_one_rank_and_every_row_comes_home(
-    inputs: Inputs, block_rows: int, shared_memory: bool
+    inputs: RunStores, block_rows: int, shared_memory: bool
 ) -> None:
     nodes, vectors, absent, seen, _ = read(inputs, 65_536, True, DistContext.alone())
     assert sorted(seen) == [("items", 0), ("items", 1), ("users", 0), ("users", 1), ("users", 2)]
@@ -70,8 +70,8 @@ def test_every_shard_is_verified_by_one_rank_and_every_row_comes_home(
         np.testing.assert_allclose(together, expected, atol=2e-3)
 
 
-def with_items(home: Path) -> tuple[Inputs, np.ndarray]:
-    """Inputs with a store of whitened item vectors of their own, and these."""
+def with_items(home: Path) -> tuple[RunStores, np.ndarray]:
+    """Stores with a store of whitened item vectors of their own, and these."""
     inputs = make_inputs(home)
     assert inputs.text is not None
     vectors = np.random.default_rng(5).normal(size=(45, 12)).astype(np.float16)
@@ -110,7 +110,7 @@ def test_a_shard_that_one_rank_cannot_read_is_an_error_on_all(tmp_path: Path) ->
     assert "rows 32 to 63 of users cannot be read, as rank 1 says: run `recmind embed`" in errors[0]
 
 
-def keys_before_and_after_damage(inputs: Inputs) -> tuple[str, str, int]:
+def keys_before_and_after_damage(inputs: RunStores) -> tuple[str, str, int]:
     """The store's key, the error where rank 0's ledger is damaged, and entries that were read."""
     context = DistContext.join_group(torch.device("cpu"))
     assert inputs.text is not None

@@ -7,7 +7,7 @@ import pytest
 
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
@@ -27,11 +27,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
-    return Inputs(make_inputs(home).graph)
+def inputs(home: Path) -> RunStores:
+    return RunStores(make_inputs(home).graph)
 
 
-def trained(home: Path, inputs: Inputs, world: int) -> tuple[list[float], list[dict[str, Any]]]:
+def trained(home: Path, inputs: RunStores, world: int) -> tuple[list[float], list[dict[str, Any]]]:
     """Losses of all steps, and the traffic of all epochs."""
     config = config_of(
         home, f"run{len(list(home.iterdir()))}", **PLAIN, scaling={"num_workers": world}
@@ -42,7 +42,7 @@ def trained(home: Path, inputs: Inputs, world: int) -> tuple[list[float], list[d
 
 
 def test_one_rank_sends_nothing_and_two_send_rows_back_as_gradients(
-    home: Path, inputs: Inputs
+    home: Path, inputs: RunStores
 ) -> None:
     without, silent = trained(home, inputs, 1)
     losses, traffic = trained(home, inputs, 2)
@@ -67,7 +67,7 @@ def test_kinds_are_told_apart(home: Path) -> None:
 
 
 def test_a_short_epoch_ends_validates_and_goes_on_with_other_pairs(
-    home: Path, inputs: Inputs
+    home: Path, inputs: RunStores
 ) -> None:
     plain = {**PLAIN, "train": {"batch_size": 64, "epochs": 4, "steps_per_epoch": 2}}
     config = config_of(home, "short", **plain)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recmind_dist.distributed import grid
 from recmind_dist.distributed.context import DistContext, collective
-from recmind_dist.distributed.shared_memory import share_memory
+from recmind_dist.distributed.shared_memory import pids_with_readable_memory
 from recmind_dist.distributed.transport import Transport
 from recmind_dist.errors import WorkerLostError
 from tests.processes import run_ranks
@@ -160,10 +160,10 @@ def test_memory_that_is_gone_is_a_lost_worker() -> None:
 def seen_by_all() -> tuple[bool, bool]:
     """Whether mailboxes are opened by ranks of one user, and after rank 1 became another."""
     group = dist.new_group(backend="gloo")
-    before = share_memory(group) is not None
+    before = pids_with_readable_memory(group) is not None
     if dist.get_rank() == 1:
         os.setuid(65534)
-    return before, share_memory(group) is not None
+    return before, pids_with_readable_memory(group) is not None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -23,8 +23,7 @@ from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.evaluate import preferred_checkpoint, read_run
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.finished_run import preferred_checkpoint, read_inputs, read_run
 from recmind_dist.types import Say
 from tests.processes import run_ranks
 from tests.tiny_language_model import WORDS, make_bert

@@ -27,8 +27,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.finished_run import read_inputs, read_run
 from tests.processes import run_ranks
 
 USERS, ITEMS, EVENTS = 60, 30, 8

@@ -28,7 +28,7 @@ from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.errors import RecmindError
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.model.settings import RecMindSettings
-from recmind_dist.pipeline.replay import Replayed
+from recmind_dist.pipeline.simulated_traffic import StepTraffic
 from recmind_dist.run_config.load import load_run_config
 
 
@@ -122,8 +122,8 @@ def test_published_epochs_go_through_the_published_points(epoch: int, recall: fl
     assert published_epochs(0.17) > published_epochs(0.166)
 
 
-def batch_of(edges: float, nodes: float, **sent: float) -> Replayed:
-    return Replayed(
+def batch_of(edges: float, nodes: float, **sent: float) -> StepTraffic:
+    return StepTraffic(
         {**dict.fromkeys(KINDS, 0.0), **sent}, nodes, nodes / 2, nodes * 0.8, edges, 100.0
     )
 

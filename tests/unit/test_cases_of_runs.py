@@ -19,11 +19,12 @@ from recmind_dist.report import RunDirectory, comparison_table, print_table, str
 from recmind_dist.report.tables import table_metrics
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import write_sealed_json
-from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.moved import read_inputs, relocated, relocated_config, relocated_inputs
+from recmind_dist.training.finished_run import read_inputs
+from recmind_dist.training.moved_paths import relocated, relocated_config, relocated_inputs
+from recmind_dist.training.run_stores import RunStores
 
 
-def run_of(folder: Path) -> tuple[RunDirectory, RunConfig, Inputs]:
+def run_of(folder: Path) -> tuple[RunDirectory, RunConfig, RunStores]:
     """A run directory, its cache beside it and a file of its own, all empty."""
     run = RunDirectory(folder / "runs" / "x")
     run.create()
@@ -38,7 +39,7 @@ def run_of(folder: Path) -> tuple[RunDirectory, RunConfig, Inputs]:
         }
     )
     run.write_config(config.model_dump(mode="json"))
-    return run, config, Inputs(graph, whitening=run.path / "whitening.safetensors")
+    return run, config, RunStores(graph, whitening=run.path / "whitening.safetensors")
 
 
 @pytest.mark.parametrize("to", ["b", "deeper/still/b"])

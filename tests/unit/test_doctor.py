@@ -40,7 +40,7 @@ from recmind_dist.storage import (
 )
 from recmind_dist.storage import manifest as manifests
 from recmind_dist.text import Texts, TextStore
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.graphs import make_graph, random_pairs
 
 
@@ -311,7 +311,7 @@ def test_a_damaged_checkpoint_is_removed_and_the_files_of_nobody_are_named(run: 
 
 
 def test_what_the_inputs_name_and_is_lost_is_found(run: Path) -> None:
-    inputs = Inputs(
+    inputs = RunStores(
         run / "graph", run / "store", run / "whitening.safetensors", run / "texts.arrow"
     )
     seals.write_sealed_json(run / "inputs.json", inputs.to_json())
@@ -365,7 +365,7 @@ def test_starting_over_and_being_killed_in_it_leaves_no_half_checkpoint(
 )
 def test_inputs_that_are_none_are_refused(value: object) -> None:
     with pytest.raises(StoreError, match="not the inputs of a run"):
-        Inputs.from_json(value)
+        RunStores.from_json(value)
 
 
 def test_a_line_of_the_log_without_its_crc_is_damaged(tmp_path: Path) -> None:

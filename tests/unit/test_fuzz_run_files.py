@@ -30,9 +30,8 @@ from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.storage import check_seal, content_key, write_sealed
 from recmind_dist.storage.manifest import SELF
 from recmind_dist.text import LoraSettings, Texts, TextStore, Whitening, load_adapter, save_adapter
-from recmind_dist.training.evaluate import read_run
-from recmind_dist.training.inputs import Inputs
-from recmind_dist.training.moved import read_inputs
+from recmind_dist.training.finished_run import read_inputs, read_run
+from recmind_dist.training.run_stores import RunStores
 from tests.graphs import make_graph, random_pairs
 from tests.training_runs import config_of
 
@@ -177,7 +176,7 @@ def run(tmp_path: Path) -> Path:
     directory = RunDirectory(home)
     directory.create()
     directory.write_config(config.model_dump(mode="json"))
-    inputs = Inputs(
+    inputs = RunStores(
         tmp_path / "graph", tmp_path / "text", home / "whitening.safetensors", home / "texts.arrow"
     )
     (home / "inputs.json").write_text(json.dumps(inputs.to_json()))

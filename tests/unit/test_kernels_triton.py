@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from recmind_dist.graph import Graph
-from recmind_dist.kernels import draws, random_words, row_adam
+from recmind_dist.kernels import device_draws, random_words, row_adam
 from recmind_dist.sampling.device_graph import DeviceGraph, MaskedEntries
 from recmind_dist.sampling.device_sampler import DeviceSampler
 from recmind_dist.sampling.padded_batches import PaddedBatches
@@ -53,7 +53,7 @@ def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     at = "recmind_dist.sampling.padded_batches.triton_padded"
     monkeypatch.setattr(at, lambda _: triton_padded)
     monkeypatch.setattr("recmind_dist.kernels.row_adam.triton_adam", lambda _: triton_adam)
-    for module in ("kernels.draws", "sampling.device_sampler"):
+    for module in ("kernels.device_draws", "sampling.device_sampler"):
         monkeypatch.setattr(f"recmind_dist.{module}.triton_ops", lambda _: triton_ops)
 
 
@@ -66,12 +66,12 @@ def test_unseen_items(in_batch: bool, by_kernels: None) -> None:
     items = np.arange(50, 70 if in_batch else 50)
     arrays = np.r_[0, np.cumsum(degree)], np.concatenate(rows).astype(np.int32)
     indptr, indices = (torch.from_numpy(x).to(DEVICE) for x in arrays)
-    pool = draws.Pool(
+    pool = device_draws.Pool(
         torch.from_numpy(chances / chances[-1]).to(DEVICE), 50, torch.from_numpy(items).to(DEVICE)
     )
     users = torch.from_numpy(rng.integers(0, 50, 200)).to(DEVICE)
     given = indptr, indices, users, torch.arange(200, device=DEVICE), pool, 3, KEY
-    assert torch.equal(draws.draw_unseen(*given), draws.draw_unseen_torch(*given))
+    assert torch.equal(device_draws.draw_unseen(*given), device_draws.draw_unseen_torch(*given))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_hops(graph: Graph, heldout: bool, masked: bool, by_kernels: None) -> No
         ours = DeviceSampler(there, fan_outs, kept_back).sample_hops(seeds, KEY, mask)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("recmind_dist.sampling.device_sampler.triton_ops", lambda _: None)
-            patch.setattr("recmind_dist.kernels.draws.triton_ops", lambda _: None)
+            patch.setattr("recmind_dist.kernels.device_draws.triton_ops", lambda _: None)
             twin = DeviceSampler(there, fan_outs, kept_back).sample_hops(seeds, KEY, mask)
         assert torch.equal(ours[0], twin[0])
         for one, other in zip(ours[1], twin[1], strict=True):
@@ -108,7 +108,9 @@ def test_hops(graph: Graph, heldout: bool, masked: bool, by_kernels: None) -> No
 def test_padded_batches(graph: Graph, hides: bool, by_kernels: None) -> None:
     there = DeviceGraph(graph, DEVICE)
     chances = torch.arange(1, graph.num_items + 1, device=DEVICE).double() / graph.num_items
-    pool = draws.Pool(chances, graph.num_users, torch.empty(0, dtype=torch.int64, device=DEVICE))
+    pool = device_draws.Pool(
+        chances, graph.num_users, torch.empty(0, dtype=torch.int64, device=DEVICE)
+    )
     edges = torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(2))[:40]
     keys = torch.tensor([random_words.signed(KEY), 5, -7, 11], device=DEVICE)
 
@@ -119,7 +121,7 @@ def test_padded_batches(graph: Graph, hides: bool, by_kernels: None) -> None:
     ours = made()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recmind_dist.sampling.padded_batches.triton_padded", lambda _: None)
-        patch.setattr("recmind_dist.kernels.draws.triton_ops", lambda _: None)
+        patch.setattr("recmind_dist.kernels.device_draws.triton_ops", lambda _: None)
         twin = made()
     assert ours.keys() == twin.keys()
     assert ".num_nodes" in ours

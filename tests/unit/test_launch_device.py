@@ -24,7 +24,7 @@ from recmind_dist.launch.node_check import NodeRequirements, versions
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 
 ROOT = Path(__file__).parents[2]
 SEES_ONE_GPU = (
@@ -138,7 +138,7 @@ def test_a_run_of_two_workers_finds_a_device_on_a_cluster_with_no_gpu_one_and_tw
     monkeypatch.setattr(runner, "publish_requirements", lambda *_: nullcontext(requirements))
     monkeypatch.setattr(runner, "check_nodes", lambda requirements: None)
     monkeypatch.setattr(runner, "TorchTrainer", Pipeline)
-    runner.train(config, Inputs(tmp_path / "graph"), ("joint",), say=lambda line: None)
+    runner.train(config, RunStores(tmp_path / "graph"), ("joint",), say=lambda line: None)
     [values] = trainers
     environment = values["run_config"].worker_runtime_env["env_vars"]
     assert rooms == [(2, kind)]
@@ -159,7 +159,7 @@ def order(tmp_path: Path) -> dict[str, Any]:
     )
     return {
         "config": config.absolute().model_dump(mode="json"),
-        "inputs": Inputs(tmp_path).to_json(),
+        "inputs": RunStores(tmp_path).to_json(),
         "device": "cpu",
         "refusal": str(tmp_path / "logs" / "refused-1.json"),
         "run_dir": str(tmp_path),

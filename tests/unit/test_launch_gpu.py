@@ -21,14 +21,14 @@ from recmind_dist.errors import ConfigError, TextError, TrainingError
 from recmind_dist.graph import row_bounds
 from recmind_dist.launch import in_process
 from recmind_dist.launch.card import Card, check_card, mixed_cards
-from recmind_dist.launch.device import choose_device_to_rank
+from recmind_dist.launch.device import choose_evaluation_device
 from recmind_dist.launch.device_memory import kept_bytes, kept_bytes_of_run, shortage
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import fault_of_dtype, refuse_dtype_on, resolve_dtype
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.out_of_memory import saying_what_is_large
+from recmind_dist.training.run_stores import RunStores
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_bytes_by_part_are_those_of_the_tensors(optimizer: str, tmp_path: Path) 
 
 
 def test_ranks_share_rows_edges_and_final_vectors(tmp_path: Path) -> None:
-    inputs = Inputs(PowerLaw(60, 80, 900).open(tmp_path).path)
+    inputs = RunStores(PowerLaw(60, 80, 900).open(tmp_path).path)
     whole = kept_bytes_of_run(CONFIG, inputs)
     halves = [kept_bytes_of_run(CONFIG, inputs, rank, 2) for rank in range(2)]
     for name in ("the table", "its optimizer", "final vectors"):
@@ -86,7 +86,7 @@ def test_a_run_that_is_larger_than_the_gpu_is_told_by_how_much_and_of_which_part
 def test_a_rank_refuses_more_than_its_gpu_holds_with_three_ways_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = Inputs(PowerLaw(60, 80, 900).open(tmp_path).path)
+    inputs = RunStores(PowerLaw(60, 80, 900).open(tmp_path).path)
     on_gpu = DistContext(0, 1, torch.device("cuda", 0))
     monkeypatch.setattr(Card, "of", fake_card(1000))
     with pytest.raises(
@@ -143,7 +143,7 @@ def test_a_finished_run_is_read_on_any_machine(
     named: str, num_gpus: int, fault: str | None, device: str, reason: str, loud: bool
 ) -> None:
     scaling = ScalingSettings.model_validate({"device": named})
-    choice = choose_device_to_rank(scaling, num_gpus, fault)
+    choice = choose_evaluation_device(scaling, num_gpus, fault)
     assert (choice.device, choice.loud) == (device, loud)
     assert reason in choice.reason
 
@@ -155,7 +155,7 @@ def test_evaluation_takes_the_gpu_where_the_run_fits(
 
     def device(scaling: ScalingSettings, kept: int) -> str:
         parts = {"the table": kept}
-        return str(in_process.context_to_rank(scaling, lambda: parts, said.append).device)
+        return str(in_process.evaluation_context(scaling, lambda: parts, said.append).device)
 
     auto = ScalingSettings()
     monkeypatch.setattr(in_process, "gpus_here", lambda: 1)

@@ -14,7 +14,7 @@ from recmind_dist.launch.node_check import NodeRequirements, check_node, version
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
@@ -43,7 +43,7 @@ def test_a_worker_on_a_node_that_came_later_is_checked_before_it_joins_the_other
     refusal = tmp_path / "logs" / "refused.json"
     order = {
         "config": config().absolute().model_dump(mode="json"),
-        "inputs": Inputs(tmp_path).to_json(),
+        "inputs": RunStores(tmp_path).to_json(),
         "refusal": str(refusal),
         "run_dir": str(tmp_path),
         "requirements": replace(requirements, versions={"torch": "9.9.9"}).to_json(),

@@ -14,9 +14,11 @@ from torch.nn.functional import normalize
 from torch_geometric.nn import LightGCN as PyGLightGCN
 
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.features.text_features import degree_feature
 from recmind_dist.graph import Graph, row_bounds
+from recmind_dist.inference.final_embeddings import final_embeddings
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
-from recmind_dist.model.gate import Gate
+from recmind_dist.model.layer_gate import LayerGate
 from recmind_dist.model.lightgcn import LightGCN
 from recmind_dist.model.models import Model, build_model
 from recmind_dist.model.paper import PaperRecMind
@@ -26,8 +28,6 @@ from recmind_dist.model.subgraph import Subgraph
 from recmind_dist.model.with_rows import with_rows
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.sampling.neighbor_sampler import NumbaNeighborSampler
-from recmind_dist.training.final_embeddings import final_embeddings
-from recmind_dist.training.text_features import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs
 
 DIM, TEXT = 8, 5
@@ -99,7 +99,7 @@ def papers(
         x, gamma = states[-1], torch.ones(len(e), 1, dtype=e.dtype)
         if len(model.gates):
             gate = model.gates[layer]
-            assert isinstance(gate, Gate)
+            assert isinstance(gate, LayerGate)
             weight, bias = gate.out.weight.T.to(e), gate.out.bias.to(e)
             gamma = torch.sigmoid(torch.cat([x, z, d[:, None]], 1) @ weight + bias)
             if model.settings.gate.sides == "items":

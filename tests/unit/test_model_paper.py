@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
-from recmind_dist.model.gate import Gate
+from recmind_dist.model.layer_gate import LayerGate
 from recmind_dist.model.node_embeddings import NodeEmbeddings, Trainable, score
 from recmind_dist.model.paper import PaperRecMind
 from recmind_dist.model.settings import PaperSettings
@@ -112,7 +112,7 @@ def test_fused_readout_lets_language_reach_a_node_without_edges() -> None:
     assert z.grad is not None
     assert z.grad[6].any()
     gate = model.gates[0]
-    assert isinstance(gate, Gate)
+    assert isinstance(gate, LayerGate)
     assert gate.out.weight.grad is not None
     assert gate.out.weight.grad.any()
     assert not z.grad[:6].any()
@@ -149,7 +149,7 @@ def test_a_gate_without_degree_input_does_not_see_the_degree() -> None:
     e, z = inputs()
     for seen in (True, False):
         torch.manual_seed(1)
-        gate = Gate(DIM, degree_input=seen)
+        gate = LayerGate(DIM, degree_input=seen)
         torch.nn.init.normal_(gate.out.weight)
         same = torch.equal(gate(e, z, DEGREE_FEATURE), gate(e, z, DEGREE_FEATURE + 1))
         assert same == (not seen)

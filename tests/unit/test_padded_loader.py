@@ -140,9 +140,9 @@ def trained(home: Path, hides: bool, padded: int) -> torch.Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PaddedLoader, "make", counted)
         if padded:
-            patch.setattr("recmind_dist.training.step.TrainingStep.can_replay", True)
+            patch.setattr("recmind_dist.training.step.TrainingStep.model_can_be_captured", True)
             patch.setattr("recmind_dist.training.phase.can_pad", lambda *_: True)
-            patch.setattr("recmind_dist.training.step.ReplayedGradients", lambda run: run)
+            patch.setattr("recmind_dist.training.step.CapturedGradients", lambda run: run)
         worker.train(("joint",))
     assert bool(made) == bool(padded)
     return worker.shard.table.weight.clone()

@@ -7,11 +7,11 @@ import pytest
 
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline import item_vectors
-from recmind_dist.pipeline.item_vectors import may_teach, with_item_vectors
+from recmind_dist.pipeline.item_vectors import allowed_interactions, with_item_vectors
 from recmind_dist.report import RunDirectory
 from recmind_dist.sampling.edge_masks import heldout_slice
 from recmind_dist.text import TextStore
-from recmind_dist.training.inputs import Inputs
+from recmind_dist.training.run_stores import RunStores
 from tests.graphs import make_graph, random_pairs
 from tests.training_runs import config_of
 
@@ -21,13 +21,13 @@ def test_what_gates_learn_from_and_items_without_text_teach_nothing(tmp_path: Pa
     gate = {"heldout_share": 0.5, "withheld_items": 0.1}
     config = config_of(tmp_path, "run", model={"kind": "recmind", "gate": gate})
     has_text = np.arange(30) % 7 != 0
-    allowed = may_teach(config, graph, has_text)
+    allowed = allowed_interactions(config, graph, has_text)
     item = np.asarray(graph.indices[: graph.num_edges]) - graph.num_users
     heldout = heldout_slice(graph, 0.5, config.graph.seed, 0.1)
     assert heldout.sum() > 20
     np.testing.assert_array_equal(allowed, ~heldout & (item % 7 != 0))
     trains_gates = {"kind": "recmind", "gate": {**gate, "learn_on": "train"}}
-    whole = may_teach(config_of(tmp_path, "run", model=trains_gates), graph, has_text)
+    whole = allowed_interactions(config_of(tmp_path, "run", model=trains_gates), graph, has_text)
     np.testing.assert_array_equal(whole, item % 7 != 0)
 
 
@@ -48,7 +48,7 @@ def test_runs_side_by_side_learn_from_the_same_texts_log_and_seed_once(
         config = config_of(tmp_path / home, name, model=model, train=train).absolute()
         run = RunDirectory(config.run_dir)
         run.create()
-        found = with_item_vectors(config, run, Inputs(graph.path), None, print)
+        found = with_item_vectors(config, run, RunStores(graph.path), None, print)
         assert found.text is not None
         return TextStore.open(found.text).read_all("items")
 

@@ -18,8 +18,8 @@ from recmind_dist.propagation.histories import Histories as TorchHistories
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.fold_in import FoldIn, Histories
 from recmind_dist.recommend.recommender import Recommender
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
 from tests.training_runs import config_of, make_inputs
 
@@ -45,11 +45,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     return make_inputs(home, num_tested=50)
 
 
-def make_model(home: Path, inputs: Inputs, **model: Any) -> ModelShard:
+def make_model(home: Path, inputs: RunStores, **model: Any) -> ModelShard:
     """With random numbers in every parameter."""
     layers = 0 if model["kind"] == "mf" else model.get("num_layers", 2)
     config = config_of(
@@ -74,7 +74,7 @@ def bundle_of(shard: ModelShard, to: Path, norm_exponent: float = 0.0) -> Bundle
 
 @pytest.mark.parametrize("model", KINDS, ids=[f"{m['kind']}{k}" for k, m in enumerate(KINDS)])
 def test_folding_in_is_that_of_training(
-    home: Path, inputs: Inputs, tmp_path: Path, model: dict[str, Any]
+    home: Path, inputs: RunStores, tmp_path: Path, model: dict[str, Any]
 ) -> None:
     shard = make_model(home, inputs, **model)
     bundle = bundle_of(shard, tmp_path / "bundle")
@@ -99,7 +99,7 @@ def test_folding_in_is_that_of_training(
 
 
 def test_scores_are_inner_products_under_a_norm_exponent(
-    home: Path, inputs: Inputs, tmp_path: Path
+    home: Path, inputs: RunStores, tmp_path: Path
 ) -> None:
     shard = make_model(home, inputs, kind="lightgcn")
     bundle = bundle_of(shard, tmp_path / "bundle", norm_exponent=0.5)
@@ -109,7 +109,7 @@ def test_scores_are_inner_products_under_a_norm_exponent(
 
 
 def test_a_users_vector_is_of_their_whole_history_and_none_of_it_is_recommended(
-    home: Path, inputs: Inputs, tmp_path: Path
+    home: Path, inputs: RunStores, tmp_path: Path
 ) -> None:
     shard = make_model(home, inputs, kind="recmind", views="all", recent_decay=0.5)
     bundle = bundle_of(shard, tmp_path / "bundle")
@@ -133,7 +133,7 @@ def test_a_users_vector_is_of_their_whole_history_and_none_of_it_is_recommended(
 
 
 def test_files_of_a_bundle_have_the_mode_of_other_new_files(
-    home: Path, inputs: Inputs, tmp_path: Path
+    home: Path, inputs: RunStores, tmp_path: Path
 ) -> None:
     before = os.umask(0o027)
     try:
@@ -146,7 +146,7 @@ def test_files_of_a_bundle_have_the_mode_of_other_new_files(
 
 
 def test_models_that_fold_nobody_in_rank_known_users_and_say_so(
-    home: Path, inputs: Inputs, tmp_path: Path
+    home: Path, inputs: RunStores, tmp_path: Path
 ) -> None:
     shard = make_model(home, inputs, kind="mf")
     recommender = Recommender(bundle_of(shard, tmp_path / "bundle"))
@@ -157,7 +157,7 @@ def test_models_that_fold_nobody_in_rank_known_users_and_say_so(
 
 @pytest.mark.parametrize("name", ["items.parquet", "users.parquet", "states.safetensors"])
 def test_a_flipped_byte_is_found_when_the_file_is_read(
-    home: Path, inputs: Inputs, tmp_path: Path, name: str
+    home: Path, inputs: RunStores, tmp_path: Path, name: str
 ) -> None:
     shard = make_model(home, inputs, kind="recmind")
     path = tmp_path / "bundle"
@@ -187,7 +187,7 @@ def rank_all(path: Path) -> None:
 
 
 def test_a_popularity_penalty_of_a_bundle_is_that_of_evaluation(
-    home: Path, inputs: Inputs, tmp_path: Path
+    home: Path, inputs: RunStores, tmp_path: Path
 ) -> None:
     shard = make_model(home, inputs, kind="recmind")
     bundle = bundle_of(shard, tmp_path / "bundle")

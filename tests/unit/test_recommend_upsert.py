@@ -12,6 +12,7 @@ from recmind_dist.cli.app import main
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError
 from recmind_dist.export.write_bundle import write_bundle
+from recmind_dist.inference.user_states import start_of_texts
 from recmind_dist.model.text_view import TextRows, TextView
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.gates import unit_rows
@@ -21,10 +22,9 @@ from recmind_dist.recommend.recommender import Recommender
 from recmind_dist.recommend.text_query import TextQuery
 from recmind_dist.recommend.upsert import upsert
 from recmind_dist.text import TextEncoder, TextSettings
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
-from recmind_dist.training.user_states import start_of_texts
 from tests.tiny_language_model import WIDTH, make_bert
 from tests.training_runs import config_of, make_inputs
 
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     return make_inputs(home, num_tested=50, text_dim=WIDTH)
 
 
@@ -58,7 +58,7 @@ def language_model(home: Path) -> Path:
     return make_bert(home / "bert")
 
 
-def make_model(home: Path, inputs: Inputs, language_model: Path, **model: Any) -> ModelShard:
+def make_model(home: Path, inputs: RunStores, language_model: Path, **model: Any) -> ModelShard:
     """With random numbers in every parameter but the items' rows, which are as at the start."""
     layers = model.get("num_layers", 2)
     config = config_of(
@@ -90,7 +90,7 @@ def bundle_of(shard: ModelShard, to: Path, text_model: bool = False) -> Bundle:
 
 @pytest.mark.parametrize("model", KINDS, ids=[f"{m['kind']}{k}" for k, m in enumerate(KINDS)])
 def test_an_item_with_its_training_users_has_the_vector_of_training(
-    home: Path, inputs: Inputs, language_model: Path, tmp_path: Path, model: dict[str, Any]
+    home: Path, inputs: RunStores, language_model: Path, tmp_path: Path, model: dict[str, Any]
 ) -> None:
     shard = make_model(home, inputs, language_model, **model)
     bundle, graph = bundle_of(shard, tmp_path / "bundle"), shard.graph
@@ -117,7 +117,7 @@ def test_an_item_with_its_training_users_has_the_vector_of_training(
 
 
 def test_an_item_that_moved_with_its_users_in_training_does_so_again(
-    home: Path, inputs: Inputs, language_model: Path, tmp_path: Path
+    home: Path, inputs: RunStores, language_model: Path, tmp_path: Path
 ) -> None:
     shard = make_model(home, inputs, language_model, kind="lightgcn", num_layers=1)
     users = np.arange(shard.graph.num_users)
@@ -131,7 +131,7 @@ def test_an_item_that_moved_with_its_users_in_training_does_so_again(
 
 
 @pytest.fixture(scope="module")
-def shop(home: Path, inputs: Inputs, language_model: Path) -> Bundle:
+def shop(home: Path, inputs: RunStores, language_model: Path) -> Bundle:
     """A bundle with the language model."""
     shard = make_model(
         home, inputs, language_model, kind="recmind", views="all", recent_decay=0.5,
@@ -230,7 +230,7 @@ def test_an_item_file_that_cannot_be_used_leaves_the_bundle_as_it_was(
 
 
 def test_texts_have_the_views_that_training_gives_them(
-    home: Path, inputs: Inputs, language_model: Path, shop: Bundle
+    home: Path, inputs: RunStores, language_model: Path, shop: Bundle
 ) -> None:
     texts = ["space war", "a love story"]
     encoder = TextEncoder.load(TextSettings(model=str(language_model), dtype="fp32"))

@@ -11,7 +11,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.report.run_directory import SCHEMA
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.training.evaluate import read_run
+from recmind_dist.training.finished_run import read_run
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
@@ -54,7 +54,7 @@ def test_gates_rest_where_rows_are_carried_and_learn_where_rows_start_anew() -> 
         load_run_config(QUICKSTART, [gate, *words])
         for words in ([], [of], [of, "update.rows=anew"])
     )
-    found = [(c.starts_warm, c.updates, c.heldout_gates) for c in (scratch, update, transfer)]
+    found = [(c.starts_from_run, c.updates, c.heldout_gates) for c in (scratch, update, transfer)]
     assert found == [(False, False, True), (True, True, False), (True, False, True)]
     assert [c.gate_batch_size for c in (scratch, update, transfer)] == [64, 0, 64]
     identities = [c.identity() for c in (scratch, update, transfer)]

@@ -8,6 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.features.content_views import make_content_views
+from recmind_dist.features.text_features import load_text_features
 from recmind_dist.graph import EdgeRows, Graph, prepare_rows, row_bounds
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.sampling.edge_masks import EdgeMask, heldout_slice
@@ -15,8 +17,6 @@ from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.sampling.newest_items import NewestItems
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.content_views import make_content_views
-from recmind_dist.training.text_features import load_text_features
 from tests.graphs import make_graph, random_pairs
 from tests.training_runs import make_inputs
 

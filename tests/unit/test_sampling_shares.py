@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.one_rank import rank_loader
 from recmind_dist.graph import Graph
-from recmind_dist.pipeline.replay import weak
-from recmind_dist.pipeline.replay_rank import rank_loader
+from recmind_dist.pipeline.simulated_traffic import weak_scaling
 from recmind_dist.randomness import Permutation
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.edge_masks import EdgeMask, heldout_slice
@@ -53,7 +53,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def work_of(config: RunConfig, graph: Graph, world: int, own: int, counts: Any, **more: Any) -> Any:
     """What a rank in the middle counts a step."""
-    loader = rank_loader(weak(config, world, own), graph, world // 2, world, **more)
+    loader = rank_loader(weak_scaling(config, world, own), graph, world // 2, world, **more)
     counts.clear()
     for _ in zip(range(STEPS), loader.batches(0), strict=False):
         pass

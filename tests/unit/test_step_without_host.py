@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.fx.experimental import _config as symbolic
 
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.distributed.zero_engine import NoDense
+from recmind_dist.distributed.zero_engine import TableOnlyEngine
 from recmind_dist.embedding.exchange import AllToAllRoute, LookupPlan, RowExchange
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
 from recmind_dist.propagation.item_means import NeighbourMeans
-from recmind_dist.propagation.sides import Sides
+from recmind_dist.propagation.one_sided import OneSidedPropagation
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.phase import Phase
+from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.step_input import StepInput
 from tests.training_runs import config_of, make_inputs
 
@@ -42,7 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
 HELD = Batch | Hop | CsrMatrix | LookupPlan | AllToAllRoute | StepInput
 
 
-class WithoutUpdate(NoDense):
+class WithoutUpdate(TableOnlyEngine):
     """Hands out dense parameters, which stay as they are."""
 
     def gather_parameters(self, prefix: str = "") -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ class WithoutUpdate(NoDense):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> RunStores:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
@@ -63,7 +63,7 @@ def no_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def phase_on(device: str, config: RunConfig, inputs: Inputs) -> Phase:
+def phase_on(device: str, config: RunConfig, inputs: RunStores) -> Phase:
     context = DistContext.alone(device)
     # while a rank is built it may read content, that `meta` has none of: all, as far as shapes go
     with symbolic.patch(meta_nonzero_assume_all_nonzero=True):
@@ -84,7 +84,7 @@ def moved(value: Any) -> Any:
         return dataclasses.replace(value, **parts)
     if isinstance(value, dict):
         return {key: moved(part) for key, part in value.items()}
-    if isinstance(value, Sides | NeighbourMeans | GatheredMatrix):
+    if isinstance(value, OneSidedPropagation | NeighbourMeans | GatheredMatrix):
         there = copy.copy(value)
         vars(there).update({name: moved(part) for name, part in vars(value).items()})
         return there
@@ -94,7 +94,7 @@ def moved(value: Any) -> Any:
 @pytest.mark.parametrize("propagation", ["full", "sampled"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_reads_no_number(
-    kind: str, propagation: str, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, propagation: str, inputs: RunStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"train": {"log_every_steps": 20}, **KINDS[kind]}
     changes["train"] = {**changes["train"], "log_every_steps": 20}
@@ -110,9 +110,9 @@ def test_a_step_reads_no_number(
         here.step.run(step)  # which makes what is made once
         made = {"items": step.operator.items, "_item_means": step.operator._item_means}
         vars(there._operator).update(moved(made))
-        sides = moved(step.operator.by_sides)
+        sides = moved(step.operator.one_sided)
         sides._picks = False  # as on every device but a CPU
-        vars(there._operator)["by_sides"] = sides
+        vars(there._operator)["one_sided"] = sides
         plan = dataclasses.replace(given.plan, local_rows=there._operator.everywhere)
         given = dataclasses.replace(given, plan=plan)
     assert there.step.run(given) == {}

@@ -1,12 +1,14 @@
 """A profile of a run: which steps it covers, and that its regions are those of the step."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
 from torch.profiler import record_function
 
-from recmind_dist.training.profile import PREFIX, StepProfile, named
+import recmind_dist
+from recmind_dist.training.profile import INSIDE, PREFIX, StepProfile, named
 
 
 def train(profile: StepProfile, phase: str, steps: int) -> list[int]:
@@ -52,3 +54,14 @@ def test_phases_have_profiles_of_their_own(tmp_path: Path) -> None:
 def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:
     assert train(StepProfile(tmp_path, 0, wanted=False), "joint", 9) == list(range(9))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_parts_of_forward_and_backward_are_autograd_functions_of_the_package() -> None:
+    source = "\n".join(path.read_text() for path in Path(recmind_dist.__path__[0]).rglob("*.py"))
+    functions = set(re.findall(r"^class (\w+)\(torch\.autograd\.Function\)", source, re.MULTILINE))
+    named_here = {name for names in INSIDE.values() for name in names if name.startswith("_")}
+    assert named_here == {
+        f"{name}{suffix}"
+        for name in functions - {"_SampledSoftmax", "_WithRows", "_PairScores"}
+        for suffix in ("", "Backward")
+    }

@@ -27,11 +27,14 @@ class Facts:
     """Of one column of a sample.
 
     Attributes:
-        filled: rows with a value; distinct: different values.
+        filled: rows with a value.
+        distinct: different values.
         unit: of whole numbers that are instants of 1990 to 2040.
         date_formats: that read all values; two where day and month cannot be told apart.
-        low, high: of numbers; is_whole: all of them are whole.
-        words: mean number of words; letters: share of values with letters.
+        low, high: of numbers.
+        is_whole: all of them are whole.
+        words: mean number of words.
+        letters: share of values with letters.
     """
 
     name: str

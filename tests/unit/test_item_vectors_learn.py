@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recmind_dist.errors import TrainingError
-from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
+from recmind_dist.item_vectors.learn import Interactions, learn_item_vectors
 from tests.graphs import make_graph
 
 GROUPS, OF_GROUP, TEXT_DIM = 4, 8, 16

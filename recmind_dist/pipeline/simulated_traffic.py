@@ -13,7 +13,6 @@ import numpy as np
 from recmind_dist.distributed.grid import grid_shape
 from recmind_dist.distributed.traffic import KINDS, ring_bytes
 from recmind_dist.graph import Graph, row_bounds
-from recmind_dist.graph.partition import judge
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.batch import Batch, StepBatches
@@ -31,7 +30,7 @@ LOSS_TERM = 8
 
 
 @dataclass(frozen=True)
-class Replayed:
+class StepTraffic:
     """What one rank has in one step: means over the ranks and steps that were replayed."""
 
     sent: dict[str, float]
@@ -61,7 +60,7 @@ class _Sums:
     batches: int = 0
 
 
-def replay(
+def simulate_traffic(
     config: RunConfig,
     graph: Graph,
     world_size: int,
@@ -69,7 +68,7 @@ def replay(
     steps: int = 1,
     dense_bytes: int = 0,
     text_dim: int = 0,
-) -> Replayed:
+) -> StepTraffic:
     """Draws the first steps of the joint phase for logical ranks, on one rank alone.
 
     What ranks receive stands for what they send: over all ranks the means are equal.
@@ -96,27 +95,10 @@ def replay(
     owned = float((nodes_of_class * (1 - (1 - chance) ** world_size)).sum()) / world_size
     means = (x / count for x in (sums.nodes, sums.remote, sums.edges, sums.pairs))
     nodes, remote, edges, pairs = means
-    return Replayed(sent, nodes, remote, owned, edges, pairs)
+    return StepTraffic(sent, nodes, remote, owned, edges, pairs)
 
 
-def partition_report(config: RunConfig, graph: Graph) -> str:
-    """How good the partition is: cut edges, balance, and remote rows of a batch."""
-    workers = config.scaling.max_workers
-    world_size = workers if workers > 1 else len(graph.part_rows) - 1
-    found = judge(graph, row_bounds(graph, world_size))
-    line = (
-        f"partition: {config.graph.partition}, {world_size} parts: {100 * found.cut:.1f} % of the "
-        f"edges cut, the fullest part has {found.edges:.3f} x the mean of edges and "
-        f"{found.nodes:.3f} x of nodes"
-    )
-    no_replay = config.propagates_fully or config.heldout_gates or config.sampler.backend == "pyg"
-    if world_size == 1 or no_replay:
-        return line
-    batch = replay(config, graph, world_size, range(min(world_size, 4)))
-    return f"{line}; {100 * batch.remote / max(batch.nodes, 1):.1f} % of a batch's rows are remote"
-
-
-def weak(config: RunConfig, world_size: int, pairs_a_rank: int) -> RunConfig:
+def weak_scaling(config: RunConfig, world_size: int, pairs_a_rank: int) -> RunConfig:
     """The run with `pairs_a_rank` pairs on each rank: weak scaling."""
     train = config.train.model_copy(update={"batch_size": pairs_a_rank * world_size})
     scaling = config.scaling.model_copy(update={"num_workers": world_size})
@@ -243,7 +225,7 @@ def _num_loss_terms(config: RunConfig) -> int:
     return 2 + aligned + config.heldout_gates
 
 
-def partitioned(config: RunConfig, placement: str = "partitioned") -> RunConfig:
+def with_placement(config: RunConfig, placement: str = "partitioned") -> RunConfig:
     """The run with another placement of its edges."""
     graph = config.graph.model_copy(update={"placement": placement})
     return config.model_copy(update={"graph": graph})

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
+from recmind_dist.features.own_vectors import read_own_vectors
 from recmind_dist.graph import EdgeRows
 from recmind_dist.kernels import random_words
 from recmind_dist.model.settings import ModelSettings
@@ -18,7 +19,6 @@ from recmind_dist.model.text_view import TextRows
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.randomness import normals, stream_key, uniforms
 from recmind_dist.text import TextStore, Whitening
-from recmind_dist.training.own_vectors import read_own_vectors
 from recmind_dist.types import IntArray
 
 BLOCK_COLUMNS = 64
@@ -53,8 +53,8 @@ class TextFeatures:
         as if they had none.
 
         Args:
-            key: stream key of the step; nodes: global ids of the rows, on which the hiding depends;
-                None: nothing is hidden.
+            key: stream key of the step.
+            nodes: global ids of the rows, on which the hiding depends; None: nothing is hidden.
         """
         r = self.rows
         absent = r.absent[local_rows]
@@ -78,9 +78,9 @@ def _uniforms(key: int, nodes: Tensor) -> Tensor:
 def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
     """d̃ = log(1 + degree) / log(1 + max degree), float32. Shape: as `degree`."""
     whole = float(np.log1p(max(max_degree, 1)))
-    if (
-        degree.device.type == "cpu"
-    ):  # in the sampler's thread too, where a parallel operation takes the cores from training
+    # by numpy: this runs in the sampler's thread too, where a parallel operation of torch would take
+    # cores from training
+    if degree.device.type == "cpu":
         return torch.from_numpy(np.log1p(degree.numpy().astype(np.float32)) / np.float32(whole))
     return torch.log1p(degree.to(torch.float32)) / whole
 

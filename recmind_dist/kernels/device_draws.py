@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.kernels import random_words
-from recmind_dist.kernels.triton_loader import triton_ops
+from recmind_dist.kernels.triton_modules import triton_ops
 
 ATTEMPTS = 64
 """Draws that may hit a positive before the last of them is taken."""
@@ -76,8 +76,10 @@ def draw_unseen(
     """Items that are not among a user's: draw j of sample s is a function of (key, s, j).
 
     Args:
-        indptr: [rows + 1] int64; indices: [E] ascending in a row.
-        users: [b] rows; samples: [b] counters of the pairs.
+        indptr: [rows + 1] int64.
+        indices: [E] ascending in a row.
+        users: [b] rows.
+        samples: [b] counters of the pairs.
         num: K.
         key: 64-bit stream key; in memory as int64.
 

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError
+from recmind_dist.features.text_features import degree_feature
 from recmind_dist.graph import EdgeRows
+from recmind_dist.inference.item_states import item_states
 from recmind_dist.model.mf import MF
 from recmind_dist.model.models import Model
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.model.text_view import TextRows, TextView
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.histories import Histories, HistoryGraph, ItemPlaces
-from recmind_dist.training.item_states import item_states
-from recmind_dist.training.text_features import degree_feature
 from recmind_dist.types import IntArray
 
 _RIDGE = 1e-6  # of the mean square, so that the map exists where states span less than D dims

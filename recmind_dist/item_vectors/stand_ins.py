@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recmind_dist.item_vectors.learn import Interactions
 from recmind_dist.randomness import normals, stream_key
-from recmind_dist.training.item_vectors import Interactions
 
 _NUMBERS = 1 << 26  # users' means that are in memory
 _BLOCK_ROWS = 8192

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from recmind_dist.training import stand_ins
-from recmind_dist.training.item_vectors import Interactions, learn_item_vectors
-from recmind_dist.training.stand_ins import with_stand_ins
+from recmind_dist.item_vectors import stand_ins
+from recmind_dist.item_vectors.learn import Interactions, learn_item_vectors
+from recmind_dist.item_vectors.stand_ins import with_stand_ins
 from tests.graphs import make_graph
 
 USERS, ITEMS, TEXT_DIM = 30, 40, 12

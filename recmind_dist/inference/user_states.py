@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recmind_dist.features.text_features import text_scale
+from recmind_dist.inference.fold_in import least_squares
+from recmind_dist.inference.item_states import sum_of_states, text_layers
 from recmind_dist.model.alpharec import AlphaRec
 from recmind_dist.model.models import Model
 from recmind_dist.model.paper import PaperRecMind
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.propagation.full_graph import FullPropagation
-from recmind_dist.training.fold_in import least_squares
-from recmind_dist.training.item_states import sum_of_states, text_layers
-from recmind_dist.training.text_features import text_scale
 
 
 @dataclass(frozen=True)

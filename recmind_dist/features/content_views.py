@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recmind_dist.features.text_features import BLOCK_COLUMNS
 from recmind_dist.propagation.item_means import NeighbourMeans
-from recmind_dist.training.text_features import BLOCK_COLUMNS
 
 
 @dataclass(frozen=True)

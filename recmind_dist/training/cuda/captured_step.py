@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recmind_dist.training.cuda_graph import CapturedCall, capture
+from recmind_dist.training.cuda.cuda_graph import CapturedCall, capture
 from recmind_dist.training.step_input import StepInput
 
 _SEEN_BEFORE = 5  # steps of the same shapes that are run as they are, which also warms kernels up
@@ -35,7 +35,7 @@ class Gradients:
     keys: dict[str, Tensor]
 
 
-class ReplayedGradients:
+class CapturedGradients:
     """Replays the gradients of steps of one rank, with BPR: under full propagation, or of inputs
     that are replayed themselves, for each of whose buffers there is a graph.
 
@@ -56,7 +56,7 @@ class ReplayedGradients:
 
     def _replay(self, step: StepInput) -> Gradients | None:
         """None if the step is to be run as it is."""
-        if not can_replay(step):
+        if not can_be_captured(step):
             return None
         tensors, buffer = list(tensors_of(step).values()), step.buffer or 0
         shapes = [x.shape for x in tensors]
@@ -87,7 +87,7 @@ class ReplayedGradients:
             self._captured[step.buffer or 0] = captured
 
 
-def can_replay(step: StepInput) -> bool:
+def can_be_captured(step: StepInput) -> bool:
     """Whether nothing but the tensors of `tensors_of` differs from step to step, or nothing but
     what is in a buffer.
     """

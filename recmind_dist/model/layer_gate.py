@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Gate(nn.Module):
+class LayerGate(nn.Module):
     """γ_v = σ(w · [E_v ‖ z_v ‖ d̃_v] + b), the weight of the graph. w and b start at zero: graph and
     language count alike.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recmind_dist.sampling.batch import StepBatches
 from recmind_dist.sampling.padded_loader import BatchRequest, PaddedLoader
-from recmind_dist.training.cuda_graph import CapturedCall, capture
+from recmind_dist.training.cuda.cuda_graph import CapturedCall, capture
 from recmind_dist.training.step_input import StepInput
 
 NUM_BUFFERS = 2
@@ -21,7 +21,7 @@ NUM_BUFFERS = 2
 _MADE_BEFORE = 3  # inputs that are made as they are, which also warms kernels up
 
 
-class ReplayedInputs:
+class CapturedInputs:
     """Makes one rank's inputs, in `NUM_BUFFERS` buffers in turn.
 
     Args:

@@ -16,7 +16,7 @@ from recmind_dist.propagation.gathered_matrix import GatheredMatrix
 from recmind_dist.types import BoolArray
 
 
-class Sides:
+class OneSidedPropagation:
     """A between users and items apart, for states that are zero on one side: each hop is half the
     work.
 
@@ -63,7 +63,7 @@ class Sides:
         """As `FullPropagation.mean_of_states`, of an x on items alone. Shapes: x [items, D] → [u,
         D].
 
-        Every rank must call.
+        Collective: every rank must call.
         """
         rows = len(wanted) if self._picks else len(self._is_user)
         total, state = x.new_zeros(rows, x.shape[1]), x
@@ -79,7 +79,10 @@ class Sides:
     def mean_backward(
         self, grad_uD: Tensor, num_layers: int, hidden: Tensor, wanted: Tensor
     ) -> Tensor:
-        """The gradient of `mean_of_states`'s x. Shape: [items, D]. Every rank must call."""
+        """The gradient of `mean_of_states`'s x. Shape: [items, D].
+
+        Collective: every rank must call.
+        """
         grad_uD = grad_uD / (num_layers + 1)
         if not self._picks:
             shape = len(self._is_user), grad_uD.shape[1]

@@ -12,12 +12,12 @@ from torch import Tensor
 from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
 from recmind_dist.sampling.padded_loader import PaddedLoader
-from recmind_dist.training import side_stream
+from recmind_dist.training.cuda import side_stream
+from recmind_dist.training.cuda.captured_inputs import NUM_BUFFERS, CapturedInputs
+from recmind_dist.training.cuda.side_stream import SideStream
 from recmind_dist.training.finite_checks import batch_ids
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.phase import Phase
-from recmind_dist.training.replayed_inputs import NUM_BUFFERS, ReplayedInputs
-from recmind_dist.training.side_stream import SideStream
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.trainer import Trainer
 from tests.training_runs import config_of, make_inputs
@@ -26,8 +26,8 @@ from tests.training_runs import config_of, make_inputs
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelShard, "batches_on_device", True)
-    monkeypatch.setattr("recmind_dist.training.step.TrainingStep.can_replay", True)
-    monkeypatch.setattr("recmind_dist.training.step.ReplayedGradients", lambda run: run)
+    monkeypatch.setattr("recmind_dist.training.step.TrainingStep.model_can_be_captured", True)
+    monkeypatch.setattr("recmind_dist.training.step.CapturedGradients", lambda run: run)
     monkeypatch.setattr("recmind_dist.training.phase.can_pad", lambda *_: True)
 
 
@@ -78,9 +78,9 @@ def graphs(fails_at: int | None = None) -> Callable[[str, Run, Sequence[Tensor]]
     return capture
 
 
-def replayed(phase: Phase, monkeypatch: pytest.MonkeyPatch, fails_at: int | None) -> ReplayedInputs:
-    monkeypatch.setattr("recmind_dist.training.replayed_inputs.capture", graphs(fails_at))
-    inputs = phase.replayed_inputs
+def replayed(phase: Phase, monkeypatch: pytest.MonkeyPatch, fails_at: int | None) -> CapturedInputs:
+    monkeypatch.setattr("recmind_dist.training.cuda.captured_inputs.capture", graphs(fails_at))
+    inputs = phase.captured_inputs
     assert inputs is not None
     assert not inputs.replays  # on a CPU
     inputs.replays = True

@@ -1,8 +1,8 @@
-"""One rank of P that makes its batches as it would among all of them, on a process alone.
+"""One rank of P that makes its batches as it would among all of them, in one process.
 
 What it sends to other ranks comes back to it, and it has the rows of all nodes: it does for itself
-what owners would do for it. In the mean an owner does as much for others. So its CPU time is that
-of a rank of P, but for the transport.
+what owners would do for it. On average an owner does as much for others. So its CPU time is that
+of a rank of P, without the transport.
 
 Legend: P ranks.
 """
@@ -18,13 +18,13 @@ from recmind_dist.graph import EdgeRows, Graph, row_bounds
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.sampling.graph_access import GraphAccess, WholeGraph
 from recmind_dist.sampling.loader import NeighborLoader
-from recmind_dist.sampling.partitioned_graph import HidingGraph, PartitionedGraph
+from recmind_dist.sampling.partitioned_graph import OwnerMaskedGraph, PartitionedGraph
 from recmind_dist.training.loaders import make_loader
 from recmind_dist.types import IntArray
 
 
-class Echo(Transport):
-    """Hands a rank what it sends, as if each other rank had sent it."""
+class LoopbackTransport(Transport):
+    """Returns to a rank what it sends, as if each other rank had sent it."""
 
     def all_to_all_single(
         self, x: Tensor, send: list[int], receive: list[int] | None = None
@@ -55,13 +55,15 @@ def rank_loader(
         config: its placement and sampler decide what is exchanged.
         held_out: positions in the user half of edges that gates learn from.
     """
-    context = DistContext(rank, world_size, torch.device("cpu"), id_transport=Echo(rank))
+    context = DistContext(
+        rank, world_size, torch.device("cpu"), id_transport=LoopbackTransport(rank)
+    )
     rows, bounds = EdgeRows.of_graph(graph), row_bounds(graph, world_size)
     source: GraphAccess = WholeGraph(graph, rank, world_size, context)
     if config.graph.placement == "partitioned":
         source = PartitionedGraph(rows, bounds, context)
     elif config.owners_draw and world_size > 1:
-        source = HidingGraph(rows, bounds, context)
+        source = OwnerMaskedGraph(rows, bounds, context)
     return make_loader(config, graph, "joint", rank, world_size, source, held_out=held_out)
 
 

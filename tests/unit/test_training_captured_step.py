@@ -8,14 +8,14 @@ import torch
 
 from recmind_dist.launch.in_process import join_group_of_one
 from recmind_dist.report import RunDirectory
-from recmind_dist.training.model_shard import ModelShard
-from recmind_dist.training.phase import Phase
-from recmind_dist.training.replayed_step import (
-    ReplayedGradients,
-    can_replay,
+from recmind_dist.training.cuda.captured_step import (
+    CapturedGradients,
+    can_be_captured,
     tensors_of,
     with_tensors,
 )
+from recmind_dist.training.model_shard import ModelShard
+from recmind_dist.training.phase import Phase
 from recmind_dist.training.step_input import StepInput
 from recmind_dist.training.trainer import Trainer
 from tests.training_runs import config_of, make_inputs
@@ -46,14 +46,14 @@ def step_of(phase: Phase) -> StepInput:
 def test_a_step_over_all_rows_can_be_replayed_and_others_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not can_replay(step_of(phase_of(tmp_path / "a", "full")))
-    assert not can_replay(step_of(phase_of(tmp_path / "b", "sampled")))
+    assert not can_be_captured(step_of(phase_of(tmp_path / "a", "full")))
+    assert not can_be_captured(step_of(phase_of(tmp_path / "b", "sampled")))
     monkeypatch.setattr(ModelShard, "batches_on_device", True)
-    assert not can_replay(step_of(phase_of(tmp_path / "c", "sampled")))
+    assert not can_be_captured(step_of(phase_of(tmp_path / "c", "sampled")))
     phase = phase_of(tmp_path / "d", "full")
     step = step_of(phase)
-    assert can_replay(step)
-    assert not can_replay(dataclasses.replace(step, gate=step.main))
+    assert can_be_captured(step)
+    assert not can_be_captured(dataclasses.replace(step, gate=step.main))
 
     # nothing else than these tensors differs: with those of another step it is that step
     other = list(phase.step_inputs(0, 0))[1]
@@ -69,7 +69,7 @@ def test_steps_of_other_shapes_and_the_first_ones_are_run_as_they_are(
 ) -> None:
     monkeypatch.setattr(ModelShard, "batches_on_device", True)
     phase = phase_of(tmp_path, "full")
-    replayed = ReplayedGradients(phase.step.run_gradients)
+    replayed = CapturedGradients(phase.step.run_gradients)
     captured: list[StepInput] = []
     monkeypatch.setattr(replayed, "_capture", captured.append)
     epochs = [step for epoch in range(4) for step in phase.step_inputs(epoch, 0)]

@@ -13,14 +13,14 @@ from torch.nn.functional import normalize
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError
+from recmind_dist.features.text_features import degree_feature
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
+from recmind_dist.inference.final_embeddings import final_embeddings
+from recmind_dist.inference.fold_in import FoldIn
 from recmind_dist.model.models import Model, build_model
 from recmind_dist.model.settings import MODELS
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.histories import Histories
-from recmind_dist.training.final_embeddings import final_embeddings
-from recmind_dist.training.fold_in import FoldIn
-from recmind_dist.training.text_features import degree_feature
 from tests.graphs import make_graph, normalised, random_pairs
 
 DIM, TEXT_DIM, USERS, ITEMS = 6, 9, 30, 25

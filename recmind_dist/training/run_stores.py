@@ -12,7 +12,7 @@ _KEYS = ("texts_key", "store_key")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RunStores:
     """A run's prepared stores, as paths and keys that travel to workers.
 
     Attributes:
@@ -22,7 +22,7 @@ class Inputs:
         texts_key: key of texts and language model.
         store_key: `TextStore.content_key` when the vectors were made.
         item_vectors: a text store of items alone, whitened, which are read in place of `text`'s:
-            `training/item_vectors.py`.
+            `item_vectors/learn.py`.
         start: what an update starts from, a directory of `WarmStart`.
     """
 
@@ -36,7 +36,7 @@ class Inputs:
     item_vectors: Path | None = None
 
     @property
-    def vectors_learn_alone(self) -> bool:
+    def vectors_without_texts(self) -> bool:
         """Whether `text` holds no vector that a language model has made."""
         return self.text is not None and not self.texts_key
 
@@ -45,9 +45,9 @@ class Inputs:
         return {name: str(value) if value else None for name, value in vars(self).items()}
 
     @staticmethod
-    def from_json(values: Any) -> "Inputs":
+    def from_json(values: Any) -> "RunStores":
         """What `to_json` gave. Raises StoreError for anything else."""
-        names = [field.name for field in fields(Inputs)]
+        names = [field.name for field in fields(RunStores)]
         given = [values.get(name) for name in names] if isinstance(values, dict) else [None]
         plain = all(v is None or (isinstance(v, str) and "\0" not in v) for v in given)
         if not given[0] or not plain:
@@ -56,7 +56,7 @@ class Inputs:
             name: str(value or "") if name in _KEYS else (Path(value) if value else None)
             for name, value in zip(names, given, strict=True)
         }
-        return Inputs(**found)
+        return RunStores(**found)
 
 
 def run_identity(config: RunConfig, graph_key: str, texts_key: str) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import pytest
 
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.graph import Graph, prepare_rows
-from recmind_dist.pipeline.replay import partition_report, replay
+from recmind_dist.pipeline.partition_report import partition_report
+from recmind_dist.pipeline.simulated_traffic import simulate_traffic
 from recmind_dist.report import RunDirectory, read_metrics
-from recmind_dist.training.inputs import Inputs
 from recmind_dist.training.loaders import make_loader
+from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
 from tests.training_runs import TEXT_DIM, config_of, make_inputs, train_rank
 
@@ -32,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(home: Path) -> Inputs:
+def inputs(home: Path) -> RunStores:
     found = make_inputs(home)
     prepare_rows(found.graph)
     return found
@@ -48,7 +49,7 @@ def inputs(home: Path) -> Inputs:
     ],
 )
 def test_replayed_bytes_are_the_measured_ones(
-    home: Path, inputs: Inputs, world: int, changes: dict[str, Any]
+    home: Path, inputs: RunStores, world: int, changes: dict[str, Any]
 ) -> None:
     config = config_of(
         home,
@@ -59,9 +60,9 @@ def test_replayed_bytes_are_the_measured_ones(
         scaling={"num_workers": world},
         train={"batch_size": 64, "epochs": 1, "warmup_epochs": 0},
     )
-    run_ranks(train_rank, world, config, Inputs(inputs.graph), "attempt0")
+    run_ranks(train_rank, world, config, RunStores(inputs.graph), "attempt0")
     [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
-    found = replay(config, Graph.open(inputs.graph), world, steps=1000)
+    found = simulate_traffic(config, Graph.open(inputs.graph), world, steps=1000)
     for kind in KINDS:
         assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], abs=1.0), kind
     assert found.pairs > 0
@@ -69,7 +70,7 @@ def test_replayed_bytes_are_the_measured_ones(
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_rows_that_anybody_needs_are_estimated_from_like_degrees(
-    home: Path, inputs: Inputs, world: int
+    home: Path, inputs: RunStores, world: int
 ) -> None:
     graph = Graph.open(inputs.graph)
     config = config_of(
@@ -86,14 +87,14 @@ def test_rows_that_anybody_needs_are_estimated_from_like_degrees(
         len(set(np.concatenate([batches.main.n_id.numpy() for batches in together]).tolist()))
         for together in islice(zip(*loaders, strict=True), 4)
     ]
-    found = replay(config, graph, world, steps=4)
+    found = simulate_traffic(config, graph, world, steps=4)
     assert found.owned == pytest.approx(np.mean(needed) / world, rel=0.1)
     assert found.owned <= found.nodes * (1 + 1e-9)
     if world == 1:
         assert found.owned == pytest.approx(found.nodes)
 
 
-def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> None:
+def test_views_of_the_alignment_are_counted_too(home: Path, inputs: RunStores) -> None:
     model = {"embedding_dim": 8, "gate": {"learn_on": "train"}}
     config = config_of(
         home,
@@ -104,7 +105,7 @@ def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> N
     )
     run_ranks(train_rank, 2, config, inputs, "attempt0")
     [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
-    found = replay(config, Graph.open(inputs.graph), 2, steps=1000)
+    found = simulate_traffic(config, Graph.open(inputs.graph), 2, steps=1000)
     for kind in ("ids", "rows", "gradients", "queue"):
         assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], rel=0.05), kind
 
@@ -118,7 +119,7 @@ def test_views_of_the_alignment_are_counted_too(home: Path, inputs: Inputs) -> N
     ],
 )
 def test_gates_content_and_newest_items_are_replayed_to_the_byte(
-    home: Path, inputs: Inputs, world: int, placement: str, wire_dtype: str
+    home: Path, inputs: RunStores, world: int, placement: str, wire_dtype: str
 ) -> None:
     config = config_of(
         home,
@@ -133,14 +134,14 @@ def test_gates_content_and_newest_items_are_replayed_to_the_byte(
     )
     run_ranks(train_rank, world, config, inputs, "attempt0")
     [measured] = read_metrics(RunDirectory(config.run_dir).metrics, "traffic")
-    found = replay(config, Graph.open(inputs.graph), world, steps=1000, text_dim=TEXT_DIM)
+    found = simulate_traffic(config, Graph.open(inputs.graph), world, steps=1000, text_dim=TEXT_DIM)
     for kind in ("ids", "rows", "gradients"):
         assert found.sent[kind] == pytest.approx(measured[f"{kind}_bytes"], abs=1.0), kind
     [step, *_] = read_metrics(RunDirectory(config.run_dir).metrics, "step")
     assert {"rank", "rank_text", "gate"} <= set(step)
 
 
-def test_the_report_names_cut_balance_and_remote_rows(home: Path, inputs: Inputs) -> None:
+def test_the_report_names_cut_balance_and_remote_rows(home: Path, inputs: RunStores) -> None:
     config = config_of(
         home, "report", model=PLAIN, alignment={"weight": 0}, scaling={"num_workers": 2}
     )

@@ -1,0 +1,1 @@
+"""Embeddings and scores of a trained shard: all nodes, item and user states, users folded in."""

@@ -1,0 +1,1 @@
+"""Item vectors that learn from the log before training; vectors for items without a text."""
