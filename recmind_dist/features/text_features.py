@@ -78,7 +78,7 @@ def _uniforms(key: int, nodes: Tensor) -> Tensor:
 def degree_feature(degree: Tensor, max_degree: int) -> Tensor:
     """d̃ = log(1 + degree) / log(1 + max degree), float32. Shape: as `degree`."""
     whole = float(np.log1p(max(max_degree, 1)))
-    # by numpy: this runs in the sampler's thread too, where a parallel operation of torch would take
+    # by numpy: this runs in the sampler's thread too, where torch's parallel operation would take
     # cores from training
     if degree.device.type == "cpu":
         return torch.from_numpy(np.log1p(degree.numpy().astype(np.float32)) / np.float32(whole))
