@@ -1,4 +1,4 @@
-"""Edges as CSR arrays in the order of table rows, for `FullPropagation`."""
+"""Loops over the edges of a CSR matrix: their weights, and parts of the matrix."""
 
 import numpy as np
 from numba import njit

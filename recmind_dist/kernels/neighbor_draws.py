@@ -11,15 +11,6 @@ _NODES_AHEAD = 16  # rows whose `indptr` is fetched before they are reached
 
 
 @njit(cache=True, nogil=True)
-def edge_weights(indptr, indices, dst_scale, src_scale):  # type: ignore[no-untyped-def]
-    out = np.empty(len(indices), np.float32)
-    for v in range(len(indptr) - 1):
-        for e in range(indptr[v], indptr[v + 1]):
-            out[e] = dst_scale[v] * src_scale[indices[e]]
-    return out
-
-
-@njit(cache=True, nogil=True)
 def draw_hop(  # type: ignore[no-untyped-def]
     indptr,
     indices,

@@ -4,8 +4,8 @@
 of users, and items that come later, keep to the language model's vectors and the whitening. Where
 no text is read (`model.item_offsets: alone`) it stands in the place of the text store, and has rows
 of users, without a text. An update takes the vectors of the run before it. A run in a neighbouring
-directory that has learnt from the same texts, log and seed (as other runs of an experiment have) has
-the same vectors, which are copied.
+directory that has learnt from the same texts, log and seed, as other runs of an experiment have,
+has the same vectors, which are copied.
 """
 
 import hashlib

@@ -4,11 +4,10 @@ import numpy as np
 from numba import njit
 
 from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.kernels.device_draws import ATTEMPTS
 from recmind_dist.randomness import integers, mix64, mix64_pair, uniforms
 from recmind_dist.sampling.settings import NegativeSettings
 from recmind_dist.types import BoolArray, IntArray
-
-_ATTEMPTS = 64
 
 
 class NegativeSampler:
@@ -89,9 +88,9 @@ def _draw(indptr, indices, users, sample_ids, key, num, cumulative, pool, num_us
         base = mix64_pair(key, np.uint64(sample_ids[b]))
         for j in range(num):
             item = 0
-            for attempt in range(_ATTEMPTS):
+            for attempt in range(ATTEMPTS):
                 word = mix64(
-                    base + np.uint64(j * _ATTEMPTS + attempt) * np.uint64(0x9E3779B97F4A7C15)
+                    base + np.uint64(j * ATTEMPTS + attempt) * np.uint64(0x9E3779B97F4A7C15)
                 )
                 u = np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
                 if len(pool):

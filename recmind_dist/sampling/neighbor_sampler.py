@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from recmind_dist.graph import EdgeRows, Graph
+from recmind_dist.kernels.edge_arrays import edge_weights
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
-from recmind_dist.kernels.neighbor_draws import draw_hop, edge_weights
+from recmind_dist.kernels.neighbor_draws import draw_hop
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask
 from recmind_dist.types import FloatArray, Int32Array, IntArray
