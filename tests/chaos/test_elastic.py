@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import ray.cluster_utils
 
-from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_whole
 from recmind_dist.checkpoint.reader import find_checkpoint
-from recmind_dist.report import read_metrics
+from tests.chaos.committed import assert_loaded_what_was_committed, records
 from tests.shop import environment, ray_processes
 from tests.tiny_language_model import make_bert
 
@@ -108,8 +107,7 @@ class Run:
         )
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        metrics = self.path / "metrics.jsonl"
-        return list(read_metrics(metrics, kind)) if metrics.exists() else []
+        return records(self.path, kind)
 
     def wait_for_steps_on(
         self, world_size: int, starts: int, steps: int = 15, timeout_s: float = 300
@@ -135,23 +133,11 @@ class Run:
         return [start["world_size"] for start in self.records("start")]
 
     def assert_loaded_what_was_committed(self) -> None:
-        """Every restart says what it holds before its first step: the bits of the COMMIT it names,
-        read here anew.
-        """
-        loaded = [record for record in self.records("loaded") if "rows" in record]
-        dense = [record for record in self.records("loaded") if record.get("phase") == "joint"]
+        """By a restart with another number of ranks."""
+        writers = assert_loaded_what_was_committed(self.path)
         resumed = [start for start in self.records("start") if start["steps_done"]]
-        assert len(loaded) == len(resumed) > 0
-        for start, record in zip(resumed, loaded, strict=True):
-            found = find_checkpoint(self.path / "checkpoints", record["checkpoint"])
-            assert found is not None
-            assert found.step == start["steps_done"]
-            assert record["world_size"] == start["world_size"] != found.manifest.world_size
-            rows = found.rows(0, found.num_rows)
-            assert {"weight", "exp_avg", "exp_avg_sq", "steps"} <= set(rows)
-            assert f"{fingerprint_rows(rows, 0):016x}" == record["rows"]
-            [whole] = [entry for entry in dense if entry["time"] >= record["time"]][:1]
-            assert f"{fingerprint_whole(found.dense()):016x}" == whole["dense"]
+        for start, world_size in zip(resumed, writers, strict=True):
+            assert start["world_size"] != world_size
 
 
 @pytest.mark.parametrize("placement", ["replicated", "partitioned"])
