@@ -1,5 +1,6 @@
 """Machines of a network of their own, made of Linux namespaces: each has its address, host name,
-processes, /proc and shared memory. What they share is the file system.
+processes, /proc and shared memory, and a directory for what it keeps to itself. They share the rest
+of the file system.
 """
 
 import os
@@ -16,8 +17,8 @@ NETWORK = "10.77.0"
 _SWITCH = "ip link add dev switch type bridge && ip link set switch up"
 # /sys shows the network of whoever mounted it. A shell as process 1 collects orphans
 _MACHINE = """
-mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /dev/shm && mount --bind "$2" /etc/hosts &&
-hostname "$1" && ip link set lo up
+mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs "$3" &&
+mount --bind "$2" /etc/hosts && hostname "$1" && ip link set lo up
 """
 _STAY = "&& echo ready; sleep infinity & wait"
 
@@ -40,13 +41,17 @@ class Machine:
     """A machine that is on until `cut_power`.
 
     Args:
-        name: its host name; address: on the network; home: a directory that is its user's home.
+        name: its host name.
+        address: on the network.
+        home: a directory that is its user's home.
+        own: a path that every machine has, with files of its own.
+        hosts: its table of names.
     """
 
-    def __init__(self, name: str, address: str, home: Path, hosts: Path) -> None:
-        self.name, self.address, self.home = name, address, home
+    def __init__(self, name: str, address: str, home: Path, own: Path, hosts: Path) -> None:
+        self.name, self.address, self.home, self.own = name, address, home, own
         spaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--mount-proc"]
-        self._keeper, self.init = _started(spaces, _MACHINE, name, str(hosts))
+        self._keeper, self.init = _started(spaces, _MACHINE, name, str(hosts), str(own))
 
     def command(self, words: Sequence[str]) -> list[str]:
         """Words that run `words` on this machine."""
@@ -65,14 +70,15 @@ class Network:
     machines lose power.
 
     Args:
-        home: a directory for the machines' homes and their table of names
-        names: host names of all machines that there may be, in the order of their addresses
+        home: a directory for the machines' homes and their table of names.
+        names: host names of all machines that there may be, in the order of their addresses.
     """
 
     def __init__(self, home: Path, names: Sequence[str]) -> None:
         self._home, self._stack = home, ExitStack()
         self.addresses = {name: f"{NETWORK}.{i + 1}" for i, name in enumerate(names)}
-        self._hosts = home / "hosts"
+        self._hosts, self._own = home / "hosts", home / "own"
+        self._own.mkdir()
         lines = ["127.0.0.1 localhost"]
         lines += [f"{address} {name}" for name, address in self.addresses.items()]
         self._hosts.write_text("\n".join(lines) + "\n")
@@ -84,7 +90,7 @@ class Network:
         """A machine of that name, with an empty home."""
         home = self._home / name
         home.mkdir()
-        machine = Machine(name, self.addresses[name], home, self._hosts)
+        machine = Machine(name, self.addresses[name], home, self._own, self._hosts)
         self._stack.callback(machine.cut_power)
         plug = f"port{machine.address.rpartition('.')[2]}"
         ip = ["nsenter", f"--target={self._switch}", "--net", "ip"]
@@ -118,7 +124,11 @@ def _started(
     """
     command = ["unshare", *spaces, "--fork", "--kill-child", "bash", "-c", script.strip() + _STAY]
     keeper = subprocess.Popen(
-        [*command, "machine", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "machine", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # unshare's own complaint when a machine loses power
+        text=True,
+        start_new_session=True,
     )
     assert keeper.stdout is not None
     if keeper.stdout.readline() != "ready\n":
