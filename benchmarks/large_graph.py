@@ -25,6 +25,7 @@ import typer
 from benchmarks.environments import CACHE
 from benchmarks.measure import Report, Spread
 from recmind_dist.errors import RecmindError
+from recmind_dist.ingest.vocabulary import PLAIN, TRADES
 
 FULL = {"num_users": 5_000_000, "num_items": 1_000_000, "num_edges": 100_000_000}
 QUICK = {"num_users": 100_000, "num_items": 20_000, "num_edges": 2_000_000}
@@ -40,7 +41,7 @@ dataset:
   items: {data}/items.parquet
   memory_mb: 1024
 text: {{model: {model}}}
-graph: {{split: ratio, test_share: 0.05, placement: partitioned}}
+graph: {{split: ratio, valid_share: 0.02, test_share: 0.02, placement: partitioned}}
 scaling: {{num_workers: 2, threads_per_worker: 1}}
 train: {{epochs: 1, steps_per_epoch: 200}}
 evaluation: {{max_users: 1000}}
@@ -142,14 +143,14 @@ def _run(words: list[str], environment: "os._Environ[str] | dict[str, str]") -> 
 
 
 def _write_encoder(directory: Path) -> None:
-    """A BERT of one layer with random weights that knows the characters of a title."""
+    """A BERT of one layer with random weights that knows the words of synthetic titles."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    pieces = ["[PAD]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]
-    pieces += [f"##{piece}" for piece in pieces[2:]]
-    words = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
-    tokenizer = Tokenizer(words)
+    words = sorted({*PLAIN, *TRADES, *(word for trade in TRADES.values() for word in trade)})
+    pieces = ["[PAD]", "[UNK]", *words, *"0123456789", *(f"##{digit}" for digit in "0123456789")]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"

@@ -29,10 +29,11 @@ train: {log_every_steps: 1, epochs: 60, patience: 0}
 checkpoint: {every_steps: 10, keep_last: 999}
 """
 
+REASON = why_not()
 pytestmark = [
     pytest.mark.chaos_slow,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
 
 
