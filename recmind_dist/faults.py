@@ -20,7 +20,7 @@ the action "pause" waits for it.
 | dense gradient | in backward; "nan" spoils a gradient of the dense part |
 | shard, share | checkpoint: a rank's rows will be written; are written, its word is not |
 | commit | checkpoint: manifest written, COMMIT not |
-| report | COMMIT written, Ray not told |
+| report | COMMIT written, not yet reported to Ray |
 | mirror | before a checkpoint is copied to `storage_uri` |
 """
 

@@ -212,7 +212,7 @@ class DeviceLoader(NeighborLoader):
         input_id: Tensor,
         key: int,
     ) -> tuple[Tensor, Tensor]:
-        """Negatives of each pair, [b, num], and those of everybody, [M]."""
+        """Negatives of each pair, [b, num], and those that all pairs share, [M]."""
         nothing, settings = input_id[:0], negatives.settings
         pool = self._pool(negatives, share)
         if self.negatives == "pairs":

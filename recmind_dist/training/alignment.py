@@ -84,7 +84,7 @@ class Alignment:
         own = _views(embeddings, batch.src_index[anchors], batch.dst_pos_index[anchors])
         if self._fresh_encoder is not None and step.fresh is not None:
             own = self._fresh_encoder.replace(own, step.fresh, model)
-        everybody = self._gathered(own, batch)
+        of_all_ranks = self._gathered(own, batch)
         assert step.anchor_pairs is not None
         terms = {}
         for side in self._sides:
@@ -95,7 +95,7 @@ class Alignment:
                     own[f"{side}_{query}"],
                     own[f"{side}_{key}"],
                     batch.pairs[row, anchors],
-                    everybody[f"{side}_{key}"],
+                    of_all_ranks[f"{side}_{key}"],
                     ids,
                     CONTRAST_TEMPERATURE,
                     queue=queues[f"{side}_{key}"].keys,
@@ -122,8 +122,8 @@ class Alignment:
     def _gathered(self, own: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Every rank's rows of each view, [a, D] → [A, D]. Collective: every rank must call."""
         rows = torch.cat(list(own.values()), 1)
-        everybody = all_gather_rows(rows, self._anchor_counts(batch), self._context, "queue")
-        return dict(zip(VIEWS, everybody.chunk(len(VIEWS), dim=1), strict=True))
+        of_all_ranks = all_gather_rows(rows, self._anchor_counts(batch), self._context, "queue")
+        return dict(zip(VIEWS, of_all_ranks.chunk(len(VIEWS), dim=1), strict=True))
 
     def _own_anchors(self, batch: Batch) -> slice:
         """This rank's anchors among its pairs."""

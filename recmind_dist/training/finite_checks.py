@@ -162,8 +162,8 @@ def _all_of(grad: Tensor) -> Tensor:
 def check_finite_state(
     rows: dict[str, Tensor], dense: dict[str, Tensor], context: DistContext, step: int
 ) -> None:
-    """Before a save: an update may overflow though its gradients were finite, and nobody could go
-    on from that.
+    """Before a save: an update may overflow though its gradients were finite, and a run could not
+    go on from that.
 
     Collective: every rank must call.
 
@@ -176,8 +176,8 @@ def check_finite_state(
     broken = next((name for name, value in dense.items() if not torch.isfinite(value).all()), "")
     # a sum is finite only if all its terms are, and makes no second table as isfinite does
     lost = sum(not torch.isfinite(value.sum(dtype=torch.float64)) for value in rows.values())
-    told = context.all_reduce(torch.tensor([float(lost)], device=context.device))
-    if broken or told.item():
+    num_broken = context.all_reduce(torch.tensor([float(lost)], device=context.device))
+    if broken or num_broken.item():
         what = broken or "a row of the table or of its optimizer"
         raise NotFiniteError(f"step {step}: {what} is not finite, nothing saved: {REMEDY}")
 

@@ -167,8 +167,8 @@ class StepPreparer:
         if self._context.world_size == 1:
             return edges
         order, counts = self._owners.sort(batch.pairs.flatten().cpu().numpy())
-        told = np.tile(edges.cpu().numpy(), 2)[order]
-        return torch.from_numpy(np.unique(self._owners.all_to_all(told, counts)[0]))
+        sent = np.tile(edges.cpu().numpy(), 2)[order]
+        return torch.from_numpy(np.unique(self._owners.all_to_all(sent, counts)[0]))
 
     def _items_among(self, plan: LookupPlan) -> Tensor | None:
         """Which of the rows that anybody needs are items. Shape: [items]."""

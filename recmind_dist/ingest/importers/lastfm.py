@@ -1,6 +1,6 @@
 """Last.fm 360K and 1K (ocelma.net/MusicRecommendationDataset) and HetRec 2011's lastfm-2k.
 
-Items are artists. An artist without a MusicBrainz id is told by the name.
+Items are artists. An artist without a MusicBrainz id goes by the name.
 """
 
 from recmind_dist.ingest.importers.columns import ident, instant, number, text

@@ -1,6 +1,6 @@
 """Steam (cseweb.ucsd.edu/~jmcauley/datasets.html#steam_data): lines are Python dicts.
 
-Users of steam_reviews are told by `username`: most of its lines have no `user_id`.
+Users of steam_reviews go by `username`: most of its lines have no `user_id`.
 """
 
 from typing import Any
