@@ -20,7 +20,7 @@ _MACHINE = """
 mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs "$3" &&
 mount --bind "$2" /etc/hosts && hostname "$1" && ip link set lo up
 """
-_STAY = "&& echo ready; sleep infinity & wait"
+_STAY = "&& echo ready; cat"  # until whoever made the machine closes its end, or is gone
 
 
 def why_not() -> str | None:
@@ -125,6 +125,7 @@ def _started(
     command = ["unshare", *spaces, "--fork", "--kill-child", "bash", "-c", script.strip() + _STAY]
     keeper = subprocess.Popen(
         [*command, "machine", *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # unshare's own complaint when a machine loses power
         text=True,
