@@ -14,6 +14,7 @@ from recmind_dist.doctor.graphs import audit_graph
 from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
 from recmind_dist.graph import Graph
+from recmind_dist.graph.edge_rows import rows_directory, verify_rows
 from recmind_dist.ingest.dataset import KIND as DATASET
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.pipeline.text_dtype import with_dtype_of_store
@@ -43,6 +44,7 @@ REMEDIES = {
     "inputs": "--repair takes it from the newest good checkpoint",
     "data set": "--repair reads the log and the texts again, if they are where they were",
     "graph": "--repair prepares it again from the log, if that is where it was",
+    "edge rows": "--repair makes them again from the graph",
     "text vectors": (
         "--repair makes the damaged shards again, if the language model is there, and learns "
         "item vectors again"
@@ -164,6 +166,8 @@ def examine_held(run: RunDirectory) -> Examination:
     if inputs is not None:
         _examine_missing(run, inputs, found)
         _examine_graph(inputs.graph, found)
+        if _is_partitioned(run, checkpoints):
+            _examine_rows(inputs.graph, found)
         for store in _text_stores(run, checkpoints, inputs, found):
             _examine_text(store, inputs, found)
     _note_unverified(run, found)
@@ -299,6 +303,21 @@ def _examine_graph(path: Path, found: Examination) -> None:
         return
     with found.reading("data set", dataset):
         verify_manifest(dataset, read_manifest(dataset, DATASET, DATASET_SCHEMA))
+
+
+def _is_partitioned(run: RunDirectory, checkpoints: CheckpointAudit) -> bool:
+    try:
+        config = settings_of(run, checkpoints)
+    except RecmindError:
+        return False  # said of config.yaml and of the checkpoint
+    return config is not None and config.graph.placement == "partitioned"
+
+
+def _examine_rows(graph: Path, found: Examination) -> None:
+    """The edge rows, unless the graph that they are of is damaged itself."""
+    if not any(finding.path == graph for finding in found.findings):
+        with found.reading("edge rows", rows_directory(graph)):
+            verify_rows(graph)
 
 
 def _text_stores(

@@ -17,7 +17,7 @@ from recmind_dist.doctor.examine import (
 )
 from recmind_dist.doctor.text_stores import audit_text_store
 from recmind_dist.errors import CheckpointError, RecmindError, StoreError
-from recmind_dist.graph import Graph
+from recmind_dist.graph import Graph, prepare_rows
 from recmind_dist.pipeline.carry_over import copy_whitening
 from recmind_dist.pipeline.embed import embed
 from recmind_dist.pipeline.item_vectors import remake
@@ -91,6 +91,7 @@ class _Repair:
             "inputs": self._inputs_file,
             "data set": self._graph,
             "graph": self._graph,
+            "edge rows": self._edge_rows,
             "text vectors": self._vectors,
             "whitening": self._whitening,
             "texts": self._texts,
@@ -128,6 +129,12 @@ class _Repair:
                 f"log, texts or program have changed: they now give {made}: restore them"
             )
         return "made again, the same by its hashes"
+
+    def _edge_rows(self, _: Finding) -> str:
+        graph = self._inputs().graph
+        Graph.open(graph, verify=True)
+        prepare_rows(graph)
+        return "made again from the graph"
 
     def _vectors(self, finding: Finding) -> str:
         inputs = self._inputs()

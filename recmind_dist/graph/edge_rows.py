@@ -6,6 +6,7 @@ Legend: U users, N nodes, E training edges (each in the rows of both its nodes),
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -14,7 +15,13 @@ from recmind_dist.errors import StoreError
 from recmind_dist.graph.csr import entries_of_rows
 from recmind_dist.graph.store import Graph, map_array
 from recmind_dist.ingest.dataset import is_complete, writing
-from recmind_dist.storage import atomic_directory, building, read_manifest, write_manifest
+from recmind_dist.storage import (
+    atomic_directory,
+    building,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 from recmind_dist.types import Int32Array, IntArray
 
 KIND = "graph-rows"
@@ -58,16 +65,7 @@ class EdgeRows:
             StoreError: the rows are absent, damaged, or of another graph.
         """
         path = rows_directory(graph.path)
-        if not path.is_dir():
-            raise StoreError(
-                f"{path}: edges by table row, for graph.placement: partitioned, are absent: run "
-                "`recmind prepare`"
-            )
-        if read_manifest(path, KIND, SCHEMA).get("graph_key") != graph.key:
-            raise StoreError(
-                f"{path}: made of another graph than {graph.path}: remove it, then run `recmind "
-                "prepare`"
-            )
+        _manifest_of_rows(graph)
         start, stop = int(bounds[rank]), int(bounds[rank + 1])
         nodes = map_array(path / "node_of_row.npy", np.int32, graph.num_nodes, start, stop)
         indptr = np.array(
@@ -109,6 +107,33 @@ class EdgeRows:
 def rows_directory(graph: Path) -> Path:
     """The directory of a graph's edge rows."""
     return graph.with_name(graph.name + "-rows")
+
+
+def verify_rows(graph_path: Path) -> None:
+    """Checks size and sha256 of every file of a graph's edge rows, which ranks map unread.
+
+    Raises:
+        StoreError: the rows are absent, damaged, or of another graph.
+    """
+    graph = Graph.open(graph_path, edges=False)
+    verify_manifest(rows_directory(graph_path), _manifest_of_rows(graph))
+
+
+def _manifest_of_rows(graph: Graph) -> dict[str, Any]:
+    """Raises StoreError: the rows are absent, of another graph, or their manifest is damaged."""
+    path = rows_directory(graph.path)
+    if not path.is_dir():
+        raise StoreError(
+            f"{path}: edges by table row, for graph.placement: partitioned, are absent: run "
+            "`recmind prepare`"
+        )
+    manifest = read_manifest(path, KIND, SCHEMA)
+    if manifest.get("graph_key") != graph.key:
+        raise StoreError(
+            f"{path}: made of another graph than {graph.path}: remove it, then run `recmind "
+            "prepare`"
+        )
+    return manifest
 
 
 def prepare_rows(graph_path: Path) -> Path:

@@ -6,6 +6,7 @@ from recmind_dist.checkpoint.agreement import agree_on_checkpoint
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import CheckpointError, ConfigError, RecmindError, StoreError
 from recmind_dist.graph import Graph
+from recmind_dist.graph.edge_rows import verify_rows
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
@@ -49,7 +50,11 @@ def load_best(
 
 
 def read_inputs(run: RunDirectory) -> RunStores:
-    """What a run was trained on. Raises StoreError if it is untrained, or its graph is lost."""
+    """What a run was trained on, its graph and edge rows verified once, for all ranks.
+
+    Raises:
+        StoreError: it is untrained, or what it was trained on is lost or damaged.
+    """
     path = run.path / "inputs.json"
     if not path.is_file():
         raise StoreError(f"{run.path}: {_why_no_inputs(run)}")
@@ -61,8 +66,17 @@ def read_inputs(run: RunDirectory) -> RunStores:
             "copied, take its cache_dir along, to the same place beside it, or let `recmind doctor "
             "RUN --repair` make it again where the log is (recommend, serve need RUN/bundle alone)"
         )
-    Graph.open(inputs.graph, verify=True)  # once, not by every rank
+    Graph.open(inputs.graph, verify=True)
+    if _is_partitioned(run):
+        verify_rows(inputs.graph)
     return inputs
+
+
+def _is_partitioned(run: RunDirectory) -> bool:
+    try:
+        return config_of_run(run.config).graph.placement == "partitioned"
+    except (RecmindError, OSError):
+        return False  # whoever needs the config says what is wrong with it
 
 
 def _why_no_inputs(run: RunDirectory) -> str:
