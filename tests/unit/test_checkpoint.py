@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from recmind_dist.checkpoint import CheckpointSettings, attempt_name, compare_identity, saver
+from recmind_dist.checkpoint import (
+    CheckpointSettings,
+    attempt_name,
+    compare_identity,
+    retention,
+    saver,
+)
 from recmind_dist.checkpoint.layout import COMMIT, done_file, rows_file
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import prune
@@ -300,15 +307,24 @@ def test_a_rank_that_gives_up_takes_nothing_out_of_a_checkpoint(
     assert find_checkpoint(tmp_path) is None
 
 
-def test_pruning_spares_what_was_committed_while_it_looked(tmp_path: Path) -> None:
+def test_pruning_spares_what_was_committed_while_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old, new = attempt_name(1, "abcdefgh"), attempt_name(2, "ijklmnop")
     (tmp_path / old).mkdir()
-    pruning = threading.Thread(target=prune, args=(tmp_path, new, 1, 0))
-    with moment_lock(tmp_path / old):  # the last worker of a former start is about to commit
-        pruning.start()
-        pruning.join(0.5)
-        (tmp_path / old / COMMIT).touch()
-    pruning.join()
+    looked = threading.Event()
+
+    def lock_after_looking(path: Path) -> contextlib.AbstractContextManager[None]:
+        looked.set()
+        return moment_lock(path)
+
+    monkeypatch.setattr(retention, "moment_lock", lock_after_looking)
+    with ThreadPoolExecutor(1) as thread:
+        with moment_lock(tmp_path / old):  # the last worker of a former start is about to commit
+            pruning = thread.submit(prune, tmp_path, new, 1)
+            assert looked.wait(60)
+            (tmp_path / old / COMMIT).touch()
+        assert pruning.exception() is None
     assert (tmp_path / old / COMMIT).exists()
 
 
