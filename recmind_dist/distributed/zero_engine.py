@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO for the dense part; its state fits any world size and stage."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ class DenseEngine:
         }
         # DeepSpeed looks whether the optimizer is Muon, and that module prepares to be compiled:
         # it would import torch's inductor, which nothing here uses
-        with environment("TORCHDYNAMO_DISABLE", "1"):
+        with environment("TORCHDYNAMO_DISABLE", "1"), collective("the start of DeepSpeed"):
             self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
                 model=module, optimizer=optimizer, config=config, dist_init_required=False
             )
@@ -124,9 +124,7 @@ class DenseEngine:
         chosen = [
             (name.removeprefix(prefix), p) for name, p in self.named if name.startswith(prefix)
         ]
-        with self._deepspeed.zero.GatheredParameters(
-            [p for _, p in chosen], enabled=self.settings.stage == 3
-        ):
+        with self._whole(p for _, p in chosen):
             return {name: p.detach().clone() for name, p in chosen}
 
     @property
@@ -150,9 +148,18 @@ class DenseEngine:
 
         Collective: every rank must call.
         """
-        with self._deepspeed.zero.GatheredParameters(
-            [p for _, p in self.named], enabled=self.settings.stage == 3
-        ):
+        with self._whole(p for _, p in self.named):
+            yield
+
+    @contextmanager
+    def _whole(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+        """The parameters are whole on every rank within. Collective: every rank must call."""
+        gathered = self._deepspeed.zero.GatheredParameters(
+            list(parameters), enabled=self.settings.stage == 3
+        )
+        with ExitStack() as stack:
+            with collective("the gathering of dense parameters"):
+                stack.enter_context(gathered)
             yield
 
     def gather_state(self) -> dict[str, Tensor]:
@@ -163,16 +170,20 @@ class DenseEngine:
         state = {f"param.{name}": value.cpu() for name, value in self.gather_parameters().items()}
         for kind in _ADAM_STATE:
             for name, p in self.named:
-                value = (
-                    self._adam.state[p][kind]
-                    if self.settings.stage == 0
-                    else self._deepspeed.utils.safe_get_full_optimizer_state(p, kind)
-                )
-                state[f"{kind}.{name}"] = value.detach().cpu().clone()
+                state[f"{kind}.{name}"] = self._adam_state(p, kind).detach().cpu().clone()
         steps = {float(self._adam.state[flat]["step"]) for flat in self._flat}
         assert len(steps) == 1, "Adam's partitions disagree on the step"
         state["adam_step"] = torch.tensor([steps.pop()])
         return state
+
+    def _adam_state(self, p: nn.Parameter, kind: str) -> Tensor:
+        """A parameter's whole tensor of Adam's state. Collective: every rank must call."""
+        if self.settings.stage == 0:
+            own: Tensor = self._adam.state[p][kind]
+            return own
+        with collective("the gathering of Adam's state"):
+            whole: Tensor = self._deepspeed.utils.safe_get_full_optimizer_state(p, kind)
+        return whole
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Loads what `gather_state` returned, from any stage and world size.
@@ -199,7 +210,10 @@ class DenseEngine:
         """Collective: every rank must call."""
         value = value.to(p.device)
         if self.settings.stage == 3:
-            with self._deepspeed.zero.GatheredParameters([p], modifier_rank=0):
+            with (
+                collective("the loading of dense parameters"),
+                self._deepspeed.zero.GatheredParameters([p], modifier_rank=0),
+            ):
                 if dist.get_rank() == 0:
                     p.copy_(value)
             self._deepspeed.utils.safe_set_local_fp32_param(p, _partition_of_this_rank(p, value))

@@ -151,6 +151,35 @@ def test_state_saved_on_two_ranks_loads_whole_on_one_at_any_stage(
         np.testing.assert_array_equal(loaded[name], value, err_msg=name)
 
 
+def left_alone_in(operation: str) -> None:
+    """Rank 1 dies before the operation, in which rank 0 then waits for it."""
+    engine = build(2 if operation == "the gathering of Adam's state" else 3)
+    whole = engine.gather_state()
+    if torch.distributed.get_rank() == 1:
+        os._exit(0)
+    if operation == "the start of DeepSpeed":
+        engine.close()
+        build(3)
+    if operation == "the loading of dense parameters":
+        engine.load_state(whole)
+    engine.gather_state()
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "the start of DeepSpeed",
+        "the gathering of dense parameters",
+        "the gathering of Adam's state",
+        "the loading of dense parameters",
+    ],
+)
+def test_a_rank_that_is_left_alone_says_in_what(operation: str) -> None:
+    said = f"WorkerLostError: rank 0 of 2: {operation} failed after"
+    with pytest.raises(AssertionError, match=said):
+        run_ranks(left_alone_in, 2, operation)
+
+
 def start_without_compiling(directory: str) -> tuple[list[str], bool]:
     """What the engine's start leaves in the directory of compiled extensions, and whether the table
     still exists.
