@@ -57,6 +57,19 @@ def agree_on_checkpoint(
     return None
 
 
+def open_together(path: Path, context: DistContext) -> Checkpoint:
+    """One checkpoint, of whose files each rank has hashed a share. Collective: every rank must
+    call.
+
+    Raises:
+        CheckpointError: not a checkpoint, not committed, or damaged; the same on every rank.
+    """
+    found = _open_together(path, context, None)
+    if isinstance(found, str):
+        raise CheckpointError(found)
+    return found
+
+
 def rank_slice(sizes: dict[str, int], rank: int, world_size: int) -> list[str]:
     """The files that a rank hashes: every world_size-th by size, so that shares are alike."""
     return sorted(sizes, key=lambda name: (-sizes[name], name))[rank::world_size]

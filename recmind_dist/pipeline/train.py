@@ -119,14 +119,15 @@ def fit(
     run.write_config(config.model_dump(mode="json"))
     train = train or partial(_train_on_ray, say)
     phases: tuple[str, ...] = ("warmup", "joint")
+    cursor = cursor_of(found, config.train.epochs) if found is not None else None
     if prepared.texts is not None and config.text.lora is not None and config.has_warmup:
-        _train_past(run, config, inputs, ("warmup",), allow_mismatch, train)
+        cursor = _train_past(run, config, inputs, ("warmup",), cursor, allow_mismatch, train)
         path = embed(config, prepared.texts, run.path / "adapter", say).path.absolute()
         inputs = replace(inputs, text=path, store_key=TextStore.open(path).content_key())
         phases = ("joint",)
     inputs = with_item_vectors(config, run, inputs, prepared.texts, say, device)
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
-    _train_past(run, config, inputs, phases, allow_mismatch, train)
+    _train_past(run, config, inputs, phases, cursor, allow_mismatch, train)
     return inputs
 
 
@@ -148,19 +149,25 @@ def _train_past(
     config: RunConfig,
     inputs: RunStores,
     phases: tuple[str, ...],
+    cursor: Cursor | None,
     allow_mismatch: bool,
     train: TrainPhases,
-) -> None:
-    """Trains `phases`, unless the run's newest good checkpoint is past them already."""
-    cursor = _cursor(run, config)
+) -> Cursor:
+    """Trains `phases`, unless the run is past them already. Returns where it stands then.
+
+    Args:
+        cursor: of the run's newest good checkpoint, which is not hashed here again; None without
+            one.
+    """
     if cursor is not None and cursor.phase not in phases:
-        return
+        return cursor
     train(config, inputs, phases, "auto", allow_mismatch)
     cursor = _cursor(run, config)
     if cursor is None or cursor.phase in phases:
         raise CheckpointError(
             f"{run.checkpoints}: the end of training could not be saved: free space, then run again"
         )
+    return cursor
 
 
 def _text_inputs(

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from recmind_dist import faults
 from recmind_dist.checkpoint import attempt_name
-from recmind_dist.checkpoint.agreement import agree_on_checkpoint
+from recmind_dist.checkpoint.agreement import agree_on_checkpoint, open_together
 from recmind_dist.checkpoint.fingerprint import fingerprint_rows, fingerprint_whole
 from recmind_dist.checkpoint.mirror import Mirror
-from recmind_dist.checkpoint.reader import Checkpoint, open_checkpoint
+from recmind_dist.checkpoint.reader import Checkpoint
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.distributed.accelerator import import_deepspeed, use_deterministic_operations
 from recmind_dist.distributed.context import DistContext
@@ -154,12 +154,15 @@ class Trainer:
         return self.checkpoint.dense()
 
     def _start_from_another_run(self) -> dict[str, Tensor] | None:
-        """Carries an update's rows over; returns the dense state. None in a run from nothing."""
+        """Carries an update's rows over; returns the dense state. None in a run from nothing.
+
+        Collective: every rank must call.
+        """
         path = self.shard.inputs.start
         if path is None:
             return None
         start = WarmStart.open(path)
-        checkpoint = open_checkpoint(start.checkpoint, verify=self.context.rank == 0)
+        checkpoint = open_together(start.checkpoint, self.context)
         self.shard.carry_over(checkpoint, start)
         self._log("carried over", checkpoint=str(checkpoint.path))
         self.cursor.norm_exponent = Cursor.from_info(checkpoint.info).norm_exponent

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recmind_dist.checkpoint import CheckpointSettings, agreement, attempt_name, shards
-from recmind_dist.checkpoint.agreement import agree_on_checkpoint, rank_slice
+from recmind_dist.checkpoint.agreement import agree_on_checkpoint, open_together, rank_slice
 from recmind_dist.checkpoint.layout import COMMIT, DENSE, MANIFEST, rows_file
 from recmind_dist.checkpoint.reader import Checkpoint, open_manifest
 from recmind_dist.checkpoint.saver import Checkpointer
@@ -142,6 +142,33 @@ def test_a_rank_opens_the_files_whose_rows_it_needs_once(
     assert sorted(name for hashed, _ in told for name in hashed) == sorted(
         [*map(rows_file, range(3)), DENSE]
     )
+
+
+def all_open_the_first(home: Path) -> tuple[list[str], str]:
+    """Names of the files that this rank hashes; the name of what it opened, or the refusal."""
+    context, hashed = DistContext.join_group(torch.device("cpu")), list[str]()
+    sha256_file = manifest.sha256_file
+
+    def hashing(path: Path, *args: Any) -> str:
+        hashed.append(path.name)
+        return sha256_file(path, *args)
+
+    with mock.patch.object(manifest, "sha256_file", hashing):
+        try:
+            return hashed, open_together(home / NAMES[0], context).name
+        except CheckpointError as error:
+            return hashed, str(error)
+
+
+def test_an_update_hashes_its_start_in_shares(tmp_path: Path) -> None:
+    save_two(tmp_path)
+    told = run_ranks(all_open_the_first, 2, tmp_path)
+    assert [len(hashed) for hashed, _ in told] == [2, 2]
+    assert {name for hashed, _ in told for name in hashed} == {*map(rows_file, range(3)), DENSE}
+    assert [opened for _, opened in told] == [NAMES[0]] * 2
+    flip(tmp_path / NAMES[0] / rows_file(2))
+    for _, refusal in run_ranks(all_open_the_first, 2, tmp_path):
+        assert f"{rows_file(2)}: sha256 differs" in refusal
 
 
 def test_one_rank_alone_needs_no_group(tmp_path: Path) -> None:
