@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class DenseEngine:
         batch_size: global, for DeepSpeed's config.
         device: CPU runs on gloo, CUDA on NCCL.
         learning_rates: prefix of a parameter's name → its rate. Default: that of the settings.
+        timeout_s: after which a collective of DeepSpeed's fails, on the first engine of a process.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class DenseEngine:
         batch_size: int,
         device: torch.device,
         learning_rates: dict[str, float] | None = None,
+        timeout_s: int = 300,
     ) -> None:
         self._deepspeed = import_deepspeed(device)
-        _join_deepspeed(self._deepspeed, device)
+        _join_deepspeed(self._deepspeed, device, timeout_s)
         self.module, self.settings = module, settings
         self.named = _trainable(module)
         groups: dict[float, list[nn.Parameter]] = {}
@@ -308,6 +311,7 @@ def make_engine(
     batch_size: int,
     device: torch.device,
     learning_rates: dict[str, float] | None = None,
+    timeout_s: int = 300,
 ) -> Engine:
     """A `DenseEngine`, or `TableOnlyEngine` if `module` has no trainable parameter.
 
@@ -315,7 +319,7 @@ def make_engine(
     """
     if not _trainable(module):
         return TableOnlyEngine(module, device)
-    return DenseEngine(module, settings, batch_size, device, learning_rates)
+    return DenseEngine(module, settings, batch_size, device, learning_rates, timeout_s)
 
 
 def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -331,16 +335,20 @@ def _partition_of_this_rank(p: nn.Parameter, value: Tensor) -> Tensor:
     return padded[dist.get_rank() * part :][:part]
 
 
-def _join_deepspeed(deepspeed: Any, device: torch.device) -> None:
+def _join_deepspeed(deepspeed: Any, device: torch.device, timeout_s: int) -> None:
     """Lets DeepSpeed use the existing process group. Collective: every rank must call.
 
     On the CPU it would compile for minutes a shared-memory op that gloo does not use; an empty
-    table of compatible ops prevents that. The table is private: tests/dist/test_engine.py fails if
-    it moves.
+    table of compatible ops prevents that. Its copy of the group of all ranks would wait half an
+    hour for a rank that hangs, so it is given one. Both are private: tests/dist/test_engine.py
+    fails if they move.
     """
-    if deepspeed.comm.is_initialized():
-        return
-    if device.type == "cpu":
-        deepspeed.ops.__compatible_ops__ = {}
-    backend = "gloo" if device.type == "cpu" else "nccl"
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    if not deepspeed.comm.is_initialized():
+        if device.type == "cpu":
+            deepspeed.ops.__compatible_ops__ = {}
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    groups = deepspeed.utils.groups
+    if groups._WORLD_GROUP is None:
+        with collective("the start of DeepSpeed"):
+            groups._WORLD_GROUP = dist.new_group(timeout=timedelta(seconds=timeout_s))

@@ -69,7 +69,12 @@ class Phase:
         if config.aligns and config.alignment.queue_size:
             self.momentum = MomentumEncoder(shard.model, config.alignment.queue_size)
         self.engine = make_engine(
-            loss, config.zero, train.batch_size, context.device, self._learning_rates(loss)
+            loss,
+            config.zero,
+            train.batch_size,
+            context.device,
+            self._learning_rates(loss),
+            config.scaling.collective_timeout_s,
         )
         self.step = TrainingStep(
             self.engine,

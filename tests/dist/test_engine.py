@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.distributed.settings import ZeroSettings
 from recmind_dist.distributed.zero_engine import DenseEngine, TableOnlyEngine, make_engine
+from recmind_dist.errors import WorkerLostError
 from recmind_dist.launch.network import GROUPS
 from tests.processes import run_ranks
 
@@ -50,9 +51,10 @@ def train(engine: DenseEngine, first: int, last: int) -> None:
         engine.step(1.0 - step / 20)
 
 
-def build(stage: int) -> DenseEngine:
+def build(stage: int, timeout_s: int = 60) -> DenseEngine:
     settings = ZeroSettings.model_validate({"stage": stage, "learning_rate": 0.05})
-    return DenseEngine(Regression(), settings, 12, torch.device("cpu"), {"layers.2.": 0.01})
+    rates = {"layers.2.": 0.01}
+    return DenseEngine(Regression(), settings, 12, torch.device("cpu"), rates, timeout_s)
 
 
 def numpy_of(engine: DenseEngine) -> State:
@@ -178,6 +180,21 @@ def test_a_rank_that_is_left_alone_says_in_what(operation: str) -> None:
     said = f"WorkerLostError: rank 0 of 2: {operation} failed after"
     with pytest.raises(AssertionError, match=said):
         run_ranks(left_alone_in, 2, operation)
+
+
+def kept_waiting(stage: int) -> str:
+    """What rank 0 says, for whose dense part rank 1 never comes."""
+    engine = build(stage, timeout_s=2)
+    if torch.distributed.get_rank() == 1:
+        return ""
+    with pytest.raises(WorkerLostError) as lost:
+        train(engine, 0, 1)
+    return str(lost.value)
+
+
+def test_dense_gradients_wait_no_longer_than_the_time_out() -> None:
+    said = run_ranks(kept_waiting, 2, 2)[0]
+    assert said.startswith("rank 0 of 2: the sum of dense gradients failed after")
 
 
 def start_without_compiling(directory: str) -> tuple[list[str], bool]:
