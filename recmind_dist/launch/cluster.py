@@ -22,7 +22,9 @@ from recmind_dist.launch.network import fault_of_network, fewest_nodes
 from recmind_dist.launch.node_check import FOLDER, NodeRequirements, check_node, versions
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage.manifest import NAME as MANIFEST
 from recmind_dist.storage.remote import Remote
+from recmind_dist.text.store import META
 from recmind_dist.training.run_stores import RunStores
 
 log = logging.getLogger(__name__)
@@ -146,9 +148,7 @@ def publish_requirements(
     token = run.logs / f"node-check-{uuid.uuid4().hex[:8]}"
     word = uuid.uuid4().hex
     run.create()
-    files = [inputs.graph / "manifest.json", inputs.whitening, inputs.texts] if inputs else []
-    if inputs and config.graph.placement == "partitioned":
-        files.append(rows_directory(inputs.graph) / "manifest.json")
+    files = _files_of(config, inputs) if inputs else []
     model = Path(config.text.model) / "config.json"
     if config.model.reads_text and model.is_file():
         files.append(model)
@@ -160,15 +160,25 @@ def publish_requirements(
             versions(),
             str(token),
             word,
-            paths=[str(path) for path in files if path is not None],
+            paths=[str(path) for path in files],
             storage_uri=config.storage_uri,
             num_ranks=num_ranks,
             many_nodes=fewest_nodes(_workers_by_machine(kind), num_ranks) > 1,
+            shared_memory=config.scaling.shared_memory,
         )
     finally:
         token.unlink(missing_ok=True)
         if remote is not None:
             _remove_words(remote)
+
+
+def _files_of(config: RunConfig, inputs: RunStores) -> list[Path]:
+    """One file of each store that workers read."""
+    stores = [path / META for path in (inputs.text, inputs.item_vectors) if path is not None]
+    files = [path for path in (inputs.whitening, inputs.texts) if path is not None]
+    if config.graph.placement == "partitioned":
+        files.append(rows_directory(inputs.graph) / MANIFEST)
+    return [inputs.graph / MANIFEST, *stores, *files]
 
 
 def _write_word(remote: Remote, name: str, word: str) -> None:
@@ -198,7 +208,7 @@ def check_nodes(requirements: NodeRequirements) -> None:
     ]
     if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
         # this process runs there, with the same files and packages
-        if fault := fault_of_network(False, requirements.num_ranks):
+        if fault := fault_of_network(False, requirements.num_ranks, requirements.shared_memory):
             raise ConfigError(f"this machine {fault}")
         return
     check = ray.remote(num_cpus=0, max_retries=0)(check_node)

@@ -33,9 +33,8 @@ def check_machine(config: RunConfig, input_bytes: int) -> list[str]:
         fewest = fewest if isinstance(fewest, int) else fewest[0]
         choice = choose_device(scaling, fewest, gpus_here(), has_cuda())
         lines.append(choice.reason or f"scaling.device: {choice.device}")
-        if fault := fault_of_network(
-            False, max(scaling.max_workers, config.evaluation.num_workers)
-        ):
+        workers = max(scaling.max_workers, config.evaluation.num_workers)
+        if fault := fault_of_network(False, workers, scaling.shared_memory):
             raise ConfigError(f"this machine {fault}")
         if (folder := short_folder()) is not None:
             lines.append(f"TMPDIR is too long for Ray's sockets: they go to {folder}")

@@ -1,4 +1,4 @@
-"""What gloo needs of a node: an address that other nodes reach, and a socket for every rank."""
+"""What ranks need of a node: an address that other nodes reach, and open files for every rank."""
 
 import ipaddress
 import os
@@ -12,6 +12,8 @@ INTERFACE = "GLOO_SOCKET_IFNAME"
 GROUPS = 4
 """Process groups of all ranks: torch's, two for ids, DeepSpeed's. Each has a socket per rank; rows
 and columns of a grid of ranks have few."""
+MAILBOX_FILES = 6
+"""Of each rank on this machine, through shared memory: two boxes of each of three transports."""
 OTHER_FILES = 128
 """Other open files of a worker, rounded up: pipes, logs, Ray's connections."""
 _LOOPBACK_FLAG = 0x8  # IFF_LOOPBACK of <net/if.h>
@@ -31,14 +33,16 @@ class Network:
     """The first address of the hostname that this machine has; "" if none."""
 
 
-def fault_of_network(many_nodes: bool, num_ranks: int) -> str | None:
+def fault_of_network(many_nodes: bool, num_ranks: int, shared_memory: bool = True) -> str | None:
     """What keeps ranks on this node from meeting the others, without a subject; None if nothing.
 
     Args:
         many_nodes: ranks run on more than one machine
+        shared_memory: `scaling.shared_memory`, which only ranks of one machine use
     """
     fault = loopback_fault(network_here()) if many_nodes else None
-    return fault or sockets_fault(open_files_allowed(), num_ranks)
+    shares = shared_memory and not many_nodes
+    return fault or open_files_fault(open_files_allowed(), num_ranks, shares)
 
 
 def loopback_fault(network: Network) -> str | None:
@@ -64,9 +68,14 @@ def loopback_fault(network: Network) -> str | None:
     return None
 
 
-def sockets_fault(allowed: int, num_ranks: int) -> str | None:
-    """The fault and remedy if a process may open too few sockets for `num_ranks`."""
-    needed = GROUPS * num_ranks + OTHER_FILES if num_ranks > 1 else 0
+def open_files_fault(allowed: int, num_ranks: int, shared_memory: bool) -> str | None:
+    """The fault and remedy if a process may open too few files for `num_ranks`.
+
+    Args:
+        shared_memory: they exchange through it
+    """
+    of_each = GROUPS + MAILBOX_FILES if shared_memory else GROUPS
+    needed = of_each * num_ranks + OTHER_FILES if num_ranks > 1 else 0
     if needed <= allowed:
         return None
     return (

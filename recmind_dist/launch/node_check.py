@@ -36,6 +36,8 @@ class NodeRequirements:
     """Ranks that will meet; 0 where none do."""
     many_nodes: bool = False
     """Whether they run on more than one machine."""
+    shared_memory: bool = True
+    """`scaling.shared_memory`."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for workers."""
@@ -78,7 +80,9 @@ def check_node(requirements: NodeRequirements) -> str | None:
     uri = requirements.storage_uri
     if uri and (fault := _storage_fault(requirements, uri)):
         return fault
-    return fault_of_network(requirements.many_nodes, requirements.num_ranks)
+    return fault_of_network(
+        requirements.many_nodes, requirements.num_ranks, requirements.shared_memory
+    )
 
 
 def _storage_fault(requirements: NodeRequirements, uri: str) -> str | None:

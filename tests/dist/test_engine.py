@@ -14,7 +14,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.distributed.settings import ZeroSettings
 from recmind_dist.distributed.zero_engine import DenseEngine, TableOnlyEngine, make_engine
 from recmind_dist.errors import WorkerLostError
-from recmind_dist.launch.network import GROUPS
+from recmind_dist.launch.network import GROUPS, MAILBOX_FILES
 from tests.processes import run_ranks
 
 State = dict[str, np.ndarray]
@@ -241,6 +241,22 @@ def all_count_sockets() -> int:
     make_engine(Regression(), ZeroSettings(), 12, context.device, {})
     links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
     return sum(link.startswith("socket:") for link in links)
+
+
+def all_count_boxes() -> int:
+    """Files of shared memory that this rank has open once each transport has had both turns."""
+    context = DistContext.join_group(torch.device("cpu"))
+    rows = [1] * context.world_size
+    for transport in (context.row_transport, context.id_transport, context.lookup_transport):
+        for _ in range(2):
+            transport.all_to_all(torch.ones(context.world_size, 1), rows)
+    links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+    return sum("recmind-mailbox" in link for link in links)
+
+
+def test_files_of_shared_memory_grow_with_ranks_as_the_check_of_nodes_says() -> None:
+    few, many = (run_ranks(all_count_boxes, world_size)[0] for world_size in (2, 4))
+    assert many - few == MAILBOX_FILES * 2
 
 
 def test_sockets_grow_with_ranks_as_the_check_of_nodes_says() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from recmind_dist.errors import ConfigError
+from recmind_dist.launch import cluster
 from recmind_dist.launch.cluster import start_ray
-from recmind_dist.launch.network import Network, fewest_nodes, loopback_fault, sockets_fault
+from recmind_dist.launch.network import Network, fewest_nodes, loopback_fault, open_files_fault
 from recmind_dist.launch.node_check import NodeRequirements, check_node, versions
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.run_config.run_config import RunConfig
@@ -146,14 +147,40 @@ def test_on_how_many_nodes_workers_run_at_least(rooms: list[int], workers: int, 
 
 
 def test_more_ranks_than_sockets_are_refused_with_what_to_do() -> None:
-    assert sockets_fault(1024, 200) is None
-    assert sockets_fault(1024, 1) is None
-    assert sockets_fault(65536, 2000) is None
-    assert sockets_fault(1024, 256) == (
+    assert open_files_fault(1024, 200, shared_memory=False) is None
+    assert open_files_fault(1024, 1, shared_memory=True) is None
+    assert open_files_fault(65536, 2000, shared_memory=True) is None
+    assert open_files_fault(1024, 256, shared_memory=False) == (
         "lets a process open 1024 files, and 256 ranks need about 1152: run `ulimit -n 65536` "
         "before `ray start` (or "
         "`recmind`), or lower scaling.num_workers"
     )
+    assert open_files_fault(1024, 89, shared_memory=True) is None
+    fault = open_files_fault(1024, 90, shared_memory=True)
+    assert fault is not None
+    assert "90 ranks need about 1028" in fault
+
+
+def test_a_node_must_see_every_store_that_workers_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_workers_by_machine", lambda kind: [4])
+    inputs = RunStores(
+        tmp_path / "graph",
+        text=tmp_path / "vectors",
+        whitening=tmp_path / "whitening.safetensors",
+        texts=tmp_path / "texts.arrow",
+        item_vectors=tmp_path / "items",
+    )
+    settings = config(f"run_dir={tmp_path / 'run'}", "text.model=none")
+    with cluster.publish_requirements(settings, inputs) as requirements:
+        assert {str(Path(path).relative_to(tmp_path)) for path in requirements.paths} == {
+            "graph/manifest.json",
+            "vectors/store.json",
+            "items/store.json",
+            "whitening.safetensors",
+            "texts.arrow",
+        }
 
 
 @pytest.mark.parametrize(
