@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.random_bundle import RandomBundle
 from benchmarks.server_process import TOKEN, ServerProcess
+from recmind_dist.cli import main
 from recmind_dist.recommend.recommender import load
 
 CLIENTS = 8
@@ -154,6 +156,23 @@ def test_row_25_a_damaged_bundle_is_not_started_with(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"users\.parquet: sha256 differs"):
         started.wait()
     assert started.process.returncode == 2
+
+
+def test_row_25_damage_in_any_file_keeps_the_server_from_starting(
+    tmp_path: Path,
+    names: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)  # of this process
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # as the command would, for good
+    for name in names:
+        damaged = RandomBundle(20, 50, dim=4, history=3).write(tmp_path / name)
+        flip(damaged / name, (damaged / name).stat().st_size // 2)
+        with pytest.raises(SystemExit) as stop:  # before it listens, or it would not return
+            main(["serve", str(damaged), "--port", "0"])
+        assert stop.value.code == 2
+        assert f"{damaged / name}: " in capfd.readouterr().err
 
 
 def flip(path: Path, at: int) -> None:

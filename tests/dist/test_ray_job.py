@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shop import environment, make_shop, ray_processes
+from tests.shop import environment, make_shop, ray_processes, recmind
 
 pytestmark = pytest.mark.dist_slow
 
@@ -189,6 +189,8 @@ def test_a_job_with_a_working_directory_trains_on_the_cluster(
     # own
     sessions = list(Path(cluster.env["RAY_TMPDIR"]).glob("session_2*"))
     assert len(sessions) == 1
+    listed = recmind(["recommend", str(shop / "runs" / "shop"), "--user", "u1"], shop, tmp_path)
+    assert listed.returncode == 0, listed.stdout + listed.stderr
 
 
 @pytest.mark.timeout(300)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from recmind_dist.checkpoint import CheckpointSettings, attempt_name, commit, shards
-from recmind_dist.checkpoint.layout import COMMIT, done_file
+from recmind_dist.checkpoint.layout import COMMIT, done_file, rows_file
 from recmind_dist.checkpoint.saver import Checkpointer
 from recmind_dist.errors import CheckpointError
 
@@ -123,3 +123,26 @@ def test_a_rank_saves_with_the_same_operations_among_few_and_many(
         found.append(dict(operations))
     assert found[0] == found[1]
     assert sum(found[0].values()) < 30
+
+
+def test_rank_0_opens_one_small_file_more_of_each_other_rank(
+    tmp_path: Path, operations: Counter[str]
+) -> None:
+    found, sizes = [], []
+    for world_size in (2, 64):
+        path = tmp_path / str(world_size) / attempt_name(1, "abcdefgh")
+        path.mkdir(parents=True)
+        for rank in range(1, world_size):  # as the others will have left them
+            rows = {"weight": torch.ones(1, 2)}
+            entry = shards.write_shard(path / rows_file(rank), rows)
+            commit.write_done(path, rank, (rank, rank + 1), entry, {"weight": ["F32", [2]]})
+            sizes.append((path / done_file(rank)).stat().st_size)
+        first = Checkpointer(path.parent, 0, world_size, (0, 1), world_size, CheckpointSettings())
+        operations.clear()
+        first.save(path.name, {"weight": torch.ones(1, 2)}, {}, {})
+        assert first.wait() == [path.name]
+        found.append(dict(operations))
+    few, many = found
+    assert sum(few.values()) < 80
+    assert many == {**few, "open": few["open"] + 62, "stat": few["stat"] + 62}
+    assert max(sizes) < 1000
