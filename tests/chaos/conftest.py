@@ -36,7 +36,7 @@ FAULTS = {
     20: "hostile YAML, manifest path, .pt",
     21: "resume asked for, nothing to resume",
     22: "an abort right after a save",
-    23: "two runs on one text store while one extracts",
+    23: "two runs on one cache while one extracts",
     24: "a bundle swapped under load",
     25: "a served bundle with a flipped byte",
 }
