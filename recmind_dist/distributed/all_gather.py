@@ -33,20 +33,20 @@ def rows_by_rank(
     """Each rank and its rows, this rank's first, outside autograd: one rank's rows are here beside
     this rank's own. They may be read until the next ones are asked for.
 
-    Collective: every rank must iterate to the end.
+    Collective: every rank must iterate to the end, and exchange no other rows meanwhile.
 
     Args:
         x: [counts[rank], C].
         counts: [P] rows of each rank.
     """
-    rank, world_size = context.rank, context.world_size
-    yield rank, x
-    x = x.contiguous()
-    for distance in range(1, world_size):
-        to, source = (rank + distance) % world_size, (rank - distance) % world_size
-        send, receive = [0] * world_size, [0] * world_size
-        send[to], receive[source] = len(x), counts[source]
-        yield source, context.all_to_all_rows(x, send, receive, "rows")[source]
+    yield context.rank, x
+    others = context.world_size - 1
+    context.traffic.add("rows", others * x.nbytes)
+    passing = context.row_transport.pass_rows(x.contiguous(), counts)
+    for _ in range(others):
+        with collective("the exchange of rows"):
+            source, rows = next(passing)
+        yield source, rows
 
 
 def counts_of_ranks(count: int, context: DistContext) -> list[int]:

@@ -3,6 +3,7 @@
 Legend: P ranks.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,6 +147,36 @@ class Transport:
         dist.all_gather_single(out, padded, group=self.group)
         parts = out.view(world, max(counts), *x.shape[1:])
         return [part[:count] for part, count in zip(parts, counts, strict=True)]
+
+    def pass_rows(self, x: Tensor, counts: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """Each other rank and its rows, those of the rank before this one first. They may be read
+        until the next ones are asked for. Collective: every rank must iterate to the end, and
+        exchange nothing else meanwhile.
+
+        A rank sends P − 1 messages. Through a process group one rank's rows are here at a time;
+        through shared memory all are read where they lie, after one exchange.
+
+        Args:
+            x: [counts[rank], ...] contiguous.
+            counts: [P] rows of each rank.
+        """
+        world_size = len(counts)
+        if self.mailboxes is not None:
+            parts = self.all_gather(x, counts)
+            for distance in range(1, world_size):
+                source = (self.rank - distance) % world_size
+                yield source, parts[source]
+            return
+        for distance in range(1, world_size):
+            to, source = (self.rank + distance) % world_size, (self.rank - distance) % world_size
+            out = x.new_empty(counts[source], *x.shape[1:])
+            # not an all-to-all: gloo's sends every rank a message, be it of no bytes
+            send = dist.P2POp(dist.isend, x, to, self.group)
+            receive = dist.P2POp(dist.irecv, out, source, self.group)
+            works = dist.batch_isend_irecv([send, receive])
+            for work in works:
+                work.wait()
+            yield source, out
 
 
 def make_transport(

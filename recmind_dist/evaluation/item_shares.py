@@ -73,14 +73,16 @@ class ItemShare:
         Collective: every rank must iterate to the end.
         """
         all_ids = torch.from_numpy(self.ids).to(self.h_iC.device)[:, None]
+        columns = self.h_iC.shape[1]
         for first in self._starts(block):
             part = slice(first, first + block)
             counts = [min(max(count - first, 0), block) for count in self.counts]
-            ids = rows_by_rank(all_ids[part], counts, self.context)
-            rows = rows_by_rank(self.h_iC[part], counts, self.context)
-            for _ in counts:
-                here = next(ids)[1].squeeze(1).clone()  # the next exchange may write over them
-                yield here, next(rows)[1]
+            h_bC = self.h_iC[part]
+            # ids travel as the bits of further columns: one message a rank
+            with_ids = torch.cat([h_bC, all_ids[part].view(h_bC.dtype)], 1)
+            for _, rows in rows_by_rank(with_ids, counts, self.context):
+                ids = rows[:, columns:].clone(memory_format=torch.contiguous_format)
+                yield ids.view(torch.int64).squeeze(1), rows[:, :columns].contiguous()
 
 
 def share_items(ids: IntArray, h_iC: Tensor, context: DistContext) -> ItemShare:

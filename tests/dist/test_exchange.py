@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from recmind_dist.distributed.all_gather import all_gather_rows
+from recmind_dist.distributed.all_gather import all_gather_rows, rows_by_rank
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.exchange import RowExchange
 from tests.processes import run_ranks
@@ -134,3 +135,42 @@ def test_gathered_rows_stand_in_rank_order_and_send_their_gradient_home(counts: 
         places = np.arange(1.0, len(expected) + 1)[before[rank] : before[rank + 1], None]
         total = sum(range(1, len(counts) + 1))
         np.testing.assert_allclose(grad, np.broadcast_to(places * total, grad.shape))
+
+
+def pass_by(counts: list[int], shared_memory: bool) -> tuple[list[int], list[np.ndarray], int]:
+    """Whose rows passed by, the rows, and how many messages this rank sent for it."""
+    context = DistContext.join_group(torch.device("cpu"), shared_memory=shared_memory)
+    messages, peers = 0, context.world_size - 1
+    together, all_to_all = dist.batch_isend_irecv, dist.all_to_all_single
+
+    def count_sends(operations: list[dist.P2POp]) -> list[dist.Work]:
+        nonlocal messages
+        messages += sum(operation.op is dist.isend for operation in operations)
+        return together(operations)
+
+    def count_all_to_all(*args: object, **kwargs: object) -> object:
+        nonlocal messages
+        messages += peers
+        return all_to_all(*args, **kwargs)
+
+    dist.batch_isend_irecv, dist.all_to_all_single = count_sends, count_all_to_all
+    x = torch.arange(counts[context.rank] * 2.0).view(-1, 2) + 100 * context.rank
+    found = [(source, rows.numpy().copy()) for source, rows in rows_by_rank(x, counts, context)]
+    assert context.traffic.take()["rows"] == peers * x.nbytes
+    return [source for source, _ in found], [rows for _, rows in found], messages
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+@pytest.mark.parametrize("counts", [[3], [2, 0], [2, 1, 0, 4]])
+def test_rows_of_all_ranks_pass_by_in_one_message_to_each(
+    counts: list[int], shared_memory: bool
+) -> None:
+    world = len(counts)
+    for rank, (sources, rows, messages) in enumerate(
+        run_ranks(pass_by, world, counts, shared_memory)
+    ):
+        assert sources == [(rank - distance) % world for distance in range(world)]
+        for source, found in zip(sources, rows, strict=True):
+            expected = np.arange(counts[source] * 2.0).reshape(-1, 2) + 100 * source
+            np.testing.assert_array_equal(found, expected)
+        assert messages == world - 1

@@ -107,6 +107,8 @@ GLOBAL = {
     "details",
     "_rows_of_all",
     "_sample",
+    # of one exchange
+    "works",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that
 is in them.
