@@ -16,9 +16,7 @@ def partition_report(config: RunConfig, graph: Graph) -> str:
         f"edges cut, the fullest part has {found.edges:.3f} x the mean of edges and "
         f"{found.nodes:.3f} x of nodes"
     )
-    no_simulation = (
-        config.propagates_fully or config.heldout_gates or config.sampler.backend == "pyg"
-    )
+    no_simulation = config.propagates_fully or config.sampler.backend == "pyg"
     if world_size == 1 or no_simulation:
         return line
     batch = simulate_traffic(config, graph, world_size, range(min(world_size, 4)))

@@ -149,3 +149,18 @@ def test_the_report_names_cut_balance_and_remote_rows(home: Path, inputs: RunSto
     assert line.startswith("partition: hash, 2 parts: ")
     assert " % of the edges cut" in line
     assert line.endswith("% of a batch's rows are remote")
+
+
+def test_remote_rows_are_named_where_gates_learn_from_edges_held_out(
+    home: Path, inputs: RunStores
+) -> None:
+    graph, plain = Graph.open(inputs.graph), {"alignment": {"weight": 0}}
+    scaling = {"num_workers": 2}
+    config = config_of(home, "gates", model=RECMIND, scaling=scaling, **plain)
+    assert config.heldout_gates
+    line = partition_report(config, graph)
+    found = simulate_traffic(config, graph, 2)
+    assert line.endswith(f"; {100 * found.remote / found.nodes:.1f} % of a batch's rows are remote")
+    whole = {"propagation": "full"}
+    config = config_of(home, "full", model=RECMIND, scaling=scaling, sampler=whole, **plain)
+    assert "remote" not in partition_report(config, graph)
