@@ -21,7 +21,7 @@ from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.propagation.one_sided import OneSidedPropagation
-from recmind_dist.types import IntArray
+from recmind_dist.types import IndexArray, IntArray
 
 MeanOfStates = Callable[[Tensor, int, bool], Tensor]
 """(x, L, whether x is of items alone) → mean of x and of what 1..L hops make of it."""
@@ -50,18 +50,22 @@ class FullPropagation:
         context: DistContext,
         degree_feature: Tensor,
         absent: IntArray | None = None,
-        degree: IntArray | None = None,
+        degree: IndexArray | None = None,
         rows: EdgeRows | None = None,
     ) -> None:
         self.context, self._graph = context, graph
         self.bounds, self.counts = bounds, np.diff(bounds).tolist()
-        node_of_row = np.argsort(graph.row_of_node)
-        self._own = node_of_row[bounds[context.rank] : bounds[context.rank + 1]]
         assert absent is None or rows is None or rows.whole, (
             "edges of a partitioned graph are left out by sampling alone"
         )
         rows = rows or EdgeRows.of_graph(graph)
         self._rows = rows
+        row_of_node = np.asarray(graph.row_of_node)
+        self._own = rows.nodes
+        if rows.whole:
+            # a copy: a view would keep the order of all nodes
+            first, last = bounds[context.rank : context.rank + 2]
+            self._own = np.argsort(row_of_node)[first:last].copy()
         self._indptr, indices = rows_of(
             rows.indptr, rows.indices, graph.row_of_node, rows.rows_of(self._own)
         )
@@ -69,9 +73,9 @@ class FullPropagation:
             np.maximum(np.asarray(graph.degree) if degree is None else degree, 1).astype(np.float32)
             ** -0.5
         )
-        weight = edge_weights(
-            self._indptr, indices, inverse_root[self._own], inverse_root[node_of_row]
-        )
+        of_rows = np.empty_like(inverse_root)
+        of_rows[row_of_node] = inverse_root
+        weight = edge_weights(self._indptr, indices, inverse_root[self._own], of_rows)
         if absent is not None and len(absent):
             entries = self._find_edges()[:, absent]
             weight[entries[entries >= 0]] = 0.0
@@ -80,7 +84,6 @@ class FullPropagation:
         self._matrix = GatheredMatrix(matrix, self.counts, context)
         self._item_means: dict[float, NeighbourMeans] = {}
         self.feature = degree_feature.to(device)[torch.from_numpy(self._own).to(device)]
-        self._users_by_row = node_of_row < graph.num_users
         self.is_user = torch.from_numpy(self._own < graph.num_users).to(device)
         self.everywhere = torch.arange(len(self._own), device=device)
         self._nothing = torch.empty(0, dtype=torch.int64, device=device)
@@ -254,8 +257,10 @@ class FullPropagation:
     @cached_property
     def one_sided(self) -> OneSidedPropagation:
         """The same operator for states of which one side is zero."""
+        users_by_row = np.zeros(self._graph.num_nodes, np.bool_)
+        users_by_row[np.asarray(self._graph.row_of_node)[: self._graph.num_users]] = True
         return OneSidedPropagation(
-            self._matrix.whole(), self._users_by_row, self.counts, self.is_user, self.context
+            self._matrix.whole(), users_by_row, self.counts, self.is_user, self.context
         )
 
     def view(

@@ -7,6 +7,7 @@ Legend: R rows of the matrix, E entries, n rows of this rank, D dims, P ranks.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +16,55 @@ from torch import Tensor
 from recmind_dist.distributed.all_gather import rows_by_rank
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.kernels.gather_sum import CsrMatrix
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The columns of one rank.
+
+    Attributes:
+        matrix: of all rows, or of some.
+        rows: [r] those, ascending; None: all. Row starts of all rows for each rank would be as many
+            as there are nodes.
+    """
+
+    matrix: CsrMatrix
+    rows: Tensor | None = None
+
+    @staticmethod
+    def of(matrix: CsrMatrix) -> "_Block":
+        """Without the rows that have no entry, where those are most."""
+        sizes = matrix.indptr.diff()
+        rows = sizes.nonzero().squeeze(1)
+        if 2 * len(rows) >= matrix.num_rows:
+            return _Block(matrix)
+        starts = torch.cat([matrix.indptr[:-1][rows], matrix.indptr[-1:]])
+        return _Block(replace(matrix, indptr=starts), rows.to(torch.int32))
+
+    def matmul(self, x_CD: Tensor, num_rows: int, wanted: Tensor | None) -> Tensor:
+        """The block times a rank's rows. Shape: [R, D], or [u, D]."""
+        if wanted is not None:
+            return self._whole(num_rows).rows(wanted).matmul(x_CD)
+        part = self.matrix.matmul(x_CD)
+        if self.rows is None:
+            return part
+        return part.new_zeros(num_rows, part.shape[1]).index_copy_(0, self.rows.long(), part)
+
+    def add_matmul(self, total: Tensor, x_CD: Tensor, num_rows: int, wanted: Tensor | None) -> None:
+        """Adds the product to [R, D], or to [u, D]."""
+        if wanted is not None or self.rows is None:
+            total.add_(self.matmul(x_CD, num_rows, wanted))
+        elif len(self.rows):
+            total.index_add_(0, self.rows, self.matrix.matmul(x_CD))
+
+    def _whole(self, num_rows: int) -> CsrMatrix:
+        if self.rows is None:
+            return self.matrix
+        sizes = self.matrix.indptr.new_zeros(num_rows)
+        sizes[self.rows.long()] = self.matrix.indptr.diff()
+        indptr = torch.zeros(num_rows + 1, dtype=sizes.dtype, device=sizes.device)
+        torch.cumsum(sizes, 0, dtype=sizes.dtype, out=indptr[1:])
+        return replace(self.matrix, indptr=indptr)
 
 
 class GatheredMatrix:
@@ -30,7 +80,7 @@ class GatheredMatrix:
         self._indptr, self._counts, self._context = matrix.indptr, counts, context
         self._weight: Tensor = matrix.weight  # of the entries of all blocks, block after block
         self._place: Tensor | None = None  # [E] of an entry of the matrix among those
-        self._blocks = [matrix]
+        self._blocks = [_Block(matrix)]
         if len(counts) > 1:
             self._split(matrix)
 
@@ -51,15 +101,16 @@ class GatheredMatrix:
             torch.cumsum(sizes, 0, dtype=indptr.dtype, out=indptr[1:])
             start = ends[rank] - self._counts[rank]
             indices = matrix.indices[order[own]] - start
-            self._blocks.append(CsrMatrix(indptr, indices, self._weight[own], self._counts[rank]))
+            block = CsrMatrix(indptr, indices, self._weight[own], self._counts[rank])
+            self._blocks.append(_Block.of(block))
             first += size
 
     def whole(self) -> CsrMatrix:
         """The matrix as it was given; a copy where there are several ranks."""
         if self._place is None:
-            return self._blocks[0]
+            return self._blocks[0].matrix
         ends = np.cumsum(self._counts).tolist()
-        blocks = zip(self._blocks, ends, strict=True)
+        blocks = zip((block.matrix for block in self._blocks), ends, strict=True)
         columns = torch.cat([block.indices + end - block.num_cols for block, end in blocks])
         return CsrMatrix(self._indptr, columns[self._place], self._weight[self._place], ends[-1])
 
@@ -76,11 +127,12 @@ class GatheredMatrix:
             wanted: [u] rows of the matrix. Default: all.
         """
         total: Tensor | None = None
-        blocks = self._blocks if only is None else [only]
+        blocks = self._blocks if only is None else [_Block(only)]
         for rank, rows in rows_by_rank(x_nD, self._counts, self._context):
-            block = blocks[rank] if wanted is None else blocks[rank].rows(wanted)
-            part = block.matmul(rows)
-            total = part if total is None else total.add_(part)
+            if total is None:
+                total = blocks[rank].matmul(rows, len(self._indptr) - 1, wanted)
+            else:
+                blocks[rank].add_matmul(total, rows, len(self._indptr) - 1, wanted)
         assert total is not None
         return total
 

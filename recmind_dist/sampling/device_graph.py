@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist.graph import Graph
-from recmind_dist.types import IntArray
+from recmind_dist.types import IndexArray
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class DeviceGraph:
         degree: [N] degrees to normalise by; by default those of all training edges.
     """
 
-    def __init__(self, graph: Graph, device: torch.device, degree: IntArray | None = None) -> None:
+    def __init__(
+        self, graph: Graph, device: torch.device, degree: IndexArray | None = None
+    ) -> None:
         self.num_users, self.num_items = graph.num_users, graph.num_items
         self.num_nodes, self.num_edges = graph.num_nodes, graph.num_edges
         counted = np.array(graph.degree if degree is None else degree, np.int64)

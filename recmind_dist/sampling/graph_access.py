@@ -18,7 +18,7 @@ from recmind_dist.sampling.edge_masks import EdgeMask, edge_endpoints, heldout_s
 from recmind_dist.sampling.neighbor_sampler import LocalDraws, NeighborDraws
 from recmind_dist.sampling.newest_items import Newest, NewestItems
 from recmind_dist.sampling.owners import all_gather_ids
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import BoolArray, IndexArray, IntArray
 
 if TYPE_CHECKING:
     from recmind_dist.sampling.shares import Share
@@ -105,7 +105,7 @@ class GraphAccess(Protocol):
         """
         ...
 
-    def draws(self, heldout: EdgeMask, degree: IntArray) -> NeighborDraws:
+    def draws(self, heldout: EdgeMask, degree: IndexArray) -> NeighborDraws:
         """Draws of neighbours, without the edges that no batch may see.
 
         Args:
@@ -171,7 +171,7 @@ class WholeGraph:
         """See `GraphAccess`."""
         return np.flatnonzero(heldout_slice(self.rows.graph, share, seed, withheld_items))
 
-    def draws(self, heldout: EdgeMask, degree: IntArray) -> NeighborDraws:
+    def draws(self, heldout: EdgeMask, degree: IndexArray) -> NeighborDraws:
         """See `GraphAccess`."""
         return LocalDraws(self.rows, heldout, degree)
 

@@ -26,7 +26,7 @@ from recmind_dist.sampling.newest_items import NewestItems
 from recmind_dist.sampling.pyg_sampler import PygNeighborSampler
 from recmind_dist.sampling.settings import NegativeSettings, SamplerSettings
 from recmind_dist.sampling.shares import Share, Shares, gate_share
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import BoolArray, IndexArray, IntArray
 
 Edges = BoolArray | IntArray
 
@@ -35,7 +35,7 @@ def make_sampler(
     source: GraphAccess,
     settings: SamplerSettings,
     heldout: EdgeMask = NOTHING_MASKED,
-    degree: IntArray | None = None,
+    degree: IndexArray | None = None,
 ) -> NeighborSampler:
     """The backend that the settings name.
 
@@ -93,7 +93,7 @@ class NeighborLoader:
         gate_edges: Edges | None = None,
         gate_batch_size: int = 0,
         gate_negatives: NegativeSettings | None = None,
-        degree: IntArray | None = None,
+        degree: IndexArray | None = None,
         newest_decay: float = 0.0,
         seed: int = 0,
         rank: int = 0,
@@ -113,7 +113,7 @@ class NeighborLoader:
         self._most_steps = most_steps
         self._heldout = _positions(heldout)
         self._gate_edges = self._heldout if gate_edges is None else _positions(gate_edges)
-        self._degree = np.asarray(graph.degree) if degree is None else degree
+        self._degree: IndexArray = np.asarray(graph.degree) if degree is None else degree
         self._source = source or WholeGraph(graph, rank, world_size)
         self._shares = Shares(
             graph,
@@ -130,8 +130,9 @@ class NeighborLoader:
         self._newest: NewestItems | None = None
         self._prepare(newest_decay)
         rows = self._source.rows
-        self._negatives = NegativeSampler(graph, settings.negatives, rows)
-        self._gate_negatives = NegativeSampler(graph, gate_negatives or settings.negatives, rows)
+        self._negatives = self._gate_negatives = NegativeSampler(graph, settings.negatives, rows)
+        if gate_negatives not in (None, settings.negatives):
+            self._gate_negatives = NegativeSampler(graph, gate_negatives, rows)
 
     def _prepare(self, newest_decay: float) -> None:
         """Makes the sampler. Collective with a partitioned graph: every rank must call."""
@@ -224,7 +225,8 @@ class NeighborLoader:
             seeds, newest = self._with_newest(seeds)
         hide = self.settings.hide_batch_edges and gate_negatives is None
         if self._sampler is None:
-            sampled = SampledHops(seeds, self._degree[seeds], [])
+            degree = self._degree[seeds].astype(np.int64, copy=False)
+            sampled = SampledHops(seeds, degree, [])
         else:
             mask = lookup.mask(items) if hide else NOTHING_MASKED
             sampled = self._sampler.sample(seeds, stream_key(key, "neighbours"), mask)
@@ -308,7 +310,7 @@ class NeighborLoader:
 def _positions(edges: Edges | None) -> IntArray:
     if edges is None:
         return np.zeros(0, np.int64)
-    return np.flatnonzero(edges) if edges.dtype == np.bool_ else edges.astype(np.int64)
+    return np.flatnonzero(edges) if edges.dtype == np.bool_ else edges.astype(np.int64, copy=False)
 
 
 def steps_per_epoch(graph: Graph, batch_size: int, batch_of: str = "pairs", most: int = 0) -> int:

@@ -1,7 +1,10 @@
 """Negative items, drawn by counter: never a training positive of the user."""
 
+from functools import cached_property
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.device_draws import ATTEMPTS
@@ -17,9 +20,6 @@ class NegativeSampler:
         graph: the training graph; its positives are never drawn.
         settings: distribution and counts.
         rows: rows of all users that will be drawn for. Default: the whole graph.
-
-    Attributes:
-        cumulative: [items] float64, cumulated chances.
     """
 
     def __init__(
@@ -27,11 +27,17 @@ class NegativeSampler:
     ) -> None:
         self.graph, self._rows = graph, rows or EdgeRows.of_graph(graph)
         self.settings = settings
-        degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
-        weights = np.ones(graph.num_items)
-        if settings.kind == "popularity":
-            weights = np.maximum(degree, 1.0) ** settings.beta
-        self.cumulative = np.cumsum(weights) / weights.sum()
+
+    @cached_property
+    def cumulative(self) -> NDArray[np.float64]:
+        """Cumulated chances of the items, float64, made at the first draw. Shape: [I]."""
+        graph, weights = self.graph, np.ones(self.graph.num_items)
+        if self.settings.kind == "popularity":
+            degree = np.asarray(graph.degree)[graph.num_users :].astype(np.float64)
+            weights = np.maximum(degree, 1.0) ** self.settings.beta
+        cumulative = np.cumsum(weights)
+        cumulative /= weights.sum()
+        return cumulative
 
     def for_pairs(
         self, users: IntArray, sample_ids: IntArray, key: int, batch_items: IntArray
@@ -58,7 +64,7 @@ class NegativeSampler:
             sample_ids,
             np.uint64(key),
             self.settings.num,
-            self.cumulative,
+            np.zeros(0) if len(pool) else self.cumulative,
             pool,
             self.graph.num_users,
         )

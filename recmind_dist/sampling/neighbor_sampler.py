@@ -16,7 +16,7 @@ from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.kernels.neighbor_draws import draw_hop
 from recmind_dist.randomness import stream_key
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask
-from recmind_dist.types import FloatArray, Int32Array, IntArray
+from recmind_dist.types import FloatArray, IndexArray, Int32Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class LocalDraws:
         self,
         rows: EdgeRows,
         heldout: EdgeMask = NOTHING_MASKED,
-        degree: IntArray | None = None,
+        degree: IndexArray | None = None,
     ) -> None:
         self.rows, self._heldout = rows, heldout
-        self._degree = np.asarray(rows.graph.degree) if degree is None else degree
+        self._degree: IndexArray = np.asarray(rows.graph.degree) if degree is None else degree
         count = len(rows.nodes)
         self._heldout_slot = np.full(count if len(heldout.nodes) else 0, -1, np.int32)
         self._heldout_slot[heldout.nodes] = np.arange(len(heldout.nodes), dtype=np.int32)
@@ -147,7 +147,7 @@ class LocalDraws:
             self.rows.indices,
             self.rows.rows_of(nodes),
             nodes,
-            self._degree[nodes],
+            self._degree[nodes].astype(np.int64, copy=False),
             fan_out,
             np.uint64(key),
             local_of,
@@ -200,11 +200,11 @@ class NumbaNeighborSampler:
         num_neighbors: tuple[int, ...],
         heldout: EdgeMask = NOTHING_MASKED,
         draws: NeighborDraws | None = None,
-        degree: IntArray | None = None,
+        degree: IndexArray | None = None,
     ) -> None:
         self.graph = graph
         self.num_neighbors = num_neighbors
-        self._degree = np.asarray(graph.degree) if degree is None else degree
+        self._degree: IndexArray = np.asarray(graph.degree) if degree is None else degree
         self._draws = draws or LocalDraws(EdgeRows.of_graph(graph), heldout, self._degree)
         self._local_of = np.full(graph.num_nodes, -1, np.int32)
 
@@ -217,7 +217,7 @@ class NumbaNeighborSampler:
             n_id, drawn = self._draw_hops(seeds.astype(np.int64), key)
         finally:
             self._draws.end()
-        degree = self._degree[n_id]
+        degree = self._degree[n_id].astype(np.int64, copy=False)
         return SampledHops(n_id, degree, hops_of(drawn, degree))
 
     def _draw_hops(self, seeds: IntArray, key: int) -> tuple[IntArray, list[Drawn]]:

@@ -27,7 +27,7 @@ from recmind_dist.sampling.neighbor_sampler import Drawn, LocalDraws, NeighborDr
 from recmind_dist.sampling.newest_items import Newest, NewestItems
 from recmind_dist.sampling.owners import Owners, pack, runs_of, unpack
 from recmind_dist.sampling.shares import Share
-from recmind_dist.types import BoolArray, Int32Array, IntArray
+from recmind_dist.types import BoolArray, IndexArray, Int32Array, IntArray
 
 
 class PartitionedGraph:
@@ -73,7 +73,7 @@ class PartitionedGraph:
         counts = self._owners.all_gather(np.array([len(withheld)]), ones)
         return np.union1d(newest, self._owners.all_gather(withheld, counts))
 
-    def draws(self, heldout: EdgeMask, degree: IntArray) -> NeighborDraws:
+    def draws(self, heldout: EdgeMask, degree: IndexArray) -> NeighborDraws:
         """See `GraphAccess`."""
         return PartitionedDraws(LocalDraws(self.rows, heldout, degree), self._owners)
 
@@ -114,7 +114,7 @@ class OwnerMaskedGraph(WholeGraph):
         super().__init__(rows.graph, context.rank, context.world_size, context)
         self._owners = Owners(rows.graph, bounds, context)
 
-    def draws(self, heldout: EdgeMask, degree: IntArray) -> NeighborDraws:
+    def draws(self, heldout: EdgeMask, degree: IndexArray) -> NeighborDraws:
         """See `GraphAccess`."""
         return PartitionedDraws(LocalDraws(self.rows, heldout, degree), self._owners)
 

@@ -15,7 +15,7 @@ from recmind_dist.graph import Graph
 from recmind_dist.randomness import torch_seeded
 from recmind_dist.sampling.edge_masks import NOTHING_MASKED, EdgeMask, are_among
 from recmind_dist.sampling.neighbor_sampler import Drawn, SampledHops, hops_of
-from recmind_dist.types import IntArray
+from recmind_dist.types import IndexArray, IntArray
 
 
 def pyg_op_resolves() -> bool:
@@ -38,7 +38,7 @@ class PygNeighborSampler:
         graph: Graph,
         num_neighbors: tuple[int, ...],
         heldout: EdgeMask = NOTHING_MASKED,
-        degree: IntArray | None = None,
+        degree: IndexArray | None = None,
     ) -> None:
         if not pyg_op_resolves():
             raise ConfigError(
@@ -50,7 +50,7 @@ class PygNeighborSampler:
         self._colptr = torch.from_numpy(np.array(graph.indptr))
         self._row = torch.from_numpy(np.asarray(graph.indices).astype(np.int64))
         self._heldout = heldout.in_csr(graph)
-        self._degree = np.asarray(graph.degree) if degree is None else degree
+        self._degree: IndexArray = np.asarray(graph.degree) if degree is None else degree
 
     def sample(
         self, seeds: IntArray, key: int, batch_mask: EdgeMask = NOTHING_MASKED
@@ -61,7 +61,7 @@ class PygNeighborSampler:
             for fan_out in self.num_neighbors:
                 hops.append(self._hop(n_id, fan_out, masked))
                 n_id = hops[-1].n_id
-        degree = self._degree[n_id]
+        degree = self._degree[n_id].astype(np.int64, copy=False)
         return SampledHops(n_id, degree, hops_of(hops, degree))
 
     def _hop(self, frontier: IntArray, fan_out: int, masked: IntArray) -> Drawn:

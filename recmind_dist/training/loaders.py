@@ -12,7 +12,7 @@ from recmind_dist.sampling.device_loader import DeviceLoader
 from recmind_dist.sampling.graph_access import GraphAccess
 from recmind_dist.sampling.loader import NeighborLoader
 from recmind_dist.sampling.padded_loader import PaddedLoader
-from recmind_dist.types import IntArray
+from recmind_dist.types import IndexArray, IntArray
 
 
 def make_loader(
@@ -25,7 +25,7 @@ def make_loader(
     *,
     held_out: IntArray | None = None,
     gate_edges: IntArray | None = None,
-    degree: IntArray | None = None,
+    degree: IndexArray | None = None,
     device: torch.device | None = None,
     padded: bool = False,
 ) -> NeighborLoader:

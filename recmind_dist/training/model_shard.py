@@ -42,7 +42,7 @@ from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.forward import text_view
 from recmind_dist.training.run_stores import RunStores, run_identity
 from recmind_dist.training.warm_start import WarmStart, carry_rows
-from recmind_dist.types import IntArray
+from recmind_dist.types import IndexArray, IntArray
 
 _BLOCK_ROWS = 65_536
 _SHARE_OF_FREE = 0.25  # of the GPU's memory, for the graph that batches are made from
@@ -69,7 +69,7 @@ class ModelShard:
             self.edges = PartitionedGraph(self.rows, self.bounds, context)
         else:
             self.rows = EdgeRows.of_graph(self.graph)
-            self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)]
+            self.nodes = np.argsort(self.graph.row_of_node)[slice(*self.row_range)].copy()
             self.edges = self._whole_graph()
         self.whitening: Whitening | None = None
         if inputs.whitening is not None:
@@ -193,8 +193,8 @@ class ModelShard:
         """
         return self.edges.heldout_edges(share, self.config.graph.seed, withheld_items)
 
-    def degrees(self, heldout: IntArray | None = None) -> IntArray:
-        """Degrees of all nodes while edges are held out, [N].
+    def degrees(self, heldout: IntArray | None = None) -> IndexArray:
+        """Degrees of all nodes while edges are held out, [N]; int32 where they are not the graph's.
 
         Those of the edges that are left, for RecMind and where items are withheld, so that what its
         gates learn of a degree is true of it; else those of the whole training graph. Collective
@@ -204,9 +204,10 @@ class ModelShard:
         if heldout is None or gate is None:
             return degree
         if gate.withheld_items or isinstance(self.config.model, RecMindSettings):
-            users = users_of_edges(self.graph, heldout)
+            left, users = degree.astype(np.int32), users_of_edges(self.graph, heldout)
             for ends in (users, self.edges.items_of_edges(heldout, users)):
-                degree = degree - np.bincount(ends, minlength=self.graph.num_nodes)
+                left -= np.bincount(ends, minlength=self.graph.num_nodes).astype(np.int32)
+            return left
         return degree
 
     def build_dense(self) -> Model:

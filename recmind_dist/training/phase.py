@@ -183,7 +183,9 @@ class Phase:
             heldout = shard.heldout_edges(gate.heldout_share, gate.withheld_items)
             # gates learn a user's newest edge alone, of withheld items too: so they meet items
             # without edges as often as ranking does
-            gate_edges = shard.heldout_edges(gate.heldout_share)
+            gate_edges = heldout
+            if gate.withheld_items:
+                gate_edges = shard.heldout_edges(gate.heldout_share)
             degree = shard.degrees(heldout)
         loader = make_loader(
             config,

@@ -6,16 +6,19 @@ import torch
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.kernels.gather_sum import CsrMatrix
-from recmind_dist.propagation.gathered_matrix import GatheredMatrix
+from recmind_dist.propagation.gathered_matrix import GatheredMatrix, _Block
 from tests.processes import run_ranks
 
 COUNTS = [4, 0, 7]
 
 
-def dense() -> torch.Tensor:
+def dense(empty: list[int]) -> torch.Tensor:
+    """A matrix of which these rows have nothing in the columns of rank 0."""
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(9, sum(COUNTS), generator=generator)
-    return values * (torch.rand(9, sum(COUNTS), generator=generator) < 0.4)
+    values *= torch.rand(9, sum(COUNTS), generator=generator) < 0.4
+    values[empty, : COUNTS[0]] = 0.0
+    return values
 
 
 def sparse(values: torch.Tensor) -> CsrMatrix:
@@ -24,10 +27,10 @@ def sparse(values: torch.Tensor) -> CsrMatrix:
     return CsrMatrix.of_arrays(*arrays, values.shape[1])
 
 
-def multiply(entries: list[int], rows: list[int]) -> list[np.ndarray]:
+def multiply(empty: list[int], entries: list[int], rows: list[int]) -> list[np.ndarray]:
     """Of this rank: the product, that without some entries, that of some rows, and the matrix."""
     context = DistContext.join_group(torch.device("cpu"))
-    matrix = GatheredMatrix(sparse(dense()), COUNTS, context)
+    matrix = GatheredMatrix(sparse(dense(empty)), COUNTS, context)
     x = torch.randn(sum(COUNTS), 3, generator=torch.Generator().manual_seed(1))
     own = x[sum(COUNTS[: context.rank]) : sum(COUNTS[: context.rank + 1])]
     found = [matrix.gather_matmul(own)]
@@ -39,12 +42,28 @@ def multiply(entries: list[int], rows: list[int]) -> list[np.ndarray]:
     return [tensor.numpy() for tensor in found]
 
 
-def test_three_ranks_multiply_as_one_would() -> None:
-    values, entries, rows = dense(), [0, 5, 11], [8, 0, 3]
+@pytest.mark.parametrize("empty", [[], [1, 2, 4, 5, 6, 7]])
+def test_three_ranks_multiply_as_one_would(empty: list[int]) -> None:
+    values, entries, rows = dense(empty), [0, 5, 11], [8, 0, 3]
     x = torch.randn(sum(COUNTS), 3, generator=torch.Generator().manual_seed(1))
     fewer = values.clone()
     fewer[tuple(values.nonzero()[entries].T)] = 0.0
     expected = [values @ x, fewer @ x, values[rows] @ x, values @ x, values]
-    for found in run_ranks(multiply, 3, entries, rows):
+    for found in run_ranks(multiply, 3, empty, entries, rows):
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == pytest.approx(theirs.numpy(), abs=1e-6)
+
+
+def test_rows_without_entries_cost_no_memory_and_change_no_bit() -> None:
+    values = dense([1, 2, 4, 5, 6, 7])[:, : COUNTS[0]]
+    matrix, x = sparse(values), torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    few, all_rows = _Block.of(matrix), _Block(matrix)
+    assert few.rows is not None
+    assert 1 < len(few.matrix.indptr) == len(few.rows) + 1 < matrix.num_rows / 2 + 1
+    for wanted in (None, torch.tensor([8, 0, 3])):
+        sums = []
+        for block in (few, all_rows):
+            total = block.matmul(x, matrix.num_rows, wanted)
+            block.add_matmul(total, x * 0.3, matrix.num_rows, wanted)
+            sums.append(total)
+        assert torch.equal(*sums)
