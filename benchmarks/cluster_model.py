@@ -16,10 +16,19 @@ import numpy as np
 from scipy.optimize import nnls
 
 from recmind_dist.distributed.grid import grid_shape
+from recmind_dist.evaluation.topk import ITEM_BLOCK
+from recmind_dist.features.text_features import BLOCK_COLUMNS
 from recmind_dist.launch.network import GROUPS, OTHER_FILES
 from recmind_dist.pipeline.simulated_traffic import StepTraffic
 
 TEXT_DIM, JUDGED = 384, 10_000  # of evaluation.max_users
+MAPPED_BYTES = 8 + 8
+"""Of a node on every rank: where its edges start, and its table row; one copy a machine."""
+NODE_BYTES = 8 + 4 + 8 / 5
+"""The same in a rank's own memory: degree, a slot of the sampler, and of items, a fifth of the
+nodes, the cumulated chance of being drawn (tests/dist/test_memory_by_node.py)."""
+RECMIND_NODE_BYTES = 4 + 8 / 5
+"""RecMind's beside: degrees without held-out edges, chances of the gates' negatives."""
 PLANNED = ((5e7, 1e9), (5e8, 1e10))  # nodes and edges of graphs that are only reckoned with
 
 
@@ -169,8 +178,8 @@ class Model:
         )
 
     def there(self, batch: StepTraffic, world_size: int, network: Network) -> float:
-        """Seconds of a step on a cluster, where a worker has two cores: the longest of what its
-        threads do one after the other, or half of all their work.
+        """Seconds of a step on a cluster, where a worker has a core for each of its two threads:
+        what the slower one does.
         """
         if world_size == 1:
             return max(self.training(batch), self.sample.seconds(batch))
@@ -192,7 +201,6 @@ class Model:
         return {
             "training": work + on_the_way,
             "sampling": sample + network.seconds(ids, self.id_calls, few),
-            "cores": (work + sample) / 2,
         }
 
 
@@ -221,22 +229,31 @@ def occasions(
     it was measured on a cluster.
 
     "texts": at the start a rank reads its share of the items' vectors, sends rows home, and passes
-    its vectors in float64 to all ranks for three means of neighbours (fallback, content, newest).
-    "validation": states of each layer pass by all ranks, then item blocks; a rank multiplies its
-    share of the `num_judged` users, at most 262,144 of them, with all items. "checkpoint": rows
-    with Adam's state to storage, while training goes on.
+    its vectors in float64 to all ranks for four means: of neighbours and of theirs, of users' items
+    and of the newest. "validation": states of each layer of graph and text views pass by all ranks,
+    then both views and the texts for means of users' newest items, the texts for those of all,
+    and blocks of items; a rank multiplies its share of the `num_judged` users, at most 262,144 of
+    them, with all items. "checkpoint": rows with Adam's state to storage, while training goes on.
+
+    Args:
+        layers: of both views. States of the text view lie on items and on users by turns.
     """
-    others, final = (world_size - 1) / world_size, 2 * dim + text_dim
+    peers = world_size - 1
+    others, blocks = peers / world_size, -(-text_dim // BLOCK_COLUMNS)
     texts = num_items * text_dim * 2 / world_size
-    means = 3 * 8 * num_nodes * text_dim * others
-    states = layers * num_nodes * 2 * dim * 4 * others
+    means = 4 * 8 * num_nodes * text_dim * others
+    by_turns = (layers + 1) // 2 * num_items + layers // 2 * (num_nodes - num_items)
+    states = dim * (layers * num_nodes + by_turns) + num_nodes * (2 * dim + 2 * text_dim)
+    final = 2 * dim + text_dim + 1
+    items = num_items * (final + 2) * 4 * others  # two columns are ids
+    passes = 2 * layers + 3 + -(-num_items // (world_size * ITEM_BLOCK))
     flops = 2 * num_judged * num_items * final / world_size
     rows = num_nodes * (3 * 4 * dim + 8) / world_size
-    passing = network.seconds(states + num_items * final * 4 * others, layers, world_size - 1)
     return {
         "texts": texts / (machine.disk_gb_s * 1e9)
-        + network.seconds(texts * others + means, 3 * -(-text_dim // 64), world_size - 1),
-        "validation": passing + flops / (machine.gflops * 1e9),
+        + network.seconds(texts * others + means, 4 * blocks + 1, peers),
+        "validation": network.seconds(4 * states * others + items, int(passes), peers)
+        + flops / (machine.gflops * 1e9),
         "checkpoint": rows / (machine.disk_gb_s * 1e9),
     }
 
@@ -252,16 +269,20 @@ def memory_bytes(
     """What a rank of a partitioned graph needs: its rows and their optimizer, its edges, and some
     numbers for every node.
 
-    Per node, on every rank: offsets and rows (8 + 8, mapped), degree (8), a slot of the sampler
-    (4); own rows: 12 more. Of RecMind's texts four vectors a row in float16: its own, its
-    neighbours' mean, and of a user's items the mean and that of the newest.
+    Own rows take 12 bytes beside. Of RecMind's texts four vectors a row in float16: its own, its
+    neighbours' mean, and of a user's items the mean and that of the newest. A held-out edge takes 8
+    bytes on every rank, which are left out.
+
+    Args:
+        text_dim: of RecMind's texts; 0: LightGCN.
     """
     state = 2 * 4 * dim + 8 if optimizer == "adam" else 4
+    by_node = MAPPED_BYTES + NODE_BYTES + (RECMIND_NODE_BYTES if text_dim else 0)
     return {
         "table": num_nodes / world_size * (4 * dim + state),
         "edges": 2 * num_edges / world_size * 4,
         "texts": num_nodes / world_size * 4 * 2 * text_dim,
-        "nodes": num_nodes * (8 + 8 + 8 + 4) + num_nodes / world_size * 12,
+        "nodes": num_nodes * by_node + num_nodes / world_size * 12,
     }
 
 
@@ -272,14 +293,15 @@ def main() -> None:
     worlds = [int(word) for word in sys.argv[1:]] or [8, 64, 512]
     print(
         "| edges | nodes | workers | table, Adam | table, row-wise Adagrad | edges | by node | "
-        "sum, Adam | sum, Adagrad |"
+        "sum, Adam | sum, Adagrad | more of RecMind |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for nodes, edges in PLANNED:
         for world in worlds:
             adam, adagrad = (
                 memory_bytes(nodes, edges, world, 64, name) for name in ("adam", "adagrad")
             )
+            recmind = memory_bytes(nodes, edges, world, 64, text_dim=TEXT_DIM)
             parts = (
                 adam["table"],
                 adagrad["table"],
@@ -287,6 +309,7 @@ def main() -> None:
                 adam["nodes"],
                 sum(adam.values()),
                 sum(adagrad.values()),
+                sum(recmind.values()) - sum(adam.values()),
             )
             cells = " | ".join(f"{part / 2**30:.1f}" for part in parts)
             print(f"| {edges:.0e} | {nodes:.0e} | {world} | {cells} |")
@@ -295,7 +318,7 @@ def main() -> None:
     for nodes, _ in PLANNED:
         for world in worlds:
             found = occasions(
-                nodes, nodes / 5, JUDGED, world, 64, TEXT_DIM, 3, Network(), Machine()
+                nodes, nodes / 5, JUDGED, world, 64, TEXT_DIM, 2, Network(), Machine()
             )
             cells = " | ".join(f"{seconds:.0f}" for seconds in found.values())
             print(f"| {nodes:.0e} | {world} | {cells} | {GROUPS * world + OTHER_FILES} |")

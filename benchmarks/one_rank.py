@@ -8,6 +8,7 @@ Legend: P ranks.
 """
 
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -37,6 +38,12 @@ class LoopbackTransport(Transport):
         row = torch.arange(max(counts)).clamp(max=max(len(x) - 1, 0))
         longest = x[row] if len(x) else x
         return [longest[:count] for count in counts]
+
+    def pass_rows(self, x: Tensor, counts: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """See `Transport`."""
+        for distance in range(1, len(counts)):
+            source = (self.rank - distance) % len(counts)
+            yield source, self.all_gather(x, [counts[source]])[0]
 
 
 def rank_loader(

@@ -55,10 +55,14 @@ def main(
     if piece not in ("", *PIECES):
         raise typer.BadParameter(f"{piece}: no piece; there are {', '.join(PIECES)}")
     worlds = [int(p) for p in project.split(",") if p]
-    for shape in shapes:  # figures are the last one's
+    before: Scale | None = None
+    for shape in shapes:  # figures are the last one's, but errors of the model, the worst of all
         graph = shape.open()
         prepare_rows(graph.path)
         scale = Scale(report, graph, shape.name, *((8, 3) if quick else (20, 5)), model)
+        if before is not None:
+            scale.take_errors(before)
+        before = scale
         if piece and piece != "fit":
             scale_state.load(scale)
         for name in [piece] if piece else PIECES:

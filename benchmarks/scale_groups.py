@@ -105,6 +105,11 @@ class Scale:
         self.drawn: dict[str, list[tuple[int, float, float]]] = {"measured": [], "model": []}
         self.model: Model | None = None
 
+    def take_errors(self, before: "Scale") -> None:
+        """Goes on with the lists of another graph: the worst of all is said."""
+        self.bytes_errors, self.time_errors = before.bytes_errors, before.time_errors
+        self.memory_errors = before.memory_errors
+
     def group(self, stack: ExitStack, world: int, placement: str) -> Group:
         """Ranks that wait for orders until the stack ends."""
         return Group(stack, self.graph, world, placement, self.texts)

@@ -3,6 +3,8 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from benchmarks.accuracy_runs import PLAN, config_of
 from benchmarks.cluster_model import (
+    RECMIND_NODE_BYTES,
     Exchange,
     Machine,
     Model,
@@ -23,6 +26,7 @@ from benchmarks.controls import CONTROLS, GraphAlone, mixed_by
 from benchmarks.graphs import PowerLaw
 from benchmarks.measure import Report, Spread, interleave
 from benchmarks.peers import PUBLISHED, published_epochs
+from benchmarks.scale_groups import Scale
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.errors import RecmindError
@@ -163,10 +167,26 @@ def test_what_happens_beside_steps_is_reckoned() -> None:
     nothing = Network(gbit_s=8, efficiency=1.0, latency_us=0)
     found = occasions(1e6, 2e5, 1e4, 4, 64, 128, 2, nothing, Machine(1.0, 1.0))
     assert found["checkpoint"] == pytest.approx(1e6 * 776 / 4 / 1e9)
-    means = 3 * 8 * 1e6 * 128 * 0.75 / 1e9
+    means = 4 * 8 * 1e6 * 128 * 0.75 / 1e9
     assert found["texts"] == pytest.approx(2e5 * 256 / 4 * (1 + 0.75) / 1e9 + means)
-    passing = (2 * 1e6 * 128 * 4 + 2e5 * 256 * 4) * 0.75 / 1e9
-    assert found["validation"] == pytest.approx(passing + 2 * 1e4 * 2e5 * 256 / 4 / 1e9)
+    # of two layers, the text view's on items and then on users; newest views; content
+    states = 1e6 * 4 * (2 * 64 + 64 + 2 * 64 + 2 * 128)
+    passing = (states + 2e5 * (257 + 2) * 4) * 0.75 / 1e9
+    assert found["validation"] == pytest.approx(passing + 2 * 1e4 * 2e5 * 257 / 4 / 1e9)
+    slow = Network(gbit_s=8, efficiency=1.0, latency_us=1000)
+    late = occasions(1e6, 2e5, 1e4, 4, 64, 128, 2, slow, Machine(1.0, 1.0))
+    # two blocks of 64 columns; one block of items; to three ranks each
+    assert late["texts"] - found["texts"] == pytest.approx((4 * 2 + 1) * 3 * 1e-3)
+    assert late["validation"] - found["validation"] == pytest.approx((4 + 3 + 1) * 3 * 1e-3)
+
+
+def test_errors_of_all_graphs_are_in_one_list() -> None:
+    names = ("bytes_errors", "time_errors", "memory_errors")
+    small, large = (SimpleNamespace(**{name: [] for name in names}) for _ in range(2))
+    small.time_errors.append(0.2)
+    Scale.take_errors(cast("Scale", large), cast("Scale", small))
+    large.time_errors.append(0.1)
+    assert max(large.time_errors) == 0.2
 
 
 def test_a_row_of_the_table_costs_its_owner_once() -> None:
@@ -174,11 +194,24 @@ def test_a_row_of_the_table_costs_its_owner_once() -> None:
     assert model.here(batch_of(1, 1e5), 1, 2) == pytest.approx(0.3 + 0.08)
 
 
+def test_a_sampler_with_more_work_on_many_ranks_holds_a_step_back() -> None:
+    network = Network(gbit_s=8, efficiency=1.0, latency_us=0)
+    costs = Exchange(0, 0), Exchange(0, 2e-9)
+    model = Model(Work(0, 0, 0.2), Work(0, 0, 0.1), 0.0, *costs, 2, True, batch_growth=2)
+    busy = batch_of(1, 1, ids=2e7)
+    # of ids, 40 ms of work and 20 ms on the wire
+    assert model.paths(busy, 8, network)["sampling"] == pytest.approx(2 * 0.1 + 0.04 + 0.02)
+    assert model.there(busy, 8, network) == pytest.approx(0.26)
+
+
 def test_memory_of_a_rank_falls_with_workers_but_for_what_stands_by_node() -> None:
     one, many = (memory_bytes(1e8, 1e9, world, 64) for world in (1, 100))
     assert one["edges"] == 100 * many["edges"] == 8e9
     assert one["table"] == 100 * many["table"] == 1e8 * (256 + 512 + 8)
     assert many["nodes"] > 28 * 1e8
+    recmind = memory_bytes(1e8, 1e9, 100, 64, text_dim=384)
+    assert recmind["texts"] == 1e6 * 4 * 2 * 384
+    assert recmind["nodes"] - many["nodes"] == pytest.approx(1e8 * RECMIND_NODE_BYTES)
 
 
 def test_every_model_that_is_planned_is_a_config_of_today() -> None:
