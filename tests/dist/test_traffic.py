@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recmind_dist.distributed.traffic import KINDS
@@ -76,3 +77,20 @@ def test_a_short_epoch_ends_validates_and_goes_on_with_other_pairs(
     assert [record["step"] for record in curve] == list(range(1, 9))
     assert len(list(read_metrics(RunDirectory(config.run_dir).metrics, "validation"))) == 4
     assert share["cursor"]["steps_done"] == 8
+
+
+def test_a_run_says_how_its_ranks_exchange_and_either_way_has_the_same_bits(
+    home: Path, inputs: RunStores
+) -> None:
+    kinds, curves, tables = [], [], []
+    for shared_memory in (True, False):
+        scaling = {"num_workers": 2, "shared_memory": shared_memory}
+        config = config_of(home, f"exchange-{shared_memory}", **PLAIN, scaling=scaling)
+        shares = run_ranks(train_rank, 2, config, inputs, "attempt0")
+        tables.append([share["rows"]["weight"] for share in shares])
+        curves.append([record["loss"] for record in curve_of(config.run_dir)])
+        [start] = read_metrics(RunDirectory(config.run_dir).metrics, "start")
+        kinds.append(start["exchange"])
+    assert kinds == ["shared memory", "process group"]
+    assert curves[0] == curves[1]
+    assert all(np.array_equal(*pair) for pair in zip(*tables, strict=True))
