@@ -101,17 +101,17 @@ def _replicated(scale: Scale) -> None:
         _note_speedup(scale, "speedup_2_workers_replicated", scale.compare(group, one))
 
 
-def _note_speedup(scale: Scale, figure: str, speedup: Spread | None) -> None:
-    assert speedup is not None
+def _note_speedup(scale: Scale, figure: str, speedup: Spread) -> None:
     scale.report.figures[figure] = speedup.median if scale.cores >= 2 else None
 
 
 def _four(scale: Scale) -> None:
     """Four workers, which share the cores."""
     with ExitStack() as stack:
+        one = scale.group(stack, 1, "replicated")
         four = scale.group(stack, 4, "partitioned")
         scale.losses(four)
-        scale.compare(four)
+        scale.compare(four, one)
 
 
 def _batches(scale: Scale) -> None:

@@ -123,11 +123,11 @@ class Scale:
         if group.world > 1:
             self._row(group, PAIRS, [answers], warm)
 
-    def compare(self, group: Group, one: Group | None = None) -> Spread | None:
+    def compare(self, group: Group, one: Group) -> Spread:
         """Rounds of several workers and, in turn, of one with as many pairs each. Returns the
         speed-up of each round.
         """
-        groups = [group] if one is None else [one, group]
+        groups = [one, group]
         warm, rounds = {}, {g.world: [] for g in groups}
         for g in groups:
             g.begin(PAIRS * g.world, WARM + self.rounds * self.count)
@@ -135,10 +135,9 @@ class Scale:
         for _ in range(self.rounds):
             for g in groups:
                 rounds[g.world].append(g.ask("steps", count=self.count))
-        for g in groups:
-            self._row(g, PAIRS * g.world, rounds[g.world], warm[g.world])
-        if one is None:
-            return None
+        self._row(one, PAIRS, rounds[1], warm[1])
+        self._row(group, PAIRS * group.world, rounds[group.world], warm[group.world])
+        self._judge_time(group, rounds[group.world], rounds[1])
         together, alone = (Spread(tuple(map(_rate, rounds[g.world]))) for g in (group, one))
         label = f"{self.name}, {group.world} workers, {group.placement}"
         self.report.add(
@@ -245,8 +244,6 @@ class Scale:
                 ahead.
         """
         label = f"{self.name}, {group.world} x {pairs // group.world} pairs, {group.placement}"
-        steps = len(rounds[0][0]["losses"])
-        step_s = Spread(tuple(max(a["seconds"] for a in answers) / steps for answers in rounds))
         self.report.add(label, "samples", "1/s", Spread(tuple(map(_rate, rounds))))
         edges = Spread(
             tuple(
@@ -264,7 +261,7 @@ class Scale:
         predicted = None
         if self.step_mib is not None:
             held = self._held_mib(group.world, group.placement)
-            predicted = held + self.step_mib.seconds(batch)
+            predicted = held + self.step_mib.seconds(batch) + mailboxes_mib(batch)
             if group.world > 1:
                 self.memory_errors.append(abs(predicted / peak - 1))
         self.report.add(label, "peak memory a rank", "MiB", Spread((peak,)), predicted)
@@ -279,13 +276,24 @@ class Scale:
                     label, f"{kind} sent a rank and step", "kB", sent, batch.sent[kind] / 1e3
                 )
             self.bytes_errors.append(abs(sum(batch.sent.values()) / sum(measured.values()) - 1))
-        self._judge_time(group, batch, label, step_s)
 
-    def _judge_time(self, group: Group, batch: StepTraffic, label: str, step_s: Spread) -> None:
+    def _judge_time(self, group: Group, rounds: list[Answers], of_one: list[Answers]) -> None:
+        """Steps of a group beside the model's.
+
+        This machine's speed changes by a third within minutes. So the model's seconds are scaled by
+        what one worker's steps took in the same rounds over what it says of them.
+        """
         if self.model is None:
             return
+        pairs = PAIRS * group.world
+        label = f"{self.name}, {group.world} x {PAIRS} pairs, {group.placement}"
+        batch = self.replayed(group.world, pairs, group.placement)
         model = Model(**{**vars(self.model), "partitioned": group.placement == "partitioned"})
-        predicted = model.here(batch, group.world, self.cores)
+        alone = model.here(self.replayed(1, PAIRS, "replicated"), 1, self.cores)
+        step_s, one_s = _step_seconds(rounds), _step_seconds(of_one)
+        speed = one_s.median / alone
+        self.report.add(label, "one worker's step over the model's", "x", Spread((speed,)))
+        predicted = speed * model.here(batch, group.world, self.cores)
         self.report.add(
             label,
             "step (limit: the model's)",
@@ -293,7 +301,7 @@ class Scale:
             Spread(tuple(1e3 * v for v in step_s.values)),
             1e3 * predicted,
         )
-        self.time_errors.append(abs(predicted / step_s.median - 1) if group.world > 1 else 0.0)
+        self.time_errors.append(abs(predicted / step_s.median - 1))
         if group.placement == "partitioned":
             pairs = batch.pairs * group.world
             self.drawn["measured"].append(
@@ -312,6 +320,18 @@ class Scale:
         context = None if few else np.linspace(0, world - 1, 4).astype(int)
         steps, text_dim = 2 if few else 1, 0 if self.texts is None else TEXT_DIM
         return simulate_traffic(config, self.graph, world, context, steps=steps, text_dim=text_dim)
+
+
+def mailboxes_mib(batch: StepTraffic) -> float:
+    """What ranks of one machine map of each other's rows: of the largest exchange, that of the
+    gradients, two boxes that a rank writes, and what it reads in two boxes of each other rank.
+    """
+    return 4 * batch.sent["gradients"] / 2**20
+
+
+def _step_seconds(rounds: list[Answers]) -> Spread:
+    steps = len(rounds[0][0]["losses"])
+    return Spread(tuple(max(a["seconds"] for a in answers) / steps for answers in rounds))
 
 
 def _rate(answers: Answers) -> float:
