@@ -158,10 +158,9 @@ class Trainer:
 
         Collective: every rank must call.
         """
-        path = self.shard.inputs.start
-        if path is None:
+        if self.shard.inputs.start is None:
             return None
-        start = WarmStart.open(path)
+        start = WarmStart.open(self.shard.inputs.start)
         checkpoint = open_together(start.checkpoint, self.context)
         self.shard.carry_over(checkpoint, start)
         self._log("carried over", checkpoint=str(checkpoint.path))

@@ -81,8 +81,8 @@ GLOBAL = {
     "RecMind",
     "RecMindSettings",
     "XSimGCL",
-    # what a run is: its phase and place in it, who takes part, its graph's held-out edges, its
-    # model's parts
+    # what a run is: its phase and place in it, who takes part, its stores, its graph's held-out
+    # edges, its model's parts
     "world_size",
     "cursor",
     "phase",
@@ -91,6 +91,7 @@ GLOBAL = {
     "steps_per_epoch",
     "checkpoint",
     "shard.graph",
+    "shard.inputs",
     "is_initialized",
     "named",
     # what an epoch and a step are

@@ -59,7 +59,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> RunStores:
 def no_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "recmind_dist.training.phase.make_engine",
-        lambda loss, _settings, _size, device, _rates: WithoutUpdate(loss, device),
+        lambda loss, _settings, _size, device, *_: WithoutUpdate(loss, device),
     )
 
 
