@@ -87,14 +87,20 @@ class GatheredMatrix:
     def _split(self, matrix: CsrMatrix) -> None:
         device, num_rows = matrix.indices.device, matrix.num_rows
         ends = np.cumsum(self._counts).tolist()
-        owner = torch.bucketize(matrix.indices, torch.tensor(ends, device=device), right=True)
+        # as narrow as they go: of each entry, and there may be a hundred million of a rank
+        bounds = torch.tensor(ends, dtype=matrix.indices.dtype, device=device)
+        owner = torch.bucketize(matrix.indices, bounds, out_int32=True, right=True).to(torch.int16)
+        sizes_of_ranks = torch.bincount(owner, minlength=len(ends)).tolist()
         order = torch.argsort(owner, stable=True)
-        row = torch.repeat_interleave(torch.arange(num_rows, device=device), matrix.indptr.diff())
+        del owner
+        places = torch.arange(len(order), dtype=matrix.indptr.dtype, device=device)
+        self._place = torch.empty_like(places).index_copy_(0, order, places)
+        del places
         self._weight = self._weight[order]
-        self._place = torch.empty_like(order)
-        self._place[order] = torch.arange(len(order), device=device)
+        rows = torch.arange(num_rows, dtype=matrix.indptr.dtype, device=device)
+        row = torch.repeat_interleave(rows, matrix.indptr.diff())
         self._blocks, first = [], 0
-        for rank, size in enumerate(torch.bincount(owner, minlength=len(ends)).tolist()):
+        for rank, size in enumerate(sizes_of_ranks):
             own = slice(first, first + size)
             indptr = torch.zeros(num_rows + 1, dtype=matrix.indptr.dtype, device=device)
             sizes = torch.bincount(row[order[own]], minlength=num_rows)
@@ -112,7 +118,9 @@ class GatheredMatrix:
         ends = np.cumsum(self._counts).tolist()
         blocks = zip((block.matrix for block in self._blocks), ends, strict=True)
         columns = torch.cat([block.indices + end - block.num_cols for block, end in blocks])
-        return CsrMatrix(self._indptr, columns[self._place], self._weight[self._place], ends[-1])
+        place = self._place
+        columns, weight = (x.index_select(0, place) for x in (columns, self._weight))
+        return CsrMatrix(self._indptr, columns, weight, ends[-1])
 
     def gather_matmul(
         self, x_nD: Tensor, only: CsrMatrix | None = None, wanted: Tensor | None = None
@@ -141,7 +149,7 @@ class GatheredMatrix:
         """While these entries weigh nothing: in place, since a copy of all weights costs a quarter
         of a hop.
         """
-        at = entries if self._place is None else self._place[entries]
+        at = entries if self._place is None else self._place[entries].long()
         kept = self._weight[at]
         self._weight.index_fill_(0, at, 0.0)  # a number by `[at] =` would come from the host
         try:

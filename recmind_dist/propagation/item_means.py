@@ -47,17 +47,22 @@ class NeighbourMeans:
         counted = np.ones(len(row), np.bool_) if visible is None else visible
         if decay is not None:
             counted = counted & (nodes < graph.num_users)[row]
-        row, position = row[counted], position[counted]
+        row, position = row[counted].astype(np.int32), position[counted]
         weight = np.ones(len(row))
         if decay is not None:
-            time_rank = np.asarray(rows.time_rank[position], np.int64)
-            newest = np.zeros(len(nodes), np.int64)
+            time_rank = np.asarray(rows.time_rank[position])
+            newest = np.zeros(len(nodes), time_rank.dtype)
             np.maximum.at(newest, row, time_rank)
             weight = np.power(decay, newest[row] - time_rank)
+            del time_rank
         weight /= np.bincount(row, weight, len(nodes))[row]
         indptr = np.r_[0, np.cumsum(np.bincount(row, minlength=len(nodes)))]
-        others = np.asarray(graph.row_of_node)[rows.indices[position]]
+        del row, counted
+        others = rows.indices[position]
+        del position
+        others = np.asarray(graph.row_of_node)[others]
         matrix = CsrMatrix.of_arrays(indptr, others, weight, graph.num_nodes)
+        del others, weight
         self._matrix = GatheredMatrix(matrix.to(context.device), counts, context)
 
     @torch.no_grad()

@@ -75,7 +75,6 @@ class Trainer:
         resume: str = "auto",
         allow_mismatch: bool = False,
     ) -> None:
-        keep_freed_memory()
         # DeepSpeed chooses its device at its first import: here, before another library imports it
         import_deepspeed(context.device)
         if config.train.deterministic and context.device.type == "cuda":
@@ -84,6 +83,8 @@ class Trainer:
         self.attempt, self.report = attempt, report
         self.profile = StepProfile(run.path, context.rank, config.profile)
         self.shard = ModelShard(config, inputs, context)
+        # not before: what the shard is made with is several times what it holds
+        keep_freed_memory()
         wire_dtype = getattr(torch, config.scaling.wire_dtype)
         table = self.shard.table.weight
         self.exchange = RowExchange(self.shard.bounds, context, table, wire_dtype)
