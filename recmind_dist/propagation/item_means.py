@@ -60,9 +60,10 @@ class NeighbourMeans:
         del row, counted
         others = rows.indices[position]
         del position
-        others = np.asarray(graph.row_of_node)[others]
-        matrix = CsrMatrix.of_arrays(indptr, others, weight, graph.num_nodes)
-        del others, weight
+        columns = np.asarray(graph.row_of_node)[others]
+        del others
+        matrix = CsrMatrix.of_arrays(indptr, columns, weight, graph.num_nodes)
+        del columns, weight
         self._matrix = GatheredMatrix(matrix.to(context.device), counts, context)
 
     @torch.no_grad()
