@@ -89,11 +89,11 @@ def dataset_summary(directory: Path) -> list[str]:
     return summary_lines(read_manifest(directory, KIND, SCHEMA))
 
 
-RunStores = dict[str, list[Path]]
+InputFiles = dict[str, list[Path]]
 """log, valid, test, items, users → files in the order of reading."""
 
 
-def _ingest(settings: DatasetSettings, inputs: RunStores, key: str, final: Path) -> None:
+def _ingest(settings: DatasetSettings, inputs: InputFiles, key: str, final: Path) -> None:
     faults.check("ingest")
     quarantine = Quarantine(settings.max_bad_rows)
     clean = None if settings.memory_mb else _clean(settings, inputs, quarantine)
@@ -129,7 +129,7 @@ class _Clean:
     read: dict[str, Any]
 
 
-def _clean(settings: DatasetSettings, inputs: RunStores, quarantine: Quarantine) -> _Clean:
+def _clean(settings: DatasetSettings, inputs: InputFiles, quarantine: Quarantine) -> _Clean:
     log = read_logs(settings, inputs, quarantine)
     counts = NO_ROWS | {"rows_in": log.rows_in, "rows_quarantined": len(quarantine.rows)}
     counts |= log.dropped
@@ -149,7 +149,7 @@ def _clean(settings: DatasetSettings, inputs: RunStores, quarantine: Quarantine)
     return _Clean(log, frame, tables, counts, read)
 
 
-def read_logs(settings: DatasetSettings, inputs: RunStores, quarantine: Quarantine) -> Log:
+def read_logs(settings: DatasetSettings, inputs: InputFiles, quarantine: Quarantine) -> Log:
     """The log, with the held-out files of a given split."""
     held_out = {name: inputs[name] for name in ("valid", "test") if inputs[name]}
     given = held_out if settings.test is not None else None
@@ -260,10 +260,10 @@ def writing(cache: Path) -> Iterator[None]:
         raise cannot_be_written(cache, reason) from error
 
 
-def inputs_of(settings: DatasetSettings) -> RunStores:
+def inputs_of(settings: DatasetSettings) -> InputFiles:
     """All input files. Raises DataError for the first that is missing or empty."""
     log, items, users = settings.interactions, settings.items, settings.users
-    inputs: RunStores = {"log": log.files("dataset.interactions.path")}
+    inputs: InputFiles = {"log": log.files("dataset.interactions.path")}
     for name, path in (("valid", settings.valid), ("test", settings.test)):
         inputs[name] = expand(path, f"dataset.{name}") if path is not None else []
     for name, table in (("items", items), ("users", users)):
@@ -274,7 +274,7 @@ def inputs_of(settings: DatasetSettings) -> RunStores:
     return inputs
 
 
-def _without_paths(settings: DatasetSettings, inputs: RunStores) -> dict[str, Any]:
+def _without_paths(settings: DatasetSettings, inputs: InputFiles) -> dict[str, Any]:
     """Settings with names (`auto` reads them) for paths, so that a moved folder keeps its cache."""
     plain = settings.content()
     names = {

@@ -31,9 +31,7 @@ def draw_hop(  # type: ignore[no-untyped-def]
     sampling/neighbor_sampler.py.
 
     Args:
-        rows: [n] of `indptr`.
-        ids: [n] the nodes.
-        counted_degree: [n] degrees to normalise by.
+        rows, ids, counted_degree: [n] rows of `indptr`, the nodes, degrees to normalise by.
         fan_out: -1 for all.
         local_of: [num_nodes] local ids, -1 for none; empty: neighbours stay global ids.
         …_slot, …_indptr, …_positions: edges to leave out, by row.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recmind_dist import faults
-from recmind_dist.distributed.zero_engine import make_engine
+from recmind_dist.distributed.zero_engine import Engine, make_engine
 from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.model.models import acts_between_hops, gate_parameters
 from recmind_dist.model.xsimgcl import XSimGCL
@@ -68,14 +68,7 @@ class Phase:
         self.momentum: MomentumEncoder | None = None
         if config.aligns and config.alignment.queue_size:
             self.momentum = MomentumEncoder(shard.model, config.alignment.queue_size)
-        self.engine = make_engine(
-            loss,
-            config.zero,
-            train.batch_size,
-            context.device,
-            self._learning_rates(loss),
-            config.scaling.collective_timeout_s,
-        )
+        self.engine = self._make_engine(loss)
         self.step = TrainingStep(
             self.engine,
             shard.table,
@@ -201,6 +194,12 @@ class Phase:
             padded=self._pads,
         )
         return loader, shard.operator(heldout) if config.propagates_fully else None
+
+    def _make_engine(self, loss: TrainingLoss) -> Engine:
+        """What updates the dense part. Collective: every rank must call."""
+        config, device = self.config, self.shard.context.device
+        rates, timeout_s = self._learning_rates(loss), config.scaling.collective_timeout_s
+        return make_engine(loss, config.zero, config.train.batch_size, device, rates, timeout_s)
 
     def _make_captured_inputs(self) -> CapturedInputs | None:
         """What makes inputs of fixed shapes; None where batches have other ones."""
