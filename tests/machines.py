@@ -10,8 +10,6 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 NETWORK = "10.77.0"
 _SWITCH = "ip link add dev switch type bridge && ip link set switch up"
@@ -65,9 +63,9 @@ class Machine:
         self._keeper.wait()
 
 
-class Network:
-    """A switch, and the machines that are plugged into it. A context manager: at its end all
-    machines lose power.
+class Network(ExitStack):
+    """A switch, and the machines that are plugged into it. At the end of its context
+    all machines lose power.
 
     Args:
         home: a directory for the machines' homes and their table of names.
@@ -75,7 +73,8 @@ class Network:
     """
 
     def __init__(self, home: Path, names: Sequence[str]) -> None:
-        self._home, self._stack = home, ExitStack()
+        super().__init__()
+        self._home = home
         self.addresses = {name: f"{NETWORK}.{i + 1}" for i, name in enumerate(names)}
         self._hosts, self._own = home / "hosts", home / "own"
         self._own.mkdir()
@@ -83,15 +82,15 @@ class Network:
         lines += [f"{address} {name}" for name, address in self.addresses.items()]
         self._hosts.write_text("\n".join(lines) + "\n")
         self._keeper, self._switch = _started(["--net", "--pid"], _SWITCH)
-        self._stack.callback(self._keeper.wait)
-        self._stack.callback(os.kill, self._switch, signal.SIGKILL)
+        self.callback(self._keeper.wait)
+        self.callback(os.kill, self._switch, signal.SIGKILL)
 
     def switch_on(self, name: str) -> Machine:
         """A machine of that name, with an empty home."""
         home = self._home / name
         home.mkdir()
         machine = Machine(name, self.addresses[name], home, self._own, self._hosts)
-        self._stack.callback(machine.cut_power)
+        self.callback(machine.cut_power)
         plug = f"port{machine.address.rpartition('.')[2]}"
         ip = ["nsenter", f"--target={self._switch}", "--net", "ip"]
         cable = ["type", "veth", "peer", "name", "eth0", "netns", str(machine.init)]
@@ -103,17 +102,6 @@ class Network:
         ):
             subprocess.run(words, check=True)
         return machine
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
 
 def _started(
