@@ -106,6 +106,11 @@ class Mailboxes:
         self._own: list[_Mailbox | None] = [None, None]
         self._theirs: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
+    @property
+    def world_size(self) -> int:
+        """P."""
+        return len(self._pids)
+
     def start_exchange(
         self, x: Tensor, rows: int, starts: list[int], counts: list[int], of: Tensor | None = None
     ) -> PendingMailboxExchange:

@@ -52,6 +52,8 @@ class GroupAllToAll:
 
 
 PendingAllToAll = GroupAllToAll | PendingMailboxExchange
+PASSED_BYTES = 1 << 26
+"""Of a rank's rows that pass by the others through shared memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,16 @@ class Transport:
         exchange nothing else meanwhile.
 
         A rank sends P − 1 messages. Through a process group one rank's rows are here at a time;
-        through shared memory all are read where they lie, after one exchange.
+        through shared memory all are read where they lie, after one exchange, or where a rank has
+        more than `PASSED_BYTES` of them, part by part, so that its boxes stay as small.
 
         Args:
             x: [counts[rank], ...] contiguous.
             counts: [P] rows of each rank.
         """
-        world_size = len(counts)
-        if self.mailboxes is not None:
+        world_size, most = len(counts), max(counts)
+        row_bytes = x.shape[1:].numel() * x.itemsize
+        if self.mailboxes is not None and most * row_bytes <= PASSED_BYTES:
             parts = self.all_gather(x, counts)
             for distance in range(1, world_size):
                 source = (self.rank - distance) % world_size
@@ -170,13 +174,35 @@ class Transport:
         for distance in range(1, world_size):
             to, source = (self.rank + distance) % world_size, (self.rank - distance) % world_size
             out = x.new_empty(counts[source], *x.shape[1:])
-            # not an all-to-all: gloo's sends every rank a message, be it of no bytes
-            send = dist.P2POp(dist.isend, x, to, self.group)
-            receive = dist.P2POp(dist.irecv, out, source, self.group)
-            works = dist.batch_isend_irecv([send, receive])
-            for work in works:
-                work.wait()
+            if self.mailboxes is not None:
+                self._pass_in_parts(x, out, to, source, most, row_bytes)
+            else:
+                # not an all-to-all: gloo's sends every rank a message, be it of no bytes
+                send = dist.P2POp(dist.isend, x, to, self.group)
+                receive = dist.P2POp(dist.irecv, out, source, self.group)
+                works = dist.batch_isend_irecv([send, receive])
+                for work in works:
+                    work.wait()
             yield source, out
+
+    def _pass_in_parts(
+        self, x: Tensor, out: Tensor, to: int, source: int, most: int, row_bytes: int
+    ) -> None:
+        """All rows of x to one rank and all of another's into `out`, through shared memory.
+
+        Collective: every rank must call.
+
+        Args:
+            most: rows of any rank.
+        """
+        assert self.mailboxes is not None
+        at_once = max(PASSED_BYTES // row_bytes, 1)
+        for first in range(0, most, at_once):
+            given = x[first : first + at_once]
+            send = [0] * self.mailboxes.world_size
+            send[to] = len(given)
+            pending = self.mailboxes.start_exchange(given, len(given), [0] * len(send), send)
+            out[first : first + at_once] = pending.wait()[source]
 
 
 def make_transport(

@@ -5,8 +5,10 @@ Legend: n nodes of this rank, C columns.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from recmind_dist.model.models import Model
 from recmind_dist.model.recmind import RecMind
@@ -64,3 +66,47 @@ def final_embeddings(
     return FinalEmbeddings(
         nodes, final.index_select(0, order), weights.index_select(0, order).T.contiguous()
     )
+
+
+@torch.no_grad()
+def final_embeddings_of(
+    users: IntArray,
+    operator: FullPropagation,
+    model: Model,
+    e_nD: Tensor,
+    z_nD: Tensor | None,
+    text_nT: Tensor | None = None,
+) -> FinalEmbeddings:
+    """Those of all items and of some users, without the memory that all users' would take, and
+    without γ.
+
+    Collective: every rank must call.
+
+    Args:
+        users: [U] global ids, of this rank or not.
+        e_nD, z_nD, text_nT: as for `final_embeddings`.
+    """
+    order = operator.by_node
+    among = torch.from_numpy(np.isin(operator.own_nodes, users)).to(order.device)
+    rows = order[(among | ~operator.is_user)[order]]
+    nodes = operator.own_nodes[rows.cpu().numpy()]
+    graph = operator.view(model.num_layers, rows=rows)
+    if not isinstance(model, RecMind):
+        final = model(graph, e_nD, z_nD).final
+        return FinalEmbeddings(nodes, final, final.new_zeros(0, len(nodes)))
+    settings, is_user = model.settings, graph.select(operator.is_user)
+    views = list(model.views(graph, e_nD, z_nD))
+    histories, places = operator.histories(nodes[: int(is_user.sum())])
+    newest = [view[~is_user] for view in views]
+    if settings.has_content_view and text_nT is not None:
+        x_iT = functional.normalize(graph.select(text_nT)[~is_user].float(), dim=1)
+        views.append(torch.cat([histories.item_means(x_iT, 1.0, places), x_iT]))
+        newest.append(x_iT)
+    recent: list[Tensor] = []
+    if settings.recent_decay:
+        x_iC = torch.cat([functional.normalize(x, dim=1) for x in newest], 1)
+        means = histories.item_means(x_iC, settings.recent_decay, places)
+        of_nodes = torch.cat([means, torch.zeros_like(x_iC)])
+        recent = list(torch.split(of_nodes, [x.shape[1] for x in newest], dim=1))
+    final = model.mix(views, recent, graph.select(operator.feature), is_user)
+    return FinalEmbeddings(nodes, final, final.new_zeros(0, len(nodes)))

@@ -19,6 +19,7 @@ from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
+from recmind_dist.propagation.histories import Histories, ItemPlaces
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.propagation.one_sided import OneSidedPropagation
 from recmind_dist.types import IndexArray, IntArray
@@ -41,6 +42,8 @@ class FullPropagation:
         absent: [E] edges (positions in the user half) that nothing passes over.
         degree: [N] degrees to normalise by; by default those of all training edges.
         rows: edges of this rank's nodes, if the graph is partitioned. `absent` must then be None.
+        fixed: it hides no edges, and takes no more memory than one matrix needs: states of one side
+            pass over the whole one.
     """
 
     def __init__(
@@ -52,8 +55,9 @@ class FullPropagation:
         absent: IntArray | None = None,
         degree: IndexArray | None = None,
         rows: EdgeRows | None = None,
+        fixed: bool = False,
     ) -> None:
-        self.context, self._graph = context, graph
+        self.context, self._graph, self.is_fixed = context, graph, fixed
         self.bounds, self.counts = bounds, np.diff(bounds).tolist()
         assert absent is None or rows is None or rows.whole, (
             "edges of a partitioned graph are left out by sampling alone"
@@ -81,13 +85,21 @@ class FullPropagation:
             weight[entries[entries >= 0]] = 0.0
         device = context.device
         matrix = CsrMatrix.of_arrays(self._indptr, indices, weight, graph.num_nodes).to(device)
-        self._matrix = GatheredMatrix(matrix, self.counts, context)
+        self._matrix = GatheredMatrix(matrix, self.counts, context, fixed)
+        self._lacks_edges = absent is not None and len(absent) > 0
         self._item_means: dict[float, NeighbourMeans] = {}
         self.feature = degree_feature.to(device)[torch.from_numpy(self._own).to(device)]
         self.is_user = torch.from_numpy(self._own < graph.num_users).to(device)
         self.everywhere = torch.arange(len(self._own), device=device)
         self._nothing = torch.empty(0, dtype=torch.int64, device=device)
         self.items = (~self.is_user).nonzero().squeeze(1)
+
+    def histories(self, users: IntArray) -> tuple[Histories, ItemPlaces | None]:
+        """Training items of users of this rank, and where ranks' items are, of several ranks."""
+        places = None
+        if self.context.world_size > 1:
+            places = ItemPlaces.of(self._graph, self.bounds, self.context)
+        return Histories.of_graph(self._rows, users), places
 
     @property
     def own_nodes(self) -> IntArray:
@@ -102,9 +114,11 @@ class FullPropagation:
     def item_means(self, decay: float) -> NeighbourMeans:
         """Means of users' items over the edges that are not absent, made once."""
         if decay not in self._item_means:
-            weight = self._matrix.whole().weight
-            assert weight is not None
-            visible = weight.cpu().numpy() != 0
+            visible = None
+            if self._lacks_edges:
+                weight = self._matrix.whole().weight
+                assert weight is not None
+                visible = weight.cpu().numpy() != 0
             self._item_means[decay] = NeighbourMeans(
                 self._rows, self._own, visible, self.counts, self.context, decay
             )
@@ -316,8 +330,12 @@ class FullGraphView:
 
         Collective: every rank must call, in forward and in backward.
         """
-        if items_only and len(x) != len(self.operator.items):
-            x = x.index_select(0, self.operator.items)
+        items = self.operator.items
+        if items_only and len(x) != len(items):
+            x = x.index_select(0, items)
+        if items_only and self.operator.is_fixed:
+            x = x.new_zeros(len(self.is_user), x.shape[1]).index_copy_(0, items, x)
+            items_only = False
         return self.operator.mean(self.hidden, self.rows, self.edges)(x, num_layers, items_only)
 
 

@@ -17,6 +17,8 @@ from recmind_dist.distributed.all_gather import rows_by_rank
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.kernels.gather_sum import CsrMatrix
 
+_ENTRIES_AT_ONCE = 1 << 23
+
 
 @dataclass(frozen=True)
 class _Block:
@@ -73,11 +75,15 @@ class GatheredMatrix:
     Args:
         matrix: [R, N] whose columns are the rows of all ranks, in rank order; has weights.
         counts: [P] rows of each rank.
+        fixed: its entries are never hidden, and `whole` is not asked for: four bytes less of each.
     """
 
-    def __init__(self, matrix: CsrMatrix, counts: list[int], context: DistContext) -> None:
+    def __init__(
+        self, matrix: CsrMatrix, counts: list[int], context: DistContext, fixed: bool = False
+    ) -> None:
         assert matrix.weight is not None
         self._indptr, self._counts, self._context = matrix.indptr, counts, context
+        self._fixed = fixed
         self._weight: Tensor = matrix.weight  # of the entries of all blocks, block after block
         self._place: Tensor | None = None  # [E] of an entry of the matrix among those
         self._blocks = [_Block(matrix)]
@@ -85,36 +91,44 @@ class GatheredMatrix:
             self._split(matrix)
 
     def _split(self, matrix: CsrMatrix) -> None:
-        device, num_rows = matrix.indices.device, matrix.num_rows
-        ends = np.cumsum(self._counts).tolist()
-        # as narrow as they go: of each entry, and there may be a hundred million of a rank
-        bounds = torch.tensor(ends, dtype=matrix.indices.dtype, device=device)
-        owner = torch.bucketize(matrix.indices, bounds, out_int32=True, right=True).to(torch.int16)
-        sizes_of_ranks = torch.bincount(owner, minlength=len(ends)).tolist()
-        order = torch.argsort(owner, stable=True)
-        del owner
-        places = torch.arange(len(order), dtype=matrix.indptr.dtype, device=device)
-        self._place = torch.empty_like(places).index_copy_(0, order, places)
-        del places
-        self._weight = self._weight[order]
-        rows = torch.arange(num_rows, dtype=matrix.indptr.dtype, device=device)
-        row = torch.repeat_interleave(rows, matrix.indptr.diff())
-        self._blocks, first = [], 0
-        for rank, size in enumerate(sizes_of_ranks):
-            own = slice(first, first + size)
+        device, num_rows, given = matrix.indices.device, matrix.num_rows, matrix.weight
+        assert given is not None
+        ends = torch.tensor(np.cumsum(self._counts), dtype=matrix.indices.dtype, device=device)
+        sizes = torch.zeros(len(self._counts), dtype=torch.int64, device=device)
+        for part in _parts(matrix):
+            sizes += torch.bincount(_owners(matrix, part, ends), minlength=len(sizes))
+        starts = [0, *torch.cumsum(sizes, 0).tolist()]
+        columns, row = torch.empty_like(matrix.indices), torch.empty_like(matrix.indices)
+        self._weight = torch.empty_like(given)
+        self._place = None if self._fixed else torch.empty_like(matrix.indices)
+        free = list(starts)  # next free entry of each rank's block
+        for part in _parts(matrix):
+            owner, row_of_entry = _owners(matrix, part, ends), _rows(matrix, part)
+            order = torch.argsort(owner, stable=True)
+            found = torch.bincount(owner, minlength=len(sizes)).tolist()
+            for rank, entries in enumerate(torch.split(order, found)):
+                to = slice(free[rank], free[rank] + len(entries))
+                columns[to] = matrix.indices[part][entries] - (ends[rank] - self._counts[rank])
+                self._weight[to], row[to] = given[part][entries], row_of_entry[entries]
+                if self._place is not None:
+                    places = torch.arange(to.start, to.stop, device=device)
+                    self._place[part].index_copy_(0, entries, places.to(self._place.dtype))
+                free[rank] = to.stop
+        self._blocks = []
+        for count, start, stop in zip(self._counts, starts, starts[1:], strict=False):
+            own = slice(start, stop)
             indptr = torch.zeros(num_rows + 1, dtype=matrix.indptr.dtype, device=device)
-            sizes = torch.bincount(row[order[own]], minlength=num_rows)
-            torch.cumsum(sizes, 0, dtype=indptr.dtype, out=indptr[1:])
-            start = ends[rank] - self._counts[rank]
-            indices = matrix.indices[order[own]] - start
-            block = CsrMatrix(indptr, indices, self._weight[own], self._counts[rank])
-            self._blocks.append(_Block.of(block))
-            first += size
+            in_rows = torch.bincount(row[own], minlength=num_rows)
+            torch.cumsum(in_rows, 0, dtype=indptr.dtype, out=indptr[1:])
+            self._blocks.append(
+                _Block.of(CsrMatrix(indptr, columns[own], self._weight[own], count))
+            )
 
     def whole(self) -> CsrMatrix:
         """The matrix as it was given; a copy where there are several ranks."""
-        if self._place is None:
+        if len(self._blocks) == 1:
             return self._blocks[0].matrix
+        assert self._place is not None, "entries of a fixed matrix are not in order"
         ends = np.cumsum(self._counts).tolist()
         blocks = zip((block.matrix for block in self._blocks), ends, strict=True)
         columns = torch.cat([block.indices + end - block.num_cols for block, end in blocks])
@@ -149,6 +163,7 @@ class GatheredMatrix:
         """While these entries weigh nothing: in place, since a copy of all weights costs a quarter
         of a hop.
         """
+        assert not self._fixed, "a fixed matrix hides no entries"
         at = entries if self._place is None else self._place[entries].long()
         kept = self._weight[at]
         self._weight.index_fill_(0, at, 0.0)  # a number by `[at] =` would come from the host
@@ -156,3 +171,28 @@ class GatheredMatrix:
             yield
         finally:
             self._weight[at] = kept
+
+
+def _parts(matrix: CsrMatrix) -> Iterator[slice]:
+    """Its entries, some at a time: an int64 of each of a hundred million takes most of a GB."""
+    for start in range(0, len(matrix.indices), _ENTRIES_AT_ONCE):
+        yield slice(start, min(start + _ENTRIES_AT_ONCE, len(matrix.indices)))
+
+
+def _owners(matrix: CsrMatrix, part: slice, ends: Tensor) -> Tensor:
+    """The ranks of these entries' columns, int32.
+
+    Args:
+        ends: [P] where the columns of each rank end.
+    """
+    return torch.bucketize(matrix.indices[part], ends, out_int32=True, right=True)
+
+
+def _rows(matrix: CsrMatrix, part: slice) -> Tensor:
+    """The rows of these entries, as narrow as the row starts."""
+    indptr = matrix.indptr
+    ends = torch.tensor([part.start, part.stop - 1], dtype=indptr.dtype, device=indptr.device)
+    first, last = (torch.searchsorted(indptr, ends, right=True) - 1).tolist()
+    inside = indptr[first : last + 2].clamp(part.start, part.stop)
+    rows = torch.arange(first, last + 1, dtype=indptr.dtype, device=indptr.device)
+    return torch.repeat_interleave(rows, inside.diff())

@@ -25,7 +25,11 @@ from recmind_dist.features.text_features import (
     text_scale,
 )
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
-from recmind_dist.inference.final_embeddings import FinalEmbeddings, final_embeddings
+from recmind_dist.inference.final_embeddings import (
+    FinalEmbeddings,
+    final_embeddings,
+    final_embeddings_of,
+)
 from recmind_dist.inference.fold_in import FoldIn
 from recmind_dist.inference.user_states import UserStates, start_of_texts, user_states
 from recmind_dist.model.models import Model, build_model
@@ -150,8 +154,14 @@ class ModelShard:
         self.model.load_state_dict({name: dense[f"param.model.{name}"] for name in names})
 
     @torch.no_grad()
-    def final_embeddings(self) -> FinalEmbeddings:
-        """By exact propagation with the present parameters. Collective: every rank must call."""
+    def final_embeddings(self, users: IntArray | None = None) -> FinalEmbeddings:
+        """By exact propagation with the present parameters. Collective: every rank must call.
+
+        Args:
+            users: global ids, to have those of all items and of these alone.
+        """
+        if users is not None:
+            return final_embeddings_of(users, self._propagation, self.model, *self.states())
         return final_embeddings(self._propagation, self.model, *self.states())
 
     @torch.no_grad()
@@ -172,18 +182,19 @@ class ModelShard:
             start = start_of_texts(text_nT, self.config.model.embedding_dim)
         return user_states(self._propagation, self.model, e_nD, z_nD, start)
 
-    def operator(self, heldout: IntArray | None = None) -> FullPropagation:
+    def operator(self, heldout: IntArray | None = None, fixed: bool = False) -> FullPropagation:
         """Full propagation over all edges but the held-out ones, with the degrees of `degrees`.
 
         Collective with a partitioned graph: every rank must call.
 
         Args:
             heldout: positions in the user half.
+            fixed: no other edges are hidden, see `FullPropagation`.
         """
         degree = self.degrees(heldout)
         feature = degree_feature(torch.from_numpy(degree), int(self.graph.degree.max()))
         return FullPropagation(
-            self.graph, self.bounds, self.context, feature, heldout, degree, self.rows
+            self.graph, self.bounds, self.context, feature, heldout, degree, self.rows, fixed
         )
 
     def heldout_edges(self, share: float, withheld_items: float = 0.0) -> IntArray:
@@ -225,8 +236,11 @@ class ModelShard:
 
     @cached_property
     def _propagation(self) -> FullPropagation:
-        """Over all edges, made once. Collective: every rank must call."""
-        return self.operator()
+        """Over all edges, made once. Collective: every rank must call.
+
+        Where steps do not propagate the whole graph it is a large one: no memory is spent on speed.
+        """
+        return self.operator(fixed=not self.config.propagates_fully)
 
     def states(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """E⁰, text views and text vectors of this rank's rows."""

@@ -287,7 +287,7 @@ class Trainer:
     ) -> Evaluation:
         """Metrics on the validation items of these users. Collective: every rank must call."""
         with phase.engine.gathered_parameters():
-            vectors = self.shard.final_embeddings()
+            vectors = self.shard.final_embeddings(users)
         return evaluate_embeddings(
             vectors.final,
             self.shard.graph,

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recmind_dist.distributed import transport
 from recmind_dist.distributed.all_gather import all_gather_rows, rows_by_rank
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.embedding.exchange import RowExchange
@@ -137,8 +138,15 @@ def test_gathered_rows_stand_in_rank_order_and_send_their_gradient_home(counts: 
         np.testing.assert_allclose(grad, np.broadcast_to(places * total, grad.shape))
 
 
-def pass_by(counts: list[int], shared_memory: bool) -> tuple[list[int], list[np.ndarray], int]:
-    """Whose rows passed by, the rows, and how many messages this rank sent for it."""
+def pass_by(
+    counts: list[int], shared_memory: bool, at_once: int = transport.PASSED_BYTES
+) -> tuple[list[int], list[np.ndarray], int]:
+    """Whose rows passed by, the rows, and how many messages this rank sent for it.
+
+    Args:
+        at_once: bytes that pass through shared memory at a time.
+    """
+    transport.PASSED_BYTES = at_once
     context = DistContext.join_group(torch.device("cpu"), shared_memory=shared_memory)
     messages, peers = 0, context.world_size - 1
     together, all_to_all = dist.batch_isend_irecv, dist.all_to_all_single
@@ -174,3 +182,17 @@ def test_rows_of_all_ranks_pass_by_in_one_message_to_each(
             expected = np.arange(counts[source] * 2.0).reshape(-1, 2) + 100 * source
             np.testing.assert_array_equal(found, expected)
         assert messages == world - 1
+
+
+@pytest.mark.parametrize("at_once", [1, 16, 24])
+@pytest.mark.parametrize("counts", [[2, 0], [2, 1, 0, 4]])
+def test_many_rows_pass_through_shared_memory_part_by_part(counts: list[int], at_once: int) -> None:
+    world, parts = len(counts), -(-max(counts) // max(at_once // 8, 1))
+    for rank, (sources, rows, messages) in enumerate(
+        run_ranks(pass_by, world, counts, True, at_once)
+    ):
+        assert sources == [(rank - distance) % world for distance in range(world)]
+        for source, found in zip(sources, rows, strict=True):
+            expected = np.arange(counts[source] * 2.0).reshape(-1, 2) + 100 * source
+            np.testing.assert_array_equal(found, expected)
+        assert messages == (world - 1) ** 2 * parts  # an all-to-all is a message to each other rank

@@ -86,7 +86,7 @@ def bytes_of_stages(home: Path, graphs: list[Path]) -> list[tuple[int, int, int]
         # what texts would need beside
         operator = shard._propagation
         content_view(operator, torch.ones(len(shard.nodes), 2), 0.6)
-        assert operator.one_sided
+        assert operator.is_fixed  # one matrix, which texts pass over too
         found.append((ready, held_bytes() - before, len(heldout)))
         del shard, loader, operator, heldout, degree, negatives
     return found[1:]

@@ -110,6 +110,9 @@ GLOBAL = {
     "_sample",
     # of one exchange
     "works",
+    "row_bytes",
+    "PASSED_BYTES",
+    "most",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that
 is in them.
@@ -150,6 +153,7 @@ PRESENT = {
     "heldout",
     "whitening",
     "text",
+    "users",
 }
 """Names of what differs between ranks, but not in whether it is there, or is another one than
 before: `is`, `is not`.

@@ -15,7 +15,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError
 from recmind_dist.features.text_features import degree_feature
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
-from recmind_dist.inference.final_embeddings import final_embeddings
+from recmind_dist.inference.final_embeddings import final_embeddings, final_embeddings_of
 from recmind_dist.inference.fold_in import FoldIn
 from recmind_dist.model.models import Model, build_model
 from recmind_dist.model.settings import MODELS
@@ -107,6 +107,22 @@ def test_the_training_history_gives_the_vectors_that_users_have(
     expected = trained.final()[users]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert expected.abs().amax() > 0.1
+
+
+@kinds
+@pytest.mark.parametrize("fixed", [False, True])
+def test_vectors_of_items_and_some_users_are_those_among_all(
+    graph: Graph, kind: str, settings: dict[str, Any], fixed: bool
+) -> None:
+    trained, users = Trained(graph, kind, settings), np.array([0, 4, 17, USERS - 1])
+    trained.text[trained.rows(np.arange(USERS))] = 7.0  # nobody reads users' own in content
+    everything = trained.final()
+    trained.operator = FullPropagation(
+        graph, row_bounds(graph, 1), DistContext.alone(), trained.feature, fixed=fixed
+    )
+    found = final_embeddings_of(users, trained.operator, trained.model, *trained.states)
+    assert found.nodes.tolist() == [*users, *range(USERS, USERS + ITEMS)]
+    torch.testing.assert_close(found.final, everything[found.nodes], rtol=1e-5, atol=1e-5)
 
 
 class Dense:

@@ -6,6 +6,7 @@ import torch
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.propagation import gathered_matrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix, _Block
 from tests.processes import run_ranks
 
@@ -27,9 +28,17 @@ def sparse(values: torch.Tensor) -> CsrMatrix:
     return CsrMatrix.of_arrays(*arrays, values.shape[1])
 
 
-def multiply(empty: list[int], entries: list[int], rows: list[int]) -> list[np.ndarray]:
-    """Of this rank: the product, that without some entries, that of some rows, and the matrix."""
+def multiply(
+    empty: list[int], entries: list[int], rows: list[int], at_once: int
+) -> list[np.ndarray]:
+    """Of this rank: the product, that without some entries, that of some rows, and the matrix; then
+    the products of one that hides nothing.
+
+    Args:
+        at_once: entries that are dealt at a time.
+    """
     context = DistContext.join_group(torch.device("cpu"))
+    gathered_matrix._ENTRIES_AT_ONCE = at_once
     matrix = GatheredMatrix(sparse(dense(empty)), COUNTS, context)
     x = torch.randn(sum(COUNTS), 3, generator=torch.Generator().manual_seed(1))
     own = x[sum(COUNTS[: context.rank]) : sum(COUNTS[: context.rank + 1])]
@@ -39,17 +48,20 @@ def multiply(empty: list[int], entries: list[int], rows: list[int]) -> list[np.n
     found += [matrix.gather_matmul(own, wanted=torch.tensor(rows)), matrix.gather_matmul(own)]
     whole = matrix.whole()
     found.append(whole.matmul(torch.eye(whole.num_cols)))
+    fixed = GatheredMatrix(sparse(dense(empty)), COUNTS, context, fixed=True)
+    found += [fixed.gather_matmul(own), fixed.gather_matmul(own, wanted=torch.tensor(rows))]
     return [tensor.numpy() for tensor in found]
 
 
-@pytest.mark.parametrize("empty", [[], [1, 2, 4, 5, 6, 7]])
-def test_three_ranks_multiply_as_one_would(empty: list[int]) -> None:
+@pytest.mark.parametrize(("empty", "at_once"), [([], 100), ([1, 2, 4, 5, 6, 7], 100), ([], 4)])
+def test_three_ranks_multiply_as_one_would(empty: list[int], at_once: int) -> None:
     values, entries, rows = dense(empty), [0, 5, 11], [8, 0, 3]
     x = torch.randn(sum(COUNTS), 3, generator=torch.Generator().manual_seed(1))
     fewer = values.clone()
     fewer[tuple(values.nonzero()[entries].T)] = 0.0
     expected = [values @ x, fewer @ x, values[rows] @ x, values @ x, values]
-    for found in run_ranks(multiply, 3, empty, entries, rows):
+    expected += [values @ x, values[rows] @ x]
+    for found in run_ranks(multiply, 3, empty, entries, rows, at_once):
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == pytest.approx(theirs.numpy(), abs=1e-6)
 
