@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 
 from recmind_dist.distributed.grid import grid_shape
 from recmind_dist.evaluation.topk import ITEM_BLOCK
-from recmind_dist.features.text_features import BLOCK_COLUMNS
+from recmind_dist.features.text_features import columns_at_once
 from recmind_dist.launch.network import GROUPS, OTHER_FILES
 from recmind_dist.pipeline.simulated_traffic import StepTraffic
 
@@ -231,19 +231,19 @@ def occasions(
     "texts": at the start a rank reads its share of the items' vectors, sends rows home, and passes
     its vectors in float64 to all ranks for four means: of neighbours and of theirs, of users' items
     and of the newest. "validation": states of each layer of graph and text views pass by all ranks,
-    then both views and the texts for means of users' newest items, the texts for those of all,
-    and blocks of items; a rank multiplies its share of the `num_judged` users, at most 262,144 of
-    them, with all items. "checkpoint": rows with Adam's state to storage, while training goes on.
+    then of items both views and the texts for means of users' newest items, the texts for those of
+    all, and blocks of items; a rank multiplies its share of the `num_judged` users, at most 262,144
+    of them, with all items. "checkpoint": rows with Adam's state to storage, while training goes
+    on.
 
     Args:
-        layers: of both views. States of the text view lie on items and on users by turns.
+        layers: of both views.
     """
     peers = world_size - 1
-    others, blocks = peers / world_size, -(-text_dim // BLOCK_COLUMNS)
+    others, blocks = peers / world_size, -(-text_dim // columns_at_once(int(num_nodes), world_size))
     texts = num_items * text_dim * 2 / world_size
     means = 4 * 8 * num_nodes * text_dim * others
-    by_turns = (layers + 1) // 2 * num_items + layers // 2 * (num_nodes - num_items)
-    states = dim * (layers * num_nodes + by_turns) + num_nodes * (2 * dim + 2 * text_dim)
+    states = dim * 2 * layers * num_nodes + num_items * (2 * dim + 2 * text_dim)
     final = 2 * dim + text_dim + 1
     items = num_items * (final + 2) * 4 * others  # two columns are ids
     passes = 2 * layers + 3 + -(-num_items // (world_size * ITEM_BLOCK))

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recmind_dist.features.text_features import BLOCK_COLUMNS
 from recmind_dist.propagation.item_means import NeighbourMeans
+
+_BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class ContentViews:
 
 
 def make_content_views(
-    text: Tensor, is_user: Tensor, of_items: NeighbourMeans, of_newest: NeighbourMeans | None
+    text: Tensor,
+    is_user: Tensor,
+    of_items: NeighbourMeans,
+    of_newest: NeighbourMeans | None,
+    text_columns: int,
 ) -> ContentViews:
     """Content views of this rank's rows. Collective: every rank must call.
 
@@ -58,19 +63,22 @@ def make_content_views(
         is_user: [n] bool.
         of_items: means of users' items.
         of_newest: those in which newer items count more, where they are wanted.
+        text_columns: of the texts, read at a time: `columns_at_once`.
     """
-    length = torch.linalg.vector_norm(text.double(), dim=1).clamp(min=1e-12)
+    parts = torch.split(text, _BLOCK_ROWS)
+    length = torch.cat([torch.linalg.vector_norm(part.double(), dim=1) for part in parts])
+    length = length.clamp(min=1e-12)
     scale = torch.where(is_user, 0.0, 1.0 / length)[:, None]
     users, newest = is_user.nonzero().squeeze(1), None
-    means = _means_of_users(text, scale, users, of_items)
+    means = _means_of_users(text, scale, users, of_items, text_columns)
     if of_newest is not None:
-        newest = _means_of_users(text, scale, users, of_newest)
+        newest = _means_of_users(text, scale, users, of_newest, text_columns)
     user_of_row = (torch.cumsum(is_user, 0) - 1).clamp(min=0)
     return ContentViews(text, is_user, user_of_row, means, newest)
 
 
 def _means_of_users(
-    text: Tensor, scale: Tensor, users: Tensor, neighbours: NeighbourMeans
+    text: Tensor, scale: Tensor, users: Tensor, neighbours: NeighbourMeans, text_columns: int
 ) -> Tensor:
     """In half precision, which hides in which order ranks add up doubles. Shape: [u, T].
 
@@ -78,8 +86,8 @@ def _means_of_users(
     """
     text_dim = text.shape[1]
     out = text.new_zeros(max(len(users), 1), text_dim)
-    for first in range(0, text_dim, BLOCK_COLUMNS):
-        block = slice(first, first + BLOCK_COLUMNS)
+    for first in range(0, text_dim, text_columns):
+        block = slice(first, first + text_columns)
         means = neighbours.means(text[:, block].double() * scale)
         out[: len(users), block] = means.index_select(0, users).half()
     return out

@@ -22,7 +22,8 @@ from recmind_dist.text import TextStore, Whitening
 from recmind_dist.types import IntArray
 
 BLOCK_COLUMNS = 64
-"""Columns of another rank's text vectors that are here at a time."""
+"""Columns of another rank's text vectors that are here at a time, of many rows fewer."""
+_BLOCK_NUMBERS = 1 << 25
 INIT_SCALE = 0.1
 """Root mean square of an entry of E⁰ at the start."""
 
@@ -115,13 +116,21 @@ def load_text_features(
     # double precision, so that half precision hides in which order ranks add up
     present = neighbours.means((~absent).double()[:, None])
     means, text_dim = torch.empty_like(text), text.shape[1]
-    for first in range(0, text_dim, BLOCK_COLUMNS):
-        block = slice(first, first + BLOCK_COLUMNS)
+    text_columns = columns_at_once(graph.num_nodes, context.world_size)
+    for first in range(0, text_dim, text_columns):
+        block = slice(first, first + text_columns)
         of_all = neighbours.means(text[:, block].double())
         one_hop = torch.where(present > 0, of_all / present, 0.0)
         # items whose users have no texts: what their users' other items say
         means[:, block] = torch.where(present > 0, one_hop, neighbours.means(one_hop)).half()
     return TextFeatures(TextRows(text, absent, features, means))
+
+
+def columns_at_once(num_nodes: int, world_size: int) -> int:
+    """Columns of a rank's text vectors that are read at a time, in double precision: from 8 to
+    `BLOCK_COLUMNS`, as many as make a quarter of a gigabyte.
+    """
+    return min(max(_BLOCK_NUMBERS * world_size // max(num_nodes, 1), 8), BLOCK_COLUMNS)
 
 
 def initial_rows(

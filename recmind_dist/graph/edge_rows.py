@@ -93,6 +93,12 @@ class EdgeRows:
         rows = np.asarray(self.graph.row_of_node)[nodes] - self.first_row
         return np.where((rows >= 0) & (rows < len(self.nodes)), rows, -1)
 
+    def degrees_of(self, nodes: IntArray) -> IntArray:
+        """Edges of nodes whose rows are here. Shape: as `nodes`."""
+        rows = self.rows_of(nodes)
+        degrees: IntArray = self.indptr[rows + 1] - self.indptr[rows]
+        return degrees
+
     def edges_of(self, nodes: IntArray) -> tuple[IntArray, IntArray]:
         """Edges of nodes whose rows are here, node after node.
 

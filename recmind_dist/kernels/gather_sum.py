@@ -9,6 +9,7 @@ Legend: R rows and C columns of A, E entries, D columns of x.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _INT32_MAX = torch.iinfo(torch.int32).max
+_ENTRIES_AT_ONCE = 1 << 24  # of a product: weights in double precision take eight bytes each
 
 
 @cache
@@ -69,20 +71,44 @@ class CsrMatrix:
         indptr = self.indptr.to(device, non_blocking=True)
         return CsrMatrix(indptr, self.indices.to(device, non_blocking=True), weight, self.num_cols)
 
-    def matmul(self, x_CD: Tensor) -> Tensor:
-        """A x, outside autograd. Shape: [R, D]."""
+    def matmul(self, x_CD: Tensor, total: Tensor | None = None) -> Tensor:
+        """A x, outside autograd, or `total` [R, D], to which it is added. Shape: [R, D]."""
         if not len(self.indices):  # embedding_bag refuses a table without rows
-            return x_CD.new_zeros(self.num_rows, x_CD.shape[1])
+            return x_CD.new_zeros(self.num_rows, x_CD.shape[1]) if total is None else total
         if x_CD.is_cuda and not torch.are_deterministic_algorithms_enabled():
-            return self._sparse.to(x_CD.dtype) @ x_CD
-        weight = None if self.weight is None else self.weight.to(x_CD.dtype)
+            product = self._sparse.to(x_CD.dtype) @ x_CD
+            return product if total is None else total.add_(product)
+        if len(self.indices) <= _ENTRIES_AT_ONCE:
+            product = self._sums_of(slice(0, self.num_rows), x_CD)
+            return product if total is None else total.add_(product)
+        out = x_CD.new_zeros(self.num_rows, x_CD.shape[1]) if total is None else total
+        for rows in self._row_parts():
+            out[rows] += self._sums_of(rows, x_CD)
+        return out
+
+    def _row_parts(self) -> Iterator[slice]:
+        """Rows of some `_ENTRIES_AT_ONCE` entries together, or a row of more."""
+        start = 0
+        while start < self.num_rows:
+            most = int(self.indptr[start]) + _ENTRIES_AT_ONCE
+            stop = int(torch.searchsorted(self.indptr, most, right=True)) - 1
+            yield slice(start, max(stop, start + 1))
+            start = max(stop, start + 1)
+
+    def _sums_of(self, rows: slice, x_CD: Tensor) -> Tensor:
+        """Some rows of A x. Shape: [rows, D]."""
+        indptr, weight = self.indptr[rows.start : rows.stop + 1], self.weight
+        entries = slice(None)
+        if rows.stop - rows.start < self.num_rows:
+            entries = slice(int(indptr[0]), int(indptr[-1]))
+            indptr = indptr - indptr[0]
         with torch.no_grad():
             return functional.embedding_bag(
-                self.indices,
+                self.indices[entries],
                 x_CD,
-                self.indptr,
+                indptr,
                 mode="sum",
-                per_sample_weights=weight,
+                per_sample_weights=None if weight is None else weight[entries].to(x_CD.dtype),
                 include_last_offset=True,
             )
 

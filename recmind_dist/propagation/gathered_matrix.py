@@ -54,8 +54,10 @@ class _Block:
 
     def add_matmul(self, total: Tensor, x_CD: Tensor, num_rows: int, wanted: Tensor | None) -> None:
         """Adds the product to [R, D], or to [u, D]."""
-        if wanted is not None or self.rows is None:
+        if wanted is not None:
             total.add_(self.matmul(x_CD, num_rows, wanted))
+        elif self.rows is None:
+            self.matrix.matmul(x_CD, total)
         elif len(self.rows):
             total.index_add_(0, self.rows, self.matrix.matmul(x_CD))
 

@@ -15,10 +15,12 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows
 from recmind_dist.kernels.gather_sum import CsrMatrix
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix
-from recmind_dist.types import BoolArray, IntArray
+from recmind_dist.types import BoolArray, FloatArray, Int32Array, IntArray
 
 if TYPE_CHECKING:
     from recmind_dist.propagation.full_graph import FullPropagation
+
+_EDGES_AT_ONCE = 1 << 23
 
 
 class NeighbourMeans:
@@ -42,29 +44,9 @@ class NeighbourMeans:
         context: DistContext,
         decay: float | None = None,
     ) -> None:
-        graph = rows.graph
-        row, position = rows.edges_of(nodes)
-        counted = np.ones(len(row), np.bool_) if visible is None else visible
-        if decay is not None:
-            counted = counted & (nodes < graph.num_users)[row]
-        row, position = row[counted].astype(np.int32), position[counted]
-        weight = np.ones(len(row))
-        if decay is not None:
-            time_rank = np.asarray(rows.time_rank[position])
-            newest = np.zeros(len(nodes), time_rank.dtype)
-            np.maximum.at(newest, row, time_rank)
-            weight = np.power(decay, newest[row] - time_rank)
-            del time_rank
-        weight /= np.bincount(row, weight, len(nodes))[row]
-        indptr = np.r_[0, np.cumsum(np.bincount(row, minlength=len(nodes)))]
-        del row, counted
-        others = rows.indices[position]
-        del position
-        columns = np.asarray(graph.row_of_node)[others]
-        del others
-        matrix = CsrMatrix.of_arrays(indptr, columns, weight, graph.num_nodes)
-        del columns, weight
-        self._matrix = GatheredMatrix(matrix.to(context.device), counts, context)
+        indptr, columns, weights = _weighted_entries(rows, nodes, visible, decay)
+        matrix = CsrMatrix.of_arrays(indptr, columns, weights, rows.graph.num_nodes)
+        self._matrix = GatheredMatrix(matrix.to(context.device), counts, context, fixed=True)
 
     @torch.no_grad()
     def means(self, x_nC: Tensor) -> Tensor:
@@ -73,6 +55,42 @@ class NeighbourMeans:
         Collective: every rank must call.
         """
         return self._matrix.gather_matmul(x_nC.contiguous())
+
+
+def _weighted_entries(
+    rows: EdgeRows, nodes: IntArray, visible: BoolArray | None, decay: float | None
+) -> tuple[IntArray, Int32Array, FloatArray]:
+    """Row starts, columns (table rows) and weights of the means, made some edges at a time: what
+    they are made of takes many times their memory.
+    """
+    graph = rows.graph
+    ends = np.cumsum(rows.degrees_of(nodes))
+    sizes, columns, weights = [], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+    start = 0
+    while start < len(nodes):
+        before = int(ends[start - 1]) if start else 0
+        most = int(np.searchsorted(ends, before + _EDGES_AT_ONCE, side="right"))
+        part = slice(start, max(most, start + 1))
+        start, own = part.stop, nodes[part]
+        row, position = rows.edges_of(own)
+        counted = np.ones(len(row), np.bool_)
+        if visible is not None:
+            counted = visible[before : before + len(row)]
+        if decay is not None:
+            counted = counted & (own < graph.num_users)[row]
+        row, position = row[counted], position[counted]
+        weight = np.ones(len(row))
+        if decay is not None:
+            time_rank = np.asarray(rows.time_rank[position])
+            newest = np.zeros(len(own), time_rank.dtype)
+            np.maximum.at(newest, row, time_rank)
+            weight = np.power(decay, newest[row] - time_rank)
+        weight /= np.bincount(row, weight, len(own))[row]
+        sizes.append(np.bincount(row, minlength=len(own)))
+        columns.append(np.asarray(graph.row_of_node)[rows.indices[position]].astype(np.int32))
+        weights.append(weight.astype(np.float32))
+    indptr = np.r_[0, np.cumsum(np.concatenate([np.empty(0, np.int64), *sizes]))]
+    return indptr, np.concatenate(columns), np.concatenate(weights)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from recmind_dist.features.content_views import ContentViews, make_content_views
 from recmind_dist.features.own_vectors import store_key
 from recmind_dist.features.text_features import (
     TextFeatures,
+    columns_at_once,
     degree_feature,
     initial_rows,
     load_text_features,
@@ -275,7 +276,8 @@ class ModelShard:
             is_user = torch.from_numpy(self.nodes < self.graph.num_users).to(device)
             newest = means(model.recent_decay) if model.recent_decay else None
             text = self.text.rows.text
-            self.content = make_content_views(text, is_user, means(1.0), newest)
+            text_columns = columns_at_once(self.graph.num_nodes, self.context.world_size)
+            self.content = make_content_views(text, is_user, means(1.0), newest, text_columns)
 
     def _item_vectors(self) -> TextStore | None:
         """Items' own vectors, where the run has learnt them."""
@@ -293,7 +295,9 @@ class ModelShard:
         """decay → means over all edges but the held-out ones."""
         visible = np.ones(len(self.rows.indices), np.bool_)
         visible[heldout.in_csr(self.rows)] = False
-        visible = visible[self.rows.edges_of(self.nodes)[1]]
+        # in blocks: positions of all edges take eight times the memory
+        blocks = np.array_split(self.nodes, -(-len(self.nodes) // _BLOCK_ROWS) or 1)
+        visible = np.concatenate([visible[self.rows.edges_of(block)[1]] for block in blocks])
         counts = np.diff(self.bounds).tolist()
         return partial(NeighbourMeans, self.rows, self.nodes, visible, counts, self.context)
 

@@ -68,7 +68,7 @@ GLOBAL = {
     "trains_gates",
     "withheld_items",
     "text_dim",
-    "BLOCK_COLUMNS",
+    "text_columns",
     "_finds_content",
     "_full",
     "items_only",

@@ -135,7 +135,7 @@ def test_content_is_an_items_own_text_and_the_means_of_a_user(tmp_path: Path) ->
         rows, store, whitening, by_row, np.array([0, len(by_row)]), everybody, context
     ).rows
     is_user = torch.from_numpy(by_row < graph.num_users)
-    content = make_content_views(loaded.text, is_user, alike, newer)
+    content = make_content_views(loaded.text, is_user, alike, newer, 2)
     view, [newest] = content.select(torch.from_numpy(row_of_node))
     text = loaded.select(torch.from_numpy(row_of_node))
     unit = normalize(text.text.float(), dim=1)
