@@ -5,6 +5,7 @@ of items are filled for as many items at a time as fit into a block.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,13 @@ def sorted_log(
     user_codes = IdCodes(users)
     item_codes = IdCodes(items)
     batch_rows = max(1, spill.rows_at_once // 4)
-    with arrow_parquet.ParquetFile(interactions) as file:
+    with arrow_parquet.ParquetFile(interactions) as file, ThreadPoolExecutor(1) as aside:
         for batch in file.iter_batches(batch_rows, columns=["user", "item", "time", "row"]):
             frame: Any = pl.from_arrow(batch)
+            item = aside.submit(item_codes.of, frame["item"])
             user = user_codes.of(frame["user"])
-            item = item_codes.of(frame["item"])
-            spill.append(Block(user, item, frame["time"].to_numpy(), frame["row"].to_numpy()))
+            times, rows = frame["time"].to_numpy(), frame["row"].to_numpy()
+            spill.append(Block(user, item.result(), times, rows))
     spill.sort(np.arange(len(users)), np.arange(len(items)))
     return spill
 

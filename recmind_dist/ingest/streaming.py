@@ -7,6 +7,7 @@ log itself is in temporary files beside the result.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,16 +75,20 @@ class _Side:
         self.codes = IdCodes()
         self.rows = np.zeros(1024, np.int64)
 
-    def add(self, ids: pl.Series, counted: pl.Series) -> IntArray:
-        """The codes of `ids`; rows of `counted`, which may be more, are counted.
+    def add(self, counted: pl.Series, ids: pl.Series | None) -> IntArray:
+        """The codes of `ids`, by default of `counted`, whose rows are counted.
 
         Ids that only `counted` has get codes too.
+
+        Args:
+            counted: may be more than `ids`.
         """
-        seen = np.bincount(self.codes.of(counted), minlength=self.codes.count)
+        codes = self.codes.of(counted)
+        seen = np.bincount(codes, minlength=self.codes.count)
         if len(seen) > len(self.rows):
             self.rows = np.pad(self.rows, (0, 2 * len(seen) - len(self.rows)))
         self.rows[: len(seen)] += seen
-        return self.codes.of(ids)
+        return codes if ids is None else self.codes.of(ids)
 
     def frame(self) -> pl.DataFrame:
         """Columns: id and rows."""
@@ -100,7 +105,7 @@ def spill_log(
     """
     refuse_unstreamed(settings, files)
     log = StreamedLog(Spill(folder, settings.memory_mb))
-    sides = {"user": _Side(), "item": _Side()}
+    sides, aside = {"user": _Side(), "item": _Side()}, ThreadPoolExecutor(1)
     for whole in _frames(settings, files, quarantine, log):
         frame = whole
         if settings.min_rating is not None:
@@ -110,9 +115,12 @@ def spill_log(
                 lost = whole.filter(pl.col("rating") < settings.min_rating).row(0, named=True)
                 example = row_example(lost["user"], lost["item"], lost["row"])
                 log.examples["filtered_by_rating"] = example
-        user = sides["user"].add(frame["user"], whole["user"])
-        item = sides["item"].add(frame["item"], whole["item"])
-        log.spill.append(Block(user, item, frame["time"].to_numpy(), frame["row"].to_numpy()))
+        fewer = frame if frame is not whole else {"user": None, "item": None}
+        item = aside.submit(sides["item"].add, whole["item"], fewer["item"])
+        user = sides["user"].add(whole["user"], fewer["user"])
+        times, rows = frame["time"].to_numpy(), frame["row"].to_numpy()
+        log.spill.append(Block(user, item.result(), times, rows))
+    aside.shutdown()
     log.rows_of = {name: side.frame() for name, side in sides.items()}
     log.num_users = log.spill.rows
     return log
