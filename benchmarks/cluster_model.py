@@ -17,9 +17,9 @@ from scipy.optimize import nnls
 
 from recmind_dist.distributed.grid import grid_shape
 from recmind_dist.evaluation.topk import ITEM_BLOCK
-from recmind_dist.features.text_features import columns_at_once
 from recmind_dist.launch.network import GROUPS, OTHER_FILES
 from recmind_dist.pipeline.simulated_traffic import StepTraffic
+from recmind_dist.propagation.gathered_matrix import columns_at_once
 
 TEXT_DIM, JUDGED = 384, 10_000  # of evaluation.max_users
 MAPPED_BYTES = 8 + 8

@@ -16,14 +16,12 @@ from recmind_dist.graph import EdgeRows
 from recmind_dist.kernels import random_words
 from recmind_dist.model.settings import ModelSettings
 from recmind_dist.model.text_view import TextRows
+from recmind_dist.propagation.gathered_matrix import columns_at_once
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.randomness import normals, stream_key, uniforms
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.types import IntArray
 
-BLOCK_COLUMNS = 64
-"""Columns of another rank's text vectors that are here at a time, of many rows fewer."""
-_BLOCK_NUMBERS = 1 << 25
 INIT_SCALE = 0.1
 """Root mean square of an entry of E⁰ at the start."""
 
@@ -124,13 +122,6 @@ def load_text_features(
         # items whose users have no texts: what their users' other items say
         means[:, block] = torch.where(present > 0, one_hop, neighbours.means(one_hop)).half()
     return TextFeatures(TextRows(text, absent, features, means))
-
-
-def columns_at_once(num_nodes: int, world_size: int) -> int:
-    """Columns of a rank's text vectors that are read at a time, in double precision: from 8 to
-    `BLOCK_COLUMNS`, as many as make a quarter of a gigabyte.
-    """
-    return min(max(_BLOCK_NUMBERS * world_size // max(num_nodes, 1), 8), BLOCK_COLUMNS)
 
 
 def initial_rows(

@@ -1,13 +1,18 @@
 """The text view z: a projection of a node's text vector, or what stands for a missing text."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from recmind_dist.model.settings import MissingText
 
 _FALLBACK_DIM = 64  # hidden layer of the network that stands in for a missing text
+MANY_ROWS = 65_536
+"""Rows above which a projection goes block by block."""
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class TextView(nn.Module):
         text = rows.text
         if self.missing == "neighbours":
             text = torch.where(rows.absent[:, None], rows.neighbour_text.to(text.dtype), text)
-        z_text: Tensor = self.projection(text)
+        z_text = self._project_many(text)
         if self.missing in ("neighbours", "zeros"):
             return z_text
         if rows.absent.device.type != "cpu":  # where the host would wait for the number of them
@@ -83,6 +88,23 @@ class TextView(nn.Module):
         degree = rows.degree_feature.index_select(0, absent)[:, None]
         z_fallback: Tensor = self.fallback(torch.cat([degree, neighbours], dim=1))
         return z_text.index_copy(0, absent, z_fallback)
+
+    def _project_many(self, text: Tensor) -> Tensor:
+        """The projection, of many rows on a CPU block by block: their hidden layer fits the cache,
+        and is made anew in the backward pass. Shape: [n, D].
+
+        Not where ZeRO 3 has dealt out the parameters: ranks gather them in each call of a layer, so
+        they must call it equally often.
+        """
+        dealt = any(hasattr(p, "ds_id") for p in self.projection.parameters())
+        if len(text) <= MANY_ROWS or text.device.type != "cpu" or dealt:
+            z: Tensor = self.projection(text)
+            return z
+        blocks = torch.split(text, _BLOCK_ROWS)
+        if not torch.is_grad_enabled():
+            return torch.cat([self.projection(block) for block in blocks])
+        again = partial(checkpoint, self.projection, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(block) for block in blocks])
 
     def project(self, text_nT: Tensor) -> Tensor:
         """z of text vectors fresh from the language model. Shape: [n, D]."""

@@ -18,7 +18,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix
-from recmind_dist.propagation.gathered_matrix import GatheredMatrix
+from recmind_dist.propagation.gathered_matrix import GatheredMatrix, columns_at_once
 from recmind_dist.propagation.histories import Histories, ItemPlaces
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.propagation.one_sided import OneSidedPropagation
@@ -330,13 +330,27 @@ class FullGraphView:
 
         Collective: every rank must call, in forward and in backward.
         """
-        items = self.operator.items
-        if items_only and len(x) != len(items):
-            x = x.index_select(0, items)
-        if items_only and self.operator.is_fixed:
-            x = x.new_zeros(len(self.is_user), x.shape[1]).index_copy_(0, items, x)
-            items_only = False
+        if items_only and len(x) != len(self.operator.items):
+            x = x.index_select(0, self.operator.items)
+        if self.operator.is_fixed:
+            return self._mean_by_columns(x, num_layers, items_only)
         return self.operator.mean(self.hidden, self.rows, self.edges)(x, num_layers, items_only)
+
+    @torch.no_grad()
+    def _mean_by_columns(self, x: Tensor, num_layers: int, items_only: bool) -> Tensor:
+        """A few columns at a time where there are many nodes: so little memory do states of all
+        nodes take. Shape: [S, D]. Collective: every rank must call.
+        """
+        operator, out = self.operator, x.new_empty(len(self.rows), x.shape[1])
+        text_columns = columns_at_once(int(operator.bounds[-1]), operator.context.world_size)
+        for first in range(0, x.shape[1], text_columns):
+            part = x[:, first : first + text_columns]
+            if items_only:
+                zeros = x.new_zeros(len(operator.is_user), part.shape[1])
+                part = zeros.index_copy_(0, operator.items, part)
+            means = operator.mean(self.hidden, self.rows)(part.contiguous(), num_layers, False)
+            out[:, first : first + text_columns] = means
+        return out
 
 
 class _Hop(torch.autograd.Function):

@@ -18,6 +18,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.kernels.gather_sum import CsrMatrix
 
 _ENTRIES_AT_ONCE = 1 << 23
+_MOST_COLUMNS, _NUMBERS_AT_ONCE = 64, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,13 @@ class GatheredMatrix:
             yield
         finally:
             self._weight[at] = kept
+
+
+def columns_at_once(num_nodes: int, world_size: int) -> int:
+    """Columns of a rank's rows to multiply at a time: from 8 to 64, fewer where that would make
+    more than 32 million numbers.
+    """
+    return min(max(_NUMBERS_AT_ONCE * world_size // max(num_nodes, 1), 8), _MOST_COLUMNS)
 
 
 def _parts(matrix: CsrMatrix) -> Iterator[slice]:

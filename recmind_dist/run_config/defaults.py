@@ -5,6 +5,7 @@ and says in a line what each rule chose and why. A key that the config names kee
 figures behind the rules: docs/model.md.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,8 +28,13 @@ STEPS_AN_EPOCH = 8
 STEPS = 240
 """Of a run, where an epoch is no more than `STEPS_AN_EPOCH`."""
 BPR_STEPS = 600
-SAMPLED_PAIRS = 32_768
-"""Interactions of a batch of users whose neighbourhoods are sampled, about."""
+SAMPLED_PAIRS, FEWEST_PAIRS = 32_768, 4096
+"""Interactions of a batch of users whose neighbourhoods are sampled, about: at most, and where few
+reach very many nodes.
+"""
+SAMPLED_NODES = 1 << 19
+"""Nodes that the neighbourhoods of a batch may reach: their rows, texts and gradients are a step's
+memory."""
 RECENT_DECAY = 0.6
 ITEM_VECTORS = 500_000
 """Items whose vectors learn from the log in one process: 16 bytes a number, 3 GB at 384 of them."""
@@ -177,7 +183,8 @@ def newest_items(found: Resolved, facts: DataFacts) -> Resolved:
 
 def batch_size(found: Resolved, facts: DataFacts) -> Resolved:
     """An eighth of the users, as a power of two from 8 to 4096, fewer where a sampled batch would
-    have more than 32,768 interactions; of pairs a sixteenth.
+    have more than 32,768 interactions, or more than 4,096 and reach more than half a million
+    nodes; of pairs a sixteenth.
     """
     train = found.config.train
     if train.batch_size:
@@ -189,7 +196,9 @@ def batch_size(found: Resolved, facts: DataFacts) -> Resolved:
     else:
         users = facts.num_users / STEPS_AN_EPOCH
         if not found.config.propagates_fully:
-            users = min(users, SAMPLED_PAIRS * facts.num_users / facts.num_edges)
+            reaching = _pairs_reaching(SAMPLED_NODES, found.config, facts)
+            pairs = min(SAMPLED_PAIRS, max(reaching, FEWEST_PAIRS))
+            users = min(users, pairs * facts.num_users / facts.num_edges)
         size = max(_power_of_two(users, 8, 4096), least)
         line = f"batch of {size:,} users: {facts.num_users:,} users"
     return found.with_values("train", line, batch_size=size)
@@ -260,6 +269,21 @@ RULES: tuple[Rule, ...] = (
     gate_batch,
     norm_exponent,
 )
+
+
+def _pairs_reaching(num_nodes: int, config: RunConfig, facts: DataFacts) -> float:
+    """Interactions from which sampled hops reach so many distinct nodes, as if they drew them
+    evenly; without bound where there are no more.
+    """
+    of_all = num_nodes / (facts.num_users + facts.num_items)
+    if of_all >= 1 or min(config.sampler.num_neighbors, default=0) < 0:
+        return math.inf
+    draws = -math.log1p(-of_all) * (facts.num_users + facts.num_items)
+    a_pair, hop = 1, 1
+    for fan_out in config.sampler.num_neighbors:
+        hop *= fan_out
+        a_pair += hop
+    return draws / a_pair
 
 
 def _power_of_two(value: float, low: int, high: int) -> int:

@@ -19,7 +19,6 @@ from recmind_dist.features.content_views import ContentViews, make_content_views
 from recmind_dist.features.own_vectors import store_key
 from recmind_dist.features.text_features import (
     TextFeatures,
-    columns_at_once,
     degree_feature,
     initial_rows,
     load_text_features,
@@ -33,9 +32,10 @@ from recmind_dist.inference.final_embeddings import (
 )
 from recmind_dist.inference.fold_in import FoldIn
 from recmind_dist.inference.user_states import UserStates, start_of_texts, user_states
-from recmind_dist.model.models import Model, build_model
+from recmind_dist.model.models import Model, acts_between_hops, build_model
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.propagation.gathered_matrix import columns_at_once
 from recmind_dist.propagation.item_means import NeighbourMeans
 from recmind_dist.randomness import stream_key, torch_seeded
 from recmind_dist.run_config.run_config import RunConfig
@@ -161,9 +161,14 @@ class ModelShard:
         Args:
             users: global ids, to have those of all items and of these alone.
         """
+        operator, rows = self._propagation, None
+        if self.config.only_items_have_text and not acts_between_hops(self.model):
+            rows = operator.items
+        text = self.text.rows.text if self.text is not None else None
+        states = self.table.weight, self._text_views(rows), text
         if users is not None:
-            return final_embeddings_of(users, self._propagation, self.model, *self.states())
-        return final_embeddings(self._propagation, self.model, *self.states())
+            return final_embeddings_of(users, operator, self.model, *states)
+        return final_embeddings(operator, self.model, *states)
 
     @torch.no_grad()
     def fold_in(self) -> FoldIn:
@@ -248,12 +253,14 @@ class ModelShard:
         text = self.text.rows.text if self.text is not None else None
         return self.table.weight, self._text_views(), text
 
-    def _text_views(self) -> Tensor | None:
+    def _text_views(self, rows: Tensor | None = None) -> Tensor | None:
+        """Of these rows of this rank, by default all. Shape: [rows, D]."""
         if self.text is None or not self.config.model.has_text_view:
             return None
-        everything = torch.arange(len(self.nodes), device=self.context.device)
-        blocks = torch.split(everything, _BLOCK_ROWS)
-        views = (text_view(self.model, self.text.select(rows)) for rows in blocks)
+        if rows is None:
+            rows = torch.arange(len(self.nodes), device=self.context.device)
+        blocks = torch.split(rows, _BLOCK_ROWS)
+        views = (text_view(self.model, self.text.select(block)) for block in blocks)
         return torch.cat([view for view in views if view is not None])
 
     def _load_text(self) -> None:

@@ -69,6 +69,7 @@ GLOBAL = {
     "withheld_items",
     "text_dim",
     "text_columns",
+    "is_fixed",
     "_finds_content",
     "_full",
     "items_only",

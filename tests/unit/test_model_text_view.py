@@ -1,7 +1,9 @@
 """The text view: where the network that stands in for a missing text acts, and what it sees."""
 
+import pytest
 import torch
 
+from recmind_dist.model import text_view
 from recmind_dist.model.text_view import TextRows, TextView
 
 DIM, TEXT = 4, 6
@@ -60,3 +62,32 @@ def test_zeros_or_neighbours_stand_in_as_if_they_were_the_text() -> None:
     neighbours = TextView(TEXT, DIM, hidden_dim=5, missing="neighbours")
     text[1] = near[1]
     torch.testing.assert_close(neighbours(rows), neighbours.project(text))
+
+
+@pytest.mark.parametrize("hidden_dim", [0, 5])
+def test_many_rows_go_block_by_block_and_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, hidden_dim: int
+) -> None:
+    torch.manual_seed(2)
+    view = TextView(TEXT, DIM, hidden_dim).double()
+    absent = torch.rand(23) < 0.3
+    rows = TextRows(torch.randn(23, TEXT).double(), absent, torch.rand(23), torch.randn(23, TEXT))
+    rows = TextRows(rows.text, absent, rows.degree_feature.double(), rows.neighbour_text.double())
+    weight = torch.randn(23, DIM).double()
+
+    def forward_and_gradients() -> list[torch.Tensor]:
+        view.zero_grad()
+        z = view(rows)
+        (z * weight).sum().backward()
+        with torch.no_grad():
+            again = view(rows)
+        return [z.detach(), again, *(p.grad for p in view.parameters() if p.grad is not None)]
+
+    at_once = forward_and_gradients()
+    monkeypatch.setattr(text_view, "MANY_ROWS", 9)
+    monkeypatch.setattr(text_view, "_BLOCK_ROWS", 4)
+    calls = []
+    view.projection.register_forward_pre_hook(lambda *_: calls.append(1))
+    for ours, theirs in zip(forward_and_gradients(), at_once, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert len(calls) == 3 * 6  # forward, once more in the backward pass, forward

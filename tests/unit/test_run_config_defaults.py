@@ -60,6 +60,24 @@ def test_a_config_of_data_and_a_language_model_is_recmind_in_full() -> None:
         assert line in said(found)
 
 
+@pytest.mark.parametrize(
+    ("users", "items", "edges", "fan_outs", "size"),
+    [
+        (400_000, 100_000, 8_000_000, [10, 10], 2048),  # 32,768 interactions
+        (500_000, 100_000, 10_000_000, [10, 10], 512),  # 11,000 reach half a million of 600,000
+        (5_000_000, 1_000_000, 100_000_000, [10, 10], 256),
+        (5_000_000, 1_000_000, 100_000_000, [10, 2], 1024),
+        (5_000_000, 1_000_000, 100_000_000, [10, -1], 2048),
+    ],
+)
+def test_a_sampled_batch_reaches_half_a_million_nodes_at_most(
+    users: int, items: int, edges: int, fan_outs: list[int], size: int
+) -> None:
+    facts = replace(FACTS, num_users=users, num_items=items, num_edges=edges)
+    found = resolve(bare(sampler={"num_neighbors": fan_outs}), facts).config
+    assert found.train.batch_size == size
+
+
 def test_what_is_named_stays_and_is_not_said() -> None:
     named = {
         "sampler": {"propagation": "full", "num_neighbors": [3, 3]},
@@ -169,9 +187,9 @@ def test_a_large_graph_is_sampled_with_ten_neighbours_a_layer() -> None:
     found = resolve(config, replace(FACTS, num_edges=3_000_000, num_users=1_000_000))
     assert found.config.sampler.propagation == "sampled"
     assert found.config.sampler.num_neighbors == (10, 10, 10)
-    assert (found.config.train.batch_size, found.config.train.epochs) == (4096, 5)
+    assert (found.config.train.batch_size, found.config.train.epochs) == (1024, 5)
     found = resolve(config, replace(FACTS, num_edges=100_000_000, num_users=1_000_000))
-    assert found.config.train.batch_size == 256  # of a hundred interactions each
+    assert found.config.train.batch_size == 32  # of a hundred interactions each
 
 
 def test_what_follows_must_fit_what_is_named() -> None:
