@@ -1,6 +1,6 @@
 """What do a hundred million edges with a text for every item take on one machine? The default
-RecMind on two workers of a partitioned graph: prepared, embedded by a tiny encoder, trained for 200
-steps, validated on sampled users.
+RecMind, with row-wise Adagrad, on two workers of a partitioned graph: prepared, embedded by a tiny
+encoder, trained for 200 steps, validated on sampled users.
 
     python benchmarks/large_graph.py --quick    # 2 M edges
     python benchmarks/large_graph.py            # 100 M edges, 5 M users, 1 M items
@@ -45,6 +45,7 @@ graph: {{split: ratio, valid_share: 0.02, test_share: 0.02, placement: partition
 scaling: {{num_workers: 2, threads_per_worker: 1}}
 train: {{epochs: 1, steps_per_epoch: 200}}
 evaluation: {{max_users: 1000}}
+table: {{optimizer: adagrad}}
 """
 
 

@@ -5,12 +5,13 @@ import ctypes
 import mmap
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 1 << 30
+_KEPT_BYTES, _DEFAULT_BYTES = 1 << 30, 1 << 17
 KEEP_FREED_MEMORY = {"MALLOC_ARENA_MAX": "1"}
 """Environment of a process that trains outside its main thread, as Ray's workers do. glibc gives
 other threads a heap of their own, on which `keep_freed_memory` has no effect."""
@@ -23,12 +24,32 @@ def keep_freed_memory() -> None:
     Every step allocates the same large tensors. Page faults on fresh memory took a third of a step.
     Does nothing without Linux and glibc.
     """
+    _set_thresholds(_KEPT_BYTES)
+
+
+@contextlib.contextmanager
+def freed_memory_given_back(is_large: bool) -> Iterator[None]:
+    """Where much is free, the system has it meanwhile: a validation needs other tensors than
+    steps do. Of use within `keep_freed_memory`.
+    """
+    if is_large:
+        _set_thresholds(_DEFAULT_BYTES)
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)
+    yield
+    if is_large:
+        keep_freed_memory()
+
+
+def _set_thresholds(size: int) -> None:
+    """From which size on glibc maps blocks by themselves, and how much it keeps free."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, size)
+        mallopt(_M_TRIM_THRESHOLD, size)
 
 
 def peak_memory_mb(device: torch.device) -> float:

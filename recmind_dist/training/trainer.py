@@ -21,7 +21,7 @@ from recmind_dist.embedding.exchange import RowExchange
 from recmind_dist.errors import CheckpointError
 from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings
 from recmind_dist.evaluation.sample import sampled_users, users_with_held_out
-from recmind_dist.kernels.memory import keep_freed_memory, peak_memory_mb
+from recmind_dist.kernels.memory import freed_memory_given_back, keep_freed_memory, peak_memory_mb
 from recmind_dist.model.models import gate_parameters
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.metrics_log import Heartbeat
@@ -286,19 +286,12 @@ class Trainer:
         self, phase: Phase, norm_exponent: float | None, users: IntArray | None
     ) -> Evaluation:
         """Metrics on the validation items of these users. Collective: every rank must call."""
-        with phase.engine.gathered_parameters():
-            vectors = self.shard.final_embeddings(users)
-        return evaluate_embeddings(
-            vectors.final,
-            self.shard.graph,
-            "valid",
-            self.config.evaluation,
-            self.context,
-            norm_exponent,
-            self.shard.rows,
-            vectors.nodes,
-            users,
-        )
+        with freed_memory_given_back(not self.config.propagates_fully):
+            with phase.engine.gathered_parameters():
+                vectors = self.shard.final_embeddings(users)
+            graph, settings, rows = self.shard.graph, self.config.evaluation, self.shard.rows
+            args = vectors.final, graph, "valid", settings, self.context, norm_exponent
+            return evaluate_embeddings(*args, rows, vectors.nodes, users)
 
     def _leave_finished_phase(self, phase: Phase) -> None:
         """Moves the cursor to the next phase if this one is over. Collective: every rank must
