@@ -14,6 +14,7 @@ from benchmarks.contenders.scale_settings import settings
 from benchmarks.measure import Report, Spread
 from benchmarks.scale_texts import DIM as TEXT_DIM
 from benchmarks.scale_texts import texts_of
+from recmind_dist.distributed.shared_memory import BOX_SPARE
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.simulated_traffic import (
@@ -261,7 +262,9 @@ class Scale:
         predicted = None
         if self.step_mib is not None:
             held = self._held_mib(group.world, group.placement)
-            predicted = held + self.step_mib.seconds(batch) + mailboxes_mib(batch)
+            predicted = held + self.step_mib.seconds(batch)
+            if group.world > 1:
+                predicted += exchange_mib(batch, self.config.model.embedding_dim)
             if group.world > 1:
                 self.memory_errors.append(abs(predicted / peak - 1))
         self.report.add(label, "peak memory a rank", "MiB", Spread((peak,)), predicted)
@@ -322,11 +325,12 @@ class Scale:
         return simulate_traffic(config, self.graph, world, context, steps=steps, text_dim=text_dim)
 
 
-def mailboxes_mib(batch: StepTraffic) -> float:
-    """What ranks of one machine map of each other's rows: of the largest exchange, that of the
-    gradients, two boxes that a rank writes, and what it reads in two boxes of each other rank.
+def exchange_mib(batch: StepTraffic, dim: int) -> float:
+    """What ranks of one machine hold beside what one alone would: of the largest exchange, that of
+    the gradients, two boxes that a rank writes, and what it reads in two boxes of each other rank,
+    each with room to spare; and the sums of what arrives, for the rows that it owns.
     """
-    return 4 * batch.sent["gradients"] / 2**20
+    return (4 * BOX_SPARE * batch.sent["gradients"] + 4 * dim * batch.owned) / 2**20
 
 
 def _step_seconds(rounds: list[Answers]) -> Spread:

@@ -21,7 +21,8 @@ from torch import Tensor
 from recmind_dist.kernels.row_moves import place_rows
 
 _GRAIN = 1 << 21  # a box's size is a multiple of this
-_SPARE = 1.25  # times the size needed: batches differ a little
+BOX_SPARE = 1.25
+"""A new box's size over the size needed: batches differ a little."""
 _SHRINK, _PATIENCE = 8, 64  # a box this many times too large, this often in a row, is replaced
 
 
@@ -141,7 +142,7 @@ class Mailboxes:
 
     def _box(self, turn: int, size: int) -> _Mailbox:
         """This rank's box of a turn: a new one if it is too small, or has long been too large."""
-        box, wanted = self._own[turn], max(-(-int(size * _SPARE) // _GRAIN), 1) * _GRAIN
+        box, wanted = self._own[turn], max(-(-int(size * BOX_SPARE) // _GRAIN), 1) * _GRAIN
         if box is not None:
             box.oversized = box.oversized + 1 if len(box.data) > wanted * _SHRINK else 0
             if size <= len(box.data) and box.oversized < _PATIENCE:

@@ -28,6 +28,23 @@ def sparse(values: torch.Tensor) -> CsrMatrix:
     return CsrMatrix.of_arrays(*arrays, values.shape[1])
 
 
+def row_starts(matrix: GatheredMatrix) -> list[torch.Tensor]:
+    """Of all rows, then of each rank's block, with the numbers of its rows where they are few."""
+    blocks = matrix._blocks
+    rows = [block.rows for block in blocks if block.rows is not None]
+    return [matrix._indptr, *(block.matrix.indptr for block in blocks), *rows]
+
+
+def held_bytes(matrix: GatheredMatrix) -> int:
+    """Of the distinct arrays of a matrix."""
+    of_blocks = [block.matrix for block in matrix._blocks]
+    arrays = [*row_starts(matrix), matrix._weight]
+    arrays += [x for m in of_blocks for x in (m.indices, m.weight) if x is not None]
+    arrays += [] if matrix._place is None else [matrix._place]
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in arrays}
+    return sum(storages.values())
+
+
 def multiply(
     empty: list[int], entries: list[int], rows: list[int], at_once: int
 ) -> list[np.ndarray]:
@@ -49,6 +66,7 @@ def multiply(
     whole = matrix.whole()
     found.append(whole.matmul(torch.eye(whole.num_cols)))
     fixed = GatheredMatrix(sparse(dense(empty)), COUNTS, context, fixed=True)
+    assert held_bytes(fixed) == 8 * len(whole.indices) + 4 * sum(map(len, row_starts(fixed)))
     found += [fixed.gather_matmul(own), fixed.gather_matmul(own, wanted=torch.tensor(rows))]
     return [tensor.numpy() for tensor in found]
 
