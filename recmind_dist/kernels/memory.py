@@ -19,12 +19,13 @@ _LARGE_PAGE = 2 << 20
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to reuse freed blocks of up to a gigabyte instead of giving them back.
+    """Tells glibc to reuse freed blocks of up to a gigabyte instead of giving them back, as it does
+    with those that are free by now.
 
     Every step allocates the same large tensors. Page faults on fresh memory took a third of a step.
     Does nothing without Linux and glibc.
     """
-    _set_thresholds(_KEPT_BYTES)
+    _give_back_and_keep(_KEPT_BYTES)
 
 
 @contextlib.contextmanager
@@ -33,23 +34,21 @@ def freed_memory_given_back(is_large: bool) -> Iterator[None]:
     steps do. Of use within `keep_freed_memory`.
     """
     if is_large:
-        _set_thresholds(_DEFAULT_BYTES)
-        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if malloc_trim is not None:
-            malloc_trim(0)
+        _give_back_and_keep(_DEFAULT_BYTES)
     yield
     if is_large:
         keep_freed_memory()
 
 
-def _set_thresholds(size: int) -> None:
-    """From which size on glibc maps blocks by themselves, and how much it keeps free."""
+def _give_back_and_keep(size: int) -> None:
+    """Gives back what is free; from now on blocks of up to `size` are kept, and as much in all."""
     if not sys.platform.startswith("linux"):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, size)
-        mallopt(_M_TRIM_THRESHOLD, size)
+    glibc = ctypes.CDLL(None)
+    if hasattr(glibc, "mallopt") and hasattr(glibc, "malloc_trim"):
+        glibc.malloc_trim(0)
+        glibc.mallopt(_M_MMAP_THRESHOLD, size)
+        glibc.mallopt(_M_TRIM_THRESHOLD, size)
 
 
 def peak_memory_mb(device: torch.device) -> float:
