@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the run saved about itself: phase, epoch, step, cursor, metrics, config, hashes."""
+        """What the run saved about itself: cursor, score, identity, config, inputs."""
         return self.manifest.info
 
     @property
@@ -69,7 +69,7 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     Args:
         verify: whether to hash every file
     Raises:
-        CheckpointError: not a checkpoint, not committed, damaged, or of a other schema.
+        CheckpointError: not a checkpoint, not committed, damaged, or of another schema.
     """
     checkpoint = open_manifest(path)
     manifest = checkpoint.manifest
@@ -134,7 +134,7 @@ def candidates(directory: Path, which: str) -> tuple[list[Path], list[Checkpoint
 
     Raises:
         CheckpointError: `which` is no name.
-        OtherSchemaError: a checkpoint is of a other schema.
+        OtherSchemaError: a checkpoint is of another schema.
     """
     if which not in ("last", "best"):
         if step_of(which) is None:

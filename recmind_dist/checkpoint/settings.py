@@ -9,7 +9,7 @@ class CheckpointSettings(Settings):
     """How a run saves itself."""
 
     every_steps: int = Field(default=0, ge=0)
-    """Steps between checkpoints; 0 saves at the end of each epoch."""
+    """Steps between checkpoints within an epoch; 0: at the end of each epoch alone."""
 
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints kept, beside the one with the best validation score."""

@@ -156,16 +156,17 @@ class Transport:
         exchange nothing else meanwhile.
 
         A rank sends P − 1 messages. Through a process group one rank's rows are here at a time;
-        through shared memory all are read where they lie, after one exchange, or where a rank has
-        more than `PASSED_BYTES` of them, part by part, so that its boxes stay as small.
+        through shared memory all are read where they lie, after one exchange. Where a rank has more
+        than `PASSED_BYTES` of them, one rank's pass in parts, an exchange each, so that boxes stay
+        small.
 
         Args:
             x: [counts[rank], ...] contiguous.
             counts: [P] rows of each rank.
         """
-        world_size, most = len(counts), max(counts)
+        world_size, most_rows = len(counts), max(counts)
         row_bytes = x.shape[1:].numel() * x.itemsize
-        if self.mailboxes is not None and most * row_bytes <= PASSED_BYTES:
+        if self.mailboxes is not None and most_rows * row_bytes <= PASSED_BYTES:
             parts = self.all_gather(x, counts)
             for distance in range(1, world_size):
                 source = (self.rank - distance) % world_size
@@ -175,7 +176,7 @@ class Transport:
             to, source = (self.rank + distance) % world_size, (self.rank - distance) % world_size
             out = x.new_empty(counts[source], *x.shape[1:])
             if self.mailboxes is not None:
-                self._pass_in_parts(x, out, to, source, most, row_bytes)
+                self._pass_in_parts(x, out, to, source, most_rows, row_bytes)
             else:
                 # not an all-to-all: gloo's sends every rank a message, be it of no bytes
                 send = dist.P2POp(dist.isend, x, to, self.group)
@@ -186,18 +187,18 @@ class Transport:
             yield source, out
 
     def _pass_in_parts(
-        self, x: Tensor, out: Tensor, to: int, source: int, most: int, row_bytes: int
+        self, x: Tensor, out: Tensor, to: int, source: int, most_rows: int, row_bytes: int
     ) -> None:
         """All rows of x to one rank and all of another's into `out`, through shared memory.
 
         Collective: every rank must call.
 
         Args:
-            most: rows of any rank.
+            most_rows: of any rank.
         """
         assert self.mailboxes is not None
         at_once = max(PASSED_BYTES // row_bytes, 1)
-        for first in range(0, most, at_once):
+        for first in range(0, most_rows, at_once):
             given = x[first : first + at_once]
             send = [0] * self.mailboxes.world_size
             send[to] = len(given)

@@ -16,7 +16,6 @@ import polars as pl
 
 from recmind_dist.errors import DataError
 from recmind_dist.ingest.columns import LogRules, columns_of
-from recmind_dist.ingest.filters import by_rating
 from recmind_dist.ingest.id_codes import IdCodes
 from recmind_dist.ingest.ids import IdLook, natural_order, without_point
 from recmind_dist.ingest.layouts import columns_present, format_of
@@ -75,20 +74,14 @@ class _Side:
         self.codes = IdCodes()
         self.rows = np.zeros(1024, np.int64)
 
-    def add(self, counted: pl.Series, ids: pl.Series | None) -> IntArray:
-        """The codes of `ids`, by default of `counted`, whose rows are counted.
-
-        Ids that only `counted` has get codes too.
-
-        Args:
-            counted: may be more than `ids`.
-        """
-        codes = self.codes.of(counted)
+    def add(self, ids: pl.Series) -> IntArray:
+        """The codes of `ids`, whose rows are counted."""
+        codes = self.codes.of(ids)
         seen = np.bincount(codes, minlength=self.codes.count)
         if len(seen) > len(self.rows):
             self.rows = np.pad(self.rows, (0, 2 * len(seen) - len(self.rows)))
         self.rows[: len(seen)] += seen
-        return codes if ids is None else self.codes.of(ids)
+        return codes
 
     def frame(self) -> pl.DataFrame:
         """Columns: id and rows."""
@@ -105,25 +98,28 @@ def spill_log(
     """
     refuse_unstreamed(settings, files)
     log = StreamedLog(Spill(folder, settings.memory_mb))
-    sides, aside = {"user": _Side(), "item": _Side()}, ThreadPoolExecutor(1)
-    for whole in _frames(settings, files, quarantine, log):
-        frame = whole
-        if settings.min_rating is not None:
-            frame = by_rating(whole, settings.min_rating)
-            log.dropped["filtered_by_rating"] += whole.height - frame.height
-            if frame.height < whole.height and "filtered_by_rating" not in log.examples:
-                lost = whole.filter(pl.col("rating") < settings.min_rating).row(0, named=True)
-                example = row_example(lost["user"], lost["item"], lost["row"])
-                log.examples["filtered_by_rating"] = example
-        fewer = frame if frame is not whole else {"user": None, "item": None}
-        item = aside.submit(sides["item"].add, whole["item"], fewer["item"])
-        user = sides["user"].add(whole["user"], fewer["user"])
-        times, rows = frame["time"].to_numpy(), frame["row"].to_numpy()
-        log.spill.append(Block(user, item.result(), times, rows))
-    aside.shutdown()
+    sides = {"user": _Side(), "item": _Side()}
+    with ThreadPoolExecutor(1) as aside:
+        for frame in _frames(settings, files, quarantine, log):
+            of_item = aside.submit(sides["item"].add, frame["item"])
+            user, item = sides["user"].add(frame["user"]), of_item.result()
+            block = Block(user, item, frame["time"].to_numpy(), frame["row"].to_numpy())
+            log.spill.append(_rated(log, block, frame, settings.min_rating))
     log.rows_of = {name: side.frame() for name, side in sides.items()}
     log.num_users = log.spill.rows
     return log
+
+
+def _rated(log: StreamedLog, block: Block, frame: pl.DataFrame, min_rating: float | None) -> Block:
+    """Without the rows whose rating is too low, which are counted."""
+    if min_rating is None:
+        return block
+    kept = (frame["rating"] >= min_rating).fill_null(value=False).to_numpy()
+    if not kept.all() and "filtered_by_rating" not in log.examples:
+        lost = frame.row(int(np.argmin(kept)), named=True)
+        log.examples["filtered_by_rating"] = row_example(lost["user"], lost["item"], lost["row"])
+    log.dropped["filtered_by_rating"] += int((~kept).sum())
+    return block[kept]
 
 
 def sort_log(log: StreamedLog, settings: DatasetSettings, tables: dict[str, Table]) -> None:

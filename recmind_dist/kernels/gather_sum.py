@@ -1,9 +1,9 @@
 """Weighted sums of gathered rows, `y = A x` for a sparse A: one hop of propagation.
 
-`torch.nn.functional.embedding_bag` does the work on a CPU, in float32, float64, bfloat16 and
-float16, and on CUDA where sums must be the same bits run for run; elsewhere on CUDA torch's sparse
-CSR product (cuSPARSE). The backward is the same sum through the transposed matrix: embedding_bag's
-own adds edge by edge, an order of magnitude slower.
+`torch.nn.functional.embedding_bag` does the work on a CPU, in float32, bfloat16 and float16, and on
+CUDA where sums must be the same bits run for run; elsewhere on CUDA, and in float64 on a CPU,
+torch's sparse CSR product (cuSPARSE, MKL). The backward is the same sum through the transposed
+matrix: embedding_bag's own adds edge by edge, an order of magnitude slower.
 
 Legend: R rows and C columns of A, E entries, D columns of x.
 """
@@ -101,8 +101,8 @@ class CsrMatrix:
         """Rows of some `_ENTRIES_AT_ONCE` entries together, or a row of more."""
         start = 0
         while start < self.num_rows:
-            most = int(self.indptr[start]) + _ENTRIES_AT_ONCE
-            stop = int(torch.searchsorted(self.indptr, most, right=True)) - 1
+            end = min(int(self.indptr[start]) + _ENTRIES_AT_ONCE, len(self.indices))
+            stop = int(torch.searchsorted(self.indptr, end, right=True)) - 1
             yield slice(start, max(stop, start + 1))
             start = max(stop, start + 1)
 
@@ -115,7 +115,7 @@ class CsrMatrix:
             indptr = indptr - indptr[0]
         indices = self.indices[entries]
         weight = None if weight is None else weight[entries].to(x_CD.dtype)
-        # embedding_bag takes twice as long in double precision
+        # in double precision embedding_bag takes twice as long as MKL's product
         if x_CD.dtype == torch.float64 and x_CD.device.type == "cpu":
             return _sparse_csr(indptr, indices, weight, self.num_cols, x_CD.dtype) @ x_CD
         with torch.no_grad():

@@ -30,13 +30,19 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def freed_memory_given_back(is_large: bool) -> Iterator[None]:
-    """Where much is free, the system has it meanwhile: a validation needs other tensors than
-    steps do. Of use within `keep_freed_memory`.
+    """Gives free heap back to the system while the block runs, for which it is not of use: a
+    validation needs other tensors than steps do.
+
+    Args:
+        is_large: whether there is so much of it that it is worth the page faults afterwards.
     """
-    if is_large:
-        _give_back_and_keep(_DEFAULT_BYTES)
-    yield
-    if is_large:
+    if not is_large:
+        yield
+        return
+    _give_back_and_keep(_DEFAULT_BYTES)
+    try:
+        yield
+    finally:
         keep_freed_memory()
 
 

@@ -284,7 +284,7 @@ class LossSettings(Settings):
     user_exponent: float = Field(0.0, ge=0, le=1)
     """Pairs weigh (degree of the user + 1)^-q: 1 counts users alike, as the metrics do, 0 pairs."""
     regularization: float = Field(0.0, ge=0)
-    """L2 on the base rows that a batch touches, the gates and the adapters."""
+    """L2 on the base rows that a batch touches, gates inside the layers and the adapters."""
 
 
 class AlignmentSettings(Settings):

@@ -93,8 +93,8 @@ class TextView(nn.Module):
         """The projection, of many rows on a CPU block by block: their hidden layer fits the cache,
         and is made anew in the backward pass. Shape: [n, D].
 
-        Not where ZeRO 3 has dealt out the parameters: ranks gather them in each call of a layer, so
-        they must call it equally often.
+        Not where ZeRO 3 has dealt out the parameters: it takes them away again after the forward
+        pass, and what is made anew in the backward pass would miss them.
         """
         dealt = any(hasattr(p, "ds_id") for p in self.projection.parameters())
         if len(text) <= MANY_ROWS or text.device.type != "cpu" or dealt:

@@ -41,7 +41,8 @@ class FullPropagation:
         degree_feature: [N] d̃ in node order.
         absent: [E] edges (positions in the user half) that nothing passes over.
         degree: [N] degrees to normalise by; by default those of all training edges.
-        rows: edges of this rank's nodes, if the graph is partitioned. `absent` must then be None.
+        rows: edges of this rank's nodes, by default all. Of a partitioned graph's `absent` must be
+            None.
         fixed: it hides no edges, and takes no more memory than one matrix needs: states of one side
             pass over the whole one.
     """
@@ -63,6 +64,7 @@ class FullPropagation:
             "edges of a partitioned graph are left out by sampling alone"
         )
         rows = rows or EdgeRows.of_graph(graph)
+        assert not (fixed and absent is not None and len(absent)), "a fixed operator has all edges"
         self._rows = rows
         row_of_node = np.asarray(graph.row_of_node)
         self._own = rows.nodes
@@ -342,14 +344,14 @@ class FullGraphView:
         nodes take. Shape: [S, D]. Collective: every rank must call.
         """
         operator, out = self.operator, x.new_empty(len(self.rows), x.shape[1])
-        text_columns = columns_at_once(int(operator.bounds[-1]), operator.context.world_size)
-        for first in range(0, x.shape[1], text_columns):
-            part = x[:, first : first + text_columns]
+        columns = columns_at_once(int(operator.bounds[-1]), operator.context.world_size)
+        for first in range(0, x.shape[1], columns):
+            part = x[:, first : first + columns]
             if items_only:
                 zeros = x.new_zeros(len(operator.is_user), part.shape[1])
                 part = zeros.index_copy_(0, operator.items, part)
             means = operator.mean(self.hidden, self.rows)(part.contiguous(), num_layers, False)
-            out[:, first : first + text_columns] = means
+            out[:, first : first + columns] = means
         return out
 
 

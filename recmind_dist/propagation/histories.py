@@ -166,7 +166,7 @@ class Histories:
         column, context = places.place[self.items], places.context
         matrix = CsrMatrix.of_arrays(self.indptr, column, weight, len(places.place)).to(device)
         everything = torch.arange(places.counts[context.rank], device=device)
-        gathered = GatheredMatrix(matrix, places.counts, context)
+        gathered = GatheredMatrix(matrix, places.counts, context, fixed=True)
         return HistorySums(everything, gathered.gather_matmul)
 
 

@@ -69,8 +69,8 @@ def _weighted_entries(
     start = 0
     while start < len(nodes):
         before = int(ends[start - 1]) if start else 0
-        most = int(np.searchsorted(ends, before + _EDGES_AT_ONCE, side="right"))
-        part = slice(start, max(most, start + 1))
+        stop = int(np.searchsorted(ends, before + _EDGES_AT_ONCE, side="right"))
+        part = slice(start, max(stop, start + 1))
         start, own = part.stop, nodes[part]
         row, position = rows.edges_of(own)
         counted = np.ones(len(row), np.bool_)

@@ -28,10 +28,10 @@ STEPS_AN_EPOCH = 8
 STEPS = 240
 """Of a run, where an epoch is no more than `STEPS_AN_EPOCH`."""
 BPR_STEPS = 600
-SAMPLED_PAIRS, FEWEST_PAIRS = 32_768, 4096
-"""Interactions of a batch of users whose neighbourhoods are sampled, about: at most, and where few
-reach very many nodes.
-"""
+SAMPLED_PAIRS = 32_768
+"""Interactions of a batch of users whose neighbourhoods are sampled, about, at most."""
+FEWEST_PAIRS = 4096
+"""The same at least, however many nodes they reach."""
 SAMPLED_NODES = 1 << 19
 """Nodes that the neighbourhoods of a batch may reach: their rows, texts and gradients are a step's
 memory."""
@@ -272,8 +272,8 @@ RULES: tuple[Rule, ...] = (
 
 
 def _pairs_reaching(num_nodes: int, config: RunConfig, facts: DataFacts) -> float:
-    """Interactions from which sampled hops reach so many distinct nodes, as if they drew them
-    evenly; without bound where there are no more.
+    """Interactions from whose items sampled hops reach about so many distinct nodes, as if they
+    drew all alike; without bound where there are no more, or where a hop takes all neighbours.
     """
     of_all = num_nodes / (facts.num_users + facts.num_items)
     if of_all >= 1 or min(config.sampler.num_neighbors, default=0) < 0:

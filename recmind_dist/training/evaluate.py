@@ -51,8 +51,8 @@ def evaluate_run(
     split: str = "test",
     then: Evaluated | None = None,
 ) -> dict[str, Any]:
-    """Content of results.json; "gate" is empty but on rank 0, which writes it, and the users' own
-    metrics beside it. Collective: every rank must call.
+    """Content of results.json, whose "gate" is filled on rank 0 alone; rank 0 writes the file, and
+    each user's metrics beside it. Collective: every rank must call.
 
     On the test split rankings are measured twice: by histories to the training edge, and with the
     validation items folded in.
@@ -136,7 +136,7 @@ def _has_newer_items(graph: Graph, split: str = "test") -> bool:
 
 
 def evaluate_popularity_run(config: RunConfig, graph: Path, run: RunDirectory) -> dict[str, Any]:
-    """The same for the popularity baseline, which needs no training, on one rank alone."""
+    """As `evaluate_run`, of the popularity baseline, which needs no training: on one rank alone."""
     opened = Graph.open(graph)
     found = evaluate_popularity(opened, "test", config.evaluation, DistContext.alone(), True)
     folded = found if _has_newer_items(opened) else None  # it reads no histories
@@ -150,8 +150,8 @@ def evaluate_text_run(
     run: RunDirectory,
     context: DistContext | None = None,
 ) -> dict[str, Any]:
-    """The same for texts alone: items by their whitened vectors, users by the mean of their items',
-    or under model.recent_decay by the mean in which newer ones count more.
+    """As `evaluate_run`, of texts alone: items by their whitened vectors, users by the mean of
+    their items', or under model.recent_decay by the mean in which newer ones count more.
 
     Args:
         context: one rank alone; by default on the CPU

@@ -39,7 +39,7 @@ def make_loader(
         padded: whether they have fixed shapes there.
     """
     joint = phase == "joint"
-    negatives = ("shared" if config.loss.kind == "ssm" else "pairs") if joint else "none"
+    negatives = {"ssm": "shared", "bpr": "pairs"}[config.loss.kind] if joint else "none"
     # mixing weighs whole scores: it learns against the catalogue as it is, not as negatives are
     # drawn for the views
     uniform = config.sampler.negatives.model_copy(update={"kind": "uniform"})

@@ -42,9 +42,10 @@ class LossTerms:
 
 
 class TrainingLoss(nn.Module):
-    """L = L_rank + λ_align (L_align^U + L_align^I) + λ_reg Ω + L_gate.
+    """L = L_rank + λ_align (L_align^U + L_align^I) + λ_reg Ω + L_gate, and XSimGCL's contrast.
 
-    L_gate is the ranking loss of held-out edges, which trains the gates alone.
+    L_rank of RecMind is that of the graph view and, beside it, that of the text view. L_gate is the
+    ranking loss of held-out edges, which trains the gates alone.
 
     Args:
         model: the dense part.
@@ -170,6 +171,7 @@ class TrainingLoss(nn.Module):
         if self.loss.kind == "bpr":
             pairs = batch.src_index, batch.dst_pos_index, batch.dst_neg_index
             return losses.bpr(final_SC, *pairs, weight, total)
+        assert self.loss.kind == "ssm", "negatives of another loss: see make_loader"
         return losses.sampled_softmax(
             final_SC,
             batch.user_index,

@@ -54,7 +54,7 @@ _SHARE_OF_FREE = 0.25  # of the GPU's memory, for the graph that batches are mad
 
 
 class ModelShard:
-    """Built alike for training, evaluation and serving. Collective: every rank must build one,
+    """Built alike for training, evaluation and export. Collective: every rank must build one,
     because held-out edges are exchanged.
 
     Args:
@@ -89,7 +89,7 @@ class ModelShard:
         self.model = self.build_dense()
 
     def _whole_graph(self) -> GraphAccess:
-        """Access to all edges, for training on the CPU."""
+        """Access to all edges, as the host reads them."""
         context = self.context
         if context.world_size > 1 and self.config.owners_draw:
             return OwnerMaskedGraph(self.rows, self.bounds, context)
@@ -302,9 +302,8 @@ class ModelShard:
         """decay → means over all edges but the held-out ones."""
         visible = np.ones(len(self.rows.indices), np.bool_)
         visible[heldout.in_csr(self.rows)] = False
-        # in blocks: positions of all edges take eight times the memory
-        blocks = np.array_split(self.nodes, -(-len(self.nodes) // _BLOCK_ROWS) or 1)
-        visible = np.concatenate([visible[self.rows.edges_of(block)[1]] for block in blocks])
+        if self.rows.whole:  # a share's edges are in the order of this rank's nodes
+            visible = visible[self.rows.edges_of(self.nodes)[1]]
         counts = np.diff(self.bounds).tolist()
         return partial(NeighbourMeans, self.rows, self.nodes, visible, counts, self.context)
 

@@ -128,7 +128,7 @@ class Phase:
     def step_inputs(
         self, epoch: int, first_step: int, count: int | None = None
     ) -> Iterator[StepInput]:
-        """An epoch's step inputs, at most `count`, made in the prefetching thread.
+        """An epoch's step inputs, at most `count`, made as they are asked for.
 
         Collective: every rank must iterate.
         """

@@ -33,7 +33,7 @@ class Cursor:
     best: float | None = None
     bad_validations: int = 0
     score: float | None = None
-    """Of the last validation, if none of its parameters has changed since."""
+    """Of the last validation, if no parameter of the model has changed since."""
     norm_exponent: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
 

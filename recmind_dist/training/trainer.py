@@ -59,7 +59,8 @@ class Trainer:
     Args:
         inputs: the prepared stores.
         attempt: the same on every rank, new at each start of the workers.
-        report: called by every rank after a commit.
+        report: called by every rank at each save and at the end, with what has been committed since
+            the last call.
         resume: "auto", "must" or "never".
         allow_mismatch: continue a checkpoint that was made under other settings.
     """
@@ -289,9 +290,17 @@ class Trainer:
         with freed_memory_given_back(not self.config.propagates_fully):
             with phase.engine.gathered_parameters():
                 vectors = self.shard.final_embeddings(users)
-            graph, settings, rows = self.shard.graph, self.config.evaluation, self.shard.rows
-            args = vectors.final, graph, "valid", settings, self.context, norm_exponent
-            return evaluate_embeddings(*args, rows, vectors.nodes, users)
+            return evaluate_embeddings(
+                vectors.final,
+                self.shard.graph,
+                "valid",
+                self.config.evaluation,
+                self.context,
+                norm_exponent,
+                self.shard.rows,
+                vectors.nodes,
+                users,
+            )
 
     def _leave_finished_phase(self, phase: Phase) -> None:
         """Moves the cursor to the next phase if this one is over. Collective: every rank must

@@ -3,6 +3,7 @@ blocks and the rounds.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,8 +117,16 @@ def test_a_sample_is_drawn_by_the_seed_among_those_who_are_judged(graph: Graph) 
     assert sampled_users(graph, "valid", USERS - 5, 0) is None
 
 
+@pytest.mark.parametrize(
+    ("model", "max_users"),
+    [
+        ({"kind": "paper"}, 20),
+        ({"kind": "recmind", "views": "all", "recent_decay": 0.6}, 20),
+        ({"kind": "recmind", "views": "all", "recent_decay": 0.6}, 1),  # of one rank's users
+    ],
+)
 def test_a_run_says_that_a_sample_validated_it_and_at_its_end_asks_all_users(
-    tmp_path: Path,
+    tmp_path: Path, model: dict[str, Any], max_users: int
 ) -> None:
     inputs = make_inputs(tmp_path)
     prepare_rows(inputs.graph)
@@ -126,8 +135,9 @@ def test_a_run_says_that_a_sample_validated_it_and_at_its_end_asks_all_users(
         "run",
         graph={"placement": "partitioned"},
         scaling={"num_workers": 2},
+        model={"embedding_dim": 8, "gate": {"heldout_share": 0.5}, **model},
         train={"epochs": 2, "warmup_epochs": 0},
-        evaluation={"max_users": 20, "whole_at_end": True, "norm_exponent": 0.0},
+        evaluation={"max_users": max_users, "whole_at_end": True, "norm_exponent": 0.0},
     )
     cursor = run_ranks(train_rank, 2, config, inputs, "attempt1")[0]["cursor"]
     run = RunDirectory(config.run_dir)
@@ -136,13 +146,16 @@ def test_a_run_says_that_a_sample_validated_it_and_at_its_end_asks_all_users(
     graph, alone = Graph.open(inputs.graph), DistContext.alone()
     of_users = int(np.count_nonzero(np.diff(graph.held_out("valid").indptr)))
     assert [record["epoch"] for record in records] == [1, 2]
-    assert {(record["users"], record["of_users"]) for record in records} == {(20, of_users)}
+    assert {(record["users"], record["of_users"]) for record in records} == {(max_users, of_users)}
     checkpoint = find_checkpoint(run.checkpoints)
     assert checkpoint is not None
     model = ModelShard(config, inputs, alone)
     model.load_for_inference(checkpoint)
     h, seed = model.final_embeddings().final, config.graph.seed
-    for users, said in ((None, whole), (sampled_users(graph, "valid", 20, seed), records[-1])):
+    for users, said in (
+        (None, whole),
+        (sampled_users(graph, "valid", max_users, seed), records[-1]),
+    ):
         found = evaluate_embeddings(
             h, graph, "valid", config.evaluation, alone, rows=model.rows, users=users
         )

@@ -113,7 +113,7 @@ GLOBAL = {
     "works",
     "row_bytes",
     "PASSED_BYTES",
-    "most",
+    "most_rows",
 }
 """Names, of variables, parameters and attributes, that hold the same on every rank, with all that
 is in them.

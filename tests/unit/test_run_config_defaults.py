@@ -70,7 +70,7 @@ def test_a_config_of_data_and_a_language_model_is_recmind_in_full() -> None:
         (5_000_000, 1_000_000, 100_000_000, [10, -1], 2048),
     ],
 )
-def test_a_sampled_batch_reaches_half_a_million_nodes_at_most(
+def test_a_sampled_batch_reaches_about_half_a_million_nodes(
     users: int, items: int, edges: int, fan_outs: list[int], size: int
 ) -> None:
     facts = replace(FACTS, num_users=users, num_items=items, num_edges=edges)
