@@ -3,6 +3,7 @@
 Legend: n nodes of this rank, C columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,11 @@ from torch.nn import functional
 from recmind_dist.model.models import Model
 from recmind_dist.model.recmind import RecMind
 from recmind_dist.propagation.full_graph import FullPropagation
+from recmind_dist.propagation.histories import Histories, ItemPlaces
 from recmind_dist.propagation.item_means import content_view, newest_item_views
 from recmind_dist.types import IntArray
+
+_BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,34 @@ def final_embeddings_of(
         x_iT = functional.normalize(graph.select(text_nT)[~is_user].float(), dim=1)
         views.append(torch.cat([histories.item_means(x_iT, 1.0, places), x_iT]))
         newest.append(x_iT)
-    recent: list[Tensor] = []
+    means: list[Tensor] = []
     if settings.recent_decay:
-        x_iC = torch.cat([functional.normalize(x, dim=1) for x in newest], 1)
-        means = histories.item_means(x_iC, settings.recent_decay, places)
-        of_nodes = torch.cat([means, torch.zeros_like(x_iC)])
-        recent = list(torch.split(of_nodes, [x.shape[1] for x in newest], dim=1))
-    final = model.mix(views, recent, graph.select(operator.feature), is_user)
+        means = _newest_item_means(histories, newest, settings.recent_decay, places)
+    final = torch.empty(len(nodes), sum(v.shape[1] for v in views) + 1, device=is_user.device)
+    feature = graph.select(operator.feature)
+    for start in range(0, len(nodes), _BLOCK_ROWS):  # what a mix is made of takes thrice its memory
+        part = slice(start, start + _BLOCK_ROWS)
+        recent = [_rows_or_zeros(x_uC, start, len(is_user[part])) for x_uC in means]
+        final[part] = model.mix([v[part] for v in views], recent, feature[part], is_user[part])
     return FinalEmbeddings(nodes, final, final.new_zeros(0, len(nodes)))
+
+
+def _newest_item_means(
+    histories: Histories, views: Sequence[Tensor], decay: float, places: ItemPlaces | None
+) -> list[Tensor]:
+    """Users' means of their items' views at unit length, in which newer items count more, [u, C_k].
+
+    Collective: every rank must call.
+
+    Args:
+        views: [i, C_k] each, of this rank's items.
+    """
+    x_iC = torch.cat([functional.normalize(view, dim=1) for view in views], 1)
+    means = histories.item_means(x_iC, decay, places)
+    return list(torch.split(means, [view.shape[1] for view in views], dim=1))
+
+
+def _rows_or_zeros(x_uC: Tensor, start: int, count: int) -> Tensor:
+    """Rows from `start` on, zero where x has no more. Shape: [count, C]."""
+    rows = x_uC[start : start + count]
+    return functional.pad(rows, (0, 0, 0, count - len(rows)))

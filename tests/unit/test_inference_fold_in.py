@@ -15,6 +15,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError
 from recmind_dist.features.text_features import degree_feature
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
+from recmind_dist.inference import final_embeddings as final_embeddings_file
 from recmind_dist.inference.final_embeddings import final_embeddings, final_embeddings_of
 from recmind_dist.inference.fold_in import FoldIn
 from recmind_dist.model.models import Model, build_model
@@ -112,8 +113,13 @@ def test_the_training_history_gives_the_vectors_that_users_have(
 @kinds
 @pytest.mark.parametrize("fixed", [False, True])
 def test_vectors_of_items_and_some_users_are_those_among_all(
-    graph: Graph, kind: str, settings: dict[str, Any], fixed: bool
+    graph: Graph,
+    kind: str,
+    settings: dict[str, Any],
+    fixed: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(final_embeddings_file, "_BLOCK_ROWS", 3)
     trained, users = Trained(graph, kind, settings), np.array([0, 4, 17, USERS - 1])
     trained.text[trained.rows(np.arange(USERS))] = 7.0  # nobody reads users' own in content
     everything = trained.final()
