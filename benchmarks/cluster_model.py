@@ -246,7 +246,8 @@ def occasions(
     states = dim * 2 * layers * num_nodes + num_items * (2 * dim + 2 * text_dim)
     final = 2 * dim + text_dim + 1
     items = num_items * (final + 2) * 4 * others  # two columns are ids
-    passes = 2 * layers + 3 + -(-num_items // (world_size * ITEM_BLOCK))
+    columns = columns_at_once(int(num_nodes), world_size)
+    passes = 2 * layers * -(-dim // columns) + 2 + -(-num_items // (world_size * ITEM_BLOCK))
     flops = 2 * num_judged * num_items * final / world_size
     rows = num_nodes * (3 * 4 * dim + 8) / world_size
     return {

@@ -169,15 +169,15 @@ def test_what_happens_beside_steps_is_reckoned() -> None:
     assert found["checkpoint"] == pytest.approx(1e6 * 776 / 4 / 1e9)
     means = 4 * 8 * 1e6 * 128 * 0.75 / 1e9
     assert found["texts"] == pytest.approx(2e5 * 256 / 4 * (1 + 0.75) / 1e9 + means)
-    # of two layers, the text view's on items and then on users; newest views; content
-    states = 1e6 * 4 * (2 * 64 + 64 + 2 * 64 + 2 * 128)
+    # of two layers of both views; of items newest views, and content for both means
+    states = 1e6 * 4 * (2 * 64 + 2 * 64) + 2e5 * 4 * (2 * 64 + 2 * 128)
     passing = (states + 2e5 * (257 + 2) * 4) * 0.75 / 1e9
     assert found["validation"] == pytest.approx(passing + 2 * 1e4 * 2e5 * 257 / 4 / 1e9)
     slow = Network(gbit_s=8, efficiency=1.0, latency_us=1000)
     late = occasions(1e6, 2e5, 1e4, 4, 64, 128, 2, slow, Machine(1.0, 1.0))
     # two blocks of 64 columns; one block of items; to three ranks each
     assert late["texts"] - found["texts"] == pytest.approx((4 * 2 + 1) * 3 * 1e-3)
-    assert late["validation"] - found["validation"] == pytest.approx((4 + 3 + 1) * 3 * 1e-3)
+    assert late["validation"] - found["validation"] == pytest.approx((4 + 2 + 1) * 3 * 1e-3)
 
 
 def test_errors_of_all_graphs_are_in_one_list() -> None:
