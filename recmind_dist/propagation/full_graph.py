@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import EdgeRows, Graph
 from recmind_dist.kernels.edge_arrays import edge_weights, edges_to, positions_of_edges, rows_of
 from recmind_dist.kernels.gather_sum import CsrMatrix
+from recmind_dist.propagation.full_graph_gradients import apply_hop, apply_mean
 from recmind_dist.propagation.gathered_matrix import GatheredMatrix, columns_at_once
 from recmind_dist.propagation.histories import Histories, ItemPlaces
 from recmind_dist.propagation.item_means import NeighbourMeans
@@ -158,7 +158,7 @@ class FullPropagation:
 
         Collective: every rank must call what it returns, in forward and in backward.
         """
-        return partial(_apply, self, self._or_nothing(hidden))
+        return partial(apply_hop, self, self._or_nothing(hidden))
 
     def mean(
         self,
@@ -176,7 +176,7 @@ class FullPropagation:
             edges: what `edges_from` says of them.
         """
         rows = self.everywhere if rows is None else rows
-        return partial(_mean, self, self._or_nothing(hidden), rows, edges)
+        return partial(apply_mean, self, self._or_nothing(hidden), rows, edges)
 
     def _or_nothing(self, hidden: Tensor | None) -> Tensor:
         return self._nothing if hidden is None else hidden
@@ -353,73 +353,3 @@ class FullGraphView:
             means = operator.mean(self.hidden, self.rows)(part.contiguous(), num_layers, False)
             out[:, first : first + columns] = means
         return out
-
-
-class _Hop(torch.autograd.Function):
-    """Every rank must apply it: forward and backward are one hop each."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: FullPropagation, hidden: Tensor) -> Tensor:
-        ctx.operator, ctx.hidden = operator, hidden
-        return operator.multiply(x.detach(), hidden)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.operator.multiply(grads[0].contiguous(), ctx.hidden), None, None
-
-
-def _apply(operator: FullPropagation, hidden: Tensor, x: Tensor) -> Tensor:
-    """One hop inside autograd. Collective: every rank must call, in forward and in backward."""
-    out: Tensor = _Hop.apply(x, operator, hidden)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Mean(torch.autograd.Function):
-    """Powers of a symmetric operator are symmetric, so the backward passes over the same matrix.
-
-    Every rank must apply it.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        operator: FullPropagation,
-        num_layers: int,
-        hidden: Tensor,
-        wanted: Tensor,
-        items_only: bool,
-        edges: CsrMatrix | None,
-    ) -> Tensor:
-        ctx.operator, ctx.edges, ctx.arguments = operator, edges, (num_layers, hidden, wanted)
-        ctx.items_only = items_only
-        source = operator.one_sided if items_only else operator
-        return source.mean_of_states(x.detach(), *ctx.arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0].contiguous()
-        if ctx.items_only:
-            back = ctx.operator.one_sided.mean_backward(grad, *ctx.arguments)
-        else:
-            back = ctx.operator.mean_backward(grad, *ctx.arguments, ctx.edges)
-        return back, None, None, None, None, None, None
-
-
-def _mean(
-    operator: FullPropagation,
-    hidden: Tensor,
-    rows: Tensor,
-    edges: CsrMatrix | None,
-    x: Tensor,
-    num_layers: int,
-    items_only: bool,
-) -> Tensor:
-    """As `FullPropagation.mean_of_states`, inside autograd.
-
-    Collective: every rank must call, in forward and in backward.
-    """
-    out: Tensor = _Mean.apply(  # type: ignore[no-untyped-call]
-        x, operator, num_layers, hidden, rows, items_only, edges
-    )
-    return out

@@ -59,8 +59,7 @@ class Trainer:
     Args:
         inputs: the prepared stores.
         attempt: the same on every rank, new at each start of the workers.
-        report: called by every rank at each save and at the end, with what has been committed since
-            the last call.
+        report: called by every rank at each save and at the end, with what is newly committed.
         resume: "auto", "must" or "never".
         allow_mismatch: continue a checkpoint that was made under other settings.
     """
