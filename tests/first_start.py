@@ -5,6 +5,7 @@ checkout one process compiles, not every rank of the first test.
 What that is, a child finds out: it trains two small runs, and tells.
 """
 
+import gc
 import multiprocessing
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ def load() -> None:
         loop = getattr(import_module(module), name)
         if types not in loop.signatures:  # as those are whose types the source names
             loop.compile(types)  # from numba's cache
+    gc.collect()
+    gc.freeze()  # else each child's collections would walk, and so copy, all that was imported
 
 
 load()

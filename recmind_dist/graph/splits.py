@@ -48,7 +48,16 @@ def shuffled(log: Interactions, seed: int) -> Interactions:
 
 def chronology(log: Interactions) -> IntArray:
     """The order by user, then oldest first. Shape: [M]."""
+    if _is_in_order(log):  # as a log by time is whose rows were grouped by user
+        return np.arange(len(log.row))
     return np.lexsort((log.row, log.time, log.user))
+
+
+def _is_in_order(log: Interactions) -> bool:
+    """Whether the rows are in `chronology`'s order already."""
+    user, time, row = log.user, log.time, log.row
+    later = (time[1:] > time[:-1]) | ((time[1:] == time[:-1]) & (row[1:] >= row[:-1]))
+    return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & later)).all())
 
 
 def leave_one_out(log: Interactions) -> Labels:

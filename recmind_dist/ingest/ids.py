@@ -118,6 +118,15 @@ def id_column(column: pl.Series, how: str = "auto") -> tuple[pl.Series, pl.Serie
     return found["id"].alias(column.name), found["reason"]
 
 
+def why_absent(role: str, ids: pl.Series, why: pl.Series) -> pl.Series:
+    """Reasons for rows without an id, else null."""
+    if not ids.null_count():
+        return pl.repeat(None, len(ids), dtype=pl.String, eager=True)
+    absent = pl.coalesce(pl.format(role + " {}", pl.col("why")), pl.lit(f"no {role}"))
+    frame = pl.DataFrame({"id": ids, "why": why})
+    return frame.select(pl.when(pl.col("id").is_null()).then(absent)).to_series()
+
+
 def missing_rows(column: pl.Series, missing: list[str]) -> pl.Series:
     """Which rows hold one of the texts that stand for none. Shape: as `column`, bool."""
     column = column.fill_nan(None) if column.dtype.is_float() else column

@@ -22,6 +22,7 @@ from recmind_dist.ingest.ids import (
     is_rounded,
     missing_rows,
     text_id,
+    why_absent,
 )
 from recmind_dist.ingest.layouts import columns_present, format_of, read_raw, refuse_other_value
 from recmind_dist.ingest.lightgcn import read_lightgcn
@@ -315,11 +316,7 @@ def _read_ids(
         ids, why = id_column(rows.frame[role], rules.ids_of(role))
         look.add(ids)
         found.append(ids.alias(role))
-        absent = pl.coalesce(pl.format(role + " {}", pl.col("why")), pl.lit(f"no {role}"))
-        reason = pl.DataFrame({"id": ids, "why": why}).select(
-            pl.when(pl.col("id").is_null()).then(absent)
-        )
-        reasons.append(reason.to_series())
+        reasons.append(why_absent(role, ids, why))
     return found, reasons, looks
 
 

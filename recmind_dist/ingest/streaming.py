@@ -23,7 +23,7 @@ from recmind_dist.ingest.log import FORMAT_KEY, no_time_in, note, sound_rows
 from recmind_dist.ingest.read_warnings import SIDES, takes_points_off
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows
 from recmind_dist.ingest.settings import DatasetSettings
-from recmind_dist.ingest.spill import Block, Spill
+from recmind_dist.ingest.spill import Block, Spill, is_ascending, stable_order
 from recmind_dist.ingest.streamed_times import StreamedTimes, batches
 from recmind_dist.ingest.summary import row_example
 from recmind_dist.ingest.tables import Table, take_point_off_table
@@ -213,7 +213,9 @@ def _collapse_repeats(log: StreamedLog, keep: str) -> None:
     """Keeps one row of each pair (see `filters.collapse_repeats`), sorted by user, then row."""
     for b in range(log.spill.num_blocks):
         block = log.spill.block(b)
-        order = np.lexsort((block.row, block.time, block.item, block.user))
+        if not is_ascending(block.row):
+            block = block[np.argsort(block.row, kind="stable")]
+        order = _by_pair(block)
         if keep == "last":
             order = order[::-1]
         user = block.user[order]
@@ -221,10 +223,18 @@ def _collapse_repeats(log: StreamedLog, keep: str) -> None:
         is_new = np.ones(len(order), np.bool_)
         is_new[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
         _note_lost(log, "repeats_collapsed", block[order[~is_new]])
-        kept = block[order[is_new]]
-        kept = kept[np.lexsort((kept.row, kept.user))]
+        kept = block[np.sort(order[is_new])]
         log.dropped["repeats_collapsed"] += len(block.row) - len(kept.row)
-        log.spill.replace(b, kept)
+        log.spill.replace(b, kept[stable_order(kept.user)])
+
+
+def _by_pair(block: Block) -> IntArray:
+    """The order by user, item, time, row of a block in the order of its rows."""
+    in_time = is_ascending(block.time)  # as most logs are
+    order = np.arange(len(block.row)) if in_time else np.argsort(block.time, kind="stable")
+    for keys in (block.item, block.user):
+        order = order[stable_order(keys[order])]
+    return order
 
 
 def _take_core(log: StreamedLog, k: int) -> None:
