@@ -16,7 +16,7 @@ from recmind_dist.graph.partition import partition_nodes
 from recmind_dist.graph.settings import GraphSettings
 from recmind_dist.graph.splits import TEST, TRAIN, VALID, WITHHELD, Interactions, Labels
 from recmind_dist.graph.store import EDGE_WEIGHT, KIND, SCHEMA
-from recmind_dist.graph.streaming import GraphWriter, logged_ids, refuse_unstreamed, sorted_log
+from recmind_dist.graph.streaming import GraphWriter, coded_log, refuse_unstreamed
 from recmind_dist.ingest.dataset import KIND as DATASET_KIND
 from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
 from recmind_dist.ingest.dataset import is_complete, writing
@@ -159,15 +159,18 @@ def _prepare_at_once(source: _Source, key: str, final: Path) -> None:
 def _prepare_in_blocks(source: _Source, key: str, final: Path, memory_mb: int) -> None:
     settings = source.settings
     refuse_unstreamed(settings)
-    log = source.interactions
-    users = source.nodes("user", logged_ids(log, "user"))
-    items = source.nodes("item", logged_ids(log, "item"))
-    num_users, num_items = _checked_sizes(source.path, users, items)
     with writing(final.parent.parent), atomic_directory(final) as work:
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-spill-") as folder:
+            spill, logged = coded_log(source.interactions, Path(folder) / "log", memory_mb)
+            users = source.nodes("user", logged["user"])
+            items = source.nodes("item", logged["item"])
+            num_users, num_items = _checked_sizes(source.path, users, items)
+            spill.sort(
+                _codes(logged["user"].to_frame("user"), "user", users),
+                _codes(logged["item"].to_frame("item"), "item", items),
+            )
             draws = draws_order(source.dataset, settings)
             writer = GraphWriter(work, num_users, num_items, settings, memory_mb, draws)
-            spill = sorted_log(log, users["id"], items["id"], Path(folder) / "log", memory_mb)
             for b in range(spill.num_blocks):
                 writer.add(spill.block(b))  # no name, so that only one block is in memory
         counts = {"num_users": num_users, "num_items": num_items, **writer.counts}

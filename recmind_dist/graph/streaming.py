@@ -144,22 +144,14 @@ def refuse_unstreamed(settings: GraphSettings) -> None:
         )
 
 
-def logged_ids(interactions: Path, side: str) -> pl.Series:
-    """Distinct ids of the log of a data set, read in batches."""
-    codes = IdCodes()
-    with arrow_parquet.ParquetFile(interactions) as file:
-        for batch in file.iter_batches(1 << 20, columns=[side]):
-            codes.of(pl.Series(side, batch.column(0)))
-    return codes.names()
-
-
-def sorted_log(
-    interactions: Path, users: pl.Series, items: pl.Series, folder: Path, memory_mb: int
-) -> Spill:
-    """The log in blocks of users, where user and item are positions in `users` and `items`."""
+def coded_log(
+    interactions: Path, folder: Path, memory_mb: int
+) -> tuple[Spill, dict[str, pl.Series]]:
+    """The log, read once, with codes in order of first occurrence; the ids of each side in the
+    order of their codes.
+    """
     spill = Spill(folder, memory_mb)
-    user_codes = IdCodes(users)
-    item_codes = IdCodes(items)
+    user_codes, item_codes = IdCodes(), IdCodes()
     batch_rows = max(1, spill.rows_at_once // 4)
     with arrow_parquet.ParquetFile(interactions) as file, ThreadPoolExecutor(1) as aside:
         for batch in file.iter_batches(batch_rows, columns=["user", "item", "time", "row"]):
@@ -168,8 +160,7 @@ def sorted_log(
             user = user_codes.of(frame["user"])
             times, rows = frame["time"].to_numpy(), frame["row"].to_numpy()
             spill.append(Block(user, item.result(), times, rows))
-    spill.sort(np.arange(len(users)), np.arange(len(items)))
-    return spill
+    return spill, {"user": user_codes.names(), "item": item_codes.names()}
 
 
 def _mapped(path: Path, length: int) -> np.ndarray:

@@ -21,21 +21,15 @@ _GROWTH = 1.5  # capacity over need when an array of ids is reallocated
 
 
 class IdCodes:
-    """Codes in order of first occurrence. Memory: 12 bytes a slot, 8 an id, and the ids' bytes.
+    """Codes in order of first occurrence. Memory: 12 bytes a slot, 8 an id, and the ids' bytes."""
 
-    Args:
-        known: distinct ids that get the codes 0, 1, … first.
-    """
-
-    def __init__(self, known: pl.Series | None = None) -> None:
+    def __init__(self) -> None:
         self._key = np.frombuffer(secrets.token_bytes(16), np.uint64)
         self._slots = np.full(_INITIAL_SLOTS, -1, np.int32)
         self._slot_hashes = np.empty(_INITIAL_SLOTS, np.uint64)
         self._ends = np.zeros(1024, np.int64)  # the id of code c is _bytes[_ends[c] : _ends[c + 1]]
         self._bytes = np.empty(1 << 14, np.uint8)
         self.count = 0
-        if known is not None:
-            self.of(known)
 
     def of(self, ids: pl.Series) -> IntArray:
         """The code of each id; new ids get new codes. Shape: as `ids`, which has no null."""

@@ -176,7 +176,8 @@ def test_codes_count_distinct_ids_in_order_of_first_sight(batches: list[list[str
 
 def test_the_table_of_codes_grows() -> None:
     ids = pl.Series([f"user-number-{k}" for k in range(200_000)])
-    codes = IdCodes(ids)
+    codes = IdCodes()
+    codes.of(ids)
     assert (codes.of(ids.reverse()) == np.arange(200_000)[::-1]).all()
 
 
@@ -188,7 +189,8 @@ def test_ids_whose_hashes_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(id_codes, "_hashes", lambda *texts: whole(*texts) & np.uint64(3))
     monkeypatch.setattr(id_codes, "_INITIAL_SLOTS", 8)
     names = [*(f"user-{k}" for k in range(300)), "", "é", "user-1 ", "\0", "\0\0", "user-1" * 40]
-    codes = IdCodes(pl.Series(names[:100]))
+    codes = IdCodes()
+    codes.of(pl.Series(names[:100]))
     for start in range(0, len(names), 60):
         batch = names[start : start + 90]
         assert all(
