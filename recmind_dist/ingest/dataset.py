@@ -17,7 +17,12 @@ from recmind_dist.ingest.columns import LogRules
 from recmind_dist.ingest.filters import by_rating, collapse_repeats, join_weights, k_core
 from recmind_dist.ingest.ids import natural_order, without_point
 from recmind_dist.ingest.log import Log, read_log
-from recmind_dist.ingest.read_warnings import SIDES, takes_points_off, weight_warnings
+from recmind_dist.ingest.read_warnings import (
+    SIDES,
+    joined_by_point,
+    takes_points_off,
+    weight_warnings,
+)
 from recmind_dist.ingest.rows import Quarantine, check_file
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.sources import expand, partition_columns
@@ -166,7 +171,9 @@ def take_points_off(settings: DatasetSettings, log: Log, tables: dict[str, Table
     """12 for 12.0 where all files of a side agree that pandas wrote it so."""
     for side in SIDES:
         if takes_points_off(settings, side, log, tables[side]):
-            log.frame = log.frame.with_columns(without_point(log.frame[side]).alias(side))
+            ids = without_point(log.frame[side])
+            log.notes += joined_by_point(side, log.frame[side], ids)
+            log.frame = log.frame.with_columns(ids.alias(side))
             take_point_off_table(tables[side])
 
 

@@ -3,13 +3,15 @@ are their digits: 12, "12" and a float 12.0 are the same id.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-FLOAT_ID = r"^-?\d+\.0+$"
-INTEGER_ID = r"^-?\d+$"
+# as pandas writes a whole number in a column of floats, and no other way: 1.00 and 01.0 are text.
+# From 16 digits on different numbers may have become one
+FLOAT_ID = r"^(0|-?[1-9][0-9]{0,14})\.0$"
+INTEGER_ID = r"^-?[0-9]+$"
 # from here floats skip whole numbers
 EXACT: dict[Any, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
 ROUNDED = "is a float so large that it may have been rounded: save ids as integers or text"
@@ -23,35 +25,48 @@ NONE_LIKE = (
 )
 LIST_ID = r"^\[.*[,;|\s].*\]$|^\{.*\}$"  # ['a', 'b']
 QUOTED_ID = r"""^=?(".*"|'.*'|“.*”)$|^'\d"""  # ="007" and '007, as spreadsheets have them
-SPREADSHEET_ID = r"^\d(\.\d+)?[Ee]\+\d\d+$"  # 1.23457E+11 for 123456789012
+# 1.23457E+11 for 123456789012, 1234567890123456768.0 for …789
+SPREADSHEET_ID = r"^\d(\.\d+)?[Ee]\+\d\d+$|^-?[0-9]{16,}\.0$"
 
 
 @dataclass
 class IdLook:
-    """How the ids of one file are written: numbers with .0, whole numbers, others."""
+    """How the ids of one file are written: numbers with .0, whole numbers, others.
+
+    Attributes:
+        examples: the first two different ids with .0.
+    """
 
     floats: int = 0
     integers: int = 0
     others: int = 0
+    examples: list[str] = field(default_factory=list)
 
     def add(self, ids: pl.Series) -> None:
         """Counts ids; null is none."""
-        floats = int(ids.str.contains(FLOAT_ID).sum())
+        floats = ids.filter(ids.str.contains(FLOAT_ID))
         integers = int(ids.str.contains(INTEGER_ID).sum())
-        self.floats += floats
+        self.floats += len(floats)
         self.integers += integers
-        self.others += len(ids) - ids.null_count() - floats - integers
+        self.others += len(ids) - ids.null_count() - len(floats) - integers
+        for text in self.examples:
+            floats = floats.filter(floats != text)
+        while len(floats) and len(self.examples) < 2:
+            self.examples.append(str(floats[0]))
+            floats = floats.filter(floats != self.examples[-1])
 
     def join(self, other: "IdLook") -> None:
         """Adds the look of the file's rows behind."""
         self.floats += other.floats
         self.integers += other.integers
         self.others += other.others
+        self.examples = list(dict.fromkeys([*self.examples, *other.examples]))[:2]
 
 
 def point_is_pandas(looks: list[IdLook]) -> bool:
     """Whether ids like 12.0 are 12, which pandas writes so once one of a column is missing: every
-    id of all files of the side is a whole number, and no file has it both with and without .0.
+    id of all files of the side is a whole number, and no file has it both with and without .0. So
+    no two ids of a file become one.
     """
     numbers = all(not look.others and not (look.floats and look.integers) for look in looks)
     return numbers and any(look.floats for look in looks)
@@ -59,7 +74,7 @@ def point_is_pandas(looks: list[IdLook]) -> bool:
 
 def without_point(ids: pl.Series) -> pl.Series:
     """12 for 12.0."""
-    return ids.str.replace(r"\.0+$", "")
+    return ids.str.replace(r"\.0$", "")
 
 
 def text_id(value: Any) -> str | None:

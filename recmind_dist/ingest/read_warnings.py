@@ -52,6 +52,19 @@ def takes_points_off(settings: DatasetSettings, side: str, log: Any, table: Tabl
     return settings.ids_of(side) == "auto" and point_is_pandas(looks)
 
 
+def joined_by_point(side: str, before: pl.Series, after: pl.Series) -> list[str]:
+    """A line on ids of a log that one of its files has with .0 and another without.
+
+    Args:
+        before, after: the ids, with .0 and without.
+    """
+    joined = before.n_unique() - after.n_unique()
+    if not joined:
+        return []
+    where = "stand with .0 in one file of the log and without in another: each is read as one"
+    return [f"{joined} {side} ids {where}"]
+
+
 def keep_warnings(settings: DatasetSettings, seen: dict[str, set[str]]) -> list[str]:
     """Values of `dataset.keep` that no row has, and values left out that differ by case alone.
 
@@ -150,13 +163,19 @@ def _id_warnings(
 ) -> list[str]:
     lines, ids = [], rows["id"]
     if takes_points_off(settings, side, log, table):
+        looks = [*log.looks.get(side, []), *table.looks]
+        first, *more = dict.fromkeys(text for look in looks for text in look.examples)
+        read = f"{first} are read as {first[:-2]}"
+        read += "".join(f", {text} as {text[:-2]}" for text in more[:1])
         lines.append(
-            f"{side} ids written as 12.0 are read as 12 (dataset.{side}_ids: text keeps the .0)"
+            f"{side} ids written as {read}: all of a file have the .0 that pandas adds to integers "
+            f"where one is missing (dataset.{side}_ids: text keeps the .0)"
         )
     if (rounded := rounded_like(ids)) is not None:
         lines.append(
-            f"{rounded[0]} {side} ids of the log are numbers that a spreadsheet has rounded, as "
-            f"{rounded[1]!r}: different ids may be one: export that column as text"
+            f"{rounded[0]} {side} ids of the log are numbers that a spreadsheet has rounded, or a "
+            f"column of floats, as {rounded[1]!r}: different ids may be one: export that column as "
+            "text"
         )
     if (quoted := quoted_like(ids)) is not None:
         lines.append(

@@ -186,7 +186,8 @@ class DatasetSettings(Settings):
     item, time or rating are dropped and counted; "" is an empty field"""
     user_ids: Ids = "auto"
     """text: as written; stripped: without blanks around; integer: numbers, so that 007, 7.0 and 7
-    are one; auto: as text, but 7.0 is 7 where every id of each file has the .0 that pandas adds"""
+    are one; auto: as text, but 7.0 is 7 where all ids of a file have the .0 that pandas adds to
+    integers, and those of the other files are integers"""
     item_ids: Ids = "auto"
     """as user_ids"""
     min_rating: float | None = None

@@ -20,7 +20,7 @@ from recmind_dist.ingest.id_codes import IdCodes
 from recmind_dist.ingest.ids import IdLook, natural_order, without_point
 from recmind_dist.ingest.layouts import columns_present, format_of
 from recmind_dist.ingest.log import FORMAT_KEY, no_time_in, note, sound_rows
-from recmind_dist.ingest.read_warnings import SIDES, takes_points_off
+from recmind_dist.ingest.read_warnings import SIDES, joined_by_point, takes_points_off
 from recmind_dist.ingest.rows import LINE, BadRow, Quarantine, Rows
 from recmind_dist.ingest.settings import DatasetSettings
 from recmind_dist.ingest.spill import Block, Spill, is_ascending, stable_order
@@ -133,7 +133,9 @@ def sort_log(log: StreamedLog, settings: DatasetSettings, tables: dict[str, Tabl
     for side in SIDES:
         names = log.rows_of[side]["id"]
         if takes_points_off(settings, side, log, tables[side]):
-            names = without_point(names)
+            plain = without_point(names)
+            log.notes += joined_by_point(side, names, plain)
+            names = plain
             take_point_off_table(tables[side])
             merged = log.rows_of[side].with_columns(names.alias("id"))
             log.rows_of[side] = merged.group_by("id", maintain_order=True).agg(pl.col("rows").sum())

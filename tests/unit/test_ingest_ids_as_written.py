@@ -81,6 +81,60 @@ def test_ids_with_a_point_zero_are_judged_over_all_files_of_a_side(
     assert sorted(users(made)) == ["12.0", "3.0"]
 
 
+SPELLINGS = [
+    ["1.0", "1.00"],
+    ["1.0", "01.0"],
+    ["0.0", "-0.0"],
+    ["7.00", "8.00"],
+    ["5.0", "1234567890123456768.0"],
+    ["3.0", "٣.0"],
+]
+"""Whole numbers with zeros behind the point, but not all as pandas writes them."""
+
+
+@pytest.mark.parametrize("ids", SPELLINGS)
+@pytest.mark.parametrize("memory_mb", [0, 1])
+def test_spellings_of_a_number_are_kept_apart_in_the_log_and_in_both_files(
+    tmp_path: Path, ids: list[str], memory_mb: int
+) -> None:
+    pl.DataFrame({"user": ids, "item": ids}).write_parquet(tmp_path / "log.parquet")
+    table = write(tmp_path / "texts.csv", "id,title\n" + "".join(f"{id_},T{id_}\n" for id_ in ids))
+    made = ingest(
+        tmp_path,
+        interactions=tmp_path / "log.parquet",
+        items=table,
+        users=table,
+        memory_mb=memory_mb,
+    )
+    log = pl.read_parquet(made / "interactions.parquet").sort("row")
+    assert log.select("user", "item").rows() == [(id_, id_) for id_ in ids]
+    for side in ("items", "users"):
+        texts = pl.read_parquet(made / f"{side}.parquet")
+        assert texts.rows() == [(id_, f"T{id_}") for id_ in ids]
+    assert not said(made, "are read as")
+
+
+@pytest.mark.parametrize("memory_mb", [0, 1])
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_ids_that_lose_their_point_are_shown_and_those_that_become_one_are_counted(
+    tmp_path: Path, side: str, memory_mb: int
+) -> None:
+    for name, ids in (("a", ["12.0", "12.0", "3.0", "7.0"]), ("b", ["12", "3", "4"])):
+        other = {"user": "item", "item": "user"}[side]
+        frame = {side: ids, other: [f"{name}{k}" for k in range(len(ids))]}
+        pl.DataFrame(frame).write_parquet(tmp_path / f"{name}.parquet")
+    log = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    table = write(tmp_path / "texts.csv", "id,title\n3.0,T\n")
+    made = ingest(tmp_path, interactions=log, memory_mb=memory_mb, **{f"{side}s": table})
+    assert said(made, f"{side} ids written as 12.0 are read as 12, 3.0 as 3: all of a file")
+    assert said(made, f"2 {side} ids stand with .0 in one file of the log and without in another")
+    assert pl.read_parquet(made / f"{side}s.parquet").rows() == [("3", "T")]
+    write(table, "id,title\n3.0,T\n3.00,U\n")
+    made = ingest(tmp_path, interactions=log[:1], memory_mb=memory_mb, **{f"{side}s": table})
+    assert pl.read_parquet(made / f"{side}s.parquet").rows() == [("3.0", "T"), ("3.00", "U")]
+    assert not said(made, "are read as")
+
+
 @pytest.mark.parametrize("kind", [pl.Float64, pl.Float32])
 def test_floats_too_large_to_be_exact_are_refused(tmp_path: Path, kind: Any) -> None:
     large = 2.0**53 if kind == pl.Float64 else 2.0**24
@@ -163,7 +217,7 @@ def test_a_user_of_that_name_who_does_not_lead_is_left_alone(tmp_path: Path) -> 
     assert not said(made, "null")
 
 
-@pytest.mark.parametrize("name", ["1.23457E+11", "9E+15", "4.5e+20"])
+@pytest.mark.parametrize("name", ["1.23457E+11", "9E+15", "4.5e+20", "1234567890123456768.0"])
 def test_ids_that_a_spreadsheet_has_rounded_are_told(tmp_path: Path, name: str) -> None:
     made = ingest(tmp_path, interactions=log_of(tmp_path, [name, name, "u2"]))
     assert users(made) == [name, name, "u2"]
