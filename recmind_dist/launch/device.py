@@ -10,6 +10,7 @@ import torch
 
 from recmind_dist.distributed.settings import ScalingSettings
 from recmind_dist.errors import ConfigError
+from recmind_dist.run_config.run_config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -80,21 +81,36 @@ def choose_device_here(scaling: ScalingSettings) -> DeviceChoice:
     return choose_device(scaling, 1, num_gpus, has_cuda())
 
 
-def refuse_cuda_alone(scaling: ScalingSettings) -> None:
+def refuse_cuda_alone(
+    scaling: ScalingSettings,
+    num_workers: int | tuple[int, int] | None = None,
+    key: str = "scaling.num_workers",
+) -> None:
     """Raises ConfigError: cuda is asked for, and a Ray of the run's own would never have as many
     GPUs as workers, since no machine joins it.
+
+    Args:
+        num_workers: what `key` says; None: scaling.num_workers.
     """
     ray = sys.modules.get("ray")
     joins = os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized())
     if scaling.device != "cuda" or joins:
         return
     choose_device_here(scaling)
-    fewest = scaling.num_workers if isinstance(scaling.num_workers, int) else scaling.num_workers[0]
+    workers = scaling.num_workers if num_workers is None else num_workers
+    fewest = workers if isinstance(workers, int) else workers[0]
     if (num_gpus := gpus_here()) < fewest:
         raise ConfigError(
             f"scaling.device: cuda: {_count(fewest, 'worker')} and {_count(num_gpus, 'GPU')} on "
-            f"this machine: set scaling.num_workers={num_gpus}, or RAY_ADDRESS of a cluster"
+            f"this machine: set {key}={num_gpus}, or RAY_ADDRESS of a cluster"
         )
+
+
+def refuse_cuda_for_evaluation(config: RunConfig) -> None:
+    """As `refuse_cuda_alone`, for workers that evaluate a run. One alone does without a GPU."""
+    workers = config.evaluation.num_workers
+    if config.trains and workers > 1:
+        refuse_cuda_alone(config.scaling, workers, "evaluation.num_workers")
 
 
 def choose_evaluation_device(

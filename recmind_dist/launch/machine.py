@@ -4,9 +4,17 @@ import os
 import shutil
 from pathlib import Path
 
+import ray
+
 from recmind_dist.errors import ConfigError
 from recmind_dist.launch.cluster import short_folder
-from recmind_dist.launch.device import choose_device, gpus_here, has_cuda, refuse_cuda_alone
+from recmind_dist.launch.device import (
+    choose_device,
+    gpus_here,
+    has_cuda,
+    refuse_cuda_alone,
+    refuse_cuda_for_evaluation,
+)
 from recmind_dist.launch.network import fault_of_network
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage.space import free_bytes, refuse_unwritable
@@ -29,6 +37,7 @@ def check_machine(config: RunConfig, input_bytes: int) -> list[str]:
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         refuse_cuda_alone(scaling)
+        refuse_cuda_for_evaluation(config)
         fewest = scaling.num_workers
         fewest = fewest if isinstance(fewest, int) else fewest[0]
         choice = choose_device(scaling, fewest, gpus_here(), has_cuda())
@@ -38,7 +47,7 @@ def check_machine(config: RunConfig, input_bytes: int) -> list[str]:
             raise ConfigError(f"this machine {fault}")
         if (folder := short_folder()) is not None:
             lines.append(f"TMPDIR is too long for Ray's sockets: they go to {folder}")
-        lines += _shared_memory()
+        lines += shared_memory()
     else:
         lines.append(f"a Ray cluster at {address}: its machines are checked when the run starts")
     for key, path in (("cache_dir", config.cache_dir), ("run_dir", config.run_dir)):
@@ -49,8 +58,11 @@ def check_machine(config: RunConfig, input_bytes: int) -> list[str]:
     return lines
 
 
-def _shared_memory() -> list[str]:
-    if not SHARED_MEMORY.is_dir():
+def shared_memory() -> list[str]:
+    """A line where shared memory is too small for the objects of a Ray that is yet to start, of
+    this run's own.
+    """
+    if os.environ.get("RAY_ADDRESS") or ray.is_initialized() or not SHARED_MEMORY.is_dir():
         return []
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     size = shutil.disk_usage(SHARED_MEMORY).free

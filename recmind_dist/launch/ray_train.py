@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -29,7 +29,8 @@ from recmind_dist.launch.cluster import (
     start_ray,
     wait_for_room,
 )
-from recmind_dist.launch.device import choose_device, has_cuda
+from recmind_dist.launch.device import choose_device, has_cuda, refuse_cuda_alone
+from recmind_dist.launch.machine import shared_memory
 from recmind_dist.launch.node_check import NodeRequirements, check_node, name_of_this_node
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
@@ -66,7 +67,7 @@ def train(
     run = RunDirectory(config.run_dir.absolute())
     order = {"phases": list(phases), "resume": resume, "allow_mismatch": allow_mismatch}
     with follow_training(run.metrics, config.evaluation.metric):
-        _run_workers(train_on_worker, config, inputs, config.scaling.num_workers, order, say)
+        _run_workers(train_on_worker, config, inputs, "scaling.num_workers", order, say)
 
 
 def evaluate_on_workers(config: RunConfig, inputs: RunStores, say: Say = print) -> None:
@@ -74,17 +75,22 @@ def evaluate_on_workers(config: RunConfig, inputs: RunStores, say: Say = print) 
 
     Raises as `train`.
     """
-    _run_workers(evaluate_on_worker, config, inputs, config.evaluation.num_workers, {}, say)
+    _run_workers(evaluate_on_worker, config, inputs, "evaluation.num_workers", {}, say)
 
 
 def _run_workers(
     function: Callable[[dict[str, Any]], None],
     config: RunConfig,
     inputs: RunStores,
-    num_workers: int | tuple[int, int],
+    key: Literal["scaling.num_workers", "evaluation.num_workers"],
     more: dict[str, Any],
     say: Say,
 ) -> None:
+    trains = key == "scaling.num_workers"
+    num_workers = config.scaling.num_workers if trains else config.evaluation.num_workers
+    refuse_cuda_alone(config.scaling, num_workers, key)
+    for line in shared_memory():
+        say(line)
     start_ray(config)
     few, many = (num_workers, num_workers) if isinstance(num_workers, int) else num_workers
     num_gpus = int(ray.cluster_resources().get("GPU", 0))

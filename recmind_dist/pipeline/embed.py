@@ -32,7 +32,7 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
     mirror = Mirror.of(config.storage_uri, config.run_dir)
     if mirror is not None and mirror.pull_store(path):
         say(f"{mirror.remote.uri}: brought the vectors of {path.name}")
-    with _Extraction(config) as extraction:
+    with _Extraction(config, say) as extraction:
         report = embed_texts(
             texts, config.text, cache, adapter, extraction.progress, extraction.start
         )
@@ -48,13 +48,16 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
 class _Extraction:
     """Ray and a progress bar, started only when there is something to embed."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, config: RunConfig, say: Say) -> None:
+        self._config, self._say = config, say
         self._bar: Progress | None = None
 
     def start(self, num_texts: int) -> None:
         from recmind_dist.launch.cluster import check_nodes, publish_requirements, start_ray
+        from recmind_dist.launch.machine import shared_memory
 
+        for line in shared_memory():
+            self._say(line)
         start_ray(self._config)
         with publish_requirements(self._config, None) as requirements:
             check_nodes(requirements)

@@ -15,7 +15,7 @@ from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
 from recmind_dist.graph.prepare import held_out_are_drawn
 from recmind_dist.ingest import dataset_summary, fetch, ingest_dataset
-from recmind_dist.launch.device import refuse_cuda_alone
+from recmind_dist.launch.device import refuse_cuda_alone, refuse_cuda_for_evaluation
 from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import evaluation_context
 from recmind_dist.model.settings import FOLLOWS
@@ -67,6 +67,9 @@ class Pipeline:
 
     def run(self, resume: str = "auto", allow_mismatch: bool = False) -> dict[str, Any]:
         """All stages. Returns the content of results.json."""
+        refuse_cuda_for_evaluation(self.config)  # hours before they would be needed
+        if self.config.variant == "text_only":
+            refuse_cuda_alone(self.config.scaling)
         with self.directory.lock():
             if self.config.trains:
                 self._fit(resume, allow_mismatch)
@@ -148,6 +151,7 @@ class Pipeline:
             return evaluate_text_run(
                 self.config, prepared.graph, store, self.directory, self.evaluation_context(inputs)
             )
+        refuse_cuda_for_evaluation(self.config)
         inputs = read_inputs(self.directory)
         if self._has_open_settings:
             self.prepare()

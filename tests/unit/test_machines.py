@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from recmind_dist import platform_check
+from recmind_dist.launch import cluster, machine, ray_train
+from recmind_dist.pipeline.embed import _Extraction
 from recmind_dist.platform_check import CACHE, settle_numba_cache
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text.settings import TextSettings
 from recmind_dist.text.source import resolve_model
+from recmind_dist.training.run_stores import RunStores
 from tests.tiny_language_model import make_bert
 
 NOWHERE = Path("/proc/recmind")  # where nobody, not even root, can write
@@ -74,6 +77,32 @@ def test_output_that_is_not_utf8_and_a_reader_that_left_are_no_errors(tmp_path: 
     said = left.stderr.read()
     assert left.wait(timeout=120) == 141
     assert said == b""
+
+
+class Started(Exception):
+    """Ray would start now."""
+
+
+def test_small_shared_memory_is_said_before_a_ray_of_its_own_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(config: RunConfig) -> None:
+        raise Started
+
+    monkeypatch.setattr(machine, "RAY_SHARE", 1e6)  # more than any machine has
+    monkeypatch.setattr(ray_train, "start_ray", start)
+    monkeypatch.setattr(cluster, "start_ray", start)
+    config = RunConfig.model_validate({"dataset": {"name": "x", "interactions": "log.csv"}})
+    said: list[str] = []
+    with pytest.raises(Started):
+        ray_train.evaluate_on_workers(config, RunStores(tmp_path), said.append)
+    with pytest.raises(Started):
+        _Extraction(config, said.append).start(1)
+    assert [line.partition(":")[0] for line in said] == ["/dev/shm", "/dev/shm"]
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # a cluster has shared memory of its own
+    with pytest.raises(Started):
+        ray_train.evaluate_on_workers(config, RunStores(tmp_path), said.append)
+    assert len(said) == 2
 
 
 def test_a_home_in_a_path_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
