@@ -153,22 +153,40 @@ def other_models(vocabulary: int) -> dict[str, Any]:
     mpnet = transformers.MPNetConfig(
         vocab_size=vocabulary, intermediate_size=64, max_position_embeddings=130, **SMALL
     )
+    bert = {"vocab_size": vocabulary, "intermediate_size": 64, "max_position_embeddings": 64}
+    apart = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], **bert, **SMALL}
+    xlnet = transformers.XLNetConfig(
+        vocab_size=vocabulary, d_model=WIDTH, n_layer=2, n_head=2, d_inner=64
+    )
     return {
         "mpnet": transformers.MPNetModel(mpnet),
+        "deberta": transformers.DebertaModel(transformers.DebertaConfig(**apart)),
+        "deberta v3": transformers.DebertaV2Model(
+            transformers.DebertaV2Config(position_buckets=8, share_att_key=True, **apart)
+        ),
+        "xlnet": transformers.XLNetModel(xlnet),
+        "roformer": transformers.RoFormerModel(transformers.RoFormerConfig(**bert, **SMALL)),
         "t5": transformers.T5Model(deepcopy(t5)),
         "t5 encoder": transformers.T5EncoderModel(deepcopy(t5)),
         "bart": transformers.BartModel(transformers.BartConfig(vocab_size=vocabulary, **bart)),
     }
 
 
-@pytest.mark.parametrize("kind", ["mpnet", "t5", "t5 encoder", "bart"])
+EAGER = ("mpnet", "deberta", "deberta v3", "xlnet", "roformer")
+"""Kinds that have no fused attention in transformers."""
+
+
+@pytest.mark.parametrize("kind", [*EAGER, "t5", "t5 encoder", "bart"])
 def test_models_without_fused_attention_and_encoder_decoders_give_vectors(
     tmp_path: Path, kind: str
 ) -> None:
     torch.manual_seed(0)
     directory = replace_model(tmp_path / "model", other_models(100)[kind])
     settings = {"max_tokens": 16, "user_max_tokens": 16}
-    vectors = load(directory, **settings).encode(TEXTS, 16)
+    encoder = load(directory, **settings)
+    attention = encoder.backbone.config._attn_implementation
+    assert attention == ("eager" if kind in EAGER else "sdpa")
+    vectors = encoder.encode(TEXTS, 16)
     assert vectors.shape == (3, WIDTH)
     assert np.isfinite(vectors).all()
     np.testing.assert_array_equal(load(directory, **settings).encode(TEXTS, 16), vectors)
