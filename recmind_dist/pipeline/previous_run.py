@@ -11,7 +11,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.finished_run import preferred_checkpoint, read_inputs, read_run
 from recmind_dist.training.run_stores import RunStores
-from recmind_dist.training.state import Cursor
+from recmind_dist.training.state import Cursor, saved_epochs
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,12 @@ class PreviousRun:
         cursor = Cursor.from_info(last.info) if last is not None else None
         if cursor is None or cursor.phase != "done":
             where = f"in epoch {cursor.epoch} of {cursor.phase}" if cursor else "without checkpoint"
+            epochs = saved_epochs(last) if last is not None else None
+            # of a run that was to train longer, config.yaml still has the epochs from before
+            more = f" train.epochs={epochs}" if epochs not in (None, config.train.epochs) else ""
             raise CheckpointError(
                 f"{path}: training has not ended ({where}): end it by `recmind train "
-                f"{directory.config}`, then update"
+                f"{directory.config}{more}`, then update"
             )
         return PreviousRun(directory, config, read_inputs(directory))
 

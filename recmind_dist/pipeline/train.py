@@ -1,6 +1,7 @@
 """Training from prepared stores: embed, warm up, merge adapters, embed again, train jointly."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.checkpoint.mirror import Mirror, open_mirror
 from recmind_dist.checkpoint.reader import find_checkpoint
 from recmind_dist.checkpoint.retention import remove
-from recmind_dist.errors import CheckpointError, ConfigError, StoreError
+from recmind_dist.errors import CheckpointError, ConfigError, RecmindError, StoreError
 from recmind_dist.graph import Graph
 from recmind_dist.pipeline.carry_over import inputs_of_update
 from recmind_dist.pipeline.embed import embed, settle_dtype
@@ -19,6 +20,7 @@ from recmind_dist.pipeline.same_rows import refuse_other_rows
 from recmind_dist.pipeline.text_dtype import key_of_texts
 from recmind_dist.pipeline.texts import texts_of_run
 from recmind_dist.report import RunDirectory
+from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import write_sealed_json
 from recmind_dist.text import Texts, TextStore, Whitening
@@ -116,7 +118,10 @@ def fit(
         inputs = inputs_of_update(config, run, prepared.graph, prepared.texts, texts_key, say)
     elif prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
-    run.write_config(config.model_dump(mode="json"))
+    # of epochs that are to come, config.yaml says nothing before they are trained
+    later = found is not None and _epochs_so_far(run) < config.train.epochs
+    if not later:
+        run.write_config(config.model_dump(mode="json"))
     train = train or partial(_train_on_ray, say)
     phases: tuple[str, ...] = ("warmup", "joint")
     cursor = cursor_of(found, config.train.epochs) if found is not None else None
@@ -128,7 +133,17 @@ def fit(
     inputs = with_item_vectors(config, run, inputs, prepared.texts, say, device)
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
     _train_past(run, config, inputs, phases, cursor, allow_mismatch, train)
+    if later:
+        run.write_config(config.model_dump(mode="json"))
     return inputs
+
+
+def _epochs_so_far(run: RunDirectory) -> float:
+    """train.epochs of the run's config.yaml; infinite where there is none that can be read."""
+    try:
+        return config_of_run(run.config).train.epochs
+    except (RecmindError, OSError):
+        return math.inf
 
 
 def _train_on_ray(

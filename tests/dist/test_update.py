@@ -1,6 +1,7 @@
 """A finished run learns on: rows, weights and vectors by id into a longer log, and more epochs."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_a_config_with_open_keys_evaluates_its_run(home: Path) -> None:
     assert 0 < found["metrics"]["recall@5"] <= 1
 
 
-def silent(line: str) -> None:
+def silent(line: Any) -> None:
     """Says nothing."""
 
 
@@ -356,6 +357,49 @@ def test_a_finished_run_trains_longer(home: Path, tmp_path: Path) -> None:
     assert read_run(tmp_path / "runs/x")[1].train.epochs == 6
     with pytest.raises(ConfigError, match=r"trained for 6 epochs: give a higher train\.epochs"):
         train_longer(tmp_path / "runs/x", ["train.epochs=6"])
+
+
+def by_commands(home: Path) -> dict[str, Any]:
+    """For `run_ranks`: a run is trained, goes on to more epochs by the same command, is killed, and
+    goes on by it again. Workers train in this process.
+    """
+    from recmind_dist.cli import main
+    from recmind_dist.launch import ray_train
+    from recmind_dist.pipeline import in_process
+
+    # of eight epochs: what is told at a save is what was saved before it
+    run, longer = Path("runs/x"), ["run", "cfg.yaml", "train.epochs=8", "--allow-mismatch"]
+    reports = [silent, die, silent]
+
+    def train(config: RunConfig, *order: Any) -> None:
+        inputs, phases, resume, allow_mismatch, _ = order
+        in_process._train_here(
+            "cpu", reports.pop(0), config, inputs, phases, resume, allow_mismatch
+        )
+
+    ray_train.train = train
+    os.chdir(home)
+    main(["run", "cfg.yaml"])
+    with pytest.raises(InterruptedError):
+        main(longer)
+    found: dict[str, Any] = {"killed": read_run(run)[1].train.epochs}
+    with pytest.raises(RecmindError) as refused:
+        PreviousRun.open(run)
+    main(longer)
+    records = read_metrics(RunDirectory(run).metrics, "epoch")
+    found |= {"remedy": str(refused.value), "trained": {record["epoch"] for record in records}}
+    return found | {"ended": read_run(run)[1].train.epochs}
+
+
+def test_the_same_command_trains_longer_and_config_says_no_epochs_that_were_not_trained(
+    home: Path, tmp_path: Path
+) -> None:
+    for name in ("bert", "log.csv", "items.jsonl", "cfg.yaml", "cache"):
+        (tmp_path / name).symlink_to(home / name)
+    [found] = run_ranks(by_commands, 1, tmp_path)
+    assert found["trained"] == set(range(8))
+    assert (found["killed"], found["ended"]) == (4, 8)
+    assert found["remedy"].endswith("recmind train runs/x/config.yaml train.epochs=8`, then update")
 
 
 def refused(home: Path, name: str) -> None:
