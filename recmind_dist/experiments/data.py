@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from recmind_dist.errors import DataError
+from recmind_dist.ingest.settings import paths_of
 from recmind_dist.ingest.sources import is_there
 from recmind_dist.run_config.run_config import RunConfig
 
@@ -27,5 +28,4 @@ def _files(config: RunConfig) -> list[Path]:
     tables = [
         path for table in (data.items, data.users) if table is not None for path in table.paths
     ]
-    splits = [path for path in (data.test, data.valid) if path is not None]
-    return [*data.interactions.paths, *tables, *splits]
+    return [*data.interactions.paths, *tables, *paths_of(data.test), *paths_of(data.valid)]

@@ -24,8 +24,8 @@ from recmind_dist.ingest.read_warnings import (
     weight_warnings,
 )
 from recmind_dist.ingest.rows import Quarantine, check_file
-from recmind_dist.ingest.settings import DatasetSettings
-from recmind_dist.ingest.sources import expand, partition_columns
+from recmind_dist.ingest.settings import DatasetSettings, files_of
+from recmind_dist.ingest.sources import partition_columns
 from recmind_dist.ingest.streaming import kept_blocks, sort_log, spill_log
 from recmind_dist.ingest.summary import (
     REASONS,
@@ -271,14 +271,28 @@ def inputs_of(settings: DatasetSettings) -> InputFiles:
     """All input files. Raises DataError for the first that is missing or empty."""
     log, items, users = settings.interactions, settings.items, settings.users
     inputs: InputFiles = {"log": log.files("dataset.interactions.path")}
-    for name, path in (("valid", settings.valid), ("test", settings.test)):
-        inputs[name] = expand(path, f"dataset.{name}") if path is not None else []
+    for name, held_out in (("valid", settings.valid), ("test", settings.test)):
+        inputs[name] = files_of(held_out, f"dataset.{name}")
+    _refuse_tested_in_training(inputs)
     for name, table in (("items", items), ("users", users)):
         inputs[name] = table.files(f"dataset.{name}.path") if table is not None else []
     for name, paths in inputs.items():
         for path in paths:
             check_file(path, KEYS.get(name, f"dataset.{name}.path"))
     return inputs
+
+
+def _refuse_tested_in_training(inputs: InputFiles) -> None:
+    """Raises DataError for a file of a given split that is of two of its parts."""
+    part_of: dict[Path, str] = {}
+    for name in ("log", "valid", "test"):
+        for path in inputs[name]:
+            other = KEYS[part_of.setdefault(path, name)]
+            if other != KEYS[name]:
+                raise DataError(
+                    f"{path}: named in {other} and in {KEYS[name]}: what is held out would be "
+                    "trained on: name it in one"
+                )
 
 
 def _without_paths(settings: DatasetSettings, inputs: InputFiles) -> dict[str, Any]:

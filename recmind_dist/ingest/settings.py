@@ -31,10 +31,28 @@ class LogColumns(Settings):
     """unset: `rating`; read only if `min_rating` or this key is set"""
 
 
+Paths = Path | list[Path]
+"""A file, a folder or a pattern, or several of these."""
+
+
+def paths_of(paths: Paths | None) -> list[Path]:
+    """The paths as given, in the order of reading."""
+    return paths if isinstance(paths, list) else [paths] if paths is not None else []
+
+
+def files_of(paths: Paths | None, key: str) -> list[Path]:
+    """See `FileSettings.files`."""
+    files = [file for path in paths_of(paths) for file in expand(path, key)]
+    twice = next((file for file, times in Counter(files).items() if times > 1), None)
+    if twice is not None:
+        raise DataError(f"{twice}: named twice in {key}: name it once")
+    return files
+
+
 class FileSettings(Settings):
     """How files of one layout are read."""
 
-    path: Path | list[Path]
+    path: Paths
     """a file, a folder (its files in sorted order, without names that begin with . or _), a pattern
     (`log/*/part-*.parquet`), or a list of these, read in this order; relative to the current
     directory; .gz, .zst, .bz2 and .xz are unpacked while they are read"""
@@ -51,17 +69,13 @@ class FileSettings(Settings):
     @property
     def paths(self) -> list[Path]:
         """The paths as given, in the order of reading."""
-        return self.path if isinstance(self.path, list) else [self.path]
+        return paths_of(self.path)
 
     def files(self, key: str) -> list[Path]:
         """The files. Raises DataError, which names `key`, for a path that names none, and for a
         file that is named twice.
         """
-        files = [file for path in self.paths for file in expand(path, key)]
-        twice = next((file for file, times in Counter(files).items() if times > 1), None)
-        if twice is not None:
-            raise DataError(f"{twice}: named twice in {key}: name it once")
-        return files
+        return files_of(self.path, key)
 
     @model_validator(mode="before")
     @classmethod
@@ -76,7 +90,7 @@ class FileSettings(Settings):
 
     @field_validator("path")
     @classmethod
-    def _some_path(cls, value: Path | list[Path]) -> Path | list[Path]:
+    def _some_path(cls, value: Paths) -> Paths:
         if value == []:
             raise ValueError("no file named: give at least one path")
         return value
@@ -172,10 +186,10 @@ class DatasetSettings(Settings):
     items: TableSettings | None = None
     """Ids that the log does not have become nodes of degree 0."""
     users: TableSettings | None = None
-    test: Path | None = None
-    """held-out log of a given split, laid out as `interactions` (LightGCN: test.txt); needs no
-    times"""
-    valid: Path | None = None
+    test: Paths | None = None
+    """held-out log of a given split, one or several paths as `interactions`, and laid out as it
+    (LightGCN: test.txt); needs no times"""
+    valid: Paths | None = None
     """validation log of a given split; needs `test`"""
     keep: dict[str, list[str | bool | float]] = Field(default_factory=dict)
     """column of the log → the values whose rows are kept: `{event: [transaction]}`"""
@@ -210,6 +224,13 @@ class DatasetSettings(Settings):
     def ids_of(self, side: str) -> Ids:
         """How the ids of a side ("user", "item") are read."""
         return self.user_ids if side == "user" else self.item_ids
+
+    @field_validator("test", "valid")
+    @classmethod
+    def _some_path(cls, value: Paths | None) -> Paths | None:
+        if value == []:
+            raise ValueError("no file named: give at least one path, or leave it out")
+        return value
 
     @field_validator("keep")
     @classmethod

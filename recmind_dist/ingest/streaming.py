@@ -156,7 +156,7 @@ def refuse_unstreamed(settings: DatasetSettings, files: list[Path]) -> None:
                 "unset dataset.memory_mb"
             )
     if settings.test is not None:
-        raise DataError(f"{settings.test}: a given split is not streamed: unset dataset.memory_mb")
+        raise DataError("dataset.test: a given split is not streamed: unset dataset.memory_mb")
 
 
 def _frames(

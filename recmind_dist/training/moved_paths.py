@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recmind_dist.errors import RecmindError
+from recmind_dist.ingest.settings import DatasetSettings, Paths, paths_of
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
@@ -58,4 +59,25 @@ def relocated_config(config: RunConfig, run: RunDirectory) -> RunConfig:
         if model.is_absolute():
             moved = str(relocated(model, old, run.path))
             changed["text"] = config.text.model_copy(update={"model": moved})
+        changed["dataset"] = _relocated_files(config.dataset, old, run.path)
+        if (of := config.update.of) is not None and of.is_absolute():
+            moved_of = relocated(of, old, run.path)
+            changed["update"] = config.update.model_copy(update={"of": moved_of})
     return config.model_copy(update=changed)
+
+
+def _relocated_files(dataset: DatasetSettings, old: Path, new: Path) -> DatasetSettings:
+    """The data set with the absolute paths of its files as they hold now."""
+
+    def here(paths: Paths) -> Paths:
+        found = [relocated(p, old, new) if p.is_absolute() else p for p in paths_of(paths)]
+        return found if isinstance(paths, list) else found[0]
+
+    changed: dict[str, object] = {}
+    for name in ("interactions", "items", "users"):
+        if (files := getattr(dataset, name)) is not None:
+            changed[name] = files.model_copy(update={"path": here(files.path)})
+    for name in ("test", "valid"):
+        if (paths := getattr(dataset, name)) is not None:
+            changed[name] = here(paths)
+    return dataset.model_copy(update=changed)

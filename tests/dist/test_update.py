@@ -236,6 +236,49 @@ def test_a_new_user_and_a_new_item_are_ranked(home: Path) -> None:
     assert "a-new" in {one.item_id for one in recommender.recommend("u09", ITEMS + 1)}
 
 
+def asked(home: Path) -> dict[str, Any]:
+    """What the finished run and the update of it answer, and the paths that they read."""
+    from recmind_dist.pipeline.run import Pipeline
+
+    runs = {name: home / "runs" / name for name in "xy"}
+    pipeline = Pipeline.of_run(runs["x"], silent)
+    of = read_run(runs["y"])[1].update.of
+    stores = [read_inputs(RunDirectory(run)).to_json() for run in runs.values()]
+    paths = {value for store in stores for value in store.values() if value and "/" in value}
+    return {
+        "metrics": pipeline.evaluate()["metrics"],
+        "best": [[item.item_id for item in load(run).recommend("u05", 5)] for run in runs.values()],
+        "faults": [finding.fault for run in runs.values() for finding in examine(run).findings],
+        "paths": sorted({*paths, str(pipeline.prepare()), pipeline.config.text.model, str(of)}),
+    }
+
+
+def moved_and_asked(home: Path, to: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For `run_ranks`: answers of the runs, and of a copy elsewhere while they are gone."""
+    before = asked(home)
+    shutil.copytree(home, to)
+    hidden = home.rename(home.with_name("hidden"))
+    try:
+        return before, asked(to)
+    finally:
+        hidden.rename(home)
+
+
+@pytest.mark.usefixtures("report")
+def test_runs_that_were_moved_answer_as_before_from_their_own_files(
+    home: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "elsewhere" / "b"
+    [(before, after)] = run_ranks(moved_and_asked, 1, home, to)
+    for name in ("metrics", "best", "faults"):
+        assert after[name] == before[name]
+    assert before["faults"] == []
+    inputs = read_inputs(RunDirectory(home / "runs/y"))
+    assert None not in (inputs.text, inputs.whitening, inputs.start, inputs.item_vectors)
+    assert after["paths"] == [path.replace(str(home), str(to)) for path in before["paths"]]
+    assert all(path.startswith(str(to)) for path in after["paths"])
+
+
 def updated_again(home: Path) -> dict[str, Any]:
     """For `run_ranks`: an update of an update."""
     log = write_log(home / "third.csv", [("a-new", "b-new", 1_900_000_000)])

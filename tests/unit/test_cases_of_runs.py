@@ -3,10 +3,12 @@ temporary files.
 """
 
 import io
+import json
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,37 @@ def test_a_run_that_was_moved_with_its_cache_finds_its_files(tmp_path: Path, to:
     assert found.graph == new / "cache" / "shop" / "graph-1"
     assert found.whitening == moved.path / "whitening.safetensors"
     assert relocated_config(config, moved).cache_dir == new / "cache"
+
+
+def test_every_path_of_a_run_moves_with_it(tmp_path: Path) -> None:
+    old, new = tmp_path / "a", tmp_path / "b"
+    names = ("texts.arrow", "start", "item_vectors", "whitening.safetensors")
+    run = RunDirectory(old / "runs" / "x")
+    run.create()
+    for path in [run.path / name for name in names] + [old / "bert", old / "log.csv", old / "t"]:
+        path.touch()
+    for folder in ("runs/w", "cache/graph-1", "cache/text"):
+        (old / folder).mkdir(parents=True)
+    data = {"name": "s", "interactions": [old / "log.csv"], "items": old / "t", "test": old / "t"}
+    config = RunConfig.model_validate(
+        {
+            "run_dir": run.path,
+            "cache_dir": old / "cache",
+            "dataset": data,
+            "text": {"model": str(old / "bert")},
+            "update": {"of": old / "runs" / "w"},
+        }
+    )
+    run.write_config(config.model_dump(mode="json"))
+    texts, start, vectors, whitening = (run.path / name for name in names)
+    stores = RunStores(old / "cache/graph-1", old / "cache/text", whitening, texts)
+    stores = replace(stores, start=start, item_vectors=vectors)
+    old.rename(new)
+    moved = RunDirectory(new / "runs" / "x")
+    found = relocated_inputs(stores, moved).to_json()
+    there = relocated_config(config, moved).model_dump(mode="json")
+    before = json.dumps([stores.to_json(), config.model_dump(mode="json")])
+    assert [found, there] == json.loads(before.replace(str(old), str(new)))
 
 
 def test_a_run_directory_that_was_renamed_keeps_its_cache(tmp_path: Path) -> None:
