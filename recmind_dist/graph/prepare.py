@@ -202,6 +202,11 @@ def _check_split(dataset: dict[str, Any], settings: GraphSettings) -> None:
         raise DataError(
             f"{name}: dataset.test gives a split: set graph.split: given, or unset dataset.test"
         )
+    if settings.split == "global-time" and not dataset["has_time"]:
+        raise DataError(
+            f"{name}: graph.split global-time cuts the log by time, and it has no column of times: "
+            "set dataset.interactions.columns.time, or graph.split: leave-one-out or ratio"
+        )
     if given and dataset["has_valid"] and settings.valid_share:
         raise DataError(
             f"{name}: dataset.valid and graph.valid_share both make a validation set: unset one"

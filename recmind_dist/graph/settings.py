@@ -14,7 +14,8 @@ class GraphSettings(Settings):
     """leave-one-out: the newest of each user is test, the second newest valid; ratio: newest shares
     of each user; global-time: newest shares of the whole log; given: the data set's test file;
     none: nothing is held out, as for a model that goes to work (`recmind update`).
-    Without a column of times what is held out of each user is drawn, by `seed`"""
+    Without a column of times leave-one-out and ratio draw what is held out of each user, by `seed`,
+    and global-time is refused"""
     valid_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     """share of interactions held out for validation (ratio, global-time, or given without a valid
     file)"""

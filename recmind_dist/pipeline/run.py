@@ -254,10 +254,12 @@ def nothing_held_out(split: str) -> str:
     """The line for a graph without a test edge."""
     if split == "none":
         return "held out: nothing, as graph.split none says: there will be no metrics"
-    why = " (no user has three interactions)" if split == "leave-one-out" else ""
+    why, remedy = "", "raise graph.test_share"
+    if split == "leave-one-out":
+        why, remedy = " (no user has three interactions)", "set graph.split to ratio or global-time"
     return (
         f"warning: graph.split {split} holds nothing out for testing{why}: every metric will be "
-        "empty: set graph.split to ratio or global-time, or give dataset.test"
+        f"empty: {remedy}, or give dataset.test"
     )
 
 

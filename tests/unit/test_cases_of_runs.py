@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.cli import main
+from recmind_dist.errors import ConfigError, DataError, StoreError
 from recmind_dist.launch import cluster
-from recmind_dist.pipeline.run import held_out_line, long_lists, nothing_held_out
+from recmind_dist.pipeline.run import Pipeline, held_out_line, long_lists, nothing_held_out
 from recmind_dist.report import RunDirectory, comparison_table, print_table, strata_table
 from recmind_dist.report.tables import table_metrics
 from recmind_dist.run_config.run_config import RunConfig
@@ -241,6 +242,102 @@ def test_lists_of_more_than_half_of_all_items_are_said(
     lines = long_lists(ks, num_items)
     assert len(lines) == bool(said)
     assert said in "".join(lines)
+
+
+ROWS = [("u1", "i1"), ("u1", "i2"), ("u1", "i3"), ("u1", "i4"), ("u2", "i1"), ("u2", "i5")]
+DRAWN = "the log has no column of times: what is held out of each user is drawn, by graph.seed"
+
+
+def run_says(folder: Path, rows: list[tuple[str, str]], timed: bool, **graph: Any) -> list[str]:
+    """What `recmind run` says of a log, where nothing is to be trained."""
+    head = "user,item,time" if timed else "user,item"
+    lines = [",".join([*row, str(k)] if timed else row) for k, row in enumerate(rows)]
+    (folder / "log.csv").write_text("\n".join([head, *lines]) + "\n")
+    config = RunConfig.model_validate(
+        {
+            "variant": "popularity",
+            "run_dir": folder / "runs" / "x",
+            "cache_dir": folder / "cache",
+            "dataset": {"name": "shop", "interactions": folder / "log.csv"},
+            "graph": graph,
+            "evaluation": {"ks": [1], "metric": "ndcg@1"},
+        }
+    )
+    said: list[str] = []
+    Pipeline(config, said.append).run()
+    return said
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "graph", "line"),
+    [
+        (
+            ROWS,
+            {},
+            "held out: 1 interactions for validation, 1 for testing, which 1 of 2 users have none "
+            "of",
+        ),
+        (
+            ROWS,
+            {"split": "ratio", "test_share": 0.5},
+            "held out: 0 interactions for validation, 3 for testing, which 0 of 2 users have none "
+            "of",
+        ),
+        (
+            ROWS[3:],
+            {},
+            "warning: graph.split leave-one-out holds nothing out for testing (no user has three "
+            "interactions): every metric will be empty: set graph.split to ratio or global-time, "
+            "or give dataset.test",
+        ),
+        (
+            ROWS[3:],
+            {"split": "ratio", "test_share": 0.2},
+            "warning: graph.split ratio holds nothing out for testing: every metric will be empty: "
+            "raise graph.test_share, or give dataset.test",
+        ),
+        (
+            ROWS,
+            {"split": "none"},
+            "held out: nothing, as graph.split none says: there will be no metrics",
+        ),
+    ],
+)
+def test_a_run_says_how_much_is_held_out_and_whether_it_is_drawn(
+    tmp_path: Path,
+    rows: list[tuple[str, str]],
+    graph: dict[str, Any],
+    line: str,
+    timed: bool,
+) -> None:
+    said = run_says(tmp_path, rows, timed, **graph)
+    assert line in said
+    split = graph.get("split", "leave-one-out")
+    assert (f"graph.split {split}: {DRAWN}" in said) == (not timed and split != "none")
+
+
+def test_a_cut_in_time_needs_times(tmp_path: Path) -> None:
+    graph = {"split": "global-time", "test_share": 0.5}
+    with pytest.raises(DataError, match=r"no column of times: set dataset.interactions.columns"):
+        run_says(tmp_path, ROWS, False, **graph)
+    assert any("3 for testing" in line for line in run_says(tmp_path, ROWS, True, **graph))
+
+
+@pytest.mark.parametrize("words", [["recommend", "--user", "u1"], ["export", "--to", "bundle"]])
+def test_a_run_that_trains_no_vectors_says_so_where_they_are_asked_for(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_says(tmp_path, ROWS, True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([words[0], "runs/x", *words[1:]])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "runs/x: variant popularity trains no vectors: run another variant to recommend" in said
 
 
 def test_what_is_held_out_is_counted() -> None:
