@@ -56,8 +56,9 @@ def nothing_left(
     ]
     if not parts:
         return DataError(f"{path}: the log has no interaction: give a file with at least one row")
+    remedy = next((f": {row.remedy}" for row in quarantine.rows[:1] if row.remedy), "")
     return DataError(
-        f"{path}: no interaction is left of {counts['rows_in']} rows: {'; '.join(parts)}"
+        f"{path}: no interaction is left of {counts['rows_in']} rows: {'; '.join(parts)}{remedy}"
     )
 
 

@@ -104,6 +104,53 @@ def test_a_date_of_two_readings_is_refused_with_both_and_read_by_either(
         assert (moment.year, moment.month, moment.day) == (2010, month, day)
 
 
+@pytest.mark.parametrize("text", ["3 Nov at noon", "2024-W13-7", "1 Muharram 1446", "20240301T10"])
+def test_a_text_in_no_known_form_names_those_and_the_way_to_give_another(
+    tmp_path: Path, text: str
+) -> None:
+    path = csv_of(tmp_path / "log.csv", [text])
+    with pytest.raises(DataError) as refused:
+        ingest(tmp_path, interactions=path)
+    said = str(refused.value)
+    assert said.startswith(f"{path}:2: not a time: '{text}': ")
+    for known in ("known are numbers, 2024-03-31,", "Sun, 31 Mar 2024 01:30:00 GMT; give another"):
+        assert known in said
+    assert 'dataset.interactions.time_format: "%d %b %Y"' in said
+
+
+@pytest.mark.parametrize("memory_mb", [0, 1])
+def test_a_log_of_which_every_row_is_set_aside_says_how_many_and_why(
+    tmp_path: Path, memory_mb: int
+) -> None:
+    path = parquet_of(tmp_path / "log.parquet", ["12/1/2010 8:26"] * 8)
+    with pytest.raises(DataError) as refused:
+        ingest(tmp_path, interactions=path, max_bad_rows=8, memory_mb=memory_mb)
+    assert str(refused.value) == (
+        f"{path}: no interaction is left of 8 rows: 8 set aside in quarantine.jsonl ({path}:1: not "
+        "a time: '12/1/2010 8:26'): set dataset.interactions.time_format to \"%m/%d/%Y %H:%M\" "
+        '(month first) or "%d/%m/%Y %H:%M" (day first)'
+    )
+
+
+def test_with_the_form_given_the_one_row_without_a_customer_is_the_one_bad_row(
+    tmp_path: Path,
+) -> None:
+    """As a shop's export by a spreadsheet: a byte order mark, customers as floats, one without."""
+    rows = ["A1,12/1/2010 8:26,17.0", "A2,1/4/2011 10:00,", "A2,2/1/2011 9:41,17.0"]
+    path = tmp_path / "retail.csv"
+    path.write_text("\ufeff" + "\n".join(["Stock,When,CustomerID", *rows]) + "\n")
+    columns = {"user": "CustomerID", "item": "Stock", "time": "When"}
+    log = {"path": path, "columns": columns, "time_format": "%m/%d/%Y %H:%M"}
+    with pytest.raises(DataError, match=r"retail\.csv:3: no user: more than .*max_bad_rows = 0"):
+        ingest(tmp_path, interactions=log)
+    made = ingest(tmp_path, interactions=log, max_bad_rows=1)
+    frame = pl.read_parquet(made / "interactions.parquet").sort("row")
+    assert frame.select("user", "item").rows() == [("17", "A1"), ("17", "A2")]
+    assert dataset_summary(made)[0] == (
+        f"log: 3 rows, 2 kept; 1 set aside in quarantine.jsonl ({path}:3: no user)"
+    )
+
+
 def parquet_of(path: Path, times: Any) -> Path:
     items = [f"{path.stem}{k}" for k in range(len(times))]
     pl.DataFrame({"user": ["u"] * len(times), "item": items, "time": times}).write_parquet(path)
