@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from recmind_dist.cli import main
 from recmind_dist.pipeline.run import Pipeline
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import load_run_config
+from recmind_dist.storage import write_sealed_json
 from recmind_dist.storage.remote import Remote
 from recmind_dist.training.run_stores import RunStores
 from tests.chaos.conftest import chaos_config
@@ -56,8 +58,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop whose run was trained by the real worker, in a process without Ray."""
     home = tmp_path_factory.mktemp("trained")
     config = chosen(make_shop(home))
-    graph = Pipeline(config).prepare()
-    run_to_end(config.absolute(), RunStores(graph.absolute()), starts=1, world_size=1)
+    inputs = RunStores(Pipeline(config).prepare().absolute())
+    run_to_end(config.absolute(), inputs, starts=1, world_size=1)
+    # as the driver leaves them
+    RunDirectory(config.run_dir).write_config(config.absolute().model_dump(mode="json"))
+    write_sealed_json(config.run_dir / "inputs.json", inputs.to_json())
     return home
 
 
@@ -232,6 +237,39 @@ def test_row_16_rows_never_go_to_other_ids_and_the_run_stays_as_it_was(
     assert f"users and items are not those that it was trained for ({what})" in said
     assert "`recmind update " in said
     assert contents(shop.checkpoints.parent) == before
+
+
+def recommended(capfd: pytest.CaptureFixture[str]) -> str:
+    main(["recommend", "runs/shop", "--user", "u1", "--k", "3"])
+    return capfd.readouterr().out
+
+
+def test_row_16_ids_that_are_gone_or_in_other_rows_are_refused_and_recommend_answers_as_before(
+    shop: Shop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = recommended(capfd)
+    assert before.count("\n") == 4
+    log, people = shop.home / "log.csv", shop.home / "people.parquet"
+    whole, everybody = log.read_text(), people.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    kept = "".join(line for line in lines if ",i0," not in line)  # no item file has it either
+    assert kept != whole
+    users = pl.read_parquet(people)
+    for text, trade, words, what in (
+        (kept, users, [], "0 new and 1 gone"),
+        (whole.replace(",i0,", ",j0,"), users, [], "1 new and 1 gone"),
+        (whole, users.filter(pl.col("ref") != "u-new"), [], "0 new and 1 gone"),
+        (whole, users, ["graph.partition=range"], "the same, in other rows"),
+    ):
+        log.write_text(text)
+        trade.write_parquet(people)
+        run = contents(shop.checkpoints.parent)
+        said = shop.fails("train", "shop.yaml", *OVERRIDES, *words, "--allow-mismatch")
+        assert f"users and items are not those that it was trained for ({what})" in said
+        assert contents(shop.checkpoints.parent) == run
+    log.write_text(whole)
+    people.write_bytes(everybody)
+    assert recommended(capfd) == before
 
 
 def test_row_16_a_run_that_lives_in_storage_alone_keeps_its_rows(
