@@ -36,7 +36,13 @@ from recmind_dist.ingest.summary import (
     summary_lines,
     what_was_read,
 )
-from recmind_dist.ingest.tables import Table, empty_table, read_rows, take_point_off_table
+from recmind_dist.ingest.tables import (
+    Table,
+    empty_table,
+    read_rows,
+    rows_with_text,
+    take_point_off_table,
+)
 from recmind_dist.storage import (
     atomic_directory,
     building,
@@ -359,15 +365,18 @@ def _write_texts(
         table: the whole text file.
         kept: distinct ids that have an interaction after the filters.
         logged: distinct ids of the log.
-    Returns: the counts of nodes, by side.
+    Returns: the counts of nodes, by side: in the log; of these without a text, not in the file or
+        with empty fields alone; the latter; in the file alone.
     """
     in_log = pl.col("id").is_in(kept.implode())
     dropped = pl.col("id").is_in(logged.implode()) & ~in_log
     chosen = table.filter(~dropped) if settings.k_core > 1 else table
     chosen.write_parquet(work / f"{side}s.parquet")
-    with_text = table.filter(in_log).height
+    there = table.filter(in_log)
+    with_text = rows_with_text(there)
     return {
         f"{side}s_in_log": len(kept),
         f"{side}s_without_text": len(kept) - with_text,
-        f"{side}s_unseen": chosen.height - with_text,
+        f"{side}s_with_empty_text": there.height - with_text,
+        f"{side}s_unseen": chosen.height - there.height,
     }

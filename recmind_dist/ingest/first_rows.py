@@ -25,7 +25,7 @@ from recmind_dist.ingest.summary import (
     rows_line,
     what_was_read,
 )
-from recmind_dist.ingest.tables import Table, without_repeats
+from recmind_dist.ingest.tables import Table, rows_with_text, without_repeats
 
 FILE_BYTES, ALL_BYTES, LEAST_BYTES = 4 << 20, 32 << 20, 64 << 10
 
@@ -81,7 +81,9 @@ def _table_line(side: str, table: Table, logged: pl.Series) -> str:
         return f"{side}s: no {side} file"
     names = ", ".join(table.texts.columns[1:]) or "no texts"
     met = int(table.frame["id"].is_in(logged.unique().implode()).sum())
+    empty = table.frame.height - rows_with_text(table.texts)
+    without = f"; {empty} without a text (all fields are empty)" if empty else ""
     return (
         f"{side}s: first {table.frame.height} rows of {table.files[0].name}: {names}; {met} of "
-        "their ids are in the first rows of the log"
+        f"their ids are in the first rows of the log{without}"
     )

@@ -215,10 +215,12 @@ def _side_line(side: str, counts: dict[str, int], table: dict[str, Any]) -> str:
         return f"{line}, no {side} file"
     name = Path(table["files"][0]).name if len(table["files"]) == 1 else f"{side} files"
     by = f" (by {table['id']})" if table.get("id") else ""
-    line += (
-        f", {counts[f'{side}s_without_text']} of them not in {name}{by}; "
-        f"{counts[f'{side}s_unseen']} only in {name}"
-    )
+    # data sets of older versions counted rows with empty fields as texts
+    empty = counts.get(f"{side}s_with_empty_text", 0)
+    line += f", {counts[f'{side}s_without_text'] - empty} of them not in {name}{by}"
+    if empty:
+        line += f", {empty} there without a text (all fields are empty)"
+    line += f"; {counts[f'{side}s_unseen']} only in {name}"
     aside = f"rows there set aside in quarantine.jsonl ({table.get('first_bad')})"
     for key, words in (
         ("rows_quarantined", aside),

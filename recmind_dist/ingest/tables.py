@@ -141,6 +141,12 @@ def read_rows(
     return table
 
 
+def rows_with_text(texts: pl.DataFrame) -> int:
+    """How many rows of id and text fields have a text in one of the fields."""
+    fields = [pl.col(name).is_not_null() for name in texts.columns if name != "id"]
+    return texts.filter(pl.any_horizontal(*fields)).height if fields else 0
+
+
 def take_point_off_table(table: Table) -> None:
     """12 for 12.0 in the ids."""
     if len(table.frame):

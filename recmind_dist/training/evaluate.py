@@ -273,15 +273,14 @@ def _results(
 
 
 def what_was_read(graph: Graph) -> dict[str, Any]:
-    """Counts of rows by what became of them, columns and times of the log; empty where the data set
-    is no longer in the cache.
+    """What the data set's manifest says of its files: counts of rows by what became of them, with
+    the first example of each, columns, times, warnings; empty where it is no longer in the cache.
     """
     try:
         manifest = read_manifest(graph.dataset, DATASET, DATASET_SCHEMA)
     except StoreError:
         return {}
-    read = manifest["read"]
-    return {"counts": manifest["counts"], "columns": read["columns"], "time": read["time"]}
+    return {"counts": manifest["counts"], **manifest["read"]}
 
 
 def _commit() -> str | None:

@@ -317,6 +317,17 @@ def test_a_run_says_how_much_is_held_out_and_whether_it_is_drawn(
     assert (f"graph.split {split}: {DRAWN}" in said) == (not timed and split != "none")
 
 
+def test_results_keep_the_warnings_and_examples_that_were_said(tmp_path: Path) -> None:
+    rows = [*(("NA", f"i{k}") for k in range(5)), ("u1", "i1"), ("u1", "i1")]
+    said = run_says(tmp_path, rows, timed=False)
+    data = RunDirectory(tmp_path / "runs" / "x").read_results()["data"]
+    [warning] = data["warnings"]
+    assert "user 'NA' stands on 5 rows" in warning
+    assert f"warning: {warning}" in said
+    assert data["examples"] == {"repeats_collapsed": "row 7: u1 with i1"}
+    assert (data["present"], data["time"]) == (["user", "item"], None)
+
+
 def test_a_cut_in_time_needs_times(tmp_path: Path) -> None:
     graph = {"split": "global-time", "test_share": 0.5}
     with pytest.raises(DataError, match=r"no column of times: set dataset.interactions.columns"):

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from recmind_dist.errors import DataError, StoreError
-from recmind_dist.ingest import DatasetSettings, ingest_dataset
+from recmind_dist.ingest import DatasetSettings, dataset_summary, ingest_dataset
 from recmind_dist.ingest.dataset import SCHEMA
 from recmind_dist.ingest.ids import natural_order
 from recmind_dist.storage import read_manifest, verify_manifest
@@ -226,6 +226,32 @@ def test_a_missing_file_names_its_key(tmp_path: Path) -> None:
 def test_settings_that_contradict_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         DatasetSettings.model_validate({"name": "toy", "interactions": "log.csv", **settings})
+
+
+@pytest.mark.parametrize("memory_mb", [0, 1])
+@pytest.mark.parametrize("side", ["item", "user"])
+def test_rows_with_empty_fields_alone_count_as_without_a_text(
+    tmp_path: Path, side: str, memory_mb: int
+) -> None:
+    pl.DataFrame({"user": list("abcd"), "item": list("abcd")}).write_parquet(
+        tmp_path / "log.parquet"
+    )
+    table = write(tmp_path / "texts.csv", "id,title,note\na,T,\nb, ,\nc,NA,\ne,,\n")
+    made = ingest(
+        tmp_path,
+        interactions=tmp_path / "log.parquet",
+        missing=["NA"],
+        memory_mb=memory_mb,
+        **{f"{side}s": table},
+    )
+    found = counts(made)
+    names = ("in_log", "without_text", "with_empty_text", "unseen")
+    assert [found[f"{side}s_{name}"] for name in names] == [4, 3, 2, 1]
+    line = (
+        f"{side}s: 4 in the log, 1 of them not in texts.csv (by id), 2 there without a text (all "
+        "fields are empty); 1 only in texts.csv"
+    )
+    assert line in dataset_summary(made)
 
 
 def test_natural_order_is_by_number_then_by_text() -> None:

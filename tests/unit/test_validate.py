@@ -113,9 +113,12 @@ def test_of_a_long_file_only_the_first_rows_are_read(
     assert "first rows of the log: 12 rows, 12 kept" in said
     assert "columns: user is user; item is item; time is time (" in said
     assert "items: first 7 rows of items.csv: title, colour; 7 of their ids" in said
+    assert "without a text" not in said
     assert "log.csv, items.csv: looked at the first rows only" in said
     wrong = config_of(bert, text={"item_template": "{name}"})
     assert "text.item_template: no field 'name'" in refusal(wrong, TextError)
+    write("items.csv", ["id,title,colour", ITEMS[0], "i1,,", *ITEMS[2:]])
+    assert "the first rows of the log; 1 without a text" in said_of(config_of(bert))
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -155,5 +155,8 @@ def test_results_keep_what_was_read(tmp_path: Path) -> None:
     assert results["data"]["counts"]["rows_in"] == len(ROWS)
     assert results["data"]["counts"]["repeats_collapsed"] == 1
     assert results["data"]["columns"]["time"] == "time"
+    assert results["data"]["examples"] == {"repeats_collapsed": "row 3: a with x"}
+    assert results["data"]["event_unused"] == "event"
+    assert results["data"]["warnings"] == []
     shutil.rmtree(graph.dataset)
     assert what_was_read(graph) == {}
