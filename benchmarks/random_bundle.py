@@ -27,7 +27,9 @@ _CATEGORIES = ("Books", "Games", "Kids", "Music", "Tools")
 
 @dataclass(frozen=True)
 class RandomBundle:
-    """Users, items, D of a view, items drawn for a user; the seed; the title of the first item."""
+    """Users, items, D of a view, items drawn for a user; the seed; the title of the first item and
+    the id of the first user.
+    """
 
     num_users: int
     num_items: int
@@ -35,6 +37,7 @@ class RandomBundle:
     history: int = 20
     seed: int = 0
     first_title: str | None = None
+    first_user: str | None = None
 
     def write(self, to: Path) -> Path:
         """Writes the bundle, in place of what is at `to`, and returns `to`."""
@@ -116,9 +119,12 @@ class RandomBundle:
             drawn = rng.choice(self.num_items, (count, self.history), p=chance)
             lists = [list(dict.fromkeys(row)) for row in drawn.tolist()]
             base = rng.standard_normal((count, self.dim), np.float32)
+            ids = [f"u{start + row}" for row in range(count)]
+            if start == 0 and self.first_user is not None:
+                ids[0] = self.first_user
             yield pa.table(
                 {
-                    "id": [f"u{start + row}" for row in range(count)],
+                    "id": ids,
                     "vector": vector_column(fold_in(Histories.of(lists), base)),
                     "history": pa.array(lists, pa.list_(pa.int32())),
                     "base": vector_column(base),

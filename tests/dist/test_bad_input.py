@@ -238,6 +238,18 @@ def test_a_model_that_is_not_there_or_another(home: Path, fails: Fails) -> None:
     assert not list(home.glob("cache/shop/text/*/ledger/*"))
 
 
+@pytest.mark.parametrize("command", ["embed", "run", "train", "validate"])
+def test_texts_longer_than_the_models_positions_are_refused_before_ray_starts(
+    command: str, home: Path, fails: Fails
+) -> None:
+    said = fails(command, "shop.yaml", "text.max_tokens=200", "text.user_max_tokens=129")
+    assert said == (
+        "text.max_tokens 200, text.user_max_tokens 129: the model has 128 positions: lower it, or "
+        "take a model for longer texts"
+    )
+    assert not list(home.glob("cache/shop/text/*/ledger/*"))
+
+
 def test_a_directory_that_is_no_run(fails: Fails) -> None:
     assert fails("evaluate", "runs/none").startswith(
         "runs/none/config.yaml: cannot be read (No such file or directory)"

@@ -127,7 +127,7 @@ def test_a_log_in_unseen_layouts_trains_by_config_alone(shop: Shop) -> None:
 
 OURS = (
     r"variant recmind: in runs/shop",
-    r"(log|columns|users|items|graph): .+",
+    r"(log|columns|users|items|graph|/dev/shm): .+",
     r"gates learn from .+",
     r"embedded 280 of 280 texts( with the adapter)?",
     r"scaling\.device: auto takes .+",
@@ -262,6 +262,26 @@ def test_ctrl_c_and_the_same_command_on_fewer_workers_ends_the_run(shop: Shop) -
     assert set(done) == set(range(INTERRUPTED_EPOCHS))
     assert results_of(run)["variant"] == "lightgcn"
     assert results_of(run)["metrics"]["recall@20"] > 0.3
+
+
+@pytest.mark.timeout(400)
+def test_a_long_folder_of_temporary_files_is_no_obstacle(shop: Shop) -> None:
+    long = shop.home / "net" / "research-group-recommenders" / ("job-" + 60 * "7")
+    long.mkdir(parents=True)
+    assert len(str(long)) > 107, "a socket there would have been short enough"
+    words = ["train", "shop.yaml", "variant=lightgcn", "train.epochs=1", "run_dir=runs/long"]
+    done = subprocess.run(
+        [str(RECMIND), *words],
+        cwd=shop.home,
+        env=environment(long, TMPDIR=str(long)),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert wait_until_none(long) == []
+    assert {start["world_size"] for start in kinds(shop.home / "runs" / "long")["start"]} == {2}
 
 
 def wait_for_epochs(

@@ -5,6 +5,7 @@ temporary files.
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from recmind_dist.storage import write_sealed_json
 from recmind_dist.training.finished_run import read_inputs
 from recmind_dist.training.moved_paths import relocated, relocated_config, relocated_inputs
 from recmind_dist.training.run_stores import RunStores
+from tests.processes import Program
 
 
 def run_of(folder: Path) -> tuple[RunDirectory, RunConfig, RunStores]:
@@ -326,6 +328,36 @@ def test_results_keep_the_warnings_and_examples_that_were_said(tmp_path: Path) -
     assert f"warning: {warning}" in said
     assert data["examples"] == {"repeats_collapsed": "row 7: u1 with i1"}
     assert (data["present"], data["time"]) == (["user", "item"], None)
+
+
+def evaluated_in_ascii(home: Path) -> None:
+    """For `Program`: `recmind evaluate` where the terminal has no other letters."""
+    os.chdir(home)
+    sys.stdout.reconfigure(encoding="ascii")  # type: ignore[union-attr]
+    main(["evaluate", "runs/x"])
+
+
+def evaluated_for_nobody(home: Path) -> None:
+    """For `Program`: `recmind evaluate runs/x | head -0`."""
+    os.chdir(home)
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    main(["evaluate", "runs/x"])
+
+
+def test_evaluate_prints_its_tables_in_any_encoding_and_minds_no_closed_pipe(
+    tmp_path: Path,
+) -> None:
+    run_says(tmp_path, ROWS, True)
+    plain, left = Program(evaluated_in_ascii, tmp_path), Program(evaluated_for_nobody, tmp_path)
+    assert plain.wait() == 0, plain.stderr
+    assert plain.stdout.isascii()
+    assert "Recall@1 by degree" in plain.stdout
+    # a stratum without users has a dash
+    assert re.search(r"\| popularity +\| +0\.0000 \| +- \|", plain.stdout)
+    assert (left.wait(), left.stderr) == (141, "")
 
 
 def test_a_cut_in_time_needs_times(tmp_path: Path) -> None:

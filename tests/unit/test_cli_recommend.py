@@ -1,6 +1,10 @@
 """`recmind recommend` and `recmind similar` on a bundle: what is printed, written and refused."""
 
+import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +190,49 @@ def test_files_of_ids_as_editors_leave_them(run: Run, tmp_path: Path) -> None:
     broken = ids.rename(tmp_path / "ids.parquet")
     _, errors = run("recommend", "--user", "u1", "--items", str(broken), code=2)
     assert errors == f"error: {broken}: not a Parquet file, or damaged: make it anew\n"
+
+
+@pytest.fixture(scope="module")
+def accents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose first user and first title are not ASCII."""
+    to = tmp_path_factory.mktemp("accents") / "bundle"
+    return RandomBundle(20, 9, 4, 3, first_title="Größe – 東京", first_user="Zoë 5").write(to)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "user", "title"),
+    [
+        ("ascii", r"Zo\xeb 5", r"Gr\xf6\xdfe - \u6771\u4eac"),
+        ("latin-1", "Zoë 5", r"Größe - \u6771\u4eac"),
+        ("utf-8", "Zoë 5", "Größe – 東京"),
+    ],
+)
+def test_a_terminal_of_any_encoding_gets_an_answer(
+    accents: Path, encoding: str, user: str, title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr("sys.stdout", out)
+    main(["recommend", str(accents), "--user", "Zoë 5", "--k", "9", "--seen", "include"])
+    first, *rows = out.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    assert first == f"for user {user}:"
+    assert len(rows) == 9
+    assert any(row.endswith(f"i0  {title}") for row in rows)
+
+
+@pytest.mark.parametrize("words", [["recommend", "--user", "Zoë 5"], ["similar", "--item", "i1"]])
+def test_a_reader_that_leaves_is_no_interruption(accents: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "recmind_dist.cli", words[0], str(accents), *words[1:]]
+    left = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert left.stdout is not None
+    left.stdout.close()  # as `| head -0`
+    assert left.stderr is not None
+    said = left.stderr.read()
+    assert (left.wait(timeout=120), said) == (141, b"")
 
 
 def test_nothing_left_is_said(run: Run) -> None:
