@@ -10,7 +10,7 @@ from recmind_dist.pipeline.text_dtype import decide_dtype
 from recmind_dist.report import Progress
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.text import EmbedReport, Texts, embed_texts, store_path
-from recmind_dist.text.backbone import model_notes
+from recmind_dist.text.backbone import model_notes, steps_left_out
 from recmind_dist.types import Say
 
 
@@ -40,6 +40,8 @@ def embed(config: RunConfig, texts: Texts, adapter: Path | None, say: Say) -> Em
         push_vectors(mirror, report.path)
     for note in model_notes(config.text) if report.embedded else ():
         say(f"warning: text.model: {note}")
+    for note in steps_left_out(config.text) if report.embedded and adapter is None else ():
+        say(f"text.model: {note}")
     adapted = " with the adapter" if adapter else ""
     say(f"embedded {report.embedded} of {report.total} texts{adapted}")
     return report

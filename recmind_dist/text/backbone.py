@@ -51,8 +51,13 @@ def check_model(settings: TextSettings) -> str:
         f"{directory}: {type(backbone).__name__}, width {hidden_size(directory)}, pooling "
         f"{resolve_pooling(settings)}"
     )
+    return "; ".join([line, *steps_left_out(settings), *model_notes(settings)])
+
+
+def steps_left_out(settings: TextSettings) -> list[str]:
+    """What the model's own files ask for after pooling, and this program leaves out."""
     lengths = "its files bring vectors to length 1, which is left to whitening"
-    return "; ".join([line, *([lengths] if normalizes(settings) else []), *model_notes(settings)])
+    return [lengths] if normalizes(settings) else []
 
 
 def model_notes(settings: TextSettings) -> list[str]:

@@ -10,7 +10,10 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 
 from recmind_dist.export.text_model import write_text_model
+from recmind_dist.pipeline.embed import embed
 from recmind_dist.recommend.bundle_text import TEXT_MODEL
+from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.text import EmbedReport, Texts
 from recmind_dist.text.backbone import check_model, model_notes
 from recmind_dist.text.encoder import TextEncoder
 from recmind_dist.text.settings import TextSettings
@@ -125,3 +128,40 @@ def test_budgets_above_the_authors_own_are_said(
     directory = write(make_bert(tmp_path / "model"), file, **values)
     notes = model_notes(TextSettings(model=str(directory), **tokens))
     assert [note[: len(said or "")] for note in notes] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pooling", "said"),
+    [
+        (["Transformer", "Pooling", "Normalize"], "auto", True),
+        (["Transformer", "Pooling", "Normalize"], "mean", False),
+        (["Transformer", "Pooling"], "auto", False),
+    ],
+)
+def test_a_step_of_the_models_files_that_is_left_out_is_said_where_texts_are_embedded(
+    tmp_path: Path,
+    kinds: list[str],
+    pooling: str,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = make_bert(tmp_path / "model")
+    modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    config = RunConfig.model_validate(
+        {
+            "cache_dir": tmp_path / "cache",
+            "dataset": {"name": "x", "interactions": "log.csv"},
+            "text": {"model": str(directory), "pooling": pooling, "dtype": "fp32"},
+        }
+    )
+    report = EmbedReport(tmp_path / "store", embedded=3, total=3, skipped_shards=0)
+    monkeypatch.setattr("recmind_dist.pipeline.embed.embed_texts", lambda *_: report)
+    monkeypatch.setattr("recmind_dist.pipeline.embed.store_path", lambda *_: report.path)
+    lines: list[str] = []
+    embed(config, Texts(TEXTS, []), None, lines.append)
+    note = "text.model: its files bring vectors to length 1, which is left to whitening"
+    assert lines == [*([note] if said else []), "embedded 3 of 3 texts"]
+    lines.clear()
+    embed(config, Texts(TEXTS, []), tmp_path / "adapter", lines.append)  # the second extraction
+    assert lines == ["embedded 3 of 3 texts with the adapter"]
