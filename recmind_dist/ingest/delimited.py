@@ -34,6 +34,7 @@ CHUNK = 200_000  # rows held as Python objects at a time on the slow path
 BLOCK = 8 << 20  # bytes checked at a time on the fast path
 MAX_RECORD = 1 << 24  # bytes of one quoted record
 MAX_LINES = 1000  # physical lines of one quoted record
+OPEN_QUOTE = "unexpected end of data"  # in what the csv module says
 
 NumberedLine = tuple[int, bytes]
 
@@ -58,11 +59,13 @@ class Dialect:
 
 def read_header(path: Path, dialect: Dialect) -> list[str]:
     """Column names: the header's, or numbers as text. Raises DataError for a repeated name."""
-    for number, raw in numbered_lines(path, dialect.encoding):
+    lines = _Lines(path, dialect.encoding)
+    while (head := lines.take()) is not None:
+        number, raw = head
         if _is_blank(raw, dialect):
             continue
         try:
-            fields = _split(raw.decode("utf-8"), dialect)
+            fields = _first_fields(raw, lines, dialect)
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{path}:{number}: the header cannot be read ({error}): set {dialect.key}.encoding "
@@ -83,6 +86,19 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
             )
         return names
     raise DataError(f"{path}: nothing but blank lines: give a file with rows")
+
+
+def _first_fields(raw: bytes, lines: "_Lines", dialect: Dialect) -> list[str]:
+    """The fields of a file's first record, which may go on in the lines behind `raw`. Raises
+    csv.Error or UnicodeDecodeError.
+    """
+    try:
+        return _split(raw.decode("utf-8"), dialect)
+    except csv.Error as error:
+        fields = _OpenRecord(raw, lines).fields(dialect) if OPEN_QUOTE in str(error) else None
+        if fields is None:
+            raise
+        return fields
 
 
 def _refuse_other_first_line(path: Path, number: int, raw: bytes) -> None:
@@ -191,6 +207,8 @@ def _count_sound_lines(path: Path, dialect: Dialect) -> tuple[int, int] | None:
         head = file.readline(MAX_LINE).removeprefix(BOM)
         if dialect.has_header and _is_blank(head.rstrip(b"\n"), dialect):
             return None
+        if dialect.has_header and dialect.quoted and head.count(b'"') % 2:
+            return None  # a name of the header holds a line break
         while block := head + file.read(BLOCK) + file.readline(MAX_LINE):
             head = b""
             if dialect.escape is not None and dialect.escape.encode() in block:
@@ -315,15 +333,15 @@ def _records(path: Path, dialect: Dialect) -> Iterator[tuple[list[int], list[str
         line, raw = head
         if _is_blank(raw, dialect):
             continue
-        if header_due:
-            header_due = False
-            continue
         taken: list[NumberedLine] = []
         record = _record(raw, dialect)
         if record is None:
             open_record = _OpenRecord(raw, lines)
             record = open_record.fields(dialect)
             taken = open_record.taken
+        if header_due:
+            header_due = False
+            continue
         if record is None:
             lines.put_back(taken)  # an unclosed quote costs only its own line
             yield [line], "a quote is opened and not closed"
@@ -342,7 +360,7 @@ def _record(raw: bytes, dialect: Dialect) -> list[str] | str | None:
     except UnicodeDecodeError as error:
         return not_of_encoding(dialect.encoding, error.start)
     except csv.Error as error:
-        if "unexpected end of data" in str(error):
+        if OPEN_QUOTE in str(error):
             return None
         escaped = dialect.escape is None and b'\\"' in raw
         hint = f', and quotes are escaped: set {dialect.key}.escape: "\\\\"' if escaped else ""

@@ -312,6 +312,22 @@ def test_the_text_of_a_field_is_no_row(tmp_path: Path, text: str) -> None:
     assert counts_of(made)["rows_in"] == 3
 
 
+@pytest.mark.parametrize("more", ["", "\nu3,i3,7,\r"])  # the slow reader takes the latter
+def test_a_name_in_the_header_and_a_first_row_may_hold_line_breaks(
+    tmp_path: Path, more: str
+) -> None:
+    rows_ = f'u1,i1,3,"a\nu8,i8,4,b"\nu1,i2,5,c\nu2,i1,6,d{more}'
+    named = write(tmp_path / "log.csv", f'user,item,time,"what\nthey said"\n{rows_}\n')
+    extra = [("u3", "i3")] if more else []
+    assert rows(ingest(tmp_path, interactions=named)) == [*PAIRS, *extra]
+    bare = write(tmp_path / "bare.csv", f'u9,"i\n9",1,x\n{rows_}\n')
+    how = {"path": bare, "has_header": False, "columns": {"user": 0, "item": 1, "time": 2}}
+    assert rows(ingest(tmp_path, interactions=how)) == [("u9", "i\n9"), *PAIRS, *extra]
+    write(named, f'user,item,time,"what\n{rows_}\n')
+    with pytest.raises(DataError, match=r"log\.csv:1: the header cannot be read"):
+        ingest(tmp_path, interactions=named)
+
+
 # --- folders, patterns, lists
 
 
