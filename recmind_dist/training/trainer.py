@@ -212,13 +212,14 @@ class Trainer:
             faults.check("step", self.context.rank, self.cursor.steps_done)
             yield step
         self._read_losses(phase)
-        self._log_traffic(phase.name, self.cursor.step_in_epoch - first)
+        done = self.cursor.step_in_epoch - first  # fewer than an epoch has, after a restart
+        place = {"phase": phase.name, "epoch": self.cursor.epoch, "steps": done}
+        self._log_traffic(place)
         seconds = time.perf_counter() - start
         stalled = steps.stall_s if self._stream is None else side_stream.stall_s
         self._log(
             "epoch",
-            phase=phase.name,
-            epoch=self.cursor.epoch,
+            **place,
             seconds=seconds,
             sampler_stall_percent=100.0 * stalled / max(seconds, 1e-9),
             loss=self._losses.get("loss"),
@@ -376,20 +377,19 @@ class Trainer:
             refuse_other_run(found, self.shard.identity)
         return found
 
-    def _log_traffic(self, phase: str, steps: int) -> None:
+    def _log_traffic(self, place: dict[str, Any]) -> None:
         """Bytes that a rank has sent a step, by kind: the mean over ranks, and the most of any.
 
         Collective: every rank must call.
         """
         sent, context = self.context.traffic.take(), self.context
-        shape = context.world_size, len(sent)
+        shape, steps = (context.world_size, len(sent)), max(place["steps"], 1)
         table = torch.zeros(shape, dtype=torch.float64, device=context.device)
-        table[context.rank] = torch.tensor(list(sent.values()), dtype=table.dtype) / max(steps, 1)
+        table[context.rank] = torch.tensor(list(sent.values()), dtype=table.dtype) / steps
         table = context.all_reduce(table).cpu()
         means = zip(sent, table.mean(0).tolist(), strict=True)
         by_kind = {f"{kind}_bytes": round(value) for kind, value in means}
-        most = round(float(table.sum(1).max()))
-        self._log("traffic", phase=phase, epoch=self.cursor.epoch, **by_kind, most_bytes=most)
+        self._log("traffic", **place, **by_kind, most_bytes=round(float(table.sum(1).max())))
 
     def _position(self) -> dict[str, Any]:
         cursor = self.cursor

@@ -108,6 +108,9 @@ def test_resuming_in_mid_epoch_is_the_undisturbed_run_bit_for_bit(
     curves = [curve_of(home / f"{name}-{world}-{world}-{stage}") for name in ("whole", "cut")]
     tails = [[{k: v for k, v in r.items() if k != "time"} for r in curve[-10:]] for curve in curves]
     assert tails[0] == tails[1]
+    epochs = read_metrics(home / f"cut-{world}-{world}-{stage}" / "metrics.jsonl", "epoch")
+    # of six: what was timed after the restart is of the last four
+    assert [epoch["steps"] for epoch in epochs][-2:] == [4, 6]
 
 
 def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(
@@ -121,7 +124,7 @@ def test_resuming_in_mid_epoch_on_another_number_of_ranks_keeps_the_course(
 
 
 def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs: RunStores) -> None:
-    """Cut after 8 of many steps of the first epoch; an epoch of larger batches has one step."""
+    """Cut after 8 of many steps of the first epoch; an epoch of larger batches has two."""
     small = config_of(
         home,
         "mismatch",
@@ -138,3 +141,4 @@ def test_an_epoch_that_a_larger_batch_leaves_no_step_is_over(home: Path, inputs:
     first, second = list(read_metrics(RunDirectory(large.run_dir).metrics, "epoch"))[-2:]
     assert (first["epoch"], first["loss"]) == (0, None)
     assert (second["epoch"], second["loss"] is None) == (1, False)
+    assert (first["steps"], second["steps"]) == (0, 2)
