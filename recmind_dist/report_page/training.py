@@ -1,24 +1,23 @@
 """Sections on how training went: losses, validation, speed, stall, memory, traffic."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report.metric_names import metric_label
 from recmind_dist.report.tables import table_metrics
-from recmind_dist.report_page.html import figure, figures, note, section, table
+from recmind_dist.report_page.html import figure, figures, note, section
 from recmind_dist.report_page.runs import Record, ReportedRun
-from recmind_dist.report_page.svg import Axes, Line, line_chart
+from recmind_dist.report_page.svg import Axes, Line, bar_chart, line_chart
 
 MOST_POINTS = 200
 """Of a line: of more, neighbours are averaged."""
 PLACE = {"time", "kind", "phase", "step", "total", "epoch", "epochs", "queue_staleness"}
-TRAFFIC = {
-    "ids_bytes": "ids",
-    "rows_bytes": "rows",
-    "gradients_bytes": "gradients",
-    "queue_bytes": "keys of the queue",
-    "dense_bytes": "dense part",
-}
+TRAFFIC_HEADERS = ("run", *KINDS, "all", "rank that sends most")
+ABOUT_TRAFFIC = (
+    "What a rank sends to others in a step, the mean over ranks; beside it the rank that sends "
+    "most. Gradients: of rows; queue: keys and views of the alignment; dense: gradients and "
+    "parameters of all weights but rows."
+)
 SPEED = (
     ("epoch", "steps_per_s", "Steps a second", "steps a second"),
     ("epoch", "sampler_stall_percent", "Time spent waiting for batches", "% of time"),
@@ -37,7 +36,7 @@ def losses_section(runs: Sequence[ReportedRun]) -> str:
         terms = dict.fromkeys(
             key for records in steps.values() for record in records for key in record
         )
-        for term in sorted(terms.keys() - PLACE, key=lambda name: name != "loss"):
+        for term in sorted(terms.keys() - PLACE, key=lambda name: (name != "loss", name)):
             if any(record.get(term) for records in steps.values() for record in records):
                 name = term.replace("_", " ")
                 axes = Axes(f"{name}, {PHASES[phase]}", "step", name)
@@ -63,33 +62,61 @@ def speed_section(runs: Sequence[ReportedRun]) -> str:
     parts = []
     for phase, name in PHASES.items():
         of_kind = {
-            kind: {run.label: _of_phase(run, kind, phase) for run in runs}
-            for kind in ("epoch", "step")
+            "epoch": {run.label: _with_speed(_of_phase(run, "epoch", phase)) for run in runs},
+            "step": {run.label: _of_phase(run, "step", phase) for run in runs},
         }
-        for label, steps in of_kind["step"].items():
-            for epoch in of_kind["epoch"][label] if steps else ():
-                per_epoch = steps[-1]["total"] / max(steps[-1]["epochs"], 1)
-                epoch["steps_per_s"] = per_epoch / max(epoch["seconds"], 1e-9)
         for kind, key, title, unit in SPEED:
             parts.append(_over(Axes(f"{title}, {name}", kind, unit), of_kind[kind], kind, key))
     return section("speed", "Speed and memory", [figures(parts)] if any(parts) else [])
 
 
+def _with_speed(epochs: Sequence[Record]) -> list[Record]:
+    """Epochs with their steps a second: of the steps that `seconds` are of, which are not all of an
+    epoch that a restart went on with.
+    """
+    return [
+        epoch | {"steps_per_s": epoch["steps"] / max(epoch["seconds"], 1e-9)}
+        if epoch.get("steps")
+        else epoch
+        for epoch in epochs
+    ]
+
+
 def traffic_section(runs: Sequence[ReportedRun]) -> str:
-    """Bytes between ranks by kind."""
-    rows: list[list[Any]] = []
-    for run in runs:
-        records = run.records.get("traffic", [])
-        sums = [sum(record.get(kind, 0) for record in records) / 1e6 for kind in TRAFFIC]
-        if any(sums):
-            rows.append([run.label, *sums])
+    """Bytes that a rank sends to others in a step, by kind and phase."""
     if not any(run.records.get("traffic") for run in runs):
         return ""
-    if not rows:
+    parts = []
+    for phase, name in PHASES.items():
+        sent = {
+            run.label: found for run in runs if (found := _sent(_of_phase(run, "traffic", phase)))
+        }
+        if not any(found["most"] for found in sent.values()):
+            continue  # one rank each, or no such phase
+        title = f"Sent to other ranks in a step, {name}"
+        axes = Axes(title, "kind of data", "kB, mean over ranks", KINDS)
+        bars = {label: [found[kind] for kind in KINDS] for label, found in sent.items()}
+        rows = [[label, *found.values()] for label, found in sent.items()]
+        parts.append(figure(bar_chart(axes, bars), f"{title}, kB", TRAFFIC_HEADERS, rows))
+    if not parts:
         return section("traffic", "Traffic", [note("One rank each: nothing travels.")])
-    headers = ("run", *TRAFFIC.values())
-    shown = table("Sent and received by rank 0 in the whole training, MB", headers, rows)
-    return section("traffic", "Traffic", [shown])
+    return section("traffic", "Traffic", [note(ABOUT_TRAFFIC), figures(parts)])
+
+
+def _sent(records: Sequence[Record]) -> dict[str, float]:
+    """kB a step by kind, of all kinds, and of the rank that sends most: means over the steps of
+    all epochs. Empty without a step.
+    """
+    steps = [record.get("steps", 1) for record in records]
+    if not sum(steps):
+        return {}
+
+    def mean(key: str) -> float:
+        sent = sum(record.get(key, 0) * n for record, n in zip(records, steps, strict=True))
+        return float(sent / sum(steps) / 1e3)
+
+    found = {kind: mean(f"{kind}_bytes") for kind in KINDS}
+    return {**found, "all": sum(found.values()), "most": mean("most_bytes")}
 
 
 def _of_phase(run: ReportedRun, kind: str, phase: str) -> list[Record]:
@@ -108,7 +135,7 @@ def _over(axes: Axes, records: Mapping[str, list[Record]], at: str, key: str) ->
         return ""
     xs = sorted({x for line in lines.values() for x, _ in line})
     by_x = [dict(line) for line in lines.values()]
-    rows_of_table = [[x, *(line.get(x) for line in by_x)] for x in xs]
+    rows_of_table = [[int(x), *(line.get(x) for line in by_x)] for x in xs]
     return figure(line_chart(axes, lines), axes.title, (at, *lines), rows_of_table)
 
 

@@ -8,8 +8,13 @@ import pytest
 
 from recmind_dist.distributed.traffic import KINDS
 from recmind_dist.report import RunDirectory, read_metrics
+from recmind_dist.report_page.html import number
+from recmind_dist.report_page.runs import read_runs
+from recmind_dist.report_page.training import traffic_section
 from recmind_dist.training.run_stores import RunStores
 from tests.processes import run_ranks
+from tests.report_pages import Page
+from tests.reported_runs import make_reported_run
 from tests.training_runs import config_of, curve_of, make_inputs, train_rank
 
 PLAIN: dict[str, Any] = {
@@ -54,17 +59,55 @@ def test_one_rank_sends_nothing_and_two_send_rows_back_as_gradients(
         assert record["ids_bytes"] > 0
 
 
-def test_kinds_are_told_apart(home: Path) -> None:
+@pytest.fixture(scope="module")
+def both_phases(home: Path) -> RunDirectory:
+    """A run with everything on, on two ranks."""
     inputs = make_inputs(home / "all")
     changes = {"scaling": {"num_workers": 2}, "train": {"epochs": 1}}
     config = config_of(home / "all", "run", **changes)
     run_ranks(train_rank, 2, config, inputs, "attempt0")
-    records = list(read_metrics(RunDirectory(config.run_dir).metrics, "traffic"))
+    run = RunDirectory(config.run_dir)
+    run.write_config(config.model_dump(mode="json"))
+    return run
+
+
+def test_kinds_are_told_apart(both_phases: RunDirectory) -> None:
+    records = list(read_metrics(both_phases.metrics, "traffic"))
     assert len(records) > 0
     for record in records:
         kinds = {k: v for k, v in record.items() if k.endswith("_bytes")}
         assert set(kinds) == {f"{kind}_bytes" for kind in (*KINDS, "most")}
         assert all(value > 0 for value in kinds.values())
+
+
+def test_a_report_shows_what_ranks_sent_a_step(both_phases: RunDirectory) -> None:
+    [run] = read_runs([both_phases.path])
+    page = Page(traffic_section([run]))
+    for phase, name in (("warmup", "warm-up"), ("joint", "joint phase")):
+        [record] = [one for one in run.records["traffic"] if one["phase"] == phase]
+        _, row = page.tables[f"Sent to other ranks in a step, {name}, kB"]
+        sent = [record[f"{kind}_bytes"] for kind in KINDS]
+        expected = [*sent, sum(sent), record["most_bytes"]]
+        assert row == [run.label, *(number(bytes_a_step / 1000) for bytes_a_step in expected)]
+        assert record["most_bytes"] >= sum(sent) - len(KINDS)  # each was rounded
+        [epoch] = [one for one in run.records["epoch"] if one["phase"] == phase]
+        assert (
+            epoch["steps"]
+            == record["steps"]
+            == max(step["step"] for step in run.records["step"] if step["phase"] == phase)
+        )
+
+
+def test_the_runs_of_tests_of_reports_have_the_keys_that_a_trainer_writes(
+    both_phases: RunDirectory, tmp_path: Path
+) -> None:
+    planted, written = (
+        {record["kind"]: record.keys() for record in read_metrics(run.metrics)}
+        for run in (RunDirectory(make_reported_run(tmp_path, evaluated=False)), both_phases)
+    )
+    for kind in ("start", "epoch", "traffic"):
+        assert planted[kind] == written[kind]
+    assert {"phase", "step", "total", "epoch", "epochs", "queue_staleness"} <= written["step"]
 
 
 def test_a_short_epoch_ends_validates_and_goes_on_with_other_pairs(
