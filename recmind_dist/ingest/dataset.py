@@ -100,6 +100,14 @@ def dataset_summary(directory: Path) -> list[str]:
     return summary_lines(read_manifest(directory, KIND, SCHEMA))
 
 
+def dataset_reading(directory: Path) -> dict[str, Any]:
+    """What results and reports keep of it: counts of rows by what became of them with the first of
+    each, columns, times, warnings, and all of it as lines. Raises StoreError.
+    """
+    manifest = read_manifest(directory, KIND, SCHEMA)
+    return {"counts": manifest["counts"], **manifest["read"], "lines": summary_lines(manifest)}
+
+
 InputFiles = dict[str, list[Path]]
 """log, valid, test, items, users → files in the order of reading."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from recmind_dist.ingest.summary import REASONS
 from recmind_dist.report_page.html import note, section, table
 from recmind_dist.report_page.runs import ReportedRun, settings_beside_defaults
 
@@ -35,12 +36,12 @@ def runs_section(runs: Sequence[ReportedRun]) -> str:
 
 
 def data_section(runs: Sequence[ReportedRun]) -> str:
-    """The graph in numbers."""
+    """The graph in numbers, and what was read of the files that it is made of."""
+    title = f"Data: {runs[0].config.dataset.name}"
     graph = next((run.graph for run in runs if run.graph), None)
-    name = runs[0].config.dataset.name
     if graph is None:
         missing = "Its graph is not where the run made it, so that it cannot be counted."
-        return section("data", f"Data: {name}", [note(missing)])
+        return section("data", title, [note(missing), *_reading(runs)])
     users, items, edges = (graph[key] for key in ("num_users", "num_items", "num_edges"))
     rows: list[list[Any]] = [[label, graph[key]] for key, label in COUNTS.items() if graph.get(key)]
     rows += [
@@ -49,7 +50,27 @@ def data_section(runs: Sequence[ReportedRun]) -> str:
         ["share of all pairs that is known", f"{100 * edges / max(users * items, 1):.3f} %"],
         ["split", graph["split"]],
     ]
-    return section("data", f"Data: {name}", [table("The graph in numbers", ("", "value"), rows)])
+    return section(
+        "data", title, [table("The graph in numbers", ("", "value"), rows), *_reading(runs)]
+    )
+
+
+def _reading(runs: Sequence[ReportedRun]) -> list[str]:
+    """Rows of the log by what became of them, then the other lines that `prepare` prints."""
+    read = next((found for run in runs if (found := run.read)), None)
+    if read is None:
+        missing = "What was read of its files is not known: neither its data set nor results say it"
+        return [note(f"{missing}.")]
+    counts, examples = read["counts"], read["examples"]
+    rows: list[list[Any]]
+    rows = [["read", counts["rows_in"], None], ["kept", counts["rows_kept"], None]]
+    rows += [
+        [words, counts[name], examples.get(name)]
+        for name, words in REASONS.items()
+        if counts.get(name)
+    ]
+    lines = [note(line) for line in read["lines"][1:]]  # the first is the table
+    return [table("Rows of the log", ("", "rows", "the first"), rows), *lines]
 
 
 def settings_section(runs: Sequence[ReportedRun]) -> str:

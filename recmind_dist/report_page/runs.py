@@ -1,19 +1,24 @@
 """What a report reads of runs: settings, metrics.jsonl, results, and the graph's counts."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from recmind_dist.config import Settings
 from recmind_dist.errors import DataError, StoreError
+from recmind_dist.ingest.dataset import dataset_reading
 from recmind_dist.report import RunDirectory, read_metrics
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json
-from recmind_dist.training.moved_paths import relocated
+from recmind_dist.training.finished_run import graph_of
 
 Record = dict[str, Any]
+PARTS = ("partition", "num_parts")
+"""Settings of a graph's content that change neither users nor held-out items."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class ReportedRun:
         label: its variant; its path where two runs are of one variant.
         records: of metrics.jsonl by kind. Where a restart did a step or epoch again, the last.
         results: None before evaluation.
-        graph: the graph's manifest; empty where the graph is not there any more.
+        graph_path: None where the run trains nothing, or its graph is not there any more.
     """
 
     label: str
@@ -32,7 +37,31 @@ class ReportedRun:
     config: RunConfig
     records: Mapping[str, list[Record]]
     results: Record | None
-    graph: Mapping[str, Any]
+    graph_path: Path | None
+
+    @cached_property
+    def graph(self) -> Mapping[str, Any]:
+        """The graph's manifest; empty where there is none."""
+        found: dict[str, Any] = {}
+        if self.graph_path is not None:
+            found = read_json(self.graph_path / "manifest.json")
+        return found
+
+    @property
+    def dataset_key(self) -> str | None:
+        """Content key of the data set; None where neither graph nor results say it."""
+        key: str | None = (self.results or {}).get("dataset_key")
+        return self.graph.get("dataset_key") or key
+
+    @property
+    def read(self) -> Mapping[str, Any]:
+        """`dataset_reading` of its data; empty where neither cache nor results have it."""
+        found: dict[str, Any] = (self.results or {}).get("data") or {}
+        if "lines" not in found and self.graph_path is not None:
+            key = str(self.graph.get("dataset_key"))
+            with suppress(StoreError):
+                return dataset_reading(self.graph_path.with_name(f"dataset-{key[:12]}"))
+        return found if "lines" in found else {}
 
     @property
     def state(self) -> str:
@@ -81,7 +110,7 @@ def _read(path: Path, label: str, config: RunConfig) -> ReportedRun:
         records = _last_of_each(read_metrics(run.metrics))
     if results is None and not records:
         raise StoreError(f"{run.metrics}: no line yet: report the run when it has begun to train")
-    return ReportedRun(label, run, config, records, results, _graph(run, config))
+    return ReportedRun(label, run, config, records, results, graph_of(run))
 
 
 def _last_of_each(records: Iterator[Record]) -> dict[str, list[Record]]:
@@ -98,29 +127,26 @@ def _last_of_each(records: Iterator[Record]) -> dict[str, list[Record]]:
     return {kind: list(of_kind.values()) for kind, of_kind in found.items()}
 
 
-def _graph(run: RunDirectory, config: RunConfig) -> Mapping[str, Any]:
-    inputs = run.path / "inputs.json"
-    if not inputs.is_file():  # the run trains nothing
-        return {}
-    graph = relocated(Path(read_json(inputs)["graph"]), config.run_dir, run.path)
-    path = graph / "manifest.json"
-    found: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return found
-
-
 def _refuse_other_data(runs: Sequence[ReportedRun]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        names = [one.config.dataset.name for one in (first, run)]
-        keys = [one.graph.get("dataset_key") for one in (first, run)]
-        splits = [one.config.graph.split for one in (first, run)]
-        what = "data" if names[0] != names[1] or (all(keys) and keys[0] != keys[1]) else ""
-        if what or splits[0] != splits[1]:
-            raise DataError(
-                f"{run.directory.path}: of other {what or 'test items'} ({names[1]}, "
-                f"{splits[1]}) than {first.directory.path} ({names[0]}, {splits[0]}): report "
-                "runs of one data set and split"
-            )
+    first, *others = runs
+    for run in others:
+        data = [one.config.dataset.name for one in (first, run)]
+        keys = [one.dataset_key for one in (first, run)]
+        splits = [one.config.graph.content() for one in (first, run)]
+        differ = [k for k in splits[0] if k not in PARTS and splits[0][k] != splits[1][k]]
+        what = "test items"
+        said = [", ".join(f"graph.{key} {split[key]}" for key in differ) for split in splits]
+        if data[0] != data[1]:
+            what = "data"
+            said = [f"{n}, {split['split']}" for n, split in zip(data, splits, strict=True)]
+        elif all(keys) and keys[0] != keys[1]:
+            what, said = "data", [f"{data[0]}, data set {str(key)[:12]}" for key in keys]
+        elif not differ:
+            continue
+        raise DataError(
+            f"{run.directory.path}: of other {what} ({said[1]}) than {first.directory.path} "
+            f"({said[0]}): report runs of one data set and split"
+        )
 
 
 def settings_beside_defaults(settings: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:

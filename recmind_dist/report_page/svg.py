@@ -79,6 +79,8 @@ class _Frame:
     y_low: float
     y_high: float
     top: float
+    whole: bool
+    """Whether every x is a whole number."""
 
     @staticmethod
     def around(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: int) -> "_Frame":
@@ -90,9 +92,9 @@ class _Frame:
             x_low, x_high = x_low - 0.5, x_high + 0.5
         room = (y_high - y_low) * 0.05 or abs(y_high) * 0.05 or 0.5
         y_low = 0.0 if 0 <= y_low <= (y_high - y_low) else y_low - room
-        return _Frame(
-            x_low, x_high, y_low, y_high + room, TOP + (20.0 * names if names > 1 else 0.0)
-        )
+        top = TOP + (20.0 * names if names > 1 else 0.0)
+        whole = all(x == round(x) for x in xs)
+        return _Frame(x_low, x_high, y_low, y_high + room, top, whole)
 
     @property
     def height(self) -> float:
@@ -132,8 +134,10 @@ class _Frame:
 
     def _x_ticks(self, groups: tuple[str, ...]) -> list[tuple[float, str]]:
         if not groups:
-            ticks = _ticks(self.x_low, self.x_high)  # of steps and epochs, which are whole
-            return [(tick, _short(tick)) for tick in ticks if tick == round(tick)]
+            ticks = _ticks(self.x_low, self.x_high)
+            if self.whole:  # steps and epochs: none stands between two of them
+                ticks = [tick for tick in ticks if tick == round(tick)]
+            return [(tick, _short(tick)) for tick in ticks]
         longest = max(map(len, groups))
         every = max(1, math.ceil(len(groups) * (longest + 1) * 7 / (WIDTH - LEFT - RIGHT)))
         return [(place, groups[place]) for place in range(0, len(groups), every)]

@@ -21,22 +21,24 @@ HEADERS = ("run", "alignment", "uniformity of users", "uniformity of items")
 
 
 def vectors_section(runs: Sequence[ReportedRun], seed: int = 0) -> str:
-    """A row a run that has a bundle; no section where none has."""
-    rows = []
+    """A row a run that has a bundle, and a sentence for one that should."""
+    rows, missing = [], []
     for run in runs:
+        if not run.config.trains:
+            continue  # popularity and texts alone have no bundle
         try:
             rows.append([run.label, *alignment_and_uniformity(run.directory.bundle, seed)])
-        except RecmindError:
-            continue  # the section of examples says so
+        except RecmindError as error:
+            missing.append(note(f"No vectors of {run.label}: {error}"))
     if not rows:
-        return ""
+        return section("vectors", "Alignment and uniformity", missing)
     about = (
         "Of unit vectors. Alignment: mean squared distance of a user and an item of the history, "
         "the lower the nearer. Uniformity: log of the mean of exp(−2 d²) over pairs of users or of "
         "items, the lower the more evenly spread. A sample of users and pairs."
     )
     caption = "Alignment and uniformity"
-    return section("vectors", caption, [note(about), table(caption, HEADERS, rows)])
+    return section("vectors", caption, [*missing, note(about), table(caption, HEADERS, rows)])
 
 
 def alignment_and_uniformity(

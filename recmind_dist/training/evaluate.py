@@ -24,15 +24,14 @@ from recmind_dist.evaluation.ranking import Evaluation, evaluate_embeddings, eva
 from recmind_dist.graph import EdgeRows, Graph, row_bounds
 from recmind_dist.inference.final_embeddings import FinalEmbeddings
 from recmind_dist.inference.fold_in import reads_histories
-from recmind_dist.ingest.dataset import KIND as DATASET
-from recmind_dist.ingest.dataset import SCHEMA as DATASET_SCHEMA
+from recmind_dist.ingest.dataset import dataset_reading
 from recmind_dist.propagation.full_graph import FullPropagation
 from recmind_dist.propagation.histories import Histories
 from recmind_dist.propagation.item_means import content_view
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.results import FOLDED
 from recmind_dist.run_config.run_config import RunConfig
-from recmind_dist.storage import read_manifest, write_sealed
+from recmind_dist.storage import write_sealed
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.finished_run import load_best
 from recmind_dist.training.model_shard import ModelShard
@@ -256,6 +255,7 @@ def _results(
 ) -> dict[str, Any]:
     values: dict[str, Any] = {
         "dataset": config.dataset.name,
+        "dataset_key": graph.manifest["dataset_key"],
         "variant": config.variant,
         "seed": config.train.seed,
         "commit": _commit(),
@@ -273,14 +273,11 @@ def _results(
 
 
 def what_was_read(graph: Graph) -> dict[str, Any]:
-    """What the data set's manifest says of its files: counts of rows by what became of them, with
-    the first example of each, columns, times, warnings; empty where it is no longer in the cache.
-    """
+    """`dataset_reading` of its data set; empty where that is no longer in the cache."""
     try:
-        manifest = read_manifest(graph.dataset, DATASET, DATASET_SCHEMA)
+        return dataset_reading(graph.dataset)
     except StoreError:
         return {}
-    return {"counts": manifest["counts"], **manifest["read"]}
 
 
 def _commit() -> str | None:

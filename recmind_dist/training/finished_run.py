@@ -72,6 +72,17 @@ def read_inputs(run: RunDirectory) -> RunStores:
     return inputs
 
 
+def graph_of(run: RunDirectory) -> Path | None:
+    """Where the graph is that a run was trained on, not verified; None where it trains nothing or
+    the graph is not there any more. Raises StoreError for a damaged inputs.json.
+    """
+    path = run.path / "inputs.json"
+    if not path.is_file():
+        return None
+    graph = relocated_inputs(RunStores.from_json(read_json(path)), run).graph
+    return graph if (graph / "manifest.json").is_file() else None
+
+
 def _is_partitioned(run: RunDirectory) -> bool:
     try:
         return config_of_run(run.config).graph.placement == "partitioned"

@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,43 +20,10 @@ from recmind_dist.report_page.svg import Axes, _ticks, bar_chart, line_chart
 from recmind_dist.report_page.training import MOST_POINTS, losses_section
 from recmind_dist.report_page.vectors import alignment_and_uniformity
 from recmind_dist.report_page.write import write_report
+from tests.report_pages import Page
 from tests.reported_runs import HOSTILE, make_reported_run
 
 LIGHTGCN = {"model": {"kind": "lightgcn"}}
-
-
-class Page(HTMLParser):
-    """Cells of tables by row, ids, and tags that load or run something."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self._in_cell = False
-        self.feed(source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        given = dict(attrs)
-        if "id" in given:
-            self.ids.append(str(given["id"]))
-        if tag == "a":
-            self.links.append(str(given["href"]))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self._in_cell = True
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._in_cell = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in_cell:
-            self.rows[-1][-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +53,6 @@ def test_the_tables_have_the_results_files_numbers(source: str, runs: list[Path]
     found = [row for row in rows if row[:2] == ["1-3", str(stratum["users"])]]
     assert found[0][2] == f"{stratum['recall@20']:.4f}"
     assert ["recmind", "user", "0", "-0.5000", "–", "–", "27"] in rows  # γ against degree
-    assert ["recmind", "0.0030", "12.0", "0.0000", "0.0000", "3.0000"] in rows  # MB between ranks
 
 
 def test_groups_stand_with_their_users_and_intervals(source: str, runs: list[Path]) -> None:
@@ -197,6 +163,20 @@ def another_version(home: Path) -> list[Path]:
     return [run]
 
 
+def other_split(home: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Path]:
+    other = make_reported_run(home, "lightgcn", evaluated=False, graph=theirs, **LIGHTGCN)
+    return [make_reported_run(home, evaluated=False, graph=ours), other]
+
+
+def other_files_of_one_name(home: Path) -> list[Path]:
+    """The second as a run that trains nothing: only its results say what they are of."""
+    ours, theirs = make_reported_run(home), make_reported_run(home, "lightgcn", **LIGHTGCN)
+    (theirs / "inputs.json").unlink()
+    run = RunDirectory(theirs)
+    run.write_results(run.read_results() | {"dataset_key": "0123456789abcdef"})
+    return [ours, theirs]
+
+
 def other_data(home: Path) -> list[Path]:
     data = {"name": "other", "interactions": "log.csv", "items": "items.csv"}
     other = make_reported_run(home, "lightgcn", evaluated=False, dataset=data, **LIGHTGCN)
@@ -213,8 +193,29 @@ def other_data(home: Path) -> list[Path]:
             f"schema version 9, this program reads {SCHEMA}: use the version that wrote",
         ),
         (other_data, "of other data (other, leave-one-out) than "),
+        (other_files_of_one_name, "of other data (toy, data set 0123456789ab) than "),
+        (
+            lambda home: other_split(
+                home,
+                {"split": "ratio", "test_share": 0.1},
+                {"split": "ratio", "test_share": 0.2},
+            ),
+            "of other test items (graph.test_share 0.2) than ",
+        ),
+        (
+            lambda home: other_split(home, {}, {"seed": 1, "withhold_items": 0.1}),
+            "of other test items (graph.withhold_items 0.1, graph.seed 1) than ",
+        ),
     ],
-    ids=["no run", "no metrics", "another version", "other data"],
+    ids=[
+        "no run",
+        "no metrics",
+        "another version",
+        "other data",
+        "other files",
+        "other share",
+        "withheld",
+    ],
 )
 def test_bad_input_is_one_sentence_and_no_file(
     broken: Callable[[Path], list[Path]],
@@ -229,6 +230,11 @@ def test_bad_input_is_one_sentence_and_no_file(
     assert stop.value.code == 2
     assert sentence in line
     assert not out.parent.exists()
+
+
+def test_runs_whose_nodes_are_parted_otherwise_have_the_same_users(tmp_path: Path) -> None:
+    paths = other_split(tmp_path, {}, {"num_parts": 8, "partition": "range"})
+    assert [run.label for run in read_runs(paths)] == ["recmind", "lightgcn"]
 
 
 def test_a_title_that_is_a_whole_description_is_cut(tmp_path: Path) -> None:
@@ -259,6 +265,15 @@ def test_a_damaged_bundle_costs_the_examples_alone(tmp_path: Path) -> None:
 )
 def test_ticks_are_round_and_inside(low: float, high: float, expected: list[float]) -> None:
     assert _ticks(low, high) == pytest.approx(expected)
+
+
+def test_an_axis_of_shares_has_ticks_between_whole_numbers_and_one_of_epochs_has_none() -> None:
+    axes = Axes("title", "x", "y")
+    ends = ((0.0, 1.0), (1.0, 2.0))
+    of_shares = line_chart(axes, {"a": [(0.25, 5.0), *ends]})
+    of_epochs = line_chart(axes, {"a": list(ends)})
+    assert ">0.4<" in of_shares
+    assert ">0.4<" not in of_epochs
 
 
 def test_charts_of_one_point_equal_values_or_none_are_drawn() -> None:
