@@ -113,6 +113,7 @@ def run(
     for other in others:
         line = gain_line(runs[first.variant], runs[other.variant], metrics)
         show(f"{first.variant} over {other.variant}: {line or 'no held-out items'}")
+    _print_groups(first, runs, metrics)
 
 
 @app.command()
@@ -233,10 +234,10 @@ def _print_results(
     results: dict[str, Any], runs: "dict[str, RunDirectory]", title: str, chosen: str
 ) -> None:
     """Prints all tables; the metric that chose the checkpoint is among them."""
-    from recmind_dist.experiments.comparison import evidence_of
+    from recmind_dist.experiments.comparison import evidence_of, halves_of_lists, halves_of_strata
     from recmind_dist.report import comparison_table, folded_results, print_table, strata_table
     from recmind_dist.report.results import FOLDED
-    from recmind_dist.report.tables import group_tables, lists_table, table_metrics
+    from recmind_dist.report.tables import group_tables, list_metrics, lists_table, table_metrics
 
     measured = any(result["metrics"] for result in results.values())
     metrics = table_metrics(results, chosen) if measured else ()
@@ -246,9 +247,32 @@ def _print_results(
         title = "The same, with the validation item in the user's history (folded in, not trained)"
         evidence = evidence_of({name: runs[name] for name in folded}, metrics, FOLDED)
         print_table(comparison_table(folded, metrics or None, title, evidence))
-    for table in (strata_table(results), lists_table(results), *group_tables(results)):
+    first, names = table_metrics(results)[0], list_metrics(results)
+    strata = {name: halves_of_strata(run, first) for name, run in runs.items() if measured}
+    print_table(strata_table(results, strata))
+    lists = {name: halves_of_lists(run, names) for name, run in runs.items() if names}
+    for table in (lists_table(results, lists), *group_tables(results)):
         print_table(table)
     say("±: half a 95 % interval over users; *: significantly above all others of its column")
+
+
+def _print_groups(first: "RunConfig", runs: "dict[str, RunDirectory]", metrics: list[str]) -> None:
+    """Prints what the first run is above each other one by group, where it has groups."""
+    from recmind_dist.experiments.comparison import compare_groups
+    from recmind_dist.report.audit_tables import STAR, difference_table
+    from recmind_dist.report.tables import print_rows
+    from recmind_dist.training.finished_run import graph_of
+
+    groups = first.evaluation.groups
+    graph = next((graph for run in runs.values() if (graph := graph_of(run))), None)
+    others = {name: run for name, run in runs.items() if name != first.variant}
+    if graph is None or not others or not (groups.users or groups.items):
+        return
+    for name, theirs in others.items():
+        for found in compare_groups(runs[first.variant], theirs, graph, groups, metrics):
+            table = difference_table(f"{first.variant} over {name}", found, metrics)
+            print_rows(table.title, table.headers, table.rows)
+    say(STAR)
 
 
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":

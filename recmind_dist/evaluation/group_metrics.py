@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recmind_dist.evaluation.groups import Groups, check_size
 from recmind_dist.evaluation.metrics import HeldItems, metrics_of_hits
+from recmind_dist.types import BoolArray
 
 Z_95 = 1.959964
 
@@ -32,22 +33,29 @@ def sums_by_user_group(codes_v: Tensor, values_vM: Tensor, num_groups: int) -> T
 def sums_by_item_group(
     ranked_vk: Tensor, hits_vk: Tensor, held: HeldItems, groups: Groups, ks: Sequence[int]
 ) -> Tensor:
-    """As `sums_by_user_group`, of the accuracy where only a group's items count as held out, over
-    the users who have some.
-
-    Args:
-        groups: of items.
-    """
+    """As `sums_by_user_group`, of `accuracy_on_group` for each group of items."""
     rows = []
     for g in range(len(groups.labels)):
-        members_I = torch.from_numpy(groups.members(g)).to(ranked_vk.device)
-        counts = held.counts(members_I[held.item])
-        users = counts.nonzero().squeeze(1)
-        hits = hits_vk[users] & members_I[ranked_vk[users].clamp(min=0)]
-        values = metrics_of_hits(hits, counts[users], ks)
+        users, values = accuracy_on_group(ranked_vk, hits_vk, held, groups.members(g), ks)
         whole = torch.zeros(len(users), dtype=torch.int64, device=values.device)
         rows.append(sums_by_user_group(whole, values, 1)[0])
     return torch.stack(rows)
+
+
+def accuracy_on_group(
+    ranked_vk: Tensor, hits_vk: Tensor, held: HeldItems, members_I: BoolArray, ks: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The accuracy where only a group's items count as held out.
+
+    Returns:
+        places among the v users of those who have such an item [n], and their metrics in the order
+            of `metric_names`, float64 [n, M].
+    """
+    inside_I = torch.from_numpy(members_I).to(ranked_vk.device)
+    counts = held.counts(inside_I[held.item])
+    users = counts.nonzero().squeeze(1)
+    hits = hits_vk[users] & inside_I[ranked_vk[users].clamp(min=0)]
+    return users, metrics_of_hits(hits, counts[users], ks)
 
 
 def rows_of_groups(

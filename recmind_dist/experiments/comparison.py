@@ -1,15 +1,19 @@
 """Compares models user by user, from the per_user.parquet of their runs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from recmind_dist.errors import StoreError
-from recmind_dist.evaluation.degree_bins import COLD_MAX
+from recmind_dist.evaluation.degree_bins import COLD_MAX, strata_bins
 from recmind_dist.evaluation.gaps import corrected, paired
+from recmind_dist.evaluation.group_differences import RankedUsers, differences_by_group
+from recmind_dist.evaluation.settings import GroupSettings
 from recmind_dist.evaluation.significance import Comparison, Float64Array, paired_bootstrap
+from recmind_dist.graph import Graph
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.metric_names import metric_label
 from recmind_dist.report.results import FOLDED
@@ -36,18 +40,15 @@ def read_users(
     Raises:
         StoreError: a file is missing or lacks the metric, or the runs have different users.
     """
-    frames = [_read(run, metric) for run in runs]
+    frames = [_read(run, [metric]) for run in runs]
     if not frames:
         raise StoreError("no run to read: train and evaluate the model first")
     users = frames[0].get_column("user")
     for run, frame in zip(runs, frames, strict=True):
         if not frame.get_column("user").equals(users):
-            raise StoreError(
-                f"{run.per_user}: other users than {runs[0].per_user}: compare runs of one data set"
-            )
-    degree = frames[0].get_column("degree")
+            raise _other_users(run, runs[0])
     values = np.stack([frame.get_column(metric).to_numpy() for frame in frames])
-    return values, users.to_numpy(), None if degree.null_count() else degree.to_numpy()
+    return values, users.to_numpy(), _degree(frames[0])
 
 
 def compare(
@@ -68,9 +69,7 @@ def compare(
     a_SU, users, degree = read_users(a, metric)
     b_SU, b_users, _ = read_users(b, metric)
     if not np.array_equal(users, b_users):
-        raise StoreError(
-            f"{b[0].per_user}: other users than {a[0].per_user}: compare runs of one data set"
-        )
+        raise _other_users(b[0], a[0])
     groups = None
     if isinstance(over, np.ndarray):
         groups = np.where(over[users], 0, -1)
@@ -157,23 +156,103 @@ def evidence_of(
     """
     half: dict[str, dict[str, float]] = {name: {} for name in runs}
     best: dict[str, set[str]] = {name: set() for name in runs}
+    columns = [prefix + metric for metric in metrics]
+    frames = {name: _read(run, columns) for name, run in runs.items()} if metrics else {}
+    degree = _degree(next(iter(frames.values()))) if frames else None
     for metric in metrics:
-        users = {name: read_users([run], prefix + metric) for name, run in runs.items()}
-        degree = next(iter(users.values()))[2]
-        for cold in (False, True):
-            if cold and degree is None:
-                continue
-            values = {
-                name: x_SU[0][degree <= COLD_MAX] if cold and degree is not None else x_SU[0]
-                for name, (x_SU, _, _) in users.items()
-            }
-            name = COLD + metric if cold else metric
-            for model, x in values.items():
-                found = paired(x)
-                half[model][name] = (found.high - found.low) / 2
+        of_all = {name: f.get_column(prefix + metric).to_numpy() for name, f in frames.items()}
+        by_column = {metric: of_all}
+        if degree is not None:
+            cold = degree <= COLD_MAX
+            by_column[COLD + metric] = {name: x_U[cold] for name, x_U in of_all.items()}
+        for column, values in by_column.items():
+            for name, x_U in values.items():
+                half[name][column] = half_of_mean(x_U)
             if (leader := _leader(values)) is not None:
-                best[leader].add(name)
+                best[leader].add(column)
     return {name: Evidence(half[name], frozenset(best[name])) for name in runs}
+
+
+def half_of_mean(values: Float64Array) -> float:
+    """Half the width of a mean's 95 % interval."""
+    found = paired(values)
+    return (found.high - found.low) / 2
+
+
+def halves_of_lists(run: RunDirectory, metrics: Sequence[str]) -> dict[str, float]:
+    """`half_of_mean` of those metrics that a run has by user: all but coverage and Gini."""
+    present = columns_of(run)
+    if not (known := [metric for metric in metrics if metric in present]):
+        return {}
+    frame = _read(run, known)
+    return {metric: half_of_mean(frame.get_column(metric).to_numpy()) for metric in known}
+
+
+def halves_of_strata(run: RunDirectory, metric: str) -> dict[str, float]:
+    """`half_of_mean` of a metric by stratum of the held-out item's training degree ("4-7", "cold"),
+    where it has two users; empty where some user has several held-out items.
+
+    Raises:
+        StoreError: as `read_users`.
+    """
+    values_SU, _, degree = read_users([run], metric)
+    if degree is None or not len(degree):
+        return {}
+    found = {}
+    for name, low, high in strata_bins(int(degree.max())):
+        inside = (degree >= low) & (degree <= high)
+        if inside.sum() > 1:
+            found[name] = half_of_mean(values_SU[0][inside])
+    return found
+
+
+def ranked_users(run: RunDirectory, metrics: Sequence[str]) -> RankedUsers:
+    """What a run found for its users, with their lists.
+
+    Raises:
+        StoreError: as `read_users`; or a version without lists wrote the file.
+    """
+    frame = _read(run, ["items", *metrics])
+    users = frame.get_column("user").to_numpy()
+    slots = np.array(frame.get_column("items").explode(), np.int64)
+    lists = slots.reshape(len(users), len(slots) // max(len(users), 1))
+    values = {metric: frame.get_column(metric).to_numpy() for metric in metrics}
+    return RankedUsers(users, lists, values)
+
+
+def compare_groups(
+    a: RunDirectory,
+    b: RunDirectory,
+    graph: Path,
+    groups: GroupSettings,
+    metrics: Sequence[str],
+) -> list[dict[str, Any]]:
+    """`differences_by_group` of two evaluated runs on one graph. Nothing without groups or users.
+
+    Args:
+        graph: its directory.
+    Raises:
+        ConfigError: a column is missing, or has one value or too many.
+        StoreError: as `ranked_users`; the runs have different users; no graph is there.
+    """
+    if not (groups.users or groups.items):
+        return []
+    ours, theirs = ranked_users(a, metrics), ranked_users(b, metrics)
+    if not np.array_equal(ours.users, theirs.users):
+        raise _other_users(b, a)
+    if not len(ours.users):
+        return []
+    split, opened = a.read_results()["split"], Graph.open(graph, edges=False)
+    return differences_by_group(ours, theirs, opened, split, groups, metrics)
+
+
+def columns_of(run: RunDirectory) -> list[str]:
+    """Names of per_user.parquet's columns; none where it is missing or damaged."""
+    try:
+        check_seal(run.per_user, "evaluate the run again")
+        return list(pl.read_parquet_schema(run.per_user))
+    except (StoreError, OSError, pl.exceptions.PolarsError):
+        return []
 
 
 def _leader(values: Mapping[str, Float64Array]) -> str | None:
@@ -225,17 +304,30 @@ def spread(
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _read(run: RunDirectory, metric: str) -> pl.DataFrame:
+def _other_users(run: RunDirectory, than: RunDirectory) -> StoreError:
+    return StoreError(
+        f"{run.per_user}: other users than {than.per_user}: compare runs of one data set"
+    )
+
+
+def _degree(frame: pl.DataFrame) -> IntArray | None:
+    """Of each user's held-out item; None if some user has several."""
+    degree = frame.get_column("degree")
+    return None if degree.null_count() else degree.to_numpy()
+
+
+def _read(run: RunDirectory, columns: Sequence[str]) -> pl.DataFrame:
+    """Users in node order, with their degree and these columns. Raises StoreError."""
     if run.per_user.is_file():
         check_seal(run.per_user, f"run `recmind evaluate {run.path}`")
     try:
-        frame = pl.read_parquet(run.per_user, columns=["user", "degree", metric])
+        frame = pl.read_parquet(run.per_user, columns=["user", "degree", *columns])
     except FileNotFoundError as error:
         raise StoreError(f"{run.per_user}: missing: run `recmind evaluate {run.path}`") from error
     except (OSError, pl.exceptions.PolarsError) as error:
         sentence = str(error).splitlines()[0][:120]
         raise StoreError(
-            f"{run.per_user}: no {metric} can be read ({sentence}): run `recmind evaluate "
-            f"{run.path}`"
+            f"{run.per_user}: no {', '.join(columns)} can be read ({sentence}): run `recmind "
+            f"evaluate {run.path}`"
         ) from error
     return frame.sort("user")

@@ -1,8 +1,10 @@
-"""audit.json as tables, for a terminal and for a page."""
+"""audit.json, and differences between runs by group, as tables for a terminal and for a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from recmind_dist.report.metric_names import metric_label
 
 KEPT = ("recall", "ndcg", "popularity", "tail", "coverage", "gini", "novelty")
 SHARES = ("catalogue", "relevance", "exposure")
@@ -29,6 +31,18 @@ def audit_tables(found: Mapping[str, Any]) -> list[AuditTable]:
     tables += [_of_users(name, rows, beside) for name, rows in found["user_groups"].items()]
     tables += [_of_items(name, rows, beside) for name, rows in found["item_groups"].items()]
     return tables + ([_of_curve(found["curve"])] if found["curve"] else [])
+
+
+def difference_table(runs: str, found: Mapping[str, Any], metrics: Sequence[str]) -> AuditTable:
+    """What one run is above another by group of a column.
+
+    Args:
+        runs: such as "recmind over lightgcn".
+        found: of `differences_by_group`.
+    """
+    rows = [[row["group"], row["users"], *(_gap(row[m]) for m in metrics)] for row in found["rows"]]
+    title = f"{runs} by {found['column']} of the {found['side']}, the same users in both"
+    return AuditTable(title, [found["column"], "users", *map(metric_label, metrics)], rows)
 
 
 def _of_all(found: Mapping[str, Any], beside: bool) -> AuditTable:

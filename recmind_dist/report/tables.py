@@ -78,17 +78,35 @@ def comparison_table(
     return table
 
 
-def lists_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row a model, one column a metric of lists at the first cut-off."""
-    k = table_metrics(results)[0].partition("@")[2]
-    found = {name for result in results.values() for name in result.get("lists", {})}
-    names = [f"{kind}@{k}" for kind in (LISTS | CATALOGUE) if f"{kind}@{k}" in found]
+def lists_table(
+    results: Mapping[str, Mapping[str, Any]], half: Mapping[str, Mapping[str, float]] | None = None
+) -> Table:
+    """One row a model, one column a metric of lists at the first cut-off.
+
+    Args:
+        half: half the 95 % intervals over users, by model and metric. Coverage and Gini have none.
+    """
+    names = list_metrics(results)
     headers = [metric_label(name).replace(" ", "\n") for name in names]
     table = _empty_table("What the lists are like", "model", headers)
     for model, result in results.items():
-        values = (result.get("lists", {}).get(name) for name in names)
-        table.add_row(escape(model), *("–" if x is None else f"{x:.4g}" for x in values))
+        known = (half or {}).get(model, {})
+        values = [(result.get("lists", {}).get(name), known.get(name)) for name in names]
+        table.add_row(escape(model), *(_list_cell(x, of_x) for x, of_x in values))
     return table
+
+
+def list_metrics(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the metrics of lists at the first cut-off that some model has."""
+    k = table_metrics(results)[0].partition("@")[2]
+    found = {name for result in results.values() for name in result.get("lists", {})}
+    return [f"{kind}@{k}" for kind in (LISTS | CATALOGUE) if f"{kind}@{k}" in found]
+
+
+def _list_cell(value: float | None, half: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if half is None else f"{value:.4g}\n±{half:.2g}"
 
 
 def group_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
@@ -121,9 +139,14 @@ def print_rows(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]
     print_table(table)
 
 
-def strata_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+def strata_table(
+    results: Mapping[str, Mapping[str, Any]], half: Mapping[str, Mapping[str, float]] | None = None
+) -> Table:
     """Recall at the first cut-off: one row a model, one column a stratum of the held-out item's
     training degree.
+
+    Args:
+        half: half the 95 % intervals over users, by model and stratum.
     """
     metric = table_metrics(results)[0]
     strata = {name: row for result in results.values() for name, row in result["strata"].items()}
@@ -131,7 +154,11 @@ def strata_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     headers = [f"{name}\n({strata[name]['users']} users)" for name in names]
     table = _empty_table("", f"{metric_label(metric)} by degree", headers)
     for model, result in results.items():
-        cells = (_cell(result["strata"].get(name, {}).get(metric)) for name in names)
+        known = (half or {}).get(model, {})
+        values = (result["strata"].get(name, {}).get(metric) for name in names)
+        cells = (
+            _cell(x, known.get(name), between="\n") for name, x in zip(names, values, strict=True)
+        )
         table.add_row(escape(model), *cells)
     return table
 

@@ -10,6 +10,7 @@ import torch
 
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import ConfigError
+from recmind_dist.evaluation.group_differences import RankedUsers, differences_by_group
 from recmind_dist.evaluation.groups import (
     Groups,
     check_groups,
@@ -121,6 +122,39 @@ def test_groups_have_the_means_of_their_users(graph: Graph, vectors: torch.Tenso
     war = details.groups["items"]["genre"]["war"]
     assert war["users"] == len(recalls)
     assert war["metrics"]["recall@3"]["mean"] == pytest.approx(np.mean(recalls))
+
+
+def test_differences_by_group_are_those_of_the_groups_means(
+    graph: Graph, vectors: torch.Tensor
+) -> None:
+    metrics = ["recall@3", "ndcg@6"]
+    found = [
+        evaluate_embeddings(h, graph, "test", SETTINGS, ALONE, keep_lists=True)
+        for h in (vectors, vectors.roll(1, 0))
+    ]
+    groups = [describe_lists(one, graph, "test", SETTINGS, ALONE).groups for one in found]
+    ours, theirs = (
+        RankedUsers(one.per_user["user"].astype(int), one.lists.astype(int), one.per_user)
+        for one in found
+    )
+    differences = differences_by_group(ours, theirs, graph, "test", SETTINGS.groups, metrics)
+    assert [(one["side"], one["column"]) for one in differences] == [
+        *(("users", column) for column in ("age", "activity")),
+        *(("items", column) for column in ("genre", "popularity")),
+    ]
+    for one in differences:
+        mine, other = (of_run[one["side"]][one["column"]] for of_run in groups)
+        assert [row["group"] for row in one["rows"]] == list(mine)
+        for row in one["rows"]:
+            a, b = mine[row["group"]], other[row["group"]]
+            assert row["users"] == a["users"] == b["users"]
+            for name in metrics:
+                gap = a["metrics"][name]["mean"] - b["metrics"][name]["mean"]
+                assert row[name]["gap"] == pytest.approx(gap)
+                assert row[name]["low"] <= gap <= row[name]["high"]
+    alike = differences_by_group(ours, ours, graph, "test", SETTINGS.groups, metrics)
+    assert all(row[name]["low"] == 0 for one in alike for row in one["rows"] for name in metrics)
+    assert not any(row["recall@3"]["significant"] for one in alike for row in one["rows"])
 
 
 def test_small_groups_are_not_reported_and_none_at_all_is_an_error(

@@ -10,12 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 from optuna.trial import FixedTrial
+from scipy import stats
 
 from recmind_dist.errors import StoreError
 from recmind_dist.experiments.comparison import (
     compare,
     evidence_of,
     gain_line,
+    halves_of_lists,
+    halves_of_strata,
     read_users,
     seen,
     spread,
@@ -116,6 +119,24 @@ def test_a_model_is_the_best_of_a_column_only_where_it_is_above_every_other(
     alone = evidence_of({"far": runs["far"]}, ["recall@40"])["far"]
     assert not alone.best
     assert set(alone.half) == {"recall@40", "cold recall@40"}
+
+
+def test_intervals_by_stratum_are_of_its_users(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 0, 0.1, 0.2)
+    found = halves_of_strata(run, "recall@40")
+    values = read_users([run], "recall@40")[0][0]
+    assert set(found) == {"1-3", "cold", "4-7", "8-15", "32-63"}  # none has degree 0 or 16 to 31
+    low, high = stats.t.interval(0.95, 99, scale=values[1::4].std(ddof=1) / 10)
+    assert found["4-7"] == pytest.approx((high - low) / 2)
+    assert found["1-3"] == found["cold"]
+    assert halves_of_lists(run, ["recall@40", "gini@40"]) == {
+        "recall@40": pytest.approx(evidence_of({"a": run}, ["recall@40"])["a"].half["recall@40"])
+    }
+    several = pl.read_parquet(run.per_user).with_columns(degree=pl.lit(None, pl.Int64))
+    write_users(run, several)
+    assert halves_of_strata(run, "recall@40") == {}
+    run.per_user.write_bytes(b"cut short")
+    assert halves_of_lists(run, ["recall@40"]) == {}
 
 
 def test_two_seeds_are_called_not_significant(tmp_path: Path) -> None:

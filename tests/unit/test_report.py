@@ -263,6 +263,18 @@ def test_strata_groups_and_lists_have_tables() -> None:
     assert "(2 users)" in out.getvalue()
 
 
+def test_strata_and_lists_print_the_intervals_that_are_known() -> None:
+    listed = {"RecMind": {**RESULTS, "lists": {"novelty@20": 3.25, "gini@20": 0.75}}}
+    assert printed(strata_table(listed, {"RecMind": {"1-3": 0.125, "4-7": 9.0}})) == [
+        ["RecMind", "–", "0.5000", "0.5000"],
+        ["±0.1250"],
+    ]
+    assert printed(lists_table(listed, {"RecMind": {"novelty@20": 0.0625}})) == [
+        ["RecMind", "3.25", "0.75"],
+        ["±0.062"],
+    ]
+
+
 def test_the_run_directory_keeps_results_of_the_agreed_shape(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.create()
