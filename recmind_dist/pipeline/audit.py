@@ -37,6 +37,8 @@ from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.types import Say
 
 METRICS = ("recall", "ndcg", "popularity", "tail")
+BY_USER = (*METRICS, "novelty")
+"""Of the curve, what each user has a value of."""
 PENALTIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 """Of `penalty_curve`."""
 
@@ -187,8 +189,8 @@ def penalty_curve(own: AuditedRun, say: Say = print) -> list[dict[str, Any]]:
 
 
 def curve_of(model: ModelShard, exponent: float, split: str, k: int) -> list[dict[str, Any]]:
-    """A row a penalty: accuracy, its paired change against no penalty, and what is shown. The
-    catalogue is ranked once for each, on one rank alone.
+    """A row a penalty: accuracy and what is shown, of what users have each with its paired change
+    against no penalty. The catalogue is ranked once for each, on one rank alone.
     """
     vectors, context = model.final_embeddings(), model.context
     settings = EvaluationSettings(ks=(k,), metric=f"ndcg@{k}")
@@ -207,13 +209,13 @@ def curve_of(model: ModelShard, exponent: float, split: str, k: int) -> list[dic
             penalty=penalty,
             keep_lists=True,
         )
-        lists = describe_lists(found, model.graph, split, settings, context, model.rows).lists
-        base = base or found.per_user
+        details = describe_lists(found, model.graph, split, settings, context, model.rows)
+        means, per_user = found.metrics | details.lists, found.per_user | details.per_user
+        base = base or per_user
         row: dict[str, Any] = {"penalty": penalty}
-        for name in ("recall", "ndcg"):
-            column = f"{name}@{k}"
-            row[name] = found.metrics[column]
-            row[f"{name}_change"] = paired(found.per_user[column] - base[column])
-        names = ("popularity", "tail", "coverage", "gini", "novelty")
-        rows.append(row | {name: lists[f"{name}@{k}"] for name in names})
-    return corrected(rows, ["recall_change", "ndcg_change"])
+        for name in (*BY_USER, "coverage", "gini"):
+            row[name] = means[f"{name}@{k}"]
+        for name in BY_USER:
+            row[f"{name}_change"] = paired(per_user[f"{name}@{k}"] - base[f"{name}@{k}"])
+        rows.append(row)
+    return corrected(rows, [f"{name}_change" for name in BY_USER])

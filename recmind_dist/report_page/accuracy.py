@@ -1,23 +1,23 @@
-"""Sections on what the runs achieve: test metrics, strata by degree, gates."""
+"""Section on what the runs achieve: test metrics, what the lists are like, the first run against
+the others.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from recmind_dist.errors import StoreError
-from recmind_dist.evaluation.degree_bins import COLD_MAX
-from recmind_dist.experiments.comparison import compare, read_users
+from recmind_dist.experiments.comparison import columns_of, compare, halves_of_lists, read_users
 from recmind_dist.report import folded_results
-from recmind_dist.report.metric_names import metric_label
+from recmind_dist.report.metric_names import ACCURACY, CATALOGUE, LISTS, metric_label
 from recmind_dist.report.results import FOLDED
 from recmind_dist.report.tables import table_metrics
-from recmind_dist.report_page.html import figure, figures, note, section, table
+from recmind_dist.report_page.html import note, section, table
+from recmind_dist.report_page.intervals import STAR, evidence, value_of, with_interval
 from recmind_dist.report_page.runs import ReportedRun
-from recmind_dist.report_page.svg import Axes, bar_chart, line_chart
 
 MOST_USERS = 200_000
 """More are compared without an interval: it would take longer than the rest of the report."""
+GAINS = ("runs", "metric", "difference", "95 % interval")
 
 
 def results_section(runs: Sequence[ReportedRun]) -> str:
@@ -27,146 +27,113 @@ def results_section(runs: Sequence[ReportedRun]) -> str:
         return section("results", "Results", [note("No run is evaluated yet.")])
     results = {run.label: run.results for run in done if run.results is not None}
     metrics = table_metrics(results)
-    folded = folded_results(results)
-    rows: list[list[str | None]]
-    rows = [[metric_label(name), *(_measured(run, name) for run in done)] for name in metrics]
-    for name in metrics if folded else ():
-        label = f"{metric_label(name)}, validation item in the history"
-        rows.append([label, *(_measured(run, FOLDED + name) for run in done)])
-    about = "± is half a 95 % interval over users. The whole catalogue is ranked."
-    headers = ("metric", *(run.label for run in done))
-    parts = [note(about), table("Metrics on the test split", headers, rows)]
-    if gains := [row for run in done[1:] for row in _gains(done[0], run, metrics[:2])]:
-        parts.append(table("Differences over the same users, one run each", GAINS, gains))
+    rows = _rows(done, metrics)
+    if folded_results(results):
+        rows += _rows(done, metrics, FOLDED, ", validation item in the history")
+    about = f"± is half a 95 % interval over users. The whole catalogue is ranked. {STAR}"
+    headers = ("metric", *results)
+    parts = [note(about), *_without_users(done), table("Metrics on the test split", headers, rows)]
+    parts += _differences(done, metrics[:2])
+    if more := _rows(done, [name for name in _accuracy(results) if name not in metrics]):
+        parts.append(table("Other metrics of accuracy on the test split", headers, more))
+    if lists := _list_rows(done):
+        about = "Of lists more is not better, so that none is marked; docs/metrics.md defines them."
+        parts += [note(about), table("What the lists are like", headers, lists)]
     return section("results", "Results", parts)
 
 
-CORRELATION = ("side", "layer", "spearman", "spearman_low", "spearman_high", "count")
-GAINS = ("runs", "metric", "difference", "95 % interval")
+def _rows(
+    runs: Sequence[ReportedRun], metrics: Sequence[str], prefix: str = "", behind: str = ""
+) -> list[list[str | None]]:
+    """A row a metric: the mean of each run with half its interval, the best marked.
 
-
-def _measured(run: ReportedRun, metric: str) -> str | None:
-    results = run.results or {}
-    folded, name = metric.startswith(FOLDED), metric.removeprefix(FOLDED)
-    values = (results.get("folded") or {"metrics": {}}) if folded else results
-    if (value := values["metrics"].get(name)) is None:
-        return None
-    try:
-        per_user, users, _ = read_users([run.directory], metric)
-    except StoreError:
-        return f"{value:.4f}"
-    half = 1.96 * per_user[0].std() / np.sqrt(max(len(users), 1))
-    return f"{value:.4f} ± {half:.4f}"
-
-
-def _gains(ours: ReportedRun, theirs: ReportedRun, metrics: Sequence[str]) -> list[list[Any]]:
-    names, rows = f"{ours.label} over {theirs.label}", []
-    for metric in metrics:
-        try:
-            if len(read_users([ours.directory], metric)[1]) > MOST_USERS:
-                continue
-            found = compare([ours.directory], [theirs.directory], metric)
-        except StoreError:
-            continue
-        if found is None or found.gain is None:
-            continue
-        assert found.low is not None
-        assert found.high is not None
-        low, high = 100 * found.low, 100 * found.high
-        interval = f"{low:+.1f} … {high:+.1f} %"
-        if low <= 0 <= high:
-            interval += ", not significant"
-        rows.append([names, metric_label(metric), f"{100 * found.gain:+.1f} %", interval])
-    return rows
-
-
-def strata_section(runs: Sequence[ReportedRun]) -> str:
-    """The first metrics by the training degree of the held-out item, and cold against warm."""
-    done = {run.label: run.results for run in runs if run.results is not None}
-    if not done:
-        return ""
-    parts = []
-    for metric in table_metrics(done)[:2]:
-        strata = {name: row for result in done.values() for name, row in result["strata"].items()}
-        names = sorted((name for name in strata if name[0].isdigit()), key=_lowest)
-        bars = {
-            label: [result["strata"].get(name, {}).get(metric) for name in names]
-            for label, result in done.items()
-        }
-        title = f"{metric_label(metric)} by training degree of the held-out item"
-        axes = Axes(title, "degree of the item", metric_label(metric), tuple(names))
-        columns = [strata[name]["users"] for name in names], *bars.values()
-        rows = [list(row) for row in zip(names, *columns, strict=True)]
-        parts.append(
-            figure(bar_chart(axes, bars), title, ("degree", "users", *bars), rows),
-        )
-    if rows := _cold_and_warm([run for run in runs if run.results is not None], done):
-        metric = metric_label(table_metrics(done)[0])
-        title = f"{metric} of cold items (degree up to {COLD_MAX}) and warm ones"
-        axes = Axes(title, "held-out item", metric, ("cold", "warm"))
-        bars = {row[0]: [row[1], row[2]] for row in rows}
-        parts.append(figure(bar_chart(axes, bars), title, ("run", "cold", "warm"), rows))
-    return section("strata", "Cold and popular items", [figures(parts)])
-
-
-def _cold_and_warm(runs: Sequence[ReportedRun], results: dict[str, Any]) -> list[list[Any]]:
-    rows, metric = [], table_metrics(results)[0]
-    for run in runs:
-        try:
-            values, _, degree = read_users([run.directory], metric)
-        except StoreError:
-            return []
-        if degree is None:  # some user has several held-out items
-            return []
-        cold = degree <= COLD_MAX
-        means = [float(values[0][at].mean()) if at.any() else None for at in (cold, ~cold)]
-        rows.append([run.label, *means])
-    return rows
-
-
-def gates_section(runs: Sequence[ReportedRun]) -> str:
-    """γ, the weight of the graph, by degree, layer and side."""
-    parts, correlations = [], []
-    for run in runs:
-        gate = (run.results or {}).get("gate") or []
-        for side in ("user", "item"):
-            rows = [row for row in gate if row["side"] == side and row.get("median") is not None]
-            if rows:
-                parts.append(_gate_figure(f"γ of {side}s by degree, {run.label}", side, rows))
-        correlations += [
-            [run.label, *(row.get(key) for key in CORRELATION)]
-            for row in gate
-            if row.get("spearman") is not None
+    Args:
+        behind: ends the name of the metric.
+    """
+    found = evidence(runs, metrics, prefix)
+    return [
+        [
+            metric_label(name) + behind,
+            *(
+                with_interval(
+                    value_of(run, prefix + name),
+                    found[run.label].half.get(name),
+                    name in found[run.label].best,
+                )
+                for run in runs
+            ),
         ]
-    if not parts:
-        return ""
-    about = (
-        "γ is the weight of the graph's view; of language, or of what item vectors have learnt "
-        "where no text is read, the rest. The band is 80 % of the nodes."
-    )
-    headers = ("run", "side", "layer", "Spearman", "low", "high", "nodes")
-    caption = "Rank correlation of γ with degree, 95 % intervals"
-    return section(
-        "gates", "Gates", [note(about), figures(parts), table(caption, headers, correlations)]
-    )
+        for name in metrics
+    ]
 
 
-def _gate_figure(title: str, side: str, rows: list[dict[str, Any]]) -> str:
-    names = sorted({row["degree_bin"] for row in rows}, key=_lowest)
-    layers = sorted({row["layer"] for row in rows})
-    lines, bands = {}, {}
-    for layer in layers:
-        own = {row["degree_bin"]: row for row in rows if row["layer"] == layer}
-        found = [(x, own[name]) for x, name in enumerate(names) if name in own]
-        label = f"layer {layer}" if len(layers) > 1 else "median"
-        lines[label] = [(float(x), row["median"]) for x, row in found]
-        bands[label] = [(float(x), row["p10"], row["p90"]) for x, row in found]
-    axes = Axes(title, f"degree of the {side}", "γ", tuple(names))
-    keys = ("degree_bin", "layer", "median", "p10", "p90", "count")
-    headers = ("degree", "layer", "median", "10 %", "90 %", "nodes")
-    cells = [[row[key] for key in keys] for row in rows]
-    return figure(line_chart(axes, lines, bands), title, headers, cells)
+def _accuracy(results: dict[str, Any]) -> list[str]:
+    """All metrics of accuracy that some run has, by cut-off."""
+    found = {name for result in results.values() for name in result["metrics"]}
+    cutoffs = sorted({int(name.partition("@")[2]) for name in found})
+    return [f"{kind}@{k}" for k in cutoffs for kind in ACCURACY if f"{kind}@{k}" in found]
 
 
-def _lowest(name: str) -> int:
-    return int(name.partition("-")[0])
+def _list_rows(runs: Sequence[ReportedRun]) -> list[list[str | None]]:
+    """A row a metric of lists, at each cut-off; coverage and Gini are of all users together."""
+    values = {run.label: (run.results or {}).get("lists", {}) for run in runs}
+    found = {name for of_run in values.values() for name in of_run}
+    cutoffs = sorted({int(name.partition("@")[2]) for name in found})
+    names = [f"{kind}@{k}" for k in cutoffs for kind in (LISTS | CATALOGUE)]
+    names = [name for name in names if name in found]
+    half = {run.label: halves_of_lists(run.directory, names) for run in runs}
+    return [
+        [
+            metric_label(name),
+            *(_list_cell(values[run.label].get(name), half[run.label].get(name)) for run in runs),
+        ]
+        for name in names
+    ]
+
+
+def _list_cell(value: float | None, half: float | None) -> str | None:
+    """Four digits, since novelty is in bits and popularity in interactions."""
+    if value is None:
+        return None
+    return f"{value:.4g}" if half is None else f"{value:.4g} ± {half:.2g}"
+
+
+def _without_users(runs: Sequence[ReportedRun]) -> list[str]:
+    return [
+        note(
+            f"No intervals of {run.label}: its metrics by user are missing or damaged: run "
+            f"`recmind evaluate {run.directory.path}`."
+        )
+        for run in runs
+        if not columns_of(run.directory)
+    ]
+
+
+def _differences(runs: Sequence[ReportedRun], metrics: Sequence[str]) -> list[str]:
+    """The first run against each other one; a sentence where that cannot be said."""
+    first, *others = runs
+    rows, notes = [], []
+    for run in others:
+        names = f"{first.label} over {run.label}"
+        try:
+            users = len(read_users([first.directory], metrics[0])[1])
+            if users > MOST_USERS:
+                notes.append(f"No difference of {names}: more than {MOST_USERS:,} users.")
+            elif users:
+                rows += [_gain(first, run, names, metric) for metric in metrics]
+        except StoreError as error:
+            notes.append(f"No difference of {names}: {error}.")
+    caption = "Differences over the same users, one run each"
+    return [*map(note, notes), *([table(caption, GAINS, rows)] if rows else [])]
+
+
+def _gain(ours: ReportedRun, theirs: ReportedRun, names: str, metric: str) -> list[Any]:
+    found = compare([ours.directory], [theirs.directory], metric)
+    assert found is not None, "all users are compared"
+    if found.gain is None or found.low is None or found.high is None:
+        return [names, metric_label(metric), None, f"{theirs.label} is 0, or nearly"]
+    low, high = 100 * found.low, 100 * found.high
+    interval = f"{low:+.1f} … {high:+.1f} %"
+    if low <= 0 <= high:
+        interval += ", not significant"
+    return [names, metric_label(metric), f"{100 * found.gain:+.1f} %", interval]

@@ -1,17 +1,19 @@
 """Sections on groups of users and items: metrics of each, and the gaps that an audit found."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from recmind_dist.report.audit_tables import SHARES, STAR, audit_tables
+from recmind_dist.errors import ConfigError, StoreError
+from recmind_dist.experiments.comparison import compare_groups, read_users
+from recmind_dist.report.audit_tables import SHARES, STAR, audit_tables, difference_table
 from recmind_dist.report.metric_names import metric_label
 from recmind_dist.report.tables import table_metrics
+from recmind_dist.report_page.accuracy import MOST_USERS
 from recmind_dist.report_page.html import figure, figures, note, section, table, text
 from recmind_dist.report_page.runs import ReportedRun
 from recmind_dist.report_page.svg import Axes, bar_chart, line_chart
 from recmind_dist.storage import read_json
-
-CURVE = ("ndcg", "tail")
 
 
 def groups_section(runs: Sequence[ReportedRun]) -> str:
@@ -31,7 +33,48 @@ def groups_section(runs: Sequence[ReportedRun]) -> str:
         for metric in table_metrics(results)[:2]
     ]
     about = "± is half a 95 % interval. Of a group of items, its items alone count as held out."
-    return section("groups", "Groups of users and items", [note(about), figures(parts)])
+    done = [run for run in runs if run.results is not None]
+    beside = _differences(done, table_metrics(results)[:2])
+    return section("groups", "Groups of users and items", [note(about), figures(parts), *beside])
+
+
+def _differences(runs: Sequence[ReportedRun], metrics: Sequence[str]) -> list[str]:
+    """What the first run is above each other one, a table a column; a sentence where that cannot be
+    said.
+    """
+    first, *others = runs
+    graph = next((run.graph_path for run in runs if run.graph_path is not None), None)
+    rows: dict[str, list[list[Any]]] = {}
+    notes = []
+    for run in others:
+        names = f"{first.label} over {run.label}"
+        try:
+            for found in _compared(runs, run, graph, metrics):
+                title = f"Differences by {found['column']} of the {found['side']}"
+                of_run = difference_table(names, found, metrics).rows
+                rows.setdefault(title, []).extend([names, *row] for row in of_run)
+        except (ConfigError, StoreError) as error:
+            notes.append(note(f"No differences by group of {names}: {error}."))
+    headers = ("runs", "group", "users", *map(metric_label, metrics))
+    tables = [
+        table(f"{title}, the same users in both", headers, of_column)
+        for title, of_column in rows.items()
+    ]
+    return [*notes, *([note(STAR), *tables] if tables else [])]
+
+
+def _compared(
+    runs: Sequence[ReportedRun], other: ReportedRun, graph: Path | None, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Raises ConfigError or StoreError."""
+    first = runs[0]
+    settings = [run.config.evaluation.groups for run in runs]
+    chosen = next((one for one in settings if one.users or one.items), settings[0])
+    if graph is None:
+        raise StoreError("the graph, which knows who is in which group, is not there any more")
+    if len(read_users([first.directory], metrics[0])[1]) > MOST_USERS:
+        raise StoreError(f"more than {MOST_USERS:,} users, of which it would take long")
+    return compare_groups(first.directory, other.directory, graph, chosen, metrics)
 
 
 def _group_figure(results: Mapping[str, Any], side: str, column: str, metric: str) -> str:
@@ -88,10 +131,50 @@ def _charts(found: Mapping[str, Any], label: str) -> str:
         bars = {share: [row[share] for row in rows] for share in SHARES}
         cells = [[row["group"], *(row[share] for share in SHARES)] for row in rows]
         parts.append(figure(bar_chart(axes, bars), title, (name, *SHARES), cells))
-    for name in CURVE if found["curve"] else ():
-        metric = metric_label(f"{name}@{found['k']}")
-        title = f"{metric} by penalty on popularity, {label}"
-        points = [(row["penalty"], row[name]) for row in found["curve"]]
-        chart = line_chart(Axes(title, "penalty", metric), {label: points})
-        parts.append(figure(chart, title, ("penalty", metric), points))
-    return figures(parts)
+    return figures(parts + _curve(found, label))
+
+
+def _curve(found: Mapping[str, Any], label: str) -> list[str]:
+    """What a penalty on popularity costs and what it shows, by penalty, and one against the other,
+    with 95 % intervals of the paired change against no penalty.
+    """
+    rows = found["curve"]
+    ndcg, tail = (metric_label(f"{name}@{found['k']}") for name in ("ndcg", "tail"))
+    change = f"change of {ndcg}"
+    penalty = [row["penalty"] for row in rows]
+    price = [_around(row["ndcg_change"]["gap"], row["ndcg_change"]) for row in rows]
+    shown = [_around(row["tail"], row.get("tail_change")) for row in rows]
+    drawn = (
+        (Axes(f"Price of a penalty on popularity, {label}", "penalty", change), penalty, price),
+        (Axes(f"{tail} by penalty on popularity, {label}", "penalty", tail), penalty, shown),
+        (
+            Axes(f"Price against gain of a penalty, {label}", tail, change),
+            [y[0] for y in shown],
+            price,
+        ),
+    )
+    return [_curve_figure(axes, label, penalty, xs, ys) for axes, xs, ys in drawn if rows]
+
+
+def _around(value: float, change: Mapping[str, float] | None) -> tuple[float, float, float]:
+    """A value with the interval of its change, if that is known: value, low, high."""
+    if change is None:
+        return value, value, value
+    return value, value + change["low"] - change["gap"], value + change["high"] - change["gap"]
+
+
+def _curve_figure(
+    axes: Axes,
+    label: str,
+    penalty: Sequence[float],
+    xs: Sequence[float],
+    ys: Sequence[tuple[float, float, float]],
+) -> str:
+    points = sorted((x, *y) for x, y in zip(xs, ys, strict=True))
+    line = {label: [(x, y) for x, y, _, _ in points]}
+    chart = line_chart(axes, line, {label: [(x, low, high) for x, _, low, high in points]})
+    headers = ["penalty", axes.x, axes.y, "low", "high"]
+    cells = [[p, x, *y] for p, x, y in zip(penalty, xs, ys, strict=True)]
+    if axes.x == "penalty":
+        headers, cells = headers[1:], [row[1:] for row in cells]
+    return figure(chart, axes.title, headers, cells)

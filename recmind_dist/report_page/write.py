@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recmind_dist.report_page.about import data_section, runs_section, settings_section
-from recmind_dist.report_page.accuracy import gates_section, results_section, strata_section
+from recmind_dist.report_page.accuracy import results_section
 from recmind_dist.report_page.examples import examples_section
+from recmind_dist.report_page.gates import gates_section
 from recmind_dist.report_page.groups import audit_section, groups_section
 from recmind_dist.report_page.html import page, text
 from recmind_dist.report_page.runs import read_runs
+from recmind_dist.report_page.strata import strata_section
 from recmind_dist.report_page.training import (
     losses_section,
     speed_section,

@@ -2,6 +2,7 @@
 its recommender ranks for a history.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from polars.testing import assert_frame_equal
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from recmind_dist.cli import main
 from recmind_dist.distributed.context import DistContext
 from recmind_dist.errors import DataError
 from recmind_dist.evaluation.ranking import evaluate_embeddings
+from recmind_dist.evaluation.settings import GroupSettings
 from recmind_dist.experiments.comparison import compare, spread
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_rows
 from recmind_dist.inference.fold_in import reads_histories
+from recmind_dist.pipeline.audit import PENALTIES
 from recmind_dist.recommend.recommender import Recommender, load
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.run_config import RunConfig
+from recmind_dist.storage import write_sealed_json
 from recmind_dist.text import TextStore, Whitening
 from recmind_dist.training.evaluate import evaluate_popularity_run, evaluate_run, evaluate_text_run
 from recmind_dist.training.finished_run import load_best
@@ -30,6 +35,7 @@ from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.state import Cursor
 from tests.processes import run_ranks
+from tests.report_pages import Page
 from tests.training_runs import config_of, make_inputs, train_rank
 
 ITEMS = 45
@@ -154,6 +160,46 @@ def test_both_protocols_are_stored_and_the_same_on_any_number_of_ranks(
     judged = compare([run], [run], "folded_recall@5")
     assert judged is not None
     assert judged.a == pytest.approx(mean)
+
+
+def test_an_audit_ranks_again_at_each_penalty_and_a_report_draws_price_against_gain(
+    recmind: RunConfig,
+    inputs: RunStores,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, alone = RunDirectory(recmind.run_dir), DistContext.alone()
+    groups = GroupSettings(users=("age",), items=("genre",), min_users=5)
+    evaluation = recmind.evaluation.model_copy(update={"groups": groups})
+    config = recmind.model_copy(update={"evaluation": evaluation})
+    run.write_config(config.model_dump(mode="json"))
+    write_sealed_json(run.path / "inputs.json", inputs.to_json())
+    results = evaluate_run(config, inputs, run, alone)
+
+    main(["audit", str(run.path), "--curve"])
+    assert "evaluation.popularity_penalty: what it costs" in capsys.readouterr().out
+    curve = json.loads(run.audit.read_text())["curve"]
+    assert [row["penalty"] for row in curve] == list(PENALTIES)
+    assert curve[0]["ndcg"] == pytest.approx(results["metrics"]["ndcg@5"], abs=1e-6)
+    assert curve[0]["tail"] == pytest.approx(results["lists"]["tail@5"], abs=1e-6)
+    assert curve[0]["tail_change"] == {"gap": 0, "low": 0, "high": 0, "p": 1, "significant": False}
+    for row in curve:
+        for name in ("ndcg", "tail", "popularity"):
+            change = row[f"{name}_change"]
+            assert row[name] - curve[0][name] == pytest.approx(change["gap"], abs=1e-9)
+            assert change["low"] <= change["gap"] <= change["high"]
+    assert curve[-1]["popularity_change"]["high"] < 0
+
+    main(["report", str(run.path), "--out", str(tmp_path / "report.html"), "--examples", "0"])
+    source = (tmp_path / "report.html").read_text()
+    header, *rows = Page(source).tables["Price against gain of a penalty, recmind"]
+    assert header == ["penalty", "Long tail@5", "change of NDCG@5", "low", "high"]
+    change = curve[-1]["ndcg_change"]
+    shown = (1.0, curve[-1]["tail"], change["gap"], change["low"], change["high"])
+    assert rows[-1] == [f"{value:.4f}" for value in shown]
+    for title in ("Price against gain of a penalty, recmind", "Long tail@5 by penalty"):
+        drawing = source.partition(f'aria-label="{title}')[2].partition("</svg>")[0]
+        assert '<polygon class="band"' in drawing
 
 
 @pytest.mark.parametrize(
