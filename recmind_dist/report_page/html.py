@@ -47,11 +47,11 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[Cell]]) 
 
 
 def _kind(column: Sequence[Cell]) -> str:
-    """Numbers stand to the right, figures with an interval in one line."""
+    """Numbers stand to the right, figures and intervals in one line."""
     known = [value for value in column if value is not None]
     if known and all(isinstance(value, int | float) for value in known):
         return ' class="number"'
-    whole = any(str(value).count("±") or str(value).endswith("%") for value in known)
+    whole = any("±" in str(x) or " … " in str(x) or str(x).endswith("%") for x in known)
     return ' class="whole"' if whole else ""
 
 

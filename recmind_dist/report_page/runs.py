@@ -26,7 +26,8 @@ class ReportedRun:
     """One run as it stands now.
 
     Attributes:
-        label: its variant; its path where two runs are of one variant.
+        label: its variant; where two runs are of one, its directory's name; where two of these are
+            alike, its path.
         records: of metrics.jsonl by kind. Where a restart did a step or epoch again, the last.
         results: None before evaluation.
         graph_path: None where the run trains nothing, or its graph is not there any more.
@@ -85,8 +86,12 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     """
     paths = list(dict.fromkeys(paths))
     configs = [_config(path) for path in paths]
-    variants = [config.variant for config in configs]
-    labels = variants if len(set(variants)) == len(variants) else [str(path) for path in paths]
+    names = [
+        [config.variant for config in configs],
+        [path.resolve().name for path in paths],
+        [str(path) for path in paths],
+    ]
+    labels = next((of_runs for of_runs in names if len(set(of_runs)) == len(paths)), names[-1])
     runs = [
         _read(path, label, config)
         for path, label, config in zip(paths, labels, configs, strict=True)

@@ -11,6 +11,8 @@ from recmind_dist.report_page.html import text
 
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 44
+LETTER, MOST_LETTERS = 7, 14
+"""Width of a letter on the x axis; letters of a name that stands aslant."""
 DASHES = ("", "7 4", "2 4", "10 4 2 4", "4 2", "1 3")
 COLOURS = 6
 
@@ -31,7 +33,12 @@ class Axes:
 
 
 def line_chart(axes: Axes, lines: Mapping[str, Line], bands: Bands | None = None) -> str:
-    """Lines with a legend above; a band where `bands` has the line's name."""
+    """Lines with a legend above; a band where `bands` has the line's name.
+
+    Args:
+        lines: by name; an empty one takes its colour along, so that a name has the same in figures
+            beside each other.
+    """
     bands = bands or {}
     xs = [x for line in lines.values() for x, _ in line]
     ys = [y for line in lines.values() for _, y in line]
@@ -42,7 +49,8 @@ def line_chart(axes: Axes, lines: Mapping[str, Line], bands: Bands | None = None
         shape = _band(frame, bands.get(name, ())) + _line(frame, line, place, name)
         drawn.append(f'<g class="s{place % COLOURS}">{shape}</g>')
     summary = "; ".join(f"{name}: {_summary(line)}" for name, line in lines.items() if line)
-    return _svg(axes, frame.height, "".join([*drawn, _legend(list(lines))]), summary)
+    names = [name if line else None for name, line in lines.items()]
+    return _svg(axes, frame.height, "".join([*drawn, _legend(names)]), summary)
 
 
 def bar_chart(axes: Axes, bars: Mapping[str, Sequence[float | None]]) -> str:
@@ -81,6 +89,8 @@ class _Frame:
     top: float
     whole: bool
     """Whether every x is a whole number."""
+    slant: float
+    """Room below for names of groups that stand aslant; 0: they stand upright."""
 
     @staticmethod
     def around(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: int) -> "_Frame":
@@ -94,11 +104,16 @@ class _Frame:
         y_low = 0.0 if 0 <= y_low <= (y_high - y_low) else y_low - room
         top = TOP + (20.0 * names if names > 1 else 0.0)
         whole = all(x == round(x) for x in xs)
-        return _Frame(x_low, x_high, y_low, y_high + room, top, whole)
+        return _Frame(x_low, x_high, y_low, y_high + room, top, whole, _slant(axes.groups))
 
     @property
     def height(self) -> float:
-        return self.top + HEIGHT
+        return self.top + HEIGHT + self.slant
+
+    @property
+    def base(self) -> float:
+        """Where the x axis is."""
+        return self.top + HEIGHT - BOTTOM
 
     def x(self, value: float) -> float:
         share = (value - self.x_low) / (self.x_high - self.x_low)
@@ -106,7 +121,7 @@ class _Frame:
 
     def y(self, value: float) -> float:
         share = (value - self.y_low) / (self.y_high - self.y_low)
-        return self.height - BOTTOM - share * (HEIGHT - BOTTOM)
+        return self.base - share * (HEIGHT - BOTTOM)
 
     def axes(self, axes: Axes) -> str:
         """Grid, ticks and names."""
@@ -118,13 +133,13 @@ class _Frame:
                 f'<text class="axis" x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">'
                 f"{_short(tick)}</text>"
             )
-        base, middle = self.height - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
+        middle, height = (LEFT + WIDTH - RIGHT) / 2, (self.top + self.base) / 2
         for tick, name in self._x_ticks(axes.groups):
-            drawn.append(
-                f'<text class="axis" x="{self.x(tick):.1f}" y="{base + 17:.1f}" '
-                f'text-anchor="middle">{text(name)}</text>'
-            )
-        height = (self.top + base) / 2
+            place = f'x="{self.x(tick):.1f}" y="{self.base + 17:.1f}" text-anchor="middle"'
+            if self.slant:
+                at = f"translate({self.x(tick) + 4:.1f} {self.base + 14:.1f})"
+                place = f'transform="{at} rotate(-40)" text-anchor="end"'
+            drawn.append(f'<text class="axis" {place}>{text(name)}</text>')
         drawn.append(
             f'<text x="{middle}" y="{self.height - 6:.1f}" text-anchor="middle">{text(axes.x)}'
             f'</text><text transform="translate(14 {height:.1f}) rotate(-90)" '
@@ -138,9 +153,20 @@ class _Frame:
             if self.whole:  # steps and epochs: none stands between two of them
                 ticks = [tick for tick in ticks if tick == round(tick)]
             return [(tick, _short(tick)) for tick in ticks]
-        longest = max(map(len, groups))
-        every = max(1, math.ceil(len(groups) * (longest + 1) * 7 / (WIDTH - LEFT - RIGHT)))
-        return [(place, groups[place]) for place in range(0, len(groups), every)]
+        names = [
+            name if len(name) <= MOST_LETTERS or not self.slant else f"{name[: MOST_LETTERS - 1]}…"
+            for name in groups
+        ]
+        every = max(1, math.ceil(len(groups) * 2 * LETTER / (WIDTH - LEFT - RIGHT)))
+        return [(place, names[place]) for place in range(0, len(names), every)]
+
+
+def _slant(groups: Sequence[str]) -> float:
+    """0 where the names of groups have room beside each other."""
+    longest = max(map(len, groups), default=0)
+    if len(groups) * (longest + 1) * LETTER <= WIDTH - LEFT - RIGHT:
+        return 0.0
+    return min(longest, MOST_LETTERS) * LETTER * math.sin(math.radians(40))
 
 
 def _line(frame: _Frame, line: Line, place: int, name: str) -> str:
@@ -168,12 +194,13 @@ def _band(frame: _Frame, band: Sequence[tuple[float, float, float]]) -> str:
     return f'<polygon class="band" points="{points}"/>'
 
 
-def _legend(names: list[str], box: bool = False) -> str:
+def _legend(names: Sequence[str | None], box: bool = False) -> str:
+    """Nothing of a single name; None: no line of it."""
     if len(names) < 2:
         return ""
     drawn = []
-    for place, name in enumerate(names):
-        at = TOP + 20 * place + 4
+    for row, (place, name) in enumerate((k, name) for k, name in enumerate(names) if name):
+        at = TOP + 20 * row + 4
         mark = f'<rect class="mark" x="{LEFT}" y="{at - 5}" width="24" height="10"/>'
         if not box:
             mark = (

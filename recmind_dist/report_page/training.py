@@ -129,18 +129,17 @@ def _over(axes: Axes, records: Mapping[str, list[Record]], at: str, key: str) ->
     for label, rows in records.items():
         first = 1 if at == "epoch" and rows and rows[0]["kind"] != "validation" else 0
         points = [(float(row[at] + first), row.get(key)) for row in rows]
-        if known := [(x, y) for x, y in points if y is not None]:
-            lines[label] = _thinned(known)
-    if not lines:
+        lines[label] = _thinned([(x, y) for x, y in points if y is not None])
+    if not any(lines.values()):
         return ""
     xs = sorted({x for line in lines.values() for x, _ in line})
-    by_x = [dict(line) for line in lines.values()]
-    rows_of_table = [[int(x), *(line.get(x) for line in by_x)] for x in xs]
-    return figure(line_chart(axes, lines), axes.title, (at, *lines), rows_of_table)
+    by_x = {label: dict(line) for label, line in lines.items() if line}
+    rows_of_table = [[int(x), *(line.get(x) for line in by_x.values())] for x in xs]
+    return figure(line_chart(axes, lines), axes.title, (at, *by_x), rows_of_table)
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    size = -(-len(points) // MOST_POINTS)
+    size = max(-(-len(points) // MOST_POINTS), 1)
     return [
         (part[-1][0], sum(y for _, y in part) / len(part))
         for start in range(0, len(points), size)

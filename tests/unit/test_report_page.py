@@ -232,6 +232,17 @@ def test_bad_input_is_one_sentence_and_no_file(
     assert not out.parent.exists()
 
 
+def test_runs_are_called_by_variant_else_by_directory_else_by_path(tmp_path: Path) -> None:
+    a = make_reported_run(tmp_path / "a", evaluated=False)
+    b = make_reported_run(tmp_path / "b", evaluated=False)
+    lightgcn = make_reported_run(tmp_path, "lightgcn", evaluated=False, **LIGHTGCN)
+    seed = a.rename(tmp_path / "seed1")
+    assert [run.label for run in read_runs([seed, lightgcn])] == ["recmind", "lightgcn"]
+    assert [run.label for run in read_runs([seed, b])] == ["seed1", "recmind"]
+    other = make_reported_run(tmp_path / "c", evaluated=False)
+    assert [run.label for run in read_runs([other, b])] == [str(other), str(b)]
+
+
 def test_runs_whose_nodes_are_parted_otherwise_have_the_same_users(tmp_path: Path) -> None:
     paths = other_split(tmp_path, {}, {"num_parts": 8, "partition": "range"})
     assert [run.label for run in read_runs(paths)] == ["recmind", "lightgcn"]
@@ -274,6 +285,23 @@ def test_an_axis_of_shares_has_ticks_between_whole_numbers_and_one_of_epochs_has
     of_epochs = line_chart(axes, {"a": list(ends)})
     assert ">0.4<" in of_shares
     assert ">0.4<" not in of_epochs
+
+
+def test_every_group_has_its_name_where_there_is_no_room_beside_each_other() -> None:
+    names = ("Children's", "Documentary", "a very long name of a group", *"abcdefghij")
+    drawn = ElementTree.fromstring(bar_chart(Axes("title", "x", "y", names), {"a": [1.0] * 13}))
+    shown = [text.text for text in drawn.iter("text") if "rotate(-40)" in str(text.attrib)]
+    assert shown == ["Children's", "Documentary", "a very long n…", *"abcdefghij"]
+    few = bar_chart(Axes("title", "x", "y", ("cold", "warm")), {"a": [1.0, 2.0]})
+    assert "rotate(-40)" not in few
+
+
+def test_a_run_has_one_colour_in_all_figures() -> None:
+    drawn = line_chart(Axes("title", "x", "y"), {"a": [], "b": [(1.0, 2.0), (2.0, 3.0)]})
+    [line] = re.findall(r'<g class="(s\d)"><polyline', drawn)
+    [legend] = re.findall(r'<g class="(s\d)"><line class="line".*?</g><text [^>]*>b<', drawn)
+    assert (line, legend) == ("s1", "s1")
+    assert ">a<" not in drawn
 
 
 def test_charts_of_one_point_equal_values_or_none_are_drawn() -> None:
