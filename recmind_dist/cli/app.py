@@ -18,8 +18,8 @@ from recmind_dist.report.quiet import QUIET_VARIABLE, is_quiet
 
 if TYPE_CHECKING:
     from recmind_dist.pipeline.run import Pipeline
-    from recmind_dist.report import RunDirectory
     from recmind_dist.run_config.run_config import RunConfig
+    from recmind_dist.types import Say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,7 +86,7 @@ def run(
     """Fetches, prepares, embeds, trains, evaluates; then the variants to compare. Skips what is
     done; a higher train.epochs trains a finished run on.
     """
-    from recmind_dist.experiments.comparison import gain_line
+    from recmind_dist.cli.results import print_gains, print_groups, print_results, results_json
     from recmind_dist.pipeline.run import Pipeline
     from recmind_dist.report import RunDirectory
 
@@ -104,20 +104,18 @@ def run(
     for one in (first, *others):
         tell(f"variant {one.variant}: in {one.run_dir}")
         results[one.variant] = Pipeline(one, tell).run(resume, allow_mismatch)
+    chosen, k = first.evaluation.metric, first.evaluation.ks[0]
     if as_json:
-        show_json(results)
+        show_json(results_json(results, runs, chosen, k))
         return
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
-    _print_results(results, runs, title, first.evaluation.metric)
-    metrics = [f"{name}@{first.evaluation.ks[0]}" for name in ("recall", "ndcg")]
-    for other in others:
-        line = gain_line(runs[first.variant], runs[other.variant], metrics)
-        show(f"{first.variant} over {other.variant}: {line or 'no held-out items'}")
-    _print_groups(first, runs, metrics)
+    print_results(results, runs, title, chosen)
+    print_gains(runs, k)
+    print_groups(first.evaluation.groups, runs, k)
 
 
 @app.command()
-def validate(config: Config, overrides: Overrides = None) -> None:
+def validate(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Checks a config, its variants and overrides, the first rows of its files, the language
     model's directory and this machine. Starts nothing.
     """
@@ -126,9 +124,14 @@ def validate(config: Config, overrides: Overrides = None) -> None:
         _load(config, overrides, variant)
     from recmind_dist.pipeline.validate import validate as check
 
-    check(checked, say)
-    variant, data = checked.variant, checked.dataset.name
-    say(f"{config}: valid: {variant} on {data}, run directory {checked.run_dir}")
+    lines: list[str] = []
+    check(checked, lines.append if as_json else say)
+    variant, data, run_dir = checked.variant, checked.dataset.name, checked.run_dir
+    if as_json:
+        found = {"config": config, "variant": variant, "dataset": data, "run_dir": run_dir}
+        show_json({**found, "lines": lines})
+        return
+    say(f"{config}: valid: {variant} on {data}, run directory {run_dir}")
 
 
 @app.command()
@@ -162,9 +165,13 @@ def synth(
 
 
 @app.command()
-def prepare(config: Config, overrides: Overrides = None) -> None:
+def prepare(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Fetches, ingests, splits and partitions; prints how good the partition is."""
-    show(_pipeline(config, overrides).report_partition())
+    found = _pipeline(config, overrides, aside if as_json else say).report_partition()
+    if as_json:
+        show_json(found.to_json())
+        return
+    show(str(found))
 
 
 @app.command()
@@ -197,15 +204,16 @@ def train(
 @app.command()
 def evaluate(run_dir: Run, as_json: Json = False) -> None:
     """Evaluates a run's best checkpoint on the test split and writes results.json."""
+    from recmind_dist.cli.results import print_results, results_json
     from recmind_dist.pipeline.run import Pipeline
 
     pipeline = Pipeline.of_run(run_dir, aside if as_json else say)
-    variant, results = pipeline.config.variant, pipeline.evaluate()
+    variant, settings = pipeline.config.variant, pipeline.config.evaluation
+    results, runs = {variant: pipeline.evaluate()}, {variant: pipeline.directory}
     if as_json:
-        show_json({variant: results})
+        show_json(results_json(results, runs, settings.metric, settings.ks[0]))
         return
-    name, chosen = pipeline.config.dataset.name, pipeline.config.evaluation.metric
-    _print_results({variant: results}, {variant: pipeline.directory}, name, chosen)
+    print_results(results, runs, pipeline.config.dataset.name, settings.metric)
 
 
 @app.command()
@@ -230,61 +238,16 @@ def export(
         add_index(to, index)
 
 
-def _print_results(
-    results: dict[str, Any], runs: "dict[str, RunDirectory]", title: str, chosen: str
-) -> None:
-    """Prints all tables; the metric that chose the checkpoint is among them."""
-    from recmind_dist.experiments.comparison import evidence_of, halves_of_lists, halves_of_strata
-    from recmind_dist.report import comparison_table, folded_results, print_table, strata_table
-    from recmind_dist.report.results import FOLDED
-    from recmind_dist.report.tables import group_tables, list_metrics, lists_table, table_metrics
-
-    measured = any(result["metrics"] for result in results.values())
-    metrics = table_metrics(results, chosen) if measured else ()
-    evidence = evidence_of(runs, metrics)
-    print_table(comparison_table(results, metrics or None, title, evidence))
-    if folded := folded_results(results):
-        title = "The same, with the validation item in the user's history (folded in, not trained)"
-        evidence = evidence_of({name: runs[name] for name in folded}, metrics, FOLDED)
-        print_table(comparison_table(folded, metrics or None, title, evidence))
-    first, names = table_metrics(results)[0], list_metrics(results)
-    strata = {name: halves_of_strata(run, first) for name, run in runs.items() if measured}
-    print_table(strata_table(results, strata))
-    lists = {name: halves_of_lists(run, names) for name, run in runs.items() if names}
-    for table in (lists_table(results, lists), *group_tables(results)):
-        print_table(table)
-    say("±: half a 95 % interval over users; *: significantly above all others of its column")
-
-
-def _print_groups(first: "RunConfig", runs: "dict[str, RunDirectory]", metrics: list[str]) -> None:
-    """Prints what the first run is above each other one by group, where it has groups."""
-    from recmind_dist.experiments.comparison import compare_groups
-    from recmind_dist.report.audit_tables import STAR, difference_table
-    from recmind_dist.report.tables import print_rows
-    from recmind_dist.training.finished_run import graph_of
-
-    groups = first.evaluation.groups
-    graph = next((graph for run in runs.values() if (graph := graph_of(run))), None)
-    others = {name: run for name, run in runs.items() if name != first.variant}
-    if graph is None or not others or not (groups.users or groups.items):
-        return
-    for name, theirs in others.items():
-        for found in compare_groups(runs[first.variant], theirs, graph, groups, metrics):
-            table = difference_table(f"{first.variant} over {name}", found, metrics)
-            print_rows(table.title, table.headers, table.rows)
-    say(STAR)
-
-
 def _load(path: Path, overrides: list[str] | None, variant: str | None = None) -> "RunConfig":
     from recmind_dist.run_config.load import load_run_config
 
     return load_run_config(path, overrides, variant)
 
 
-def _pipeline(path: Path, overrides: list[str] | None) -> "Pipeline":
+def _pipeline(path: Path, overrides: list[str] | None, tell: "Say | None" = None) -> "Pipeline":
     from recmind_dist.pipeline.run import Pipeline
 
-    return Pipeline(_load(path, overrides), say)
+    return Pipeline(_load(path, overrides), tell or say)
 
 
 def _check_resume(resume: str) -> None:

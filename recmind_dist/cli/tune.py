@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recmind_dist.cli.app import Config, Overrides, app, say, show
+from recmind_dist.cli.app import Config, Json, Overrides, app, aside, say, show, show_json
 from recmind_dist.report.quiet import is_quiet
 
 
@@ -18,6 +18,7 @@ def tune(
     space: Annotated[
         Path | None, typer.Option(help="what to vary; else spaces/<variant>.yaml beside CONFIG")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Searches for the settings that validate best; writes trials.jsonl, trials.md, best.yaml to
     run_dir.
@@ -26,6 +27,8 @@ def tune(
     """
     from recmind_dist.experiments.tuning import tune as search
 
-    best = search(config, overrides or [], trials, seed, space, say)
-    if is_quiet():
-        show(str(best))
+    found = search(config, overrides or [], trials, seed, space, aside if as_json else say)
+    if as_json:
+        show_json(found.to_json())
+    elif is_quiet():
+        show(str(found.path))

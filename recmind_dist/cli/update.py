@@ -1,11 +1,12 @@
 """`recmind update`: a finished run learns on."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recmind_dist.cli.app import Run, app, say
+from recmind_dist.cli.app import Json, Run, app, aside, say, show_json
 
 
 @app.command()
@@ -26,6 +27,7 @@ def update(
     compare: Annotated[
         bool, typer.Option("--compare", help="train from nothing too, and say what that gives")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Learns new interactions and items: a run that begins from RUN's rows by id, then some epochs
     over the old log and the new one. Without --to, train.epochs=N trains RUN itself on to N epochs.
@@ -35,16 +37,21 @@ def update(
 
     overrides = [word for word in words or [] if "=" in word and not Path(word).exists()]
     logs = [Path(word) for word in words or [] if word not in overrides]
+    tell = aside if as_json else say
     if to is None:
         if logs or items or not overrides:
             raise ConfigError(
                 f"{run_dir}: stays as it is: name the run to make by --to, or give train.epochs "
                 "alone to train on"
             )
-        train_longer(run_dir, overrides, say)
-        say(f"trained on: at {run_dir}")
+        results = train_longer(run_dir, overrides, tell)
+        tell(f"trained on: at {run_dir}")
+        if as_json:
+            show_json({results["variant"]: results})
         return
-    update_run(
-        run_dir, to, logs, items or [], overrides, test_share=evaluate, compare=compare, say=say
+    report = update_run(
+        run_dir, to, logs, items or [], overrides, test_share=evaluate, compare=compare, say=tell
     )
-    say(f"updated: at {to}")
+    tell(f"updated: at {to}")
+    if as_json:
+        show_json(asdict(report))

@@ -120,25 +120,38 @@ def share_of_gain(
     return (mine - least) / (whole - least), float(low), float(high)
 
 
-def gain_line(ours: RunDirectory, theirs: RunDirectory, metrics: Sequence[str]) -> str:
-    """ "Recall@20 +34.1 % (27.5 … 41.2), …, 943 users": how far one run is above another, with 95 %
-    intervals over users. Empty where nobody has a held-out item.
+def gains(
+    ours: RunDirectory, theirs: RunDirectory, metrics: Sequence[str]
+) -> dict[str, Comparison]:
+    """How far one run is above another, by metric. Empty where nobody has a held-out item.
 
     Raises:
         StoreError: as `read_users`.
     """
-    parts, users = [], 0
+    found = {}
     for metric in metrics:
         if not len(read_users([ours], metric)[1]):
-            return ""
-        found = compare([ours], [theirs], metric)
-        assert found is not None, "all users are compared"
+            return {}
+        compared = compare([ours], [theirs], metric)
+        assert compared is not None, "all users are compared"
+        found[metric] = compared
+    return found
+
+
+def gain_line(ours: RunDirectory, theirs: RunDirectory, metrics: Sequence[str]) -> str:
+    """ "Recall@20 +34.1 % (27.5 … 41.2), …, 943 users": `gains`, with 95 % intervals over users.
+    Empty where there are none.
+    """
+    parts, users = [], 0
+    for metric, found in gains(ours, theirs, metrics).items():
         users = found.users
         gain = f"{metric_label(metric)} {found.a:.4f} against {found.b:.4f}"
         if found.gain is not None and found.low is not None and found.high is not None:
             low, high = 100 * found.low, 100 * found.high
             gain = f"{metric_label(metric)} {100 * found.gain:+.1f} % ({low:.1f} … {high:.1f})"
         parts.append(gain)
+    if not parts:
+        return ""
     return f"{', '.join(parts)}: 95 % intervals over the same {users:,} users, one seed"
 
 

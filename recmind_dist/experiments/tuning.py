@@ -6,7 +6,7 @@ outcome. Test data are never opened: a trial trains and validates.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,35 @@ class Search:
         return config.model_copy(update={"train": train})
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a search has found.
+
+    Attributes:
+        path: best.yaml.
+        trial: number of the best one.
+        score: its validation `metric`.
+        values: its settings, by key.
+        trials: all that ended, the best first: see `HEADERS`.
+    """
+
+    path: Path
+    trial: int
+    metric: str
+    score: float
+    values: dict[str, Any]
+    trials: list[list[Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        rows = [dict(zip(HEADERS, row, strict=True)) for row in self.trials]
+        return {**asdict(self), "trials": rows}
+
+
 def tune(
     path: Path, overrides: list[str], trials: int, seed: int, space: Path | None, say: Say
-) -> Path:
-    """Searches until `trials` trials are done, earlier calls included. Returns best.yaml.
+) -> Found:
+    """Searches until `trials` trials are done, earlier calls included.
 
     Args:
         seed: of the search, and of the training of every trial
@@ -175,9 +200,9 @@ def _run_next(search: Search, study: optuna.Study, log: MetricsLog, count: str, 
     drop_checkpoints(search.home, keep=_directory(study.best_trial) if _complete(study) else None)
 
 
-def _conclude(search: Search, study: optuna.Study, say: Say) -> Path:
-    metric = search.base.evaluation.metric
-    table = markdown_table(HEADERS, trial_rows(study))
+def _conclude(search: Search, study: optuna.Study, say: Say) -> Found:
+    metric, rows = search.base.evaluation.metric, trial_rows(study)
+    table = markdown_table(HEADERS, rows)
     page = f"# Trials, by validation {metric}\n\n{table}"
     write_bytes(search.home / "trials.md", page.encode())
     say(table)
@@ -188,14 +213,15 @@ def _conclude(search: Search, study: optuna.Study, say: Say) -> Path:
             f"({'; '.join(sorted(reasons))[:300]}): narrow the space"
         )
     best = study.best_trial
-    config = search.config(best.user_attrs["values"], search.base.run_dir / "best")
+    values, score = best.user_attrs["values"], study.best_value
+    config = search.config(values, search.base.run_dir / "best")
     out = search.home / "best.yaml"
     write_bytes(out, dump_yaml(config.model_dump(mode="json")).encode())
     if load_run_config(out) != config:
         fault = f"variant {config.variant} changes tuned keys"
         raise ConfigError(f"{out}: does not read back as it was written: {fault}")
-    say(f"best: trial {best.number}, validation {metric} {best.value:.4f}: {out}")
-    return out
+    say(f"best: trial {best.number}, validation {metric} {score:.4f}: {out}")
+    return Found(out, best.number, metric, score, values, rows)
 
 
 def _directory(trial: optuna.Trial | FrozenTrial) -> str:

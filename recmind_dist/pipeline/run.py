@@ -20,7 +20,7 @@ from recmind_dist.launch.device_memory import kept_bytes_of_run
 from recmind_dist.launch.in_process import evaluation_context
 from recmind_dist.model.settings import FOLLOWS
 from recmind_dist.pipeline.embed import embed
-from recmind_dist.pipeline.partition_report import partition_report
+from recmind_dist.pipeline.partition_report import PartitionReport, judge_partition
 from recmind_dist.pipeline.train import fit, prepare_texts, sync_with_storage
 from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.data_facts import read_facts
@@ -112,10 +112,10 @@ class Pipeline:
             self.say(line)
         return graph
 
-    def report_partition(self) -> str:
-        """Prepares the graph; one line on its partition: cut, balance, remote rows."""
+    def report_partition(self) -> PartitionReport:
+        """Prepares the graph and judges its partition: cut, balance, remote rows."""
         graph = self.prepare()
-        return partition_report(self.config, Graph.open(graph))
+        return judge_partition(self.config, Graph.open(graph))
 
     def embed(self) -> EmbedReport | None:
         """Embeds all texts with the language model as it came, before any adapter. Returns None for

@@ -1,5 +1,6 @@
 """An index of nearest neighbours: what it finds is measured, and refused where it is too little."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,9 @@ def test_an_index_finds_what_it_says_it_finds(
     indexed = Bundle.open(bundle.path, verify=True)
     recall = indexed.manifest["index"]["recall"]
     assert f"{recall:.4f}" in capsys.readouterr().out
+    main(["index", str(bundle.path), "--kind", kind, "--min-recall", "0.3", "--k", "10", "--json"])
+    said = {"bundle": str(bundle.path), "kind": kind, "k": 10, "recall": recall}
+    assert json.loads(capsys.readouterr().out) == said
     card = (bundle.path / "README.md").read_text()
     assert card.startswith("# A card\n\nNearest neighbours: ")
     assert f"recall@10 {recall:.4f}" in card

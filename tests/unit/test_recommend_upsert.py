@@ -163,6 +163,10 @@ def test_new_items_appear_with_their_texts_and_are_seen_by_those_who_met_them(
     assert "2 items added, 0 replaced, with 2 interactions" in said
     assert "2 rows of other items or unknown users" in said
     assert "colour" in said
+    main([*words, "--to", str(tmp_path / "same"), "--json"])
+    done = json.loads(capsys.readouterr().out)
+    assert (done["added"], done["replaced"], done["interactions"], done["left_out"]) == (2, 0, 2, 2)
+    assert (done["bundle"], done["unknown_fields"]) == (str(tmp_path / "same"), ["colour"])
 
     new = Bundle.open(tmp_path / "new", verify=True)
     assert new.item_ids == [*shop.item_ids, "n1", "n2"]
