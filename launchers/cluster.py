@@ -58,8 +58,8 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def ray_command(arguments: argparse.Namespace, environment: MutableMapping[str, str]) -> list[str]:
-    """The `ray start` to run; sets RAY_AUTH_MODE and makes the token. Raises Refusal. The token is
-    never in the words.
+    """The `ray start` to run; sets RAY_AUTH_MODE, makes the token, and switches Ray's usage
+    statistics off where nothing is said of them. Raises Refusal. The token is never in the words.
     """
     for word in arguments.rest:
         name = word.partition("=")[0].replace("_", "-")
@@ -68,7 +68,8 @@ def ray_command(arguments: argparse.Namespace, environment: MutableMapping[str, 
     head = arguments.role == "head"
     if not require_token(environment, make=head):
         _refuse_public(arguments, head)
-    command = [str(RAY), "start", "--disable-usage-stats"]
+    environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    command = [str(RAY), "start"]
     if head:
         command += ["--head", f"--dashboard-host={arguments.dashboard_host}"]
     else:

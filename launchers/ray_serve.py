@@ -5,8 +5,12 @@
 
 Every replica reads the bundle, from a path that each node sees. `POST /bundle` reaches one replica
 alone: with several, move the link `bundle`, which all of them follow.
+
+`serve run` imports this file before it starts a Ray of its own, whose usage statistics are then
+off; on a cluster that runs already its head has decided.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from ray import serve
 from recmind_dist.serving.app import make_app
 from recmind_dist.serving.current import Current, open_served
 from recmind_dist.serving.settings import ServeSettings, read_token
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def build(arguments: dict[str, str]) -> serve.Application:

@@ -14,6 +14,7 @@ RAY_AUTH_MODE=disabled says that it does not.
 import argparse
 import os
 import sys
+from collections.abc import MutableMapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -49,11 +50,17 @@ def explain(error: Exception) -> None:
     sys.exit(2)
 
 
+def settle(environment: MutableMapping[str, str]) -> None:
+    """Sets what nothing is said of: a job runs on its cluster, never on one of its own; a cluster
+    asks for a token; Ray's usage statistics are off.
+    """
+    environment.setdefault("RAY_ADDRESS", "auto")
+    environment.setdefault("RAY_AUTH_MODE", "token")
+    environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
 if __name__ == "__main__":
-    # a job runs on its cluster, never on one of its own
-    os.environ.setdefault("RAY_ADDRESS", "auto")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    settle(os.environ)
     config, resume, overrides = parse()
     with as_file(files("recmind_dist.configs") / "quickstart.yaml") as quickstart:
         try:
