@@ -35,6 +35,7 @@ from recmind_dist.launch.node_check import NodeRequirements, check_node, name_of
 from recmind_dist.report import RunDirectory
 from recmind_dist.report.follow import follow_training
 from recmind_dist.report.metrics_log import WarningsToMetrics
+from recmind_dist.report.ray_gauges import show_in_ray
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_json, write_json
 from recmind_dist.training.evaluate import evaluate_run
@@ -169,6 +170,8 @@ def train_on_worker(order: dict[str, Any]) -> None:
         resume = context.broadcast_str("auto" if Path(order["begun"]).exists() else order["resume"])
         mismatch = order["allow_mismatch"]
         trainer = Trainer(config, inputs, context, run, attempt, report, resume, mismatch)
+        if trainer.metrics is not None:
+            show_in_ray(trainer.metrics, run.path, config.evaluation.metric)
         context.barrier()
         Path(order["begun"]).touch()  # a restart of this call resumes, even with --resume never
         trainer.train(tuple(order["phases"]))

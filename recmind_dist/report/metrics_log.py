@@ -25,11 +25,15 @@ class MetricsLog:
 
     Args:
         clock: returns unix seconds.
+
+    Attributes:
+        observers: each is called with every record, by the thread that logs it, and raises nothing.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.path = Path(path)
         self.lost_lines = 0
+        self.observers: list[Callable[[dict[str, Any]], None]] = []
         self._clock = clock
         self._lock = threading.Lock()
         self._disk_refuses = False
@@ -39,10 +43,12 @@ class MetricsLog:
 
     def log(self, kind: str, **fields: Any) -> None:
         """Writes {"time": unix seconds, "kind": kind, **fields}, made plain by `plain`."""
-        record = plain({"time": round(self._clock(), 3), "kind": kind, **fields})
+        record: dict[str, Any] = plain({"time": round(self._clock(), 3), "kind": kind, **fields})
         body = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
         with self._lock:
             self._write(_with_crc(body) + b"\n")
+        for observe in self.observers:
+            observe(record)
 
     def close(self) -> None:
         """Closes the file; logs the number of lost lines, if any."""
