@@ -1,8 +1,6 @@
 """Metrics of lists user by user against RecTools, in an environment of its own: its dependencies
-are not ours. `RECTOOLS_PYTHON` names the interpreter; without it these tests are skipped:
-
-    python -m venv rectools && rectools/bin/pip install rectools==0.19.0
-    RECTOOLS_PYTHON=rectools/bin/python python -m pytest tests/unit/test_evaluation_rectools.py
+are not ours. `.ci/rectools` makes it and runs this file; `RECTOOLS_PYTHON` names the interpreter,
+and without it these tests are skipped.
 """
 
 import json
@@ -85,7 +83,7 @@ def case() -> dict[str, list[list[float]]]:
 def theirs(case: dict[str, list[list[float]]]) -> dict[str, list[float]]:
     python = os.environ.get("RECTOOLS_PYTHON")
     if not python:
-        pytest.skip("RECTOOLS_PYTHON is not set: see the top of this file")
+        pytest.skip("RECTOOLS_PYTHON is not set: run .ci/rectools")
     words = [python, "-W", "ignore", "-c", _RECTOOLS]
     given = json.dumps(case | {"ks": KS})
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
