@@ -45,6 +45,9 @@ def test_the_version_is_the_package_s(run: Run) -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     assert version is not None
     assert run("--version") == f"recmind-dist {version[1]}\n"
+    asked = [sys.executable, "-m", "recmind_dist", "--version"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"recmind-dist {version[1]}\n", "")
 
 
 def test_info_names_versions_devices_kernels_and_what_is_missing(
