@@ -6,7 +6,7 @@ QUICK := $(VENV)/.trains
 STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test unit check chaos dist audit docs clean
+.PHONY: quickstart test unit check chaos dist audit docs package clean
 
 quickstart: $(QUICK)
 	$(BIN)/recmind run configs/quickstart.yaml
@@ -36,6 +36,10 @@ check: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python .ci/site.py build/site
+
+# sdist and wheel in dist/, checked by twine
+package:
+	PYTHON=$$(command -v $(PYTHON) || command -v python3) .ci/package
 
 # a report, never a failure: the lists of known faults change without us
 audit: $(STAMP)
