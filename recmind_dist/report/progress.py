@@ -49,7 +49,11 @@ class Progress:
         if self._stream.isatty() and not is_quiet():
             columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
             self._bar = RichProgress(
-                *columns, console=Console(file=self._stream), transient=False, auto_refresh=True
+                *columns,
+                console=Console(file=self._stream),
+                transient=False,
+                auto_refresh=True,
+                redirect_stdout=sys.stdout.isatty(),  # else what goes to a file would come here
             )
             self._bar_task = self._bar.add_task(self.line(), total=total, completed=done)
 

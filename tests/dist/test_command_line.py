@@ -25,6 +25,7 @@ from tests.shop import (
     recmind,
     wait_until_none,
 )
+from tests.terminal import on_a_terminal
 from tests.tiny_language_model import make_bert
 
 pytestmark = pytest.mark.dist_slow
@@ -146,6 +147,18 @@ def test_a_run_starts_quietly_each_line_is_ours_and_none_stands_twice(shop: Shop
     assert foreign == []
     steps = [line.split("  ")[:3] for line in said if "  step " in line]
     assert len(steps) == len({tuple(step) for step in steps})
+
+
+@pytest.mark.timeout(300)
+def test_a_terminal_shows_bars_and_no_line_of_others(shop: Shop) -> None:
+    words = ["run", "shop.yaml", "variant=lightgcn", "run_dir=runs/terminal"]
+    command = [str(RECMIND), *words]
+    code, said = on_a_terminal(command, shop.home, environment(shop.ray_home))
+    assert code == 0, "\n".join(said)
+    ours = (*OURS, r"variant lightgcn: in runs/terminal", r" +lightgcn .+", r"joint .+━.*")
+    foreign = [line for line in said if not any(re.fullmatch(one, line) for one in ours)]
+    assert foreign == []
+    assert any("━" in line for line in said)
 
 
 def test_recommend_prints_titles_and_serves_a_user_who_has_only_a_text(
