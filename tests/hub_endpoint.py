@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "0" * 39 + "1"
 
 
@@ -47,6 +50,17 @@ def running_hub() -> Iterator[Hub]:
         hub.shutdown()
         thread.join()
         hub.server_close()
+
+
+@contextmanager
+def answering_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that serves until the block ends, in place of huggingface.co."""
+    with running_hub() as found:
+        template = found.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", found.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield found
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 
 from recmind_dist.config.yaml import load_yaml
 from recmind_dist.distributed.context import DistContext
@@ -16,7 +15,7 @@ from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.recommend.hub import HubRecommender
 from recmind_dist.training.model_shard import ModelShard
 from recmind_dist.training.state import Cursor
-from tests.hub_endpoint import Hub, running_hub
+from tests.hub_endpoint import Hub, answering_hub
 from tests.training_runs import config_of, make_inputs
 
 CONFIG = b"run_dir: /home/somebody/run\nmodel: {kind: recmind}\ntext: {model: /home/somebody/m}\n"
@@ -37,11 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as found:
-        template = found.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", found.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with answering_hub(monkeypatch) as found:
         yield found
 
 
