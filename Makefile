@@ -38,8 +38,8 @@ docs: $(STAMP)
 	$(BIN)/python .ci/site.py build/site
 
 # sdist and wheel in dist/, checked by twine
-package:
-	PYTHON=$$(command -v $(PYTHON) || command -v python3) .ci/package
+package: $(BIN)/python
+	PYTHON=$(BIN)/python .ci/package
 
 # a report, never a failure: the lists of known faults change without us
 audit: $(STAMP)
