@@ -56,8 +56,9 @@ def home(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "venv", str(home / "venv")], check=True)
     [wheel] = packages.glob("*.whl")
-    pip = [str(home / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--no-index", str(wheel)], check=True)
+    # -I: else pip finds this checkout by PYTHONPATH, and that nothing is to be done
+    pip = [str(home / "venv" / "bin" / "python"), "-I", "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
     # a path alone: the .pth files in it, by which this checkout would be found, are not read
     [libraries] = (home / "venv").glob("lib/python*/site-packages")
     (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
