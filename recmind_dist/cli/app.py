@@ -206,10 +206,12 @@ def evaluate(run_dir: Run, as_json: Json = False) -> None:
     """Evaluates a run's best checkpoint on the test split and writes results.json."""
     from recmind_dist.cli.results import print_results, results_json
     from recmind_dist.pipeline.run import Pipeline
+    from recmind_dist.report import RunDirectory
 
     pipeline = Pipeline.of_run(run_dir, aside if as_json else say)
     variant, settings = pipeline.config.variant, pipeline.config.evaluation
-    results, runs = {variant: pipeline.evaluate()}, {variant: pipeline.directory}
+    results: dict[str, dict[str, Any]] = {variant: pipeline.evaluate()}
+    runs: dict[str, RunDirectory] = {variant: pipeline.directory}
     if as_json:
         show_json(results_json(results, runs, settings.metric, settings.ks[0]))
         return

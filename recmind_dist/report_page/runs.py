@@ -86,7 +86,7 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     """
     paths = list(dict.fromkeys(paths))
     configs = [_config(path) for path in paths]
-    names = [
+    names: list[list[str]] = [
         [config.variant for config in configs],
         [path.resolve().name for path in paths],
         [str(path) for path in paths],

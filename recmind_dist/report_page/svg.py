@@ -137,8 +137,8 @@ class _Frame:
         for tick, name in self._x_ticks(axes.groups):
             place = f'x="{self.x(tick):.1f}" y="{self.base + 17:.1f}" text-anchor="middle"'
             if self.slant:
-                at = f"translate({self.x(tick) + 4:.1f} {self.base + 14:.1f})"
-                place = f'transform="{at} rotate(-40)" text-anchor="end"'
+                foot = f"translate({self.x(tick) + 4:.1f} {self.base + 14:.1f})"
+                place = f'transform="{foot} rotate(-40)" text-anchor="end"'
             drawn.append(f'<text class="axis" {place}>{text(name)}</text>')
         drawn.append(
             f'<text x="{middle}" y="{self.height - 6:.1f}" text-anchor="middle">{text(axes.x)}'
