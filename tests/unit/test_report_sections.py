@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from recmind_dist.cli.app import _print_groups, _print_results
+from recmind_dist.cli.results import print_groups, print_results
 from recmind_dist.recommend.recommender import load
 from recmind_dist.report import RunDirectory
 from recmind_dist.report_page.html import text
@@ -212,9 +212,9 @@ def test_the_terminal_prints_intervals_by_stratum_of_lists_and_of_differences_by
 ) -> None:
     directories = {run.name: RunDirectory(run) for run in runs}
     results = {name: run.read_results() for name, run in directories.items()}
-    _print_results(results, directories, "toy", "ndcg@20")
-    config, metrics = config_of_run(directories["recmind"].config), ["recall@20", "ndcg@20"]
-    _print_groups(config, directories, metrics)
+    print_results(results, directories, "toy", "ndcg@20")
+    config = config_of_run(directories["recmind"].config)
+    print_groups(config.evaluation.groups, directories, 20)
     printed = capsys.readouterr().out
     strata = printed.partition("by degree")[2].partition("What the lists are like")[0]
     cold = users_of(runs[0]).filter(pl.col("degree") <= 3)["recall@20"].to_numpy()
