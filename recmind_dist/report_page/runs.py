@@ -89,9 +89,9 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     names: list[list[str]] = [
         [config.variant for config in configs],
         [path.resolve().name for path in paths],
-        [str(path) for path in paths],
+        [str(path) for path in paths],  # each once
     ]
-    labels = next((of_runs for of_runs in names if len(set(of_runs)) == len(paths)), names[-1])
+    labels = next(of_runs for of_runs in names if len(set(of_runs)) == len(paths))
     runs = [
         _read(path, label, config)
         for path, label, config in zip(paths, labels, configs, strict=True)

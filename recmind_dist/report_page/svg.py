@@ -134,11 +134,11 @@ class _Frame:
                 f"{_short(tick)}</text>"
             )
         middle, height = (LEFT + WIDTH - RIGHT) / 2, (self.top + self.base) / 2
-        for tick, name in self._x_ticks(axes.groups):
-            place = f'x="{self.x(tick):.1f}" y="{self.base + 17:.1f}" text-anchor="middle"'
+        for x, name in self._x_ticks(axes.groups):
+            place = f'x="{self.x(x):.1f}" y="{self.base + 17:.1f}" text-anchor="middle"'
             if self.slant:
-                foot = f"translate({self.x(tick) + 4:.1f} {self.base + 14:.1f})"
-                place = f'transform="{foot} rotate(-40)" text-anchor="end"'
+                below = f"translate({self.x(x) + 4:.1f} {self.base + 14:.1f})"
+                place = f'transform="{below} rotate(-40)" text-anchor="end"'
             drawn.append(f'<text class="axis" {place}>{text(name)}</text>')
         drawn.append(
             f'<text x="{middle}" y="{self.height - 6:.1f}" text-anchor="middle">{text(axes.x)}'

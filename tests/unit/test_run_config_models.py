@@ -23,6 +23,7 @@ FILES = sorted(CONFIGS.glob("*.yaml"))
 WITH_TEXTS = (
     "amazon-beauty",
     "amazon-beauty-cluster",
+    "ml100k-groups",
     "ml100k-smollm2",
     "paper",
     "quickstart",
