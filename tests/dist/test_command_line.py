@@ -134,9 +134,12 @@ OURS = (
     r"scaling\.device: auto takes .+",
     r"going on at step 2 \(joint\), 2 workers",
     r"(embed|warmup|joint)  (epoch \d+/\d+  )?(text|step) \d+/[1-9]\d*  [\d.]*[1-9][\d.]* .+",
+    r"held out: 170 interactions for validation, 170 for testing, which 30 of 201 users have .+",
     r"shop, test split, .+",
     r"The same, with the validation item .+",
-    r"( +\S+@\d\d.*| +model .+| +0 +1-3 .+| ─+| +recmind .+)? *",
+    r"What the lists are like *",
+    r"±: half a 95 % interval over users; .+",
+    r"( +\S+@\d\d.*| +model .+| +0 +1-3 .+| ─+| +recmind .+| +cold .+| +±.+| +Long .+)? *",
 )
 """Every line of a first run, on both streams."""
 
