@@ -82,9 +82,17 @@ def _versions() -> Iterator[tuple[str, str]]:
     names = (_name(line) for line in requires("recmind-dist") or [] if "dev" not in line)
     for name in dict.fromkeys(names):
         try:
-            yield name, version(name)
+            found = version(name)
         except PackageNotFoundError:
             continue
+        yield name, _torch_version() if name == "torch" else found
+
+
+def _torch_version() -> str:
+    """With its build, as 2.14.1+cu130, which the metadata of PyPI's wheels leaves out."""
+    import torch
+
+    return str(torch.__version__)
 
 
 def _name(requirement: str) -> str:

@@ -27,9 +27,11 @@ from recmind_dist.storage import read_json
 from recmind_dist.training.run_stores import RunStores
 
 ROOT = Path(__file__).parents[2]
-SEES_ONE_GPU = (
-    "import torch; torch.cuda.device_count = lambda: 1; torch.cuda.is_available = lambda: True\n"
-)
+SEES_ONE_GPU = """
+import torch; torch.cuda.device_count = lambda: 1; torch.cuda.is_available = lambda: True
+# an optimizer of a build with CUDA asks it, from torch 2.14 on
+torch.accelerator.current_stream = lambda *_: type("", (), {"is_capturing": lambda _: False})()
+"""
 
 
 def scaling(**changes: Any) -> ScalingSettings:
