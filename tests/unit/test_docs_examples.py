@@ -60,7 +60,7 @@ REAL_NAMES = {  # of the quick start's data and of synopses → of the shop here
 AFTER = {  # first words of a command → words that are added
     # trains nothing: an overridden run of the shop; Ray: tests/dist/test_command_line.py
     "recmind run shop.yaml run_dir": ["variant=popularity"],
-    "recmind run data": ["variant=popularity", "fetch=[]"],
+    "recmind run data": ["variant=popularity", "fetch=[]", "run_dir=runs/popular"],
     "recmind serve": ["--port", "0"],
 }
 TRAINS = {  # first words of a command that trains → words that are added
