@@ -67,7 +67,10 @@ def print_groups(groups: GroupSettings, runs: Runs, k: int) -> None:
     """Prints what the first run is above each other one by group, where it has groups."""
     (first, ours), *others = runs.items()
     graph = next((graph for run in runs.values() if (graph := graph_of(run))), None)
-    if graph is None or not others or not (groups.users or groups.items):
+    if not others or not (groups.users or groups.items):
+        return
+    if graph is None:
+        say("no differences by group: no run has its graph, which knows the groups")
         return
     metrics = _gain_metrics(k)
     for other, theirs in others:
@@ -78,9 +81,9 @@ def print_groups(groups: GroupSettings, runs: Runs, k: int) -> None:
 
 
 def results_json(results: Results, runs: Runs, chosen: str, k: int) -> dict[str, dict[str, Any]]:
-    """What `print_results` and `print_gains` print and more: results.json by variant, in each
-    `half_intervals` (± of the tables), `best` (their stars) and `gains`: those of the first run
-    over each other one, by metric.
+    """results.json by variant, in each `half_intervals` (± of the first table), `best` (its stars)
+    and `gains`: those of the first run over each other one, by metric. Intervals of strata, of
+    lists and of differences by group are printed alone.
     """
     metrics = _measured(results, chosen)
     found = {name: dict(result) for name, result in results.items()}

@@ -301,11 +301,12 @@ def _refuse_tested_in_training(inputs: InputFiles) -> None:
     part_of: dict[Path, str] = {}
     for name in ("log", "valid", "test"):
         for path in inputs[name]:
-            other = KEYS[part_of.setdefault(path, name)]
-            if other != KEYS[name]:
+            other = part_of.setdefault(path.resolve(), name)
+            if other != name:
+                what = "trained on" if other == "log" else "tested as well as validated on"
                 raise DataError(
-                    f"{path}: named in {other} and in {KEYS[name]}: what is held out would be "
-                    "trained on: name it in one"
+                    f"{path}: named in {KEYS[other]} and in {KEYS[name]}: what is held out would "
+                    f"be {what}: name it in one"
                 )
 
 

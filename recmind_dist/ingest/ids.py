@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 # as pandas writes a whole number in a column of floats, and no other way: 1.00 and 01.0 are text.
-# From 16 digits on different numbers may have become one
-FLOAT_ID = r"^(0|-?[1-9][0-9]{0,14})\.0$"
+# From 2**53, which is above 9e15, different numbers may have become one
+FLOAT_ID = r"^(0|-?[1-9][0-9]{0,14}|-?[1-8][0-9]{15})\.0$"
 INTEGER_ID = r"^-?[0-9]+$"
 # from here floats skip whole numbers
 EXACT: dict[Any, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
@@ -26,7 +26,7 @@ NONE_LIKE = (
 LIST_ID = r"^\[.*[,;|\s].*\]$|^\{.*\}$"  # ['a', 'b']
 QUOTED_ID = r"""^=?(".*"|'.*'|“.*”)$|^'\d"""  # ="007" and '007, as spreadsheets have them
 # 1.23457E+11 for 123456789012, 1234567890123456768.0 for …789
-SPREADSHEET_ID = r"^\d(\.\d+)?[Ee]\+\d\d+$|^-?[0-9]{16,}\.0$"
+SPREADSHEET_ID = r"^\d(\.\d+)?[Ee]\+\d\d+$|^-?(9[0-9]{15}|[0-9]{17,})\.0$"
 
 
 @dataclass

@@ -118,10 +118,10 @@ def fit(
         inputs = inputs_of_update(config, run, prepared.graph, prepared.texts, texts_key, say)
     elif prepared.texts is not None:
         inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
+    values = config.model_dump(mode="json")
+    later = found is not None and (so_far := _epochs_so_far(run)) < config.train.epochs
     # of epochs that are to come, config.yaml says nothing before they are trained
-    later = found is not None and _epochs_so_far(run) < config.train.epochs
-    if not later:
-        run.write_config(config.model_dump(mode="json"))
+    run.write_config(values | {"train": {**values["train"], "epochs": so_far}} if later else values)
     train = train or partial(_train_on_ray, say)
     phases: tuple[str, ...] = ("warmup", "joint")
     cursor = cursor_of(found, config.train.epochs) if found is not None else None
@@ -134,7 +134,7 @@ def fit(
     write_sealed_json(run.path / "inputs.json", inputs.to_json())
     _train_past(run, config, inputs, phases, cursor, allow_mismatch, train)
     if later:
-        run.write_config(config.model_dump(mode="json"))
+        run.write_config(values)
     return inputs
 
 

@@ -35,13 +35,17 @@ def runs_section(runs: Sequence[ReportedRun]) -> str:
     return section("runs", "Runs", [table("Runs of this report", headers, rows)])
 
 
-def data_section(runs: Sequence[ReportedRun]) -> str:
-    """The graph in numbers, and what was read of the files that it is made of."""
+def data_section(runs: Sequence[ReportedRun], with_ids: bool = True) -> str:
+    """The graph in numbers, and what was read of the files that it is made of.
+
+    Args:
+        with_ids: whether rows and warnings are quoted, which may name users and files.
+    """
     title = f"Data: {runs[0].config.dataset.name}"
     graph = next((run.graph for run in runs if run.graph), None)
     if graph is None:
         missing = "Its graph is not where the run made it, so that it cannot be counted."
-        return section("data", title, [note(missing), *_reading(runs)])
+        return section("data", title, [note(missing), *_reading(runs, with_ids)])
     users, items, edges = (graph[key] for key in ("num_users", "num_items", "num_edges"))
     rows: list[list[Any]] = [[label, graph[key]] for key, label in COUNTS.items() if graph.get(key)]
     rows += [
@@ -51,17 +55,19 @@ def data_section(runs: Sequence[ReportedRun]) -> str:
         ["split", graph["split"]],
     ]
     return section(
-        "data", title, [table("The graph in numbers", ("", "value"), rows), *_reading(runs)]
+        "data",
+        title,
+        [table("The graph in numbers", ("", "value"), rows), *_reading(runs, with_ids)],
     )
 
 
-def _reading(runs: Sequence[ReportedRun]) -> list[str]:
+def _reading(runs: Sequence[ReportedRun], with_ids: bool) -> list[str]:
     """Rows of the log by what became of them, then the other lines that `prepare` prints."""
     read = next((found for run in runs if (found := run.read)), None)
     if read is None:
         missing = "What was read of its files is not known: neither its data set nor results say it"
         return [note(f"{missing}.")]
-    counts, examples = read["counts"], read["examples"]
+    counts, examples = read["counts"], read["examples"] if with_ids else {}
     rows: list[list[Any]]
     rows = [["read", counts["rows_in"], None], ["kept", counts["rows_kept"], None]]
     rows += [
@@ -69,7 +75,7 @@ def _reading(runs: Sequence[ReportedRun]) -> list[str]:
         for name, words in REASONS.items()
         if counts.get(name)
     ]
-    lines = [note(line) for line in read["lines"][1:]]  # the first is the table
+    lines = [note(line) for line in read["lines"][1:] if with_ids]  # the first is the table
     return [table("Rows of the log", ("", "rows", "the first"), rows), *lines]
 
 

@@ -47,7 +47,7 @@ def write_report(paths: Sequence[Path], out: Path, num_examples: int = 6) -> int
         validation_section(runs),
         speed_section(runs),
         traffic_section(runs),
-        data_section(runs),
+        data_section(runs, bool(num_examples)),
         runs_section(runs),
         settings_section(runs),
     ]

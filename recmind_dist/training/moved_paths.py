@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import config_of_run
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.training.run_stores import RunStores
+
+WILDCARDS = frozenset("*?[")
 
 
 def relocated(path: Path, old_run: Path, new_run: Path) -> Path:
@@ -69,15 +72,23 @@ def relocated_config(config: RunConfig, run: RunDirectory) -> RunConfig:
 def _relocated_files(dataset: DatasetSettings, old: Path, new: Path) -> DatasetSettings:
     """The data set with the absolute paths of its files as they hold now."""
 
-    def here(paths: Paths) -> Paths:
-        found = [relocated(p, old, new) if p.is_absolute() else p for p in paths_of(paths)]
-        return found if isinstance(paths, list) else found[0]
-
     changed: dict[str, object] = {}
     for name in ("interactions", "items", "users"):
         if (files := getattr(dataset, name)) is not None:
-            changed[name] = files.model_copy(update={"path": here(files.path)})
+            moved = _relocated_paths(files.path, old, new)
+            changed[name] = files.model_copy(update={"path": moved})
     for name in ("test", "valid"):
         if (paths := getattr(dataset, name)) is not None:
-            changed[name] = here(paths)
+            changed[name] = _relocated_paths(paths, old, new)
     return dataset.model_copy(update=changed)
+
+
+def _relocated_paths(paths: Paths, old: Path, new: Path) -> Paths:
+    found = [_relocated_pattern(p, old, new) if p.is_absolute() else p for p in paths_of(paths)]
+    return found if isinstance(paths, list) else found[0]
+
+
+def _relocated_pattern(path: Path, old: Path, new: Path) -> Path:
+    """As `relocated`, of a pattern by its last folder without a wildcard."""
+    plain = [*takewhile(lambda part: not WILDCARDS & set(part), path.parts)]
+    return relocated(Path(*plain), old, new).joinpath(*path.parts[len(plain) :])
