@@ -50,7 +50,8 @@ def print_results(results: Results, runs: Runs, title: str, chosen: str) -> None
     strata = {name: halves_of_strata(run, first) for name, run in runs.items() if metrics}
     print_table(strata_table(results, strata))
     lists = {name: halves_of_lists(run, names) for name, run in runs.items() if names}
-    for table in (lists_table(results, lists), *group_tables(results)):
+    of_lists = [lists_table(results, lists)] if metrics else []
+    for table in (*of_lists, *group_tables(results)):
         print_table(table)
     say("±: half a 95 % interval over users; *: significantly above all others of its column")
 

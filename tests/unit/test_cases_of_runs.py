@@ -60,6 +60,18 @@ def test_a_run_that_was_moved_with_its_cache_finds_its_files(tmp_path: Path, to:
     assert relocated_config(config, moved).cache_dir == new / "cache"
 
 
+def test_a_pattern_moves_with_its_folder(tmp_path: Path) -> None:
+    _, config, _ = run_of(tmp_path / "a")
+    pattern = tmp_path / "a" / "log" / "day=*" / "part-*.parquet"
+    (tmp_path / "a" / "log" / "day=1").mkdir(parents=True)
+    data = config.dataset.model_dump() | {"interactions": {"path": [pattern]}}
+    config = RunConfig.model_validate(config.model_dump() | {"dataset": data})
+    (tmp_path / "a").rename(tmp_path / "b")
+    found = relocated_config(config, RunDirectory(tmp_path / "b" / "runs" / "x"))
+    moved = tmp_path / "b" / "log" / "day=*" / "part-*.parquet"
+    assert found.dataset.interactions.paths == [moved]
+
+
 def test_every_path_of_a_run_moves_with_it(tmp_path: Path) -> None:
     old, new = tmp_path / "a", tmp_path / "b"
     names = ("texts.arrow", "start", "item_vectors", "whitening.safetensors")
@@ -328,6 +340,16 @@ def test_results_keep_the_warnings_and_examples_that_were_said(tmp_path: Path) -
     assert f"warning: {warning}" in said
     assert data["examples"] == {"repeats_collapsed": "row 7: u1 with i1"}
     assert (data["present"], data["time"]) == (["user", "item"], None)
+
+
+def test_where_nothing_is_held_out_no_table_of_nothing_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_says(tmp_path, ROWS[3:], True)
+    main(["evaluate", str(tmp_path / "runs" / "x")])
+    said = capsys.readouterr().out
+    assert re.search(r"popularity +– +– +– ", said)
+    assert "lists" not in said.lower()
 
 
 def evaluated_in_ascii(home: Path) -> None:

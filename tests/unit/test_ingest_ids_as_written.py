@@ -81,6 +81,21 @@ def test_ids_with_a_point_zero_are_judged_over_all_files_of_a_side(
     assert sorted(users(made)) == ["12.0", "3.0"]
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("1000000000000001.0", True), ("8999999999999999.0", True), ("9007199254740993.0", False)],
+)
+def test_a_point_is_taken_off_where_floats_are_exact(
+    tmp_path: Path, written: str, read: bool
+) -> None:
+    pl.DataFrame({"user": [written, "3.0"], "item": ["a", "b"]}).write_parquet(
+        tmp_path / "l.parquet"
+    )
+    made = ingest(tmp_path, interactions=tmp_path / "l.parquet")
+    assert (written.removesuffix(".0") in users(made)) == read
+    assert said(made, "spreadsheet has rounded") != read
+
+
 SPELLINGS = [
     ["1.0", "1.00"],
     ["1.0", "01.0"],
