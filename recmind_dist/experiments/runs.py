@@ -117,7 +117,7 @@ def prepare_all(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, Texts | N
     found = []
     for given in configs:
         pipeline = Pipeline(given, say_nothing)
-        graph = pipeline.prepare()
+        graph = pipeline.prepare_for_texts()
         config = pipeline.config
         reads = config.variant != "popularity"
         found.append((config, prepare_texts(config, graph).texts if reads else None))

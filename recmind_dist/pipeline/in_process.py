@@ -43,7 +43,7 @@ def train_in_process(
     choice = choose_device_here(scaling)
 
     with run.lock():
-        graph = pipeline.prepare()
+        graph = pipeline.prepare_for_texts()
         config = pipeline.config.absolute()
         if not config.trains:
             run.write_config(config.model_dump(mode="json"))

@@ -9,7 +9,7 @@ import polars as pl
 
 from recmind_dist.checkpoint.layout import attempt_directories
 from recmind_dist.distributed.context import DistContext
-from recmind_dist.errors import StoreError
+from recmind_dist.errors import StoreError, TextError
 from recmind_dist.evaluation.groups import check_groups
 from recmind_dist.export.write_bundle import write_bundle
 from recmind_dist.graph import Graph, prepare_graph, prepare_rows
@@ -46,12 +46,15 @@ class Pipeline:
     Args:
         config: see `load_run_config`.
         say: called with each line of progress.
+    Attributes:
+        template_fault: set by `prepare`; see `DataFacts`.
     """
 
     def __init__(self, config: RunConfig, say: Say = print) -> None:
         self.config = config
         self.say = say
         self.directory = RunDirectory(config.run_dir.absolute())
+        self.template_fault = ""
 
     @staticmethod
     def from_yaml(
@@ -106,10 +109,23 @@ class Pipeline:
             for line in long_lists(self.config.evaluation.ks, opened.num_items):
                 self.say(line)
             check_groups(opened, self.config.evaluation.groups)
-        resolved = resolve(self.config, read_facts(self.config, dataset, graph))
+        facts = read_facts(self.config, dataset, graph)
+        self.template_fault = self.template_fault or facts.template_fault
+        if self.template_fault:
+            self.say(f"warning: {self.template_fault}")
+        resolved = resolve(self.config, facts)
         self.config = resolved.config
         for line in resolved.lines if self.config.trains else ():
             self.say(line)
+        return graph
+
+    def prepare_for_texts(self) -> Path:
+        """As `prepare`, before texts are read. Raises TextError: the item template names a field
+        that the item file lacks, where the run would go on without texts.
+        """
+        graph = self.prepare()
+        if self.template_fault:
+            raise TextError(self.template_fault)
         return graph
 
     def report_partition(self) -> PartitionReport:
@@ -122,7 +138,7 @@ class Pipeline:
         a model without text.
         """
         refuse_cuda_alone(self.config.scaling)
-        graph = self.prepare()
+        graph = self.prepare_for_texts()
         texts = prepare_texts(self.config, graph).texts
         return None if texts is None else embed(self.config, texts, None, self.say)
 
@@ -143,7 +159,7 @@ class Pipeline:
             graph = self.prepare()
             return evaluate_popularity_run(self.config, graph, self.directory)
         if self.config.variant == "text_only":
-            graph = self.prepare()
+            graph = self.prepare_for_texts()
             prepared = prepare_texts(self.config, graph)
             assert prepared.texts is not None, "prepare_texts refuses it"
             store = embed(self.config, prepared.texts, None, self.say).path
@@ -221,7 +237,7 @@ class Pipeline:
 
     def _fit(self, resume: str, allow_mismatch: bool) -> RunStores:
         refuse_cuda_alone(self.config.scaling)
-        graph = self.prepare()
+        graph = self.prepare_for_texts()
         prepared = prepare_texts(self.config, graph)
         before = attempt_directories(self.directory.checkpoints)
         inputs = fit(self.config, prepared, self.say, resume, allow_mismatch)

@@ -61,7 +61,7 @@ def _prepare_aside(config: RunConfig, say: Say) -> RunConfig:
     with tempfile.TemporaryDirectory(prefix="recmind-validate-") as folder:
         there = {"cache_dir": Path(folder), "fetch": ()}
         pipeline = Pipeline(config.model_copy(update=there), partial(_say_but, folder, say))
-        graph = pipeline.prepare()
+        graph = pipeline.prepare_for_texts()
         if pipeline.config.update.of is None:
             prepare_texts(pipeline.config, graph)
         return pipeline.config

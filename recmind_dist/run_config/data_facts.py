@@ -5,11 +5,14 @@ from pathlib import Path
 
 import polars as pl
 
+from recmind_dist.errors import TextError
 from recmind_dist.graph import Graph
 from recmind_dist.ingest.dataset import KIND, SCHEMA
 from recmind_dist.model.settings import RecMindSettings
 from recmind_dist.run_config.run_config import RunConfig
 from recmind_dist.storage import read_manifest
+from recmind_dist.text.prompts import refuse_unknown_fields
+from recmind_dist.text.template import Template
 from recmind_dist.text.word_fields import share_with_text, template_of, word_fields
 
 
@@ -25,6 +28,8 @@ class DataFacts:
         text_share: of the items, that have a text.
         num_texts: distinct item texts.
         user_fields: of the user file, which hold words.
+        template_fault: the sentence on a field that the config's item template names and the item
+            file lacks, so that no item may have a text; empty where there is none.
     """
 
     num_users: int
@@ -37,6 +42,7 @@ class DataFacts:
     text_share: float = 0.0
     num_texts: int = 0
     user_fields: tuple[str, ...] = ()
+    template_fault: str = ""
 
 
 def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
@@ -50,7 +56,7 @@ def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
     text = config.text
     graph = Graph.open(graph_path, edges=False)
     fields = word_fields(graph.item_blocks())
-    names = graph.items_frame(0, 0).columns[1:]
+    columns = graph.items_frame(0, 0).columns
     template = text.item_template or template_of(fields)
     share, distinct = share_with_text(graph.item_blocks(), template) if template else (0.0, 0)
     return DataFacts(
@@ -60,11 +66,23 @@ def read_facts(config: RunConfig, dataset: Path, graph_path: Path) -> DataFacts:
         gate_users=int((graph.degree[: graph.num_users] >= 2).sum()),
         no_order=_why_no_order(dataset) if isinstance(config.model, RecMindSettings) else "",
         item_template=template,
-        skipped_fields=tuple(name for name in names if name not in fields),
+        skipped_fields=tuple(name for name in columns[1:] if name not in fields),
         text_share=share,
         num_texts=distinct,
+        template_fault=_fault_of_template(config, columns),
         user_fields=tuple(word_fields(graph.user_blocks())) if config.dataset.users else (),
     )
+
+
+def _fault_of_template(config: RunConfig, columns: list[str]) -> str:
+    if not (config.text.item_template and config.dataset.items and config.model.reads_text):
+        return ""
+    try:
+        fields = Template.parse(config.text.item_template).fields
+        refuse_unknown_fields(fields, "item_template", columns)
+    except TextError as error:
+        return str(error)
+    return ""
 
 
 def _why_no_order(dataset: Path) -> str:

@@ -73,6 +73,25 @@ def test_a_small_data_set_is_prepared_aside_and_nothing_is_left(bert: Path) -> N
     assert "cache_dir cache: " in said
 
 
+@pytest.mark.parametrize("template", ["{name}", "{name} of {colour}", "{Title}"])
+def test_a_template_of_fields_that_are_not_there_is_no_data_set_without_texts(
+    bert: Path, template: str
+) -> None:
+    config = config_of(bert, text={"item_template": template})
+    said = refusal(config, TextError)
+    field = template.partition("}")[0][1:]
+    assert said == (
+        f"text.item_template: no field {field!r} in the file, which has id, title, colour: name "
+        "one of these"
+    )
+    with pytest.raises(TextError) as trained:
+        Pipeline(config, lambda line: None).fit()
+    assert str(trained.value) == said
+    lines: list[str] = []
+    Pipeline(config, lines.append).prepare()  # which reads no texts
+    assert f"warning: {said}" in lines
+
+
 FAULTS: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "a bad row": (["user,item,time", "u1,i1,1", "u1,,2"], {}, "log.csv:3: no item"),
     "no column": (["who,item,time", "u1,i1,1"], {}, "no column 'user or user_id'"),
