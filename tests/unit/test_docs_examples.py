@@ -233,7 +233,7 @@ def run_here(home: Path, commands: list[list[str]]) -> None:
         main([*words, "--json"])
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(290)
 def test_commands_that_train_run_and_say_what_they_found(shop: Shop) -> None:
     newer = [f"B-{1000 + n},sledge-{n},{1_800_000_000 + 60 * n}" for n in range(20)]
     head = "buyer_ref,sku,bought_at"
@@ -243,6 +243,7 @@ def test_commands_that_train_run_and_say_what_they_found(shop: Shop) -> None:
     new = {"sku": "bench-1", "title": "bench number 1", "category": "Garden", "price": 9}
     (shop.home / "new-things.jsonl").write_text(f"{json.dumps(new)}\n")
     names = REAL_NAMES | {"runs/mon": "runs/shop", "train.epochs=40": "train.epochs=5"}
+    names["--compare"] = "--json"  # it trains from nothing: tests/dist/test_update.py
     chosen = [one for one in commands() if any(begins(one, start) for start in TRAINS)]
     lines = [
         [*(names.get(word, word) for word in one.words()[1:]), *added(one, TRAINS)]
@@ -250,7 +251,7 @@ def test_commands_that_train_run_and_say_what_they_found(shop: Shop) -> None:
     ]
     assert {words[0] for words in lines} == {"tune", "update"}
     program = Program(run_here, shop.home, lines)
-    assert program.wait() == 0, program.stderr
+    assert program.wait(240) == 0, program.stderr
     answers = [json.loads(line) for line in program.stdout.splitlines()]
     assert len(answers) == len(lines)
     for words, answer in zip(lines, answers, strict=True):
