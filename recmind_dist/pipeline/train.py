@@ -120,7 +120,6 @@ def fit(
         inputs = _text_inputs(config, run, prepared, say, texts_key, fresh=found is None)
     values = config.model_dump(mode="json")
     later = found is not None and (so_far := _epochs_so_far(run)) < config.train.epochs
-    # of epochs that are to come, config.yaml says nothing before they are trained
     run.write_config(values | {"train": {**values["train"], "epochs": so_far}} if later else values)
     train = train or partial(_train_on_ray, say)
     phases: tuple[str, ...] = ("warmup", "joint")
@@ -139,7 +138,9 @@ def fit(
 
 
 def _epochs_so_far(run: RunDirectory) -> float:
-    """train.epochs of the run's config.yaml; infinite where there is none that can be read."""
+    """train.epochs of the run's config.yaml, which says nothing of epochs that are to come;
+    infinite where there is none that can be read.
+    """
     try:
         return config_of_run(run.config).train.epochs
     except (RecmindError, OSError):
