@@ -20,7 +20,8 @@ OURS = (
 
 def imported(home: Path, output: Path | None = None) -> list[str]:
     """Lines that an import shows on a terminal."""
-    files = [str(path) for path in amazon2023(home)]
+    # relative: a long path would be broken over two lines
+    files = [str(path.relative_to(home)) for path in amazon2023(home)]
     command = [str(RECMIND), "import", "amazon2023", *files, "--to", "data"]
     code, lines = on_a_terminal(command, home, os.environ, output)
     assert code == 0, "\n".join(lines)
