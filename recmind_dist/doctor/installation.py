@@ -85,7 +85,7 @@ def _versions() -> Iterator[tuple[str, str]]:
             found = version(name)
         except PackageNotFoundError:
             continue
-        yield name, _torch_version() if name == "torch" else found
+        yield name, _torch_version() if name == "torch" and _is_here(name) else found
 
 
 def _torch_version() -> str:
