@@ -29,10 +29,11 @@ GROUPS = {"users": ["gender"], "items": ["genre"]}
 
 
 @cache
-def reported_graph() -> Graph:
-    """What all these runs are on: users u00 … u59, of whom each has six items in training, one for
-    validation and one for the test: of genre Drama for 40 users, War for 20. Of the log one row is
-    malformed, one has no item, one is a repeat; one item's text stands under another spelling.
+def _dataset() -> tuple[Path, Path]:
+    """What all these runs are on, and its cache: users u00 … u59, of whom each has six items in
+    training, one for validation and one for the test: of genre Drama for 40 users, War for 20. Of
+    the log one row is malformed, one has no item, one is a repeat; one item's text stands under
+    another spelling.
     """
     home = Path(tempfile.mkdtemp(prefix="reported-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
@@ -54,8 +55,17 @@ def reported_graph() -> Graph:
         {"name": "toy", "interactions": home / "log.csv", "missing": ["NA"], "max_bad_rows": 1}
         | {side: home / f"{side}.csv" for side in ("items", "users")}
     )
-    dataset = ingest_dataset(settings, home / "cache")
-    return Graph.open(prepare_graph(dataset, GraphSettings(), home / "cache"))
+    return ingest_dataset(settings, home / "cache"), home / "cache"
+
+
+def reported_graph(**settings: Any) -> Graph:
+    """The graph of these runs.
+
+    Args:
+        settings: of `graph`.
+    """
+    dataset, cache = _dataset()
+    return Graph.open(prepare_graph(dataset, GraphSettings.model_validate(settings), cache))
 
 
 def make_reported_run(
@@ -83,9 +93,10 @@ def make_reported_run(
     run.create()
     settings = RunConfig.model_validate({"run_dir": run.path, "variant": variant, **values})
     run.write_config(settings.model_dump(mode="json"))
+    graph = reported_graph(**values.get("graph", {}))
     with MetricsLog(run.metrics, clock=lambda: 1.7e9) as log:
         _log(log, steps=30 if evaluated else 14, better=variant == "recmind")
-    write_sealed_json(run.path / "inputs.json", RunStores(reported_graph().path).to_json())
+    write_sealed_json(run.path / "inputs.json", RunStores(graph.path).to_json())
     if evaluated:
         _evaluate(run, settings)
         seed = 0 if variant == "recmind" else 1

@@ -106,7 +106,7 @@ def run(
         results[one.variant] = Pipeline(one, tell).run(resume, allow_mismatch)
     chosen, k = first.evaluation.metric, first.evaluation.ks[0]
     if as_json:
-        show_json(results_json(results, runs, chosen, k))
+        show_json(results_json(results, runs, chosen, k, first.evaluation.groups))
         return
     title = f"{first.dataset.name}, test split, full catalogue (cold: items of degree 3 or less)"
     print_results(results, runs, title, chosen)
@@ -213,7 +213,7 @@ def evaluate(run_dir: Run, as_json: Json = False) -> None:
     results: dict[str, dict[str, Any]] = {variant: pipeline.evaluate()}
     runs: dict[str, RunDirectory] = {variant: pipeline.directory}
     if as_json:
-        show_json(results_json(results, runs, settings.metric, settings.ks[0]))
+        show_json(results_json(results, runs, settings.metric, settings.ks[0], settings.groups))
         return
     print_results(results, runs, pipeline.config.dataset.name, settings.metric)
 

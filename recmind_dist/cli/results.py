@@ -66,29 +66,34 @@ def print_gains(runs: Runs, k: int) -> None:
 
 def print_groups(groups: GroupSettings, runs: Runs, k: int) -> None:
     """Prints what the first run is above each other one by group, where it has groups."""
-    (first, ours), *others = runs.items()
-    graph = next((graph for run in runs.values() if (graph := graph_of(run))), None)
-    if not others or not (groups.users or groups.items):
+    if len(runs) < 2 or not (groups.users or groups.items):
         return
-    if graph is None:
+    if (gains := _group_gains(groups, runs, k)) is None:
         say("no differences by group: no run has its graph, which knows the groups")
         return
-    metrics = _gain_metrics(k)
-    for other, theirs in others:
-        for found in compare_groups(ours, theirs, graph, groups, metrics):
-            table = difference_table(f"{first} over {other}", found, metrics)
+    first = next(iter(runs))
+    for other, columns in gains.items():
+        for found in columns:
+            table = difference_table(f"{first} over {other}", found, _gain_metrics(k))
             print_rows(table.title, table.headers, table.rows)
     say(STAR)
 
 
-def results_json(results: Results, runs: Runs, chosen: str, k: int) -> dict[str, dict[str, Any]]:
-    """results.json by variant, in each `half_intervals` (± of the first table), `best` (its stars)
-    and `gains`: those of the first run over each other one, by metric. Intervals of strata, of
-    lists and of differences by group are printed alone.
+def results_json(
+    results: Results, runs: Runs, chosen: str, k: int, groups: GroupSettings
+) -> dict[str, dict[str, Any]]:
+    """results.json by variant, in each `half_intervals` (± of the tables of all users, by metric),
+    `half_intervals_by_stratum` (± of the table by degree) and `best` (stars of the first table); in
+    the first, `gains`, what it is above each other run by metric, and `group_gains`, by group.
     """
     metrics = _measured(results, chosen)
     found = {name: dict(result) for name, result in results.items()}
     _add_evidence(found, runs, metrics)
+    first_metric, names = table_metrics(results)[0], list_metrics(results)
+    for name, result in found.items():
+        of_strata = halves_of_strata(runs[name], first_metric) if metrics else {}
+        result["half_intervals_by_stratum"] = of_strata
+        result["half_intervals"] |= halves_of_lists(runs[name], names) if names else {}
     folded = {name: dict(result) for name, result in folded_results(found).items()}
     _add_evidence(folded, runs, metrics, FOLDED)
     for name, result in folded.items():
@@ -100,7 +105,22 @@ def results_json(results: Results, runs: Runs, chosen: str, k: int) -> dict[str,
         }
         for other, theirs in others
     }
+    found[first]["group_gains"] = _group_gains(groups, runs, k) or {}
     return found
+
+
+def _group_gains(
+    groups: GroupSettings, runs: Runs, k: int
+) -> dict[str, list[dict[str, Any]]] | None:
+    """`compare_groups` of the first run with each other one. None where no run has its graph."""
+    (_, ours), *others = runs.items()
+    graph = next((graph for run in runs.values() if (graph := graph_of(run))), None)
+    if graph is None:
+        return None
+    return {
+        other: compare_groups(ours, theirs, graph, groups, _gain_metrics(k))
+        for other, theirs in others
+    }
 
 
 def _measured(results: Results, chosen: str) -> tuple[str, ...]:

@@ -162,7 +162,7 @@ def evidence_of(
     paired t-tests against every other one over the same users (Holm), one seed each.
 
     Args:
-        runs: by model.
+        runs: by model. None is the best where they have different users.
         prefix: `FOLDED` for histories with the validation item.
     Raises:
         StoreError: as `read_users`.
@@ -171,17 +171,19 @@ def evidence_of(
     best: dict[str, set[str]] = {name: set() for name in runs}
     columns = [prefix + metric for metric in metrics]
     frames = {name: _read(run, columns) for name, run in runs.items()} if metrics else {}
-    degree = _degree(next(iter(frames.values()))) if frames else None
+    degrees = {name: _degree(frame) for name, frame in frames.items()}
     for metric in metrics:
-        of_all = {name: f.get_column(prefix + metric).to_numpy() for name, f in frames.items()}
-        by_column = {metric: of_all}
-        if degree is not None:
-            cold = degree <= COLD_MAX
-            by_column[COLD + metric] = {name: x_U[cold] for name, x_U in of_all.items()}
+        by_column = {metric: {name: _values(f, prefix + metric) for name, f in frames.items()}}
+        by_column[COLD + metric] = {
+            name: by_column[metric][name][degree <= COLD_MAX]
+            for name, degree in degrees.items()
+            if degree is not None
+        }
         for column, values in by_column.items():
             for name, x_U in values.items():
-                half[name][column] = half_of_mean(x_U)
-            if (leader := _leader(values)) is not None:
+                if len(x_U) > 1:
+                    half[name][column] = half_of_mean(x_U)
+            if _same_users(frames) and (leader := _leader(values)) is not None:
                 best[leader].add(column)
     return {name: Evidence(half[name], frozenset(best[name])) for name in runs}
 
@@ -270,8 +272,8 @@ def columns_of(run: RunDirectory) -> list[str]:
 
 def _leader(values: Mapping[str, Float64Array]) -> str | None:
     """The model that is significantly above all others, if one is."""
-    if len(values) < 2 or len({len(x) for x in values.values()}) > 1:
-        return None  # of other users, who cannot be paired
+    if len(values) < 2 or min(map(len, values.values())) < 2:
+        return None
     first = max(values, key=lambda name: values[name].sum())
     others = [name for name in values if name != first]
     rows = [{"gap": paired(values[first] - values[name])} for name in others]
@@ -315,6 +317,15 @@ def spread(
             values.append(metrics[metric])
     mean = float(np.mean(values)) if values else None
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _same_users(frames: Mapping[str, pl.DataFrame]) -> bool:
+    first, *others = [frame.get_column("user") for frame in frames.values()]
+    return all(first.equals(other) for other in others)
+
+
+def _values(frame: pl.DataFrame, metric: str) -> Float64Array:
+    return frame.get_column(metric).to_numpy()
 
 
 def _other_users(run: RunDirectory, than: RunDirectory) -> StoreError:

@@ -19,6 +19,15 @@ from recmind_dist.training.finished_run import graph_of
 Record = dict[str, Any]
 PARTS = ("partition", "num_parts")
 """Settings of a graph's content that change neither users nor held-out items."""
+SPLIT = (
+    "users.parquet",
+    "items.parquet",
+    "indptr.npy",
+    "indices.npy",
+    "test_indptr.npy",
+    "test_indices.npy",
+)
+"""Files of a graph that say which interactions are in training, and which are test items."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +155,18 @@ def _refuse_other_data(runs: Sequence[ReportedRun]) -> None:
             said = [f"{n}, {split['split']}" for n, split in zip(data, splits, strict=True)]
         elif all(keys) and keys[0] != keys[1]:
             what, said = "data", [f"{data[0]}, data set {str(key)[:12]}" for key in keys]
-        elif not differ:
+        elif not differ or _are_of_one_split(first, run):
             continue
         raise DataError(
             f"{run.directory.path}: of other {what} ({said[1]}) than {first.directory.path} "
             f"({said[0]}): report runs of one data set and split"
         )
+
+
+def _are_of_one_split(a: ReportedRun, b: ReportedRun) -> bool:
+    """Whether their graphs are there and say so: a seed changes nothing of a log with times."""
+    files = [run.graph.get("files", {}) for run in (a, b)]
+    return all(files) and all(files[0].get(name) == files[1].get(name) for name in SPLIT)
 
 
 def settings_beside_defaults(settings: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from recmind_dist.cli import main
-from recmind_dist.cli.results import print_gains, print_results, results_json
+from recmind_dist.cli.results import print_gains, print_groups, print_results, results_json
+from recmind_dist.evaluation.settings import GroupSettings
 from recmind_dist.report import RunDirectory
+from recmind_dist.report.tables import table_metrics
 from tests.reported_runs import make_reported_run
 
 Answer = Callable[..., dict[str, Any]]
@@ -54,11 +56,19 @@ def test_intervals_stars_and_gains_are_those_of_the_tables(
     print_gains(runs, 20)
     printed = capsys.readouterr().out
 
-    found = results_json(results, runs, "ndcg@20", 20)
+    groups = GroupSettings(users=["gender"], items=["genre"], min_users=2)
+    found = results_json(results, runs, "ndcg@20", 20, groups)
+    tables, _, of_lists = printed.partition("What the lists are like")
     for name, result in results.items():
         assert found[name].items() >= result.items()
-        for half in found[name]["half_intervals"].values():
-            assert f"±{half:.4f}" in printed
+        for metric, half in found[name]["half_intervals"].items():
+            mean = metric.removeprefix("cold ") in table_metrics(results, "ndcg@20")
+            assert f"±{half:.4f}" in tables if mean else f"±{half:.2g}" in of_lists
+        assert {"recall@20", "cold recall@20", "novelty@20"} <= found[name]["half_intervals"].keys()
+        by_stratum = found[name]["half_intervals_by_stratum"]
+        assert by_stratum.keys() >= {"cold"}
+        for half in by_stratum.values():
+            assert f"±{half:.4f}" in tables.partition("by degree")[2]
         for metric in found[name]["best"]:
             values = result["strata"]["cold"] if metric.startswith("cold ") else result["metrics"]
             assert f"{values[metric.removeprefix('cold ')]:.4f}*" in printed
@@ -72,6 +82,18 @@ def test_intervals_stars_and_gains_are_those_of_the_tables(
     said = f"{100 * gain['gain']:+.1f} % ({100 * gain['low']:.1f} … {100 * gain['high']:.1f})"
     assert f"recmind over lightgcn: Recall@20 {said}" in printed
 
+    print_groups(groups, runs, 20)
+    printed = capsys.readouterr().out
+    columns = found["recmind"]["group_gains"]["lightgcn"]
+    assert [(one["side"], one["column"]) for one in columns] == [
+        ("users", "gender"),
+        ("items", "genre"),
+    ]
+    for row in (row for one in columns for row in one["rows"]):
+        [line] = [x.strip() for x in printed.splitlines() if x.strip().startswith(row["group"])]
+        words = line.removeprefix(row["group"]).split()
+        assert words[:2] == [str(row["users"]), f"{row['recall@20']['gap']:+.3g}"]
+
 
 def test_results_of_run_and_evaluate_are_one_object_by_variant(
     config: str, tmp_path: Path, answer: Answer
@@ -79,6 +101,7 @@ def test_results_of_run_and_evaluate_are_one_object_by_variant(
     ran = answer("run", config)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert ran["popularity"].items() >= {"metrics": results["metrics"], "gains": {}}.items()
+    assert ran["popularity"]["group_gains"] == {}
     assert answer("evaluate", str(tmp_path / "run")) == ran
 
 

@@ -121,6 +121,27 @@ def test_a_model_is_the_best_of_a_column_only_where_it_is_above_every_other(
     assert set(alone.half) == {"recall@40", "cold recall@40"}
 
 
+def test_nobody_is_the_best_over_other_users_or_over_a_single_one(tmp_path: Path) -> None:
+    runs = {"ours": run_of(tmp_path / "a", 0, 0.2), "far": run_of(tmp_path / "b", 1, 0.0)}
+    frame = pl.read_parquet(runs["far"].per_user)
+    write_users(runs["far"], frame.with_columns(pl.col("user") + 1, pl.col("degree") - 2))
+    found = evidence_of(runs, ["recall@40"])
+    assert not any(evidence.best for evidence in found.values())
+    cold = frame.filter(pl.col("degree") <= 5)["recall@40"].to_numpy()
+    half = 1.972 * cold.std(ddof=1) / np.sqrt(len(cold))
+    assert found["far"].half["cold recall@40"] == pytest.approx(half, rel=1e-3)
+
+    runs = {"ours": run_of(tmp_path / "c", 0, 0.2), "far": run_of(tmp_path / "d", 1, 0.0)}
+    for run in runs.values():
+        users = pl.read_parquet(run.per_user)
+        write_users(run, users.filter((pl.col("degree") > 3) | (pl.col("user") == 0)))
+    found = evidence_of(runs, ["recall@40"])
+    assert found["ours"].best == {"recall@40"}
+    assert found["ours"].half.keys() == {
+        "recall@40"
+    }  # one user of a cold item says nothing of others
+
+
 def test_intervals_by_stratum_are_of_its_users(tmp_path: Path) -> None:
     run = run_of(tmp_path, 0, 0.1, 0.2)
     found = halves_of_strata(run, "recall@40")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from recmind_dist.cli import main
+from recmind_dist.errors import DataError
 from recmind_dist.recommend.bundle import Bundle
 from recmind_dist.report import MetricsLog, RunDirectory
 from recmind_dist.report.run_directory import SCHEMA
@@ -230,6 +231,16 @@ def test_bad_input_is_one_sentence_and_no_file(
     assert stop.value.code == 2
     assert sentence in line
     assert not out.parent.exists()
+
+
+def test_other_settings_of_the_graph_are_refused_only_where_they_change_test_items(
+    tmp_path: Path,
+) -> None:
+    timed = other_split(tmp_path / "timed", {}, {"seed": 1})  # seeds draw no items of a timed log
+    assert [run.label for run in read_runs(timed)] == ["recmind", "lightgcn"]
+    (timed[1] / "inputs.json").unlink()  # so that nothing says which items its seed drew
+    with pytest.raises(DataError, match=r"of other test items \(graph\.seed 1\)"):
+        read_runs(timed)
 
 
 def test_runs_are_called_by_variant_else_by_directory_else_by_path(tmp_path: Path) -> None:
