@@ -159,6 +159,13 @@ class DistContext:
             dist.broadcast(data, src=0)
         return bytes(data.tolist()).rstrip(b"\0").decode("ascii")
 
+    def give_back_boxes(self) -> None:
+        """Frees the shared memory through which rows have travelled, until they travel again. No
+        rank may read them any more. Collective: every rank must call.
+        """
+        self.barrier()  # what a rank still reads would become zeros
+        self.row_transport.give_back()
+
     def barrier(self) -> None:
         """Waits for all ranks. Collective: every rank must call."""
         if self.world_size > 1:

@@ -35,12 +35,14 @@ class _Mailbox:
     Attributes:
         generation: counts the boxes that its owner has had at this turn.
         descriptor: of the file.
+        space: the memory itself.
         data: uint8, the whole box.
         oversized: exchanges in a row for which it was far too large.
     """
 
     generation: int
     descriptor: int
+    space: mmap.mmap
     data: Tensor
     oversized: int = 0
 
@@ -140,6 +142,15 @@ class Mailboxes:
         work = dist.all_to_all_single(headers, given, group=self._group, async_op=True)
         return PendingMailboxExchange(self, box, turn, headers, work, x)
 
+    def give_back(self) -> None:
+        """Gives the memory of this rank's boxes back to the system, which fills them anew as they
+        are written. No rank may read what it was sent any more.
+        """
+        for box in self._own:
+            if box is not None:
+                with contextlib.suppress(AttributeError, OSError):  # no such system call
+                    box.space.madvise(mmap.MADV_REMOVE)
+
     def _box(self, turn: int, size: int) -> _Mailbox:
         """This rank's box of a turn: a new one if it is too small, or has long been too large."""
         box, wanted = self._own[turn], max(-(-int(size * BOX_SPARE) // _GRAIN), 1) * _GRAIN
@@ -193,8 +204,8 @@ def pids_with_readable_memory(group: dist.ProcessGroup) -> list[int] | None:
 def _new_box(size: int, generation: int) -> _Mailbox:
     descriptor = os.memfd_create("recmind-mailbox", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, size)
-    data = torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
-    return _Mailbox(generation, descriptor, data)
+    space = mmap.mmap(descriptor, size)
+    return _Mailbox(generation, descriptor, space, torch.frombuffer(space, dtype=torch.uint8))
 
 
 def _close(box: _Mailbox | None) -> None:

@@ -126,6 +126,11 @@ class Transport:
         starts = [0, *np.cumsum(send).tolist()[:-1]]
         return self.mailboxes.start_exchange(x, sum(send), starts, send, of)
 
+    def give_back(self) -> None:
+        """See `Mailboxes.give_back`."""
+        if self.mailboxes is not None:
+            self.mailboxes.give_back()
+
     def all_gather(self, x: Tensor, counts: list[int]) -> list[Tensor]:
         """The rows of all ranks. Collective: every rank must call.
 

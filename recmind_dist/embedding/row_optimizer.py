@@ -11,6 +11,8 @@ from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.kernels.memory import zeros_in_large_pages
 from recmind_dist.kernels.row_adam import EPS
 
+_BLOCK_ROWS = 8192  # updated at a time on a CPU, so that what is in between stays in the cache
+
 
 def make_state(settings: TableSettings, weight: Tensor) -> dict[str, Tensor]:
     """Zeros: Adam's exp_avg and exp_avg_sq [R, D] and steps [R], or Adagrad's sum_sq [R]."""
@@ -31,6 +33,19 @@ def row_adagrad(
 
     The other arguments are those of `row_adam`.
     """
+    count = len(grad) if grad.device.type == "cpu" else 0
+    if count <= _BLOCK_ROWS:
+        _adagrad(weight, sum_sq, rows, grad, lr, divisor)
+        return
+    if isinstance(rows, slice):
+        rows = torch.arange(*rows.indices(len(weight)))
+    for block in (slice(at, at + _BLOCK_ROWS) for at in range(0, count, _BLOCK_ROWS)):
+        _adagrad(weight, sum_sq, rows[block], grad[block], lr, divisor)
+
+
+def _adagrad(
+    weight: Tensor, sum_sq: Tensor, rows: Tensor | slice, grad: Tensor, lr: float, divisor: int
+) -> None:
     if divisor != 1:
         grad = grad * (1 / divisor)
     total = sum_sq[rows] + grad.square().mean(1)

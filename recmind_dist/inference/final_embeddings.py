@@ -3,7 +3,6 @@
 Legend: n nodes of this rank, C columns.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +50,23 @@ def final_embeddings(
         z_nD: their text views, None without text.
         text_nT: the text vectors themselves, which a content view is made of.
     """
+    final, gamma = _in_table_order(operator, model, e_nD, z_nD, text_nT)
+    order = operator.by_node
+    nodes = operator.own_nodes[order.cpu().numpy()]
+    weights = torch.cat([final[:, :0], *gamma], 1)
+    return FinalEmbeddings(
+        nodes, final.index_select(0, order), weights.index_select(0, order).T.contiguous()
+    )
+
+
+def _in_table_order(
+    operator: FullPropagation,
+    model: Model,
+    e_nD: Tensor,
+    z_nD: Tensor | None,
+    text_nT: Tensor | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Final embeddings [n, C] and γ [n, 1] of each gate. Collective: every rank must call."""
     graph = operator.view(model.num_layers)
     if isinstance(model, RecMind):
         decay, views = model.settings.recent_decay, model.views(graph, e_nD, z_nD)
@@ -60,16 +76,9 @@ def final_embeddings(
             content, recent_content = content_view(operator, text_nT, decay)
             recent = [*recent, *recent_content]
         final = model.mix([*views, *content], recent, operator.feature, operator.is_user)
-        gamma = [model.mix.gamma(views[0], operator.feature, operator.is_user)]
-    else:
-        made = model(graph, e_nD, z_nD)
-        final, gamma = made.final, made.gamma
-    order = operator.by_node
-    nodes = operator.own_nodes[order.cpu().numpy()]
-    weights = torch.cat([final[:, :0], *gamma], 1)
-    return FinalEmbeddings(
-        nodes, final.index_select(0, order), weights.index_select(0, order).T.contiguous()
-    )
+        return final, [model.mix.gamma(views[0], operator.feature, operator.is_user)]
+    made = model(graph, e_nD, z_nD)
+    return made.final, made.gamma
 
 
 @torch.no_grad()
@@ -101,14 +110,12 @@ def final_embeddings_of(
     settings, is_user = model.settings, graph.select(operator.is_user)
     views = list(model.views(graph, e_nD, z_nD))
     histories, places = operator.histories(nodes[: int(is_user.sum())])
-    newest = [view[~is_user] for view in views]
+    decay = settings.recent_decay
+    means = [_newest_item_means(histories, v[~is_user], decay, places) for v in views if decay]
     if settings.has_content_view and text_nT is not None:
         x_iT = functional.normalize(graph.select(text_nT)[~is_user].float(), dim=1)
         views.append(torch.cat([histories.item_means(x_iT, 1.0, places), x_iT]))
-        newest.append(x_iT)
-    means: list[Tensor] = []
-    if settings.recent_decay:
-        means = _newest_item_means(histories, newest, settings.recent_decay, places)
+        means += [_newest_item_means(histories, x_iT, decay, places)] if decay else []
     final = torch.empty(len(nodes), sum(v.shape[1] for v in views) + 1, device=is_user.device)
     feature = graph.select(operator.feature)
     for start in range(0, len(nodes), _BLOCK_ROWS):  # what a mix is made of takes thrice its memory
@@ -119,18 +126,16 @@ def final_embeddings_of(
 
 
 def _newest_item_means(
-    histories: Histories, views: Sequence[Tensor], decay: float, places: ItemPlaces | None
-) -> list[Tensor]:
-    """Users' means of their items' views at unit length, in which newer items count more, [u, C_k].
+    histories: Histories, x_iC: Tensor, decay: float, places: ItemPlaces | None
+) -> Tensor:
+    """Users' means of their items' views at unit length, in which newer items count more, [u, C].
 
     Collective: every rank must call.
 
     Args:
-        views: [i, C_k] each, of this rank's items.
+        x_iC: a view of this rank's items.
     """
-    x_iC = torch.cat([functional.normalize(view, dim=1) for view in views], 1)
-    means = histories.item_means(x_iC, decay, places)
-    return list(torch.split(means, [view.shape[1] for view in views], dim=1))
+    return histories.item_means(functional.normalize(x_iC, dim=1), decay, places)
 
 
 def _rows_or_zeros(x_uC: Tensor, start: int, count: int) -> Tensor:

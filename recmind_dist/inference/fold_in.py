@@ -67,7 +67,8 @@ class FoldIn:
         self.map_DD: Tensor | None = None
         if self.items.base_states is not None:
             at = self._users
-            s_uD = self._graph(self._histories(with_valid=False)).hop(self.items.base_states)
+            histories = Histories.of_graph(self._rows, self._user_nodes)
+            s_uD = self._graph(histories).hop(self.items.base_states)
             self.map_DD = least_squares(s_uD, e_nD[at], operator.context)
             self.own_nD = e_nD.index_add(0, at, s_uD @ self.map_DD, alpha=-1)
 
@@ -92,15 +93,18 @@ class FoldIn:
 
     @torch.no_grad()
     def with_validation_items(self, final_nC: Tensor) -> Tensor:
-        """Final vectors of this rank's nodes, ascending, users' with their validation items in
-        their histories. Shape: [n, C]. Collective: every rank must call.
+        """Final vectors of this rank's nodes, ascending; those of users with validation items are
+        made anew, with these in the histories. Shape: [n, C]. Collective: every rank must call.
 
         Args:
             final_nC: without these items, as `FinalEmbeddings.final`.
         """
-        folded = self(self._histories(with_valid=True), self._users)
-        order = torch.from_numpy(np.argsort(self._user_nodes)).to(folded.device)
-        return torch.cat([folded.index_select(0, order), final_nC[len(order) :]])
+        nodes, valid = self._user_nodes, self._rows.graph.held_out("valid")
+        newer = np.diff(valid.indptr)[nodes] > 0
+        histories = Histories.of_graph(self._rows, nodes[newer], with_valid=True)
+        folded = self(histories, self._users[torch.from_numpy(newer).to(final_nC.device)])
+        at = np.searchsorted(np.sort(nodes), nodes[newer])
+        return final_nC.index_copy(0, torch.from_numpy(at).to(folded.device), folded)
 
     @property
     def _users(self) -> Tensor:
@@ -112,10 +116,6 @@ class FoldIn:
         """Whose rows they are."""
         nodes: IntArray = self._operator.own_nodes[self._users.cpu().numpy()]
         return nodes
-
-    def _histories(self, with_valid: bool) -> Histories:
-        """Those of this rank's users."""
-        return Histories.of_graph(self._rows, self._user_nodes, with_valid)
 
     def _graph(self, histories: Histories) -> HistoryGraph:
         items = self.items

@@ -23,6 +23,7 @@ from recmind_dist.model.text_view import TextView
 
 _START_WEIGHT = 5.0  # of each view's cosine at the start
 _HIDDEN_DIM = 16  # of the gates' networks: two or three numbers go in
+_BLOCK_ROWS = 65_536  # what a mix is made of takes thrice its memory
 
 
 class RecMind(nn.Module):
@@ -115,6 +116,8 @@ class Mix(nn.Module):
             recent: as many, zero rows for items, or none.
         Returns: [S, ΣC_k + 1].
         """
+        if not torch.is_grad_enabled() and len(degree_feature_S) > _BLOCK_ROWS:
+            return self._by_blocks(views, recent, degree_feature_S, is_user_S)
         user, item = self._both(views[0], degree_feature_S, trainable)
         gamma, scale, bias = self._weights(user, item, is_user_S)
         units = [functional.normalize(view, dim=1) for view in views]
@@ -126,6 +129,21 @@ class Mix(nn.Module):
             ]
         weighted = [scale * gamma[:, k : k + 1] * unit for k, unit in enumerate(units)]
         return torch.cat([*weighted, bias], dim=1)
+
+    def _by_blocks(
+        self,
+        views: Sequence[Tensor],
+        recent: Sequence[Tensor],
+        degree_feature_S: Tensor,
+        is_user_S: Tensor,
+    ) -> Tensor:
+        width = sum(view.shape[1] for view in views) + 1
+        out = views[0].new_empty(len(degree_feature_S), width)
+        for start in range(0, len(out), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            parts = ([x[block] for x in of_views] for of_views in (views, recent))
+            out[block] = self(*parts, degree_feature_S[block], is_user_S[block])
+        return out
 
     def gamma(self, graph_SD: Tensor, degree_feature_S: Tensor, is_user_S: Tensor) -> Tensor:
         """The weight of the graph among the views, in [0, 1]. Shape: [S, 1]."""

@@ -101,8 +101,8 @@ class GatheredMatrix:
         for part in _parts(matrix):
             sizes += torch.bincount(_owners(matrix, part, ends), minlength=len(sizes))
         starts = [0, *torch.cumsum(sizes, 0).tolist()]
-        columns, row = torch.empty_like(matrix.indices), torch.empty_like(matrix.indices)
-        self._weight = torch.empty_like(given)
+        columns, self._weight = torch.empty_like(matrix.indices), torch.empty_like(given)
+        sizes_of_rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._counts]
         self._place = None if self._fixed else torch.empty_like(matrix.indices)
         free = list(starts)  # next free entry of each rank's block
         for part in _parts(matrix):
@@ -112,17 +112,20 @@ class GatheredMatrix:
             for rank, entries in enumerate(torch.split(order, found)):
                 to = slice(free[rank], free[rank] + len(entries))
                 columns[to] = matrix.indices[part][entries] - (ends[rank] - self._counts[rank])
-                self._weight[to], row[to] = given[part][entries], row_of_entry[entries]
+                self._weight[to] = given[part][entries]
+                rows, size = torch.unique_consecutive(row_of_entry[entries], return_counts=True)
+                sizes_of_rows[rank].append((rows.to(columns.dtype), size.to(columns.dtype)))
                 if self._place is not None:
                     places = torch.arange(to.start, to.stop, device=device)
                     self._place[part].index_copy_(0, entries, places.to(self._place.dtype))
                 free[rank] = to.stop
         self._blocks = []
-        for count, start, stop in zip(self._counts, starts, starts[1:], strict=False):
-            own = slice(start, stop)
+        for rank, count in enumerate(self._counts):
+            own = slice(starts[rank], starts[rank + 1])
             indptr = torch.zeros(num_rows + 1, dtype=matrix.indptr.dtype, device=device)
-            in_rows = torch.bincount(row[own], minlength=num_rows)
-            torch.cumsum(in_rows, 0, dtype=indptr.dtype, out=indptr[1:])
+            for rows, size in sizes_of_rows[rank]:  # a row may stand in two parts
+                indptr[1:].index_add_(0, rows, size.to(indptr.dtype))
+            indptr.cumsum_(0)
             self._blocks.append(
                 _Block.of(CsrMatrix(indptr, columns[own], self._weight[own], count))
             )

@@ -287,7 +287,9 @@ class Trainer:
         self, phase: Phase, norm_exponent: float | None, users: IntArray | None
     ) -> Evaluation:
         """Metrics on the validation items of these users. Collective: every rank must call."""
-        with freed_memory_given_back(not self.config.propagates_fully):
+        if is_large := not self.config.propagates_fully:
+            self.context.give_back_boxes()
+        with freed_memory_given_back(is_large):
             with phase.engine.gathered_parameters():
                 vectors = self.shard.final_embeddings(users)
             return evaluate_embeddings(
@@ -303,9 +305,7 @@ class Trainer:
             )
 
     def _leave_finished_phase(self, phase: Phase) -> None:
-        """Moves the cursor to the next phase if this one is over. Collective: every rank must
-        call.
-        """
+        """Moves on to the next phase if this one is over. Collective: every rank must call."""
         cursor, patience = self.cursor, self.config.train.patience
         stops_early = phase.name == "joint" and 0 < patience <= cursor.bad_validations
         if cursor.epoch < phase.epochs and not stops_early:

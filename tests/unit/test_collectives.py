@@ -69,6 +69,8 @@ GLOBAL = {
     "withheld_items",
     "text_dim",
     "text_columns",
+    "num_columns",
+    "at_once",
     "is_fixed",
     "_finds_content",
     "_full",
@@ -159,7 +161,7 @@ PRESENT = {
 """Names of what differs between ranks, but not in whether it is there, or is another one than
 before: `is`, `is not`.
 """
-AS_MANY = {"batches", "steps"}
+AS_MANY = {"batches", "steps", "views"}
 """Names of what differs between ranks, but not in how many there are: a loop over it runs as often
 on all of them.
 """
