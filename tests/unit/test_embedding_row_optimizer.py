@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from recmind_dist.embedding import row_optimizer
 from recmind_dist.embedding.settings import TableSettings
 from recmind_dist.embedding.table import ShardedTable
 from recmind_dist.kernels import row_adam
@@ -93,6 +94,23 @@ def test_adagrad_keeps_one_number_a_row() -> None:
         expected -= 0.1 * grad / (total.sqrt() + 1e-8)[:, None]
     assert torch.allclose(ours.weight.double(), expected, atol=1e-5)
     assert ours.state["sum_sq"].shape == (ROWS,)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_adagrad_of_some_rows_at_a_time_is_the_same(
+    in_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
+    rows = slice(None) if in_order else order
+    tables = []
+    for block in (ROWS, 2):
+        monkeypatch.setattr(row_optimizer, "_BLOCK_ROWS", block)
+        tables.append(table(start(), optimizer="adagrad", learning_rate=0.1))
+        for step in range(STEPS):
+            tables[-1].update(rows, gradient(step), divisor=2)
+    whole, in_blocks = tables
+    assert torch.equal(whole.weight, in_blocks.weight)
+    assert torch.equal(whole.state["sum_sq"], in_blocks.state["sum_sq"])
 
 
 def test_untouched_rows_and_no_rows_stay_as_they_are() -> None:

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from recmind_dist.kernels.gather_sum import CsrMatrix, Hop
 from recmind_dist.kernels.pair_scores import pair_scores
+from recmind_dist.model import recmind
 from recmind_dist.model.node_embeddings import Trainable
 from recmind_dist.model.recmind import Mix, RecMind
 from recmind_dist.model.settings import GateSettings, RecMindSettings
@@ -58,6 +59,19 @@ def test_an_inner_product_of_mixed_vectors_is_the_weighted_sum_of_the_views(
             assert torch.isclose(h[u] @ h[i], scale * total + item[i, 4], atol=1e-4)
     same = gamma[2:, 0].unique().numel() == 1
     assert same is not degree_input  # without the degree every item is weighed alike
+
+
+@pytest.mark.parametrize("recent", [True, False])
+def test_many_nodes_are_mixed_some_at_a_time(recent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mix = Mix(GateSettings(), num_views=3, recent=recent)
+    shaken(mix)
+    views = [draw(5, width, seed=k) for k, width in enumerate((DIM, DIM, 9))]
+    newest = [draw(*view.shape, seed=7 + k) for k, view in enumerate(views)] if recent else []
+    d, is_user = torch.linspace(0, 1, 5), torch.tensor([True, True, False, False, True])
+    whole = mix(views, newest, d, is_user)
+    monkeypatch.setattr(recmind, "_BLOCK_ROWS", 2)
+    with torch.no_grad():
+        assert torch.allclose(mix(views, newest, d, is_user), whole, atol=1e-6)
 
 
 def test_a_resting_mix_passes_gradient_to_its_views_and_takes_none() -> None:
