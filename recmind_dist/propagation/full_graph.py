@@ -27,7 +27,6 @@ from recmind_dist.types import IndexArray, IntArray
 MeanOfStates = Callable[[Tensor, int, bool], Tensor]
 """(x, L, whether x is of items alone) → mean of x and of what 1..L hops make of it."""
 
-_COLUMNS_AT_ONCE = 32  # of a fixed operator's states, which are many
 _FEW = 0.4  # if the wanted rows have less than this share of the edges, a hop reads only theirs
 
 
@@ -227,24 +226,10 @@ class FullPropagation:
     def mean_of_states(
         self, x_nD: Tensor, num_layers: int, hidden: Tensor, wanted: Tensor
     ) -> Tensor:
-        """Rows `wanted` of (1 + A + … + A^L) x / (L + 1), of a fixed operator some columns at a
-        time. Shape: [u, D]. Collective: every rank must call.
-        """
-        num_columns = x_nD.shape[1]
-        at_once = min(_COLUMNS_AT_ONCE, num_columns) if self.is_fixed else num_columns
-        if at_once == num_columns:
-            return self._mean_of_columns(x_nD, num_layers, hidden, wanted)
-        out = x_nD.new_empty(len(wanted), num_columns)
-        for first in range(0, num_columns, at_once):
-            columns = slice(first, first + at_once)
-            part = x_nD[:, columns].contiguous()
-            out[:, columns] = self._mean_of_columns(part, num_layers, hidden, wanted)
-        return out
+        """Rows `wanted` of (1 + A + … + A^L) x / (L + 1). Shape: [u, D].
 
-    def _mean_of_columns(
-        self, x_nD: Tensor, num_layers: int, hidden: Tensor, wanted: Tensor
-    ) -> Tensor:
-        """Collective: every rank must call."""
+        Collective: every rank must call.
+        """
         few = self._are_few(wanted)
         every = wanted is self.everywhere
         state, total = x_nD, x_nD.clone() if every else x_nD.index_select(0, wanted)

@@ -69,8 +69,6 @@ GLOBAL = {
     "withheld_items",
     "text_dim",
     "text_columns",
-    "num_columns",
-    "at_once",
     "is_fixed",
     "_finds_content",
     "_full",

@@ -11,7 +11,6 @@ from recmind_dist.distributed.context import DistContext
 from recmind_dist.graph import Graph, row_bounds
 from recmind_dist.kernels.memory import zeros_in_large_pages
 from recmind_dist.model.with_rows import with_rows
-from recmind_dist.propagation import full_graph
 from recmind_dist.propagation.full_graph import FullPropagation
 from tests.graphs import make_graph, random_pairs
 
@@ -82,21 +81,6 @@ def test_mean_and_its_gradient(
             torch.testing.assert_close(x.grad.double(), padded.grad[given], rtol=1e-5, atol=1e-6)
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("rows", [None, [93, 2, 61, 8]])
-def test_a_fixed_operators_columns_pass_apart(
-    graph: Graph, rows: list[int] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(full_graph, "_COLUMNS_AT_ONCE", 3)
-    bounds, feature = row_bounds(graph, 1), torch.zeros(graph.num_nodes)
-    operator = FullPropagation(graph, bounds, DistContext.alone(), feature, fixed=True)
-    x = torch.randn(graph.num_nodes, 7, generator=torch.Generator().manual_seed(0))
-    wanted = None if rows is None else torch.tensor(rows)
-    found = operator.view(2, rows=wanted).mean_of_states(x, 2)
-    expected = mean_of(dense(graph, operator, np.empty(0)), x.double(), 2)
-    expected = expected if wanted is None else expected[wanted]
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_hidden_edges_are_back_after_a_hop(graph: Graph) -> None:
