@@ -27,7 +27,7 @@ from recmind_dist.report import RunDirectory
 from recmind_dist.run_config.load import load_run_config
 from recmind_dist.sampling.prefetch import Prefetcher
 from recmind_dist.training.phase import Phase
-from recmind_dist.training.profile import named, region_ms, start_profile
+from recmind_dist.training.profile import named, region_ms, start_profile, stop_profile
 from recmind_dist.training.run_stores import RunStores
 from recmind_dist.training.trainer import Trainer
 
@@ -80,7 +80,7 @@ def prepare() -> dict[str, Work]:
                 config.model.num_layers,
                 config.model.embedding_dim,
             )
-        running.stop()
+        stop_profile(running)
         return {"regions": region_ms(running, order["count"]), "bytes": moved / order["count"]}
 
     return {"steps": steps, "split": split}

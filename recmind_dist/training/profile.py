@@ -38,6 +38,7 @@ INSIDE = {
     "scatter": ("IndexSelectBackward0", "IndexBackward0", "EmbeddingBackward0"),
 }
 """Parts of forward and backward by the autograd functions that do them."""
+_of_all_threads: set[Any] = set()  # profilers that `start_profile` has started
 
 
 class StepProfile:
@@ -85,7 +86,7 @@ class StepProfile:
                 self._finish(running, phase, count)
 
     def _finish(self, running: Any, phase: str, count: int) -> None:
-        running.stop()
+        stop_profile(running)
         self._done.add(phase)
         stem = self._folder / f"{phase}-rank{self._rank}"
         try:
@@ -107,12 +108,21 @@ def start_profile() -> Any:
         activities=activities, experimental_config=_ExperimentalConfig(profile_all_threads=True)
     )
     running.start()
+    _of_all_threads.add(running)
     return running
 
 
+def stop_profile(running: Any) -> None:
+    """Stops what `start_profile` returned."""
+    running.stop()
+    _of_all_threads.discard(running)
+
+
 def region(name: str) -> AbstractContextManager[Any]:
-    """A named region of the profile; nothing while none runs in this thread."""
-    if not torch.autograd._profiler_enabled():  # type: ignore[attr-defined]  # not in the stubs
+    """A named region of the profile; nothing while none runs."""
+    # torch says of this thread whether somebody profiles it, not whether all threads are profiled
+    in_thread = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]  # not in the stubs
+    if not (in_thread or _of_all_threads):
         return nullcontext()
     return record_function(PREFIX + name)
 

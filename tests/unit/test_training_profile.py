@@ -5,17 +5,16 @@ import re
 from pathlib import Path
 
 import torch
-from torch.profiler import record_function
 
 import recmind_dist
-from recmind_dist.training.profile import INSIDE, PREFIX, StepProfile, named
+from recmind_dist.training.profile import INSIDE, PREFIX, StepProfile, named, region
 
 
 def train(profile: StepProfile, phase: str, steps: int) -> list[int]:
     """An epoch of `steps` steps, each a forward region around a product."""
     done = []
     for step in profile.follow(named(iter(range(steps)), "sample"), phase):
-        with record_function(PREFIX + "forward"):
+        with region("forward"):
             torch.ones(50, 50) @ torch.ones(50, 50)
         done.append(step)
     return done
