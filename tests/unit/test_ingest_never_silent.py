@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
@@ -226,7 +227,8 @@ def test_ids_that_a_program_has_dressed_up_are_told(tmp_path: Path, id_: str) ->
 
 def test_half_floats_too_large_to_be_exact_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
-    table = pa.table({"user": pa.array([1.0, 2050.0], pa.float16()), "item": ["a", "b"]})
+    users = pa.array(np.array([1.0, 2050.0], np.float16))
+    table = pa.table({"user": users, "item": ["a", "b"]})
     arrow_parquet.write_table(table, path)
     with pytest.raises(DataError, match=r"log\.parquet:2: user is a float so large"):
         ingest(tmp_path, {}, interactions="log.parquet")
