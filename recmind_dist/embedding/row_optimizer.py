@@ -33,13 +33,13 @@ def row_adagrad(
 
     The other arguments are those of `row_adam`.
     """
-    count = len(grad) if grad.device.type == "cpu" else 0
-    if count <= _BLOCK_ROWS:
+    if grad.device.type != "cpu" or len(grad) <= _BLOCK_ROWS:
         _adagrad(weight, sum_sq, rows, grad, lr, divisor)
         return
     if isinstance(rows, slice):
         rows = torch.arange(*rows.indices(len(weight)))
-    for block in (slice(at, at + _BLOCK_ROWS) for at in range(0, count, _BLOCK_ROWS)):
+    for start in range(0, len(grad), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
         _adagrad(weight, sum_sq, rows[block], grad[block], lr, divisor)
 
 

@@ -172,6 +172,7 @@ def evidence_of(
     columns = [prefix + metric for metric in metrics]
     frames = {name: _read(run, columns) for name, run in runs.items()} if metrics else {}
     degrees = {name: _degree(frame) for name, frame in frames.items()}
+    paired_users = bool(frames) and _have_the_same_users(frames)
     for metric in metrics:
         by_column = {metric: {name: _values(f, prefix + metric) for name, f in frames.items()}}
         by_column[COLD + metric] = {
@@ -183,7 +184,7 @@ def evidence_of(
             for name, x_U in values.items():
                 if len(x_U) > 1:
                     half[name][column] = half_of_mean(x_U)
-            if _same_users(frames) and (leader := _leader(values)) is not None:
+            if paired_users and (leader := _leader(values)) is not None:
                 best[leader].add(column)
     return {name: Evidence(half[name], frozenset(best[name])) for name in runs}
 
@@ -319,7 +320,7 @@ def spread(
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _same_users(frames: Mapping[str, pl.DataFrame]) -> bool:
+def _have_the_same_users(frames: Mapping[str, pl.DataFrame]) -> bool:
     first, *others = [frame.get_column("user") for frame in frames.values()]
     return all(first.equals(other) for other in others)
 

@@ -110,12 +110,14 @@ def final_embeddings_of(
     settings, is_user = model.settings, graph.select(operator.is_user)
     views = list(model.views(graph, e_nD, z_nD))
     histories, places = operator.histories(nodes[: int(is_user.sum())])
-    decay = settings.recent_decay
-    means = [_newest_item_means(histories, v[~is_user], decay, places) for v in views if decay]
+    decay, means = settings.recent_decay, list[Tensor]()
+    if decay:
+        means = [_newest_item_means(histories, v[~is_user], decay, places) for v in views]
     if settings.has_content_view and text_nT is not None:
         x_iT = functional.normalize(graph.select(text_nT)[~is_user].float(), dim=1)
         views.append(torch.cat([histories.item_means(x_iT, 1.0, places), x_iT]))
-        means += [_newest_item_means(histories, x_iT, decay, places)] if decay else []
+        if decay:
+            means.append(_newest_item_means(histories, x_iT, decay, places))
     final = torch.empty(len(nodes), sum(v.shape[1] for v in views) + 1, device=is_user.device)
     feature = graph.select(operator.feature)
     for start in range(0, len(nodes), _BLOCK_ROWS):  # what a mix is made of takes thrice its memory
